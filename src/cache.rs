@@ -1,0 +1,186 @@
+//! Whole files on the local disk: fetched on open, read and written here, stored on close.
+//!
+//! Knows neither inodes nor handles, and not how a host stores a file. Driven by `vfs`, which
+//! holds an [`Entry`] for each file that is open or dirty; everything else is an [`Index`] of
+//! clean content that may be dropped at any time.
+//!
+//! Lock order: an entry's state, then the index. Neither is held across the network, nor while
+//! the layer above is called.
+
+mod disk;
+mod entry;
+mod fetch;
+mod flush;
+mod index;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+pub use crate::cache::disk::Disk;
+pub use crate::cache::entry::Entry;
+pub use crate::cache::entry::Hold;
+pub use crate::cache::entry::Local;
+pub use crate::cache::entry::Wait;
+pub use crate::cache::flush::Target;
+pub use crate::cache::index::Limits;
+
+use crate::cache::index::Index;
+use crate::clock::Clock;
+use crate::path::RemotePath;
+use crate::remote;
+use crate::remote::Remote;
+use crate::stat::Version;
+use crate::sync::Mutex;
+use crate::workers::Workers;
+
+/// Why the cache could not do something.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// Shared, because several callers may wait for one fetch or one store.
+    #[error(transparent)]
+    Remote(#[from] Arc<remote::Error>),
+    #[error("cannot {act} in the local cache")]
+    Local { act: &'static str, source: Arc<io::Error> },
+    #[error("the local cache is full: all that could go is gone, and what is open or not yet stored stays")]
+    Full,
+    /// Nothing was done because it would have had to wait, and was told not to.
+    #[error("this would have to wait")]
+    WouldWait,
+}
+
+impl From<remote::Error> for Error {
+    fn from(error: remote::Error) -> Self {
+        Self::Remote(Arc::new(error))
+    }
+}
+
+fn local(act: &'static str) -> impl Fn(io::Error) -> Error {
+    move |source| Error::Local { act, source: Arc::new(source) }
+}
+
+/// The cache of one mount.
+pub struct Cache {
+    remote: Arc<dyn Remote>,
+    clock: Arc<dyn Clock>,
+    workers: Workers,
+    disk: Disk,
+    /// Guards what is known of the clean content on disk.
+    index: Mutex<Index>,
+}
+
+impl Cache {
+    /// Takes over what an earlier run left on `disk`.
+    pub fn new(
+        remote: Arc<dyn Remote>,
+        disk: Disk,
+        limits: Limits,
+        clock: Arc<dyn Clock>,
+        workers: Workers,
+    ) -> Arc<Self> {
+        let mut index = Index::new(limits);
+        for (version, size) in disk.found() {
+            index.insert(version, size);
+        }
+        Arc::new(Self { remote, clock, workers, disk, index: Mutex::new(index) })
+    }
+
+    /// Returns whether the content of this version is here, so that opening it costs no bytes.
+    pub fn has(&self, version: &Version) -> bool {
+        self.index.lock().contains(version)
+    }
+
+    /// Makes an entry for a file of the host; its content is fetched when it is first needed.
+    pub fn entry(self: &Arc<Self>, version: Version) -> Arc<Entry> {
+        Entry::of_host(Arc::clone(self), version)
+    }
+
+    /// Makes an entry for a file that is not on the host yet: empty, and to be stored.
+    pub fn new_entry(self: &Arc<Self>) -> Result<Arc<Entry>, Error> {
+        Entry::born(Arc::clone(self))
+    }
+
+    /// Says that a file's metadata changed by our own doing while its content stayed.
+    pub fn revise(&self, old: &Version, new: &Version) {
+        if old == new || !old.same_content(new) {
+            return;
+        }
+        let mut index = self.index.lock();
+        if index.remove(old) {
+            match self.disk.rename_clean(old, new) {
+                Ok(()) => index.insert(*new, new.size),
+                Err(error) => log::debug!("cannot rename cached content: {error}"),
+            }
+        }
+    }
+
+    /// Says that a version is gone for good, so that its content need not be kept.
+    pub fn forget(&self, version: &Version) {
+        if self.index.lock().remove(version) {
+            self.disk.remove_clean(version);
+        }
+    }
+
+    /// Makes room for `size` more bytes, dropping what was not used for longest.
+    ///
+    /// # Errors
+    /// [`Error::Full`] if the disk would be left with less than it must keep.
+    fn make_room(&self, size: u64) -> Result<(), Error> {
+        let mut index = self.index.lock();
+        loop {
+            let is_over = index.bytes().saturating_add(size) > index.limits().max_bytes;
+            let free = self.disk.free_bytes().map_err(local("look for room"))?;
+            let is_tight = free < index.limits().min_free.saturating_add(size);
+            if !is_over && !is_tight {
+                return Ok(());
+            }
+            match index.pop_oldest() {
+                Some(version) => self.disk.remove_clean(&version),
+                None if is_tight => return Err(Error::Full),
+                // Files that are open may take more than the limit; they go when they are closed.
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Takes clean content that no entry holds any more.
+    fn keep(&self, version: &Version) {
+        let mut index = self.index.lock();
+        index.insert(*version, version.size);
+        while index.bytes() > index.limits().max_bytes {
+            let Some(oldest) = index.pop_oldest() else { break };
+            self.disk.remove_clean(&oldest);
+        }
+    }
+
+    /// Returns how many bytes of clean content are kept.
+    pub fn bytes(&self) -> u64 {
+        self.index.lock().bytes()
+    }
+
+    /// Returns the directory of the cache, for messages.
+    pub fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// Writes what is kept to the local disk, so that the next run can trust it.
+    pub fn close(&self) {
+        self.disk.close();
+    }
+}
+
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache").field("disk", &self.disk).finish_non_exhaustive()
+    }
+}
+
+/// Where the content of an entry goes when it is stored.
+pub trait Whereto: Send + Sync {
+    /// Returns the place as it is at this moment; `None` if the file has no name any more, so
+    /// that there is nothing to store.
+    fn target(&self) -> Option<Target>;
+
+    /// Says how a store ended, before anybody who waits for it is woken.
+    fn stored(&self, path: &RemotePath, result: Result<&remote::Changed, &Error>);
+}

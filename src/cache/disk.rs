@@ -1,0 +1,392 @@
+//! The cache directory: its layout, its lock, and the names that say what a file holds.
+//!
+//! ```text
+//! lock      held by the mount that uses the directory
+//! format    the version of this layout
+//! running   the boot in which a mount uses it; gone after an orderly end
+//! content/  c-DEV-INO-SIZE-MTIME-CTIME   the content of exactly that version
+//!           d-NUMBER                     content that is (or was when we died) not on the host
+//!           t-NUMBER                     a fetch that is not complete
+//! ```
+//!
+//! INVARIANT: a file named `c-...` holds the whole content of the version in its name. It gets
+//! that name by a rename when it is complete, and loses it by one before it is first written to.
+//! No name here is made from a name of the host.
+
+use std::fmt;
+use std::fs;
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+
+use crate::stat::FileId;
+use crate::stat::Time;
+use crate::stat::Version;
+
+/// What `format` says. Another number means another layout.
+const FORMAT: &str = "scpfs cache 1\n";
+
+/// How many mounts of one root may run side by side, each with a directory of its own.
+const MAX_SIDE_BY_SIDE: u32 = 64;
+
+/// Why there is no cache directory.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {act} {}", path.display())]
+pub struct Error {
+    act: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// A file of the cache that is not clean content of a known version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Private(String);
+
+/// The directory of one mount, locked.
+pub struct Disk {
+    dir: PathBuf,
+    content: PathBuf,
+    /// Holds the lock until it is closed.
+    _lock: File,
+    orphans: Vec<PathBuf>,
+}
+
+impl Disk {
+    /// Opens the cache directory `base/key`, or `base/key.2` and so on if other mounts use it.
+    ///
+    /// `boot` identifies the boot of this machine: after a power failure, content that was never
+    /// flushed to the disk may be anything, and is dropped.
+    pub fn open(base: &Path, key: &str, boot: &str) -> Result<Self, Error> {
+        for n in 1..=MAX_SIDE_BY_SIDE {
+            let dir = base.join(if n == 1 { key.to_owned() } else { format!("{key}.{n}") });
+            if let Some(disk) = Self::open_dir(dir, boot)? {
+                return Ok(disk);
+            }
+        }
+        let source = io::Error::other("too many mounts use it already");
+        Err(Error { act: "lock", path: base.join(key), source })
+    }
+
+    fn open_dir(dir: PathBuf, boot: &str) -> Result<Option<Self>, Error> {
+        let content = dir.join("content");
+        let wrap = |act: &'static str, path: &Path| {
+            let path = path.to_owned();
+            move |source| Error { act, path, source }
+        };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&content)
+            .map_err(wrap("create", &content))?;
+        let lock_path = dir.join("lock");
+        let lock = private_file(&lock_path, false).map_err(wrap("open", &lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Ok(None),
+            Err(fs::TryLockError::Error(source)) => {
+                return Err(Error { act: "lock", path: lock_path, source });
+            }
+        }
+        let format_path = dir.join("format");
+        let running_path = dir.join("running");
+        let format = fs::read_to_string(&format_path).unwrap_or_default();
+        let running = fs::read_to_string(&running_path).ok();
+        let is_trusted = format == FORMAT && running.is_none_or(|b| b == boot);
+        let mut disk = Self { dir, content, _lock: lock, orphans: Vec::new() };
+        disk.sweep(is_trusted).map_err(wrap("read", &disk.content))?;
+        fs::write(&running_path, boot).map_err(wrap("write", &running_path))?;
+        fs::write(&format_path, FORMAT).map_err(wrap("write", &format_path))?;
+        Ok(Some(disk))
+    }
+
+    /// Removes what an earlier run left half done, and what cannot be trusted.
+    fn sweep(&mut self, is_trusted: bool) -> io::Result<()> {
+        for item in fs::read_dir(&self.content)? {
+            let path = item?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if name.starts_with("d-") {
+                self.orphans.push(path);
+            } else if name.starts_with("t-") || (name.starts_with("c-") && !is_trusted) {
+                fs::remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the clean content that is there, the one used longest ago first.
+    pub(crate) fn found(&self) -> Vec<(Version, u64)> {
+        let Ok(items) = fs::read_dir(&self.content) else { return Vec::new() };
+        let mut found = Vec::new();
+        for item in items.flatten() {
+            let Ok(meta) = item.metadata() else { continue };
+            let Some(version) = item.file_name().to_str().and_then(parse_clean) else { continue };
+            // A file whose length is not what its name says is not what its name says.
+            if meta.len() == version.size {
+                found.push((meta.accessed().ok(), version));
+            } else {
+                self.remove_clean(&version);
+            }
+        }
+        found.sort_by_key(|(used, _)| *used);
+        found.into_iter().map(|(_, version)| (version, version.size)).collect()
+    }
+
+    /// Returns the files that an earlier run could not store on the host.
+    pub fn orphans(&self) -> &[PathBuf] {
+        &self.orphans
+    }
+
+    /// Returns the directory, for messages.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Returns where the content of a private file is, for messages.
+    pub(crate) fn private_path(&self, private: &Private) -> PathBuf {
+        self.content.join(&private.0)
+    }
+
+    /// Makes a file for a fetch.
+    pub(crate) fn create_temp(&self) -> io::Result<(Private, File)> {
+        self.create("t")
+    }
+
+    /// Makes a file for content that is not on the host.
+    pub(crate) fn create_dirty(&self) -> io::Result<(Private, File)> {
+        self.create("d")
+    }
+
+    fn create(&self, kind: &str) -> io::Result<(Private, File)> {
+        let number = getrandom::u64().map_err(io::Error::other)?;
+        let private = Private(format!("{kind}-{number:016x}"));
+        let file = private_file(&self.private_path(&private), true)?;
+        Ok((private, file))
+    }
+
+    /// Opens clean content; `None` if it is not there after all.
+    pub(crate) fn open_clean(&self, version: &Version) -> Option<File> {
+        let path = self.clean_path(version)?;
+        let file = private_file(&path, false).ok()?;
+        (file.metadata().ok()?.len() == version.size).then_some(file)
+    }
+
+    /// Gives a complete private file its clean name.
+    pub(crate) fn make_clean(&self, private: &Private, version: &Version) -> io::Result<()> {
+        let path = self.clean_path(version).ok_or(io::ErrorKind::Unsupported)?;
+        fs::rename(self.private_path(private), path)
+    }
+
+    /// Takes the clean name from content that is about to be written to.
+    pub(crate) fn make_dirty(&self, version: &Version) -> io::Result<Private> {
+        let path = self.clean_path(version).ok_or(io::ErrorKind::Unsupported)?;
+        let number = getrandom::u64().map_err(io::Error::other)?;
+        let private = Private(format!("d-{number:016x}"));
+        fs::rename(path, self.private_path(&private))?;
+        Ok(private)
+    }
+
+    /// Makes private content that is about to be written to outlive a crash.
+    pub(crate) fn claim(&self, private: &Private) -> io::Result<Private> {
+        let Some(number) = private.0.strip_prefix("t-") else { return Ok(private.clone()) };
+        let claimed = Private(format!("d-{number}"));
+        fs::rename(self.private_path(private), self.private_path(&claimed))?;
+        Ok(claimed)
+    }
+
+    pub(crate) fn rename_clean(&self, old: &Version, new: &Version) -> io::Result<()> {
+        match (self.clean_path(old), self.clean_path(new)) {
+            (Some(old), Some(new)) => fs::rename(old, new),
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    pub(crate) fn remove_clean(&self, version: &Version) {
+        if let Some(path) = self.clean_path(version) {
+            remove(&path);
+        }
+    }
+
+    pub(crate) fn remove_private(&self, private: &Private) {
+        remove(&self.private_path(private));
+    }
+
+    /// Returns how many bytes the disk has left for us.
+    pub(crate) fn free_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.content)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// Flushes everything, and says that the next run can trust it.
+    pub(crate) fn close(&self) {
+        let result = File::open(&self.content).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
+        match result {
+            Ok(()) => remove(&self.dir.join("running")),
+            Err(error) => log::warn!("cannot flush the cache to the disk: {error}"),
+        }
+    }
+
+    fn clean_path(&self, version: &Version) -> Option<PathBuf> {
+        Some(self.content.join(clean_name(version)?))
+    }
+}
+
+impl fmt::Debug for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Disk").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+fn private_file(path: &Path, is_new: bool) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    if is_new { options.create_new(true) } else { options.create(path.ends_with("lock")) };
+    options.open(path)
+}
+
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            log::warn!("cannot remove {}: {error}", path.display());
+        }
+        _ => {}
+    }
+}
+
+/// The name of clean content; `None` for a version without an inode, which no name can identify.
+fn clean_name(version: &Version) -> Option<String> {
+    let FileId { dev, ino } = version.id?;
+    let Version { size, mtime, ctime, .. } = version;
+    let ctime = ctime.map_or_else(|| "x".to_owned(), time_text);
+    Some(format!("c-{dev:x}-{ino:x}-{size:x}-{}-{ctime}", time_text(*mtime)))
+}
+
+fn time_text(time: Time) -> String {
+    // The seconds as an offset from the least, so that there is no sign.
+    let secs = i128::from(time.secs) - i128::from(i64::MIN);
+    format!("{secs:x}.{:x}", time.nanos)
+}
+
+fn parse_clean(name: &str) -> Option<Version> {
+    let mut parts = name.strip_prefix("c-")?.split('-');
+    let mut number = || u64::from_str_radix(parts.next()?, 16).ok();
+    let (dev, ino, size) = (number()?, number()?, number()?);
+    let time = |text: &str| {
+        let (secs, nanos) = text.split_once('.')?;
+        let secs = i128::from_str_radix(secs, 16).ok()? + i128::from(i64::MIN);
+        let nanos = u32::from_str_radix(nanos, 16).ok()?;
+        Some(Time { secs: i64::try_from(secs).ok()?, nanos })
+    };
+    let mtime = time(parts.next()?)?;
+    let ctime = match parts.next()? {
+        "x" => None,
+        text => Some(time(text)?),
+    };
+    let version = Version { size, mtime, ctime, id: Some(FileId { dev, ino }) };
+    parts.next().is_none().then_some(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn version(ctime: Option<Time>) -> Version {
+        Version {
+            size: 5,
+            mtime: Time { secs: -2, nanos: 999_999_999 },
+            ctime,
+            id: Some(FileId { dev: u64::MAX, ino: 7 }),
+        }
+    }
+
+    #[test]
+    fn a_clean_name_says_the_whole_version() {
+        for ctime in [None, Some(Time { secs: i64::MAX, nanos: 0 })] {
+            let version = version(ctime);
+            assert_eq!(parse_clean(&clean_name(&version).unwrap()), Some(version));
+        }
+        for bad in ["c-", "c-1-2-3", "d-1", "c-1-2-3-4.5-x-y", "c-1-2-3-zz.5-x"] {
+            assert_eq!(parse_clean(bad), None, "{bad}");
+        }
+        assert_eq!(clean_name(&Version { id: None, ..version(None) }), None);
+    }
+
+    /// What is on disk outlives the program that wrote it: a change of layout needs a new number.
+    #[test]
+    fn the_layout_is_that_of_format_1() {
+        assert_eq!(FORMAT, "scpfs cache 1\n");
+        let epoch = Time { secs: 0, nanos: 1 };
+        let id = Some(FileId { dev: 1, ino: 2 });
+        let version = Version { size: 3, mtime: epoch, ctime: None, id };
+        assert_eq!(clean_name(&version).unwrap(), "c-1-2-3-8000000000000000.1-x");
+    }
+
+    #[test]
+    fn a_second_mount_gets_a_directory_of_its_own() {
+        let base = tempfile::tempdir().unwrap();
+        let first = Disk::open(base.path(), "key", "boot").unwrap();
+        let second = Disk::open(base.path(), "key", "boot").unwrap();
+        assert_ne!(first.dir(), second.dir());
+        drop(first);
+        let third = Disk::open(base.path(), "key", "boot").unwrap();
+        assert_eq!(third.dir(), base.path().join("key"));
+    }
+
+    #[test]
+    fn only_complete_content_survives_and_nothing_that_was_not_stored_is_lost() {
+        let base = tempfile::tempdir().unwrap();
+        let version = version(None);
+        let dirty = {
+            let disk = Disk::open(base.path(), "key", "boot").unwrap();
+            let (private, mut file) = disk.create_temp().unwrap();
+            file.write_all(b"hello").unwrap();
+            disk.make_clean(&private, &version).unwrap();
+            disk.create_temp().unwrap().1.write_all(b"half").unwrap();
+            let (dirty, _) = disk.create_dirty().unwrap();
+            disk.private_path(&dirty)
+        };
+        // Not closed in order, but in the same boot: what was renamed is whole.
+        let disk = Disk::open(base.path(), "key", "boot").unwrap();
+        assert_eq!(disk.found(), [(version, 5)]);
+        assert_eq!(disk.orphans(), [dirty.clone()]);
+        assert_eq!(fs::read_dir(&disk.content).unwrap().count(), 2);
+        drop(disk);
+        // The power failed: clean content may be anything.
+        let disk = Disk::open(base.path(), "key", "other boot").unwrap();
+        assert_eq!(disk.found(), []);
+        assert_eq!(disk.orphans(), [dirty]);
+    }
+
+    #[test]
+    fn after_an_orderly_end_content_is_trusted_in_another_boot() {
+        let base = tempfile::tempdir().unwrap();
+        let version = version(None);
+        let disk = Disk::open(base.path(), "key", "boot").unwrap();
+        let (private, mut file) = disk.create_temp().unwrap();
+        file.write_all(b"hello").unwrap();
+        disk.make_clean(&private, &version).unwrap();
+        disk.close();
+        drop(disk);
+        let disk = Disk::open(base.path(), "key", "other boot").unwrap();
+        assert_eq!(disk.found().len(), 1);
+        let private = disk.make_dirty(&version).unwrap();
+        assert!(disk.open_clean(&version).is_none());
+        assert_eq!(fs::read(disk.private_path(&private)).unwrap(), b"hello");
+    }
+
+    #[test]
+    fn content_of_the_wrong_length_is_dropped() {
+        let base = tempfile::tempdir().unwrap();
+        let disk = Disk::open(base.path(), "key", "boot").unwrap();
+        let (private, _) = disk.create_temp().unwrap();
+        disk.make_clean(&private, &version(None)).unwrap();
+        assert!(disk.open_clean(&version(None)).is_none());
+        assert_eq!(disk.found(), []);
+        assert_eq!(fs::read_dir(&disk.content).unwrap().count(), 0);
+    }
+}

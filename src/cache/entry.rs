@@ -1,0 +1,587 @@
+//! The life of one file's content while it is open or not yet stored.
+//!
+//! ```text
+//!            open             complete             write
+//!   Absent --------> Fetching --------> Clean ---------------> Dirty
+//!     ^                 |                 ^  ^                   |
+//!     +-----------------+                 |  +-------------------+
+//!          failed, cut                    |     stored (flush.rs)
+//!   new file: Dirty                     stays Dirty where the store fails
+//! ```
+//!
+//! INVARIANT: content is Dirty from before the first byte of it is written until the host has
+//! stored it whole; Dirty content is never dropped while its file has a name.
+
+use std::fmt;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use crate::cache::Cache;
+use crate::cache::Error;
+use crate::cache::disk::Private;
+use crate::cache::local;
+use crate::path::RemotePath;
+use crate::remote::Durability;
+use crate::remote::Expect;
+use crate::remote::Owner;
+use crate::remote::Placement;
+use crate::remote::StorePlan;
+use crate::stat::Stat;
+use crate::stat::Time;
+use crate::stat::Version;
+use crate::sync::Condvar;
+use crate::sync::Mutex;
+use crate::sync::MutexGuard;
+
+/// Room for writes is made in steps of this many bytes, so that not every write asks the disk.
+const ROOM_STEP: u64 = 16 << 20;
+
+/// A file of up to this size is waited for when it is opened, so that errors show there; a
+/// larger one can be read while it is still being fetched.
+const WHOLE_AT_OPEN: u64 = 1 << 20;
+
+/// Whether a call may wait for the network, or for another call that does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Fail with [`Error::WouldWait`] instead, having done nothing.
+    Never,
+    Allowed,
+}
+
+/// What is known here and not yet on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Local {
+    pub size: u64,
+    pub mtime: Time,
+    pub atime: Option<Time>,
+}
+
+/// The content of one file, shared by all who have it open.
+pub struct Entry {
+    pub(super) cache: Arc<Cache>,
+    pub(super) state: Mutex<State>,
+    /// Told when anything in the state changes that somebody may wait for.
+    pub(super) changed: Condvar,
+}
+
+pub(super) struct State {
+    pub(super) content: Content,
+    /// What must be on the host for our content to replace it.
+    pub(super) base: Expect,
+    pub(super) size: u64,
+    pub(super) mtime: Time,
+    pub(super) atime: Option<Time>,
+    /// Handles that are open.
+    opens: u32,
+    pub(super) is_flushing: bool,
+    /// Renames and removals under way, during which no store may begin.
+    holds: u32,
+    /// Whether the host was asked to flush what it has to its disk.
+    pub(super) is_synced: bool,
+    /// Why the last store failed.
+    pub(super) failure: Option<Error>,
+    /// Attributes that came with the content and that nobody has seen yet.
+    pub(super) news: Option<Stat>,
+    room: u64,
+}
+
+pub(super) enum Content {
+    Absent { failure: Option<Error> },
+    Fetching(Fetching),
+    Clean { version: Version, file: Arc<File>, place: Place },
+    Dirty { file: Arc<File>, private: Private },
+}
+
+pub(super) struct Fetching {
+    /// The version that was asked for.
+    pub(super) version: Version,
+    pub(super) file: Arc<File>,
+    /// How many bytes of the content are in `file`.
+    pub(super) have: u64,
+    /// How many there will be; `None` until the host has said so.
+    pub(super) total: Option<u64>,
+}
+
+/// Which name clean content has on the disk.
+pub(super) enum Place {
+    /// The one that says its version: it can be found again after the entry is gone.
+    Named,
+    /// One that says nothing, because its version identifies nothing.
+    Private(Private),
+}
+
+impl Entry {
+    fn new(cache: Arc<Cache>, content: Content, base: Expect, size: u64, mtime: Time) -> Arc<Self> {
+        Arc::new(Self {
+            cache,
+            state: Mutex::new(State {
+                content,
+                base,
+                size,
+                mtime,
+                atime: None,
+                opens: 0,
+                is_flushing: false,
+                holds: 0,
+                is_synced: false,
+                failure: None,
+                news: None,
+                room: 0,
+            }),
+            changed: Condvar::new(),
+        })
+    }
+
+    pub(super) fn of_host(cache: Arc<Cache>, version: Version) -> Arc<Self> {
+        let base = Expect::Version(version);
+        Self::new(cache, Content::Absent { failure: None }, base, version.size, version.mtime)
+    }
+
+    pub(super) fn born(cache: Arc<Cache>) -> Result<Arc<Self>, Error> {
+        let (private, file) = cache.disk.create_dirty().map_err(local("create a file"))?;
+        let now = cache.clock.wall().to_micros();
+        let content = Content::Dirty { file: Arc::new(file), private };
+        Ok(Self::new(cache, content, Expect::Absent, 0, now))
+    }
+
+    /// Counts a handle.
+    pub fn retain(&self) {
+        self.state.lock().opens += 1;
+    }
+
+    /// Discounts a handle. The last one gives clean content back to the cache.
+    pub fn release(&self) {
+        let mut state = self.state.lock();
+        state.opens = state.opens.saturating_sub(1);
+        if state.opens == 0 && !state.is_flushing && matches!(state.content, Content::Clean { .. })
+        {
+            self.put_away(&mut state);
+        }
+    }
+
+    pub(super) fn is_wanted(state: &State) -> bool {
+        state.opens > 0
+    }
+
+    /// Gives clean content to the index, or drops it if it could not be found there.
+    pub(super) fn put_away(&self, state: &mut State) {
+        let content = std::mem::replace(&mut state.content, Content::Absent { failure: None });
+        match content {
+            Content::Clean { version, place: Place::Named, .. } => self.cache.keep(&version),
+            Content::Clean { place: Place::Private(private), .. } => {
+                self.cache.disk.remove_private(&private);
+            }
+            other => state.content = other,
+        }
+    }
+
+    /// Makes sure that the content of `version` is here or on its way.
+    ///
+    /// Returns once errors of the host are known. Our own content that is not yet stored always
+    /// counts as the newest.
+    pub fn open(
+        self: &Arc<Self>,
+        path: &RemotePath,
+        version: Version,
+        wait: Wait,
+    ) -> Result<(), Error> {
+        let mut state = self.state.lock();
+        let mut has_asked = false;
+        loop {
+            match &mut state.content {
+                Content::Dirty { .. } => return Ok(()),
+                Content::Clean { version: here, .. } if *here == version || has_asked => {
+                    return Ok(());
+                }
+                Content::Clean { version: here, .. } => {
+                    let old = *here;
+                    self.put_away(&mut state);
+                    self.cache.forget(&old);
+                }
+                Content::Fetching(fetching) => {
+                    let is_begun = fetching.total.is_some_and(|total| total > WHOLE_AT_OPEN);
+                    if is_begun && (has_asked || fetching.version == version) {
+                        return Ok(());
+                    }
+                    has_asked |= fetching.version == version;
+                    self.wait(&mut state, wait)?;
+                }
+                Content::Absent { failure } => {
+                    if has_asked && let Some(error) = failure.take() {
+                        return Err(error);
+                    }
+                    if self.take_from_index(&mut state, version) {
+                        return Ok(());
+                    }
+                    if wait == Wait::Never {
+                        return Err(Error::WouldWait);
+                    }
+                    self.start_fetch(&mut state, path, version)?;
+                    has_asked = true;
+                }
+            }
+        }
+    }
+
+    fn take_from_index(&self, state: &mut State, version: Version) -> bool {
+        if !self.cache.index.lock().remove(&version) {
+            return false;
+        }
+        let Some(file) = self.cache.disk.open_clean(&version) else { return false };
+        state.content = Content::Clean { version, file: Arc::new(file), place: Place::Named };
+        state.set_base(version);
+        true
+    }
+
+    /// Waits for the state to change.
+    pub(super) fn wait(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        wait: Wait,
+    ) -> Result<(), Error> {
+        if wait == Wait::Never {
+            return Err(Error::WouldWait);
+        }
+        self.changed.wait(state);
+        Ok(())
+    }
+
+    /// Reads up to `len` bytes at `offset`; fewer only at the end of the file. Waits for a fetch
+    /// only until it has come that far.
+    pub fn read(&self, offset: u64, len: usize, wait: Wait) -> Result<Vec<u8>, Error> {
+        let mut state = self.state.lock();
+        let (file, end) = loop {
+            match &state.content {
+                Content::Clean { file, .. } | Content::Dirty { file, .. } => {
+                    break (Arc::clone(file), state.size);
+                }
+                Content::Fetching(Fetching { file, have, total: Some(total), .. })
+                    if offset.saturating_add(len as u64).min(*total) <= *have =>
+                {
+                    break (Arc::clone(file), *have);
+                }
+                Content::Fetching(_) => self.wait(&mut state, wait)?,
+                Content::Absent { failure } => return Err(absent(failure.as_ref())),
+            }
+        };
+        drop(state);
+        let len = usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX).min(len);
+        let mut buf = vec![0; len];
+        let mut n = 0;
+        while let Some(rest) = buf.get_mut(n..).filter(|rest| !rest.is_empty()) {
+            match file.read_at(rest, offset + n as u64) {
+                Ok(0) => break,
+                Ok(got) => n += got,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(local("read")(error)),
+            }
+        }
+        buf.truncate(n);
+        Ok(buf)
+    }
+
+    /// Writes `data` at `offset`, or at the end; returns the new size of the file.
+    pub fn write(&self, offset: Option<u64>, data: &[u8], wait: Wait) -> Result<u64, Error> {
+        let mut state = self.state.lock();
+        let file = self.make_dirty(&mut state, wait)?;
+        self.reserve(&mut state, data.len() as u64)?;
+        let offset = offset.unwrap_or(state.size);
+        file.write_all_at(data, offset).map_err(local("write"))?;
+        state.room = state.room.saturating_sub(data.len() as u64);
+        state.size = state.size.max(offset + data.len() as u64);
+        self.touch(&mut state);
+        Ok(state.size)
+    }
+
+    /// Sets the length of the file; what is new reads as zeros.
+    pub fn truncate(&self, size: u64, wait: Wait) -> Result<(), Error> {
+        let mut state = self.state.lock();
+        let needs_content =
+            size > 0 || matches!(state.content, Content::Dirty { .. } | Content::Clean { .. });
+        if needs_content {
+            let file = self.make_dirty(&mut state, wait)?;
+            file.set_len(size).map_err(local("truncate"))?;
+            state.size = size;
+            self.touch(&mut state);
+            return Ok(());
+        }
+        self.empty(&mut state)
+    }
+
+    /// Drops the content for an empty one that replaces whatever the host has: `O_TRUNC`.
+    pub fn replace(&self, wait: Wait) -> Result<(), Error> {
+        let mut state = self.state.lock();
+        while state.is_flushing {
+            self.wait(&mut state, wait)?;
+        }
+        if let Content::Dirty { file, .. } = &state.content {
+            file.set_len(0).map_err(local("truncate"))?;
+            state.size = 0;
+            self.touch(&mut state);
+        } else {
+            if let Content::Clean { version, .. } = &state.content {
+                let old = *version;
+                self.put_away(&mut state);
+                self.cache.forget(&old);
+            }
+            self.empty(&mut state)?;
+        }
+        if state.base != Expect::Absent {
+            state.base = Expect::Anything;
+        }
+        Ok(())
+    }
+
+    /// Starts over with an empty file. A fetch that is under way finds itself unwanted.
+    fn empty(&self, state: &mut State) -> Result<(), Error> {
+        let (private, file) = self.cache.disk.create_dirty().map_err(local("create a file"))?;
+        state.content = Content::Dirty { file: Arc::new(file), private };
+        state.size = 0;
+        self.touch(state);
+        Ok(())
+    }
+
+    /// Makes holes or allocates; `mode` is that of `fallocate(2)`.
+    pub fn allocate(&self, mode: i32, offset: u64, len: u64, wait: Wait) -> Result<(), Error> {
+        let flags = rustix::fs::FallocateFlags::from_bits_retain(mode.cast_unsigned());
+        let mut state = self.state.lock();
+        let file = self.make_dirty(&mut state, wait)?;
+        self.cache.make_room(len)?;
+        rustix::fs::fallocate(&*file, flags, offset, len)
+            .map_err(|error| local("allocate")(error.into()))?;
+        state.size = file.metadata().map_err(local("allocate"))?.len();
+        self.touch(&mut state);
+        Ok(())
+    }
+
+    /// Finds data or a hole, as `lseek(2)` does with `SEEK_DATA` and `SEEK_HOLE`.
+    pub fn seek(&self, offset: u64, to_data: bool, wait: Wait) -> Result<u64, Error> {
+        let mut state = self.state.lock();
+        while let Content::Fetching(_) = state.content {
+            self.wait(&mut state, wait)?;
+        }
+        let (Content::Clean { file, .. } | Content::Dirty { file, .. }) = &state.content else {
+            return Err(absent(None));
+        };
+        let from = if to_data {
+            rustix::fs::SeekFrom::Data(offset)
+        } else {
+            rustix::fs::SeekFrom::Hole(offset)
+        };
+        rustix::fs::seek(&**file, from).map_err(|error| local("seek")(error.into()))
+    }
+
+    /// Sets times that are to be stored with the content. Returns false, having done nothing, if
+    /// there is nothing to be stored.
+    pub fn set_times(&self, atime: Option<Time>, mtime: Option<Time>) -> bool {
+        let mut state = self.state.lock();
+        if !matches!(state.content, Content::Dirty { .. }) || state.is_flushing {
+            return false;
+        }
+        state.atime = atime.or(state.atime);
+        state.mtime = mtime.unwrap_or(state.mtime);
+        true
+    }
+
+    /// Returns what the host does not know yet; `None` if it knows everything.
+    pub fn local(&self) -> Option<Local> {
+        let state = self.state.lock();
+        matches!(state.content, Content::Dirty { .. }).then(|| Local {
+            size: state.size,
+            mtime: state.mtime,
+            atime: state.atime,
+        })
+    }
+
+    pub fn is_dirty(&self) -> bool {
+        matches!(self.state.lock().content, Content::Dirty { .. })
+    }
+
+    /// Returns the version of the content if it is the host's.
+    pub fn version(&self) -> Option<Version> {
+        match &self.state.lock().content {
+            Content::Clean { version, .. } => Some(*version),
+            _ => None,
+        }
+    }
+
+    /// Takes the attributes that came with the content, if there are new ones.
+    pub fn take_news(&self) -> Option<Stat> {
+        self.state.lock().news.take()
+    }
+
+    /// Says that the file's metadata changed by our own doing while its content stayed.
+    pub fn revise(&self, old: &Version, new: &Version) {
+        if !old.same_content(new) {
+            return;
+        }
+        let mut state = self.state.lock();
+        if state.base == Expect::Version(*old) {
+            state.base = Expect::Version(*new);
+        }
+        if let Content::Clean { version, place, .. } = &mut state.content
+            && version == old
+            && (matches!(place, Place::Private(_)) || self.cache.disk.rename_clean(old, new).is_ok())
+        {
+            *version = *new;
+        }
+    }
+
+    /// Says that the empty content that is here is what the host has as `version`.
+    pub fn settle_empty(&self, version: Version) {
+        let mut state = self.state.lock();
+        if let Content::Dirty { file, private } = &state.content {
+            let (file, private) = (Arc::clone(file), private.clone());
+            state.content = Content::Clean { version, file, place: Place::Private(private) };
+            state.set_base(version);
+        }
+    }
+
+    /// Says how a copy on the host replaces what this entry would store.
+    pub fn plan_copy(
+        &self,
+        size: u64,
+        mode: u32,
+        mtime: Time,
+        atime: Time,
+        owner: Option<Owner>,
+        placement: Placement,
+    ) -> StorePlan {
+        let expect = self.state.lock().base;
+        let durability = Durability::Lazy;
+        StorePlan { size, mode, mtime, atime, owner, expect, placement, durability }
+    }
+
+    /// Says that the file on the host is of this version now and that what is here is not.
+    pub fn became(&self, new: Version) {
+        let mut state = self.state.lock();
+        self.drop_content(&mut state);
+        state.set_base(new);
+        self.changed.notify_all();
+    }
+
+    /// Drops everything: the file has no name any more and nobody has it open.
+    pub fn discard(&self) {
+        self.drop_content(&mut self.state.lock());
+    }
+
+    fn drop_content(&self, state: &mut State) {
+        match std::mem::replace(&mut state.content, Content::Absent { failure: None }) {
+            Content::Dirty { private, .. } => self.cache.disk.remove_private(&private),
+            Content::Clean { version, place: Place::Named, .. } => {
+                self.cache.disk.remove_clean(&version);
+            }
+            Content::Clean { place: Place::Private(private), .. } => {
+                self.cache.disk.remove_private(&private);
+            }
+            Content::Absent { .. } | Content::Fetching(_) => {}
+        }
+    }
+
+    /// Keeps stores from beginning until the guard is dropped, and waits for one that is under
+    /// way: its path is about to change.
+    pub fn hold(self: &Arc<Self>) -> Hold {
+        let mut state = self.state.lock();
+        state.holds += 1;
+        while state.is_flushing {
+            self.changed.wait(&mut state);
+        }
+        Hold { entry: Arc::clone(self) }
+    }
+
+    pub(super) fn is_held(state: &State) -> bool {
+        state.holds > 0
+    }
+
+    /// Waits until the content is whole and nobody stores it, then makes it ours to change.
+    fn make_dirty(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        wait: Wait,
+    ) -> Result<Arc<File>, Error> {
+        loop {
+            if state.is_flushing {
+                self.wait(state, wait)?;
+                continue;
+            }
+            match &state.content {
+                Content::Dirty { file, .. } => return Ok(Arc::clone(file)),
+                Content::Fetching(_) => self.wait(state, wait)?,
+                Content::Absent { failure } => return Err(absent(failure.as_ref())),
+                Content::Clean { version, file, place } => {
+                    let file = Arc::clone(file);
+                    let private = match place {
+                        Place::Named => self.cache.disk.make_dirty(version),
+                        Place::Private(private) => self.cache.disk.claim(private),
+                    };
+                    let private = private.map_err(local("write"))?;
+                    state.content = Content::Dirty { file: Arc::clone(&file), private };
+                    return Ok(file);
+                }
+            }
+        }
+    }
+
+    fn reserve(&self, state: &mut State, len: u64) -> Result<(), Error> {
+        if state.room < len {
+            // Near the end of the disk what is needed will do.
+            self.cache.make_room(len + ROOM_STEP).or_else(|_| self.cache.make_room(len))?;
+            state.room = len + ROOM_STEP;
+        }
+        Ok(())
+    }
+
+    fn touch(&self, state: &mut State) {
+        state.mtime = self.cache.clock.wall().to_micros();
+        state.is_synced = false;
+        self.changed.notify_all();
+    }
+}
+
+impl State {
+    pub(super) fn set_base(&mut self, version: Version) {
+        self.base = Expect::Version(version);
+        self.size = version.size;
+        self.mtime = version.mtime;
+        self.atime = None;
+    }
+}
+
+/// What a reader gets when there is nothing to read.
+fn absent(failure: Option<&Error>) -> Error {
+    failure.cloned().unwrap_or_else(|| {
+        local("read")(std::io::Error::other("the content was dropped while it was open"))
+    })
+}
+
+/// See [`Entry::hold`].
+pub struct Hold {
+    entry: Arc<Entry>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.entry.state.lock().holds -= 1;
+        self.entry.changed.notify_all();
+    }
+}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hold")
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state.lock();
+        let content = match &state.content {
+            Content::Absent { .. } => "absent",
+            Content::Fetching(_) => "fetching",
+            Content::Clean { .. } => "clean",
+            Content::Dirty { .. } => "dirty",
+        };
+        write!(f, "Entry({content}, {} bytes, {} opens)", state.size, state.opens)
+    }
+}

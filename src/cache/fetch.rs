@@ -1,0 +1,137 @@
+//! Getting content from the host into an entry.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use crate::cache::Error;
+use crate::cache::disk::Private;
+use crate::cache::entry::Content;
+use crate::cache::entry::Entry;
+use crate::cache::entry::Fetching;
+use crate::cache::entry::Place;
+use crate::cache::entry::State;
+use crate::cache::local;
+use crate::path::RemotePath;
+use crate::remote;
+use crate::remote::Fetched;
+use crate::remote::Receiver;
+use crate::stat::Version;
+
+/// A fetch that nobody waits for any more goes on if no more than this is left: a connection that
+/// is cut costs more.
+const WORTH_FINISHING: u64 = 4 << 20;
+
+impl Entry {
+    /// Starts to fetch on another thread.
+    pub(super) fn start_fetch(
+        self: &Arc<Self>,
+        state: &mut State,
+        path: &RemotePath,
+        version: Version,
+    ) -> Result<(), Error> {
+        self.cache.make_room(version.size)?;
+        let (private, file) = self.cache.disk.create_temp().map_err(local("create a file"))?;
+        let file = Arc::new(file);
+        state.content =
+            Content::Fetching(Fetching { version, file: Arc::clone(&file), have: 0, total: None });
+        let (entry, path) = (Arc::clone(self), path.clone());
+        self.cache.workers.run(move || entry.fetch(&path, version, private, file));
+        Ok(())
+    }
+
+    fn fetch(&self, path: &RemotePath, version: Version, private: Private, file: Arc<File>) {
+        let mut receiver = Progress { entry: self, file: &file, have: 0, total: 0 };
+        let result = self.cache.remote.fetch(path, Some(&version), &mut receiver);
+        let mut state = self.state.lock();
+        let is_ours = matches!(&state.content, Content::Fetching(f) if Arc::ptr_eq(&f.file, &file));
+        if !is_ours {
+            // It was truncated or replaced meanwhile.
+            self.cache.disk.remove_private(&private);
+            return;
+        }
+        match result {
+            Ok(fetched) => self.fetched(&mut state, &fetched, private, file),
+            Err(error) => {
+                log_failure(&error);
+                self.cache.disk.remove_private(&private);
+                state.content = Content::Absent { failure: Some(error.into()) };
+            }
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    fn fetched(&self, state: &mut State, fetched: &Fetched, private: Private, file: Arc<File>) {
+        let mut version = fetched.stat.version();
+        // The sizes differ for files of /proc: what came is what there is.
+        let size = file.metadata().map_or(version.size, |meta| meta.len());
+        let is_whole = fetched.is_stable && size == version.size;
+        let place = if is_whole && self.cache.disk.make_clean(&private, &version).is_ok() {
+            Place::Named
+        } else {
+            version.size = size;
+            Place::Private(private)
+        };
+        state.set_base(fetched.stat.version());
+        state.size = size;
+        state.news = Some(fetched.stat);
+        state.content = Content::Clean { version, file, place };
+        if !Self::is_wanted(state) {
+            self.put_away(state);
+        }
+    }
+}
+
+/// Files that are missing or forbidden are the caller's affair; the rest is worth a line.
+fn log_failure(error: &remote::Error) {
+    if error.reason().is_none() {
+        log::warn!("{}", remote::chain(error));
+    }
+}
+
+/// Writes what arrives to the file and says how far it has come.
+struct Progress<'a> {
+    entry: &'a Entry,
+    file: &'a Arc<File>,
+    have: u64,
+    total: u64,
+}
+
+impl Progress<'_> {
+    /// Tells those who wait how far the fetch has come; false if it is not wanted any more.
+    fn report(&self) -> bool {
+        let mut state = self.entry.state.lock();
+        let is_wanted = Entry::is_wanted(&state) || self.total - self.have <= WORTH_FINISHING;
+        match &mut state.content {
+            Content::Fetching(fetching) if Arc::ptr_eq(&fetching.file, self.file) => {
+                fetching.have = self.have;
+                fetching.total = Some(self.total);
+            }
+            _ => return false,
+        }
+        drop(state);
+        self.entry.changed.notify_all();
+        is_wanted
+    }
+}
+
+impl Receiver for Progress<'_> {
+    fn begin(&mut self, size: u64) -> io::Result<()> {
+        self.file.set_len(0)?;
+        (self.have, self.total) = (0, size);
+        let _ = self.report();
+        Ok(())
+    }
+
+    fn data(&mut self, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, self.have)?;
+        self.have += data.len() as u64;
+        if self.report() {
+            Ok(())
+        } else {
+            Err(io::Error::new(io::ErrorKind::Interrupted, "nobody wants the file any more"))
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Names and paths on the host: bytes, checked once, never lossy.
+//!
+//! No local path is ever built from one of these.
+
+use std::fmt;
+
+/// One component of a path: not empty, not `.` or `..`, without `/` and NUL.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name(Box<[u8]>);
+
+/// Why bytes are not a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadName {
+    #[error("the name is empty")]
+    Empty,
+    #[error("the name is `.` or `..`")]
+    Dots,
+    #[error("the name has a slash or a NUL byte")]
+    Separator,
+}
+
+impl Name {
+    /// Checks `bytes` and takes them as a name.
+    pub fn new(bytes: &[u8]) -> Result<Self, BadName> {
+        if bytes.is_empty() {
+            Err(BadName::Empty)
+        } else if bytes == b"." || bytes == b".." {
+            Err(BadName::Dots)
+        } else if bytes.iter().any(|&b| b == b'/' || b == 0) {
+            Err(BadName::Separator)
+        } else {
+            Ok(Self(bytes.into()))
+        }
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<[u8]> for Name {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Shows the name for a log line or a message: every byte that could confuse a terminal escaped.
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        escape(&self.0, f)
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// A path below the remote root; the root itself is the empty path.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct RemotePath(Vec<u8>);
+
+impl RemotePath {
+    /// Returns the remote root itself.
+    pub fn root() -> Self {
+        Self::default()
+    }
+
+    /// Returns the path of `name` in the directory `self`.
+    pub fn join(&self, name: &Name) -> Self {
+        let mut bytes = Vec::with_capacity(self.0.len() + 1 + name.0.len());
+        bytes.extend_from_slice(&self.0);
+        if !bytes.is_empty() {
+            bytes.push(b'/');
+        }
+        bytes.extend_from_slice(&name.0);
+        Self(bytes)
+    }
+
+    /// Returns the directory that holds this path; `None` for the root.
+    pub fn parent(&self) -> Option<Self> {
+        if self.is_root() {
+            return None;
+        }
+        let cut = memchr::memrchr(b'/', &self.0).unwrap_or(0);
+        Some(Self(self.0.get(..cut).unwrap_or_default().to_vec()))
+    }
+
+    /// Returns the last component; `None` for the root.
+    pub fn name(&self) -> Option<Name> {
+        let last = self.0.rsplit(|&b| b == b'/').next()?;
+        Name::new(last).ok()
+    }
+
+    /// Returns how many directories down the path leads; 0 for the root.
+    pub fn depth(&self) -> usize {
+        self.components().count()
+    }
+
+    pub fn components(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.split(|&b| b == b'/').filter(|part| !part.is_empty())
+    }
+
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns the bytes relative to the root, without a leading slash.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for RemotePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_root() { f.write_str(".") } else { escape(&self.0, f) }
+    }
+}
+
+impl fmt::Debug for RemotePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// Bytes of a host or a file name as safe text: valid printable UTF-8 stays, the rest becomes
+/// `\n`, `\t`, `\\` or `\xHH`.
+pub struct Escaped<'a>(pub &'a [u8]);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        escape(self.0, f)
+    }
+}
+
+impl fmt::Debug for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+fn escape(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\n' => f.write_str("\\n")?,
+                '\t' => f.write_str("\\t")?,
+                '\r' => f.write_str("\\r")?,
+                '\\' => f.write_str("\\\\")?,
+                c if c.is_ascii_control() => write!(f, "\\x{:02x}", u32::from(c))?,
+                // C1 controls, direction overrides and other invisible characters can make one
+                // name look like another.
+                c if c.is_control() || is_deceptive(c) => write!(f, "\\u{{{:x}}}", u32::from(c))?,
+                c => write!(f, "{c}")?,
+            }
+        }
+        for byte in chunk.invalid() {
+            write!(f, "\\x{byte:02x}")?;
+        }
+    }
+    Ok(())
+}
+
+fn is_deceptive(c: char) -> bool {
+    matches!(u32::from(c), 0x200b..=0x200f | 0x2028..=0x202e | 0x2060..=0x2069 | 0xfeff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_any_bytes_but_slash_nul_and_dots() {
+        for good in [&b"a"[..], b"-rf", b"\n", b"\xff", b"...", b"$(touch x)", b" "] {
+            assert_eq!(Name::new(good).unwrap().as_bytes(), good);
+        }
+        for bad in [&b""[..], b".", b"..", b"a/b", b"/", b"a\0"] {
+            assert!(Name::new(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn join_and_parent_are_inverse() {
+        let a = RemotePath::root().join(&Name::new(b"a").unwrap());
+        let ab = a.join(&Name::new(b"b c").unwrap());
+        assert_eq!(ab.as_bytes(), b"a/b c");
+        assert_eq!(ab.parent(), Some(a.clone()));
+        assert_eq!(a.parent(), Some(RemotePath::root()));
+        assert_eq!(RemotePath::root().parent(), None);
+        assert_eq!(ab.name().unwrap().as_bytes(), b"b c");
+        assert_eq!(RemotePath::root().name(), None);
+        assert_eq!((ab.depth(), RemotePath::root().depth()), (2, 0));
+    }
+
+    #[test]
+    fn what_is_shown_cannot_move_a_cursor_or_forge_a_line() {
+        let shown = Escaped(b"a\nb\x1b[2Jc\xff\\\xe2\x80\xae\xc2\x9b").to_string();
+        assert_eq!(shown, "a\\nb\\x1b[2Jc\\xff\\\\\\u{202e}\\u{9b}");
+        assert_eq!(Escaped(b"na\xc3\xafve").to_string(), "na\u{ef}ve");
+    }
+}

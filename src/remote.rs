@@ -1,0 +1,277 @@
+//! What a host can do for a filesystem: trait [`Remote`], and the ways to talk a host into it.
+//!
+//! Host words live here (list, stat, fetch, store, rename, remove); inodes and handles do not.
+//! Driven by `cache` and `vfs`.
+
+pub mod lane;
+pub mod lanes;
+pub mod probe;
+pub mod retry;
+pub mod shell;
+pub mod transfer;
+
+mod error;
+
+use std::fmt;
+use std::io;
+
+pub use crate::remote::error::Error;
+pub use crate::remote::error::Reason;
+
+use crate::path::Name;
+use crate::path::RemotePath;
+use crate::stat::DeviceNumber;
+use crate::stat::FileKind;
+use crate::stat::FsStat;
+use crate::stat::Stat;
+use crate::stat::Time;
+use crate::stat::Version;
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// One host and one directory of it. Every call may wait for the network, none for ever.
+///
+/// Paths are relative to the remote root; no call follows a symlink in the last component.
+pub trait Remote: Send + Sync + fmt::Debug {
+    /// Returns what was learnt about the host when it was first reached.
+    fn facts(&self) -> &Facts;
+
+    /// Returns the attributes of `path` itself.
+    fn stat(&self, path: &RemotePath) -> Result<Stat>;
+
+    /// Returns the attributes of a directory and of everything in it.
+    fn list(&self, path: &RemotePath) -> Result<Listing>;
+
+    /// Returns what the symlink `path` says.
+    fn read_link(&self, path: &RemotePath) -> Result<Vec<u8>>;
+
+    /// Receives the whole content of a file and returns the attributes it belongs to.
+    ///
+    /// `known` is the version that the caller knew before; content that changed while it was
+    /// sent is fetched again, so that [`Receiver::begin`] may be called several times.
+    fn fetch(
+        &self,
+        path: &RemotePath,
+        known: Option<&Version>,
+        receiver: &mut dyn Receiver,
+    ) -> Result<Fetched>;
+
+    /// Sends the whole content of a file: to a temporary name first, then under its own, so that
+    /// nobody on the host sees half of it.
+    fn store(
+        &self,
+        path: &RemotePath,
+        content: &mut dyn Content,
+        plan: &StorePlan,
+    ) -> Result<Changed>;
+
+    /// Creates an empty file; fails with [`Reason::Exists`] if there is anything.
+    fn create_new(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed>;
+
+    fn make_dir(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed>;
+
+    /// Creates a FIFO, a socket or a device.
+    fn make_node(
+        &self,
+        path: &RemotePath,
+        kind: FileKind,
+        mode: u32,
+        device: DeviceNumber,
+        owner: Option<Owner>,
+    ) -> Result<Changed>;
+
+    fn symlink(&self, path: &RemotePath, target: &[u8], owner: Option<Owner>) -> Result<Changed>;
+
+    /// Gives the file `existing` the further name `path`.
+    fn link(&self, existing: &RemotePath, path: &RemotePath) -> Result<Changed>;
+
+    /// Removes anything but a directory. `other` is a further name of the same file, whose
+    /// attributes are wanted afterwards.
+    fn remove_file(&self, path: &RemotePath, other: Option<&RemotePath>) -> Result<Changed>;
+
+    fn remove_dir(&self, path: &RemotePath) -> Result<Changed>;
+
+    fn rename(&self, from: &RemotePath, to: &RemotePath, how: RenameHow) -> Result<Renamed>;
+
+    /// Changes attributes in the order owner, mode, size, times; returns the new ones.
+    fn set_attr(&self, path: &RemotePath, change: &AttrChange) -> Result<Stat>;
+
+    /// Copies a file on the host, as [`Remote::store`] would with the content of `from`.
+    fn copy(&self, from: &RemotePath, to: &RemotePath, plan: &StorePlan) -> Result<Changed>;
+
+    /// Returns the state of the host's filesystem at the remote root.
+    fn fs_stat(&self) -> Result<FsStat>;
+
+    /// Flushes a file to the host's disk; does nothing where the host has no means for that.
+    fn sync(&self, path: &RemotePath) -> Result<()>;
+
+    /// Ends all connections; every call that waits and every later call fails.
+    fn close(&self);
+}
+
+/// What was learnt about a host when it was first reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// One line for a person: userland, scp, login user.
+    pub summary: String,
+    /// The absolute path of the remote root on the host, without a trailing slash; empty for `/`.
+    pub root: Vec<u8>,
+    /// The ids of the login user.
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+    /// Whether two names can be exchanged in one step.
+    pub can_exchange: bool,
+    /// The precision with which [`Remote::set_attr`] and [`Remote::store`] can set times.
+    pub time_precision: TimePrecision,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimePrecision {
+    Nanos,
+    Seconds,
+}
+
+/// A directory and what is in it, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    pub directory: Stat,
+    pub entries: Vec<ListEntry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListEntry {
+    pub name: Name,
+    pub kind: FileKind,
+    /// `None` where the listing could not tell all of it, so that a stat is needed.
+    pub stat: Option<Stat>,
+    /// What a symlink says, where the listing told.
+    pub target: Option<Box<[u8]>>,
+}
+
+/// Takes the content of a file while it arrives.
+pub trait Receiver {
+    /// Content of `size` bytes begins; what came before, if anything, is void.
+    fn begin(&mut self, size: u64) -> io::Result<()>;
+
+    fn data(&mut self, data: &[u8]) -> io::Result<()>;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fetched {
+    pub stat: Stat,
+    /// Whether `stat.version()` is known to be that of the content. False for a file that
+    /// changed all the while.
+    pub is_stable: bool,
+}
+
+/// Gives the content of a file piece by piece, from the start.
+pub trait Content {
+    /// Reads the next bytes; 0 at the end.
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize>;
+
+    /// Starts again at the first byte.
+    fn rewind(&mut self) -> io::Result<()>;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// How content is to be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorePlan {
+    /// In bytes, exactly.
+    pub size: u64,
+    pub mode: u32,
+    pub mtime: Time,
+    pub atime: Time,
+    /// `None` leaves the owner that the host gives.
+    pub owner: Option<Owner>,
+    pub expect: Expect,
+    pub placement: Placement,
+    pub durability: Durability,
+}
+
+/// What must be found under the final name for the content to be put there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    Anything,
+    Absent,
+    /// A version with the same content; anything else is [`Error::Conflict`].
+    Version(Version),
+}
+
+/// How content gets to its final name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// A new file takes the name.
+    Replace,
+    /// The file that has the name gets the new content: for hard links and files of others.
+    InPlace,
+    /// As `InPlace`, without a temporary file beside it: for directories that we cannot write.
+    Direct,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// As on a local filesystem after `close()`.
+    Lazy,
+    /// On the host's disk before the answer, where the host has means for that.
+    Fsync,
+}
+
+/// Attributes after a change. `None` where the host did not tell; then they must be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Changed {
+    pub stat: Option<Stat>,
+    /// Of the directory that holds the path.
+    pub parent: Option<Stat>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Renamed {
+    pub stat: Option<Stat>,
+    pub from_parent: Option<Stat>,
+    pub to_parent: Option<Stat>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RenameHow {
+    Replace,
+    NoReplace,
+    Exchange,
+}
+
+/// A new value for a time stamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewTime {
+    /// The host's own time.
+    Now,
+    At(Time),
+}
+
+/// Attributes to be changed; `None` leaves one as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AttrChange {
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub mode: Option<u32>,
+    pub size: Option<u64>,
+    pub atime: Option<NewTime>,
+    pub mtime: Option<NewTime>,
+}
+
+/// Returns an error and its causes as one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

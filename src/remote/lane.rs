@@ -1,0 +1,312 @@
+//! A lane: one connection with one channel on which a small POSIX shell loop stays resident; one
+//! request, one framed answer, one round trip.
+//!
+//! A lane knows nothing of files. Where anything surprises it, it is broken and must be dropped;
+//! it never tries to get back into step.
+
+use std::time::Duration;
+
+use crate::clock::Tick;
+use crate::path::Escaped;
+use crate::transport;
+use crate::transport::Aborter;
+use crate::transport::Channel;
+use crate::transport::Connection;
+use crate::transport::Transport;
+
+/// The first byte of a frame. SCP has no record and no reply that begins with it.
+pub(crate) const FRAME_START: u8 = 0x1e;
+
+/// How much a login may print before the lane begins.
+const MAX_NOISE: usize = 16 << 20;
+
+/// How much of that is kept for an error message.
+const KEPT_NOISE: usize = 2048;
+
+/// The largest answer: a listing of some million names.
+const MAX_ANSWER: usize = 512 << 20;
+
+/// How much is read at a time.
+const READ_SIZE: usize = 256 << 10;
+
+/// What a lane runs once it stands.
+const HELPERS: &str = include_str!("shell/helpers.sh");
+
+/// A lane that stands between two requests, or is broken.
+#[derive(Debug)]
+pub struct Lane {
+    channel: Box<dyn Channel>,
+    connection: Box<dyn Connection>,
+    /// Hexadecimal, random for this lane: what a host's files hold cannot forge a frame.
+    token: Vec<u8>,
+    /// FRAME_START and the token.
+    frame: Vec<u8>,
+    /// Bytes that were read and not yet used begin at `start`.
+    buf: Vec<u8>,
+    start: usize,
+    is_broken: bool,
+    last_used: Tick,
+}
+
+/// What a helper printed, and the status it ended with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u32,
+    pub body: Vec<u8>,
+}
+
+/// Why a lane could not be opened or used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Transport(#[from] transport::Error),
+    /// The request was sent; whether it was carried out is not known.
+    #[error("lost the host while waiting for its answer")]
+    NoAnswer(#[source] transport::Error),
+    #[error(
+        "the host did not start a shell{}; it may allow no commands at all, or only scp",
+        quoted(.noise)
+    )]
+    NoShell { noise: Vec<u8> },
+    #[error("the host's answer makes no sense: {detail}")]
+    Surprise { detail: String },
+    #[error("cannot get random numbers: {0}")]
+    Random(String),
+}
+
+fn quoted(noise: &[u8]) -> String {
+    let noise = noise.trim_ascii();
+    if noise.is_empty() {
+        " and said nothing".to_owned()
+    } else {
+        format!(" but said: {}", Escaped(noise))
+    }
+}
+
+impl Lane {
+    /// Opens a connection, waits for the resident shell and gives it its helper functions.
+    ///
+    /// `flavour` is the helpers' word for the host's userland, empty to find out.
+    pub fn open(
+        transport: &dyn Transport,
+        flavour: &str,
+        timeout: Duration,
+    ) -> Result<Self, Error> {
+        let mut connection = transport.connect()?;
+        let token = random_token()?;
+        let mark = [&[FRAME_START][..], &token, b"\n"].concat();
+        // The mark is written as an escape, so that a login shell that echoes its command does
+        // not print it. The login shell itself may be csh or fish: between the quotes there is
+        // neither a quote nor `!` nor a newline.
+        let command = format!(
+            "exec sh -c 'printf \"\\036{}\\n\"; while IFS= read -r l; do eval \"$l\"; done'",
+            String::from_utf8_lossy(&token)
+        );
+        let channel = connection.exec(&command)?;
+        let frame = [&[FRAME_START][..], &token].concat();
+        let mut lane = Self {
+            channel,
+            connection,
+            token,
+            frame,
+            buf: Vec::new(),
+            start: 0,
+            is_broken: true,
+            last_used: Tick::ZERO,
+        };
+        lane.channel.set_timeout(timeout);
+        lane.skip_noise(&mark)?;
+        lane.channel.discard_stderr()?;
+        let preamble = lane.preamble(flavour);
+        lane.request(&preamble)?;
+        Ok(lane)
+    }
+
+    /// Reads what a login prints until the shell's mark. Nothing is sent before that, so that a
+    /// login script that reads its input gets nothing of ours.
+    fn skip_noise(&mut self, mark: &[u8]) -> Result<(), Error> {
+        let mut n_skipped = 0;
+        loop {
+            if let Some(at) = memchr::memmem::find(&self.buf, mark) {
+                self.start = at + mark.len();
+                return Ok(());
+            }
+            // A mark may lie across two reads.
+            let keep = KEPT_NOISE.max(mark.len());
+            if self.buf.len() > keep {
+                let cut = self.buf.len() - keep;
+                self.buf.drain(..cut);
+                n_skipped += cut;
+            }
+            let no_shell = |lane: &Self| Error::NoShell { noise: lane.buf.clone() };
+            if n_skipped > MAX_NOISE {
+                return Err(no_shell(self));
+            }
+            match self.read_more() {
+                Ok(()) => {}
+                Err(transport::Error::Closed { .. }) => return Err(no_shell(self)),
+                // Words without a shell behind them (a menu, a prompt) are worth showing.
+                Err(transport::Error::Timeout { .. }) if !self.buf.is_empty() => {
+                    return Err(no_shell(self));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The lines that define the helper functions, read by a loop because the resident loop
+    /// takes one line at a time.
+    fn preamble(&self, flavour: &str) -> Vec<u8> {
+        let token = String::from_utf8_lossy(&self.token);
+        let mut lines = format!(
+            "T={token}; F={flavour}; nl=$(printf '\\n.'); nl=${{nl%.}}; h=\n\
+             while IFS= read -r l; do case $l in \"$T\") break;; esac; h=$h$l$nl; done; \
+             eval \"$h\"; a 0\n"
+        )
+        .into_bytes();
+        for line in HELPERS.lines() {
+            let line = line.trim_start_matches('\t');
+            if !line.is_empty() && !line.starts_with('#') {
+                lines.extend_from_slice(line.as_bytes());
+                lines.push(b'\n');
+            }
+        }
+        lines.extend_from_slice(&self.token);
+        lines.push(b'\n');
+        lines
+    }
+
+    /// Sends one line, its newline included, and waits for its answer: one round trip.
+    pub fn request(&mut self, line: &[u8]) -> Result<Answer, Error> {
+        self.send(line)?;
+        self.answer()
+    }
+
+    /// Sends bytes. From here until its answer is read, the lane counts as broken.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.is_broken = true;
+        self.channel.write_all(bytes)?;
+        Ok(())
+    }
+
+    /// Reads the rest of the answer: all up to and with its frame.
+    pub(crate) fn answer(&mut self) -> Result<Answer, Error> {
+        let mut searched = 0;
+        let at = loop {
+            let unread = self.unread();
+            if let Some(at) = memchr::memmem::find(&unread[searched..], &self.frame) {
+                break searched + at;
+            }
+            searched = unread.len().saturating_sub(self.frame.len());
+            if unread.len() > MAX_ANSWER {
+                return Err(self.surprise("it does not end"));
+            }
+            self.read_more().map_err(Error::NoAnswer)?;
+        };
+        let body = self.unread()[..at].to_vec();
+        self.start += at + self.frame.len();
+        // A status is at most three digits.
+        let end = loop {
+            let tail = self.unread();
+            match memchr::memchr(b'\n', tail) {
+                Some(end) if end <= 4 => break end,
+                None if tail.len() <= 4 => self.read_more().map_err(Error::NoAnswer)?,
+                _ => return Err(self.surprise("bad status")),
+            }
+        };
+        let status = std::str::from_utf8(&self.unread()[..end]).ok();
+        let Some(status) = status.and_then(|s| s.strip_prefix(' ')?.parse().ok()) else {
+            return Err(self.surprise("bad status"));
+        };
+        self.start += end + 1;
+        if !self.unread().is_empty() {
+            return Err(self.surprise("something follows it"));
+        }
+        self.buf.clear();
+        self.start = 0;
+        self.is_broken = false;
+        Ok(Answer { status, body })
+    }
+
+    /// Returns what was read and not used.
+    pub(crate) fn unread(&self) -> &[u8] {
+        &self.buf[self.start..]
+    }
+
+    /// Marks the first bytes of [`Lane::unread`] as used.
+    pub(crate) fn consume(&mut self, n: usize) {
+        self.start += n;
+        if self.start == self.buf.len() {
+            self.buf.clear();
+            self.start = 0;
+        }
+    }
+
+    /// Waits for more output and adds it to [`Lane::unread`].
+    pub(crate) fn read_more(&mut self) -> Result<(), transport::Error> {
+        if self.start > 0 {
+            self.buf.drain(..self.start);
+            self.start = 0;
+        }
+        let len = self.buf.len();
+        self.buf.resize(len + READ_SIZE, 0);
+        let result = self.channel.read(&mut self.buf[len..]);
+        self.buf.truncate(len + *result.as_ref().unwrap_or(&0));
+        match result? {
+            0 => Err(transport::Error::Closed { act: "waiting for the host" }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns whether the unread output begins with a frame.
+    pub(crate) fn is_at_frame(&self) -> bool {
+        self.unread().first() == Some(&FRAME_START)
+    }
+
+    pub(crate) fn surprise(&mut self, detail: &str) -> Error {
+        self.is_broken = true;
+        let sample: Vec<u8> = self.unread().iter().copied().take(200).collect();
+        Error::Surprise { detail: format!("{detail}; it goes on with `{}`", Escaped(&sample)) }
+    }
+
+    /// Returns the random word that frames this lane's answers.
+    pub fn token(&self) -> &[u8] {
+        &self.token
+    }
+
+    /// Returns whether the lane is out of step and can only be dropped.
+    pub fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+
+    /// Says that the lane can only be dropped.
+    pub(crate) fn set_broken(&mut self) {
+        self.is_broken = true;
+    }
+
+    pub(crate) fn last_used(&self) -> Tick {
+        self.last_used
+    }
+
+    pub(crate) fn set_last_used(&mut self, now: Tick) {
+        self.last_used = now;
+    }
+
+    pub(crate) fn keepalive(&mut self) -> Result<(), transport::Error> {
+        self.connection.keepalive()
+    }
+
+    pub(crate) fn aborter(&self) -> Aborter {
+        self.connection.aborter()
+    }
+
+    pub(crate) fn banner(&self) -> &str {
+        self.connection.banner()
+    }
+}
+
+fn random_token() -> Result<Vec<u8>, Error> {
+    let mut bytes = [0u8; 16];
+    getrandom::fill(&mut bytes).map_err(|error| Error::Random(error.to_string()))?;
+    Ok(bytes.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect())
+}

@@ -1,0 +1,357 @@
+//! The lanes of a mount: lends them, takes them back, replaces the broken ones.
+//!
+//! Metadata never waits behind content: content may use all lanes but one. Lanes are opened when
+//! they are needed, one at a time, while whoever needs one takes the first that gets free.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Deref;
+use std::ops::DerefMut;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::clock::Tick;
+use crate::remote::Error;
+use crate::remote::lane;
+use crate::remote::lane::Lane;
+use crate::sync::Condvar;
+use crate::sync::Mutex;
+use crate::transport;
+use crate::transport::Aborter;
+use crate::transport::auth::Refusal;
+
+/// How soon after a failed attempt to connect the next may begin; doubled each time.
+const FIRST_BACK_OFF: Duration = Duration::from_millis(500);
+const MAX_BACK_OFF: Duration = Duration::from_secs(30);
+
+/// A lane that lay idle for longer may have died unnoticed; ask it before a request that cannot
+/// be repeated.
+const TRUSTED_IDLE: Duration = Duration::from_secs(10);
+
+/// How often idle lanes tell the host, and every router between, that they are in use.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// What a lane is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Metadata,
+    Content,
+}
+
+/// Makes a new lane.
+pub type Opener = Box<dyn Fn() -> Result<Lane, lane::Error> + Send + Sync>;
+
+/// The pool. Cloning it gives another handle to the same lanes.
+#[derive(Clone)]
+pub struct Lanes {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    opener: Opener,
+    clock: Arc<dyn Clock>,
+    /// Guards everything below. Never held while a lane is opened or used.
+    state: Mutex<State>,
+    /// Told when a lane gets free, when one is lost, and when an attempt to open one ends.
+    changed: Condvar,
+    /// Told when the pool is closed.
+    closing: Condvar,
+}
+
+struct State {
+    idle: Vec<Lane>,
+    /// To end the lanes that are lent.
+    lent: HashMap<u64, Aborter>,
+    n_lent_for_content: usize,
+    is_opening: bool,
+    n_waiting: usize,
+    next_id: u64,
+    max: usize,
+    is_closed: bool,
+    failure: Option<Failure>,
+}
+
+struct Failure {
+    at: Tick,
+    back_off: Duration,
+    detail: String,
+    is_timeout: bool,
+}
+
+impl State {
+    fn n_open(&self) -> usize {
+        self.idle.len() + self.lent.len()
+    }
+}
+
+impl Lanes {
+    /// Makes a pool of at most `max` lanes, of which `first` is one.
+    pub fn new(first: Lane, opener: Opener, max: usize, clock: Arc<dyn Clock>) -> Self {
+        let shared = Arc::new(Shared {
+            opener,
+            clock,
+            state: Mutex::new(State {
+                idle: vec![first],
+                lent: HashMap::new(),
+                n_lent_for_content: 0,
+                is_opening: false,
+                n_waiting: 0,
+                next_id: 0,
+                max: max.max(1),
+                is_closed: false,
+                failure: None,
+            }),
+            changed: Condvar::new(),
+            closing: Condvar::new(),
+        });
+        let weak = Arc::downgrade(&shared);
+        let keeper = thread::Builder::new().name("scpfs-keepalive".to_owned());
+        let spawned = keeper.spawn(move || {
+            while let Some(shared) = weak.upgrade() {
+                if !shared.keep_alive() {
+                    return;
+                }
+            }
+        });
+        if let Err(error) = spawned {
+            log::warn!("cannot keep idle connections alive: {error}");
+        }
+        Self { shared }
+    }
+
+    /// Lends a lane that is in step with its host; waits for one if need be.
+    ///
+    /// # Errors
+    /// There is no lane and none can be opened, or the pool was closed.
+    pub fn lend(&self, purpose: Purpose, act: &'static str) -> Result<Lent, Error> {
+        let shared = &self.shared;
+        let mut state = shared.state.lock();
+        let since = shared.clock.tick();
+        loop {
+            if state.is_closed {
+                return Err(Error::Closed);
+            }
+            let max_content = state.max.saturating_sub(1).max(1);
+            let is_allowed =
+                purpose == Purpose::Metadata || state.n_lent_for_content < max_content;
+            if is_allowed && let Some(lane) = state.idle.pop() {
+                let id = state.next_id;
+                state.next_id += 1;
+                state.lent.insert(id, lane.aborter());
+                if purpose == Purpose::Content {
+                    state.n_lent_for_content += 1;
+                }
+                return Ok(Lent { lane: Some(lane), id, purpose, lanes: self.clone() });
+            }
+            if state.n_open() == 0
+                && !state.is_opening
+                && let Some(failure) = &state.failure
+                && (failure.at >= since || failure.at + failure.back_off > shared.clock.tick())
+            {
+                return Err(failure.to_error(act));
+            }
+            if is_allowed {
+                shared.open_one_more(&mut state);
+            }
+            state.n_waiting += 1;
+            shared.changed.wait(&mut state);
+            state.n_waiting -= 1;
+        }
+    }
+
+    /// Lends a lane that has just shown that it lives, for a request that cannot be repeated.
+    pub fn lend_live(&self, purpose: Purpose, act: &'static str) -> Result<Lent, Error> {
+        loop {
+            let mut lent = self.lend(purpose, act)?;
+            let idle = self.shared.clock.tick().saturating_sub(lent.last_used());
+            if idle < TRUSTED_IDLE || lent.request(b"a 0\n").is_ok() {
+                return Ok(lent);
+            }
+            log::info!("a connection died while it was idle");
+        }
+    }
+
+    /// Returns how many lanes are open.
+    pub fn n_open(&self) -> usize {
+        self.shared.state.lock().n_open()
+    }
+
+    /// Ends all lanes. Whoever waits for one, or on one, gets an error at once.
+    pub fn close(&self) {
+        let mut state = self.shared.state.lock();
+        state.is_closed = true;
+        for aborter in state.lent.values() {
+            aborter.abort();
+        }
+        let idle = std::mem::take(&mut state.idle);
+        drop(state);
+        self.shared.changed.notify_all();
+        self.shared.closing.notify_all();
+        drop(idle);
+    }
+
+    fn take_back(&self, mut lane: Lane, id: u64, purpose: Purpose) {
+        let mut state = self.shared.state.lock();
+        state.lent.remove(&id);
+        if purpose == Purpose::Content {
+            state.n_lent_for_content -= 1;
+        }
+        let is_kept = !lane.is_broken() && !state.is_closed;
+        let dropped = if is_kept {
+            lane.set_last_used(self.shared.clock.tick());
+            state.idle.push(lane);
+            None
+        } else {
+            Some(lane)
+        };
+        drop(state);
+        self.shared.changed.notify_all();
+        drop(dropped);
+    }
+}
+
+impl Shared {
+    /// Starts to open a lane in the background if there may be one more.
+    fn open_one_more(self: &Arc<Self>, state: &mut State) {
+        let backs_off =
+            state.failure.as_ref().is_some_and(|f| f.at + f.back_off > self.clock.tick());
+        if state.is_opening || state.n_open() >= state.max || backs_off {
+            return;
+        }
+        state.is_opening = true;
+        let shared = Arc::clone(self);
+        let spawned = thread::Builder::new()
+            .name("scpfs-connect".to_owned())
+            .spawn(move || shared.open());
+        if let Err(error) = spawned {
+            state.is_opening = false;
+            self.fail(state, &error.to_string(), false);
+        }
+    }
+
+    fn open(self: Arc<Self>) {
+        let result = (self.opener)();
+        let mut state = self.state.lock();
+        state.is_opening = false;
+        match result {
+            Ok(mut lane) if !state.is_closed => {
+                lane.set_last_used(self.clock.tick());
+                state.failure = None;
+                state.idle.push(lane);
+                log::debug!("connection {} is open", state.n_open());
+                // Others may still wait; they ask for the next one when they wake.
+            }
+            Ok(_) => {}
+            Err(lane::Error::Transport(transport::Error::Auth(Refusal::WouldAskAgain { .. })))
+                if state.n_open() > 0 =>
+            {
+                log::info!("a further login would ask again; one connection does everything");
+                state.max = state.n_open();
+            }
+            Err(error) => {
+                log::warn!("cannot open a connection: {}", crate::remote::chain(&error));
+                let is_timeout = matches!(
+                    error,
+                    lane::Error::Transport(transport::Error::Timeout { .. })
+                        | lane::Error::NoAnswer(transport::Error::Timeout { .. })
+                );
+                self.fail(&mut state, &crate::remote::chain(&error), is_timeout);
+            }
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    fn fail(&self, state: &mut State, detail: &str, is_timeout: bool) {
+        let back_off = state.failure.as_ref().map_or(FIRST_BACK_OFF, |f| f.back_off * 2);
+        state.failure = Some(Failure {
+            at: self.clock.tick(),
+            back_off: back_off.min(MAX_BACK_OFF),
+            detail: detail.to_owned(),
+            is_timeout,
+        });
+    }
+
+    /// One round of the keeper's work; false when there is nothing left to keep.
+    fn keep_alive(&self) -> bool {
+        let mut state = self.state.lock();
+        if !state.is_closed {
+            self.closing.wait_for(&mut state, KEEPALIVE);
+        }
+        let now = self.clock.tick();
+        let mut dead = Vec::new();
+        let mut kept = Vec::new();
+        for mut lane in std::mem::take(&mut state.idle) {
+            let is_due = now.saturating_sub(lane.last_used()) >= KEEPALIVE;
+            if is_due && lane.keepalive().is_err() {
+                dead.push(lane);
+            } else {
+                kept.push(lane);
+            }
+        }
+        state.idle = kept;
+        let goes_on = !state.is_closed;
+        drop(state);
+        if !dead.is_empty() {
+            log::info!("{} idle connections died", dead.len());
+        }
+        goes_on
+    }
+}
+
+impl Failure {
+    fn to_error(&self, act: &'static str) -> Error {
+        let source = if self.is_timeout {
+            transport::Error::Timeout { act: "connecting", timeout: Duration::ZERO }
+        } else {
+            transport::Error::Failed { act: "connecting", detail: self.detail.clone() }
+        };
+        Error::Disconnected { act, source }
+    }
+}
+
+impl fmt::Debug for Lanes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lanes").field("n_open", &self.n_open()).finish()
+    }
+}
+
+/// A lane on loan; goes back when dropped, to be used again unless it is broken.
+pub struct Lent {
+    lane: Option<Lane>,
+    id: u64,
+    purpose: Purpose,
+    lanes: Lanes,
+}
+
+impl fmt::Debug for Lent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lent").field("id", &self.id).finish()
+    }
+}
+
+impl Deref for Lent {
+    type Target = Lane;
+
+    #[expect(clippy::expect_used, reason = "the lane is there until drop")]
+    fn deref(&self) -> &Lane {
+        self.lane.as_ref().expect("a lane on loan")
+    }
+}
+
+impl DerefMut for Lent {
+    #[expect(clippy::expect_used, reason = "the lane is there until drop")]
+    fn deref_mut(&mut self) -> &mut Lane {
+        self.lane.as_mut().expect("a lane on loan")
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(lane) = self.lane.take() {
+            self.lanes.take_back(lane, self.id, self.purpose);
+        }
+    }
+}

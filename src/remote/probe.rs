@@ -1,0 +1,195 @@
+//! Finds out what a host is and has, when it is first reached.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::path::Escaped;
+use crate::remote::Facts;
+use crate::remote::TimePrecision;
+use crate::remote::lane;
+use crate::remote::lane::Lane;
+use crate::remote::lanes::Lanes;
+use crate::remote::shell::Shell;
+use crate::remote::shell::answer;
+use crate::remote::shell::answer::Flavour;
+use crate::remote::shell::quote::Line;
+use crate::transport::Transport;
+
+/// Why a host cannot be mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Lane(#[from] lane::Error),
+    #[error("there is no directory {} on the host", Escaped(.0))]
+    RootMissing(Vec<u8>),
+    #[error("{} is not a directory on the host; mount the directory it is in", Escaped(.0))]
+    RootNotADirectory(Vec<u8>),
+    #[error("the host does not let this user read the directory {}", Escaped(.0))]
+    RootDenied(Vec<u8>),
+    #[error(
+        "the host has no `scp` program; install openssh-client (openssh-clients on Fedora and \
+         RHEL, the scp of dropbear on OpenWrt) on it"
+    )]
+    NoScp,
+    #[error(
+        "the host has a shell, but neither GNU find and stat nor BusyBox with stat (system: {}); \
+         other userlands are not supported yet",
+        Escaped(.0)
+    )]
+    UnknownUserland(Vec<u8>),
+    #[error("the host's answer about itself makes no sense: {}", Escaped(.0))]
+    Surprise(Vec<u8>),
+}
+
+/// How a mount talks to its host.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The directory as typed; empty for the login directory.
+    pub directory: Vec<u8>,
+    /// How many connections there may be.
+    pub max_lanes: usize,
+    /// How long a wait for the host may go without progress.
+    pub timeout: Duration,
+}
+
+/// Connects to a host, finds out about it and makes the [`Shell`] dialect of it.
+pub fn probe(
+    transport: Arc<dyn Transport>,
+    settings: &Settings,
+    clock: Arc<dyn Clock>,
+) -> Result<Shell, Error> {
+    let mut lane = Lane::open(&*transport, "", settings.timeout)?;
+    let directory = login_relative(&settings.directory);
+    let reply = lane.request(&Line::new("probe").arg(&directory).finish())?;
+    let shown = || if directory == b"." { b"~".to_vec() } else { directory.clone() };
+    match reply.status {
+        0 => {}
+        answer::ROOT_MISSING => return Err(Error::RootMissing(shown())),
+        answer::ROOT_NOT_A_DIRECTORY => return Err(Error::RootNotADirectory(shown())),
+        answer::ROOT_DENIED => return Err(Error::RootDenied(shown())),
+        _ => return Err(Error::Surprise(reply.body)),
+    }
+    let found = parse(&reply.body).ok_or_else(|| Error::Surprise(reply.body.clone()))?;
+    let Some(flavour) = found.flavour else { return Err(Error::UnknownUserland(found.system)) };
+    if !found.has_scp {
+        return Err(Error::NoScp);
+    }
+    let facts = found.into_facts(flavour, lane.banner());
+    let timeout = settings.timeout;
+    let opener = move || Lane::open(&*transport, flavour.word(), timeout);
+    let lanes = Lanes::new(lane, Box::new(opener), settings.max_lanes, clock);
+    Ok(Shell::new(lanes, flavour, facts))
+}
+
+/// What was typed after `host:` as a path for `cd` in the login directory.
+fn login_relative(typed: &[u8]) -> Vec<u8> {
+    let relative = typed.strip_prefix(b"~/").unwrap_or(typed);
+    match relative {
+        b"" | b"~" => b".".to_vec(),
+        [b'/', ..] => relative.to_vec(),
+        _ => [b"./", relative].concat(),
+    }
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    flavour: Option<Flavour>,
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+    system: Vec<u8>,
+    has_scp: bool,
+    has_nanos: bool,
+    can_exchange: bool,
+    root: Vec<u8>,
+}
+
+/// Parses what `probe` of `helpers.sh` prints: a word and a value a line, `root` last.
+fn parse(body: &[u8]) -> Option<Found> {
+    let mut found = Found::default();
+    let mut rest = body;
+    let number = |value: &[u8]| std::str::from_utf8(value).ok()?.parse::<u32>().ok();
+    loop {
+        if let Some(root) = rest.strip_prefix(b"root ") {
+            let root = root.strip_suffix(b"\n")?;
+            if root.first() != Some(&b'/') {
+                return None;
+            }
+            // `/` becomes empty, so that joining needs no case of its own.
+            found.root = if root == b"/" { Vec::new() } else { root.to_vec() };
+            return Some(found);
+        }
+        let (line, after) = rest.split_at_checked(memchr::memchr(b'\n', rest)?)?;
+        rest = after.get(1..)?;
+        let (word, value) = line.split_at_checked(memchr::memchr(b' ', line)?)?;
+        let value = value.get(1..)?;
+        match word {
+            b"flavour" => found.flavour = Flavour::from_word(value),
+            b"uid" => found.uid = number(value)?,
+            b"gid" => found.gid = number(value)?,
+            b"groups" => {
+                found.groups = value.split(|&b| b == b' ').filter_map(number).collect();
+            }
+            b"system" => found.system = value.to_vec(),
+            b"scp" => found.has_scp = true,
+            b"times" => found.has_nanos = true,
+            b"exchange" => found.can_exchange = true,
+            _ => {}
+        }
+    }
+}
+
+impl Found {
+    fn into_facts(self, flavour: Flavour, banner: &str) -> Facts {
+        let userland = match flavour {
+            Flavour::Gnu => "GNU userland",
+            Flavour::BusyBox => "BusyBox with stat",
+        };
+        let summary = format!(
+            "{}, {userland}, server {}, login uid {}",
+            Escaped(&self.system),
+            Escaped(banner.trim().trim_start_matches("SSH-2.0-").as_bytes()),
+            self.uid
+        );
+        Facts {
+            summary,
+            root: self.root,
+            uid: self.uid,
+            gid: self.gid,
+            groups: self.groups,
+            can_exchange: self.can_exchange,
+            time_precision: if self.has_nanos { TimePrecision::Nanos } else { TimePrecision::Seconds },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_typed_is_relative_to_the_login_directory() {
+        for (typed, path) in [
+            (&b""[..], &b"."[..]),
+            (b"~", b"."),
+            (b"~/x", b"./x"),
+            (b"x y", b"./x y"),
+            (b"-rf", b"./-rf"),
+            (b"/srv", b"/srv"),
+            (b"~user", b"./~user"),
+        ] {
+            assert_eq!(login_relative(typed), path);
+        }
+    }
+
+    #[test]
+    fn the_root_may_hold_anything() {
+        let found = parse(b"uid 1\nscp yes\nroot /a\nuid 7\n").unwrap();
+        assert_eq!((found.uid, found.root), (1, b"/a\nuid 7".to_vec()));
+        assert_eq!(parse(b"root /\n").unwrap().root, b"");
+        assert!(parse(b"uid 1\n").is_none());
+        assert!(parse(b"uid x\nroot /\n").is_none());
+        assert!(parse(b"root relative\n").is_none());
+    }
+}

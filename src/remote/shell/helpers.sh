@@ -1,0 +1,194 @@
+# The helper functions of a lane, for any POSIX shell.
+#
+# A lane defines them once at its start. Before them it sets
+#   T   the token that frames its answers
+#   nl  a newline
+#   F   the flavour of the userland, `gnu` or `busybox`; empty: find out (see probe)
+# Each answer is the output of a helper, then RS, the token, a space, a status, a newline.
+# Statuses above 200 are ours, see answer.rs. Lines that begin with `#` are not sent.
+
+export LC_ALL=C TZ=UTC0
+unset CDPATH POSIXLY_CORRECT TIME_STYLE LS_COLORS BLOCK_SIZE GREP_OPTIONS
+unalias -a
+PATH=$PATH:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
+umask 077
+exec 2>/dev/null 3>&1
+
+# a STATUS: ends an answer.
+a() { printf '\036%s %d\n' "$T" "$1"; }
+
+# q COMMAND...: runs a command; where it fails, its words and its status are the answer.
+q() { "$@" 2>&1 </dev/null || { a $?; return 1; }; }
+
+# v PATH...: answers with the attributes of paths, one line each.
+v() { st "$@"; a 0; }
+
+# g PATH: answers with the attributes of one path, or why there are none.
+g() { st "$1" 2>&1; a $?; }
+
+# o OWNER PATH: gives a new file away; an empty OWNER keeps it.
+o() { [ -z "$1" ] || q chown -h "$1" -- "$2"; }
+
+# x PATH: whether there is anything, a dangling link included.
+x() { [ -e "$1" ] || [ -h "$1" ]; }
+
+case $F in
+'')
+	if [ "$(find / -prune -printf p)" = p ]; then
+		case $(stat -c %.9Y /) in
+		[0-9]*.?????????) F=gnu ;;
+		esac
+	fi
+	if [ -z "$F" ]; then
+		case $(stat -c '%i %y' /) in
+		[0-9]*' '????-??-??' '??:??:??*) F=busybox ;;
+		esac
+	fi
+	;;
+esac
+
+case $F in
+gnu)
+	SF='%f %s %b %h %u %g %d %i %t %T %.9X %.9Y %.9Z'
+	VF='%d %i %s %.9Y'
+	st() { stat -c "$SF" -- "$@"; }
+	# Records end with NUL; what comes after the last one is what find complained of.
+	l() {
+		e=$(find "$1" -maxdepth 1 -printf '%y %m %s %b %n %U %G %D %i %A@ %T@ %C@ %d %f\0%l\0' 2>&1 >&3)
+		s=$?
+		printf '%s' "$e"
+		a $s
+	}
+	ln_() { ln -PT -- "$1" "$2"; }
+	;;
+busybox)
+	SF='%f %s %b %h %u %g %d %i %t %T %x|%y|%z'
+	VF='%d %i %s %y'
+	st() { stat -c "$SF" -- "$@"; }
+	# Records begin with GS, the token and a space; the last begins with GS, the token and `!`.
+	l() {
+		e=$({ { printf '%s\0' "$1"; find "$1" -mindepth 1 -maxdepth 1 -print0; } |
+			xargs -0 stat -c "$(printf '\035%s ' "$T")$SF %n" -- >&3; } 2>&1)
+		s=$?
+		printf '\035%s!%s' "$T" "$e"
+		a $s
+	}
+	ln_() { ln -T -- "$1" "$2"; }
+	;;
+esac
+
+# probe DIR: what this host is and has; `root` comes last because it may hold anything.
+probe() {
+	printf 'flavour %s\n' "$F"
+	printf 'uid %s\ngid %s\ngroups %s\n' "$(id -u)" "$(id -g)" "$(id -G)"
+	printf 'system %s\n' "$(uname -s -m)"
+	if command -v scp >/dev/null; then printf 'scp yes\n'; fi
+	if touch -c -d @0.25 -- "/nonexistent/$T"; then printf 'times nanos\n'; fi
+	case $(mv --help 2>&1) in *--exchange*) printf 'exchange yes\n' ;; esac
+	if ! x "$1"; then a 211; return; fi
+	if ! [ -d "$1" ]; then a 212; return; fi
+	if ! cd -P -- "$1" || ! [ -r . ]; then a 213; return; fi
+	printf 'root %s\n' "$(pwd -P)"
+	cd / || :
+	a 0
+}
+
+# f PATH: sends a file; its attributes follow.
+f() { scp -p -f "$1"; s=$?; st "$1"; a $s; }
+
+# pc PATH: sends a file whose size is not what stat says, of /proc or /sys.
+pc() { cat -- "$1" </dev/null; s=$?; a $s; }
+
+# lost STATUS TEMP: ends a store that failed. The shell ends as well: what is left of the content
+# must never be read as commands.
+lost() { rm -f -- "$2"; a "$1"; exit 1; }
+
+# as EXPECTED PATH: whether PATH is what it should be: `-` anything, `0` nothing, or a version.
+as() {
+	case $1 in
+	-) ;;
+	0) ! x "$2" ;;
+	*) [ "$(stat -c "$VF" -- "$2")" = "$1" ] ;;
+	esac
+}
+
+# qs TEMP COMMAND...: as q, within a store.
+qs() { t=$1; shift; "$@" 2>&1 </dev/null || lost $? "$t"; }
+
+# fin TEMP OWNER MODE STAMP SYNC: what scp could not set on a new file.
+fin() {
+	[ -z "$2" ] || { qs "$1" chown -h "$2" -- "$1" && qs "$1" chmod "$3" -- "$1"; }
+	[ -z "$4" ] || qs "$1" touch -c -m -d "$4" -- "$1"
+	[ -z "$5" ] || flush "$1"
+}
+
+# flush PATH: to the disk, where there is a program for it.
+flush() { sync -- "$1" || fsync "$1" || :; }
+
+# acl PATH: whether the file has more than mode bits, which a replacement would lose.
+acl() { case $(ls -ld -- "$1") in ??????????+*) return 0 ;; esac; return 1; }
+
+# inplace TEMP PATH MODE: the content goes into the file that is there.
+inplace() {
+	{ cat -- "$1" 2>&1 >&4; } 4>"$2" || lost 1 "$1"
+	qs "$1" chmod "$3" -- "$2"
+	qs "$1" touch -c -r "$1" -- "$2"
+	rm -f -- "$1"
+}
+
+# w HOW TEMP PATH PARENT EXPECTED OWNER MODE STAMP SYNC: receives a file.
+w() {
+	if [ "$1" = direct ]; then
+		as "$5" "$3" || lost 201 "$2"
+		scp -p -t "$3" || lost $? "$2"
+	else
+		scp -p -t "$2" || lost $? "$2"
+		put "$@"
+	fi
+	v "$3" "$4"
+}
+
+# put: the arguments of w; moves a complete temporary file to its place.
+put() {
+	fin "$2" "$6" "$7" "$8" "$9"
+	as "$5" "$3" || lost 201 "$2"
+	if [ -d "$3" ] && ! [ -h "$3" ]; then
+		printf '%s\n' ': Is a directory'
+		lost 1 "$2"
+	elif [ "$1" = inplace ] || { [ "$5" != 0 ] && acl "$3"; }; then
+		w=1
+		[ -w "$3" ] || w=
+		if [ -z "$w" ]; then printf '%s\n' ': Permission denied'; lost 1 "$2"; fi
+		inplace "$2" "$3" "$7"
+	else
+		qs "$2" mv -fT -- "$2" "$3"
+	fi
+	[ -z "$9" ] || flush "$4"
+}
+
+# cpy SOURCE and the arguments of w: copies a file on the host.
+cpy() {
+	src=$1
+	shift
+	qs "$2" cp -- "$src" "$2"
+	qs "$2" chmod "$7" -- "$2"
+	put "$@"
+	v "$3" "$4"
+}
+
+# new PATH PARENT MODE OWNER: creates an empty file that was not there.
+new() {
+	if x "$1"; then a 202; return; fi
+	if ! e=$( (set -C; : >"$1") 2>&1); then
+		if x "$1"; then a 202; return; fi
+		# A shell's own words for a failed redirection differ; touch's do not.
+		q touch -- "$1" || return
+	fi
+	q chmod "$3" -- "$1" && o "$4" "$1" && v "$1" "$2"
+}
+
+# noreplace FROM TO FROMDIR TODIR: renames, unless something has the name already.
+noreplace() {
+	if x "$2"; then a 202; return; fi
+	q mv -fT -- "$1" "$2" && v "$2" "$3" "$4"
+}

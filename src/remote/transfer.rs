@@ -1,0 +1,219 @@
+//! Drives `scp::Sink` and `scp::Source` over a lane. The only place where SCP meets a transport.
+
+use crate::path::RemotePath;
+use crate::remote::Content;
+use crate::remote::Error;
+use crate::remote::Receiver;
+use crate::remote::StorePlan;
+use crate::remote::lane;
+use crate::remote::lane::Answer;
+use crate::remote::lane::Lane;
+use crate::scp;
+use crate::scp::Event;
+use crate::scp::Reply;
+
+/// Files up to this size are sent in one write, ahead of any acknowledgement. For larger ones the
+/// round trip that waiting costs is nothing beside their content.
+pub const MAX_AHEAD: u64 = 1 << 20;
+
+/// How much content is sent at a time.
+const CHUNK: usize = 256 << 10;
+
+/// The name in the C record. A sink whose target is one explicit path does not look at it; no
+/// name of the user's ever gets into a record.
+const RECORD_NAME: &[u8] = b"scpfs";
+
+/// How a fetch ended.
+#[derive(Debug)]
+pub(crate) enum Fetch {
+    /// The content is complete.
+    Complete { size: u64, answer: Answer },
+    /// The host sent no content, or content that does not count; its words.
+    Refused { text: Vec<u8>, answer: Answer },
+}
+
+/// Sends `line`, which runs `scp -p -f` for one file, and takes the file: one round trip, because
+/// the source finds all its acknowledgements waiting.
+pub(crate) fn fetch(
+    lane: &mut Lane,
+    line: &[u8],
+    path: &RemotePath,
+    receiver: &mut dyn Receiver,
+) -> Result<Fetch, Error> {
+    const ACT: &str = "fetch";
+    let local = |source| Error::Local { act: ACT, path: path.clone(), source };
+    // Ready, T, C, content. A source that needs fewer leaves the rest to the shell, whose `read`
+    // drops NUL bytes.
+    lane.send(&[line, b"\0\0\0\0"].concat()).map_err(|e| lost(ACT, e))?;
+    let mut sink = scp::Sink::new(scp::Scope::Files(1), true);
+    let mut size = 0;
+    let mut outcome = None;
+    while outcome.is_none() {
+        if sink.is_between_records() && lane.is_at_frame() {
+            outcome = Some(Err(Vec::new()));
+            break;
+        }
+        let step = sink.step(lane.unread());
+        let (used, event) = step.map_err(|source| protocol(ACT, path, source))?;
+        if used == 0 && event.is_none() {
+            lane.read_more().map_err(|source| Error::OutcomeUnknown { act: ACT, source })?;
+            continue;
+        }
+        match event {
+            Some(Event::File { size: announced, .. }) => {
+                size = announced;
+                receiver.begin(size).map_err(local)?;
+                sink.accept();
+            }
+            Some(Event::Data(data)) => receiver.data(data).map_err(local)?,
+            Some(Event::FileEnd(end)) => outcome = Some(end),
+            Some(Event::Warning(text) | Event::Fatal(text)) => outcome = Some(Err(text)),
+            Some(Event::Directory { .. } | Event::DirectoryEnd) | None => {}
+        }
+        lane.consume(used);
+    }
+    let answer = lane.answer().map_err(|e| lost(ACT, e))?;
+    Ok(match outcome {
+        Some(Ok(())) => Fetch::Complete { size, answer },
+        Some(Err(text)) => Fetch::Refused { text, answer },
+        None => Fetch::Refused { text: Vec::new(), answer },
+    })
+}
+
+/// How a store ended.
+#[derive(Debug)]
+pub(crate) struct Store {
+    /// What the sink refused, in its words.
+    pub refused: Option<Vec<u8>>,
+    pub answer: Answer,
+}
+
+/// Sends `line`, which runs `scp -p -t` to one explicit path, and the content: one round trip
+/// for up to [`MAX_AHEAD`] bytes, two for more.
+///
+/// What makes it safe to send content before the C record is acknowledged: no `-r`; a target that
+/// is one explicit path and no directory; a constant name in the record; and `helpers.sh` ends
+/// the shell when a store fails, so that content that is left over is never read as commands.
+pub(crate) fn store(
+    lane: &mut Lane,
+    line: &[u8],
+    path: &RemotePath,
+    content: &mut dyn Content,
+    plan: &StorePlan,
+) -> Result<Store, Error> {
+    const ACT: &str = "store";
+    let local = |source| Error::Local { act: ACT, path: path.clone(), source };
+    content.rewind().map_err(local)?;
+    let is_small = plan.size <= MAX_AHEAD;
+    let ahead = if is_small { scp::Ahead::ToOneFile } else { scp::Ahead::Never };
+    let mut source = scp::Source::new(ahead);
+    source.times(plan.mtime, plan.atime);
+    source.file(plan.mode, plan.size, RECORD_NAME);
+    let mut out = line.to_vec();
+    out.extend(source.take_output());
+    let mut refused = None;
+    if !is_small {
+        lane.send(&out).map_err(|e| lost(ACT, e))?;
+        out.clear();
+        while !source.may_send_content() && refused.is_none() && !lane.is_at_frame() {
+            match next_reply(lane, &mut source, path)? {
+                Some(Reply::Refused(_, text) | Reply::Fatal(text)) => refused = Some(text),
+                Some(Reply::Done(_)) | None => {}
+            }
+        }
+        if refused.is_some() || lane.is_at_frame() {
+            // Nothing of the content was sent. The sink waits for records: end it.
+            source.end();
+            lane.send(&source.take_output()).map_err(|e| lost(ACT, e))?;
+            return finish(lane, source, path, refused);
+        }
+    }
+    let mut chunk = vec![0; CHUNK.min(usize::try_from(plan.size).unwrap_or(CHUNK))];
+    let mut left = plan.size;
+    while left > 0 {
+        let want = chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let n = content.read(&mut chunk[..want]).map_err(local)?;
+        if n == 0 || !source.content(n as u64) {
+            // The announced size cannot be reached: the lane is dropped and with it the transfer.
+            lane.set_broken();
+            return Err(local(std::io::ErrorKind::UnexpectedEof.into()));
+        }
+        out.extend_from_slice(&chunk[..n]);
+        left -= n as u64;
+        if !is_small {
+            if let Err(error) = lane.send(&out) {
+                // A host that gave up says why before it hangs up.
+                return finish(lane, source, path, None).map_err(|_| lost(ACT, error));
+            }
+            out.clear();
+        }
+    }
+    source.end_file(Ok(()));
+    source.end();
+    out.extend(source.take_output());
+    lane.send(&out).map_err(|e| lost(ACT, e))?;
+    finish(lane, source, path, refused)
+}
+
+/// Reads the replies that are still to come, and the frame.
+fn finish(
+    lane: &mut Lane,
+    mut source: scp::Source,
+    path: &RemotePath,
+    mut refused: Option<Vec<u8>>,
+) -> Result<Store, Error> {
+    while !lane.is_at_frame() && source.n_awaited() > 0 {
+        match next_reply(lane, &mut source, path)? {
+            Some(Reply::Refused(_, text)) => {
+                refused.get_or_insert(text);
+            }
+            Some(Reply::Fatal(text)) => {
+                refused.get_or_insert(text);
+                break;
+            }
+            Some(Reply::Done(_)) | None => {}
+        }
+    }
+    let answer = lane.answer().map_err(|e| lost("store", e))?;
+    if answer.status != 0 {
+        // The shell ends after a failed store, see `helpers.sh`.
+        lane.set_broken();
+    } else if source.n_awaited() > 0 && refused.is_none() {
+        return Err(Error::Surprise {
+            act: "store",
+            detail: "it reports success without an acknowledgement".to_owned(),
+        });
+    }
+    Ok(Store { refused, answer })
+}
+
+fn next_reply(
+    lane: &mut Lane,
+    source: &mut scp::Source,
+    path: &RemotePath,
+) -> Result<Option<Reply>, Error> {
+    if lane.unread().is_empty() {
+        lane.read_more().map_err(|source| Error::OutcomeUnknown { act: "store", source })?;
+        return Ok(None);
+    }
+    let step = source.step(lane.unread());
+    let (used, reply) = step.map_err(|source| protocol("store", path, source))?;
+    lane.consume(used);
+    if used == 0 {
+        lane.read_more().map_err(|source| Error::OutcomeUnknown { act: "store", source })?;
+    }
+    Ok(reply)
+}
+
+fn protocol(act: &'static str, path: &RemotePath, source: scp::ParseError) -> Error {
+    Error::Protocol { act, path: path.clone(), source }
+}
+
+/// Says what the failure of a lane means for a request.
+pub(crate) fn lost(act: &'static str, error: lane::Error) -> Error {
+    match error {
+        lane::Error::Transport(source) => Error::Disconnected { act, source },
+        lane::Error::NoAnswer(source) => Error::OutcomeUnknown { act, source },
+        other => Error::Surprise { act, detail: other.to_string() },
+    }
+}

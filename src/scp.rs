@@ -1,0 +1,21 @@
+//! The SCP wire protocol, without I/O: bytes go in, events and bytes come out.
+//!
+//! [`Sink`] receives what a host's `scp -f` sends, [`Source`] sends to a host's `scp -t`.
+//! Nothing in this module reads, writes, waits, or knows what SSH is. Driven by
+//! `remote::transfer`. The protocol is that of OpenSSH's scp.c, which every other implementation
+//! descends from or imitates.
+
+mod record;
+mod sink;
+mod source;
+
+pub use record::MAX_LINE;
+pub use record::ParseError;
+pub use record::Record;
+pub use sink::Event;
+pub use sink::Scope;
+pub use sink::Sink;
+pub use source::Ahead;
+pub use source::Reply;
+pub use source::Source;
+pub use source::Step;

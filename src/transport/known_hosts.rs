@@ -1,0 +1,497 @@
+//! Host keys: what the `known_hosts` files say about the key that a server shows.
+//!
+//! Pure: text in, verdict out. `verify` reads the files, asks the person and adds lines. The
+//! format is described in sshd(8). Host certificates are not supported: they
+//! are never negotiated, and `@cert-authority` lines vouch for no plain key.
+
+#![warn(clippy::indexing_slicing)]
+
+pub mod verify;
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use hmac::Hmac;
+use hmac::Mac as _;
+use sha1::Sha1;
+use sha2::Digest as _;
+use sha2::Sha256;
+
+/// Why a connection was given up because of the host's key. `key` is its type and fingerprint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error(
+        "the host key of {name} is not known ({key}{}); run `ssh {destination}` once to check \
+         and remember it, or pass -o StrictHostKeyChecking=accept-new",
+        others(.other_kinds)
+    )]
+    Unknown {
+        name: String,
+        destination: String,
+        key: String,
+        /// The types of the keys that are known for this host.
+        other_kinds: Vec<String>,
+    },
+    #[error(
+        "THE HOST KEY OF {name} HAS CHANGED: somebody may be listening in, or the host was \
+         reinstalled. It now shows {key}; {}:{line} has another. If the change is right, run \
+         `ssh-keygen -R '{name}' -f '{}'` and connect again",
+        file.display(), file.display()
+    )]
+    Changed {
+        name: String,
+        key: String,
+        file: PathBuf,
+        line: usize,
+    },
+    #[error(
+        "the host key of {name} ({key}) is marked as revoked in {}:{line}; do not trust this host",
+        file.display()
+    )]
+    Revoked {
+        name: String,
+        key: String,
+        file: PathBuf,
+        line: usize,
+    },
+    #[error("the host key of {name} was not accepted")]
+    Declined { name: String },
+}
+
+fn others(kinds: &[String]) -> String {
+    if kinds.is_empty() {
+        return String::new();
+    }
+    format!("; known are keys of type {}", kinds.join(", "))
+}
+
+/// One `known_hosts` file, read.
+#[derive(Debug)]
+pub struct KnownFile {
+    pub path: PathBuf,
+    pub text: Vec<u8>,
+}
+
+/// What the files say about a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Known,
+    /// No line has this key, and none has another of its type.
+    Unknown {
+        other_kinds: Vec<String>,
+    },
+    /// A line has another key of the same type.
+    Changed {
+        file: PathBuf,
+        line: usize,
+    },
+    Revoked {
+        file: PathBuf,
+        line: usize,
+    },
+}
+
+/// Returns the name under which a host is kept: `host`, or `[host]:port`.
+pub fn lookup_name(host: &str, port: u16) -> String {
+    let host = host.to_ascii_lowercase();
+    if port == 22 {
+        host
+    } else {
+        format!("[{host}]:{port}")
+    }
+}
+
+/// Returns what `files` say about the key `blob` of the host kept as `name`.
+///
+/// A revocation in any file outweighs every line that knows the key.
+pub fn check(files: &[KnownFile], name: &str, blob: &[u8]) -> Verdict {
+    let kind = key_type(blob).unwrap_or_default();
+    let mut is_known = false;
+    let mut changed = None;
+    let mut other_kinds: Vec<String> = Vec::new();
+    for (file, entry) in entries(files, name) {
+        let is_same = entry.blob == blob;
+        match entry.marker {
+            Marker::Revoked if is_same => {
+                return Verdict::Revoked {
+                    file: file.to_owned(),
+                    line: entry.line,
+                };
+            }
+            Marker::Plain if is_same => is_known = true,
+            Marker::Plain if entry.kind == kind => {
+                changed.get_or_insert(Verdict::Changed {
+                    file: file.to_owned(),
+                    line: entry.line,
+                });
+            }
+            Marker::Plain if !other_kinds.contains(&entry.kind) => other_kinds.push(entry.kind),
+            _ => {}
+        }
+    }
+    match changed {
+        _ if is_known => Verdict::Known,
+        Some(changed) => changed,
+        None => Verdict::Unknown { other_kinds },
+    }
+}
+
+/// Returns the types of the keys that are known for `name`, each once.
+pub fn known_types(files: &[KnownFile], name: &str) -> Vec<String> {
+    let mut types = Vec::new();
+    for (_, entry) in entries(files, name) {
+        if entry.marker == Marker::Plain && !types.contains(&entry.kind) {
+            types.push(entry.kind);
+        }
+    }
+    types
+}
+
+/// Returns the line that makes a key known; with a salt the name in it is hashed.
+pub fn format_line(name: &str, blob: &[u8], salt: Option<[u8; 20]>) -> String {
+    let name = match salt {
+        Some(salt) => {
+            let hash = STANDARD.encode(hashed(&salt, name));
+            format!("|1|{}|{hash}", STANDARD.encode(salt))
+        }
+        None => name.to_owned(),
+    };
+    format!(
+        "{name} {} {}\n",
+        key_type(blob).unwrap_or_default(),
+        STANDARD.encode(blob)
+    )
+}
+
+/// Returns the fingerprint as OpenSSH shows it.
+pub fn fingerprint(blob: &[u8]) -> String {
+    format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(blob)))
+}
+
+/// Returns the type that a public key in wire form begins with.
+pub fn key_type(blob: &[u8]) -> Option<String> {
+    let len = u32::from_be_bytes(*blob.first_chunk::<4>()?);
+    let name = blob.get(4..)?.get(..usize::try_from(len).ok()?)?;
+    let name = std::str::from_utf8(name).ok()?;
+    name.bytes()
+        .all(|byte| byte.is_ascii_graphic())
+        .then(|| name.to_owned())
+}
+
+/// Returns the short name of a key type that people know: `ED25519`, `ECDSA`, `RSA`.
+pub fn short_kind(kind: &str) -> String {
+    match kind {
+        "ssh-ed25519" => "ED25519".to_owned(),
+        "ssh-rsa" => "RSA".to_owned(),
+        _ if kind.starts_with("ecdsa-sha2-") => "ECDSA".to_owned(),
+        _ => kind.to_owned(),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Marker {
+    Plain,
+    Revoked,
+    CertAuthority,
+}
+
+struct Entry {
+    marker: Marker,
+    line: usize,
+    kind: String,
+    blob: Vec<u8>,
+}
+
+/// Returns the lines that are about `name`. Lines that make no sense are passed over, as OpenSSH
+/// does.
+fn entries<'a>(
+    files: &'a [KnownFile],
+    name: &'a str,
+) -> impl Iterator<Item = (&'a Path, Entry)> + 'a {
+    files.iter().flat_map(move |file| {
+        let lines = file.text.split(|&byte| byte == b'\n').enumerate();
+        lines.filter_map(move |(idx, line)| {
+            let line = std::str::from_utf8(line).ok()?;
+            parse_line(line, name, idx + 1).map(|entry| (file.path.as_path(), entry))
+        })
+    })
+}
+
+fn parse_line(text: &str, name: &str, line: usize) -> Option<Entry> {
+    let mut words = text.split_ascii_whitespace();
+    let mut hosts = words.next().filter(|word| !word.starts_with('#'))?;
+    let marker = match hosts {
+        "@revoked" => Marker::Revoked,
+        "@cert-authority" => Marker::CertAuthority,
+        _ if hosts.starts_with('@') => return None,
+        _ => Marker::Plain,
+    };
+    if marker != Marker::Plain {
+        hosts = words.next()?;
+    }
+    if !names_match(hosts, name) {
+        return None;
+    }
+    let kind = words.next()?.to_owned();
+    let blob = STANDARD.decode(words.next()?).ok()?;
+    (key_type(&blob)? == kind).then_some(Entry {
+        marker,
+        line,
+        kind,
+        blob,
+    })
+}
+
+/// Returns whether the first field of a line is about `name`.
+fn names_match(hosts: &str, name: &str) -> bool {
+    if let Some(rest) = hosts.strip_prefix("|1|") {
+        let Some((salt, hash)) = rest.split_once('|') else {
+            return false;
+        };
+        return match (STANDARD.decode(salt), STANDARD.decode(hash)) {
+            (Ok(salt), Ok(hash)) => hashed(&salt, name) == hash.as_slice(),
+            _ => false,
+        };
+    }
+    let mut is_match = false;
+    for pattern in hosts.split(',') {
+        let pattern = pattern.to_ascii_lowercase();
+        match pattern.strip_prefix('!') {
+            Some(pattern) if glob(pattern.as_bytes(), name.as_bytes()) => return false,
+            Some(_) => {}
+            None => is_match |= glob(pattern.as_bytes(), name.as_bytes()),
+        }
+    }
+    is_match
+}
+
+/// Matches `*` and `?`; backtracks to the last star only, so that no pattern is slow.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    let mut star = None;
+    while let Some(&byte) = text.get(t) {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, t));
+                p += 1;
+                continue;
+            }
+            Some(&it) if it == b'?' || it == byte => {
+                p += 1;
+                t += 1;
+                continue;
+            }
+            _ => {}
+        }
+        let Some((star_p, star_t)) = star else {
+            return false;
+        };
+        p = star_p + 1;
+        t = star_t + 1;
+        star = Some((star_p, t));
+    }
+    pattern
+        .get(p..)
+        .is_some_and(|rest| rest.iter().all(|&byte| byte == b'*'))
+}
+
+fn hashed(salt: &[u8], name: &str) -> [u8; 20] {
+    // HMAC takes keys of any length, so the error cannot happen; a zero hash matches nothing.
+    let Ok(mut mac) = Hmac::<Sha1>::new_from_slice(salt) else {
+        return [0; 20];
+    };
+    mac.update(name.as_bytes());
+    mac.finalize().into_bytes().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A key blob: the type, then whatever makes it differ.
+    fn key(kind: &str, content: &str) -> Vec<u8> {
+        let mut blob = u32::try_from(kind.len()).unwrap().to_be_bytes().to_vec();
+        blob.extend(kind.as_bytes());
+        blob.extend(content.as_bytes());
+        blob
+    }
+
+    fn line(hosts: &str, kind: &str, content: &str) -> String {
+        format!(
+            "{hosts} {kind} {} a comment\n",
+            STANDARD.encode(key(kind, content))
+        )
+    }
+
+    fn file(text: &str) -> Vec<KnownFile> {
+        vec![KnownFile {
+            path: "/kh".into(),
+            text: text.as_bytes().to_vec(),
+        }]
+    }
+
+    const ED: &str = "ssh-ed25519";
+
+    fn verdict(text: &str, name: &str) -> Verdict {
+        check(&file(text), name, &key(ED, "right"))
+    }
+
+    const UNKNOWN: Verdict = Verdict::Unknown {
+        other_kinds: Vec::new(),
+    };
+
+    #[test]
+    fn plain_names_lists_ports_and_patterns_match() {
+        let cases = [
+            ("box", "box", true),
+            ("BOX", "box", true),
+            ("a,box,b", "box", true),
+            ("[box]:2222", "[box]:2222", true),
+            ("box", "[box]:2222", false),
+            ("[box]:2222", "box", false),
+            ("b?x", "box", true),
+            ("*.net", "box.net", true),
+            ("*.net", "net", false),
+            ("*.net,!bad.net", "bad.net", false),
+            ("!bad.net,*.net", "bad.net", false),
+            ("!bad.net", "box", false),
+            ("*", "box", true),
+            ("b**x*", "box", true),
+            ("", "box", false),
+        ];
+        for (hosts, name, is_match) in cases {
+            let text = line(hosts, ED, "right");
+            let expected = if is_match { Verdict::Known } else { UNKNOWN };
+            assert_eq!(verdict(&text, name), expected, "{hosts} {name}");
+        }
+    }
+
+    #[test]
+    fn hashed_names_match() {
+        // `ssh-keygen -H` made this of the name "box.example".
+        let theirs = "|1|MZk2YAtcMeC4qy8glK1xoT2Kc1Q=|Z+aUiV2b3OybgoflujCvTaYUMLk=";
+        assert_eq!(
+            verdict(&line(theirs, ED, "right"), "box.example"),
+            Verdict::Known
+        );
+        let text = format_line("[box]:2222", &key(ED, "right"), Some([7; 20]));
+        assert!(
+            text.starts_with("|1|BwcHBwcHBwcHBwcHBwcHBwcHBwc=|"),
+            "{text}"
+        );
+        assert_eq!(verdict(&text, "[box]:2222"), Verdict::Known);
+        assert_eq!(verdict(&text, "box"), UNKNOWN);
+    }
+
+    #[test]
+    fn another_key_of_the_same_type_is_a_change_and_says_where() {
+        let text = format!("# one\n\n{}", line("box", ED, "wrong"));
+        assert_eq!(
+            verdict(&text, "box"),
+            Verdict::Changed {
+                file: "/kh".into(),
+                line: 3
+            }
+        );
+        let both = format!("{text}{}", line("box", ED, "right"));
+        assert_eq!(verdict(&both, "box"), Verdict::Known);
+    }
+
+    #[test]
+    fn a_key_of_another_type_is_no_change() {
+        let text = line("box", "ssh-rsa", "x") + &line("box", "ssh-rsa", "y");
+        let other_kinds = vec!["ssh-rsa".to_owned()];
+        assert_eq!(
+            verdict(&text, "box"),
+            Verdict::Unknown {
+                other_kinds: other_kinds.clone()
+            }
+        );
+        assert_eq!(known_types(&file(&text), "box"), other_kinds);
+    }
+
+    #[test]
+    fn a_revoked_key_is_refused_wherever_the_line_stands() {
+        let good = line("box", ED, "right");
+        let revoked = line("@revoked *", ED, "right");
+        for text in [format!("{good}{revoked}"), format!("{revoked}{good}")] {
+            assert!(
+                matches!(verdict(&text, "box"), Verdict::Revoked { .. }),
+                "{text}"
+            );
+        }
+        let other = good + &line("@revoked *", ED, "other");
+        assert_eq!(verdict(&other, "box"), Verdict::Known);
+    }
+
+    #[test]
+    fn certificate_authorities_and_unknown_markers_vouch_for_nothing() {
+        for marker in ["@cert-authority", "@new"] {
+            assert_eq!(
+                verdict(&line(&format!("{marker} box"), ED, "right"), "box"),
+                UNKNOWN
+            );
+        }
+    }
+
+    #[test]
+    fn bad_lines_are_passed_over() {
+        let good = line("box", ED, "right");
+        for bad in [
+            "box",
+            "box ssh-ed25519",
+            "box ssh-ed25519 ###",
+            "|1|x|y ssh-ed25519 AAAA",
+        ] {
+            assert_eq!(
+                verdict(&format!("{bad}\n{good}"), "box"),
+                Verdict::Known,
+                "{bad}"
+            );
+        }
+        let mut files = file("");
+        files[0].text = [b"\xff\xfe box\n", good.as_bytes()].concat();
+        assert_eq!(check(&files, "box", &key(ED, "right")), Verdict::Known);
+        let lying = format!("box ssh-rsa {}\n", STANDARD.encode(key(ED, "right")));
+        assert_eq!(verdict(&lying, "box"), UNKNOWN);
+    }
+
+    #[test]
+    fn no_pattern_takes_long() {
+        let pattern = "*a".repeat(60) + "b";
+        assert!(!glob(pattern.as_bytes(), "a".repeat(4000).as_bytes()));
+    }
+
+    #[test]
+    fn fingerprints_and_names_look_like_those_of_openssh() {
+        // ssh-keygen -lf on this line prints the same.
+        let text = "AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
+        let blob = STANDARD.decode(text).unwrap();
+        assert_eq!(
+            fingerprint(&blob),
+            "SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU"
+        );
+        assert_eq!(lookup_name("Box", 22), "box");
+        assert_eq!(lookup_name("::1", 2222), "[::1]:2222");
+        assert_eq!(key_type(b"\0\0\0\xffssh"), None);
+    }
+
+    #[test]
+    fn refusals_say_what_to_do() {
+        let changed = Refusal::Changed {
+            name: "[box]:2222".to_owned(),
+            key: "ED25519 SHA256:x".to_owned(),
+            file: "/kh".into(),
+            line: 3,
+        };
+        let text = changed.to_string();
+        assert!(text.contains("/kh:3"), "{text}");
+        assert!(
+            text.contains("ssh-keygen -R '[box]:2222' -f '/kh'"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,224 @@
+//! Decides whether a host's key is accepted: reads the `known_hosts` files, asks, remembers.
+
+use std::fs;
+use std::io;
+use std::io::Write as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use super::KnownFile;
+use super::Refusal;
+use super::Verdict;
+use super::check;
+use super::fingerprint;
+use super::format_line;
+use super::key_type;
+use super::known_types;
+use super::lookup_name;
+use super::short_kind;
+use crate::transport::Prompt;
+use crate::transport::settings::Settings;
+use crate::transport::settings::StrictHostKeyChecking;
+
+/// How far a host is trusted after its key was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// The key is known, or was accepted.
+    Full,
+    /// The key has changed and the configuration says to go on: no secret may be sent.
+    NoSecrets,
+}
+
+/// What the files say about one host; read once per connection.
+#[derive(Debug)]
+pub struct HostKeys<'a> {
+    settings: &'a Settings,
+    files: Vec<KnownFile>,
+    name: String,
+}
+
+impl<'a> HostKeys<'a> {
+    /// Reads the files. Missing ones are the usual case; unreadable ones are warned about.
+    pub fn read(settings: &'a Settings) -> Self {
+        let paths = settings.user_known_hosts_files.iter();
+        let files =
+            paths
+                .chain(&settings.global_known_hosts_files)
+                .filter_map(|path| match fs::read(path) {
+                    Ok(text) => Some(KnownFile {
+                        path: path.clone(),
+                        text,
+                    }),
+                    Err(err) if err.kind() == io::ErrorKind::NotFound => None,
+                    Err(err) => {
+                        log::warn!("cannot read known hosts from {}: {err}", path.display());
+                        None
+                    }
+                });
+        let name = match &settings.host_key_alias {
+            Some(alias) => lookup_name(alias, 22),
+            None => lookup_name(&settings.hostname, settings.port),
+        };
+        Self {
+            settings,
+            files: files.collect(),
+            name,
+        }
+    }
+
+    /// Returns the types of the keys known for the host, so that the server is asked for those
+    /// first: it would otherwise show one that nobody can compare.
+    pub fn known_types(&self) -> Vec<String> {
+        let mut types = known_types(&self.files, &self.name);
+        if types.is_empty() && self.has_own_port() {
+            types = known_types(&self.files, &self.portless());
+        }
+        types
+    }
+
+    /// Accepts or refuses the key that the host has shown.
+    pub fn verify(&self, blob: &[u8], prompt: &dyn Prompt) -> Result<Trust, Refusal> {
+        let kind = short_kind(&key_type(blob).unwrap_or_default());
+        let key = format!("{kind} {}", fingerprint(blob));
+        let name = self.name.clone();
+        match self.verdict(blob) {
+            Verdict::Known => Ok(Trust::Full),
+            Verdict::Revoked { file, line } => Err(Refusal::Revoked {
+                name,
+                key,
+                file,
+                line,
+            }),
+            Verdict::Changed { file, line } => {
+                let refusal = Refusal::Changed {
+                    name,
+                    key,
+                    file,
+                    line,
+                };
+                if self.settings.strict != StrictHostKeyChecking::No {
+                    return Err(refusal);
+                }
+                log::error!("{refusal}");
+                log::error!("going on as StrictHostKeyChecking=no says, without passwords");
+                Ok(Trust::NoSecrets)
+            }
+            Verdict::Unknown { other_kinds } => {
+                let refusal = Refusal::Unknown {
+                    name,
+                    destination: self.settings.destination(),
+                    key,
+                    other_kinds,
+                };
+                self.decide_unknown(refusal, blob, prompt)
+            }
+        }
+    }
+
+    fn verdict(&self, blob: &[u8]) -> Verdict {
+        let verdict = check(&self.files, &self.name, blob);
+        if matches!(verdict, Verdict::Unknown { .. }) && self.has_own_port() {
+            // OpenSSH sshconnect.c check_host_key(): a line without a port may vouch for the key
+            // on any port, but it cannot make it a changed one.
+            let portless = check(&self.files, &self.portless(), blob);
+            if matches!(portless, Verdict::Known | Verdict::Revoked { .. }) {
+                return portless;
+            }
+        }
+        verdict
+    }
+
+    fn decide_unknown(
+        &self,
+        refusal: Refusal,
+        blob: &[u8],
+        prompt: &dyn Prompt,
+    ) -> Result<Trust, Refusal> {
+        let Refusal::Unknown {
+            name,
+            key,
+            other_kinds,
+            ..
+        } = &refusal
+        else {
+            return Err(refusal);
+        };
+        match self.settings.strict {
+            StrictHostKeyChecking::Yes => return Err(refusal),
+            StrictHostKeyChecking::AcceptNew | StrictHostKeyChecking::No => {}
+            StrictHostKeyChecking::Ask => {
+                if self.settings.batch_mode || !prompt.is_available() {
+                    return Err(refusal);
+                }
+                let others = if other_kinds.is_empty() {
+                    String::new()
+                } else {
+                    format!(
+                        "Keys of other types are known for it: {}.\n",
+                        other_kinds.join(", ")
+                    )
+                };
+                let question = format!(
+                    "The authenticity of host '{name}' can't be established.\n\
+                     Its key is {key}.\n{others}\
+                     Are you sure you want to continue connecting (yes/no)? "
+                );
+                if !prompt.confirm(&question).unwrap_or(false) {
+                    return Err(Refusal::Declined { name: name.clone() });
+                }
+            }
+        }
+        match self.remember(blob) {
+            Ok(()) => log::info!("added '{name}' ({key}) to the known hosts"),
+            Err(err) => log::warn!("cannot add '{name}' to the known hosts: {err}"),
+        }
+        Ok(Trust::Full)
+    }
+
+    /// Appends a line to the first file of the user.
+    fn remember(&self, blob: &[u8]) -> io::Result<()> {
+        let Some(path) = self.settings.user_known_hosts_files.first() else {
+            return Ok(());
+        };
+        let salt = if self.settings.hash_known_hosts {
+            let mut salt = [0; 20];
+            getrandom::fill(&mut salt).map_err(|err| io::Error::other(err.to_string()))?;
+            Some(salt)
+        } else {
+            None
+        };
+        append(path, &format_line(&self.name, blob, salt))
+    }
+
+    fn has_own_port(&self) -> bool {
+        self.settings.host_key_alias.is_none() && self.settings.port != 22
+    }
+
+    fn portless(&self) -> String {
+        lookup_name(&self.settings.hostname, 22)
+    }
+}
+
+/// Appends `line` in one write, so that it cannot mix with what another program appends.
+fn append(path: &Path, line: &str) -> io::Result<()> {
+    if let Some(dir) = path.parent() {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)?;
+    }
+    let mut file = fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)?;
+    let text = fs::read(path)?;
+    let needs_newline = text.last().is_some_and(|&byte| byte != b'\n');
+    let line = if needs_newline {
+        format!("\n{line}")
+    } else {
+        line.to_owned()
+    };
+    file.write_all(line.as_bytes())
+}

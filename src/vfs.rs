@@ -1,0 +1,363 @@
+//! The filesystem: one method per file operation, without a kernel type in sight.
+//!
+//! Decides what a name, an attribute and an open file are; `remote` says what the host has,
+//! `cache` holds content, `fuse` speaks with the kernel.
+//!
+//! Lock order: the tree, then the handles, then an entry's state (`cache`), then the index. No
+//! lock is held while the host is asked: an operation takes what it needs from the tree, lets go,
+//! asks, and takes the tree again to say what it learnt. What is learnt carries the time at which
+//! it was asked for, so that a late answer never displaces newer knowledge.
+
+mod attr;
+mod dir;
+mod error;
+mod file;
+mod handle;
+mod ids;
+mod names;
+mod open_flags;
+mod permission;
+mod symlink;
+mod tree;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::Weak;
+use std::time::Duration;
+
+pub use crate::vfs::attr::Attr;
+pub use crate::vfs::attr::SetAttr;
+pub use crate::vfs::dir::DirItem;
+pub use crate::vfs::dir::DirItems;
+pub use crate::vfs::error::Error;
+pub use crate::vfs::file::Opened;
+pub use crate::vfs::handle::Fh;
+pub use crate::vfs::ids::Ids;
+pub use crate::vfs::ids::Pair;
+pub use crate::vfs::names::RenameFlags;
+pub use crate::vfs::open_flags::OpenFlags;
+pub use crate::vfs::symlink::Symlinks;
+pub use crate::vfs::tree::Ino;
+
+use crate::cache;
+use crate::cache::Cache;
+use crate::cache::Wait;
+use crate::clock::Clock;
+use crate::clock::Tick;
+use crate::path::Name;
+use crate::path::RemotePath;
+use crate::remote::Owner;
+use crate::remote::Reason;
+use crate::remote::Remote;
+use crate::stat::FileKind;
+use crate::stat::FsStat;
+use crate::sync::Condvar;
+use crate::sync::Mutex;
+use crate::sync::MutexGuard;
+use crate::vfs::handle::Handles;
+use crate::vfs::tree::Listed;
+use crate::vfs::tree::Tree;
+use crate::vfs::tree::What;
+
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A directory of more bytes than this is huge: a look-up in it asks for one name, not for all.
+/// Some thousand names on every common filesystem.
+const HUGE_DIRECTORY: u64 = 128 << 10;
+
+/// A directory with more names than this is listed again only for the second look-up that misses.
+const LARGE_DIRECTORY: usize = 1000;
+
+/// How long what the host said of its free space holds.
+const FS_STAT_TTL: Duration = Duration::from_secs(10);
+
+/// What a mount wants of its filesystem.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How long what the host said of names and attributes holds.
+    pub ttl: Duration,
+    pub ids: Ids,
+    /// Bits that are taken from every mode that is shown.
+    pub umask: u32,
+    pub symlinks: Symlinks,
+    /// Whether what a local user creates belongs to that user on the host: only where the login
+    /// user is root and others may use the mount.
+    pub gives_away: bool,
+    pub is_read_only: bool,
+}
+
+/// Who asks, and whether the answer may take its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Context {
+    pub uid: u32,
+    pub gid: u32,
+    pub wait: Wait,
+}
+
+impl Context {
+    /// Fails if what comes next would have to wait for the host.
+    fn may_wait(&self) -> Result<()> {
+        match self.wait {
+            Wait::Allowed => Ok(()),
+            Wait::Never => Err(Error::Cache(cache::Error::WouldWait)),
+        }
+    }
+}
+
+/// What a look-up found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Found {
+    /// `None` where there is no such file.
+    pub attr: Option<Attr>,
+    /// How long the name may be taken for this.
+    pub ttl: Duration,
+}
+
+/// Tells the kernel that the attributes of an inode are not what it was told.
+pub type Notify = Box<dyn Fn(Ino) + Send + Sync>;
+
+/// One mounted directory of a host.
+pub struct Vfs {
+    remote: Arc<dyn Remote>,
+    cache: Arc<Cache>,
+    clock: Arc<dyn Clock>,
+    options: Options,
+    /// Guards inodes, names and attributes.
+    tree: Mutex<Tree>,
+    /// Told when a listing that others wait for is there.
+    listed: Condvar,
+    /// Guards the table of open files and directories.
+    handles: Mutex<Handles>,
+    /// Guards what is known of the host's free space.
+    fs: Mutex<Option<(Tick, FsStat)>>,
+    notify: OnceLock<Notify>,
+    me: Weak<Self>,
+}
+
+impl fmt::Debug for Vfs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vfs").field("inodes", &self.tree.lock().len()).finish_non_exhaustive()
+    }
+}
+
+impl Vfs {
+    /// Makes the filesystem; asks the host for its root.
+    pub fn new(
+        remote: Arc<dyn Remote>,
+        cache: Arc<Cache>,
+        clock: Arc<dyn Clock>,
+        options: Options,
+    ) -> Result<Arc<Self>> {
+        let at = clock.tick();
+        let root = remote.stat(&RemotePath::root())?;
+        if root.kind != FileKind::Directory {
+            return Err(Error::NotADirectory);
+        }
+        Ok(Arc::new_cyclic(|me| Self {
+            remote,
+            cache,
+            clock,
+            options,
+            tree: Mutex::new(Tree::new(root, at)),
+            listed: Condvar::new(),
+            handles: Mutex::new(Handles::new()),
+            fs: Mutex::new(None),
+            notify: OnceLock::new(),
+            me: me.clone(),
+        }))
+    }
+
+    /// Sets how to tell the kernel of changes. Once.
+    pub fn set_notify(&self, notify: Notify) {
+        if self.notify.set(notify).is_err() {
+            log::debug!("the notifier is set already");
+        }
+    }
+
+    fn notify(&self, ino: Ino) {
+        if let Some(notify) = self.notify.get() {
+            notify(ino);
+        }
+    }
+
+    /// Finds a name in a directory and counts a look-up of what it leads to.
+    pub fn lookup(&self, cx: &Context, parent: Ino, name: &[u8]) -> Result<Found> {
+        let name = Self::name(name)?;
+        let since = self.clock.tick();
+        let mut tree = self.tree.lock();
+        loop {
+            Self::check_directory(&tree, parent)?;
+            if let Some((at, what)) = tree.known(parent, &name)
+                && self.is_fresh(at, since)
+            {
+                let is_known = match what {
+                    What::Absent => {
+                        return Ok(Found { attr: None, ttl: self.ttl_left(at) });
+                    }
+                    What::Inode(_) => true,
+                    What::Listed(listed) => listed.stat.is_some(),
+                };
+                if is_known && let Some(ino) = tree.instantiate(parent, &name) {
+                    if let Some(inode) = tree.get_mut(ino) {
+                        inode.lookups += 1;
+                    }
+                    let attr = self.attr_of(&tree, ino)?;
+                    return Ok(Found { attr: Some(attr), ttl: self.ttl_left(at) });
+                }
+            }
+            cx.may_wait()?;
+            tree = self.ask_for_name(tree, parent, &name, since)?;
+        }
+    }
+
+    /// Asks the host about a name: by a listing of its directory where that is not too much, so
+    /// that its neighbours are known as well. Lets go of the tree while it asks.
+    fn ask_for_name<'a>(
+        &'a self,
+        mut tree: MutexGuard<'a, Tree>,
+        parent: Ino,
+        name: &Name,
+        since: Tick,
+    ) -> Result<MutexGuard<'a, Tree>> {
+        if tree.dir_mut(parent).is_some_and(|dir| dir.is_listing) {
+            self.listed.wait(&mut tree);
+            return Ok(tree);
+        }
+        let Some(path) = tree.path(parent) else { return Err(Error::NotFound) };
+        let at = self.clock.tick();
+        let needs_stat = matches!(tree.known(parent, name), Some((when, What::Listed(listed)))
+            if when >= since && listed.stat.is_none());
+        if !needs_stat && self.should_list(&mut tree, parent, at) {
+            drop(tree);
+            let result = self.remote.list(&path);
+            let mut tree = self.tree.lock();
+            if let Some(dir) = tree.dir_mut(parent) {
+                dir.is_listing = false;
+            }
+            self.listed.notify_all();
+            match result {
+                Ok(listing) => tree.learn_listing(parent, listing, at),
+                Err(error) if error.reason() == Some(Reason::AccessDenied) => {
+                    if let Some(dir) = tree.dir_mut(parent) {
+                        dir.is_unlistable = true;
+                    }
+                }
+                Err(error) => {
+                    tree.collect(parent);
+                    return Err(error.into());
+                }
+            }
+            tree.collect(parent);
+            return Ok(tree);
+        }
+        drop(tree);
+        let found = match self.remote.stat(&path.join(name)) {
+            Ok(stat) => Some(Listed { kind: stat.kind, stat: Some(stat), target: None }),
+            Err(error) if error.reason() == Some(Reason::NotFound) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let mut tree = self.tree.lock();
+        tree.learn(parent, name, found, at);
+        Ok(tree)
+    }
+
+    /// Decides between listing a directory and asking for one name; if it is to be listed, says
+    /// in the tree that it is.
+    fn should_list(&self, tree: &mut Tree, ino: Ino, now: Tick) -> bool {
+        let ttl = self.options.ttl;
+        let Some(inode) = tree.get_mut(ino) else { return false };
+        let is_huge = inode.stat.size > HUGE_DIRECTORY;
+        let Some(dir) = inode.dir.as_deref_mut() else { return false };
+        if is_huge || dir.is_unlistable {
+            return false;
+        }
+        if dir.names.len() > LARGE_DIRECTORY && dir.listed_at.is_some() {
+            let is_second = dir.missed_at.is_some_and(|at| now.saturating_sub(at) < ttl);
+            dir.missed_at = Some(now);
+            if !is_second {
+                return false;
+            }
+        }
+        dir.is_listing = true;
+        true
+    }
+
+    pub fn forget(&self, ino: Ino, n_lookups: u64) {
+        self.tree.lock().forget(ino, n_lookups);
+    }
+
+    /// Returns the state of the host's filesystem.
+    pub fn statfs(&self, cx: &Context) -> Result<FsStat> {
+        let now = self.clock.tick();
+        if let Some((at, fs)) = *self.fs.lock()
+            && now.saturating_sub(at) < FS_STAT_TTL
+        {
+            return Ok(fs);
+        }
+        cx.may_wait()?;
+        let fs = self.remote.fs_stat()?;
+        *self.fs.lock() = Some((now, fs));
+        Ok(fs)
+    }
+
+    /// Stores everything that the host does not have; returns what could not be stored.
+    pub fn drain(&self) -> Vec<(RemotePath, Error)> {
+        let cx = Context { uid: 0, gid: 0, wait: Wait::Allowed };
+        let dirty: Vec<Ino> = {
+            let tree = self.tree.lock();
+            tree.inodes().filter(|(_, inode)| inode.is_ours()).map(|(ino, _)| ino).collect()
+        };
+        let mut left = Vec::new();
+        for ino in dirty {
+            if let Err(error) = self.flush_inode(&cx, ino, crate::remote::Durability::Lazy) {
+                let path = self.tree.lock().path(ino).unwrap_or_default();
+                left.push((path, error));
+            }
+        }
+        left
+    }
+
+    fn name(bytes: &[u8]) -> Result<Name> {
+        Name::new(bytes).map_err(|_| Error::InvalidArgument)
+    }
+
+    fn check_directory(tree: &Tree, ino: Ino) -> Result<()> {
+        let inode = tree.get(ino).ok_or(Error::Stale)?;
+        if inode.dir.is_some() { Ok(()) } else { Err(Error::NotADirectory) }
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        if self.options.is_read_only { Err(Error::ReadOnly) } else { Ok(()) }
+    }
+
+    /// Whether something that was asked for at `at` still holds; `since` is when the operation
+    /// that wants to know began, so that even with no lifetime at all one answer is enough.
+    fn is_fresh(&self, at: Tick, since: Tick) -> bool {
+        at >= since || self.clock.tick().saturating_sub(at) < self.options.ttl
+    }
+
+    fn ttl_left(&self, at: Tick) -> Duration {
+        if at == Tick::MAX {
+            return Duration::ZERO;
+        }
+        self.options.ttl.saturating_sub(self.clock.tick().saturating_sub(at))
+    }
+
+    /// Whom a new file in `parent` is to belong to on the host; `None` for the login user.
+    fn owner_for(&self, tree: &Tree, cx: &Context, parent: Ino) -> Option<Owner> {
+        let facts = self.remote.facts();
+        if !self.options.gives_away || facts.uid != 0 {
+            return None;
+        }
+        let (uid, gid) =
+            (self.options.ids.uid_to_host(cx.uid), self.options.ids.gid_to_host(cx.gid));
+        let setgid = tree.get(parent).filter(|dir| dir.stat.mode & 0o2000 != 0);
+        let gid = setgid.map_or(gid, |dir| dir.stat.gid);
+        ((uid, gid) != (facts.uid, facts.gid)).then_some(Owner { uid, gid })
+    }
+
+    fn arc(&self) -> Result<Arc<Self>> {
+        self.me.upgrade().ok_or(Error::Stale)
+    }
+}

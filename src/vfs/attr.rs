@@ -1,0 +1,327 @@
+//! Attributes: what is shown, and changing them.
+
+use std::time::Duration;
+
+use crate::clock::Tick;
+use crate::remote::AttrChange;
+use crate::remote::NewTime;
+use crate::stat::FileKind;
+use crate::stat::PERMISSIONS;
+use crate::stat::Stat;
+use crate::stat::Time;
+use crate::vfs::Context;
+use crate::vfs::Error;
+use crate::vfs::Fh;
+use crate::vfs::Ino;
+use crate::vfs::Result;
+use crate::vfs::Vfs;
+use crate::vfs::permission;
+use crate::vfs::permission::Who;
+use crate::vfs::symlink;
+use crate::vfs::symlink::Symlinks;
+use crate::vfs::tree::Inode;
+use crate::vfs::tree::Tree;
+
+/// Attributes as they are shown on this machine.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Attr {
+    /// The kernel's number for the inode.
+    pub ino: Ino,
+    /// The number that is shown: the host's where there is one.
+    pub shown_ino: u64,
+    pub stat: Stat,
+    /// How long they may be taken for true.
+    pub ttl: Duration,
+}
+
+/// Attributes to be set, with ids of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SetAttr {
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub size: Option<u64>,
+    pub atime: Option<NewTime>,
+    pub mtime: Option<NewTime>,
+}
+
+impl Vfs {
+    /// Returns the attributes of an inode.
+    pub fn getattr(&self, cx: &Context, ino: Ino) -> Result<Attr> {
+        let tree = self.fresh_attr(cx, ino)?;
+        self.attr_of(&tree, ino)
+    }
+
+    /// Makes sure that the attributes of an inode are fresh and returns the tree with them.
+    pub(super) fn fresh_attr(
+        &self,
+        cx: &Context,
+        ino: Ino,
+    ) -> Result<crate::sync::MutexGuard<'_, Tree>> {
+        let since = self.clock.tick();
+        let mut tree = self.tree.lock();
+        loop {
+            let inode = tree.get(ino).ok_or(Error::Stale)?;
+            if self.is_fresh(inode.stat_at, since) || inode.is_ours() {
+                return Ok(tree);
+            }
+            let Some((parent, name)) = inode.links.first().cloned() else {
+                if ino != Ino::ROOT {
+                    // Removed, and open: nothing about it changes any more.
+                    return Ok(tree);
+                }
+                cx.may_wait()?;
+                let at = self.clock.tick();
+                drop(tree);
+                let root = self.remote.stat(&crate::path::RemotePath::root())?;
+                tree = self.tree.lock();
+                tree.absorb(ino, root, at);
+                return Ok(tree);
+            };
+            cx.may_wait()?;
+            tree = self.ask_for_name(tree, parent, &name, since)?;
+            let is_bound = tree.get(ino).is_some_and(|inode| !inode.links.is_empty());
+            if !is_bound {
+                // It vanished from the host; those who have it open keep it.
+                return if tree.get(ino).is_some_and(Inode::is_open) {
+                    Ok(tree)
+                } else {
+                    Err(Error::NotFound)
+                };
+            }
+        }
+    }
+
+    /// Puts together what is shown of an inode.
+    pub(super) fn attr_of(&self, tree: &Tree, ino: Ino) -> Result<Attr> {
+        let inode = tree.get(ino).ok_or(Error::Stale)?;
+        let mut stat = inode.stat;
+        let mut ttl = self.ttl_left(inode.stat_at);
+        if let Some(open) = &inode.open
+            && let Some(local) = open.entry.local()
+        {
+            stat.size = local.size;
+            stat.blocks = local.size.div_ceil(512);
+            stat.mtime = local.mtime;
+            stat.atime = local.atime.unwrap_or(stat.atime);
+            stat.ctime = stat.ctime.map(|ctime| ctime.max(local.mtime));
+            // It changes once more when the host gets it.
+            ttl = Duration::ZERO;
+        }
+        if inode.links.is_empty() && ino != Ino::ROOT {
+            stat.nlink = if stat.kind == FileKind::Directory { 0 } else { stat.nlink };
+        }
+        if stat.kind == FileKind::Symlink
+            && let Ok(Some(target)) = self.shown_target(tree, ino)
+        {
+            stat.size = target.len() as u64;
+        }
+        let shown_ino = stat.id.map_or(ino.0, |id| id.ino);
+        let ids = &self.options.ids;
+        stat.uid = ids.uid_to_local(stat.uid);
+        stat.gid = ids.gid_to_local(stat.gid);
+        stat.mode &= !self.options.umask;
+        Ok(Attr { ino, shown_ino, stat, ttl })
+    }
+
+    /// Returns what a link is shown to say, if the host has told what it says.
+    fn shown_target(&self, tree: &Tree, ino: Ino) -> Result<Option<Vec<u8>>> {
+        let Some(target) = tree.get(ino).and_then(|inode| inode.target.as_deref()) else {
+            return Ok(None);
+        };
+        match self.options.symlinks {
+            Symlinks::AsIs => Ok(Some(target.to_vec())),
+            Symlinks::Contain => {
+                let dir = tree.path(ino).and_then(|path| path.parent()).unwrap_or_default();
+                let root = &self.remote.facts().root;
+                symlink::contain(target, &dir, root).map(Some).ok_or(Error::LeadsOutside)
+            }
+        }
+    }
+
+    /// Returns what a symlink says, as it is shown on this machine.
+    pub fn readlink(&self, cx: &Context, ino: Ino) -> Result<Vec<u8>> {
+        let tree = self.tree.lock();
+        let inode = tree.get(ino).ok_or(Error::Stale)?;
+        if inode.stat.kind != FileKind::Symlink {
+            return Err(Error::InvalidArgument);
+        }
+        if let Some(target) = self.shown_target(&tree, ino)? {
+            return Ok(target);
+        }
+        cx.may_wait()?;
+        let path = tree.path(ino).ok_or(Error::NotFound)?;
+        drop(tree);
+        let target = self.remote.read_link(&path)?;
+        let mut tree = self.tree.lock();
+        if let Some(inode) = tree.get_mut(ino) {
+            inode.target = Some(target.into());
+        }
+        self.shown_target(&tree, ino)?.ok_or(Error::Stale)
+    }
+
+    /// Checks `access(2)`'s mask for the login user of the host, who does everything there.
+    pub fn access(&self, cx: &Context, ino: Ino, mask: u32) -> Result<()> {
+        if mask & permission::WRITE != 0 {
+            self.check_writable()?;
+        }
+        let tree = self.fresh_attr(cx, ino)?;
+        let stat = tree.get(ino).ok_or(Error::Stale)?.stat;
+        if permission::permits(&stat, &self.login(), mask) {
+            Ok(())
+        } else {
+            Err(Error::AccessDenied)
+        }
+    }
+
+    /// The user who does everything on the host.
+    pub(super) fn login(&self) -> Who {
+        let facts = self.remote.facts();
+        Who { uid: facts.uid, gid: facts.gid, groups: facts.groups.clone() }
+    }
+
+    /// Changes attributes. A file that is not yet stored keeps them until it is.
+    pub fn setattr(
+        &self,
+        cx: &Context,
+        ino: Ino,
+        fh: Option<Fh>,
+        set: &SetAttr,
+    ) -> Result<Attr> {
+        self.check_writable()?;
+        cx.may_wait()?;
+        let mut set = *set;
+        set.uid = set.uid.map(|uid| self.options.ids.uid_to_host(uid));
+        set.gid = set.gid.map(|gid| self.options.ids.gid_to_host(gid));
+        if let Some(size) = set.size
+            && self.truncate_open(cx, ino, fh, size)?
+        {
+            set.size = None;
+        }
+        let change = self.fold(ino, set)?;
+        if change != AttrChange::default() {
+            self.change_on_host(ino, &change)?;
+        }
+        let tree = self.tree.lock();
+        self.attr_of(&tree, ino)
+    }
+
+    /// Cuts the content that is open here; false if it is not open for writing.
+    fn truncate_open(&self, cx: &Context, ino: Ino, fh: Option<Fh>, size: u64) -> Result<bool> {
+        let entry = {
+            let tree = self.tree.lock();
+            let inode = tree.get(ino).ok_or(Error::Stale)?;
+            let Some(open) = &inode.open else { return Ok(false) };
+            let is_written = fh.is_some() || inode.is_ours();
+            if !is_written && !self.handles.lock().is_open_for_writing(ino) {
+                return Ok(false);
+            }
+            std::sync::Arc::clone(&open.entry)
+        };
+        entry.truncate(size, cx.wait)?;
+        Ok(true)
+    }
+
+    /// Keeps what the next store will say anyway; returns what the host must be told now.
+    fn fold(&self, ino: Ino, set: SetAttr) -> Result<AttrChange> {
+        let mut change = AttrChange {
+            uid: set.uid,
+            gid: set.gid,
+            mode: set.mode.map(|mode| mode & PERMISSIONS),
+            size: set.size,
+            atime: set.atime,
+            mtime: set.mtime,
+        };
+        let now = self.clock.wall().to_micros();
+        let mut tree = self.tree.lock();
+        let login = self.login();
+        let inode = tree.get_mut(ino).ok_or(Error::Stale)?;
+        if !inode.is_ours() {
+            return Ok(change);
+        }
+        let Some(open) = &inode.open else { return Ok(change) };
+        let at = |time: Option<NewTime>| {
+            time.map(|time| match time {
+                NewTime::Now => now,
+                NewTime::At(time) => time,
+            })
+        };
+        if open.entry.set_times(at(change.atime), at(change.mtime)) {
+            (change.atime, change.mtime) = (None, None);
+        }
+        if let Some(mode) = change.mode.take() {
+            inode.stat.mode = mode;
+        }
+        if open.is_born && (change.uid.is_some() || change.gid.is_some()) {
+            let uid = change.uid.unwrap_or(inode.stat.uid);
+            let gid = change.gid.unwrap_or(inode.stat.gid);
+            let may = login.uid == 0
+                || (uid == inode.stat.uid
+                    && (gid == inode.stat.gid || gid == login.gid || login.groups.contains(&gid)));
+            if !may {
+                return Err(Error::NotPermitted);
+            }
+            (inode.stat.uid, inode.stat.gid) = (uid, gid);
+            (change.uid, change.gid) = (None, None);
+        }
+        Ok(change)
+    }
+
+    fn change_on_host(&self, ino: Ino, change: &AttrChange) -> Result<()> {
+        let (path, old) = {
+            let tree = self.tree.lock();
+            let inode = tree.get(ino).ok_or(Error::Stale)?;
+            let Some(path) = tree.path(ino) else {
+                // Removed and still open: nobody can ever see the difference but the opener.
+                drop(tree);
+                return self.change_removed(ino, change);
+            };
+            (path, inode.stat)
+        };
+        let stat = self.remote.set_attr(&path, change)?;
+        let at = self.clock.tick();
+        self.changed_by_us(ino, &old, stat, at);
+        Ok(())
+    }
+
+    /// Takes attributes that an operation of ours left a file with.
+    pub(super) fn changed_by_us(&self, ino: Ino, old: &Stat, stat: Stat, at: Tick) {
+        let mut tree = self.tree.lock();
+        let (was, is) = (old.version(), stat.version());
+        if let Some(inode) = tree.get_mut(ino) {
+            if let Some(open) = &inode.open {
+                open.entry.revise(&was, &is);
+                if open.entry.is_dirty() {
+                    // Content, size and times are ours; the rest is the host's.
+                    inode.stat = Stat { mode: inode.stat.mode, ..stat };
+                    inode.stat_at = at;
+                    return;
+                }
+            }
+            if was.same_content(&is) && inode.pages_of == Some(was) {
+                inode.pages_of = Some(is);
+            }
+        }
+        self.cache.revise(&was, &is);
+        tree.set_stat(ino, stat, at);
+    }
+
+    fn change_removed(&self, ino: Ino, change: &AttrChange) -> Result<()> {
+        let now: Time = self.clock.wall();
+        let mut tree = self.tree.lock();
+        let inode = tree.get_mut(ino).ok_or(Error::Stale)?;
+        let stat = &mut inode.stat;
+        stat.mode = change.mode.unwrap_or(stat.mode);
+        stat.uid = change.uid.unwrap_or(stat.uid);
+        stat.gid = change.gid.unwrap_or(stat.gid);
+        for (time, new) in [(&mut stat.atime, change.atime), (&mut stat.mtime, change.mtime)] {
+            match new {
+                None => {}
+                Some(NewTime::Now) => *time = now,
+                Some(NewTime::At(at)) => *time = at,
+            }
+        }
+        stat.ctime = stat.ctime.map(|_| now);
+        Ok(())
+    }
+}

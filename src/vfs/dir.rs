@@ -1,0 +1,156 @@
+//! Reading directories.
+
+use std::sync::Arc;
+
+use crate::path::Name;
+use crate::stat::FileKind;
+use crate::vfs::Attr;
+use crate::vfs::Context;
+use crate::vfs::Error;
+use crate::vfs::Fh;
+use crate::vfs::Found;
+use crate::vfs::Ino;
+use crate::vfs::Result;
+use crate::vfs::Vfs;
+use crate::vfs::tree::Tree;
+use crate::vfs::tree::What;
+
+/// One name of a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirItem {
+    pub shown_ino: u64,
+    pub kind: FileKind,
+    /// `.` and `..` as well.
+    pub name: Box<[u8]>,
+}
+
+/// What a directory held at one moment.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    items: Vec<DirItem>,
+}
+
+impl Vfs {
+    pub fn opendir(&self, ino: Ino) -> Result<Fh> {
+        let tree = self.tree.lock();
+        Self::check_directory(&tree, ino)?;
+        Ok(self.handles.lock().add_dir(ino))
+    }
+
+    pub fn releasedir(&self, fh: Fh) {
+        self.handles.lock().remove_dir(fh);
+    }
+
+    /// Returns what a directory holds from position `offset` on. Position 0 takes a new look.
+    pub fn readdir(&self, cx: &Context, fh: Fh, offset: u64) -> Result<DirItems> {
+        let handle = self.handles.lock().dir(fh)?;
+        let snapshot = match handle.snapshot {
+            Some(snapshot) if offset > 0 => snapshot,
+            _ => {
+                let snapshot = Arc::new(self.snapshot(cx, handle.ino)?);
+                self.handles.lock().set_snapshot(fh, Arc::clone(&snapshot));
+                snapshot
+            }
+        };
+        Ok(DirItems { snapshot, next: usize::try_from(offset).unwrap_or(usize::MAX) })
+    }
+
+    fn snapshot(&self, cx: &Context, ino: Ino) -> Result<Snapshot> {
+        let since = self.clock.tick();
+        let mut tree = self.tree.lock();
+        loop {
+            let dir = tree.dir_mut(ino).ok_or(Error::Stale)?;
+            if dir.listed_at.is_some_and(|at| self.is_fresh(at, since)) {
+                return Ok(Self::items(&tree, ino));
+            }
+            if tree.get(ino).is_some_and(|inode| inode.links.is_empty() && ino != Ino::ROOT) {
+                // Removed while it is open: it holds nothing any more.
+                return Ok(Snapshot { items: Vec::new() });
+            }
+            cx.may_wait()?;
+            let dir = tree.dir_mut(ino).ok_or(Error::Stale)?;
+            if dir.is_listing {
+                self.listed.wait(&mut tree);
+                continue;
+            }
+            dir.is_listing = true;
+            let path = tree.path(ino).ok_or(Error::NotFound)?;
+            let at = self.clock.tick();
+            drop(tree);
+            let result = self.remote.list(&path);
+            tree = self.tree.lock();
+            if let Some(dir) = tree.dir_mut(ino) {
+                dir.is_listing = false;
+            }
+            self.listed.notify_all();
+            match result {
+                Ok(listing) => tree.learn_listing(ino, listing, at),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn items(tree: &Tree, ino: Ino) -> Snapshot {
+        let shown = |ino: Ino| {
+            let id = tree.get(ino).and_then(|inode| inode.stat.id);
+            id.map_or(ino.0, |id| id.ino)
+        };
+        let up = tree.get(ino).and_then(|inode| inode.links.first()).map_or(ino, |(up, _)| *up);
+        let dots = [(&b"."[..], ino), (&b".."[..], up)].map(|(name, ino)| DirItem {
+            shown_ino: shown(ino),
+            kind: FileKind::Directory,
+            name: name.into(),
+        });
+        let names = tree.get(ino).and_then(|inode| inode.dir.as_deref());
+        let named = names.into_iter().flat_map(|dir| &dir.names).filter_map(|(name, known)| {
+            let (shown_ino, kind) = match &known.what {
+                What::Absent => return None,
+                What::Inode(ino) => (shown(*ino), tree.get(*ino)?.stat.kind),
+                What::Listed(listed) => {
+                    (listed.stat.and_then(|stat| stat.id).map_or(1, |id| id.ino), listed.kind)
+                }
+            };
+            Some(DirItem { shown_ino, kind, name: name.as_bytes().into() })
+        });
+        Snapshot { items: dots.into_iter().chain(named).collect() }
+    }
+
+    /// Counts a look-up for a name that was just read, as READDIRPLUS wants it; `None` where the
+    /// name is gone or too little is known, so that the kernel must look it up itself.
+    pub fn lookup_listed(&self, parent: Ino, name: &[u8]) -> Option<(Attr, Found)> {
+        let name = Name::new(name).ok()?;
+        let mut tree = self.tree.lock();
+        let (at, _) = tree.known(parent, &name)?;
+        if self.ttl_left(at).is_zero() {
+            return None;
+        }
+        let ino = tree.instantiate(parent, &name)?;
+        tree.get_mut(ino)?.lookups += 1;
+        let attr = self.attr_of(&tree, ino).ok()?;
+        Some((attr, Found { attr: Some(attr), ttl: self.ttl_left(at) }))
+    }
+
+    /// Returns the inode that a directory handle belongs to.
+    pub fn dir_ino(&self, fh: Fh) -> Result<Ino> {
+        Ok(self.handles.lock().dir(fh)?.ino)
+    }
+}
+
+/// Goes through a snapshot from a position on.
+#[derive(Debug)]
+pub struct DirItems {
+    snapshot: Arc<Snapshot>,
+    next: usize,
+}
+
+impl DirItems {
+    /// Returns the next name and the position behind it.
+    pub fn peek(&self) -> Option<(&DirItem, u64)> {
+        let item = self.snapshot.items.get(self.next)?;
+        Some((item, self.next as u64 + 1))
+    }
+
+    pub fn advance(&mut self) {
+        self.next += 1;
+    }
+}

@@ -1,0 +1,178 @@
+//! What a file operation fails with, and the only table from there to errno.
+
+#![deny(clippy::wildcard_enum_match_arm)]
+
+use libc::c_int;
+
+use crate::cache;
+use crate::remote;
+use crate::remote::Reason;
+use crate::transport;
+
+/// Why a file operation failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Cache(cache::Error),
+    #[error("no such file or directory")]
+    NotFound,
+    #[error("it exists already")]
+    Exists,
+    #[error("not a directory")]
+    NotADirectory,
+    #[error("it is a directory")]
+    IsADirectory,
+    #[error("permission denied")]
+    AccessDenied,
+    #[error("operation not permitted")]
+    NotPermitted,
+    /// A symlink that leads out of the mount and is not to be shown.
+    #[error("the link leads out of the mounted directory")]
+    LeadsOutside,
+    #[error("the mount is read-only")]
+    ReadOnly,
+    #[error("invalid argument")]
+    InvalidArgument,
+    #[error("the name is too long")]
+    NameTooLong,
+    #[error("bad file handle")]
+    BadHandle,
+    #[error("the file lies on another filesystem of the host")]
+    CrossDevice,
+    #[error("not supported")]
+    NotSupported,
+    #[error("the file was replaced on the host")]
+    Stale,
+    #[error("no data or hole there")]
+    NoSuchOffset,
+}
+
+impl From<cache::Error> for Error {
+    fn from(error: cache::Error) -> Self {
+        Self::Cache(error)
+    }
+}
+
+impl From<remote::Error> for Error {
+    fn from(error: remote::Error) -> Self {
+        Self::Cache(error.into())
+    }
+}
+
+impl Error {
+    /// Returns whether nothing was done because it would have had to wait.
+    pub fn would_wait(&self) -> bool {
+        matches!(self, Self::Cache(cache::Error::WouldWait))
+    }
+
+    /// Returns whether the host says that there is no such file.
+    pub fn is_not_found(&self) -> bool {
+        match self {
+            Self::NotFound => true,
+            Self::Cache(cache::Error::Remote(error)) => error.reason() == Some(Reason::NotFound),
+            _ => false,
+        }
+    }
+
+    /// Returns the errno for a program; `docs/semantics.md` has the same table in words.
+    pub fn errno(&self) -> c_int {
+        match self {
+            Self::Cache(error) => of_cache(error),
+            Self::NotFound => libc::ENOENT,
+            Self::Exists => libc::EEXIST,
+            Self::NotADirectory => libc::ENOTDIR,
+            Self::IsADirectory => libc::EISDIR,
+            Self::AccessDenied => libc::EACCES,
+            // As sshfs does for links that it contains.
+            Self::NotPermitted | Self::LeadsOutside => libc::EPERM,
+            Self::ReadOnly => libc::EROFS,
+            Self::InvalidArgument => libc::EINVAL,
+            Self::NameTooLong => libc::ENAMETOOLONG,
+            Self::BadHandle => libc::EBADF,
+            Self::CrossDevice => libc::EXDEV,
+            Self::NotSupported => libc::EOPNOTSUPP,
+            Self::Stale => libc::ESTALE,
+            Self::NoSuchOffset => libc::ENXIO,
+        }
+    }
+}
+
+fn of_cache(error: &cache::Error) -> c_int {
+    match error {
+        cache::Error::Remote(error) => of_remote(error),
+        // The cache's own disk: what it says is what the writer sees (ENOSPC, EDQUOT, EIO).
+        cache::Error::Local { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+        cache::Error::Full => libc::ENOSPC,
+        cache::Error::WouldWait => libc::EAGAIN,
+    }
+}
+
+fn of_remote(error: &remote::Error) -> c_int {
+    match error {
+        remote::Error::Refused { reason, .. } => of_reason(*reason),
+        remote::Error::Conflict { .. } => libc::ESTALE,
+        remote::Error::Unsupported { .. } => libc::EOPNOTSUPP,
+        // An unreachable host is not an empty one: never ENOENT.
+        remote::Error::Disconnected { source, .. } => match source {
+            transport::Error::Timeout { .. } => libc::ETIMEDOUT,
+            _ => libc::EHOSTUNREACH,
+        },
+        remote::Error::OutcomeUnknown { source, .. } => match source {
+            transport::Error::Timeout { .. } => libc::ETIMEDOUT,
+            _ => libc::EIO,
+        },
+        remote::Error::Starved { .. } => libc::ETIMEDOUT,
+        remote::Error::Closed => libc::ENOTCONN,
+        remote::Error::Protocol { .. } | remote::Error::Surprise { .. } => libc::EIO,
+        remote::Error::Local { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+    }
+}
+
+fn of_reason(reason: Reason) -> c_int {
+    match reason {
+        Reason::NotFound => libc::ENOENT,
+        Reason::Exists => libc::EEXIST,
+        Reason::AccessDenied => libc::EACCES,
+        Reason::NotPermitted => libc::EPERM,
+        Reason::NotADirectory => libc::ENOTDIR,
+        Reason::IsADirectory => libc::EISDIR,
+        Reason::NotEmpty => libc::ENOTEMPTY,
+        Reason::TooManyLinks => libc::EMLINK,
+        Reason::NameTooLong => libc::ENAMETOOLONG,
+        Reason::SymlinkLoop => libc::ELOOP,
+        Reason::ReadOnly => libc::EROFS,
+        Reason::NoSpace => libc::ENOSPC,
+        Reason::QuotaExceeded => libc::EDQUOT,
+        Reason::FileTooLarge => libc::EFBIG,
+        Reason::CrossDevice => libc::EXDEV,
+        Reason::Busy => libc::EBUSY,
+        Reason::TextBusy => libc::ETXTBSY,
+        Reason::InvalidArgument => libc::EINVAL,
+        Reason::NotSupported | Reason::NoProgram => libc::EOPNOTSUPP,
+        Reason::NoSuchDevice => libc::ENXIO,
+        Reason::InputOutput => libc::EIO,
+        Reason::Stale => libc::ESTALE,
+        // The reader would get a mixture of two contents.
+        Reason::Changed => libc::EIO,
+        Reason::Other => libc::EIO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unreachable_host_is_not_an_empty_one() {
+        let closed = || transport::Error::Closed { act: "reading" };
+        for error in [
+            remote::Error::Disconnected { act: "stat", source: closed() },
+            remote::Error::OutcomeUnknown { act: "stat", source: closed() },
+            remote::Error::Closed,
+        ] {
+            let error = Error::from(error);
+            assert_ne!(error.errno(), libc::ENOENT);
+            assert!(!error.is_not_found());
+        }
+    }
+}

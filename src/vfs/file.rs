@@ -1,0 +1,496 @@
+//! Open files: opening, reading, writing, storing, closing.
+
+use std::sync::Arc;
+
+use crate::cache;
+use crate::cache::Entry;
+use crate::cache::Target;
+use crate::cache::Wait;
+use crate::cache::Whereto;
+use crate::path::Name;
+use crate::path::RemotePath;
+use crate::remote::Changed;
+use crate::remote::Durability;
+use crate::remote::Owner;
+use crate::remote::Placement;
+use crate::stat::DeviceNumber;
+use crate::stat::FileKind;
+use crate::stat::Stat;
+use crate::vfs::Attr;
+use crate::vfs::Context;
+use crate::vfs::Error;
+use crate::vfs::Fh;
+use crate::vfs::Ino;
+use crate::vfs::OpenFlags;
+use crate::vfs::Result;
+use crate::vfs::Vfs;
+use crate::vfs::handle::FileHandle;
+use crate::vfs::permission;
+use crate::vfs::tree::Inode;
+use crate::vfs::tree::Open;
+
+/// An open file, and what the kernel is to know of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened {
+    pub fh: Fh,
+    /// Whether the pages that the kernel has are those of this content.
+    pub keeps_pages: bool,
+    /// Whether the kernel is to keep no pages at all, because the size says nothing.
+    pub is_unsized: bool,
+}
+
+impl Vfs {
+    /// Opens a file; fetches its content if this machine has not got the host's version of it.
+    pub fn open(&self, cx: &Context, ino: Ino, flags: OpenFlags) -> Result<Opened> {
+        if flags.writes || flags.truncates {
+            self.check_writable()?;
+        }
+        let entry = {
+            let mut tree = self.tree.lock();
+            let inode = tree.get(ino).ok_or(Error::Stale)?;
+            match inode.stat.kind {
+                FileKind::File => {}
+                FileKind::Directory => return Err(Error::IsADirectory),
+                _ => return Err(Error::NotSupported),
+            }
+            let knows_content =
+                inode.open.is_some() || self.cache.has(&inode.stat.version());
+            // Content that must be fetched anyway comes with fresh attributes.
+            if knows_content && !flags.truncates {
+                drop(tree);
+                tree = self.fresh_attr(cx, ino)?;
+            }
+            let login = self.login();
+            let inode = tree.get_mut(ino).ok_or(Error::Stale)?;
+            if flags.writes && !permission::permits(&inode.stat, &login, permission::WRITE) {
+                return Err(Error::AccessDenied);
+            }
+            self.open_entry(inode)
+        };
+        entry.retain();
+        let result = if flags.truncates {
+            entry.replace(cx.wait).map_err(Error::from)
+        } else {
+            self.fill(cx, ino, &entry)
+        };
+        if let Err(error) = result {
+            self.release_entry(ino, &entry);
+            return Err(error);
+        }
+        let keeps_pages = self.take_pages(ino, &entry);
+        let is_unsized = self.is_unsized(ino, &entry);
+        let handle = FileHandle { ino, entry, flags };
+        let fh = self.handles.lock().add_file(handle);
+        Ok(Opened { fh, keeps_pages: keeps_pages && !flags.truncates, is_unsized })
+    }
+
+    /// The entry of an inode, made if need be, with one more handle to its name in the tree.
+    fn open_entry(&self, inode: &mut Inode) -> Arc<Entry> {
+        let version = inode.stat.version();
+        let open = inode.open.get_or_insert_with(|| {
+            let entry = self.cache.entry(version);
+            Box::new(Open { entry, handles: 0, is_born: false })
+        });
+        open.handles += 1;
+        Arc::clone(&open.entry)
+    }
+
+    /// Brings the content of an entry here, or starts to.
+    fn fill(&self, cx: &Context, ino: Ino, entry: &Arc<Entry>) -> Result<()> {
+        let (path, version) = {
+            let tree = self.tree.lock();
+            let inode = tree.get(ino).ok_or(Error::Stale)?;
+            match tree.path(ino) {
+                Some(path) => (path, inode.stat.version()),
+                // Removed, and open by somebody else: what is here is all there is.
+                None => return Ok(()),
+            }
+        };
+        entry.open(&path, version, cx.wait)?;
+        self.take_news(ino, entry);
+        Ok(())
+    }
+
+    /// Takes the attributes that came with content.
+    fn take_news(&self, ino: Ino, entry: &Entry) {
+        let Some(stat) = entry.take_news() else { return };
+        let at = self.clock.tick();
+        let mut tree = self.tree.lock();
+        let is_news = tree.get(ino).is_some_and(|inode| inode.stat.version() != stat.version());
+        tree.absorb(ino, stat, at);
+        drop(tree);
+        if is_news {
+            // The kernel would cut what is read at the size it was told before.
+            self.notify(ino);
+        }
+    }
+
+    /// Whether the kernel's pages are those of this content; they will be from now on.
+    fn take_pages(&self, ino: Ino, entry: &Entry) -> bool {
+        let mut tree = self.tree.lock();
+        let Some(inode) = tree.get_mut(ino) else { return false };
+        match entry.version() {
+            Some(version) => inode.pages_of.replace(version) == Some(version),
+            // Our own content: whatever the kernel has, it has from the same writes.
+            None => entry.is_dirty() && inode.open.as_ref().is_some_and(|open| open.handles > 1),
+        }
+    }
+
+    /// Whether the attributes give the file another size than its content has, as in `/proc`.
+    fn is_unsized(&self, ino: Ino, entry: &Entry) -> bool {
+        let tree = self.tree.lock();
+        tree.get(ino).zip(entry.version()).is_some_and(|(inode, version)| {
+            !inode.is_ours() && inode.stat.size != version.size
+        })
+    }
+
+    /// Creates a file and opens it. Unless it must be exclusive, the host hears of it when it is
+    /// stored.
+    pub fn create(
+        &self,
+        cx: &Context,
+        parent: Ino,
+        name: &[u8],
+        mode: u32,
+        flags: OpenFlags,
+    ) -> Result<(Attr, Opened)> {
+        self.check_writable()?;
+        let name = Self::name(name)?;
+        let (path, owner) = self.place_for_new(cx, parent, &name)?;
+        let (entry, stat, is_born) = if flags.is_exclusive {
+            cx.may_wait()?;
+            let changed = self.remote.create_new(&path, mode, owner)?;
+            let stat = self.created(parent, &changed, &path)?;
+            let entry = self.cache.entry(stat.version());
+            entry.truncate(0, Wait::Allowed)?;
+            // What the host has is this empty file.
+            entry.settle_empty(stat.version());
+            (entry, stat, false)
+        } else {
+            let entry = self.cache.new_entry()?;
+            (entry, self.stat_of_new(parent, mode, owner)?, true)
+        };
+        entry.retain();
+        let at = self.clock.tick();
+        let mut tree = self.tree.lock();
+        let ino = tree.add(stat, at);
+        tree.bind(parent, &name, ino, at);
+        if let Some(inode) = tree.get_mut(ino) {
+            inode.lookups += 1;
+            inode.open = Some(Box::new(Open { entry: Arc::clone(&entry), handles: 1, is_born }));
+        }
+        let attr = self.attr_of(&tree, ino)?;
+        drop(tree);
+        let fh = self.handles.lock().add_file(FileHandle { ino, entry, flags });
+        Ok((attr, Opened { fh, keeps_pages: true, is_unsized: false }))
+    }
+
+    /// The path of a new name and whose it is to be; refuses where the login user may not write.
+    pub(super) fn place_for_new(
+        &self,
+        cx: &Context,
+        parent: Ino,
+        name: &Name,
+    ) -> Result<(RemotePath, Option<Owner>)> {
+        let tree = self.tree.lock();
+        Self::check_directory(&tree, parent)?;
+        let dir = tree.get(parent).ok_or(Error::Stale)?;
+        let mask = permission::WRITE | permission::EXECUTE;
+        if !permission::permits(&dir.stat, &self.login(), mask) {
+            return Err(Error::AccessDenied);
+        }
+        let path = tree.path(parent).ok_or(Error::NotFound)?.join(name);
+        if name.as_bytes().len() > 255 {
+            return Err(Error::NameTooLong);
+        }
+        Ok((path, self.owner_for(&tree, cx, parent)))
+    }
+
+    /// What a file that the host does not have yet is shown as.
+    fn stat_of_new(&self, parent: Ino, mode: u32, owner: Option<Owner>) -> Result<Stat> {
+        let facts = self.remote.facts();
+        let now = self.clock.wall().to_micros();
+        let tree = self.tree.lock();
+        let dir = tree.get(parent).ok_or(Error::Stale)?;
+        let gid = if dir.stat.mode & 0o2000 != 0 { dir.stat.gid } else { facts.gid };
+        let owner = owner.unwrap_or(Owner { uid: facts.uid, gid });
+        Ok(Stat {
+            kind: FileKind::File,
+            mode: mode & crate::stat::PERMISSIONS,
+            nlink: 1,
+            uid: owner.uid,
+            gid: owner.gid,
+            size: 0,
+            blocks: 0,
+            atime: now,
+            mtime: now,
+            ctime: Some(now),
+            id: None,
+            rdev: DeviceNumber::default(),
+        })
+    }
+
+    /// Takes what the answer to a creation says of the directory; returns the new file's own
+    /// attributes, asked for if need be.
+    pub(super) fn created(
+        &self,
+        parent: Ino,
+        changed: &Changed,
+        path: &RemotePath,
+    ) -> Result<Stat> {
+        self.parent_changed(parent, changed.parent);
+        match changed.stat {
+            Some(stat) => Ok(stat),
+            None => Ok(self.remote.stat(path)?),
+        }
+    }
+
+    /// Takes the new attributes of a directory; if the host did not give them, the old ones are
+    /// too old from now on.
+    pub(super) fn parent_changed(&self, parent: Ino, stat: Option<Stat>) {
+        let at = self.clock.tick();
+        let mut tree = self.tree.lock();
+        match stat {
+            Some(stat) if tree.get(parent).is_some_and(|dir| dir.stat.kind == stat.kind) => {
+                tree.set_stat(parent, stat, at);
+            }
+            _ => {
+                if let Some(dir) = tree.get_mut(parent) {
+                    dir.stat_at = crate::clock::Tick::ZERO;
+                }
+            }
+        }
+    }
+
+    pub fn read(&self, cx: &Context, fh: Fh, offset: u64, len: u32) -> Result<Vec<u8>> {
+        let handle = self.handles.lock().file(fh)?;
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        Ok(handle.entry.read(offset, len, cx.wait)?)
+    }
+
+    /// Writes, and returns how many bytes.
+    pub fn write(&self, cx: &Context, fh: Fh, offset: u64, data: &[u8]) -> Result<u32> {
+        let handle = self.handles.lock().file(fh)?;
+        // The kernel appends at the size it knows; the file may be longer by now.
+        let offset = (!handle.flags.appends).then_some(offset);
+        handle.entry.write(offset, data, cx.wait)?;
+        Ok(u32::try_from(data.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Stores what the host does not have: every `close(2)` comes here first.
+    pub fn flush(&self, cx: &Context, fh: Fh) -> Result<()> {
+        let handle = self.handles.lock().file(fh)?;
+        self.flush_entry(cx, handle.ino, &handle.entry, Durability::Lazy)
+    }
+
+    /// Stores what the host does not have, and has it flush that to its disk.
+    pub fn fsync(&self, cx: &Context, fh: Fh) -> Result<()> {
+        let handle = self.handles.lock().file(fh)?;
+        self.flush_entry(cx, handle.ino, &handle.entry, Durability::Fsync)
+    }
+
+    /// Closes a handle. What is still not stored, because it was written through a mapping after
+    /// the last `close(2)`, is stored now; nobody is left to be told if that fails.
+    pub fn release(&self, cx: &Context, fh: Fh) -> Result<()> {
+        let handle = self.handles.lock().file(fh)?;
+        if handle.entry.is_dirty() && handle.flags.writes {
+            cx.may_wait()?;
+            // Logged where it failed; the content stays.
+            let _ = self.flush_entry(cx, handle.ino, &handle.entry, Durability::Lazy);
+        }
+        if self.handles.lock().remove_file(fh).is_some() {
+            self.release_entry(handle.ino, &handle.entry);
+        }
+        Ok(())
+    }
+
+    fn release_entry(&self, ino: Ino, entry: &Arc<Entry>) {
+        entry.release();
+        let mut tree = self.tree.lock();
+        if let Some(inode) = tree.get_mut(ino)
+            && let Some(open) = &mut inode.open
+            && Arc::ptr_eq(&open.entry, entry)
+        {
+            open.handles = open.handles.saturating_sub(1);
+            let is_kept = open.handles > 0 || inode.is_ours();
+            if !is_kept {
+                inode.open = None;
+            }
+        }
+        tree.collect(ino);
+    }
+
+    /// Stores the content of an inode if it has any that is not stored.
+    pub(super) fn flush_inode(&self, cx: &Context, ino: Ino, how: Durability) -> Result<()> {
+        let entry = {
+            let tree = self.tree.lock();
+            let open = tree.get(ino).and_then(|inode| inode.open.as_ref());
+            open.map(|open| Arc::clone(&open.entry))
+        };
+        match entry {
+            None => Ok(()),
+            Some(entry) => self.flush_entry(cx, ino, &entry, how),
+        }
+    }
+
+    fn flush_entry(
+        &self,
+        cx: &Context,
+        ino: Ino,
+        entry: &Arc<Entry>,
+        how: Durability,
+    ) -> Result<()> {
+        let place = StorePlace { vfs: self.arc()?, ino };
+        entry.flush(&place, how, cx.wait)?;
+        Ok(())
+    }
+
+    /// Allocates or makes holes, see `fallocate(2)`.
+    pub fn fallocate(
+        &self,
+        cx: &Context,
+        fh: Fh,
+        mode: i32,
+        offset: u64,
+        len: u64,
+    ) -> Result<()> {
+        let handle = self.handles.lock().file(fh)?;
+        Ok(handle.entry.allocate(mode, offset, len, cx.wait)?)
+    }
+
+    /// Finds data or a hole, see `lseek(2)`.
+    pub fn seek(&self, cx: &Context, fh: Fh, offset: u64, to_data: bool) -> Result<u64> {
+        let handle = self.handles.lock().file(fh)?;
+        match handle.entry.seek(offset, to_data, cx.wait) {
+            Err(cache::Error::Local { source, .. })
+                if source.raw_os_error() == Some(libc::ENXIO) =>
+            {
+                Err(Error::NoSuchOffset)
+            }
+            result => Ok(result?),
+        }
+    }
+
+    /// Copies a whole file to another on the host, so that no byte of it travels; returns how
+    /// many bytes.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] where it is not a whole file, or where the host does not have the
+    /// content: then the kernel copies by reading and writing.
+    pub fn copy_file_range(
+        &self,
+        cx: &Context,
+        from: (Fh, u64),
+        to: (Fh, u64),
+        len: u64,
+    ) -> Result<u64> {
+        let (source, target) = {
+            let handles = self.handles.lock();
+            (handles.file(from.0)?, handles.file(to.0)?)
+        };
+        let (path, size, mtime) = {
+            let tree = self.tree.lock();
+            let inode = tree.get(source.ino).ok_or(Error::Stale)?;
+            let version = source.entry.version().filter(|_| !inode.is_ours());
+            let is_target_empty = target.entry.local().is_some_and(|local| local.size == 0);
+            let is_whole = from.1 == 0 && to.1 == 0 && version.is_some_and(|v| v.size <= len);
+            let path = tree.path(source.ino);
+            match (path, version) {
+                (Some(path), Some(version))
+                    if is_whole && is_target_empty && source.ino != target.ino =>
+                {
+                    (path, version.size, self.clock.wall().to_micros())
+                }
+                _ => return Err(Error::NotSupported),
+            }
+        };
+        if size == 0 {
+            return Ok(0);
+        }
+        cx.may_wait()?;
+        let place = StorePlace { vfs: self.arc()?, ino: target.ino };
+        let Some(Target { path: to, mode, owner, placement, atime }) = place.target() else {
+            return Err(Error::NotSupported);
+        };
+        let plan = target.entry.plan_copy(size, mode, mtime, atime, owner, placement);
+        // Held, so that no flush stores the empty content meanwhile.
+        let hold = target.entry.hold();
+        let changed = self.remote.copy(&path, &to, &plan)?;
+        let changed = match changed.stat {
+            Some(_) => changed,
+            None => Changed { stat: Some(self.remote.stat(&to)?), ..changed },
+        };
+        if let Some(stat) = changed.stat {
+            target.entry.became(stat.version());
+        }
+        place.stored(&to, Ok(&changed));
+        drop(hold);
+        self.fill(cx, target.ino, &target.entry)?;
+        Ok(size)
+    }
+}
+
+/// Where the content of an inode goes at the moment at which it is stored.
+struct StorePlace {
+    vfs: Arc<Vfs>,
+    ino: Ino,
+}
+
+impl Whereto for StorePlace {
+    fn target(&self) -> Option<Target> {
+        let vfs = &self.vfs;
+        let facts = vfs.remote.facts();
+        let tree = vfs.tree.lock();
+        let path = tree.path(self.ino)?;
+        let inode = tree.get(self.ino)?;
+        let stat = inode.stat;
+        let is_born = inode.open.as_ref().is_some_and(|open| open.is_born);
+        let (parent, _) = inode.links.first()?;
+        let dir = tree.get(*parent)?.stat;
+        let login = vfs.login();
+        let may_chown = |uid: u32, gid: u32| {
+            facts.uid == 0 || (uid == facts.uid && (gid == facts.gid || facts.groups.contains(&gid)))
+        };
+        // What a new file in that directory gets by itself.
+        let default_gid = if dir.mode & 0o2000 != 0 { dir.gid } else { facts.gid };
+        let is_default = (stat.uid, stat.gid) == (facts.uid, default_gid);
+        let mask = permission::WRITE | permission::EXECUTE;
+        let placement = if is_born {
+            Placement::Replace
+        } else if !permission::permits(&dir, &login, mask) {
+            Placement::Direct
+        } else if stat.nlink > 1 || !may_chown(stat.uid, stat.gid) {
+            Placement::InPlace
+        } else {
+            Placement::Replace
+        };
+        let owner = (placement == Placement::Replace && !is_default)
+            .then_some(Owner { uid: stat.uid, gid: stat.gid });
+        Some(Target { path, mode: stat.mode, owner, placement, atime: stat.atime })
+    }
+
+    fn stored(&self, _path: &RemotePath, result: std::result::Result<&Changed, &cache::Error>) {
+        let Ok(changed) = result else { return };
+        let at = self.vfs.clock.tick();
+        let mut tree = self.vfs.tree.lock();
+        let Some(inode) = tree.get_mut(self.ino) else { return };
+        if let Some(open) = &mut inode.open {
+            open.is_born = false;
+        }
+        let parent = inode.links.first().map(|(parent, _)| *parent);
+        match changed.stat {
+            Some(stat) => {
+                inode.pages_of = Some(stat.version());
+                tree.set_stat(self.ino, stat, at);
+            }
+            None => {
+                inode.pages_of = None;
+                inode.stat_at = crate::clock::Tick::ZERO;
+            }
+        }
+        drop(tree);
+        if let Some(parent) = parent {
+            self.vfs.parent_changed(parent, changed.parent);
+        }
+    }
+}

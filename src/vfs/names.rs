@@ -1,0 +1,335 @@
+//! Making, removing and moving names.
+
+use std::sync::Arc;
+
+use crate::cache::Entry;
+use crate::cache::Hold;
+use crate::path::Name;
+use crate::path::RemotePath;
+use crate::remote::Changed;
+use crate::remote::Durability;
+use crate::remote::RenameHow;
+use crate::remote::Renamed;
+use crate::stat::DeviceNumber;
+use crate::stat::FileKind;
+use crate::stat::Stat;
+use crate::vfs::Attr;
+use crate::vfs::Context;
+use crate::vfs::Error;
+use crate::vfs::Found;
+use crate::vfs::Ino;
+use crate::vfs::Result;
+use crate::vfs::Vfs;
+use crate::vfs::tree::Inode;
+use crate::vfs::tree::Tree;
+
+/// What `renameat2(2)` was asked to do beyond renaming.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RenameFlags {
+    pub no_replace: bool,
+    pub exchange: bool,
+}
+
+impl Vfs {
+    pub fn mkdir(&self, cx: &Context, parent: Ino, name: &[u8], mode: u32) -> Result<Found> {
+        self.make(cx, parent, name, |path, owner| self.remote.make_dir(path, mode, owner))
+    }
+
+    /// Makes a regular file, a FIFO, a socket or a device.
+    pub fn mknod(
+        &self,
+        cx: &Context,
+        parent: Ino,
+        name: &[u8],
+        kind: FileKind,
+        mode: u32,
+        device: DeviceNumber,
+    ) -> Result<Found> {
+        self.make(cx, parent, name, |path, owner| match kind {
+            FileKind::File => self.remote.create_new(path, mode, owner),
+            kind => self.remote.make_node(path, kind, mode, device, owner),
+        })
+    }
+
+    pub fn symlink(
+        &self,
+        cx: &Context,
+        parent: Ino,
+        name: &[u8],
+        target: &[u8],
+    ) -> Result<Found> {
+        let found =
+            self.make(cx, parent, name, |path, owner| self.remote.symlink(path, target, owner))?;
+        if let Some(attr) = found.attr
+            && let Some(inode) = self.tree.lock().get_mut(attr.ino)
+        {
+            inode.target = Some(target.into());
+        }
+        Ok(found)
+    }
+
+    fn make(
+        &self,
+        cx: &Context,
+        parent: Ino,
+        name: &[u8],
+        make: impl FnOnce(
+            &RemotePath,
+            Option<crate::remote::Owner>,
+        ) -> crate::remote::Result<Changed>,
+    ) -> Result<Found> {
+        self.check_writable()?;
+        cx.may_wait()?;
+        let name = Self::name(name)?;
+        let (path, owner) = self.place_for_new(cx, parent, &name)?;
+        let changed = make(&path, owner)?;
+        let stat = self.created(parent, &changed, &path)?;
+        let at = self.clock.tick();
+        let mut tree = self.tree.lock();
+        let ino = tree.add(stat, at);
+        tree.bind(parent, &name, ino, at);
+        self.found(&mut tree, ino)
+    }
+
+    /// Counts a look-up of an inode and returns its attributes.
+    fn found(&self, tree: &mut Tree, ino: Ino) -> Result<Found> {
+        if let Some(inode) = tree.get_mut(ino) {
+            inode.lookups += 1;
+        }
+        let attr: Attr = self.attr_of(tree, ino)?;
+        Ok(Found { attr: Some(attr), ttl: self.options.ttl })
+    }
+
+    /// Gives a file a further name.
+    pub fn link(&self, cx: &Context, ino: Ino, parent: Ino, name: &[u8]) -> Result<Found> {
+        self.check_writable()?;
+        cx.may_wait()?;
+        let name = Self::name(name)?;
+        // The host must have the file to link to it.
+        self.flush_inode(cx, ino, Durability::Lazy)?;
+        let entry = self.tree.lock().get(ino).and_then(entry_of);
+        let hold = entry.as_ref().map(Entry::hold);
+        let (existing, path, old) = {
+            let tree = self.tree.lock();
+            Self::check_directory(&tree, parent)?;
+            let existing = tree.path(ino).ok_or(Error::NotFound)?;
+            let path = tree.path(parent).ok_or(Error::NotFound)?.join(&name);
+            let stat = tree.get(ino).ok_or(Error::Stale)?.stat;
+            Self::check_same_device(&tree, &stat, parent)?;
+            (existing, path, stat)
+        };
+        let changed = self.remote.link(&existing, &path)?;
+        let stat = self.created(parent, &changed, &path)?;
+        let at = self.clock.tick();
+        self.changed_by_us(ino, &old, stat, at);
+        drop(hold);
+        let mut tree = self.tree.lock();
+        tree.bind(parent, &name, ino, at);
+        self.found(&mut tree, ino)
+    }
+
+    pub fn unlink(&self, cx: &Context, parent: Ino, name: &[u8]) -> Result<()> {
+        self.check_writable()?;
+        cx.may_wait()?;
+        let name = Self::name(name)?;
+        let held = self.hold(|tree| {
+            let ino = tree.instantiate(parent, &name);
+            ino.into_iter().collect()
+        });
+        let (path, ino, other, is_born) = {
+            let mut tree = self.tree.lock();
+            let path = tree.path(parent).ok_or(Error::NotFound)?.join(&name);
+            let ino = tree.instantiate(parent, &name);
+            let inode = ino.and_then(|ino| tree.get(ino));
+            let is_born =
+                inode.is_some_and(|i| i.open.as_ref().is_some_and(|open| open.is_born));
+            let other = inode.and_then(|inode| {
+                inode.links.iter().find(|(p, n)| !(*p == parent && *n == name)).cloned()
+            });
+            let other = other.and_then(|(p, n)| Some(tree.path(p)?.join(&n)));
+            (path, ino, other, is_born)
+        };
+        if !is_born {
+            let changed = self.remote.remove_file(&path, other.as_ref())?;
+            self.parent_changed(parent, changed.parent);
+            if let (Some(ino), Some(stat)) = (ino, changed.stat) {
+                let old = self.tree.lock().get(ino).map(|inode| inode.stat);
+                if let Some(old) = old {
+                    self.changed_by_us(ino, &old, stat, self.clock.tick());
+                }
+            }
+        }
+        let at = self.clock.tick();
+        let mut tree = self.tree.lock();
+        if let Some(inode) = ino.and_then(|ino| tree.get_mut(ino)) {
+            if inode.links.len() <= 1 {
+                if inode.open.is_none() {
+                    self.cache.forget(&inode.stat.version());
+                }
+                if inode.stat.nlink <= 1 || other.is_none() {
+                    inode.stat.nlink = inode.stat.nlink.saturating_sub(1);
+                    inode.stat.ctime = inode.stat.ctime.map(|_| self.clock.wall());
+                }
+            }
+        }
+        tree.unbind(parent, &name, at);
+        drop(tree);
+        drop(held);
+        Ok(())
+    }
+
+    pub fn rmdir(&self, cx: &Context, parent: Ino, name: &[u8]) -> Result<()> {
+        self.check_writable()?;
+        cx.may_wait()?;
+        let name = Self::name(name)?;
+        let path = self.tree.lock().path(parent).ok_or(Error::NotFound)?.join(&name);
+        // Files that the host has not heard of keep a directory from being empty.
+        self.store_below(cx, parent, &name)?;
+        let changed = self.remote.remove_dir(&path)?;
+        self.parent_changed(parent, changed.parent);
+        let at = self.clock.tick();
+        self.tree.lock().unbind(parent, &name, at);
+        Ok(())
+    }
+
+    fn store_below(&self, cx: &Context, parent: Ino, name: &Name) -> Result<()> {
+        let dirty = {
+            let mut tree = self.tree.lock();
+            let Some(dir) = tree.instantiate(parent, name) else { return Ok(()) };
+            below(&tree, dir, |inode| inode.is_ours())
+        };
+        for ino in dirty {
+            self.flush_inode(cx, ino, Durability::Lazy)?;
+        }
+        Ok(())
+    }
+
+    /// Renames. What is open goes on working; content that is not yet stored goes to the new name.
+    pub fn rename(
+        &self,
+        cx: &Context,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        flags: RenameFlags,
+    ) -> Result<()> {
+        self.check_writable()?;
+        cx.may_wait()?;
+        let (from_name, to_name) = (Self::name(from.1)?, Self::name(to.1)?);
+        let (from, to) = ((from.0, &from_name), (to.0, &to_name));
+        let how = match flags {
+            RenameFlags { no_replace: true, exchange: true } => return Err(Error::InvalidArgument),
+            RenameFlags { no_replace: true, .. } => RenameHow::NoReplace,
+            RenameFlags { exchange: true, .. } => RenameHow::Exchange,
+            RenameFlags { .. } => RenameHow::Replace,
+        };
+        // A file that the host has not heard of cannot be renamed there.
+        let born = {
+            let mut tree = self.tree.lock();
+            let names = [Some(from), (how == RenameHow::Exchange).then_some(to)];
+            let mut inos: Vec<Ino> = names
+                .into_iter()
+                .flatten()
+                .filter_map(|(parent, name)| tree.instantiate(parent, name))
+                .collect();
+            inos.retain(|&ino| is_born(&tree, ino));
+            inos
+        };
+        for ino in born {
+            self.flush_inode(cx, ino, Durability::Lazy)?;
+        }
+        let held = self.hold(|tree| {
+            let moved = [tree.instantiate(from.0, from.1), tree.instantiate(to.0, to.1)];
+            let moved = moved.into_iter().flatten();
+            moved.flat_map(|ino| below(tree, ino, |inode| inode.open.is_some())).collect()
+        });
+        let (source, target) = {
+            let mut tree = self.tree.lock();
+            let source = tree.path(from.0).ok_or(Error::NotFound)?.join(from.1);
+            let target = tree.path(to.0).ok_or(Error::NotFound)?.join(to.1);
+            if let Some(ino) = tree.instantiate(from.0, from.1)
+                && let Some(stat) = tree.get(ino).map(|inode| inode.stat)
+            {
+                Self::check_same_device(&tree, &stat, to.0)?;
+            }
+            (source, target)
+        };
+        let renamed = self.remote.rename(&source, &target, how)?;
+        self.renamed(from, to, how, &renamed);
+        drop(held);
+        Ok(())
+    }
+
+    fn renamed(
+        &self,
+        from: (Ino, &Name),
+        to: (Ino, &Name),
+        how: RenameHow,
+        renamed: &Renamed,
+    ) {
+        self.parent_changed(from.0, renamed.from_parent);
+        self.parent_changed(to.0, renamed.to_parent);
+        let at = self.clock.tick();
+        let mut tree = self.tree.lock();
+        if how == RenameHow::Exchange {
+            // Both are looked up again.
+            tree.unbind(from.0, from.1, at);
+            tree.unbind(to.0, to.1, at);
+            for (parent, name) in [from, to] {
+                if let Some(dir) = tree.dir_mut(parent) {
+                    dir.names.remove(name);
+                    dir.listed_at = None;
+                }
+            }
+            return;
+        }
+        let replaced = tree.instantiate(to.0, to.1);
+        if let Some(inode) = replaced.and_then(|ino| tree.get_mut(ino)) {
+            inode.stat.nlink = inode.stat.nlink.saturating_sub(1);
+            inode.stat.ctime = inode.stat.ctime.map(|_| self.clock.wall());
+            // Its other names, if it has any, are asked for again.
+            inode.stat_at = crate::clock::Tick::ZERO;
+        }
+        tree.rename(from, to, at);
+        let moved = tree.instantiate(to.0, to.1);
+        let old = moved.and_then(|ino| tree.get(ino)).map(|inode| inode.stat);
+        drop(tree);
+        if let (Some(ino), Some(old), Some(stat)) = (moved, old, renamed.stat)
+            && old.kind == stat.kind
+        {
+            self.changed_by_us(ino, &old, stat, at);
+        }
+    }
+
+    /// Keeps the content of some inodes from being stored while their paths change.
+    fn hold(&self, which: impl FnOnce(&mut Tree) -> Vec<Ino>) -> Vec<Hold> {
+        let entries: Vec<Arc<Entry>> = {
+            let mut tree = self.tree.lock();
+            let inos = which(&mut tree);
+            inos.into_iter().filter_map(|ino| tree.get(ino).and_then(entry_of)).collect()
+        };
+        entries.iter().map(Entry::hold).collect()
+    }
+
+    /// A host's `mv` copies what it cannot rename, and its `ln` fails late: neither is a rename.
+    fn check_same_device(tree: &Tree, stat: &Stat, dir: Ino) -> Result<()> {
+        let dir = tree.get(dir).ok_or(Error::Stale)?;
+        match (stat.id, dir.stat.id) {
+            (Some(file), Some(dir)) if file.dev != dir.dev => Err(Error::CrossDevice),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn entry_of(inode: &Inode) -> Option<Arc<Entry>> {
+    inode.open.as_ref().map(|open| Arc::clone(&open.entry))
+}
+
+fn is_born(tree: &Tree, ino: Ino) -> bool {
+    tree.get(ino).and_then(|inode| inode.open.as_ref()).is_some_and(|open| open.is_born)
+}
+
+/// The inodes at and below `dir` for which `wanted` holds.
+fn below(tree: &Tree, dir: Ino, wanted: impl Fn(&Inode) -> bool) -> Vec<Ino> {
+    let wanted = tree.inodes().filter(|(_, inode)| wanted(inode));
+    wanted.map(|(ino, _)| ino).filter(|&ino| tree.is_below(ino, dir)).collect()
+}

@@ -1,0 +1,95 @@
+//! Where a symlink leads, as seen through the mount; pure.
+//!
+//! The local kernel follows links itself, on the local machine. A link of the host with an
+//! absolute target, or with enough `..`, would lead it out of the mount into local files
+//! (CVE-2026-47187 of sshfs). Nothing in here asks what the components of a target are: it keeps
+//! `..` from ever standing behind a name, so that no link on the way can add to the climb.
+
+use crate::path::RemotePath;
+
+/// What to do with links that lead out of the remote root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Symlinks {
+    /// Links inside work, absolute ones are shown relative; links to the outside cannot be read.
+    Contain,
+    /// Links are shown as the host has them.
+    AsIs,
+}
+
+/// Returns the target to be shown for a link in the directory `dir`; `None` if it leads outside.
+///
+/// `root` is the absolute path of the remote root, empty for `/`.
+pub fn contain(target: &[u8], dir: &RemotePath, root: &[u8]) -> Option<Vec<u8>> {
+    let (mut depth, relative, is_absolute) = match target.strip_prefix(b"/") {
+        Some(_) => (0, strip_root(target, root)?, true),
+        None => (dir.depth(), target, false),
+    };
+    let mut n_up = 0;
+    let mut parts: Vec<&[u8]> = Vec::new();
+    let mut has_up_after_name = false;
+    for part in relative.split(|&b| b == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." if parts.pop().is_some() => has_up_after_name = true,
+            b".." => {
+                depth = depth.checked_sub(1)?;
+                n_up += 1;
+            }
+            name => parts.push(name),
+        }
+    }
+    if !is_absolute && !has_up_after_name {
+        return Some(target.to_vec());
+    }
+    if is_absolute {
+        n_up = dir.depth();
+    }
+    let ups = std::iter::repeat_n(&b".."[..], n_up);
+    let shown = ups.chain(parts).collect::<Vec<_>>().join(&b'/');
+    Some(if shown.is_empty() { b".".to_vec() } else { shown })
+}
+
+/// The part of an absolute path below `root`; `None` if it is not below.
+fn strip_root<'a>(target: &'a [u8], root: &[u8]) -> Option<&'a [u8]> {
+    let rest = target.strip_prefix(root)?;
+    (rest.is_empty() || rest.first() == Some(&b'/')).then_some(rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::Name;
+
+    fn dir(path: &str) -> RemotePath {
+        path.split('/')
+            .filter(|part| !part.is_empty())
+            .fold(RemotePath::root(), |dir, part| dir.join(&Name::new(part.as_bytes()).unwrap()))
+    }
+
+    #[test]
+    fn targets_inside_are_shown_and_targets_outside_are_not() {
+        for (target, at, root, shown) in [
+            ("a", "", "/srv", Some("a")),
+            ("./a//b/", "", "/srv", Some("./a//b/")),
+            ("../a", "d", "/srv", Some("../a")),
+            ("../a", "", "/srv", None),
+            ("../../a", "d", "/srv", None),
+            ("a/../../b", "d", "/srv", Some("../b")),
+            ("a/../b", "", "/srv", Some("b")),
+            ("a/..", "", "/srv", Some(".")),
+            ("a/../..", "", "/srv", None),
+            ("/srv/x/y", "d/e", "/srv", Some("../../x/y")),
+            ("/srv", "d", "/srv", Some("..")),
+            ("/srv", "", "/srv", Some(".")),
+            ("/srv/x/../y", "", "/srv", Some("y")),
+            ("/srv/../etc", "", "/srv", None),
+            ("/srvx", "", "/srv", None),
+            ("/etc/passwd", "", "/srv", None),
+            ("/etc/passwd", "d", "", Some("../etc/passwd")),
+            ("/", "d", "", Some("..")),
+        ] {
+            let found = contain(target.as_bytes(), &dir(at), root.as_bytes());
+            assert_eq!(found, shown.map(|s| s.as_bytes().to_vec()), "{target} in {at} of {root}");
+        }
+    }
+}

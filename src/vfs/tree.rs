@@ -1,0 +1,514 @@
+//! Inodes, their names, and what is known of both: no I/O, no clock, no waiting.
+//!
+//! An inode exists while the kernel knows it (lookup count), while it is open, while its content
+//! is not yet stored, and, for a directory, while an inode below it exists. What a listing tells
+//! of other files is kept with their names until it is too old.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::cache::Entry;
+use crate::clock::Tick;
+use crate::path::Name;
+use crate::path::RemotePath;
+use crate::remote::Listing;
+use crate::stat::FileId;
+use crate::stat::FileKind;
+use crate::stat::Stat;
+use crate::stat::Version;
+
+/// The kernel's number for an inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ino(pub u64);
+
+impl Ino {
+    pub const ROOT: Self = Self(1);
+}
+
+/// Numbers from here on are ours; those below are the host's.
+const FIRST_SYNTHETIC: u64 = 1 << 62;
+
+/// Names that are remembered in all before what is too old is dropped.
+const MAX_NAMES: usize = 300_000;
+
+#[derive(Debug)]
+pub(super) struct Tree {
+    inodes: HashMap<Ino, Inode>,
+    /// Files with several names, by what they are on the host.
+    by_id: HashMap<FileId, Ino>,
+    next_synthetic: u64,
+    n_names: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Inode {
+    pub(super) stat: Stat,
+    /// When `stat` was asked for.
+    pub(super) stat_at: Tick,
+    /// Its names; none once it is removed. A directory has one.
+    pub(super) links: Vec<(Ino, Name)>,
+    pub(super) lookups: u64,
+    pub(super) dir: Option<Box<Directory>>,
+    pub(super) target: Option<Box<[u8]>>,
+    pub(super) open: Option<Box<Open>>,
+    /// Whose content the kernel's pages hold.
+    pub(super) pages_of: Option<Version>,
+}
+
+/// The content of a file that is open, or not yet stored.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) entry: Arc<Entry>,
+    pub(super) handles: u32,
+    /// Whether the host has no file yet.
+    pub(super) is_born: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Directory {
+    pub(super) names: HashMap<Name, Known>,
+    /// When the listing that `names` comes from was asked for.
+    pub(super) listed_at: Option<Tick>,
+    /// Whether somebody lists it at this moment.
+    pub(super) is_listing: bool,
+    /// When a single name was last asked for instead of a listing.
+    pub(super) missed_at: Option<Tick>,
+    /// Whether the host refuses to list it.
+    pub(super) is_unlistable: bool,
+    /// Inodes that have a name in it.
+    n_inodes: u32,
+}
+
+/// What is known of a name.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// When it was asked for.
+    pub(super) at: Tick,
+    pub(super) what: What,
+}
+
+#[derive(Debug)]
+pub(super) enum What {
+    Absent,
+    /// An inode, which knows more.
+    Inode(Ino),
+    /// Not yet an inode.
+    Listed(Box<Listed>),
+}
+
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) kind: FileKind,
+    pub(super) stat: Option<Stat>,
+    pub(super) target: Option<Box<[u8]>>,
+}
+
+impl Inode {
+    fn new(stat: Stat, at: Tick) -> Self {
+        let dir = (stat.kind == FileKind::Directory).then(Box::default);
+        Self {
+            stat,
+            stat_at: at,
+            links: Vec::new(),
+            lookups: 0,
+            dir,
+            target: None,
+            open: None,
+            pages_of: None,
+        }
+    }
+
+    /// Whether what is here is newer than anything the host says.
+    pub(super) fn is_ours(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.is_born || open.entry.is_dirty())
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.handles > 0)
+    }
+}
+
+impl Tree {
+    pub(super) fn new(root: Stat, at: Tick) -> Self {
+        let mut inode = Inode::new(root, at);
+        // The kernel never forgets the root.
+        inode.lookups = 1;
+        Self {
+            inodes: HashMap::from([(Ino::ROOT, inode)]),
+            by_id: HashMap::new(),
+            next_synthetic: FIRST_SYNTHETIC,
+            n_names: 0,
+        }
+    }
+
+    pub(super) fn get(&self, ino: Ino) -> Option<&Inode> {
+        self.inodes.get(&ino)
+    }
+
+    pub(super) fn get_mut(&mut self, ino: Ino) -> Option<&mut Inode> {
+        self.inodes.get_mut(&ino)
+    }
+
+    pub(super) fn inodes(&self) -> impl Iterator<Item = (Ino, &Inode)> {
+        self.inodes.iter().map(|(&ino, inode)| (ino, inode))
+    }
+
+    pub(super) fn dir_mut(&mut self, ino: Ino) -> Option<&mut Directory> {
+        self.inodes.get_mut(&ino)?.dir.as_deref_mut()
+    }
+
+    /// Returns the path of an inode by its first name; `None` if it has none.
+    pub(super) fn path(&self, ino: Ino) -> Option<RemotePath> {
+        let mut names = Vec::new();
+        let mut at = ino;
+        while at != Ino::ROOT {
+            let (parent, name) = self.inodes.get(&at)?.links.first()?;
+            names.push(name);
+            at = *parent;
+        }
+        Some(names.into_iter().rev().fold(RemotePath::root(), |path, name| path.join(name)))
+    }
+
+    /// Whether `ino` is `dir` or lies below it.
+    pub(super) fn is_below(&self, ino: Ino, dir: Ino) -> bool {
+        let mut at = ino;
+        loop {
+            if at == dir {
+                return true;
+            }
+            match self.inodes.get(&at).and_then(|inode| inode.links.first()) {
+                Some((parent, _)) => at = *parent,
+                None => return false,
+            }
+        }
+    }
+
+    /// Takes attributes that the host gave when asked at `at`, unless what is here is newer.
+    pub(super) fn absorb(&mut self, ino: Ino, stat: Stat, at: Tick) {
+        let Some(inode) = self.inodes.get_mut(&ino) else { return };
+        if inode.stat_at <= at && !inode.is_ours() && inode.stat.kind == stat.kind {
+            self.set_stat(ino, stat, at);
+        }
+    }
+
+    /// Takes attributes that are certainly the newest.
+    pub(super) fn set_stat(&mut self, ino: Ino, stat: Stat, at: Tick) {
+        let Some(inode) = self.inodes.get_mut(&ino) else { return };
+        let old = std::mem::replace(&mut inode.stat, stat);
+        inode.stat_at = at;
+        if let Some(id) = old.id
+            && self.by_id.get(&id) == Some(&ino)
+        {
+            self.by_id.remove(&id);
+        }
+        self.index_id(ino, &stat);
+    }
+
+    fn index_id(&mut self, ino: Ino, stat: &Stat) {
+        if let Some(id) = stat.id
+            && stat.nlink > 1
+            && stat.kind != FileKind::Directory
+        {
+            self.by_id.insert(id, ino);
+        }
+    }
+
+    /// Returns what is known of a name, and when it was asked for: by itself, or by the absence
+    /// from a listing.
+    pub(super) fn known(&self, parent: Ino, name: &Name) -> Option<(Tick, &What)> {
+        let dir = self.inodes.get(&parent)?.dir.as_deref()?;
+        match dir.names.get(name) {
+            Some(Known { at, what: What::Inode(ino) }) => {
+                // A dirty file is there, whatever the host says.
+                let inode = self.inodes.get(ino)?;
+                let at = if inode.is_ours() { Tick::MAX } else { (*at).min(inode.stat_at) };
+                dir.names.get(name).map(|known| (at, &known.what))
+            }
+            Some(known) => Some((known.at, &known.what)),
+            None => dir.listed_at.map(|at| (at, &What::Absent)),
+        }
+    }
+
+    /// Takes what the host said of one name when asked at `at`.
+    pub(super) fn learn(
+        &mut self,
+        parent: Ino,
+        name: &Name,
+        listed: Option<Listed>,
+        at: Tick,
+    ) {
+        let Some(dir) = self.dir_mut(parent) else { return };
+        let bound = match dir.names.get(name) {
+            Some(known) if known.at > at => return,
+            Some(Known { what: What::Inode(ino), .. }) => Some(*ino),
+            _ => None,
+        };
+        let Some(ino) = bound else {
+            let what = listed.map_or(What::Absent, |listed| What::Listed(Box::new(listed)));
+            self.put(parent, name, Known { at, what });
+            return;
+        };
+        let Some(inode) = self.inodes.get_mut(&ino) else { return };
+        if inode.is_ours() {
+            return;
+        }
+        match listed {
+            Some(Listed { kind, stat, target }) => {
+                let is_same = inode.stat.kind == kind
+                    && stat.is_none_or(|stat| {
+                        stat.id == inode.stat.id
+                            || (!inode.is_open()
+                                && inode.links.len() == 1
+                                && kind == FileKind::File)
+                    });
+                if !is_same {
+                    self.unbind(parent, name, at);
+                    let what = What::Listed(Box::new(Listed { kind, stat, target }));
+                    self.put(parent, name, Known { at, what });
+                    return;
+                }
+                if target.is_some() {
+                    inode.target = target;
+                }
+                if let Some(stat) = stat {
+                    self.absorb(ino, stat, at);
+                }
+                if let Some(known) =
+                    self.dir_mut(parent).and_then(|dir| dir.names.get_mut(name))
+                {
+                    known.at = at;
+                }
+            }
+            None => {
+                self.unbind(parent, name, at);
+            }
+        }
+    }
+
+    /// Takes a listing that was asked for at `at`.
+    pub(super) fn learn_listing(&mut self, ino: Ino, listing: Listing, at: Tick) {
+        self.absorb(ino, listing.directory, at);
+        let Some(dir) = self.dir_mut(ino) else { return };
+        let mut missing: Vec<Name> = Vec::new();
+        if !dir.names.is_empty() {
+            let found: std::collections::HashSet<&Name> =
+                listing.entries.iter().map(|entry| &entry.name).collect();
+            missing.extend(dir.names.keys().filter(|name| !found.contains(name)).cloned());
+        }
+        dir.listed_at = Some(at);
+        dir.is_unlistable = false;
+        for name in missing {
+            self.learn(ino, &name, None, at);
+            // The listing says the same.
+            if let Some(dir) = self.dir_mut(ino)
+                && matches!(dir.names.get(&name), Some(Known { at: when, what: What::Absent }) if *when <= at)
+            {
+                dir.names.remove(&name);
+                self.n_names -= 1;
+            }
+        }
+        for entry in listing.entries {
+            let listed = Listed { kind: entry.kind, stat: entry.stat, target: entry.target };
+            self.learn(ino, &entry.name, Some(listed), at);
+        }
+        if self.n_names > MAX_NAMES {
+            self.drop_old_names(at);
+        }
+    }
+
+    /// Drops what was learnt before `at` and is no inode.
+    fn drop_old_names(&mut self, at: Tick) {
+        let mut n_names = 0;
+        for dir in self.inodes.values_mut().filter_map(|inode| inode.dir.as_deref_mut()) {
+            if dir.listed_at.is_some_and(|listed| listed < at) {
+                dir.listed_at = None;
+                dir.names.retain(|_, known| matches!(known.what, What::Inode(_)));
+                dir.names.shrink_to_fit();
+            }
+            n_names += dir.names.len();
+        }
+        self.n_names = n_names;
+    }
+
+    fn put(&mut self, parent: Ino, name: &Name, known: Known) {
+        let Some(dir) = self.dir_mut(parent) else { return };
+        if dir.names.insert(name.clone(), known).is_none() {
+            self.n_names += 1;
+        }
+    }
+
+    /// Returns the inode of a name that is known to be there, making one if need be; `None` if
+    /// too little is known.
+    pub(super) fn instantiate(&mut self, parent: Ino, name: &Name) -> Option<Ino> {
+        let dir = self.dir_mut(parent)?;
+        let known = dir.names.get_mut(name)?;
+        let at = known.at;
+        let (stat, target) = match &mut known.what {
+            What::Absent => return None,
+            What::Inode(ino) => return Some(*ino),
+            What::Listed(listed) => (listed.stat?, listed.target.take()),
+        };
+        let ino = self.inode_for(stat, at);
+        if let Some(inode) = self.inodes.get_mut(&ino)
+            && target.is_some()
+        {
+            inode.target = target;
+        }
+        self.bind(parent, name, ino, at);
+        Some(ino)
+    }
+
+    /// Returns the inode of a file of the host: the one that has it under another name, or a new.
+    fn inode_for(&mut self, stat: Stat, at: Tick) -> Ino {
+        if stat.nlink > 1
+            && let Some(&ino) = stat.id.as_ref().and_then(|id| self.by_id.get(id))
+            && self.inodes.get(&ino).is_some_and(|inode| inode.stat.kind == stat.kind)
+        {
+            self.absorb(ino, stat, at);
+            return ino;
+        }
+        self.add(stat, at)
+    }
+
+    /// Makes an inode. Its number is the host's where that is free.
+    pub(super) fn add(&mut self, stat: Stat, at: Tick) -> Ino {
+        let wanted = stat.id.map(|id| Ino(id.ino)).filter(|ino| {
+            ino.0 > Ino::ROOT.0 && ino.0 < FIRST_SYNTHETIC && !self.inodes.contains_key(ino)
+        });
+        let ino = wanted.unwrap_or_else(|| {
+            self.next_synthetic += 1;
+            Ino(self.next_synthetic)
+        });
+        self.inodes.insert(ino, Inode::new(stat, at));
+        self.index_id(ino, &stat);
+        ino
+    }
+
+    /// Gives an inode a name, taking it from whatever had it.
+    pub(super) fn bind(&mut self, parent: Ino, name: &Name, ino: Ino, at: Tick) {
+        let had = self.dir_mut(parent).and_then(|dir| dir.names.get(name)).and_then(|known| {
+            if let What::Inode(old) = known.what { Some(old) } else { None }
+        });
+        if had == Some(ino) {
+            return;
+        }
+        if had.is_some() {
+            self.unbind(parent, name, at);
+        }
+        self.put(parent, name, Known { at, what: What::Inode(ino) });
+        if let Some(dir) = self.dir_mut(parent) {
+            dir.n_inodes += 1;
+        }
+        if let Some(inode) = self.inodes.get_mut(&ino) {
+            inode.links.push((parent, name.clone()));
+        }
+    }
+
+    /// Takes a name away; the inode stays as long as somebody needs it.
+    pub(super) fn unbind(&mut self, parent: Ino, name: &Name, at: Tick) -> Option<Ino> {
+        let dir = self.dir_mut(parent)?;
+        let known = dir.names.get_mut(name);
+        let bound = known.as_ref().and_then(|known| {
+            if let What::Inode(ino) = known.what { Some(ino) } else { None }
+        });
+        if bound.is_some() {
+            dir.n_inodes -= 1;
+        }
+        match dir.names.get_mut(name) {
+            Some(known) => *known = Known { at, what: What::Absent },
+            None => self.put(parent, name, Known { at, what: What::Absent }),
+        }
+        let ino = bound?;
+        if let Some(inode) = self.inodes.get_mut(&ino) {
+            inode.links.retain(|(p, n)| !(*p == parent && n == name));
+            if inode.links.is_empty()
+                && let Some(id) = inode.stat.id
+                && self.by_id.get(&id) == Some(&ino)
+            {
+                self.by_id.remove(&id);
+            }
+        }
+        self.collect(ino);
+        Some(ino)
+    }
+
+    pub(super) fn forget(&mut self, ino: Ino, n: u64) {
+        if let Some(inode) = self.inodes.get_mut(&ino) {
+            inode.lookups = inode.lookups.saturating_sub(n);
+        }
+        self.collect(ino);
+    }
+
+    /// Drops an inode that nobody needs; what is known of it stays with its name.
+    pub(super) fn collect(&mut self, ino: Ino) {
+        let Some(inode) = self.inodes.get(&ino) else { return };
+        let is_needed = ino == Ino::ROOT
+            || inode.lookups > 0
+            || inode.is_open()
+            || (inode.is_ours() && !inode.links.is_empty())
+            || inode.dir.as_ref().is_some_and(|dir| dir.n_inodes > 0 || dir.is_listing);
+        if is_needed {
+            return;
+        }
+        let Some(inode) = self.inodes.remove(&ino) else { return };
+        if let Some(open) = &inode.open {
+            open.entry.discard();
+        }
+        if let Some(id) = inode.stat.id
+            && self.by_id.get(&id) == Some(&ino)
+        {
+            self.by_id.remove(&id);
+        }
+        self.n_names -= inode.dir.as_ref().map_or(0, |dir| dir.names.len());
+        for (parent, name) in &inode.links {
+            if let Some(dir) = self.dir_mut(*parent) {
+                dir.n_inodes -= 1;
+                if let Some(known) = dir.names.get_mut(name) {
+                    let listed = Listed {
+                        kind: inode.stat.kind,
+                        stat: Some(inode.stat),
+                        target: inode.target.clone(),
+                    };
+                    known.at = known.at.min(inode.stat_at);
+                    known.what = What::Listed(Box::new(listed));
+                }
+            }
+            self.collect(*parent);
+        }
+    }
+
+    /// Moves a name, taking the new one from whatever had it.
+    pub(super) fn rename(&mut self, from: (Ino, &Name), to: (Ino, &Name), at: Tick) {
+        let moved = self.dir_mut(from.0).and_then(|dir| {
+            let known = dir.names.get_mut(from.1)?;
+            Some(std::mem::replace(known, Known { at, what: What::Absent }))
+        });
+        let _ = self.unbind(to.0, to.1, at);
+        match moved.map(|known| known.what) {
+            Some(What::Inode(ino)) => {
+                if let Some(dir) = self.dir_mut(from.0) {
+                    dir.n_inodes -= 1;
+                }
+                if let Some(inode) = self.inodes.get_mut(&ino) {
+                    inode.links.retain(|(p, n)| !(*p == from.0 && n == from.1));
+                }
+                self.bind(to.0, to.1, ino, at);
+                self.collect(from.0);
+            }
+            // Asked for again when it is next wanted.
+            _ => {
+                if let Some(dir) = self.dir_mut(to.0)
+                    && dir.names.remove(to.1).is_some()
+                {
+                    dir.listed_at = None;
+                    self.n_names -= 1;
+                }
+            }
+        }
+    }
+
+    /// Returns how many inodes there are.
+    pub(super) fn len(&self) -> usize {
+        self.inodes.len()
+    }
+}

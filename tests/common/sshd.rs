@@ -1,0 +1,498 @@
+#![cfg(test)]
+//! A throwaway OpenSSH server on the loopback, for tests.
+//!
+//! It has its own port, keys, configuration and account, no SFTP subsystem, and runs in its own
+//! mount and process namespaces: an absolute symlink on a mount can then not lead the server into
+//! that mount, and when the server is killed everything that its sessions started dies with it.
+//! Needs root, `sshd`, `ssh-keygen` and `unshare`; without them tests are skipped, or fail where
+//! `SCPFS_REQUIRE` names `sshd`.
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+use std::fs;
+use std::io::BufRead as _;
+use std::io::BufReader;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::FlockOperation;
+use rustix::fs::flock;
+use rustix::process::Pid;
+use rustix::process::Signal;
+use rustix::process::kill_process;
+use scpfs::sync::Mutex;
+use scpfs::transport::settings::IdentityFile;
+use scpfs::transport::settings::Settings;
+use scpfs::transport::settings::StrictHostKeyChecking;
+use tempfile::TempDir;
+
+const SSHD: &str = "/usr/sbin/sshd";
+
+/// How long anything here may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An account of this machine that sessions run in. It is made when it is missing and stays.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Account {
+    pub(crate) name: &'static str,
+    pub(crate) shell: &'static str,
+    /// Files in the home directory, for example `.bashrc`, with their content.
+    pub(crate) files: &'static [(&'static str, &'static str)],
+}
+
+/// An account with a quick shell and no start-up files.
+pub(crate) const PLAIN: Account = Account {
+    name: "scpfs-test",
+    shell: "/bin/dash",
+    files: &[],
+};
+
+/// An account whose start-up files print things that belong in no protocol.
+pub(crate) const NOISY: Account = Account {
+    name: "scpfs-noisy",
+    shell: "/bin/bash",
+    files: &[(
+        ".bashrc",
+        "echo\necho 'Welcome to the machine!'\necho 'mind the gap' >&2\n",
+    )],
+};
+
+/// What is special about a server.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) account: Account,
+    /// Further lines for `sshd_config`. They come first, and the first value counts there.
+    pub(crate) lines: Vec<String>,
+    /// The content of `/etc/pam.d/sshd` as this server sees it; with it goes `UsePAM yes`.
+    pub(crate) pam: Option<&'static str>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            account: PLAIN,
+            lines: Vec::new(),
+            pam: None,
+        }
+    }
+}
+
+impl Options {
+    /// Adds a line to `sshd_config`, for example `MaxSessions 1` or `ForceCommand scp -f x`.
+    pub(crate) fn line(mut self, line: &str) -> Self {
+        self.lines.push(line.to_owned());
+        self
+    }
+
+    pub(crate) fn account(mut self, account: Account) -> Self {
+        self.account = account;
+        self
+    }
+
+    pub(crate) fn pam(mut self, config: &'static str) -> Self {
+        self.pam = Some(config);
+        self
+    }
+}
+
+/// A running server; it ends, with all its sessions, when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Sshd {
+    dir: TempDir,
+    account: Account,
+    port: u16,
+    /// `unshare`, whose only child is the server.
+    unshare: Child,
+    log: Arc<Mutex<String>>,
+}
+
+impl Sshd {
+    /// Starts a server and waits until it listens.
+    ///
+    /// Returns `None`, loudly, where the machine lacks something.
+    pub(crate) fn start(options: Options) -> Option<Self> {
+        if let Some(missing) = missing() {
+            let required = std::env::var("SCPFS_REQUIRE").unwrap_or_default();
+            assert!(
+                !required.contains("sshd"),
+                "SCPFS_REQUIRE has sshd, but missing: {missing}"
+            );
+            eprintln!("SKIPPED: missing {missing} for a test with sshd");
+            return None;
+        }
+        ensure_account(options.account);
+        let dir = tempfile::Builder::new()
+            .prefix("scpfs-sshd-")
+            .tempdir()
+            .unwrap();
+        // sshd reads authorized_keys as the user who logs in.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        for (file, kind) in [
+            ("host_ed25519", "ed25519"),
+            ("host_ecdsa", "ecdsa"),
+            ("id", "ed25519"),
+        ] {
+            keygen(&dir.path().join(file), kind, "");
+        }
+        fs::copy(
+            dir.path().join("id.pub"),
+            dir.path().join("authorized_keys"),
+        )
+        .unwrap();
+        fs::create_dir_all("/run/sshd").unwrap();
+        // Another program may take the port between our look and the server's.
+        for _ in 0..5 {
+            let port = free_port();
+            write_config(dir.path(), &options, port);
+            if let Some((unshare, log)) = launch(dir.path()) {
+                let sshd = Self {
+                    dir,
+                    account: options.account,
+                    port,
+                    unshare,
+                    log,
+                };
+                sshd.write_client_files();
+                return Some(sshd);
+            }
+        }
+        panic!("sshd found no port to listen on");
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The server's own directory: configuration, keys, `authorized_keys`. Everybody can read it.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn user(&self) -> &'static str {
+        self.account.name
+    }
+
+    /// The home directory of the account.
+    pub(crate) fn home(&self) -> PathBuf {
+        home(self.account)
+    }
+
+    /// The password of the account, where the server accepts passwords.
+    pub(crate) fn password(&self) -> String {
+        fs::read_to_string(PASSWORD_FILE).unwrap()
+    }
+
+    /// The private key that the server accepts; Ed25519 without a passphrase.
+    pub(crate) fn client_key(&self) -> PathBuf {
+        self.dir.path().join("id")
+    }
+
+    /// A file that knows the server's keys.
+    pub(crate) fn known_hosts(&self) -> PathBuf {
+        self.dir.path().join("known_hosts")
+    }
+
+    /// A file for `ssh -F` and `scpfs -F` with which any host name leads to this server.
+    pub(crate) fn ssh_config(&self) -> PathBuf {
+        self.dir.path().join("ssh_config")
+    }
+
+    /// Settings that lead to this server with its client key, asking nobody.
+    pub(crate) fn settings(&self) -> Settings {
+        let mut settings = Settings::new("127.0.0.1", self.port, self.account.name);
+        settings.identity_files = vec![IdentityFile {
+            path: self.client_key(),
+            is_explicit: true,
+        }];
+        settings.user_known_hosts_files = vec![self.known_hosts()];
+        settings.strict = StrictHostKeyChecking::Yes;
+        settings
+    }
+
+    /// Lets the server accept a further public key.
+    pub(crate) fn authorize(&self, public_key_line: &str) {
+        let path = self.dir.path().join("authorized_keys");
+        let mut file = fs::OpenOptions::new().append(true).open(path).unwrap();
+        writeln!(file, "{}", public_key_line.trim_end()).unwrap();
+    }
+
+    /// What the server has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().clone()
+    }
+
+    /// Kills the server and all its sessions at once, as a crash of the host would.
+    pub(crate) fn kill(&mut self) {
+        // The server is the first process of its namespace: the kernel ends the others with it.
+        for pid in children(self.unshare.id()) {
+            signal(pid, Signal::KILL);
+        }
+        self.unshare.wait().unwrap();
+    }
+
+    /// Stops all sessions without closing their connections, as a broken network would.
+    pub(crate) fn freeze_sessions(&self) {
+        self.signal_sessions(Signal::STOP);
+    }
+
+    /// Lets stopped sessions go on.
+    pub(crate) fn thaw_sessions(&self) {
+        self.signal_sessions(Signal::CONT);
+    }
+
+    fn signal_sessions(&self, what: Signal) {
+        let mut todo: Vec<u32> = children(self.unshare.id())
+            .into_iter()
+            .flat_map(children)
+            .collect();
+        while let Some(pid) = todo.pop() {
+            signal(pid, what);
+            todo.extend(children(pid));
+        }
+    }
+
+    fn write_client_files(&self) {
+        let mut known = String::new();
+        for file in ["host_ed25519.pub", "host_ecdsa.pub"] {
+            let key = fs::read_to_string(self.dir.path().join(file)).unwrap();
+            known += &format!("[127.0.0.1]:{} {key}", self.port);
+        }
+        fs::write(self.known_hosts(), known).unwrap();
+        let config = format!(
+            "Host *\n HostName 127.0.0.1\n Port {}\n User {}\n IdentityFile {}\n \
+             IdentitiesOnly yes\n IdentityAgent none\n UserKnownHostsFile {}\n \
+             GlobalKnownHostsFile none\n StrictHostKeyChecking yes\n",
+            self.port,
+            self.account.name,
+            self.client_key().display(),
+            self.known_hosts().display(),
+        );
+        fs::write(self.ssh_config(), config).unwrap();
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        if self.unshare.try_wait().unwrap().is_none() {
+            self.kill();
+        }
+        if thread::panicking() {
+            eprintln!("--- log of sshd ---\n{}--- end of the log ---", self.log());
+        }
+    }
+}
+
+/// Makes a key pair `file` and `file.pub`.
+pub(crate) fn keygen(file: &Path, kind: &str, passphrase: &str) {
+    run(command("ssh-keygen")
+        .args(["-q", "-t", kind, "-C", "scpfs test", "-N", passphrase, "-f"])
+        .arg(file));
+}
+
+/// Runs a program that must succeed.
+pub(crate) fn run(command: &mut Command) {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests start the programs they test against"
+)]
+pub(crate) fn command(program: &str) -> Command {
+    Command::new(program)
+}
+
+fn missing() -> Option<&'static str> {
+    if !rustix::process::getuid().is_root() {
+        return Some("root");
+    }
+    if !Path::new(SSHD).exists() {
+        return Some(SSHD);
+    }
+    ["ssh-keygen", "unshare", "useradd", "chpasswd"]
+        .into_iter()
+        .find(|program| {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let mut dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
+            dirs.push("/usr/sbin".into());
+            !dirs.iter().any(|dir| dir.join(program).exists())
+        })
+}
+
+/// The password of all test accounts: random, so that no account of a known password is left on
+/// the machine.
+const PASSWORD_FILE: &str = "/run/scpfs-test-password";
+
+fn home(account: Account) -> PathBuf {
+    Path::new("/home").join(account.name)
+}
+
+/// Makes the account if it is missing. Tests of several processes may do that at once.
+fn ensure_account(account: Account) {
+    let lock = fs::File::create("/run/scpfs-test-account.lock").unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let exists = fs::read_to_string("/etc/passwd")
+        .unwrap()
+        .lines()
+        .any(|line| line.split(':').next() == Some(account.name));
+    if !exists {
+        // No skeleton: it would bring start-up files.
+        run(command("/usr/sbin/useradd")
+            .args(["-m", "-k", "/var/empty-skeleton", "-s", account.shell, "-d"])
+            .arg(home(account))
+            .arg(account.name));
+    }
+    for (name, content) in account.files {
+        fs::write(home(account).join(name), content).unwrap();
+    }
+    let has_password = Path::new(PASSWORD_FILE).exists();
+    if !exists || !has_password {
+        let password = if has_password {
+            fs::read_to_string(PASSWORD_FILE).unwrap()
+        } else {
+            let mut random = [0; 16];
+            getrandom::fill(&mut random).unwrap();
+            let password: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+            let mut options = fs::OpenOptions::new();
+            options.write(true).create_new(true).mode(0o600);
+            options
+                .open(PASSWORD_FILE)
+                .unwrap()
+                .write_all(password.as_bytes())
+                .unwrap();
+            password
+        };
+        for name in [PLAIN.name, NOISY.name, account.name] {
+            set_password(name, &password);
+        }
+    }
+}
+
+fn set_password(user: &str, password: &str) {
+    let is_there = fs::read_to_string("/etc/passwd")
+        .unwrap()
+        .lines()
+        .any(|line| line.split(':').next() == Some(user));
+    if !is_there {
+        return;
+    }
+    let mut chpasswd = command("/usr/sbin/chpasswd")
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = chpasswd.stdin.take().unwrap();
+    writeln!(input, "{user}:{password}").unwrap();
+    drop(input);
+    assert!(chpasswd.wait().unwrap().success());
+}
+
+/// Returns a port that nothing listens on.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+fn write_config(dir: &Path, options: &Options, port: u16) {
+    let mut config = options.lines.join("\n");
+    if let Some(pam) = options.pam {
+        fs::write(dir.join("pam"), pam).unwrap();
+        config += "\nUsePAM yes";
+    }
+    let dir = dir.display();
+    config += &format!(
+        "
+        ListenAddress 127.0.0.1
+        Port {port}
+        HostKey {dir}/host_ed25519
+        HostKey {dir}/host_ecdsa
+        AuthorizedKeysFile {dir}/authorized_keys
+        PidFile none
+        LogLevel VERBOSE
+        UsePAM no
+        StrictModes no
+        PrintMotd no
+        UseDNS no
+        MaxStartups 100
+        PermitRootLogin yes
+        PasswordAuthentication no
+        KbdInteractiveAuthentication no
+        "
+    );
+    fs::write(Path::new(&dir.to_string()).join("sshd_config"), config).unwrap();
+}
+
+/// Starts the server; `None` when its port was taken.
+fn launch(dir: &Path) -> Option<(Child, Arc<Mutex<String>>)> {
+    let script = "if [ -e \"$1/pam\" ]; then mount --bind \"$1/pam\" /etc/pam.d/sshd || exit 1; fi
+        exec \"$2\" -D -e -f \"$1/sshd_config\"";
+    let mut unshare = command("unshare")
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "--pid",
+            "--fork",
+            "--kill-child",
+        ])
+        .args(["--mount-proc", "/bin/sh", "-c", script, "sh"])
+        .arg(dir)
+        .arg(SSHD)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = Arc::new(Mutex::new(String::new()));
+    let (sender, receiver) = mpsc::channel();
+    let lines = BufReader::new(unshare.stderr.take().unwrap()).lines();
+    let writer = Arc::clone(&log);
+    thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            let is_listening = line.starts_with("Server listening on ");
+            writer.lock().push_str(&format!("{line}\n"));
+            if is_listening {
+                sender.send(()).unwrap_or_default();
+            }
+        }
+    });
+    // The sender is dropped when the server ends, so this fails at once then.
+    if receiver.recv_timeout(PATIENCE).is_ok() {
+        return Some((unshare, log));
+    }
+    unshare.kill().unwrap();
+    unshare.wait().unwrap();
+    let text = log.lock().clone();
+    assert!(
+        text.contains("Address already in use"),
+        "sshd does not start:\n{text}"
+    );
+    None
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace()
+        .filter_map(|it| it.parse().ok())
+        .collect()
+}
+
+fn signal(pid: u32, what: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        // It may have ended by itself.
+        kill_process(pid, what).unwrap_or_default();
+    }
+}

@@ -1,0 +1,496 @@
+#![cfg(test)]
+
+use std::fs;
+use std::io::BufRead as _;
+use std::io::BufReader;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Stdio;
+
+use scpfs::transport::Error;
+use scpfs::transport::auth::Refusal;
+use scpfs::transport::settings::IdentityFile;
+use scpfs::transport::settings::Settings;
+
+use crate::script::Script;
+use crate::script::attended;
+use crate::script::unattended;
+use crate::script::whoami;
+use crate::sshd::Options;
+use crate::sshd::Sshd;
+use crate::sshd::command;
+use crate::sshd::keygen;
+use crate::sshd::run;
+
+/// An ssh-agent of our own; it ends when this is dropped.
+struct Agent {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Agent {
+    fn start(dir: &Path) -> Self {
+        let socket = dir.join("agent");
+        let mut child = command("ssh-agent")
+            .arg("-D")
+            .arg("-a")
+            .arg(&socket)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It prints its socket once it listens.
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        Self { child, socket }
+    }
+
+    fn add(&self, key: &Path) {
+        run(command("ssh-add")
+            .arg("-q")
+            .arg(key)
+            .env("SSH_AUTH_SOCK", &self.socket));
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+fn key(path: &Path) -> IdentityFile {
+    IdentityFile {
+        path: path.to_owned(),
+        is_explicit: true,
+    }
+}
+
+/// Makes a key that the server accepts.
+fn accepted_key(sshd: &Sshd, name: &str, kind: &str, passphrase: &str) -> PathBuf {
+    let path = sshd.dir().join(name);
+    keygen(&path, kind, passphrase);
+    sshd.authorize(&public(&path));
+    path
+}
+
+fn public(path: &Path) -> String {
+    fs::read_to_string(path.with_extension("pub")).unwrap()
+}
+
+fn with_key(sshd: &Sshd, path: &Path) -> Settings {
+    Settings {
+        identity_files: vec![key(path)],
+        ..sshd.settings()
+    }
+}
+
+#[test]
+fn keys_of_every_common_type_open_the_door() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    for kind in ["ed25519", "ecdsa", "rsa"] {
+        let path = accepted_key(&sshd, kind, kind, "");
+        assert_eq!(
+            whoami(&unattended(with_key(&sshd, &path))).unwrap(),
+            sshd.user(),
+            "{kind}"
+        );
+    }
+    let pem = sshd.dir().join("pem");
+    run(command("ssh-keygen")
+        .args(["-q", "-t", "rsa", "-b", "2048", "-m", "PEM", "-N", "", "-f"])
+        .arg(&pem));
+    sshd.authorize(&public(&pem));
+    assert_eq!(
+        whoami(&unattended(with_key(&sshd, &pem))).unwrap(),
+        sshd.user()
+    );
+}
+
+#[test]
+fn every_key_of_the_agent_is_tried() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let agent = Agent::start(sshd.dir());
+    let other = sshd.dir().join("other");
+    keygen(&other, "ed25519", "");
+    agent.add(&other);
+    agent.add(&sshd.client_key());
+    let settings = Settings {
+        identity_files: Vec::new(),
+        identity_agent: Some(agent.socket.clone()),
+        ..sshd.settings()
+    };
+    let transport = unattended(settings);
+    assert_eq!(whoami(&transport).unwrap(), sshd.user());
+    assert!(
+        sshd.log().contains("Failed publickey"),
+        "the first key was wrong: {}",
+        sshd.log()
+    );
+    let before = sshd.log().matches("Failed publickey").count();
+    assert_eq!(whoami(&transport).unwrap(), sshd.user());
+    let after = sshd.log().matches("Failed publickey").count();
+    assert_eq!(
+        before, after,
+        "a second connection begins with the key that was right"
+    );
+}
+
+#[test]
+fn identities_only_offers_nothing_else_of_the_agent() {
+    let Some(sshd) = Sshd::start(Options::default().line("MaxAuthTries 2")) else {
+        return;
+    };
+    let agent = Agent::start(sshd.dir());
+    for name in ["a", "b", "c"] {
+        keygen(&sshd.dir().join(name), "ed25519", "");
+        agent.add(&sshd.dir().join(name));
+    }
+    agent.add(&sshd.client_key());
+    // The private key is not at hand, as with a key on a card: the public half names it.
+    let named = sshd.dir().join("named");
+    fs::copy(sshd.dir().join("id.pub"), named.with_extension("pub")).unwrap();
+    let settings = Settings {
+        identity_files: vec![key(&named)],
+        identity_agent: Some(agent.socket.clone()),
+        identities_only: true,
+        ..sshd.settings()
+    };
+    assert_eq!(whoami(&unattended(settings.clone())).unwrap(), sshd.user());
+
+    let all = Settings {
+        identities_only: false,
+        identity_files: Vec::new(),
+        ..settings
+    };
+    let err = whoami(&unattended(all)).unwrap_err();
+    assert!(
+        matches!(err, Error::Auth(Refusal::TooManyAttempts { .. })),
+        "{err}"
+    );
+    assert!(err.to_string().contains("IdentitiesOnly"), "{err}");
+}
+
+#[test]
+fn a_passphrase_is_asked_for_once_and_wrong_ones_may_be_corrected() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let path = accepted_key(&sshd, "encrypted", "ed25519", "open sesame");
+    let script = Script::new(&["wrong", "open sesame"]);
+    let transport = attended(with_key(&sshd, &path), &script);
+    assert_eq!(whoami(&transport).unwrap(), sshd.user());
+    assert_eq!(script.n_questions(), 2);
+    assert!(script.shown.lock()[0].contains(path.to_str().unwrap()));
+    assert_eq!(whoami(&transport).unwrap(), sshd.user());
+    assert_eq!(script.n_questions(), 2);
+}
+
+#[test]
+fn after_three_wrong_passphrases_the_login_fails() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let path = accepted_key(&sshd, "encrypted", "ecdsa", "open sesame");
+    let script = Script::new(&["a", "b", "c", "d"]);
+    let err = whoami(&attended(with_key(&sshd, &path), &script)).unwrap_err();
+    assert!(matches!(err, Error::Auth(Refusal::Denied { .. })), "{err}");
+    assert_eq!(script.n_questions(), 3);
+}
+
+#[test]
+fn no_passphrase_is_asked_for_a_key_that_the_host_does_not_want() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let path = sshd.dir().join("unwanted");
+    keygen(&path, "ed25519", "open sesame");
+    let script = Script::new(&[]);
+    let err = whoami(&attended(with_key(&sshd, &path), &script)).unwrap_err();
+    assert!(matches!(err, Error::Auth(Refusal::Denied { .. })), "{err}");
+    assert_eq!(script.n_questions(), 0);
+}
+
+#[test]
+fn an_encrypted_key_of_the_older_format_works() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let path = sshd.dir().join("pem");
+    run(command("ssh-keygen")
+        .args([
+            "-q",
+            "-t",
+            "rsa",
+            "-b",
+            "2048",
+            "-m",
+            "PEM",
+            "-N",
+            "open sesame",
+            "-f",
+        ])
+        .arg(&path));
+    sshd.authorize(&public(&path));
+    fs::remove_file(path.with_extension("pub")).unwrap();
+    let script = Script::new(&["wrong", "open sesame"]);
+    assert_eq!(
+        whoami(&attended(with_key(&sshd, &path), &script)).unwrap(),
+        sshd.user()
+    );
+}
+
+#[test]
+fn an_encrypted_key_without_anybody_to_ask_is_explained() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let path = accepted_key(&sshd, "encrypted", "ed25519", "open sesame");
+    let err = whoami(&unattended(with_key(&sshd, &path))).unwrap_err();
+    assert!(
+        matches!(err, Error::Auth(Refusal::CannotAsk { .. })),
+        "{err}"
+    );
+    assert!(err.to_string().contains("passphrase"), "{err}");
+
+    let batch = Settings {
+        batch_mode: true,
+        ..with_key(&sshd, &path)
+    };
+    let script = Script::new(&["open sesame"]);
+    let err = whoami(&attended(batch, &script)).unwrap_err();
+    assert!(
+        matches!(err, Error::Auth(Refusal::CannotAsk { .. })),
+        "{err}"
+    );
+    assert_eq!(script.n_questions(), 0);
+}
+
+#[test]
+fn after_silence_nobody_is_asked() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let path = accepted_key(&sshd, "encrypted", "ed25519", "open sesame");
+    let script = Script::new(&["open sesame"]);
+    let transport = attended(with_key(&sshd, &path), &script);
+    transport.silence();
+    let err = whoami(&transport).unwrap_err();
+    assert!(
+        matches!(err, Error::Auth(Refusal::CannotAsk { .. })),
+        "{err}"
+    );
+    assert_eq!(script.n_questions(), 0);
+}
+
+#[test]
+fn a_key_that_others_can_read_is_not_used() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    fs::set_permissions(sshd.client_key(), fs::Permissions::from_mode(0o644)).unwrap();
+    let err = whoami(&unattended(sshd.settings())).unwrap_err();
+    assert!(matches!(err, Error::Auth(Refusal::Denied { .. })), "{err}");
+}
+
+#[test]
+fn a_certificate_opens_the_door_beside_its_key_or_by_name() {
+    let Some(probe) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let ca = probe.dir().join("ca");
+    keygen(&ca, "ed25519", "");
+    let line = format!("TrustedUserCAKeys {}.pub", ca.display());
+    let Some(sshd) = Sshd::start(Options::default().line(&line)) else {
+        return;
+    };
+    for kind in ["ed25519", "ecdsa", "rsa"] {
+        let path = sshd.dir().join(kind);
+        keygen(&path, kind, "");
+        run(command("ssh-keygen")
+            .arg("-q")
+            .arg("-s")
+            .arg(&ca)
+            .args(["-I", "test", "-n", sshd.user()])
+            .arg(path.with_extension("pub")));
+        let settings = with_key(&sshd, &path);
+        assert_eq!(
+            whoami(&unattended(settings.clone())).unwrap(),
+            sshd.user(),
+            "{kind}"
+        );
+
+        let beside = sshd.dir().join(format!("{kind}-cert.pub"));
+        let elsewhere = sshd.dir().join(format!("{kind}.certificate"));
+        fs::rename(beside, &elsewhere).unwrap();
+        assert!(whoami(&unattended(settings.clone())).is_err(), "{kind}");
+        let named = Settings {
+            certificate_files: vec![elsewhere],
+            ..settings
+        };
+        assert_eq!(whoami(&unattended(named)).unwrap(), sshd.user(), "{kind}");
+    }
+}
+
+fn with_password(sshd: &Sshd) -> Settings {
+    Settings {
+        identity_files: Vec::new(),
+        ..sshd.settings()
+    }
+}
+
+#[test]
+fn a_password_is_asked_for_once() {
+    let options = Options::default().line("PasswordAuthentication yes");
+    let Some(sshd) = Sshd::start(options) else {
+        return;
+    };
+    let password = sshd.password();
+    let script = Script::new(&["wrong", &password]);
+    let transport = attended(with_password(&sshd), &script);
+    assert_eq!(whoami(&transport).unwrap(), sshd.user());
+    transport.silence();
+    assert_eq!(whoami(&transport).unwrap(), sshd.user());
+    assert_eq!(script.n_questions(), 2);
+}
+
+#[test]
+fn wrong_passwords_are_asked_for_as_often_as_configured() {
+    let options = Options::default().line("PasswordAuthentication yes");
+    let Some(sshd) = Sshd::start(options) else {
+        return;
+    };
+    let script = Script::new(&["a", "b", "c", "d"]);
+    let settings = Settings {
+        password_prompts: 2,
+        ..with_password(&sshd)
+    };
+    let err = whoami(&attended(settings, &script)).unwrap_err();
+    assert!(matches!(err, Error::Auth(Refusal::Denied { .. })), "{err}");
+    assert_eq!(script.n_questions(), 2);
+
+    let err = whoami(&unattended(with_password(&sshd))).unwrap_err();
+    assert!(
+        matches!(err, Error::Auth(Refusal::CannotAsk { .. })),
+        "{err}"
+    );
+    assert!(err.to_string().contains("ssh-copy-id"), "{err}");
+
+    let err = whoami(&attended(with_password(&sshd), &Script::new(&[]))).unwrap_err();
+    assert!(
+        matches!(err, Error::Auth(Refusal::NotAnswered { .. })),
+        "{err}"
+    );
+}
+
+#[test]
+fn a_password_that_stopped_working_is_not_asked_for_again() {
+    let pam = "auth required pam_unix.so\naccount required pam_permit.so\n\
+        session required pam_permit.so\n";
+    let options = Options::default()
+        .line("PasswordAuthentication yes")
+        .pam(pam);
+    let Some(sshd) = Sshd::start(options) else {
+        return;
+    };
+    let password = sshd.password();
+    let script = Script::new(&[&password]);
+    let transport = attended(with_password(&sshd), &script);
+    assert_eq!(whoami(&transport).unwrap(), sshd.user());
+    let deny = "auth required pam_deny.so\naccount required pam_permit.so\n";
+    fs::write(sshd.dir().join("pam"), deny).unwrap();
+    let err = whoami(&transport).unwrap_err();
+    assert!(
+        matches!(err, Error::Auth(Refusal::WouldAskAgain { .. })),
+        "{err}"
+    );
+    assert_eq!(script.n_questions(), 1);
+}
+
+#[test]
+fn a_single_interactive_question_is_answered_again_from_memory() {
+    let pam = "auth required pam_unix.so\naccount required pam_permit.so\n\
+        session required pam_permit.so\n";
+    let options = Options::default()
+        .line("KbdInteractiveAuthentication yes")
+        .pam(pam);
+    let Some(sshd) = Sshd::start(options) else {
+        return;
+    };
+    let password = sshd.password();
+    let script = Script::new(&["wrong", &password]);
+    let transport = attended(with_password(&sshd), &script);
+    assert_eq!(whoami(&transport).unwrap(), sshd.user());
+    transport.silence();
+    assert_eq!(whoami(&transport).unwrap(), sshd.user());
+    assert_eq!(script.n_questions(), 2);
+    assert!(script.shown.lock()[0].starts_with("(scpfs-test@127.0.0.1) Password"));
+}
+
+#[test]
+fn several_interactive_questions_cannot_be_answered_again() {
+    let pam = "auth required pam_unix.so\nauth optional pam_ftp.so\n\
+        account required pam_permit.so\nsession required pam_permit.so\n";
+    let options = Options::default()
+        .line("KbdInteractiveAuthentication yes")
+        .pam(pam);
+    let Some(sshd) = Sshd::start(options) else {
+        return;
+    };
+    let password = sshd.password();
+    let script = Script::new(&[&password, &password]);
+    let transport = attended(with_password(&sshd), &script);
+    assert_eq!(whoami(&transport).unwrap(), sshd.user());
+    assert_eq!(script.n_questions(), 2);
+    let err = whoami(&transport).unwrap_err();
+    assert!(
+        matches!(err, Error::Auth(Refusal::WouldAskAgain { .. })),
+        "{err}"
+    );
+    assert_eq!(script.n_questions(), 2);
+}
+
+#[test]
+fn a_host_that_wants_a_key_and_a_password_gets_both() {
+    let options = Options::default()
+        .line("PasswordAuthentication yes")
+        .line("AuthenticationMethods publickey,password");
+    let Some(sshd) = Sshd::start(options) else {
+        return;
+    };
+    let password = sshd.password();
+    let script = Script::new(&[&password]);
+    let transport = attended(sshd.settings(), &script);
+    assert_eq!(whoami(&transport).unwrap(), sshd.user());
+    assert_eq!(whoami(&transport).unwrap(), sshd.user());
+    assert_eq!(script.n_questions(), 1);
+}
+
+#[test]
+fn a_refusal_says_what_was_tried_and_what_the_host_allows() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let settings = Settings {
+        identity_files: Vec::new(),
+        ..sshd.settings()
+    };
+    let text = whoami(&unattended(settings)).unwrap_err().to_string();
+    assert!(
+        text.contains("tried: nothing; the host allows: publickey"),
+        "{text}"
+    );
+    assert!(text.contains(&format!(
+        "ssh-copy-id -p {} scpfs-test@127.0.0.1",
+        sshd.port()
+    )));
+}

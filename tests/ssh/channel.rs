@@ -1,0 +1,278 @@
+#![cfg(test)]
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use scpfs::transport::Channel;
+use scpfs::transport::Connection;
+use scpfs::transport::Error;
+use scpfs::transport::Transport as _;
+
+use crate::script::unattended;
+use crate::sshd::Options;
+use crate::sshd::Sshd;
+
+fn connect(sshd: &Sshd) -> Box<dyn Connection> {
+    unattended(sshd.settings()).connect().unwrap()
+}
+
+/// Reads to the end.
+pub(crate) fn output(channel: &mut dyn Channel) -> Vec<u8> {
+    let mut buf = vec![0; 1 << 18];
+    let mut output = Vec::new();
+    loop {
+        match channel.read(&mut buf).unwrap() {
+            0 => return output,
+            n_bytes => output.extend(&buf[..n_bytes]),
+        }
+    }
+}
+
+fn read_exactly(channel: &mut dyn Channel, n_bytes: usize) -> Vec<u8> {
+    let mut buf = vec![0; n_bytes];
+    let mut filled = 0;
+    while filled < n_bytes {
+        let n_read = channel.read(&mut buf[filled..]).unwrap();
+        assert_ne!(
+            n_read, 0,
+            "the output ended after {filled} of {n_bytes} bytes"
+        );
+        filled += n_read;
+    }
+    buf
+}
+
+/// Bytes that repeat nowhere soon.
+fn pattern(n_bytes: usize) -> Vec<u8> {
+    let mut state: u32 = 1;
+    let next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    };
+    std::iter::repeat_with(next).take(n_bytes).collect()
+}
+
+#[test]
+fn what_is_written_comes_back() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let mut connection = connect(&sshd);
+    let mut channel = connection.exec("cat").unwrap();
+    for text in [&b"hello\n"[..], b"\0\xff\n", b"x"] {
+        channel.write_all(text).unwrap();
+        assert_eq!(read_exactly(&mut *channel, text.len()), text);
+    }
+    assert_eq!(channel.finish().unwrap(), Some(0));
+}
+
+#[test]
+fn large_content_is_the_same_in_both_directions() {
+    const N_BYTES: usize = 20 << 20;
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let mut connection = connect(&sshd);
+    let content = pattern(N_BYTES);
+    let mut channel = connection
+        .exec(&format!("head -c {N_BYTES} > big && wc -c < big"))
+        .unwrap();
+    channel.write_all(&content).unwrap();
+    assert_eq!(output(&mut *channel), format!("{N_BYTES}\n").as_bytes());
+    assert_eq!(channel.finish().unwrap(), Some(0));
+    let on_host = std::fs::read(sshd.home().join("big")).unwrap();
+    assert!(on_host == content, "what arrived at the host differs");
+    let mut channel = connection.exec("cat big; rm big").unwrap();
+    assert!(output(&mut *channel) == content, "what came back differs");
+    assert_eq!(channel.finish().unwrap(), Some(0));
+}
+
+#[test]
+fn standard_error_is_mixed_in_until_it_is_discarded() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let mut connection = connect(&sshd);
+    let mut channel = connection
+        .exec("echo early >&2; read -r x; echo late >&2; echo out")
+        .unwrap();
+    assert_eq!(read_exactly(&mut *channel, 6), b"early\n");
+    channel.discard_stderr().unwrap();
+    channel.write_all(b"go\n").unwrap();
+    assert_eq!(output(&mut *channel), b"out\n");
+}
+
+#[test]
+fn a_flood_of_discarded_errors_does_not_stall_the_output() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let mut connection = connect(&sshd);
+    let mut channel = connection
+        .exec("read -r x; head -c 20000000 /dev/zero >&2; echo done")
+        .unwrap();
+    channel.discard_stderr().unwrap();
+    channel.write_all(b"go\n").unwrap();
+    assert_eq!(output(&mut *channel), b"done\n");
+    assert_eq!(channel.finish().unwrap(), Some(0));
+}
+
+#[test]
+fn the_exit_status_is_told_and_a_signal_is_none() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let mut connection = connect(&sshd);
+    for status in [0, 1, 255] {
+        let channel = connection.exec(&format!("exit {status}")).unwrap();
+        assert_eq!(channel.finish().unwrap(), Some(status));
+    }
+    let channel = connection.exec("kill -9 $$").unwrap();
+    assert_eq!(channel.finish().unwrap(), None);
+}
+
+#[test]
+fn finishing_ends_the_input_and_drops_what_is_still_printed() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let mut connection = connect(&sshd);
+    let channel = connection
+        .exec("head -c 3000000 /dev/zero; cat; exit 4")
+        .unwrap();
+    assert_eq!(channel.finish().unwrap(), Some(4));
+}
+
+#[test]
+fn silence_of_the_host_is_a_timeout() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let mut connection = connect(&sshd);
+    let mut channel = connection.exec("cat").unwrap();
+    channel.set_timeout(Duration::from_millis(50));
+    let err = channel.read(&mut [0; 10]).unwrap_err();
+    assert!(
+        matches!(err, Error::Timeout { timeout, .. } if timeout.as_millis() == 50),
+        "{err}"
+    );
+}
+
+#[test]
+fn input_that_nobody_takes_is_a_timeout() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let mut connection = connect(&sshd);
+    let mut channel = connection.exec("sleep 1000").unwrap();
+    channel.set_timeout(Duration::from_millis(200));
+    let err = channel.write_all(&vec![0; 64 << 20]).unwrap_err();
+    assert!(matches!(err, Error::Timeout { .. }), "{err}");
+}
+
+#[test]
+fn a_killed_server_is_an_error_and_no_end_of_output() {
+    let Some(mut sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let mut connection = connect(&sshd);
+    let mut channel = connection.exec("cat").unwrap();
+    channel.write_all(b"x").unwrap();
+    read_exactly(&mut *channel, 1);
+    sshd.kill();
+    let err = channel.read(&mut [0; 10]).unwrap_err();
+    assert!(matches!(err, Error::Closed { .. }), "{err}");
+    assert!(channel.read(&mut [0; 10]).is_err(), "it stays an error");
+    assert!(channel.finish().is_err());
+    assert!(connection.exec("true").is_err());
+    assert!(connection.keepalive().is_err());
+}
+
+#[test]
+fn a_frozen_host_is_a_timeout_and_is_let_go_quickly() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let mut connection = connect(&sshd);
+    let mut channel = connection.exec("cat").unwrap();
+    sshd.freeze_sessions();
+    channel.set_timeout(Duration::from_millis(50));
+    channel.write_all(b"x").unwrap();
+    let err = channel.read(&mut [0; 10]).unwrap_err();
+    assert!(matches!(err, Error::Timeout { .. }), "{err}");
+    // If dropping waited for the host, the test would never end: the session is stopped.
+    drop(channel);
+    drop(connection);
+    sshd.thaw_sessions();
+}
+
+#[test]
+fn another_thread_can_end_a_connection_that_waits() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let mut connection = connect(&sshd);
+    let aborter = connection.aborter();
+    let mut channel = connection.exec("echo ready; exec sleep 1000").unwrap();
+    let (ready, is_ready) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        read_exactly(&mut *channel, 6);
+        ready.send(()).unwrap();
+        channel.read(&mut [0; 10]).unwrap_err()
+    });
+    is_ready.recv().unwrap();
+    aborter.abort();
+    aborter.abort();
+    let err = reader.join().unwrap();
+    assert!(matches!(err, Error::Closed { .. }), "{err}");
+}
+
+#[test]
+fn a_channel_outlives_its_connection_only_to_fail() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let mut connection = connect(&sshd);
+    let mut channel = connection.exec("exec sleep 1000").unwrap();
+    drop(connection);
+    let err = channel.read(&mut [0; 10]).unwrap_err();
+    assert!(matches!(err, Error::Closed { .. }), "{err}");
+}
+
+#[test]
+fn an_abandoned_command_leaves_the_connection_usable() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let mut connection = connect(&sshd);
+    for _ in 0..3 {
+        drop(connection.exec("echo much; exec cat").unwrap());
+    }
+    let mut channel = connection.exec("echo still here").unwrap();
+    assert_eq!(output(&mut *channel), b"still here\n");
+}
+
+#[test]
+fn keepalives_answer_those_of_the_host_and_consume_no_output() {
+    // The server hangs up after one unanswered question.
+    let options = Options::default()
+        .line("ClientAliveInterval 1")
+        .line("ClientAliveCountMax 1");
+    let Some(sshd) = Sshd::start(options) else {
+        return;
+    };
+    let mut connection = connect(&sshd);
+    let flag = sshd.home().join("keepalive flag");
+    let command = "rm -f keep*; echo before; sleep 3; : > 'keepalive flag'; read -r x; echo after";
+    let mut channel = connection.exec(command).unwrap();
+    // A flag of an earlier run is gone once the command has begun.
+    assert_eq!(read_exactly(&mut *channel, 4), b"befo");
+    while !flag.exists() {
+        connection.keepalive().unwrap();
+        thread::park_timeout(Duration::from_millis(20));
+    }
+    channel.write_all(b"go\n").unwrap();
+    assert_eq!(output(&mut *channel), b"re\nafter\n");
+    std::fs::remove_file(flag).unwrap();
+}

@@ -1,0 +1,252 @@
+#![cfg(test)]
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use scpfs::transport::Error;
+use scpfs::transport::Transport as _;
+use scpfs::transport::resolve::resolve;
+use scpfs::transport::settings::Proxy;
+use scpfs::transport::settings::Settings;
+use scpfs::transport::ssh_config::Query;
+use scpfs::transport::ssh_config::Surroundings;
+
+use crate::script::unattended;
+use crate::script::whoami;
+use crate::sshd::Options;
+use crate::sshd::Sshd;
+use crate::sshd::free_port;
+
+fn to(host: &str, port: u16) -> Settings {
+    Settings {
+        connect_timeout: Duration::from_millis(500),
+        timeout: Duration::from_millis(500),
+        ..Settings::new(host, port, "nobody")
+    }
+}
+
+fn query(sshd: &Sshd) -> Query {
+    Query {
+        host: "box".to_owned(),
+        config_file: Some(sshd.ssh_config()),
+        ..Query::default()
+    }
+}
+
+fn surroundings() -> Surroundings {
+    Surroundings {
+        home: "/nonexistent".into(),
+        user: "me".to_owned(),
+        uid: 0,
+        hostname: "here".to_owned(),
+        agent_socket: None,
+        ssh_program: Some("/usr/bin/ssh".into()),
+    }
+}
+
+#[test]
+fn a_port_where_nothing_listens_is_a_refused_connection() {
+    let port = free_port();
+    let err = unattended(to("127.0.0.1", port)).connect().unwrap_err();
+    assert!(matches!(err, Error::Connect { .. }), "{err}");
+    assert!(
+        err.to_string().contains(&format!("127.0.0.1 port {port}")),
+        "{err}"
+    );
+}
+
+#[test]
+fn a_name_without_an_address_is_told_apart() {
+    let mut settings = to("nowhere.invalid", 22);
+    settings.connect_timeout = Duration::from_secs(20);
+    let err = unattended(settings).connect().unwrap_err();
+    assert!(matches!(err, Error::Resolve { .. }), "{err}");
+}
+
+#[test]
+fn a_server_that_never_speaks_is_given_up() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let err = unattended(to("127.0.0.1", port)).connect().unwrap_err();
+    assert!(matches!(err, Error::Timeout { .. }), "{err}");
+}
+
+#[test]
+fn a_server_that_speaks_something_else_is_told_apart() {
+    use std::io::Read as _;
+    use std::io::Write as _;
+
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = other.local_addr().unwrap().port();
+    let server = thread::spawn(move || {
+        let (mut stream, _) = other.accept().unwrap();
+        stream.write_all(b"220 mail.example ESMTP\r\n").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap_or_default();
+    });
+    let err = unattended(to("127.0.0.1", port)).connect().unwrap_err();
+    assert!(matches!(err, Error::Handshake { .. }), "{err}");
+    server.join().unwrap();
+}
+
+#[test]
+fn settings_that_ssh_reports_lead_to_the_host() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let settings = resolve(&query(&sshd), &surroundings()).unwrap();
+    assert_eq!(
+        (settings.port, settings.user.as_str()),
+        (sshd.port(), sshd.user())
+    );
+    assert_eq!(settings.host_alias, "box");
+    assert!(settings.identities_only && settings.identity_files[0].is_explicit);
+    assert_eq!(whoami(&unattended(settings)).unwrap(), sshd.user());
+}
+
+#[test]
+fn what_was_typed_comes_before_the_file() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let query = Query {
+        user: Some("typed".to_owned()),
+        port: Some(7),
+        options: vec!["ConnectTimeout=3".to_owned()],
+        ..query(&sshd)
+    };
+    let settings = resolve(&query, &surroundings()).unwrap();
+    assert_eq!((settings.port, settings.user.as_str()), (7, "typed"));
+    assert_eq!(settings.connect_timeout, Duration::from_secs(3));
+}
+
+#[test]
+fn an_option_that_ssh_does_not_know_is_reported_in_its_words() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let query = Query {
+        options: vec!["Nonsense=1".to_owned()],
+        ..query(&sshd)
+    };
+    let err = resolve(&query, &surroundings()).unwrap_err();
+    assert!(matches!(err, Error::Config { .. }), "{err}");
+    assert!(err.to_string().to_lowercase().contains("nonsense"), "{err}");
+}
+
+#[test]
+fn the_same_file_means_the_same_without_the_ssh_program() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let around = Surroundings {
+        ssh_program: None,
+        ..surroundings()
+    };
+    let settings = resolve(&query(&sshd), &around).unwrap();
+    assert_eq!(whoami(&unattended(settings)).unwrap(), sshd.user());
+}
+
+#[test]
+fn a_proxy_command_carries_the_connection_and_ends_with_it() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let pid_file = sshd.dir().join("proxy pid");
+    let query = Query {
+        options: vec![format!(
+            "ProxyCommand=sh -c 'echo $$ > \"{}\"; exec ssh -F {} -W %h:%p jump'",
+            pid_file.display(),
+            sshd.ssh_config().display()
+        )],
+        ..query(&sshd)
+    };
+    let settings = resolve(&query, &surroundings()).unwrap();
+    assert_eq!(whoami(&unattended(settings)).unwrap(), sshd.user());
+    let pid = std::fs::read_to_string(pid_file).unwrap();
+    assert!(!Path::new(&format!("/proc/{}", pid.trim())).exists());
+}
+
+#[test]
+fn a_jump_host_carries_the_connection() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let query = Query {
+        options: vec!["ProxyJump=first,second".to_owned()],
+        ..query(&sshd)
+    };
+    let settings = resolve(&query, &surroundings()).unwrap();
+    assert!(matches!(settings.proxy, Some(Proxy::Jump { .. })));
+    // OpenSSH too would go through the jump hosts to reach the jump hosts with this file.
+    assert_eq!(whoami(&unattended(settings)).unwrap(), sshd.user());
+    assert_eq!(sshd.log().matches("Accepted publickey").count(), 3);
+}
+
+#[test]
+fn a_proxy_that_fails_is_named() {
+    let settings = Settings {
+        proxy: Some(Proxy::Command("false".to_owned())),
+        ..to("127.0.0.1", 22)
+    };
+    let err = unattended(settings).connect().unwrap_err();
+    assert!(
+        matches!(&err, Error::Proxy { command, .. } if command == "false"),
+        "{err}"
+    );
+}
+
+#[test]
+fn addresses_of_the_wrong_family_are_not_tried() {
+    use scpfs::transport::settings::AddressFamily;
+
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let mut settings = sshd.settings();
+    settings.address_family = AddressFamily::Inet6;
+    let err = whoami(&unattended(settings.clone())).unwrap_err();
+    assert!(matches!(err, Error::Connect { .. }), "{err}");
+    settings.address_family = AddressFamily::Inet;
+    settings.bind_address = Some("127.0.0.1".to_owned());
+    assert_eq!(whoami(&unattended(settings)).unwrap(), sshd.user());
+}
+
+#[test]
+fn unknown_algorithm_names_are_passed_over_unless_there_is_nothing_else() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let names = |list: &[&str]| list.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    let mut settings = sshd.settings();
+    settings.ciphers = names(&["rot13", "aes256-ctr"]);
+    settings.macs = names(&["umac-64@openssh.com", "hmac-sha2-256"]);
+    settings.kex_algorithms = names(&["sntrup761x25519-sha512", "curve25519-sha256"]);
+    settings.compression = true;
+    assert_eq!(whoami(&unattended(settings.clone())).unwrap(), sshd.user());
+    settings.ciphers = names(&["rot13"]);
+    let err = whoami(&unattended(settings)).unwrap_err();
+    assert!(matches!(err, Error::Handshake { .. }), "{err}");
+}
+
+#[test]
+fn an_account_whose_shell_prints_on_its_own_can_be_logged_in_to() {
+    let Some(sshd) = Sshd::start(Options::default().account(crate::sshd::NOISY)) else {
+        return;
+    };
+    let mut connection = unattended(sshd.settings()).connect().unwrap();
+    assert!(
+        connection.banner().starts_with("SSH-2.0-OpenSSH"),
+        "{}",
+        connection.banner()
+    );
+    let output = crate::channel::output(&mut *connection.exec("echo done").unwrap());
+    let text = String::from_utf8(output).unwrap();
+    assert!(
+        text.contains("Welcome") && text.contains("done\n"),
+        "{text}"
+    );
+}

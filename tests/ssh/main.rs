@@ -1,0 +1,10 @@
+#![cfg(test)]
+//! The transport against a real OpenSSH server.
+
+mod auth;
+mod channel;
+mod connect;
+mod host_keys;
+mod script;
+#[path = "../common/sshd.rs"]
+mod sshd;
