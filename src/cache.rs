@@ -18,6 +18,7 @@ use std::io;
 use std::sync::Arc;
 
 pub use crate::cache::disk::Disk;
+pub use crate::cache::disk::Error as DiskError;
 pub use crate::cache::entry::Entry;
 pub use crate::cache::entry::Hold;
 pub use crate::cache::entry::Local;

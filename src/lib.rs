@@ -19,3 +19,9 @@ pub mod remote;
 pub mod cache;
 
 pub mod vfs;
+
+pub mod fuse;
+
+pub mod config;
+pub mod cli;
+pub mod mount;

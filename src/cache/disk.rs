@@ -220,6 +220,12 @@ impl Disk {
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
+    /// Returns how many bytes the disk holds in all.
+    pub fn total_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.content)?;
+        Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+    }
+
     /// Flushes everything, and says that the next run can trust it.
     pub(crate) fn close(&self) {
         let result = File::open(&self.content).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));

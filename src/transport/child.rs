@@ -41,8 +41,19 @@ pub fn capture<S: AsRef<OsStr>>(
     args: &[S],
     limit: Duration,
 ) -> io::Result<Captured> {
+    capture_with(program, args, &[], limit)
+}
+
+/// As [`capture`], with some more environment variables.
+pub fn capture_with<S: AsRef<OsStr>>(
+    program: &Path,
+    args: &[S],
+    environment: &[(&str, String)],
+    limit: Duration,
+) -> io::Result<Captured> {
     let mut child = command(program)
         .args(args)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -296,7 +296,7 @@ impl Vfs {
         if handle.entry.is_dirty() && handle.flags.writes {
             cx.may_wait()?;
             // Logged where it failed; the content stays.
-            let _ = self.flush_entry(cx, handle.ino, &handle.entry, Durability::Lazy);
+            drop(self.flush_entry(cx, handle.ino, &handle.entry, Durability::Lazy));
         }
         if self.handles.lock().remove_file(fh).is_some() {
             self.release_entry(handle.ino, &handle.entry);

@@ -4,21 +4,22 @@ use crate::stat::Stat;
 
 /// Who asks, by the host's ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Who {
+pub(super) struct Who {
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
 }
 
 /// The bits of `access(2)`.
-pub const READ: u32 = 4;
-pub const WRITE: u32 = 2;
-pub const EXECUTE: u32 = 1;
+#[cfg(test)]
+const READ: u32 = 4;
+pub(super) const WRITE: u32 = 2;
+pub(super) const EXECUTE: u32 = 1;
 
 /// Returns whether the mode bits allow all of `mask` to `who`, as POSIX has it: the owner's bits
 /// alone count for the owner, then the group's, then the others'. Root may do all but execute
 /// what nobody may execute.
-pub fn permits(stat: &Stat, who: &Who, mask: u32) -> bool {
+pub(super) fn permits(stat: &Stat, who: &Who, mask: u32) -> bool {
     if who.uid == 0 {
         let is_directory = stat.kind == crate::stat::FileKind::Directory;
         return mask & EXECUTE == 0 || is_directory || stat.mode & 0o111 != 0;

@@ -19,7 +19,7 @@ pub enum Symlinks {
 /// Returns the target to be shown for a link in the directory `dir`; `None` if it leads outside.
 ///
 /// `root` is the absolute path of the remote root, empty for `/`.
-pub fn contain(target: &[u8], dir: &RemotePath, root: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn contain(target: &[u8], dir: &RemotePath, root: &[u8]) -> Option<Vec<u8>> {
     let (mut depth, relative, is_absolute) = match target.strip_prefix(b"/") {
         Some(_) => (0, strip_root(target, root)?, true),
         None => (dir.depth(), target, false),

@@ -1,0 +1,500 @@
+//! The command line: what was typed and what surrounds the program become a `Config`.
+//!
+//! The only module that looks at the environment.
+
+pub mod args;
+pub mod options;
+
+use std::env;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use etcetera::BaseStrategy as _;
+
+use crate::cli::args::Args;
+use crate::cli::args::Asks;
+use crate::cli::args::Error;
+use crate::cli::args::TypedOption;
+use crate::cli::options::Group;
+use crate::cli::options::Kind;
+use crate::config;
+use crate::config::Config;
+use crate::config::Idmap;
+use crate::path::Escaped;
+use crate::transport::ssh_config::Query;
+use crate::transport::ssh_config::Surroundings;
+use crate::vfs::Symlinks;
+
+const USAGE: &str = "usage: scpfs [user@]host:[directory] mountpoint [options]";
+
+/// What the program is asked to do.
+#[derive(Debug)]
+pub enum Task {
+    Mount(Box<Config>),
+    /// Print this and be done.
+    Print(String),
+}
+
+/// Reads the command line and the environment.
+pub fn read() -> Result<Task, Error> {
+    let args = args::parse(env::args_os().skip(1))?;
+    match args.asks_for {
+        Some(Asks::Version) => {
+            return Ok(Task::Print(format!("scpfs {}\n", env!("CARGO_PKG_VERSION"))));
+        }
+        Some(Asks::ShortHelp) => return Ok(Task::Print(help(Length::Screen))),
+        Some(Asks::Help) => return Ok(Task::Print(help(Length::Full))),
+        None => {}
+    }
+    resolve(args, &Environment::read()?).map(|config| Task::Mount(Box::new(config)))
+}
+
+/// What surrounds the program.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    pub surroundings: Surroundings,
+    pub cache_base: PathBuf,
+    pub boot: String,
+    pub log_filter: Option<String>,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Environment {
+    fn read() -> Result<Self, Error> {
+        let uid = rustix::process::getuid().as_raw();
+        let gid = rustix::process::getgid().as_raw();
+        let no_home = |error| Error(format!("cannot find your home directory: {error}"));
+        let home = etcetera::home_dir().map_err(no_home)?;
+        let base = etcetera::choose_base_strategy().map_err(no_home)?;
+        let name = nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|user| user.name);
+        let hostname = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        Ok(Self {
+            surroundings: Surroundings {
+                home,
+                user: name.or_else(|| env::var("USER").ok()).unwrap_or_else(|| uid.to_string()),
+                uid,
+                hostname: hostname.unwrap_or_else(|| "localhost".to_owned()),
+                agent_socket: env::var_os("SSH_AUTH_SOCK")
+                    .filter(|socket| !socket.is_empty())
+                    .map(PathBuf::from),
+                ssh_program: find_program("ssh"),
+            },
+            cache_base: base.cache_dir().join("scpfs"),
+            boot: fs::read_to_string("/proc/sys/kernel/random/boot_id")
+                .map_or_else(|_| "unknown".to_owned(), |id| id.trim().to_owned()),
+            log_filter: env::var("RUST_LOG").ok(),
+            uid,
+            gid,
+        })
+    }
+}
+
+/// Returns where a program is, by `PATH`.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|dir| dir.join(name)).find(|file| is_program(file))
+}
+
+fn is_program(file: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+/// Makes a `Config` of what was typed; pure.
+pub fn resolve(args: Args, environment: &Environment) -> Result<Config, Error> {
+    let usage = |what: &str| Error(format!("{what}\n{USAGE}\n`scpfs -h` explains the options"));
+    let source = args.source.ok_or_else(|| usage("no host was given"))?;
+    let mountpoint = args.mountpoint.ok_or_else(|| usage("no mountpoint was given"))?;
+    let Source { user, host, directory } = parse_source(source)?;
+    let shown_user = user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
+    let shown_host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    let source = format!("{shown_user}{shown_host}:{}", Escaped(&directory));
+    let mut config = Config {
+        source: source.clone(),
+        connection: config::Connection {
+            query: Query {
+                host,
+                user,
+                port: args.port,
+                config_file: args.config_file,
+                options: Vec::new(),
+            },
+            surroundings: environment.surroundings.clone(),
+            directory,
+            max_lanes: 4,
+            timeout: Duration::from_secs(30),
+            password_stdin: false,
+        },
+        cache: config::Cache {
+            base: environment.cache_base.clone(),
+            max_bytes: None,
+            min_free: None,
+            boot: environment.boot.clone(),
+        },
+        files: config::Files {
+            ttl: Duration::from_secs(5),
+            idmap: Idmap::User,
+            uid: None,
+            gid: None,
+            umask: 0,
+            symlinks: Symlinks::Contain,
+        },
+        mount: config::Mount {
+            mountpoint,
+            fsname: source,
+            subtype: "scpfs".to_owned(),
+            allow_other: false,
+            default_permissions: false,
+            is_read_only: false,
+            flags: vec!["nosuid", "nodev"],
+            is_foreground: args.is_foreground,
+            uid: environment.uid,
+            gid: environment.gid,
+        },
+        logging: config::Logging {
+            filter: environment.log_filter.clone().unwrap_or_else(|| {
+                if args.is_debug { "scpfs=debug,fuser=info" } else { "scpfs=info,fuser=warn" }
+                    .to_owned()
+            }),
+        },
+    };
+    if args.compresses {
+        config.connection.query.options.push("Compression=yes".to_owned());
+    }
+    for option in &args.options {
+        apply(&mut config, option)?;
+    }
+    Ok(config)
+}
+
+fn apply(config: &mut Config, option: &TypedOption) -> Result<(), Error> {
+    let name = option.name.as_str();
+    match options::kind(name, option.value.is_some()) {
+        Kind::Ours(spec) if spec.value.is_empty() => match spec.name {
+            "password_stdin" => config.connection.password_stdin = true,
+            "ro" => config.mount.is_read_only = true,
+            "allow_other" => config.mount.allow_other = true,
+            "default_permissions" => config.mount.default_permissions = true,
+            _ => set_flag(&mut config.mount.flags, spec.name),
+        },
+        Kind::Ours(spec) => {
+            let value = option.value.as_ref().ok_or_else(|| {
+                Error(format!("option `{name}` needs a value: {name}={}", spec.value))
+            })?;
+            let value = value
+                .to_str()
+                .filter(|_| spec.name != "cache_dir")
+                .map_or_else(|| Value::Bytes(value.clone()), |text| Value::Text(text.to_owned()));
+            set(config, spec.name, &value).ok_or_else(|| {
+                Error(format!("bad value for option `{name}`; it takes {}", spec.value))
+            })?;
+        }
+        Kind::MountFlag(flag) => set_flag(&mut config.mount.flags, flag),
+        Kind::Ssh => {
+            let value = option.value.as_ref().and_then(|value| value.to_str());
+            let value = value.ok_or_else(|| Error(format!("bad value for option `{name}`")))?;
+            config.connection.query.options.push(format!("{name}={value}"));
+        }
+        Kind::Ignored => match name {
+            "cache" | "dir_cache"
+                if option.value.as_deref().is_some_and(|value| value == "no") =>
+            {
+                config.files.ttl = Duration::ZERO;
+            }
+            _ => {}
+        },
+        Kind::Unknown => {
+            return Err(Error(format!(
+                "unknown option `{}`; `scpfs --help` lists all",
+                Escaped(name.as_bytes())
+            )));
+        }
+    }
+    Ok(())
+}
+
+enum Value {
+    Text(String),
+    Bytes(OsString),
+}
+
+/// Sets an option that has a value; `None` if the value is none for it.
+fn set(config: &mut Config, name: &str, value: &Value) -> Option<()> {
+    let text = match value {
+        Value::Text(text) => text.as_str(),
+        Value::Bytes(bytes) => {
+            if name == "cache_dir" && !bytes.is_empty() {
+                // The daemon leaves the directory it was started in.
+                config.cache.base = std::path::absolute(PathBuf::from(bytes)).ok()?;
+                return Some(());
+            }
+            return None;
+        }
+    };
+    match name {
+        "port" => config.connection.query.port = Some(text.parse().ok()?),
+        "timeout" => {
+            config.connection.timeout = seconds(text).filter(|time| !time.is_zero())?;
+        }
+        "max_conns" => {
+            config.connection.max_lanes = text.parse().ok().filter(|n| (1..=32).contains(n))?;
+        }
+        "cache_timeout" => config.files.ttl = seconds(text)?,
+        "cache_size" => config.cache.max_bytes = Some(bytes(text)?),
+        "min_free" => config.cache.min_free = Some(bytes(text)?),
+        "idmap" => {
+            config.files.idmap = match text {
+                "user" => Idmap::User,
+                "none" => Idmap::None,
+                _ => return None,
+            };
+        }
+        "uid" => config.files.uid = Some(text.parse().ok()?),
+        "gid" => config.files.gid = Some(text.parse().ok()?),
+        "umask" => {
+            let mask = u32::from_str_radix(text, 8).ok()?;
+            config.files.umask = Some(mask).filter(|mask| *mask <= 0o777)?;
+        }
+        "symlinks" => {
+            config.files.symlinks = match text {
+                "contain" => Symlinks::Contain,
+                "as-is" => Symlinks::AsIs,
+                _ => return None,
+            };
+        }
+        "fsname" => config.mount.fsname = text.to_owned(),
+        "subtype" => text.clone_into(&mut config.mount.subtype),
+        _ => return None,
+    }
+    Some(())
+}
+
+/// Adds a flag of mount(2), taking its opposite away.
+fn set_flag(flags: &mut Vec<&'static str>, flag: &'static str) {
+    let opposite = flag.strip_prefix("no").map_or_else(|| format!("no{flag}"), str::to_owned);
+    flags.retain(|had| *had != flag && *had != opposite);
+    flags.push(flag);
+}
+
+fn seconds(text: &str) -> Option<Duration> {
+    let secs: f64 = text.parse().ok()?;
+    Duration::try_from_secs_f64(secs).ok()
+}
+
+/// `500M`, `2G`, `1024`; units of 1024.
+fn bytes(text: &str) -> Option<u64> {
+    let (digits, unit) = match text.char_indices().find(|(_, c)| !c.is_ascii_digit()) {
+        Some((at, _)) => text.split_at_checked(at)?,
+        None => (text, ""),
+    };
+    let shift = match unit.to_ascii_uppercase().trim_end_matches('B').trim_end_matches('I') {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Source {
+    user: Option<String>,
+    host: String,
+    directory: Vec<u8>,
+}
+
+/// Takes `[user@]host:[directory]` apart; an IPv6 address stands in brackets.
+fn parse_source(source: OsString) -> Result<Source, Error> {
+    let bytes = source.into_vec();
+    let shown = || Escaped(&bytes).to_string();
+    let malformed = || {
+        Error(format!("`{}` is not of the form [user@]host:[directory]\n{USAGE}", shown()))
+    };
+    // A colon inside brackets belongs to an address.
+    let start = memchr::memchr(b'[', &bytes)
+        .and_then(|open| Some(open + memchr::memchr(b']', bytes.get(open..)?)?))
+        .filter(|&close| bytes.get(close + 1) == Some(&b':'))
+        .unwrap_or(0);
+    let colon = memchr::memchr(b':', bytes.get(start..).unwrap_or_default())
+        .ok_or_else(malformed)?
+        + start;
+    let (login, directory) = bytes.split_at_checked(colon).ok_or_else(malformed)?;
+    let directory = directory.get(1..).unwrap_or_default().to_vec();
+    let login = std::str::from_utf8(login).map_err(|_| malformed())?;
+    let (user, host) = match login.rsplit_once('@') {
+        Some((user, host)) => (Some(user.to_owned()), host),
+        None => (None, login),
+    };
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    if host.is_empty() || user.as_ref().is_some_and(String::is_empty) {
+        return Err(malformed());
+    }
+    // CVE-2026-48711 of sshfs: such a host becomes an option of `ssh`.
+    if host.starts_with('-') || user.as_ref().is_some_and(|user| user.starts_with('-')) {
+        return Err(Error(format!("a host or user cannot begin with `-`: `{}`", shown())));
+    }
+    if directory.contains(&0) {
+        return Err(malformed());
+    }
+    Ok(Source { user, host: host.to_owned(), directory })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Length {
+    Screen,
+    Full,
+}
+
+/// The help; on one screen, or all of it.
+fn help(length: Length) -> String {
+    let mut text = format!(
+        "{USAGE}\n\n\
+         Mounts a directory of a host over SSH and SCP; SFTP is not needed.\n\
+         Unmount with `fusermount3 -u mountpoint` or `umount mountpoint`.\n\n\
+         \x20 -p PORT            port of the SSH server\n\
+         \x20 -F FILE            ssh_config to use instead of ~/.ssh/config\n\
+         \x20 -f                 stay in the foreground\n\
+         \x20 -d                 debug log, in the foreground\n\
+         \x20 -C                 compress\n\
+         \x20 -h, --help         this screen; everything\n\
+         \x20 -V, --version      version\n\
+         \x20 -o OPTION,...      the options below, and those of ssh_config(5): -o IdentityFile=~/.ssh/key\n"
+    );
+    text.push_str(&option_text());
+    if length == Length::Full {
+        text.push_str(
+            "\nEach option may also be given as --NAME=VALUE. Options of sshfs that have no meaning\n\
+             here, and those of mount(8) and systemd in fstab lines, are accepted and ignored.\n\
+             RUST_LOG chooses what is logged, for example RUST_LOG=scpfs=debug.\n\n\
+             Exit status: 0 unmounted (or in the background), 1 wrong usage, 2 cannot connect,\n\
+             3 host key refused, 4 authentication failed, 5 cannot mount here, 6 files could not\n\
+             be stored on the host, 7 the host or its directory cannot be mounted.\n",
+        );
+    }
+    text
+}
+
+/// The options as `-h` and the README show them.
+pub fn option_text() -> String {
+    let mut text = String::new();
+    for group in Group::ALL {
+        let _ = writeln!(text, "\n{}", group.title());
+        for spec in options::OPTIONS.iter().filter(|spec| spec.group == group) {
+            let name = if spec.value.is_empty() {
+                spec.name.to_owned()
+            } else {
+                format!("{}={}", spec.name, spec.value)
+            };
+            let _ = writeln!(text, "  {name:<24} {}", spec.help);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(text: &str) -> Result<Source, Error> {
+        parse_source(OsString::from(text))
+    }
+
+    fn environment() -> Environment {
+        Environment {
+            surroundings: Surroundings {
+                home: "/home/u".into(),
+                user: "u".to_owned(),
+                uid: 1000,
+                hostname: "h".to_owned(),
+                agent_socket: None,
+                ssh_program: None,
+            },
+            cache_base: "/home/u/.cache/scpfs".into(),
+            boot: "b".to_owned(),
+            log_filter: None,
+            uid: 1000,
+            gid: 1000,
+        }
+    }
+
+    fn config(words: &[&str]) -> Result<Config, Error> {
+        resolve(args::parse(words.iter().map(OsString::from)).unwrap(), &environment())
+    }
+
+    #[test]
+    fn a_source_is_user_host_and_directory() {
+        for (text, user, host, directory) in [
+            ("h:", None, "h", ""),
+            ("u@h:/a b:c", Some("u"), "h", "/a b:c"),
+            ("u@[::1]:d", Some("u"), "::1", "d"),
+            ("[fe80::1%eth0]:", None, "fe80::1%eth0", ""),
+            ("a@b@h:~/x", Some("a@b"), "h", "~/x"),
+            ("h:[x]:y", None, "h", "[x]:y"),
+        ] {
+            let expected = Source {
+                user: user.map(str::to_owned),
+                host: host.to_owned(),
+                directory: directory.as_bytes().to_vec(),
+            };
+            assert_eq!(source(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_source_that_could_be_an_option_is_refused() {
+        for bad in ["", "h", "/local", ":d", "@h:", "u@:d", "-oProxyCommand=x:", "u@-h:", "-u@h:"] {
+            assert!(source(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn options_end_up_where_they_belong() {
+        let config = config(&[
+            "h:",
+            "/m",
+            "-o",
+            "cache_size=2G,cache_timeout=0.5,ro,suid,noexec,Port=23,_netdev,x-systemd.automount",
+        ])
+        .unwrap();
+        assert_eq!(config.cache.max_bytes, Some(2 << 30));
+        assert_eq!(config.files.ttl, Duration::from_millis(500));
+        assert!(config.mount.is_read_only);
+        assert_eq!(config.mount.flags, ["nodev", "suid", "noexec"]);
+        assert_eq!(config.connection.query.port, None);
+        assert_eq!(config.mount.fsname, "h:");
+    }
+
+    #[test]
+    fn a_bad_option_is_named() {
+        for (option, word) in [
+            ("cache_size=many", "cache_size"),
+            ("cache_timeout=-1", "cache_timeout"),
+            ("umask=999", "umask"),
+            ("idmap=other", "user|none"),
+            ("allow_othr", "allow_othr"),
+            ("cache_timeout", "SECONDS"),
+            ("max_conns=0", "max_conns"),
+        ] {
+            let error = config(&["h:", "/m", "-o", option]).unwrap_err();
+            assert!(error.0.contains(word), "{option}: {error}");
+        }
+        assert!(config(&["h:"]).unwrap_err().0.contains("mountpoint"));
+    }
+
+    #[test]
+    fn the_help_names_every_option_and_fits_a_screen() {
+        let text = help(Length::Screen);
+        for spec in options::OPTIONS {
+            assert!(text.contains(spec.name), "{}", spec.name);
+        }
+        assert!(text.lines().count() <= 48, "{}", text.lines().count());
+    }
+}

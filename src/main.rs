@@ -1,0 +1,43 @@
+//! Parses, runs, prints what went wrong, chooses the exit status.
+
+use std::error::Error;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use scpfs::cli;
+use scpfs::cli::Task;
+use scpfs::mount;
+
+fn main() -> ExitCode {
+    match cli::read() {
+        Ok(Task::Print(text)) => {
+            // A closed pipe is the reader's choice.
+            drop(std::io::stdout().write_all(text.as_bytes()));
+            ExitCode::SUCCESS
+        }
+        Ok(Task::Mount(config)) => match mount::run(&config, cli::find_program("fusermount3")) {
+            Ok(status) => ExitCode::from(status),
+            Err(error) => {
+                complain(&error);
+                ExitCode::from(error.exit_code())
+            }
+        },
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(1)
+        }
+    }
+}
+
+/// Prints an error and its causes; what comes from a host is escaped where it enters a message.
+fn complain(error: &dyn Error) {
+    let mut text = format!("scpfs: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text.push('\n');
+    // There is nobody to tell if the terminal is gone.
+    drop(std::io::stderr().write_all(text.as_bytes()));
+}

@@ -1,0 +1,367 @@
+//! Attaches a FUSE device to a mountpoint and takes it off again.
+//!
+//! Done here and not by fuser, whose version 0.18 unmounts a path a second time after somebody
+//! else unmounted it, gives up on a busy one, splits a name at its commas and shows root's mounts
+//! without their subtype.
+
+use std::ffi::OsString;
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::io::FdFlags;
+use rustix::mount::MountFlags;
+use rustix::mount::UnmountFlags;
+use rustix::net::RecvAncillaryBuffer;
+use rustix::net::RecvAncillaryMessage;
+use rustix::net::RecvFlags;
+
+use crate::config;
+use crate::path::Escaped;
+use crate::transport::child;
+
+/// `fusermount3` answers at once.
+const FUSERMOUNT_LIMIT: Duration = Duration::from_secs(20);
+
+/// Why nothing can be mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the mountpoint {} does not exist; make it with `mkdir`", .0.display())]
+    Missing(PathBuf),
+    #[error("the mountpoint {} is not a directory", .0.display())]
+    NotADirectory(PathBuf),
+    #[error(
+        "the mountpoint {} is a dead mount; clear it with `fusermount3 -u` (or `umount -l` as \
+         root)",
+        .0.display()
+    )]
+    Dead(PathBuf),
+    #[error("something is mounted on {} already; unmount it or choose another directory", .0.display())]
+    Busy(PathBuf),
+    #[error("cannot look at the mountpoint {}", path.display())]
+    Look { path: PathBuf, source: io::Error },
+    #[error("{} belongs to somebody else; only its owner can mount on it", .0.display())]
+    NotYours(PathBuf),
+    #[error("there is no /dev/fuse; load the module with `modprobe fuse`, or install a kernel with FUSE")]
+    NoDevice,
+    #[error("you may not open /dev/fuse; ask the administrator (usually `chmod 666 /dev/fuse`)")]
+    DeviceDenied,
+    #[error("cannot open /dev/fuse")]
+    Device { source: io::Error },
+    #[error("`fusermount3` is needed to mount without being root; install the package fuse3")]
+    NoFusermount,
+    #[error("fusermount3 refused: {0}")]
+    Fusermount(String),
+    #[error("cannot mount on {}", path.display())]
+    Mount { path: PathBuf, source: io::Error },
+    #[error("cannot unmount {}", path.display())]
+    Unmount { path: PathBuf, source: io::Error },
+}
+
+/// A mountpoint that was looked at and found fit.
+#[derive(Debug)]
+pub struct Mountpoint {
+    path: PathBuf,
+    /// Where `fusermount3` is, for everybody but root.
+    fusermount: Option<PathBuf>,
+}
+
+impl Mountpoint {
+    /// Looks whether something can be mounted, before the host is even asked.
+    pub fn check(config: &config::Mount, fusermount: Option<PathBuf>) -> Result<Self, Error> {
+        let typed = &config.mountpoint;
+        let path = match fs::canonicalize(typed) {
+            Ok(path) => path,
+            Err(error) => return Err(unusable(typed, error)),
+        };
+        let meta = fs::metadata(&path).map_err(|error| unusable(typed, error))?;
+        if !meta.is_dir() {
+            return Err(Error::NotADirectory(path));
+        }
+        if is_mountpoint(&path) {
+            return Err(Error::Busy(path));
+        }
+        let is_root = config.uid == 0;
+        if !is_root && meta.uid() != config.uid {
+            return Err(Error::NotYours(path));
+        }
+        match File::options().read(true).write(true).open("/dev/fuse") {
+            Ok(_) => {}
+            Err(error) => match error.kind() {
+                io::ErrorKind::NotFound => return Err(Error::NoDevice),
+                io::ErrorKind::PermissionDenied => return Err(Error::DeviceDenied),
+                _ => return Err(Error::Device { source: error }),
+            },
+        }
+        if !is_root && fusermount.is_none() {
+            return Err(Error::NoFusermount);
+        }
+        Ok(Self { path, fusermount: fusermount.filter(|_| !is_root) })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Mounts, and returns the device on which the kernel speaks.
+    pub fn attach(&self, config: &config::Mount) -> Result<OwnedFd, Error> {
+        match &self.fusermount {
+            None => self.attach_as_root(config),
+            Some(program) => self.attach_by_fusermount(program, config),
+        }
+    }
+
+    fn attach_as_root(&self, config: &config::Mount) -> Result<OwnedFd, Error> {
+        let device = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/fuse")
+            .map_err(|source| Error::Device { source })?;
+        let mut data = format!(
+            "fd={},rootmode=40000,user_id={},group_id={}",
+            device.as_raw_fd(),
+            config.uid,
+            config.gid
+        );
+        for (is_set, option) in [
+            (config.allow_other, ",allow_other"),
+            (config.default_permissions, ",default_permissions"),
+        ] {
+            if is_set {
+                data.push_str(option);
+            }
+        }
+        let mut flags = mount_flags(&config.flags);
+        flags.set(MountFlags::RDONLY, config.is_read_only);
+        let failed = |error: io::Error| Error::Mount { path: self.path.clone(), source: error };
+        let cstring = |text: &str| {
+            std::ffi::CString::new(text).map_err(|error| failed(io::Error::other(error)))
+        };
+        let data = cstring(&data)?;
+        let fstype = format!("fuse.{}", config.subtype);
+        rustix::mount::mount(
+            config.fsname.as_str(),
+            self.path.as_path(),
+            fstype.as_str(),
+            flags,
+            Some(data.as_c_str()),
+        )
+        .map_err(|error| failed(error.into()))?;
+        Ok(device.into())
+    }
+
+    /// `fusermount3` mounts as root and sends the device over a socket whose number it finds in
+    /// `_FUSE_COMMFD` (libfuse mount.c).
+    fn attach_by_fusermount(
+        &self,
+        program: &Path,
+        config: &config::Mount,
+    ) -> Result<OwnedFd, Error> {
+        let mut options = vec![
+            format!("fsname={}", escape_option(&config.fsname)),
+            format!("subtype={}", escape_option(&config.subtype)),
+        ];
+        for (is_set, option) in [
+            (config.allow_other, "allow_other"),
+            (config.default_permissions, "default_permissions"),
+            (config.is_read_only, "ro"),
+        ] {
+            if is_set {
+                options.push(option.to_owned());
+            }
+        }
+        options.extend(config.flags.iter().map(|flag| (*flag).to_owned()));
+        let failed = |source: io::Error| Error::Mount { path: self.path.clone(), source };
+        let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+        // The one descriptor that a child is to inherit.
+        rustix::io::fcntl_setfd(&theirs, FdFlags::empty()).map_err(|e| failed(e.into()))?;
+        let args: [OsString; 4] =
+            ["-o".into(), options.join(",").into(), "--".into(), self.path.clone().into()];
+        let environment = [("_FUSE_COMMFD", theirs.as_raw_fd().to_string())];
+        let captured = child::capture_with(program, &args, &environment, FUSERMOUNT_LIMIT)
+            .map_err(failed)?;
+        drop(theirs);
+        if captured.code != Some(0) {
+            let said = Escaped(captured.stderr.trim_ascii()).to_string();
+            return Err(Error::Fusermount(hint(&said)));
+        }
+        receive_fd(&ours).map_err(failed)
+    }
+
+    /// Takes the mount off. If it is in use, it is only taken out of sight, and goes when its
+    /// last user has gone; returns whether that is so.
+    pub fn detach(&self) -> Result<bool, Error> {
+        let failed = |source: io::Error| Error::Unmount { path: self.path.clone(), source };
+        match &self.fusermount {
+            None => match rustix::mount::unmount(&self.path, UnmountFlags::NOFOLLOW) {
+                Ok(()) => Ok(false),
+                Err(rustix::io::Errno::BUSY) => {
+                    let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+                    rustix::mount::unmount(&self.path, flags).map_err(|e| failed(e.into()))?;
+                    Ok(true)
+                }
+                Err(error) => Err(failed(error.into())),
+            },
+            Some(program) => {
+                let mut said = String::new();
+                for (option, is_lazy) in [("-u", false), ("-uz", true)] {
+                    let args: [OsString; 3] =
+                        [option.into(), "--".into(), self.path.clone().into()];
+                    let captured =
+                        child::capture(program, &args, FUSERMOUNT_LIMIT).map_err(failed)?;
+                    if captured.code == Some(0) {
+                        return Ok(is_lazy);
+                    }
+                    said = Escaped(captured.stderr.trim_ascii()).to_string();
+                }
+                Err(Error::Fusermount(said))
+            }
+        }
+    }
+
+    /// Returns whether the filesystem of `device_id` is still mounted here.
+    pub fn is_attached(&self, device_id: &str) -> bool {
+        mounts().iter().any(|mount| mount.path == self.path && mount.device_id == device_id)
+    }
+
+    /// Returns the device number of what is mounted here, as `/proc/self/mountinfo` has it.
+    pub fn device_id(&self) -> Option<String> {
+        let found = mounts().into_iter().rfind(|mount| mount.path == self.path);
+        found.map(|mount| mount.device_id)
+    }
+}
+
+fn unusable(path: &Path, error: io::Error) -> Error {
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => Error::Missing(path.to_owned()),
+        Some(libc::ENOTDIR) => Error::NotADirectory(path.to_owned()),
+        // "Transport endpoint is not connected": the daemon behind it is gone.
+        Some(libc::ENOTCONN) => Error::Dead(path.to_owned()),
+        _ => Error::Look { path: path.to_owned(), source: error },
+    }
+}
+
+/// What fusermount3 says, with what to do about it.
+fn hint(said: &str) -> String {
+    if said.contains("user_allow_other") {
+        format!("{said} (add the line `user_allow_other` to /etc/fuse.conf)")
+    } else {
+        said.to_owned()
+    }
+}
+
+fn is_mountpoint(path: &Path) -> bool {
+    // Only a FUSE mount is in the way; mounting over another kind is what people do.
+    mounts().iter().any(|mount| mount.path == path && mount.fstype.starts_with("fuse"))
+}
+
+struct MountLine {
+    device_id: String,
+    path: PathBuf,
+    fstype: String,
+}
+
+/// The lines of `/proc/self/mountinfo`, see proc_pid_mountinfo(5).
+fn mounts() -> Vec<MountLine> {
+    let text = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let parse = |line: &[u8]| {
+        let mut fields = line.split(|&b| b == b' ');
+        let device_id = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
+        let path = unescape(fields.nth(1)?);
+        let fstype = fields.skip_while(|field| *field != b"-").nth(1)?;
+        let path = PathBuf::from(std::ffi::OsStr::from_bytes(&path));
+        Some(MountLine { device_id, path, fstype: String::from_utf8(fstype.to_vec()).ok()? })
+    };
+    text.split(|&b| b == b'\n').filter_map(parse).collect()
+}
+
+/// Octal escapes of `/proc`: space, tab, newline and backslash.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut rest = field;
+    while let Some((&byte, after)) = rest.split_first() {
+        let code = after.get(..3).filter(|_| byte == b'\\').and_then(|digits| {
+            u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
+        });
+        match code {
+            Some(code) => {
+                out.push(code);
+                rest = after.get(3..).unwrap_or_default();
+            }
+            None => {
+                out.push(byte);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
+/// A value in fusermount3's list of options.
+fn escape_option(value: &str) -> String {
+    value.replace('\\', "\\\\").replace(',', "\\,")
+}
+
+fn mount_flags(names: &[&str]) -> MountFlags {
+    let mut flags = MountFlags::empty();
+    for name in names {
+        flags |= match *name {
+            "nosuid" => MountFlags::NOSUID,
+            "nodev" => MountFlags::NODEV,
+            "noexec" => MountFlags::NOEXEC,
+            "noatime" => MountFlags::NOATIME,
+            "nodiratime" => MountFlags::NODIRATIME,
+            "relatime" => MountFlags::RELATIME,
+            "strictatime" => MountFlags::STRICTATIME,
+            "sync" => MountFlags::SYNCHRONOUS,
+            "dirsync" => MountFlags::DIRSYNC,
+            _ => MountFlags::empty(),
+        };
+    }
+    flags
+}
+
+fn receive_fd(socket: &UnixStream) -> io::Result<OwnedFd> {
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    rustix::net::recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(mut fds) = message
+            && let Some(fd) = fds.next()
+        {
+            return Ok(fd);
+        }
+    }
+    Err(io::Error::other("fusermount3 sent no device"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_escapes_are_undone() {
+        assert_eq!(unescape(b"/a\\040b\\134c\\x"), b"/a b\\c\\x");
+    }
+
+    #[test]
+    fn a_comma_in_a_name_is_not_the_end_of_an_option() {
+        assert_eq!(escape_option("u@h:/a,ro\\"), "u@h:/a\\,ro\\\\");
+    }
+}

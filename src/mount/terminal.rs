@@ -1,0 +1,116 @@
+//! Asks the person at the terminal, or takes the password from standard input.
+
+use std::fs::File;
+use std::io;
+use std::io::BufRead as _;
+use std::io::Write as _;
+
+use rustix::termios::OptionalActions;
+use rustix::termios::Termios;
+
+use crate::sync::Mutex;
+use crate::transport::Prompt;
+
+/// The terminal of the process, if it has one.
+#[derive(Debug)]
+pub struct Terminal {
+    /// The settings of the terminal before anything was asked.
+    before: Option<Termios>,
+}
+
+impl Terminal {
+    pub fn new() -> Self {
+        let tty = File::open("/dev/tty").ok();
+        Self { before: tty.and_then(|tty| rustix::termios::tcgetattr(&tty).ok()) }
+    }
+
+    /// Makes typing visible again after a question was cut short.
+    pub fn restore(&self) {
+        if let Some(before) = &self.before
+            && let Ok(tty) = File::open("/dev/tty")
+        {
+            // There is nothing to be done if this fails.
+            let _unused = rustix::termios::tcsetattr(&tty, OptionalActions::Now, before);
+        }
+    }
+}
+
+impl Prompt for Terminal {
+    fn ask(&self, question: &str, echo: bool) -> io::Result<String> {
+        if !echo {
+            return rpassword::prompt_password(question);
+        }
+        let mut tty = File::options().read(true).write(true).open("/dev/tty")?;
+        tty.write_all(question.as_bytes())?;
+        let mut line = String::new();
+        if io::BufReader::new(tty).read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+    }
+
+    fn confirm(&self, question: &str) -> io::Result<bool> {
+        let mut question = question.to_owned();
+        loop {
+            match self.ask(&question, true)?.trim().to_ascii_lowercase().as_str() {
+                "yes" => return Ok(true),
+                "no" => return Ok(false),
+                _ => "Please type `yes` or `no`: ".clone_into(&mut question),
+            }
+        }
+    }
+
+    fn tell(&self, text: &str) {
+        if let Ok(mut tty) = File::options().write(true).open("/dev/tty") {
+            // Text that cannot be shown is not worth an error.
+            let _unused = tty.write_all(format!("{}\n", text.trim_end()).as_bytes());
+        }
+    }
+
+    fn is_available(&self) -> bool {
+        self.before.is_some()
+    }
+}
+
+/// Gives the first line of standard input to whoever asks for something secret.
+#[derive(Debug)]
+pub struct StandardInput {
+    password: Mutex<Option<String>>,
+}
+
+impl StandardInput {
+    pub fn new() -> Self {
+        Self { password: Mutex::new(None) }
+    }
+}
+
+impl Prompt for StandardInput {
+    fn ask(&self, _question: &str, echo: bool) -> io::Result<String> {
+        if echo {
+            return Err(io::Error::other("standard input has only the password"));
+        }
+        let mut password = self.password.lock();
+        if let Some(password) = &*password {
+            return Ok(password.clone());
+        }
+        let mut line = String::new();
+        if io::stdin().lock().read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let line = line.trim_end_matches(['\r', '\n']).to_owned();
+        *password = Some(line.clone());
+        Ok(line)
+    }
+
+    fn confirm(&self, _question: &str) -> io::Result<bool> {
+        Err(io::Error::other("standard input has only the password"))
+    }
+
+    fn tell(&self, text: &str) {
+        log::info!("{}", text.trim_end());
+    }
+
+    fn is_available(&self) -> bool {
+        true
+    }
+}
