@@ -45,6 +45,9 @@ pub enum Error {
     Local { act: &'static str, source: Arc<io::Error> },
     #[error("the local cache is full: all that could go is gone, and what is open or not yet stored stays")]
     Full,
+    /// The content was not fetched, or was replaced on the host: [`Entry::open`] brings it.
+    #[error("the content is not here")]
+    NotHere,
     /// Nothing was done because it would have had to wait, and was told not to.
     #[error("this would have to wait")]
     WouldWait,

@@ -55,6 +55,8 @@ pub struct Local {
     pub size: u64,
     pub mtime: Time,
     pub atime: Option<Time>,
+    /// When content or times were last changed here.
+    pub ctime: Time,
 }
 
 /// The content of one file, shared by all who have it open.
@@ -72,6 +74,7 @@ pub(super) struct State {
     pub(super) size: u64,
     pub(super) mtime: Time,
     pub(super) atime: Option<Time>,
+    ctime: Time,
     /// Handles that are open.
     opens: u32,
     pub(super) is_flushing: bool,
@@ -121,6 +124,7 @@ impl Entry {
                 size,
                 mtime,
                 atime: None,
+                ctime: mtime,
                 opens: 0,
                 is_flushing: false,
                 holds: 0,
@@ -381,6 +385,7 @@ impl Entry {
         }
         state.atime = atime.or(state.atime);
         state.mtime = mtime.unwrap_or(state.mtime);
+        state.ctime = self.cache.clock.wall();
         true
     }
 
@@ -391,6 +396,7 @@ impl Entry {
             size: state.size,
             mtime: state.mtime,
             atime: state.atime,
+            ctime: state.ctime,
         })
     }
 
@@ -534,6 +540,7 @@ impl Entry {
 
     fn touch(&self, state: &mut State) {
         state.mtime = self.cache.clock.wall().to_micros();
+        state.ctime = state.mtime;
         state.is_synced = false;
         self.changed.notify_all();
     }
@@ -550,9 +557,7 @@ impl State {
 
 /// What a reader gets when there is nothing to read.
 fn absent(failure: Option<&Error>) -> Error {
-    failure.cloned().unwrap_or_else(|| {
-        local("read")(std::io::Error::other("the content was dropped while it was open"))
-    })
+    failure.cloned().unwrap_or(Error::NotHere)
 }
 
 /// See [`Entry::hold`].

@@ -45,7 +45,7 @@ pub(super) fn shown_attr(attr: &Attr) -> FileAttr {
 }
 
 /// How long the kernel may keep attributes that came with an entry: not at all where it would
-/// show its own number instead of the host's.
+/// show its own number instead of the right one.
 pub(super) fn entry_attr_ttl(attr: &Attr) -> Duration {
     if attr.ino.0 == attr.shown_ino { attr.ttl } else { Duration::ZERO }
 }

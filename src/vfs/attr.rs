@@ -27,7 +27,7 @@ use crate::vfs::tree::Tree;
 pub struct Attr {
     /// The kernel's number for the inode.
     pub ino: Ino,
-    /// The number that is shown: the host's where there is one.
+    /// The number that is shown.
     pub shown_ino: u64,
     pub stat: Stat,
     /// How long they may be taken for true.
@@ -92,6 +92,16 @@ impl Vfs {
         }
     }
 
+    /// The number that is shown: the one by which the kernel knows the inode, which is the host's
+    /// for all but files that were made here. It stays the same while the file on the host is
+    /// replaced by each store: sqlite, for one, takes a file whose number changes for another.
+    pub(super) fn shown_ino(inode: &Inode, ino: Ino) -> u64 {
+        match inode.stat.id {
+            Some(id) if ino == Ino::ROOT => id.ino,
+            _ => ino.0,
+        }
+    }
+
     /// Puts together what is shown of an inode.
     pub(super) fn attr_of(&self, tree: &Tree, ino: Ino) -> Result<Attr> {
         let inode = tree.get(ino).ok_or(Error::Stale)?;
@@ -104,9 +114,13 @@ impl Vfs {
             stat.blocks = local.size.div_ceil(512);
             stat.mtime = local.mtime;
             stat.atime = local.atime.unwrap_or(stat.atime);
-            stat.ctime = stat.ctime.map(|ctime| ctime.max(local.mtime));
+            stat.ctime = stat.ctime.map(|ctime| ctime.max(local.ctime));
             // It changes once more when the host gets it.
             ttl = Duration::ZERO;
+        } else if let Some((host, shown)) = inode.ctime
+            && stat.ctime == Some(host)
+        {
+            stat.ctime = Some(shown);
         }
         if inode.links.is_empty() && ino != Ino::ROOT {
             stat.nlink = if stat.kind == FileKind::Directory { 0 } else { stat.nlink };
@@ -116,7 +130,7 @@ impl Vfs {
         {
             stat.size = target.len() as u64;
         }
-        let shown_ino = stat.id.map_or(ino.0, |id| id.ino);
+        let shown_ino = Self::shown_ino(inode, ino);
         let ids = &self.options.ids;
         stat.uid = ids.uid_to_local(stat.uid);
         stat.gid = ids.gid_to_local(stat.gid);
@@ -218,8 +232,11 @@ impl Vfs {
             }
             std::sync::Arc::clone(&open.entry)
         };
-        entry.truncate(size, cx.wait)?;
-        Ok(true)
+        match entry.truncate(size, cx.wait) {
+            // A copy on the host: it can cut that as well.
+            Err(crate::cache::Error::NotHere) => Ok(false),
+            result => Ok(result.map(|()| true)?),
+        }
     }
 
     /// Keeps what the next store will say anyway; returns what the host must be told now.

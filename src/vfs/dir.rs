@@ -91,10 +91,8 @@ impl Vfs {
     }
 
     fn items(tree: &Tree, ino: Ino) -> Snapshot {
-        let shown = |ino: Ino| {
-            let id = tree.get(ino).and_then(|inode| inode.stat.id);
-            id.map_or(ino.0, |id| id.ino)
-        };
+        let shown =
+            |ino: Ino| tree.get(ino).map_or(ino.0, |inode| Self::shown_ino(inode, ino));
         let up = tree.get(ino).and_then(|inode| inode.links.first()).map_or(ino, |(up, _)| *up);
         let dots = [(&b"."[..], ino), (&b".."[..], up)].map(|(name, ino)| DirItem {
             shown_ino: shown(ino),

@@ -103,6 +103,8 @@ fn of_cache(error: &cache::Error) -> c_int {
         // The cache's own disk: what it says is what the writer sees (ENOSPC, EDQUOT, EIO).
         cache::Error::Local { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
         cache::Error::Full => libc::ENOSPC,
+        // `vfs` brings content that is missing; where that did not help, it is lost.
+        cache::Error::NotHere => libc::EIO,
         cache::Error::WouldWait => libc::EAGAIN,
     }
 }

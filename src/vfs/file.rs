@@ -29,6 +29,9 @@ use crate::vfs::permission;
 use crate::vfs::tree::Inode;
 use crate::vfs::tree::Open;
 
+/// The most that an answer to a copy can say; FUSE gives it 32 bits.
+const MAX_COPY: u64 = u32::MAX as u64;
+
 /// An open file, and what the kernel is to know of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opened {
@@ -265,7 +268,24 @@ impl Vfs {
     pub fn read(&self, cx: &Context, fh: Fh, offset: u64, len: u32) -> Result<Vec<u8>> {
         let handle = self.handles.lock().file(fh)?;
         let len = usize::try_from(len).unwrap_or(usize::MAX);
-        Ok(handle.entry.read(offset, len, cx.wait)?)
+        self.with_content(cx, &handle, |entry| entry.read(offset, len, cx.wait))
+    }
+
+    /// Does something with the content of an open file; brings the content first if it is not
+    /// here, as after a copy on the host.
+    fn with_content<T>(
+        &self,
+        cx: &Context,
+        handle: &FileHandle,
+        op: impl Fn(&Entry) -> std::result::Result<T, cache::Error>,
+    ) -> Result<T> {
+        match op(&handle.entry) {
+            Err(cache::Error::NotHere) => {
+                self.fill(cx, handle.ino, &handle.entry)?;
+                Ok(op(&handle.entry)?)
+            }
+            result => Ok(result?),
+        }
     }
 
     /// Writes, and returns how many bytes.
@@ -273,7 +293,7 @@ impl Vfs {
         let handle = self.handles.lock().file(fh)?;
         // The kernel appends at the size it knows; the file may be longer by now.
         let offset = (!handle.flags.appends).then_some(offset);
-        handle.entry.write(offset, data, cx.wait)?;
+        self.with_content(cx, &handle, |entry| entry.write(offset, data, cx.wait))?;
         Ok(u32::try_from(data.len()).unwrap_or(u32::MAX))
     }
 
@@ -355,19 +375,19 @@ impl Vfs {
         len: u64,
     ) -> Result<()> {
         let handle = self.handles.lock().file(fh)?;
-        Ok(handle.entry.allocate(mode, offset, len, cx.wait)?)
+        self.with_content(cx, &handle, |entry| entry.allocate(mode, offset, len, cx.wait))
     }
 
     /// Finds data or a hole, see `lseek(2)`.
     pub fn seek(&self, cx: &Context, fh: Fh, offset: u64, to_data: bool) -> Result<u64> {
         let handle = self.handles.lock().file(fh)?;
-        match handle.entry.seek(offset, to_data, cx.wait) {
-            Err(cache::Error::Local { source, .. })
+        match self.with_content(cx, &handle, |entry| entry.seek(offset, to_data, cx.wait)) {
+            Err(Error::Cache(cache::Error::Local { source, .. }))
                 if source.raw_os_error() == Some(libc::ENXIO) =>
             {
                 Err(Error::NoSuchOffset)
             }
-            result => Ok(result?),
+            result => result,
         }
     }
 
@@ -392,8 +412,12 @@ impl Vfs {
             let tree = self.tree.lock();
             let inode = tree.get(source.ino).ok_or(Error::Stale)?;
             let version = source.entry.version().filter(|_| !inode.is_ours());
-            let is_target_empty = target.entry.local().is_some_and(|local| local.size == 0);
-            let is_whole = from.1 == 0 && to.1 == 0 && version.is_some_and(|v| v.size <= len);
+            let size = target.entry.local().map(|local| local.size);
+            let is_target_empty =
+                size.or_else(|| target.entry.version().map(|v| v.size)) == Some(0);
+            let is_whole = from.1 == 0
+                && to.1 == 0
+                && version.is_some_and(|v| v.size <= len.min(MAX_COPY));
             let path = tree.path(source.ino);
             match (path, version) {
                 (Some(path), Some(version))
@@ -425,7 +449,6 @@ impl Vfs {
         }
         place.stored(&to, Ok(&changed));
         drop(hold);
-        self.fill(cx, target.ino, &target.entry)?;
         Ok(size)
     }
 }
@@ -473,6 +496,7 @@ impl Whereto for StorePlace {
         let Ok(changed) = result else { return };
         let at = self.vfs.clock.tick();
         let mut tree = self.vfs.tree.lock();
+        let shown = self.vfs.attr_of(&tree, self.ino).ok();
         let Some(inode) = tree.get_mut(self.ino) else { return };
         if let Some(open) = &mut inode.open {
             open.is_born = false;
@@ -481,6 +505,8 @@ impl Whereto for StorePlace {
         match changed.stat {
             Some(stat) => {
                 inode.pages_of = Some(stat.version());
+                let shown = shown.and_then(|attr| attr.stat.ctime);
+                inode.ctime = stat.ctime.zip(shown);
                 tree.set_stat(self.ino, stat, at);
             }
             None => {

@@ -15,6 +15,7 @@ use crate::remote::Listing;
 use crate::stat::FileId;
 use crate::stat::FileKind;
 use crate::stat::Stat;
+use crate::stat::Time;
 use crate::stat::Version;
 
 /// The kernel's number for an inode.
@@ -25,8 +26,9 @@ impl Ino {
     pub const ROOT: Self = Self(1);
 }
 
-/// Numbers from here on are ours; those below are the host's.
-const FIRST_SYNTHETIC: u64 = 1 << 62;
+/// Numbers from here on are ours; those below are the host's. Low enough to be exact where a
+/// program keeps numbers as doubles.
+const FIRST_SYNTHETIC: u64 = 1 << 52;
 
 /// Names that are remembered in all before what is too old is dropped.
 const MAX_NAMES: usize = 300_000;
@@ -53,6 +55,10 @@ pub(super) struct Inode {
     pub(super) open: Option<Box<Open>>,
     /// Whose content the kernel's pages hold.
     pub(super) pages_of: Option<Version>,
+    /// The change time that a store of ours left on the host, and the one that was shown before.
+    /// As long as the host has the one, the other is shown: whoever looked at a file while it
+    /// was being written finds it unchanged afterwards.
+    pub(super) ctime: Option<(Time, Time)>,
 }
 
 /// The content of a file that is open, or not yet stored.
@@ -115,6 +121,7 @@ impl Inode {
             target: None,
             open: None,
             pages_of: None,
+            ctime: None,
         }
     }
 
