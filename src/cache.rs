@@ -42,8 +42,13 @@ pub enum Error {
     #[error(transparent)]
     Remote(#[from] Arc<remote::Error>),
     #[error("cannot {act} in the local cache")]
-    Local { act: &'static str, source: Arc<io::Error> },
-    #[error("the local cache is full: all that could go is gone, and what is open or not yet stored stays")]
+    Local {
+        act: &'static str,
+        source: Arc<io::Error>,
+    },
+    #[error(
+        "the local cache is full: all that could go is gone, and what is open or not yet stored stays"
+    )]
     Full,
     /// The content was not fetched, or was replaced on the host: [`Entry::open`] brings it.
     #[error("the content is not here")]
@@ -60,7 +65,10 @@ impl From<remote::Error> for Error {
 }
 
 fn local(act: &'static str) -> impl Fn(io::Error) -> Error {
-    move |source| Error::Local { act, source: Arc::new(source) }
+    move |source| Error::Local {
+        act,
+        source: Arc::new(source),
+    }
 }
 
 /// The cache of one mount.
@@ -86,7 +94,13 @@ impl Cache {
         for (version, size) in disk.found() {
             index.insert(version, size);
         }
-        Arc::new(Self { remote, clock, workers, disk, index: Mutex::new(index) })
+        Arc::new(Self {
+            remote,
+            clock,
+            workers,
+            disk,
+            index: Mutex::new(index),
+        })
     }
 
     /// Returns whether the content of this version is here, so that opening it costs no bytes.
@@ -152,7 +166,9 @@ impl Cache {
         let mut index = self.index.lock();
         index.insert(*version, version.size);
         while index.bytes() > index.limits().max_bytes {
-            let Some(oldest) = index.pop_oldest() else { break };
+            let Some(oldest) = index.pop_oldest() else {
+                break;
+            };
             self.disk.remove_clean(&oldest);
         }
     }
@@ -175,7 +191,9 @@ impl Cache {
 
 impl fmt::Debug for Cache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cache").field("disk", &self.disk).finish_non_exhaustive()
+        f.debug_struct("Cache")
+            .field("disk", &self.disk)
+            .finish_non_exhaustive()
     }
 }
 

@@ -45,7 +45,10 @@ pub fn read() -> Result<Task, Error> {
     let args = args::parse(env::args_os().skip(1))?;
     match args.asks_for {
         Some(Asks::Version) => {
-            return Ok(Task::Print(format!("scpfs {}\n", env!("CARGO_PKG_VERSION"))));
+            return Ok(Task::Print(format!(
+                "scpfs {}\n",
+                env!("CARGO_PKG_VERSION")
+            )));
         }
         Some(Asks::ShortHelp) => return Ok(Task::Print(help(Length::Screen))),
         Some(Asks::Help) => return Ok(Task::Print(help(Length::Full))),
@@ -72,12 +75,19 @@ impl Environment {
         let no_home = |error| Error(format!("cannot find your home directory: {error}"));
         let home = etcetera::home_dir().map_err(no_home)?;
         let base = etcetera::choose_base_strategy().map_err(no_home)?;
-        let name = nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|user| user.name);
-        let hostname = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        let name = nix::unistd::User::from_uid(uid.into())
+            .ok()
+            .flatten()
+            .map(|user| user.name);
+        let hostname = nix::unistd::gethostname()
+            .ok()
+            .and_then(|name| name.into_string().ok());
         Ok(Self {
             surroundings: Surroundings {
                 home,
-                user: name.or_else(|| env::var("USER").ok()).unwrap_or_else(|| uid.to_string()),
+                user: name
+                    .or_else(|| env::var("USER").ok())
+                    .unwrap_or_else(|| uid.to_string()),
                 uid,
                 hostname: hostname.unwrap_or_else(|| "localhost".to_owned()),
                 agent_socket: env::var_os("SSH_AUTH_SOCK")
@@ -98,7 +108,9 @@ impl Environment {
 /// Returns where a program is, by `PATH`.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|dir| dir.join(name)).find(|file| is_program(file))
+    env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|file| is_program(file))
 }
 
 fn is_program(file: &Path) -> bool {
@@ -110,10 +122,23 @@ fn is_program(file: &Path) -> bool {
 pub fn resolve(args: Args, environment: &Environment) -> Result<Config, Error> {
     let usage = |what: &str| Error(format!("{what}\n{USAGE}\n`scpfs -h` explains the options"));
     let source = args.source.ok_or_else(|| usage("no host was given"))?;
-    let mountpoint = args.mountpoint.ok_or_else(|| usage("no mountpoint was given"))?;
-    let Source { user, host, directory } = parse_source(source)?;
-    let shown_user = user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
-    let shown_host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    let mountpoint = args
+        .mountpoint
+        .ok_or_else(|| usage("no mountpoint was given"))?;
+    let Source {
+        user,
+        host,
+        directory,
+    } = parse_source(source)?;
+    let shown_user = user
+        .as_ref()
+        .map(|user| format!("{user}@"))
+        .unwrap_or_default();
+    let shown_host = if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.clone()
+    };
     let source = format!("{shown_user}{shown_host}:{}", Escaped(&directory));
     let mut config = Config {
         source: source.clone(),
@@ -159,13 +184,21 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Config, Error> {
         },
         logging: config::Logging {
             filter: environment.log_filter.clone().unwrap_or_else(|| {
-                if args.is_debug { "scpfs=debug,fuser=info" } else { "scpfs=info,fuser=warn" }
-                    .to_owned()
+                if args.is_debug {
+                    "scpfs=debug,fuser=info"
+                } else {
+                    "scpfs=info,fuser=warn"
+                }
+                .to_owned()
             }),
         },
     };
     if args.compresses {
-        config.connection.query.options.push("Compression=yes".to_owned());
+        config
+            .connection
+            .query
+            .options
+            .push("Compression=yes".to_owned());
     }
     for option in &args.options {
         apply(&mut config, option)?;
@@ -185,26 +218,37 @@ fn apply(config: &mut Config, option: &TypedOption) -> Result<(), Error> {
         },
         Kind::Ours(spec) => {
             let value = option.value.as_ref().ok_or_else(|| {
-                Error(format!("option `{name}` needs a value: {name}={}", spec.value))
+                Error(format!(
+                    "option `{name}` needs a value: {name}={}",
+                    spec.value
+                ))
             })?;
             let value = value
                 .to_str()
                 .filter(|_| spec.name != "cache_dir")
-                .map_or_else(|| Value::Bytes(value.clone()), |text| Value::Text(text.to_owned()));
+                .map_or_else(
+                    || Value::Bytes(value.clone()),
+                    |text| Value::Text(text.to_owned()),
+                );
             set(config, spec.name, &value).ok_or_else(|| {
-                Error(format!("bad value for option `{name}`; it takes {}", spec.value))
+                Error(format!(
+                    "bad value for option `{name}`; it takes {}",
+                    spec.value
+                ))
             })?;
         }
         Kind::MountFlag(flag) => set_flag(&mut config.mount.flags, flag),
         Kind::Ssh => {
             let value = option.value.as_ref().and_then(|value| value.to_str());
             let value = value.ok_or_else(|| Error(format!("bad value for option `{name}`")))?;
-            config.connection.query.options.push(format!("{name}={value}"));
+            config
+                .connection
+                .query
+                .options
+                .push(format!("{name}={value}"));
         }
         Kind::Ignored => match name {
-            "cache" | "dir_cache"
-                if option.value.as_deref().is_some_and(|value| value == "no") =>
-            {
+            "cache" | "dir_cache" if option.value.as_deref().is_some_and(|value| value == "no") => {
                 config.files.ttl = Duration::ZERO;
             }
             _ => {}
@@ -277,7 +321,9 @@ fn set(config: &mut Config, name: &str, value: &Value) -> Option<()> {
 
 /// Adds a flag of mount(2), taking its opposite away.
 fn set_flag(flags: &mut Vec<&'static str>, flag: &'static str) {
-    let opposite = flag.strip_prefix("no").map_or_else(|| format!("no{flag}"), str::to_owned);
+    let opposite = flag
+        .strip_prefix("no")
+        .map_or_else(|| format!("no{flag}"), str::to_owned);
     flags.retain(|had| *had != flag && *had != opposite);
     flags.push(flag);
 }
@@ -293,7 +339,11 @@ fn bytes(text: &str) -> Option<u64> {
         Some((at, _)) => text.split_at_checked(at)?,
         None => (text, ""),
     };
-    let shift = match unit.to_ascii_uppercase().trim_end_matches('B').trim_end_matches('I') {
+    let shift = match unit
+        .to_ascii_uppercase()
+        .trim_end_matches('B')
+        .trim_end_matches('I')
+    {
         "" => 0,
         "K" => 10,
         "M" => 20,
@@ -316,16 +366,19 @@ fn parse_source(source: OsString) -> Result<Source, Error> {
     let bytes = source.into_vec();
     let shown = || Escaped(&bytes).to_string();
     let malformed = || {
-        Error(format!("`{}` is not of the form [user@]host:[directory]\n{USAGE}", shown()))
+        Error(format!(
+            "`{}` is not of the form [user@]host:[directory]\n{USAGE}",
+            shown()
+        ))
     };
     // A colon inside brackets belongs to an address.
     let start = memchr::memchr(b'[', &bytes)
+        .filter(|&open| open == 0 || bytes.get(open - 1) == Some(&b'@'))
         .and_then(|open| Some(open + memchr::memchr(b']', bytes.get(open..)?)?))
         .filter(|&close| bytes.get(close + 1) == Some(&b':'))
         .unwrap_or(0);
-    let colon = memchr::memchr(b':', bytes.get(start..).unwrap_or_default())
-        .ok_or_else(malformed)?
-        + start;
+    let colon =
+        memchr::memchr(b':', bytes.get(start..).unwrap_or_default()).ok_or_else(malformed)? + start;
     let (login, directory) = bytes.split_at_checked(colon).ok_or_else(malformed)?;
     let directory = directory.get(1..).unwrap_or_default().to_vec();
     let login = std::str::from_utf8(login).map_err(|_| malformed())?;
@@ -333,18 +386,28 @@ fn parse_source(source: OsString) -> Result<Source, Error> {
         Some((user, host)) => (Some(user.to_owned()), host),
         None => (None, login),
     };
-    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    let host = host
+        .strip_prefix('[')
+        .and_then(|h| h.strip_suffix(']'))
+        .unwrap_or(host);
     if host.is_empty() || user.as_ref().is_some_and(String::is_empty) {
         return Err(malformed());
     }
     // CVE-2026-48711 of sshfs: such a host becomes an option of `ssh`.
     if host.starts_with('-') || user.as_ref().is_some_and(|user| user.starts_with('-')) {
-        return Err(Error(format!("a host or user cannot begin with `-`: `{}`", shown())));
+        return Err(Error(format!(
+            "a host or user cannot begin with `-`: `{}`",
+            shown()
+        )));
     }
     if directory.contains(&0) {
         return Err(malformed());
     }
-    Ok(Source { user, host: host.to_owned(), directory })
+    Ok(Source {
+        user,
+        host: host.to_owned(),
+        directory,
+    })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -426,7 +489,10 @@ mod tests {
     }
 
     fn config(words: &[&str]) -> Result<Config, Error> {
-        resolve(args::parse(words.iter().map(OsString::from)).unwrap(), &environment())
+        resolve(
+            args::parse(words.iter().map(OsString::from)).unwrap(),
+            &environment(),
+        )
     }
 
     #[test]
@@ -450,7 +516,17 @@ mod tests {
 
     #[test]
     fn a_source_that_could_be_an_option_is_refused() {
-        for bad in ["", "h", "/local", ":d", "@h:", "u@:d", "-oProxyCommand=x:", "u@-h:", "-u@h:"] {
+        for bad in [
+            "",
+            "h",
+            "/local",
+            ":d",
+            "@h:",
+            "u@:d",
+            "-oProxyCommand=x:",
+            "u@-h:",
+            "-u@h:",
+        ] {
             assert!(source(bad).is_err(), "{bad}");
         }
     }

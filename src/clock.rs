@@ -28,9 +28,14 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that reads the clock"
+    )]
     pub fn new() -> Self {
-        Self { start: Instant::now() }
+        Self {
+            start: Instant::now(),
+        }
     }
 }
 
@@ -39,10 +44,18 @@ impl Clock for SystemClock {
         self.start.elapsed()
     }
 
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the one place that reads the clock"
+    )]
     fn wall(&self) -> Time {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Time { secs: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nanos: since.subsec_nanos() }
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Time {
+            secs: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+            nanos: since.subsec_nanos(),
+        }
     }
 }
 
@@ -54,7 +67,9 @@ pub struct ManualClock {
 
 impl ManualClock {
     pub fn new() -> Self {
-        Self { nanos: AtomicU64::new(0) }
+        Self {
+            nanos: AtomicU64::new(0),
+        }
     }
 
     /// Moves the clock forward.
@@ -72,6 +87,9 @@ impl Clock for ManualClock {
     fn wall(&self) -> Time {
         let tick = self.tick();
         let secs = i64::try_from(tick.as_secs()).unwrap_or(i64::MAX);
-        Time { secs: secs.saturating_add(1_700_000_000), nanos: tick.subsec_nanos() }
+        Time {
+            secs: secs.saturating_add(1_700_000_000),
+            nanos: tick.subsec_nanos(),
+        }
     }
 }

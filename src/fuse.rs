@@ -77,7 +77,11 @@ impl Fuse {
 }
 
 fn context(req: &Request, wait: Wait) -> Context {
-    Context { uid: req.uid(), gid: req.gid(), wait }
+    Context {
+        uid: req.uid(),
+        gid: req.gid(),
+        wait,
+    }
 }
 
 /// A panic in one operation fails that operation and nothing else.
@@ -97,10 +101,16 @@ fn fail(what: &str, error: &Error) -> Errno {
     let errno = error.errno();
     let level = match errno {
         // Every day's answers.
-        libc::ENOENT | libc::EEXIST | libc::ENOTEMPTY | libc::ENOTDIR | libc::EISDIR
-        | libc::ENXIO | libc::EOPNOTSUPP | libc::EINVAL | libc::ENAMETOOLONG | libc::EAGAIN => {
-            log::Level::Debug
-        }
+        libc::ENOENT
+        | libc::EEXIST
+        | libc::ENOTEMPTY
+        | libc::ENOTDIR
+        | libc::EISDIR
+        | libc::ENXIO
+        | libc::EOPNOTSUPP
+        | libc::EINVAL
+        | libc::ENAMETOOLONG
+        | libc::EAGAIN => log::Level::Debug,
         libc::EACCES | libc::EPERM | libc::EROFS | libc::EXDEV | libc::EBUSY | libc::EMLINK => {
             log::Level::Info
         }
@@ -115,7 +125,10 @@ fn fail(what: &str, error: &Error) -> Errno {
 /// Sends what a look-up found.
 fn reply_found(what: &str, reply: fuser::ReplyEntry, result: Result<Found>) {
     match result {
-        Ok(Found { attr: Some(attr), ttl }) => reply.entry_with_ttls(
+        Ok(Found {
+            attr: Some(attr),
+            ttl,
+        }) => reply.entry_with_ttls(
             &convert::entry_attr_ttl(&attr),
             &ttl,
             &convert::entry_attr(&attr),
@@ -168,7 +181,10 @@ fn init(config: &mut KernelConfig) -> io::Result<()> {
     if let Err(nearest) = config.set_max_background(MAX_BACKGROUND) {
         log::debug!("the kernel takes {nearest} background requests");
     }
-    if config.set_congestion_threshold(MAX_BACKGROUND / 4 * 3).is_err() {
+    if config
+        .set_congestion_threshold(MAX_BACKGROUND / 4 * 3)
+        .is_err()
+    {
         log::debug!("the kernel keeps its congestion threshold");
     }
     // As much as the kernel offers.

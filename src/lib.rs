@@ -22,6 +22,6 @@ pub mod vfs;
 
 pub mod fuse;
 
-pub mod config;
 pub mod cli;
+pub mod config;
 pub mod mount;

@@ -72,7 +72,10 @@ pub enum Error {
     #[error("cannot read the directory on the host")]
     Root(#[source] vfs::Error),
     #[error("cannot {act}")]
-    System { act: &'static str, source: io::Error },
+    System {
+        act: &'static str,
+        source: io::Error,
+    },
     #[error(
         "{n} files could not be stored on the host; their contents are kept in {}",
         kept_in.display()
@@ -84,13 +87,12 @@ impl Error {
     /// Returns the status to exit with, as documented in the README.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Transport(error) | Self::Probe(probe::Error::Lane(lane::Error::Transport(error))) => {
-                match error {
-                    transport::Error::HostKey(_) => 3,
-                    transport::Error::Auth(_) => 4,
-                    _ => 2,
-                }
-            }
+            Self::Transport(error)
+            | Self::Probe(probe::Error::Lane(lane::Error::Transport(error))) => match error {
+                transport::Error::HostKey(_) => 3,
+                transport::Error::Auth(_) => 4,
+                _ => 2,
+            },
             Self::Probe(probe::Error::Lane(_)) => 2,
             Self::Mountpoint(_) | Self::Disk(_) | Self::System { .. } => 5,
             Self::NotStored { .. } => 6,
@@ -103,7 +105,10 @@ impl Error {
 #[derive(Debug)]
 enum Phase {
     Starting,
-    Mounted { vfs: Arc<Vfs>, mountpoint: Arc<Mountpoint> },
+    Mounted {
+        vfs: Arc<Vfs>,
+        mountpoint: Arc<Mountpoint>,
+    },
     Ending,
 }
 
@@ -141,16 +146,20 @@ fn serve(
     log::info!("{}: {}", config.source, facts.summary);
     let remote: Arc<dyn Remote> = Arc::new(Retry::new(shell));
     let workers = Workers::new();
-    let cache = open_cache(config, &*transport, &facts, &remote, &clock, &workers)?;
+    let cache = open_cache(config, &transport, &facts, &remote, &clock, &workers)?;
     let options = vfs_options(config, &facts);
-    let vfs = Vfs::new(Arc::clone(&remote), Arc::clone(&cache), clock, options)
-        .map_err(Error::Root)?;
+    let vfs =
+        Vfs::new(Arc::clone(&remote), Arc::clone(&cache), clock, options).map_err(Error::Root)?;
     transport.silence();
 
     let mountpoint = Arc::new(mountpoint);
     let device = mountpoint.attach(&config.mount)?;
     let guard = Unmount(&mountpoint);
-    let acl = if config.mount.allow_other { SessionACL::All } else { SessionACL::Owner };
+    let acl = if config.mount.allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
     let mut session_config = fuser::Config::default();
     session_config.acl = acl;
     session_config.n_threads = Some(N_LOOPS);
@@ -165,8 +174,10 @@ fn serve(
             log::debug!("the kernel does not know inode {}: {error}", ino.0);
         }
     }));
-    *phase.lock() =
-        Phase::Mounted { vfs: Arc::clone(&vfs), mountpoint: Arc::clone(&mountpoint) };
+    *phase.lock() = Phase::Mounted {
+        vfs: Arc::clone(&vfs),
+        mountpoint: Arc::clone(&mountpoint),
+    };
     log::info!("mounted on {}", mountpoint.path().display());
     readiness.ready().map_err(system("go to the background"))?;
     let result = session.run();
@@ -203,7 +214,10 @@ fn end(vfs: &Vfs, cache: &Cache, remote: &dyn Remote) -> Result<u8, Error> {
     for (path, error) in &left {
         log::error!("not stored: {path}: {}", remote::chain(error));
     }
-    Err(Error::NotStored { n: left.len(), kept_in: cache.disk().dir().to_owned() })
+    Err(Error::NotStored {
+        n: left.len(),
+        kept_in: cache.disk().dir().to_owned(),
+    })
 }
 
 fn connect(
@@ -212,11 +226,13 @@ fn connect(
     clock: &Arc<dyn Clock>,
 ) -> Result<(Arc<Libssh2>, remote::shell::Shell), Error> {
     let connection = &config.connection;
-    let mut settings =
-        transport::resolve::resolve(&connection.query, &connection.surroundings)?;
+    let mut settings = transport::resolve::resolve(&connection.query, &connection.surroundings)?;
     settings.timeout = connection.timeout;
-    let prompt: Arc<dyn Prompt> =
-        if connection.password_stdin { Arc::new(StandardInput::new()) } else { terminal };
+    let prompt: Arc<dyn Prompt> = if connection.password_stdin {
+        Arc::new(StandardInput::new())
+    } else {
+        terminal
+    };
     let transport = Arc::new(Libssh2::new(settings, prompt));
     let settings = probe::Settings {
         directory: connection.directory.clone(),
@@ -237,7 +253,12 @@ fn open_cache(
     workers: &Workers,
 ) -> Result<Arc<Cache>, Error> {
     let settings = transport.settings();
-    let key = cache_key(&settings.user, &settings.hostname, settings.port, &facts.root);
+    let key = cache_key(
+        &settings.user,
+        &settings.hostname,
+        settings.port,
+        &facts.root,
+    );
     let disk = Disk::open(&config.cache.base, &key, &config.cache.boot)?;
     for orphan in disk.orphans() {
         log::error!(
@@ -245,7 +266,9 @@ fn open_cache(
             orphan.display()
         );
     }
-    let size = disk.total_bytes().map_err(system("look at the cache disk"))?;
+    let size = disk
+        .total_bytes()
+        .map_err(system("look at the cache disk"))?;
     let limits = Limits {
         max_bytes: config
             .cache
@@ -257,7 +280,13 @@ fn open_cache(
             .unwrap_or_else(|| DEFAULT_MIN_FREE.min(size / DEFAULT_MIN_FREE_SHARE)),
     };
     log::debug!("cache in {}, {limits:?}", disk.dir().display());
-    Ok(Cache::new(Arc::clone(remote), disk, limits, Arc::clone(clock), workers.clone()))
+    Ok(Cache::new(
+        Arc::clone(remote),
+        disk,
+        limits,
+        Arc::clone(clock),
+        workers.clone(),
+    ))
 }
 
 /// A name for the cache directory: readable, and unique by its hash.
@@ -267,8 +296,12 @@ fn cache_key(user: &str, host: &str, port: u16, root: &[u8]) -> String {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
-    let hash: String =
-        hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let hash: String = hash
+        .finalize()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let readable: String = format!("{user}@{host}")
         .chars()
         .filter(|c| c.is_ascii_alphanumeric() || "@.-_".contains(*c))
@@ -278,7 +311,8 @@ fn cache_key(user: &str, host: &str, port: u16, root: &[u8]) -> String {
 }
 
 fn vfs_options(config: &Config, facts: &remote::Facts) -> vfs::Options {
-    let pair = |host: u32, local: u32| (config.files.idmap == Idmap::User).then_some(Pair { host, local });
+    let pair =
+        |host: u32, local: u32| (config.files.idmap == Idmap::User).then_some(Pair { host, local });
     let ids = Ids {
         user: pair(facts.uid, config.mount.uid),
         group: pair(facts.gid, config.mount.gid),
@@ -297,12 +331,19 @@ fn vfs_options(config: &Config, facts: &remote::Facts) -> vfs::Options {
 
 fn init_logging(config: &Config) {
     let mut builder = env_logger::Builder::new();
-    builder.parse_filters(&config.logging.filter).format(|out, record| {
-        use std::io::Write as _;
-        // What a host says may be in a message: nothing of it must move a cursor.
-        let text = record.args().to_string();
-        writeln!(out, "scpfs: {}: {}", record.level().as_str().to_ascii_lowercase(), Line(&text))
-    });
+    builder
+        .parse_filters(&config.logging.filter)
+        .format(|out, record| {
+            use std::io::Write as _;
+            // What a host says may be in a message: nothing of it must move a cursor.
+            let text = record.args().to_string();
+            writeln!(
+                out,
+                "scpfs: {}: {}",
+                record.level().as_str().to_ascii_lowercase(),
+                Line(&text)
+            )
+        });
     if builder.try_init().is_err() {
         log::debug!("logging is set up already");
     }
@@ -366,7 +407,10 @@ fn unmount_for(signal: &'static str, vfs: &Vfs, mountpoint: &Mountpoint) {
     }
 }
 
-#[expect(clippy::exit, reason = "a signal ends the program while its main thread waits")]
+#[expect(
+    clippy::exit,
+    reason = "a signal ends the program while its main thread waits"
+)]
 fn exit_now(status: i32) -> ! {
     std::process::exit(status)
 }

@@ -114,7 +114,11 @@ impl RemotePath {
 
 impl fmt::Display for RemotePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_root() { f.write_str(".") } else { escape(&self.0, f) }
+        if self.is_root() {
+            f.write_str(".")
+        } else {
+            escape(&self.0, f)
+        }
     }
 }
 
@@ -172,7 +176,15 @@ mod tests {
 
     #[test]
     fn a_name_is_any_bytes_but_slash_nul_and_dots() {
-        for good in [&b"a"[..], b"-rf", b"\n", b"\xff", b"...", b"$(touch x)", b" "] {
+        for good in [
+            &b"a"[..],
+            b"-rf",
+            b"\n",
+            b"\xff",
+            b"...",
+            b"$(touch x)",
+            b" ",
+        ] {
             assert_eq!(Name::new(good).unwrap().as_bytes(), good);
         }
         for bad in [&b""[..], b".", b"..", b"a/b", b"/", b"a\0"] {

@@ -11,7 +11,10 @@ pub struct Time {
 impl Time {
     /// Drops what a `T` record of SCP cannot carry: everything below a microsecond.
     pub fn to_micros(self) -> Self {
-        Self { secs: self.secs, nanos: self.nanos - self.nanos % 1000 }
+        Self {
+            secs: self.secs,
+            nanos: self.nanos - self.nanos % 1000,
+        }
     }
 }
 
@@ -86,7 +89,12 @@ pub struct Stat {
 impl Stat {
     /// Returns what identifies the content of the file at this moment.
     pub fn version(&self) -> Version {
-        Version { size: self.size, mtime: self.mtime, ctime: self.ctime, id: self.id }
+        Version {
+            size: self.size,
+            mtime: self.mtime,
+            ctime: self.ctime,
+            id: self.id,
+        }
     }
 }
 

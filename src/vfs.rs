@@ -137,7 +137,9 @@ pub struct Vfs {
 
 impl fmt::Debug for Vfs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Vfs").field("inodes", &self.tree.lock().len()).finish_non_exhaustive()
+        f.debug_struct("Vfs")
+            .field("inodes", &self.tree.lock().len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -193,7 +195,10 @@ impl Vfs {
             {
                 let is_known = match what {
                     What::Absent => {
-                        return Ok(Found { attr: None, ttl: self.ttl_left(at) });
+                        return Ok(Found {
+                            attr: None,
+                            ttl: self.ttl_left(at),
+                        });
                     }
                     What::Inode(_) => true,
                     What::Listed(listed) => listed.stat.is_some(),
@@ -203,7 +208,10 @@ impl Vfs {
                         inode.lookups += 1;
                     }
                     let attr = self.attr_of(&tree, ino)?;
-                    return Ok(Found { attr: Some(attr), ttl: self.ttl_left(at) });
+                    return Ok(Found {
+                        attr: Some(attr),
+                        ttl: self.ttl_left(at),
+                    });
                 }
             }
             cx.may_wait()?;
@@ -224,7 +232,9 @@ impl Vfs {
             self.listed.wait(&mut tree);
             return Ok(tree);
         }
-        let Some(path) = tree.path(parent) else { return Err(Error::NotFound) };
+        let Some(path) = tree.path(parent) else {
+            return Err(Error::NotFound);
+        };
         let at = self.clock.tick();
         let needs_stat = matches!(tree.known(parent, name), Some((when, What::Listed(listed)))
             if when >= since && listed.stat.is_none());
@@ -253,7 +263,11 @@ impl Vfs {
         }
         drop(tree);
         let found = match self.remote.stat(&path.join(name)) {
-            Ok(stat) => Some(Listed { kind: stat.kind, stat: Some(stat), target: None }),
+            Ok(stat) => Some(Listed {
+                kind: stat.kind,
+                stat: Some(stat),
+                target: None,
+            }),
             Err(error) if error.reason() == Some(Reason::NotFound) => None,
             Err(error) => return Err(error.into()),
         };
@@ -266,9 +280,13 @@ impl Vfs {
     /// in the tree that it is.
     fn should_list(&self, tree: &mut Tree, ino: Ino, now: Tick) -> bool {
         let ttl = self.options.ttl;
-        let Some(inode) = tree.get_mut(ino) else { return false };
+        let Some(inode) = tree.get_mut(ino) else {
+            return false;
+        };
         let is_huge = inode.stat.size > HUGE_DIRECTORY;
-        let Some(dir) = inode.dir.as_deref_mut() else { return false };
+        let Some(dir) = inode.dir.as_deref_mut() else {
+            return false;
+        };
         if is_huge || dir.is_unlistable {
             return false;
         }
@@ -303,10 +321,17 @@ impl Vfs {
 
     /// Stores everything that the host does not have; returns what could not be stored.
     pub fn drain(&self) -> Vec<(RemotePath, Error)> {
-        let cx = Context { uid: 0, gid: 0, wait: Wait::Allowed };
+        let cx = Context {
+            uid: 0,
+            gid: 0,
+            wait: Wait::Allowed,
+        };
         let dirty: Vec<Ino> = {
             let tree = self.tree.lock();
-            tree.inodes().filter(|(_, inode)| inode.is_ours()).map(|(ino, _)| ino).collect()
+            tree.inodes()
+                .filter(|(_, inode)| inode.is_ours())
+                .map(|(ino, _)| ino)
+                .collect()
         };
         let mut left = Vec::new();
         for ino in dirty {
@@ -324,11 +349,19 @@ impl Vfs {
 
     fn check_directory(tree: &Tree, ino: Ino) -> Result<()> {
         let inode = tree.get(ino).ok_or(Error::Stale)?;
-        if inode.dir.is_some() { Ok(()) } else { Err(Error::NotADirectory) }
+        if inode.dir.is_some() {
+            Ok(())
+        } else {
+            Err(Error::NotADirectory)
+        }
     }
 
     fn check_writable(&self) -> Result<()> {
-        if self.options.is_read_only { Err(Error::ReadOnly) } else { Ok(()) }
+        if self.options.is_read_only {
+            Err(Error::ReadOnly)
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether something that was asked for at `at` still holds; `since` is when the operation
@@ -341,7 +374,9 @@ impl Vfs {
         if at == Tick::MAX {
             return Duration::ZERO;
         }
-        self.options.ttl.saturating_sub(self.clock.tick().saturating_sub(at))
+        self.options
+            .ttl
+            .saturating_sub(self.clock.tick().saturating_sub(at))
     }
 
     /// Whom a new file in `parent` is to belong to on the host; `None` for the login user.
@@ -350,8 +385,10 @@ impl Vfs {
         if !self.options.gives_away || facts.uid != 0 {
             return None;
         }
-        let (uid, gid) =
-            (self.options.ids.uid_to_host(cx.uid), self.options.ids.gid_to_host(cx.gid));
+        let (uid, gid) = (
+            self.options.ids.uid_to_host(cx.uid),
+            self.options.ids.gid_to_host(cx.gid),
+        );
         let setgid = tree.get(parent).filter(|dir| dir.stat.mode & 0o2000 != 0);
         let gid = setgid.map_or(gid, |dir| dir.stat.gid);
         ((uid, gid) != (facts.uid, facts.gid)).then_some(Owner { uid, gid })

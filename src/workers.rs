@@ -46,7 +46,13 @@ struct Counts {
 impl Workers {
     pub fn new() -> Self {
         let (queue, jobs) = crossbeam_channel::unbounded();
-        Self { shared: Arc::new(Shared { queue, jobs, counts: Mutex::new(Counts::default()) }) }
+        Self {
+            shared: Arc::new(Shared {
+                queue,
+                jobs,
+                counts: Mutex::new(Counts::default()),
+            }),
+        }
     }
 
     /// Runs `job` on another thread, at once unless there are very many.
@@ -56,7 +62,9 @@ impl Workers {
             counts.idle -= 1;
         } else if counts.threads < MAX_THREADS {
             let shared = Arc::clone(&self.shared);
-            let thread = thread::Builder::new().name("scpfs-worker".to_owned()).stack_size(STACK);
+            let thread = thread::Builder::new()
+                .name("scpfs-worker".to_owned())
+                .stack_size(STACK);
             match thread.spawn(move || shared.work()) {
                 Ok(_) => counts.threads += 1,
                 // The job waits for one of the others.
@@ -95,7 +103,9 @@ impl Shared {
 
 impl fmt::Debug for Workers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Workers").field("threads", &self.shared.counts.lock().threads).finish()
+        f.debug_struct("Workers")
+            .field("threads", &self.shared.counts.lock().threads)
+            .finish()
     }
 }
 
@@ -109,7 +119,7 @@ mod tests {
         let (unblock, blocked) = crossbeam_channel::bounded::<()>(0);
         for _ in 0..100 {
             let blocked = blocked.clone();
-            workers.run(move || drop(blocked.recv()));
+            workers.run(move || assert!(blocked.recv().is_err()));
         }
         let (done, wait) = crossbeam_channel::bounded(1);
         workers.run(move || done.send(()).unwrap());

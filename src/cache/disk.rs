@@ -62,13 +62,21 @@ impl Disk {
     /// flushed to the disk may be anything, and is dropped.
     pub fn open(base: &Path, key: &str, boot: &str) -> Result<Self, Error> {
         for n in 1..=MAX_SIDE_BY_SIDE {
-            let dir = base.join(if n == 1 { key.to_owned() } else { format!("{key}.{n}") });
+            let dir = base.join(if n == 1 {
+                key.to_owned()
+            } else {
+                format!("{key}.{n}")
+            });
             if let Some(disk) = Self::open_dir(dir, boot)? {
                 return Ok(disk);
             }
         }
         let source = io::Error::other("too many mounts use it already");
-        Err(Error { act: "lock", path: base.join(key), source })
+        Err(Error {
+            act: "lock",
+            path: base.join(key),
+            source,
+        })
     }
 
     fn open_dir(dir: PathBuf, boot: &str) -> Result<Option<Self>, Error> {
@@ -88,7 +96,11 @@ impl Disk {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Ok(None),
             Err(fs::TryLockError::Error(source)) => {
-                return Err(Error { act: "lock", path: lock_path, source });
+                return Err(Error {
+                    act: "lock",
+                    path: lock_path,
+                    source,
+                });
             }
         }
         let format_path = dir.join("format");
@@ -96,8 +108,14 @@ impl Disk {
         let format = fs::read_to_string(&format_path).unwrap_or_default();
         let running = fs::read_to_string(&running_path).ok();
         let is_trusted = format == FORMAT && running.is_none_or(|b| b == boot);
-        let mut disk = Self { dir, content, _lock: lock, orphans: Vec::new() };
-        disk.sweep(is_trusted).map_err(wrap("read", &disk.content))?;
+        let mut disk = Self {
+            dir,
+            content,
+            _lock: lock,
+            orphans: Vec::new(),
+        };
+        disk.sweep(is_trusted)
+            .map_err(wrap("read", &disk.content))?;
         fs::write(&running_path, boot).map_err(wrap("write", &running_path))?;
         fs::write(&format_path, FORMAT).map_err(wrap("write", &format_path))?;
         Ok(Some(disk))
@@ -107,7 +125,10 @@ impl Disk {
     fn sweep(&mut self, is_trusted: bool) -> io::Result<()> {
         for item in fs::read_dir(&self.content)? {
             let path = item?.path();
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
             if name.starts_with("d-") {
                 self.orphans.push(path);
             } else if name.starts_with("t-") || (name.starts_with("c-") && !is_trusted) {
@@ -119,11 +140,15 @@ impl Disk {
 
     /// Returns the clean content that is there, the one used longest ago first.
     pub(crate) fn found(&self) -> Vec<(Version, u64)> {
-        let Ok(items) = fs::read_dir(&self.content) else { return Vec::new() };
+        let Ok(items) = fs::read_dir(&self.content) else {
+            return Vec::new();
+        };
         let mut found = Vec::new();
         for item in items.flatten() {
             let Ok(meta) = item.metadata() else { continue };
-            let Some(version) = item.file_name().to_str().and_then(parse_clean) else { continue };
+            let Some(version) = item.file_name().to_str().and_then(parse_clean) else {
+                continue;
+            };
             // A file whose length is not what its name says is not what its name says.
             if meta.len() == version.size {
                 found.push((meta.accessed().ok(), version));
@@ -132,7 +157,10 @@ impl Disk {
             }
         }
         found.sort_by_key(|(used, _)| *used);
-        found.into_iter().map(|(_, version)| (version, version.size)).collect()
+        found
+            .into_iter()
+            .map(|(_, version)| (version, version.size))
+            .collect()
     }
 
     /// Returns the files that an earlier run could not store on the host.
@@ -191,7 +219,9 @@ impl Disk {
 
     /// Makes private content that is about to be written to outlive a crash.
     pub(crate) fn claim(&self, private: &Private) -> io::Result<Private> {
-        let Some(number) = private.0.strip_prefix("t-") else { return Ok(private.clone()) };
+        let Some(number) = private.0.strip_prefix("t-") else {
+            return Ok(private.clone());
+        };
         let claimed = Private(format!("d-{number}"));
         fs::rename(self.private_path(private), self.private_path(&claimed))?;
         Ok(claimed)
@@ -242,14 +272,24 @@ impl Disk {
 
 impl fmt::Debug for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Disk").field("dir", &self.dir).finish_non_exhaustive()
+        f.debug_struct("Disk")
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
     }
 }
 
 fn private_file(path: &Path, is_new: bool) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
-    if is_new { options.create_new(true) } else { options.create(path.ends_with("lock")) };
+    options
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW);
+    if is_new {
+        options.create_new(true)
+    } else {
+        options.create(path.ends_with("lock"))
+    };
     options.open(path)
 }
 
@@ -265,9 +305,14 @@ fn remove(path: &Path) {
 /// The name of clean content; `None` for a version without an inode, which no name can identify.
 fn clean_name(version: &Version) -> Option<String> {
     let FileId { dev, ino } = version.id?;
-    let Version { size, mtime, ctime, .. } = version;
+    let Version {
+        size, mtime, ctime, ..
+    } = version;
     let ctime = ctime.map_or_else(|| "x".to_owned(), time_text);
-    Some(format!("c-{dev:x}-{ino:x}-{size:x}-{}-{ctime}", time_text(*mtime)))
+    Some(format!(
+        "c-{dev:x}-{ino:x}-{size:x}-{}-{ctime}",
+        time_text(*mtime)
+    ))
 }
 
 fn time_text(time: Time) -> String {
@@ -284,14 +329,22 @@ fn parse_clean(name: &str) -> Option<Version> {
         let (secs, nanos) = text.split_once('.')?;
         let secs = i128::from_str_radix(secs, 16).ok()? + i128::from(i64::MIN);
         let nanos = u32::from_str_radix(nanos, 16).ok()?;
-        Some(Time { secs: i64::try_from(secs).ok()?, nanos })
+        Some(Time {
+            secs: i64::try_from(secs).ok()?,
+            nanos,
+        })
     };
     let mtime = time(parts.next()?)?;
     let ctime = match parts.next()? {
         "x" => None,
         text => Some(time(text)?),
     };
-    let version = Version { size, mtime, ctime, id: Some(FileId { dev, ino }) };
+    let version = Version {
+        size,
+        mtime,
+        ctime,
+        id: Some(FileId { dev, ino }),
+    };
     parts.next().is_none().then_some(version)
 }
 
@@ -304,22 +357,40 @@ mod tests {
     fn version(ctime: Option<Time>) -> Version {
         Version {
             size: 5,
-            mtime: Time { secs: -2, nanos: 999_999_999 },
+            mtime: Time {
+                secs: -2,
+                nanos: 999_999_999,
+            },
             ctime,
-            id: Some(FileId { dev: u64::MAX, ino: 7 }),
+            id: Some(FileId {
+                dev: u64::MAX,
+                ino: 7,
+            }),
         }
     }
 
     #[test]
     fn a_clean_name_says_the_whole_version() {
-        for ctime in [None, Some(Time { secs: i64::MAX, nanos: 0 })] {
+        for ctime in [
+            None,
+            Some(Time {
+                secs: i64::MAX,
+                nanos: 0,
+            }),
+        ] {
             let version = version(ctime);
             assert_eq!(parse_clean(&clean_name(&version).unwrap()), Some(version));
         }
         for bad in ["c-", "c-1-2-3", "d-1", "c-1-2-3-4.5-x-y", "c-1-2-3-zz.5-x"] {
             assert_eq!(parse_clean(bad), None, "{bad}");
         }
-        assert_eq!(clean_name(&Version { id: None, ..version(None) }), None);
+        assert_eq!(
+            clean_name(&Version {
+                id: None,
+                ..version(None)
+            }),
+            None
+        );
     }
 
     /// What is on disk outlives the program that wrote it: a change of layout needs a new number.
@@ -328,8 +399,16 @@ mod tests {
         assert_eq!(FORMAT, "scpfs cache 1\n");
         let epoch = Time { secs: 0, nanos: 1 };
         let id = Some(FileId { dev: 1, ino: 2 });
-        let version = Version { size: 3, mtime: epoch, ctime: None, id };
-        assert_eq!(clean_name(&version).unwrap(), "c-1-2-3-8000000000000000.1-x");
+        let version = Version {
+            size: 3,
+            mtime: epoch,
+            ctime: None,
+            id,
+        };
+        assert_eq!(
+            clean_name(&version).unwrap(),
+            "c-1-2-3-8000000000000000.1-x"
+        );
     }
 
     #[test]
@@ -359,7 +438,7 @@ mod tests {
         // Not closed in order, but in the same boot: what was renamed is whole.
         let disk = Disk::open(base.path(), "key", "boot").unwrap();
         assert_eq!(disk.found(), [(version, 5)]);
-        assert_eq!(disk.orphans(), [dirty.clone()]);
+        assert_eq!(disk.orphans(), std::slice::from_ref(&dirty));
         assert_eq!(fs::read_dir(&disk.content).unwrap().count(), 2);
         drop(disk);
         // The power failed: clean content may be anything.

@@ -90,10 +90,19 @@ pub(super) struct State {
 }
 
 pub(super) enum Content {
-    Absent { failure: Option<Error> },
+    Absent {
+        failure: Option<Error>,
+    },
     Fetching(Fetching),
-    Clean { version: Version, file: Arc<File>, place: Place },
-    Dirty { file: Arc<File>, private: Private },
+    Clean {
+        version: Version,
+        file: Arc<File>,
+        place: Place,
+    },
+    Dirty {
+        file: Arc<File>,
+        private: Private,
+    },
 }
 
 pub(super) struct Fetching {
@@ -139,13 +148,22 @@ impl Entry {
 
     pub(super) fn of_host(cache: Arc<Cache>, version: Version) -> Arc<Self> {
         let base = Expect::Version(version);
-        Self::new(cache, Content::Absent { failure: None }, base, version.size, version.mtime)
+        Self::new(
+            cache,
+            Content::Absent { failure: None },
+            base,
+            version.size,
+            version.mtime,
+        )
     }
 
     pub(super) fn born(cache: Arc<Cache>) -> Result<Arc<Self>, Error> {
         let (private, file) = cache.disk.create_dirty().map_err(local("create a file"))?;
         let now = cache.clock.wall().to_micros();
-        let content = Content::Dirty { file: Arc::new(file), private };
+        let content = Content::Dirty {
+            file: Arc::new(file),
+            private,
+        };
         Ok(Self::new(cache, content, Expect::Absent, 0, now))
     }
 
@@ -172,8 +190,15 @@ impl Entry {
     pub(super) fn put_away(&self, state: &mut State) {
         let content = std::mem::replace(&mut state.content, Content::Absent { failure: None });
         match content {
-            Content::Clean { version, place: Place::Named, .. } => self.cache.keep(&version),
-            Content::Clean { place: Place::Private(private), .. } => {
+            Content::Clean {
+                version,
+                place: Place::Named,
+                ..
+            } => self.cache.keep(&version),
+            Content::Clean {
+                place: Place::Private(private),
+                ..
+            } => {
                 self.cache.disk.remove_private(&private);
             }
             other => state.content = other,
@@ -232,18 +257,20 @@ impl Entry {
         if !self.cache.index.lock().remove(&version) {
             return false;
         }
-        let Some(file) = self.cache.disk.open_clean(&version) else { return false };
-        state.content = Content::Clean { version, file: Arc::new(file), place: Place::Named };
+        let Some(file) = self.cache.disk.open_clean(&version) else {
+            return false;
+        };
+        state.content = Content::Clean {
+            version,
+            file: Arc::new(file),
+            place: Place::Named,
+        };
         state.set_base(version);
         true
     }
 
     /// Waits for the state to change.
-    pub(super) fn wait(
-        &self,
-        state: &mut MutexGuard<'_, State>,
-        wait: Wait,
-    ) -> Result<(), Error> {
+    pub(super) fn wait(&self, state: &mut MutexGuard<'_, State>, wait: Wait) -> Result<(), Error> {
         if wait == Wait::Never {
             return Err(Error::WouldWait);
         }
@@ -260,9 +287,12 @@ impl Entry {
                 Content::Clean { file, .. } | Content::Dirty { file, .. } => {
                     break (Arc::clone(file), state.size);
                 }
-                Content::Fetching(Fetching { file, have, total: Some(total), .. })
-                    if offset.saturating_add(len as u64).min(*total) <= *have =>
-                {
+                Content::Fetching(Fetching {
+                    file,
+                    have,
+                    total: Some(total),
+                    ..
+                }) if offset.saturating_add(len as u64).min(*total) <= *have => {
                     break (Arc::clone(file), *have);
                 }
                 Content::Fetching(_) => self.wait(&mut state, wait)?,
@@ -270,7 +300,9 @@ impl Entry {
             }
         };
         drop(state);
-        let len = usize::try_from(end.saturating_sub(offset)).unwrap_or(usize::MAX).min(len);
+        let len = usize::try_from(end.saturating_sub(offset))
+            .unwrap_or(usize::MAX)
+            .min(len);
         let mut buf = vec![0; len];
         let mut n = 0;
         while let Some(rest) = buf.get_mut(n..).filter(|rest| !rest.is_empty()) {
@@ -339,8 +371,15 @@ impl Entry {
 
     /// Starts over with an empty file. A fetch that is under way finds itself unwanted.
     fn empty(&self, state: &mut State) -> Result<(), Error> {
-        let (private, file) = self.cache.disk.create_dirty().map_err(local("create a file"))?;
-        state.content = Content::Dirty { file: Arc::new(file), private };
+        let (private, file) = self
+            .cache
+            .disk
+            .create_dirty()
+            .map_err(local("create a file"))?;
+        state.content = Content::Dirty {
+            file: Arc::new(file),
+            private,
+        };
         state.size = 0;
         self.touch(state);
         Ok(())
@@ -428,7 +467,8 @@ impl Entry {
         }
         if let Content::Clean { version, place, .. } = &mut state.content
             && version == old
-            && (matches!(place, Place::Private(_)) || self.cache.disk.rename_clean(old, new).is_ok())
+            && (matches!(place, Place::Private(_))
+                || self.cache.disk.rename_clean(old, new).is_ok())
         {
             *version = *new;
         }
@@ -439,7 +479,11 @@ impl Entry {
         let mut state = self.state.lock();
         if let Content::Dirty { file, private } = &state.content {
             let (file, private) = (Arc::clone(file), private.clone());
-            state.content = Content::Clean { version, file, place: Place::Private(private) };
+            state.content = Content::Clean {
+                version,
+                file,
+                place: Place::Private(private),
+            };
             state.set_base(version);
         }
     }
@@ -456,7 +500,16 @@ impl Entry {
     ) -> StorePlan {
         let expect = self.state.lock().base;
         let durability = Durability::Lazy;
-        StorePlan { size, mode, mtime, atime, owner, expect, placement, durability }
+        StorePlan {
+            size,
+            mode,
+            mtime,
+            atime,
+            owner,
+            expect,
+            placement,
+            durability,
+        }
     }
 
     /// Says that the file on the host is of this version now and that what is here is not.
@@ -475,10 +528,17 @@ impl Entry {
     fn drop_content(&self, state: &mut State) {
         match std::mem::replace(&mut state.content, Content::Absent { failure: None }) {
             Content::Dirty { private, .. } => self.cache.disk.remove_private(&private),
-            Content::Clean { version, place: Place::Named, .. } => {
+            Content::Clean {
+                version,
+                place: Place::Named,
+                ..
+            } => {
                 self.cache.disk.remove_clean(&version);
             }
-            Content::Clean { place: Place::Private(private), .. } => {
+            Content::Clean {
+                place: Place::Private(private),
+                ..
+            } => {
                 self.cache.disk.remove_private(&private);
             }
             Content::Absent { .. } | Content::Fetching(_) => {}
@@ -493,7 +553,9 @@ impl Entry {
         while state.is_flushing {
             self.changed.wait(&mut state);
         }
-        Hold { entry: Arc::clone(self) }
+        Hold {
+            entry: Arc::clone(self),
+        }
     }
 
     pub(super) fn is_held(state: &State) -> bool {
@@ -515,14 +577,21 @@ impl Entry {
                 Content::Dirty { file, .. } => return Ok(Arc::clone(file)),
                 Content::Fetching(_) => self.wait(state, wait)?,
                 Content::Absent { failure } => return Err(absent(failure.as_ref())),
-                Content::Clean { version, file, place } => {
+                Content::Clean {
+                    version,
+                    file,
+                    place,
+                } => {
                     let file = Arc::clone(file);
                     let private = match place {
                         Place::Named => self.cache.disk.make_dirty(version),
                         Place::Private(private) => self.cache.disk.claim(private),
                     };
                     let private = private.map_err(local("write"))?;
-                    state.content = Content::Dirty { file: Arc::clone(&file), private };
+                    state.content = Content::Dirty {
+                        file: Arc::clone(&file),
+                        private,
+                    };
                     return Ok(file);
                 }
             }
@@ -532,7 +601,9 @@ impl Entry {
     fn reserve(&self, state: &mut State, len: u64) -> Result<(), Error> {
         if state.room < len {
             // Near the end of the disk what is needed will do.
-            self.cache.make_room(len + ROOM_STEP).or_else(|_| self.cache.make_room(len))?;
+            self.cache
+                .make_room(len + ROOM_STEP)
+                .or_else(|_| self.cache.make_room(len))?;
             state.room = len + ROOM_STEP;
         }
         Ok(())
@@ -587,6 +658,10 @@ impl fmt::Debug for Entry {
             Content::Clean { .. } => "clean",
             Content::Dirty { .. } => "dirty",
         };
-        write!(f, "Entry({content}, {} bytes, {} opens)", state.size, state.opens)
+        write!(
+            f,
+            "Entry({content}, {} bytes, {} opens)",
+            state.size, state.opens
+        )
     }
 }

@@ -32,17 +32,32 @@ impl Entry {
         version: Version,
     ) -> Result<(), Error> {
         self.cache.make_room(version.size)?;
-        let (private, file) = self.cache.disk.create_temp().map_err(local("create a file"))?;
+        let (private, file) = self
+            .cache
+            .disk
+            .create_temp()
+            .map_err(local("create a file"))?;
         let file = Arc::new(file);
-        state.content =
-            Content::Fetching(Fetching { version, file: Arc::clone(&file), have: 0, total: None });
+        state.content = Content::Fetching(Fetching {
+            version,
+            file: Arc::clone(&file),
+            have: 0,
+            total: None,
+        });
         let (entry, path) = (Arc::clone(self), path.clone());
-        self.cache.workers.run(move || entry.fetch(&path, version, private, file));
+        self.cache
+            .workers
+            .run(move || entry.fetch(&path, version, private, file));
         Ok(())
     }
 
     fn fetch(&self, path: &RemotePath, version: Version, private: Private, file: Arc<File>) {
-        let mut receiver = Progress { entry: self, file: &file, have: 0, total: 0 };
+        let mut receiver = Progress {
+            entry: self,
+            file: &file,
+            have: 0,
+            total: 0,
+        };
         let result = self.cache.remote.fetch(path, Some(&version), &mut receiver);
         let mut state = self.state.lock();
         let is_ours = matches!(&state.content, Content::Fetching(f) if Arc::ptr_eq(&f.file, &file));
@@ -56,7 +71,9 @@ impl Entry {
             Err(error) => {
                 log_failure(&error);
                 self.cache.disk.remove_private(&private);
-                state.content = Content::Absent { failure: Some(error.into()) };
+                state.content = Content::Absent {
+                    failure: Some(error.into()),
+                };
             }
         }
         drop(state);
@@ -77,7 +94,11 @@ impl Entry {
         state.set_base(fetched.stat.version());
         state.size = size;
         state.news = Some(fetched.stat);
-        state.content = Content::Clean { version, file, place };
+        state.content = Content::Clean {
+            version,
+            file,
+            place,
+        };
         if !Self::is_wanted(state) {
             self.put_away(state);
         }
@@ -131,7 +152,10 @@ impl Receiver for Progress<'_> {
         if self.report() {
             Ok(())
         } else {
-            Err(io::Error::new(io::ErrorKind::Interrupted, "nobody wants the file any more"))
+            Err(io::Error::new(
+                io::ErrorKind::Interrupted,
+                "nobody wants the file any more",
+            ))
         }
     }
 }

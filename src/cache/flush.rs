@@ -83,9 +83,14 @@ impl Entry {
             placement: target.placement,
             durability,
         };
-        let mut content = FromFile { file: &file, offset: 0 };
+        let mut content = FromFile {
+            file: &file,
+            offset: 0,
+        };
         let result = self.cache.remote.store(&target.path, &mut content, &plan);
-        let result = result.map(|changed| self.complete(&target.path, changed)).map_err(Error::from);
+        let result = result
+            .map(|changed| self.complete(&target.path, changed))
+            .map_err(Error::from);
 
         // Without the lock: the layer above takes its own first, then this one.
         match &result {
@@ -105,7 +110,12 @@ impl Entry {
         match &result {
             Ok(changed) => {
                 let version = changed.stat.map_or(
-                    Version { size, mtime, ctime: None, id: None },
+                    Version {
+                        size,
+                        mtime,
+                        ctime: None,
+                        id: None,
+                    },
                     |stat| stat.version(),
                 );
                 let place = self.settle(&private, &version, size);
@@ -113,7 +123,11 @@ impl Entry {
                 state.size = size;
                 state.failure = None;
                 state.is_synced = durability == Durability::Fsync;
-                state.content = Content::Clean { version, file, place };
+                state.content = Content::Clean {
+                    version,
+                    file,
+                    place,
+                };
                 if !Self::is_wanted(&state) {
                     self.put_away(&mut state);
                 }
@@ -127,9 +141,12 @@ impl Entry {
 
     /// Gives stored content the name of its version.
     fn settle(&self, private: &Private, version: &Version, size: u64) -> Place {
-        let is_named =
-            version.size == size && self.cache.disk.make_clean(private, version).is_ok();
-        if is_named { Place::Named } else { Place::Private(private.clone()) }
+        let is_named = version.size == size && self.cache.disk.make_clean(private, version).is_ok();
+        if is_named {
+            Place::Named
+        } else {
+            Place::Private(private.clone())
+        }
     }
 
     /// Asks for the attributes of a file that was just stored where the answer did not have them.

@@ -24,7 +24,11 @@ pub(crate) struct Index {
 
 impl Index {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { sizes: LruCache::unbounded(), bytes: 0, limits }
+        Self {
+            sizes: LruCache::unbounded(),
+            bytes: 0,
+            limits,
+        }
     }
 
     pub(crate) fn limits(&self) -> &Limits {
@@ -73,12 +77,20 @@ mod tests {
     use crate::stat::Time;
 
     fn version(ino: u64) -> Version {
-        Version { size: 10, mtime: Time::default(), ctime: None, id: Some(FileId { dev: 1, ino }) }
+        Version {
+            size: 10,
+            mtime: Time::default(),
+            ctime: None,
+            id: Some(FileId { dev: 1, ino }),
+        }
     }
 
     #[test]
     fn what_was_not_used_for_longest_goes_first() {
-        let mut index = Index::new(Limits { max_bytes: 100, min_free: 0 });
+        let mut index = Index::new(Limits {
+            max_bytes: 100,
+            min_free: 0,
+        });
         for ino in 1..=3 {
             index.insert(version(ino), 10);
         }
@@ -93,7 +105,10 @@ mod tests {
 
     #[test]
     fn the_same_content_counts_once() {
-        let mut index = Index::new(Limits { max_bytes: 100, min_free: 0 });
+        let mut index = Index::new(Limits {
+            max_bytes: 100,
+            min_free: 0,
+        });
         index.insert(version(1), 10);
         index.insert(version(1), 10);
         assert_eq!(index.bytes(), 10);

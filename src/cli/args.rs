@@ -103,7 +103,10 @@ fn split_options(text: &OsString, into: &mut Vec<TypedOption>) -> Result<(), Err
         let (name, value) = match item.iter().position(|&b| b == b'=') {
             Some(at) => {
                 let value = item.get(at + 1..).unwrap_or_default().to_vec();
-                (item.get(..at).unwrap_or_default().to_vec(), Some(OsString::from_vec(value)))
+                (
+                    item.get(..at).unwrap_or_default().to_vec(),
+                    Some(OsString::from_vec(value)),
+                )
             }
             None => (item, None),
         };
@@ -123,20 +126,35 @@ mod tests {
     }
 
     fn option(name: &str, value: Option<&str>) -> TypedOption {
-        TypedOption { name: name.to_owned(), value: value.map(OsString::from) }
+        TypedOption {
+            name: name.to_owned(),
+            value: value.map(OsString::from),
+        }
     }
 
     #[test]
     fn sshfs_habits_carry_over() {
-        let args =
-            typed(&["u@h:d", "/mnt", "-p", "22", "-o", "ro,IdentityFile=~/k", "-oreconnect", "-f"])
-                .unwrap();
+        let args = typed(&[
+            "u@h:d",
+            "/mnt",
+            "-p",
+            "22",
+            "-o",
+            "ro,IdentityFile=~/k",
+            "-oreconnect",
+            "-f",
+        ])
+        .unwrap();
         assert_eq!(args.source, Some("u@h:d".into()));
         assert_eq!(args.mountpoint, Some("/mnt".into()));
         assert_eq!((args.port, args.is_foreground), (Some(22), true));
         assert_eq!(
             args.options,
-            [option("ro", None), option("IdentityFile", Some("~/k")), option("reconnect", None)]
+            [
+                option("ro", None),
+                option("IdentityFile", Some("~/k")),
+                option("reconnect", None)
+            ]
         );
     }
 
@@ -156,7 +174,10 @@ mod tests {
     #[test]
     fn a_comma_may_be_escaped() {
         let args = typed(&["-o", "fsname=a\\,b\\\\c,ro"]).unwrap();
-        assert_eq!(args.options, [option("fsname", Some("a,b\\c")), option("ro", None)]);
+        assert_eq!(
+            args.options,
+            [option("fsname", Some("a,b\\c")), option("ro", None)]
+        );
     }
 
     #[test]

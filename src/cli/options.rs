@@ -32,89 +32,309 @@ pub struct Spec {
     pub group: Group,
 }
 
-const fn spec(
-    group: Group,
-    name: &'static str,
-    value: &'static str,
-    help: &'static str,
-) -> Spec {
-    Spec { name, value, help, group }
+const fn spec(group: Group, name: &'static str, value: &'static str, help: &'static str) -> Spec {
+    Spec {
+        name,
+        value,
+        help,
+        group,
+    }
 }
 
 /// Options that do something, in the order of the help.
 pub const OPTIONS: &[Spec] = &[
-    spec(Group::Connection, "port", "PORT", "port of the SSH server, as -p"),
-    spec(Group::Connection, "timeout", "SECONDS", "give up on the host after so long without progress (30)"),
-    spec(Group::Connection, "max_conns", "N", "connections used side by side (4)"),
-    spec(Group::Connection, "password_stdin", "", "read the password from standard input"),
-    spec(Group::Cache, "cache_timeout", "SECONDS", "how long names, attributes and contents hold before the host is asked again (5)"),
-    spec(Group::Cache, "cache_size", "SIZE", "bytes of content to keep: 500M, 2G (10G, or a tenth of the disk if that is less)"),
-    spec(Group::Cache, "cache_dir", "DIR", "where to keep content (~/.cache/scpfs)"),
-    spec(Group::Cache, "min_free", "SIZE", "bytes of the local disk to leave alone (1G, or a twentieth of the disk if that is less)"),
-    spec(Group::Files, "idmap", "user|none", "show files of the login user as yours, or with the host's ids (user)"),
+    spec(
+        Group::Connection,
+        "port",
+        "PORT",
+        "port of the SSH server, as -p",
+    ),
+    spec(
+        Group::Connection,
+        "timeout",
+        "SECONDS",
+        "give up on the host after so long without progress (30)",
+    ),
+    spec(
+        Group::Connection,
+        "max_conns",
+        "N",
+        "connections used side by side (4)",
+    ),
+    spec(
+        Group::Connection,
+        "password_stdin",
+        "",
+        "read the password from standard input",
+    ),
+    spec(
+        Group::Cache,
+        "cache_timeout",
+        "SECONDS",
+        "how long names, attributes and contents hold before the host is asked again (5)",
+    ),
+    spec(
+        Group::Cache,
+        "cache_size",
+        "SIZE",
+        "bytes of content to keep: 500M, 2G (10G, or a tenth of the disk if that is less)",
+    ),
+    spec(
+        Group::Cache,
+        "cache_dir",
+        "DIR",
+        "where to keep content (~/.cache/scpfs)",
+    ),
+    spec(
+        Group::Cache,
+        "min_free",
+        "SIZE",
+        "bytes of the local disk to leave alone (1G, or a twentieth of the disk if that is less)",
+    ),
+    spec(
+        Group::Files,
+        "idmap",
+        "user|none",
+        "show files of the login user as yours, or with the host's ids (user)",
+    ),
     spec(Group::Files, "uid", "N", "show all files as this user's"),
     spec(Group::Files, "gid", "N", "show all files as this group's"),
-    spec(Group::Files, "umask", "OCTAL", "take these bits from all modes shown"),
-    spec(Group::Files, "symlinks", "contain|as-is", "hide links that lead out of the mount, or show all as they are (contain)"),
+    spec(
+        Group::Files,
+        "umask",
+        "OCTAL",
+        "take these bits from all modes shown",
+    ),
+    spec(
+        Group::Files,
+        "symlinks",
+        "contain|as-is",
+        "hide links that lead out of the mount, or show all as they are (contain)",
+    ),
     spec(Group::Mount, "ro", "", "read only"),
-    spec(Group::Mount, "allow_other", "", "let other users use the mount"),
-    spec(Group::Mount, "default_permissions", "", "let the kernel check permissions by mode bits"),
-    spec(Group::Mount, "fsname", "NAME", "name shown by mount and df ([user@]host:[dir])"),
-    spec(Group::Mount, "subtype", "NAME", "type shown after `fuse.` (scpfs)"),
-    spec(Group::Mount, "noexec", "", "run no programs from the mount; likewise exec, suid, nosuid, dev, nodev, noatime, sync, dirsync"),
+    spec(
+        Group::Mount,
+        "allow_other",
+        "",
+        "let other users use the mount",
+    ),
+    spec(
+        Group::Mount,
+        "default_permissions",
+        "",
+        "let the kernel check permissions by mode bits",
+    ),
+    spec(
+        Group::Mount,
+        "fsname",
+        "NAME",
+        "name shown by mount and df ([user@]host:[dir])",
+    ),
+    spec(
+        Group::Mount,
+        "subtype",
+        "NAME",
+        "type shown after `fuse.` (scpfs)",
+    ),
+    spec(
+        Group::Mount,
+        "noexec",
+        "",
+        "run no programs from the mount; likewise exec, suid, nosuid, dev, nodev, noatime, sync, dirsync",
+    ),
 ];
 
 /// Options of mount(2) that are passed on; the last of a pair counts. nosuid and nodev are on
 /// unless root says otherwise.
 pub const MOUNT_FLAGS: &[&str] = &[
-    "suid", "nosuid", "dev", "nodev", "exec", "noexec", "atime", "noatime", "diratime",
-    "nodiratime", "relatime", "norelatime", "strictatime", "sync", "async", "dirsync",
+    "suid",
+    "nosuid",
+    "dev",
+    "nodev",
+    "exec",
+    "noexec",
+    "atime",
+    "noatime",
+    "diratime",
+    "nodiratime",
+    "relatime",
+    "norelatime",
+    "strictatime",
+    "sync",
+    "async",
+    "dirsync",
 ];
 
 /// Options that are for mount(8), systemd or fstab and say nothing to a filesystem.
 const GENERIC: &[&str] = &[
-    "rw", "defaults", "auto", "noauto", "user", "nouser", "users", "owner", "group", "_netdev",
-    "nofail", "comment", "remount", "silent", "loud", "mand", "nomand", "iversion", "noiversion",
-    "lazytime", "nolazytime",
+    "rw",
+    "defaults",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "users",
+    "owner",
+    "group",
+    "_netdev",
+    "nofail",
+    "comment",
+    "remount",
+    "silent",
+    "loud",
+    "mand",
+    "nomand",
+    "iversion",
+    "noiversion",
+    "lazytime",
+    "nolazytime",
 ];
 
 /// Options of sshfs and of FUSE that mean nothing here: what they ask for is so anyway, or does
 /// not exist.
 const WITHOUT_MEANING: &[&str] = &[
-    "reconnect", "delay_connect", "sshfs_sync", "no_readahead", "sync_readdir", "sync_read",
-    "workaround", "cache", "dir_cache", "cache_stat_timeout", "cache_dir_timeout",
-    "cache_link_timeout", "dcache_stat_timeout", "dcache_dir_timeout", "dcache_link_timeout",
-    "dcache_max_size", "dcache_clean_interval", "dcache_min_clean_interval", "cache_max_size",
-    "cache_clean_interval", "cache_min_clean_interval", "uidfile", "gidfile", "nomap",
-    "ssh_command", "ssh_protocol", "sftp_server", "directport", "passive", "disable_hardlink",
-    "dir_cache", "transform_symlinks", "contain_symlinks", "intr", "big_writes", "large_read",
-    "hard_remove", "nonempty", "kernel_cache", "auto_cache", "noauto_cache", "remember",
-    "noforget", "attr_timeout", "entry_timeout", "negative_timeout", "ac_attr_timeout",
-    "max_read", "max_write", "max_readahead", "max_background", "congestion_threshold",
-    "max_idle_threads", "max_threads", "clone_fd", "splice_read", "splice_write", "splice_move",
-    "no_splice_read", "no_splice_write", "no_splice_move", "use_ino", "readdir_ino", "debug",
-    "drop_privileges", "atomic_o_trunc", "async_read", "iosize", "noappledouble", "unrestrict",
-    "blksize", "blkdev", "auto_unmount",
+    "reconnect",
+    "delay_connect",
+    "sshfs_sync",
+    "no_readahead",
+    "sync_readdir",
+    "sync_read",
+    "workaround",
+    "cache",
+    "dir_cache",
+    "cache_stat_timeout",
+    "cache_dir_timeout",
+    "cache_link_timeout",
+    "dcache_stat_timeout",
+    "dcache_dir_timeout",
+    "dcache_link_timeout",
+    "dcache_max_size",
+    "dcache_clean_interval",
+    "dcache_min_clean_interval",
+    "cache_max_size",
+    "cache_clean_interval",
+    "cache_min_clean_interval",
+    "uidfile",
+    "gidfile",
+    "nomap",
+    "ssh_command",
+    "ssh_protocol",
+    "sftp_server",
+    "directport",
+    "passive",
+    "disable_hardlink",
+    "dir_cache",
+    "transform_symlinks",
+    "contain_symlinks",
+    "intr",
+    "big_writes",
+    "large_read",
+    "hard_remove",
+    "nonempty",
+    "kernel_cache",
+    "auto_cache",
+    "noauto_cache",
+    "remember",
+    "noforget",
+    "attr_timeout",
+    "entry_timeout",
+    "negative_timeout",
+    "ac_attr_timeout",
+    "max_read",
+    "max_write",
+    "max_readahead",
+    "max_background",
+    "congestion_threshold",
+    "max_idle_threads",
+    "max_threads",
+    "clone_fd",
+    "splice_read",
+    "splice_write",
+    "splice_move",
+    "no_splice_read",
+    "no_splice_write",
+    "no_splice_move",
+    "use_ino",
+    "readdir_ino",
+    "debug",
+    "drop_privileges",
+    "atomic_o_trunc",
+    "async_read",
+    "iosize",
+    "noappledouble",
+    "unrestrict",
+    "blksize",
+    "blkdev",
+    "auto_unmount",
 ];
 
-/// Keywords of ssh_config(5) that may be given with `-o`, in any case.
+/// Keywords of `ssh_config(5)` that may be given with `-o`, in any case.
 const SSH: &[&str] = &[
-    "addkeystoagent", "addressfamily", "batchmode", "bindaddress", "bindinterface",
-    "canonicaldomains", "canonicalizefallbacklocal", "canonicalizehostname",
-    "canonicalizemaxdots", "canonicalizepermittedcnames", "casignaturealgorithms",
-    "certificatefile", "checkhostip", "ciphers", "clearallforwardings", "compression",
-    "connectionattempts", "connecttimeout", "controlmaster", "controlpath", "controlpersist",
-    "fingerprinthash", "forwardagent", "forwardx11", "globalknownhostsfile",
-    "gssapiauthentication", "gssapidelegatecredentials", "hashknownhosts",
-    "hostbasedauthentication", "hostkeyalgorithms", "hostkeyalias", "hostname", "identitiesonly",
-    "identityagent", "identityfile", "ipqos", "kbdinteractiveauthentication",
-    "kexalgorithms", "loglevel", "macs", "nohostauthenticationforlocalhost",
-    "numberofpasswordprompts", "passwordauthentication", "pkcs11provider", "port",
-    "preferredauthentications", "proxycommand", "proxyjump", "proxyusefdpass",
-    "pubkeyacceptedalgorithms", "pubkeyacceptedkeytypes", "pubkeyauthentication", "rekeylimit",
-    "requiredrsasize", "rsaauthentication", "sendenv", "serveralivecountmax",
-    "serveraliveinterval", "setenv", "stricthostkeychecking", "tcpkeepalive", "updatehostkeys",
-    "user", "userknownhostsfile", "verifyhostkeydns",
+    "addkeystoagent",
+    "addressfamily",
+    "batchmode",
+    "bindaddress",
+    "bindinterface",
+    "canonicaldomains",
+    "canonicalizefallbacklocal",
+    "canonicalizehostname",
+    "canonicalizemaxdots",
+    "canonicalizepermittedcnames",
+    "casignaturealgorithms",
+    "certificatefile",
+    "checkhostip",
+    "ciphers",
+    "clearallforwardings",
+    "compression",
+    "connectionattempts",
+    "connecttimeout",
+    "controlmaster",
+    "controlpath",
+    "controlpersist",
+    "fingerprinthash",
+    "forwardagent",
+    "forwardx11",
+    "globalknownhostsfile",
+    "gssapiauthentication",
+    "gssapidelegatecredentials",
+    "hashknownhosts",
+    "hostbasedauthentication",
+    "hostkeyalgorithms",
+    "hostkeyalias",
+    "hostname",
+    "identitiesonly",
+    "identityagent",
+    "identityfile",
+    "ipqos",
+    "kbdinteractiveauthentication",
+    "kexalgorithms",
+    "loglevel",
+    "macs",
+    "nohostauthenticationforlocalhost",
+    "numberofpasswordprompts",
+    "passwordauthentication",
+    "pkcs11provider",
+    "port",
+    "preferredauthentications",
+    "proxycommand",
+    "proxyjump",
+    "proxyusefdpass",
+    "pubkeyacceptedalgorithms",
+    "pubkeyacceptedkeytypes",
+    "pubkeyauthentication",
+    "rekeylimit",
+    "requiredrsasize",
+    "rsaauthentication",
+    "sendenv",
+    "serveralivecountmax",
+    "serveraliveinterval",
+    "setenv",
+    "stricthostkeychecking",
+    "tcpkeepalive",
+    "updatehostkeys",
+    "user",
+    "userknownhostsfile",
+    "verifyhostkeydns",
 ];
 
 /// What an option's name says.
@@ -123,7 +343,7 @@ pub enum Kind {
     /// One of [`OPTIONS`].
     Ours(&'static Spec),
     MountFlag(&'static str),
-    /// A keyword of ssh_config(5).
+    /// A keyword of `ssh_config(5)`.
     Ssh,
     /// Accepted, and without effect here.
     Ignored,
@@ -132,7 +352,11 @@ pub enum Kind {
 
 /// Says what an option is by its name; `has_value` tells mount(8)'s `user` from ssh's `User=`.
 pub fn kind(name: &str, has_value: bool) -> Kind {
-    let name = if name == "dcache_timeout" { "cache_timeout" } else { name };
+    let name = if name == "dcache_timeout" {
+        "cache_timeout"
+    } else {
+        name
+    };
     if let Some(spec) = OPTIONS.iter().find(|spec| spec.name == name) {
         return Kind::Ours(spec);
     }
@@ -143,7 +367,11 @@ pub fn kind(name: &str, has_value: bool) -> Kind {
         return Kind::Ssh;
     }
     let is_generic = GENERIC.contains(&name) || name.starts_with("x-") || name.starts_with("X-");
-    if is_generic || WITHOUT_MEANING.contains(&name) { Kind::Ignored } else { Kind::Unknown }
+    if is_generic || WITHOUT_MEANING.contains(&name) {
+        Kind::Ignored
+    } else {
+        Kind::Unknown
+    }
 }
 
 #[cfg(test)]
@@ -166,7 +394,10 @@ mod tests {
             assert!(!GENERIC.contains(&spec.name) && !WITHOUT_MEANING.contains(&spec.name));
         }
         for flag in MOUNT_FLAGS {
-            assert!(!GENERIC.contains(flag) && !WITHOUT_MEANING.contains(flag), "{flag}");
+            assert!(
+                !GENERIC.contains(flag) && !WITHOUT_MEANING.contains(flag),
+                "{flag}"
+            );
         }
     }
 }

@@ -41,13 +41,20 @@ pub(super) fn entry_attr(attr: &Attr) -> FileAttr {
 
 /// Attributes under the number that is shown: for replies about an inode the kernel knows.
 pub(super) fn shown_attr(attr: &Attr) -> FileAttr {
-    FileAttr { ino: INodeNo(attr.shown_ino), ..entry_attr(attr) }
+    FileAttr {
+        ino: INodeNo(attr.shown_ino),
+        ..entry_attr(attr)
+    }
 }
 
 /// How long the kernel may keep attributes that came with an entry: not at all where it would
 /// show its own number instead of the right one.
 pub(super) fn entry_attr_ttl(attr: &Attr) -> Duration {
-    if attr.ino.0 == attr.shown_ino { attr.ttl } else { Duration::ZERO }
+    if attr.ino.0 == attr.shown_ino {
+        attr.ttl
+    } else {
+        Duration::ZERO
+    }
 }
 
 pub(super) fn file_type(kind: FileKind) -> FileType {
@@ -70,7 +77,9 @@ fn system_time(time: Time) -> SystemTime {
     } else {
         UNIX_EPOCH.checked_add(secs)
     };
-    whole.and_then(|whole| whole.checked_add(nanos)).unwrap_or(UNIX_EPOCH)
+    whole
+        .and_then(|whole| whole.checked_add(nanos))
+        .unwrap_or(UNIX_EPOCH)
 }
 
 pub(super) fn new_time(time: fuser::TimeOrNow) -> NewTime {
@@ -82,7 +91,7 @@ pub(super) fn new_time(time: fuser::TimeOrNow) -> NewTime {
 
 /// Takes a time that fuser read from a request.
 ///
-/// fuser 0.18 time.rs system_time_from_time() makes of seconds and nanoseconds before 1970 the
+/// fuser 0.18 time.rs `system_time_from_time()` makes of seconds and nanoseconds before 1970 the
 /// time as far before 1970 as both together, not the seconds' plus the nanoseconds'. Taking it
 /// apart the same way gives what the kernel said.
 fn kernel_time(time: SystemTime) -> Time {
@@ -91,7 +100,10 @@ fn kernel_time(time: SystemTime) -> Time {
         Err(error) => (true, error.duration()),
     };
     let secs = i64::try_from(distance.as_secs()).unwrap_or(i64::MAX);
-    Time { secs: if is_before { -secs } else { secs }, nanos: distance.subsec_nanos() }
+    Time {
+        secs: if is_before { -secs } else { secs },
+        nanos: distance.subsec_nanos(),
+    }
 }
 
 /// The kernel's 32 bits of a device number: 12 of the major, 20 of the minor, in three parts.
@@ -124,10 +136,22 @@ mod tests {
     fn times_before_1970_are_what_the_kernel_said() {
         // As fuser 0.18 makes it of -2 s and 500,000,000 ns.
         let from_fuser = UNIX_EPOCH - Duration::new(2, 500_000_000);
-        assert_eq!(kernel_time(from_fuser), Time { secs: -2, nanos: 500_000_000 });
+        assert_eq!(
+            kernel_time(from_fuser),
+            Time {
+                secs: -2,
+                nanos: 500_000_000
+            }
+        );
         // And as it must be for a reply.
         let half_past = UNIX_EPOCH - Duration::new(1, 500_000_000);
-        assert_eq!(system_time(Time { secs: -2, nanos: 500_000_000 }), half_past);
+        assert_eq!(
+            system_time(Time {
+                secs: -2,
+                nanos: 500_000_000
+            }),
+            half_past
+        );
         let later = Time { secs: 5, nanos: 7 };
         assert_eq!(kernel_time(system_time(later)), later);
     }

@@ -68,7 +68,10 @@ fn empty(what: &'static str, reply: ReplyEmpty) -> impl FnOnce(Result<()>) + Sen
 
 fn open_reply(opened: &Opened) -> FopenFlags {
     let mut flags = FopenFlags::empty();
-    flags.set(FopenFlags::FOPEN_KEEP_CACHE, opened.keeps_pages && !opened.is_unsized);
+    flags.set(
+        FopenFlags::FOPEN_KEEP_CACHE,
+        opened.keeps_pages && !opened.is_unsized,
+    );
     flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.is_unsized);
     flags
 }
@@ -123,7 +126,14 @@ impl Filesystem for Fuse {
     ) {
         let (number, fh) = (ino(number), fh.map(|fh| Fh(fh.0)));
         let (atime, mtime) = (atime.map(convert::new_time), mtime.map(convert::new_time));
-        let set = SetAttr { mode, uid, gid, size, atime, mtime };
+        let set = SetAttr {
+            mode,
+            uid,
+            gid,
+            size,
+            atime,
+            mtime,
+        };
         self.later(
             req,
             move |vfs, cx| vfs.setattr(cx, number, fh, &set),
@@ -185,12 +195,20 @@ impl Filesystem for Fuse {
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (parent, name) = (ino(parent), name.as_bytes().to_vec());
-        self.later(req, move |vfs, cx| vfs.unlink(cx, parent, &name), empty("unlink", reply));
+        self.later(
+            req,
+            move |vfs, cx| vfs.unlink(cx, parent, &name),
+            empty("unlink", reply),
+        );
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (parent, name) = (ino(parent), name.as_bytes().to_vec());
-        self.later(req, move |vfs, cx| vfs.rmdir(cx, parent, &name), empty("rmdir", reply));
+        self.later(
+            req,
+            move |vfs, cx| vfs.rmdir(cx, parent, &name),
+            empty("rmdir", reply),
+        );
     }
 
     fn symlink(
@@ -337,7 +355,11 @@ impl Filesystem for Fuse {
         reply: ReplyEmpty,
     ) {
         let fh = Fh(fh.0);
-        self.now_or_later(req, move |vfs, cx| vfs.release(cx, fh), empty("release", reply));
+        self.now_or_later(
+            req,
+            move |vfs, cx| vfs.release(cx, fh),
+            empty("release", reply),
+        );
     }
 
     fn fsync(
@@ -410,12 +432,22 @@ impl Filesystem for Fuse {
                 };
                 while let Some((item, next)) = items.peek() {
                     let is_dots = &*item.name == b"." || &*item.name == b"..";
-                    let found = if is_dots { None } else { vfs.lookup_listed(parent, &item.name) };
+                    let found = if is_dots {
+                        None
+                    } else {
+                        vfs.lookup_listed(parent, &item.name)
+                    };
                     // Number 0 in the attributes means that the kernel learns only the name.
                     let (attr, ttl) = found.map_or_else(
                         || {
                             let kind = convert::file_type(item.kind);
-                            (fuser::FileAttr { kind, ..absent_attr() }, NO_TTL)
+                            (
+                                fuser::FileAttr {
+                                    kind,
+                                    ..absent_attr()
+                                },
+                                NO_TTL,
+                            )
                         },
                         |(attr, found)| {
                             let ttl = found.ttl.min(convert::entry_attr_ttl(&attr));
@@ -504,7 +536,13 @@ impl Filesystem for Fuse {
         self.now_or_later(
             req,
             move |vfs, cx| {
-                vfs.create(cx, parent, &name, mode & PERMISSIONS, OpenFlags::new(flags)?)
+                vfs.create(
+                    cx,
+                    parent,
+                    &name,
+                    mode & PERMISSIONS,
+                    OpenFlags::new(flags)?,
+                )
             },
             move |result| match result {
                 Ok((attr, opened)) => reply.created(

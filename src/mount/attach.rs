@@ -52,7 +52,9 @@ pub enum Error {
     Look { path: PathBuf, source: io::Error },
     #[error("{} belongs to somebody else; only its owner can mount on it", .0.display())]
     NotYours(PathBuf),
-    #[error("there is no /dev/fuse; load the module with `modprobe fuse`, or install a kernel with FUSE")]
+    #[error(
+        "there is no /dev/fuse; load the module with `modprobe fuse`, or install a kernel with FUSE"
+    )]
     NoDevice,
     #[error("you may not open /dev/fuse; ask the administrator (usually `chmod 666 /dev/fuse`)")]
     DeviceDenied,
@@ -106,7 +108,10 @@ impl Mountpoint {
         if !is_root && fusermount.is_none() {
             return Err(Error::NoFusermount);
         }
-        Ok(Self { path, fusermount: fusermount.filter(|_| !is_root) })
+        Ok(Self {
+            path,
+            fusermount: fusermount.filter(|_| !is_root),
+        })
     }
 
     pub fn path(&self) -> &Path {
@@ -143,7 +148,10 @@ impl Mountpoint {
         }
         let mut flags = mount_flags(&config.flags);
         flags.set(MountFlags::RDONLY, config.is_read_only);
-        let failed = |error: io::Error| Error::Mount { path: self.path.clone(), source: error };
+        let failed = |error: io::Error| Error::Mount {
+            path: self.path.clone(),
+            source: error,
+        };
         let cstring = |text: &str| {
             std::ffi::CString::new(text).map_err(|error| failed(io::Error::other(error)))
         };
@@ -181,15 +189,22 @@ impl Mountpoint {
             }
         }
         options.extend(config.flags.iter().map(|flag| (*flag).to_owned()));
-        let failed = |source: io::Error| Error::Mount { path: self.path.clone(), source };
+        let failed = |source: io::Error| Error::Mount {
+            path: self.path.clone(),
+            source,
+        };
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
         // The one descriptor that a child is to inherit.
         rustix::io::fcntl_setfd(&theirs, FdFlags::empty()).map_err(|e| failed(e.into()))?;
-        let args: [OsString; 4] =
-            ["-o".into(), options.join(",").into(), "--".into(), self.path.clone().into()];
+        let args: [OsString; 4] = [
+            "-o".into(),
+            options.join(",").into(),
+            "--".into(),
+            self.path.clone().into(),
+        ];
         let environment = [("_FUSE_COMMFD", theirs.as_raw_fd().to_string())];
-        let captured = child::capture_with(program, &args, &environment, FUSERMOUNT_LIMIT)
-            .map_err(failed)?;
+        let captured =
+            child::capture_with(program, &args, &environment, FUSERMOUNT_LIMIT).map_err(failed)?;
         drop(theirs);
         if captured.code != Some(0) {
             let said = Escaped(captured.stderr.trim_ascii()).to_string();
@@ -201,7 +216,10 @@ impl Mountpoint {
     /// Takes the mount off. If it is in use, it is only taken out of sight, and goes when its
     /// last user has gone; returns whether that is so.
     pub fn detach(&self) -> Result<bool, Error> {
-        let failed = |source: io::Error| Error::Unmount { path: self.path.clone(), source };
+        let failed = |source: io::Error| Error::Unmount {
+            path: self.path.clone(),
+            source,
+        };
         match &self.fusermount {
             None => match rustix::mount::unmount(&self.path, UnmountFlags::NOFOLLOW) {
                 Ok(()) => Ok(false),
@@ -231,7 +249,9 @@ impl Mountpoint {
 
     /// Returns whether the filesystem of `device_id` is still mounted here.
     pub fn is_attached(&self, device_id: &str) -> bool {
-        mounts().iter().any(|mount| mount.path == self.path && mount.device_id == device_id)
+        mounts()
+            .iter()
+            .any(|mount| mount.path == self.path && mount.device_id == device_id)
     }
 
     /// Returns the device number of what is mounted here, as `/proc/self/mountinfo` has it.
@@ -247,7 +267,10 @@ fn unusable(path: &Path, error: io::Error) -> Error {
         Some(libc::ENOTDIR) => Error::NotADirectory(path.to_owned()),
         // "Transport endpoint is not connected": the daemon behind it is gone.
         Some(libc::ENOTCONN) => Error::Dead(path.to_owned()),
-        _ => Error::Look { path: path.to_owned(), source: error },
+        _ => Error::Look {
+            path: path.to_owned(),
+            source: error,
+        },
     }
 }
 
@@ -262,7 +285,9 @@ fn hint(said: &str) -> String {
 
 fn is_mountpoint(path: &Path) -> bool {
     // Only a FUSE mount is in the way; mounting over another kind is what people do.
-    mounts().iter().any(|mount| mount.path == path && mount.fstype.starts_with("fuse"))
+    mounts()
+        .iter()
+        .any(|mount| mount.path == path && mount.fstype.starts_with("fuse"))
 }
 
 struct MountLine {
@@ -271,7 +296,7 @@ struct MountLine {
     fstype: String,
 }
 
-/// The lines of `/proc/self/mountinfo`, see proc_pid_mountinfo(5).
+/// The lines of `/proc/self/mountinfo`, see `proc_pid_mountinfo(5)`.
 fn mounts() -> Vec<MountLine> {
     let text = fs::read("/proc/self/mountinfo").unwrap_or_default();
     let parse = |line: &[u8]| {
@@ -280,7 +305,11 @@ fn mounts() -> Vec<MountLine> {
         let path = unescape(fields.nth(1)?);
         let fstype = fields.skip_while(|field| *field != b"-").nth(1)?;
         let path = PathBuf::from(std::ffi::OsStr::from_bytes(&path));
-        Some(MountLine { device_id, path, fstype: String::from_utf8(fstype.to_vec()).ok()? })
+        Some(MountLine {
+            device_id,
+            path,
+            fstype: String::from_utf8(fstype.to_vec()).ok()?,
+        })
     };
     text.split(|&b| b == b'\n').filter_map(parse).collect()
 }
@@ -290,9 +319,10 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut rest = field;
     while let Some((&byte, after)) = rest.split_first() {
-        let code = after.get(..3).filter(|_| byte == b'\\').and_then(|digits| {
-            u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
-        });
+        let code = after
+            .get(..3)
+            .filter(|_| byte == b'\\')
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
         match code {
             Some(code) => {
                 out.push(code);

@@ -38,7 +38,9 @@ pub fn fork() -> io::Result<Role> {
         }
         ForkResult::Child => {
             drop(read);
-            Ok(Role::Child(Readiness { pipe: Some(File::from(write)) }))
+            Ok(Role::Child(Readiness {
+                pipe: Some(File::from(write)),
+            }))
         }
     }
 }
@@ -71,7 +73,9 @@ impl Readiness {
 
     /// Leaves the terminal and lets the parent go.
     pub fn ready(self) -> io::Result<()> {
-        let Some(mut pipe) = self.pipe else { return Ok(()) };
+        let Some(mut pipe) = self.pipe else {
+            return Ok(());
+        };
         rustix::process::setsid()?;
         rustix::process::chdir("/")?;
         let null = File::options().read(true).write(true).open("/dev/null")?;

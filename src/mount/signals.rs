@@ -8,7 +8,9 @@ use nix::sys::signal::Signal;
 
 /// The signals that ask for an end.
 fn endings() -> SigSet {
-    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect()
+    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
+        .into_iter()
+        .collect()
 }
 
 /// Keeps the signals from any thread but the one of [`watch`]. Must be called before the first
@@ -21,16 +23,18 @@ pub fn block() -> io::Result<()> {
 
 /// Calls `on_signal` on a thread of its own for each signal.
 pub fn watch(mut on_signal: impl FnMut(&'static str) + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name("scpfs-signals".to_owned()).spawn(move || {
-        loop {
-            match endings().wait() {
-                Ok(signal) => on_signal(signal.as_str()),
-                Err(error) => {
-                    log::error!("cannot wait for signals: {error}");
-                    return;
+    thread::Builder::new()
+        .name("scpfs-signals".to_owned())
+        .spawn(move || {
+            loop {
+                match endings().wait() {
+                    Ok(signal) => on_signal(signal.as_str()),
+                    Err(error) => {
+                        log::error!("cannot wait for signals: {error}");
+                        return;
+                    }
                 }
             }
-        }
-    })?;
+        })?;
     Ok(())
 }

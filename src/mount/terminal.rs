@@ -21,7 +21,9 @@ pub struct Terminal {
 impl Terminal {
     pub fn new() -> Self {
         let tty = File::open("/dev/tty").ok();
-        Self { before: tty.and_then(|tty| rustix::termios::tcgetattr(&tty).ok()) }
+        Self {
+            before: tty.and_then(|tty| rustix::termios::tcgetattr(&tty).ok()),
+        }
     }
 
     /// Makes typing visible again after a question was cut short.
@@ -52,7 +54,12 @@ impl Prompt for Terminal {
     fn confirm(&self, question: &str) -> io::Result<bool> {
         let mut question = question.to_owned();
         loop {
-            match self.ask(&question, true)?.trim().to_ascii_lowercase().as_str() {
+            match self
+                .ask(&question, true)?
+                .trim()
+                .to_ascii_lowercase()
+                .as_str()
+            {
                 "yes" => return Ok(true),
                 "no" => return Ok(false),
                 _ => "Please type `yes` or `no`: ".clone_into(&mut question),
@@ -80,7 +87,9 @@ pub struct StandardInput {
 
 impl StandardInput {
     pub fn new() -> Self {
-        Self { password: Mutex::new(None) }
+        Self {
+            password: Mutex::new(None),
+        }
     }
 }
 

@@ -12,19 +12,34 @@ use crate::transport;
 pub enum Error {
     /// The host refused; nothing was changed.
     #[error("cannot {act} {path}: {reason}{}", said(.text))]
-    Refused { act: &'static str, path: RemotePath, reason: Reason, text: Vec<u8> },
+    Refused {
+        act: &'static str,
+        path: RemotePath,
+        reason: Reason,
+        text: Vec<u8>,
+    },
     /// Somebody else changed the file; nothing was changed by us.
     #[error("cannot {act} {path}: it was changed on the host meanwhile")]
     Conflict { act: &'static str, path: RemotePath },
     /// This host, or this dialect, has no way to do it; nothing was changed.
     #[error("cannot {act} {path}: {why}")]
-    Unsupported { act: &'static str, path: RemotePath, why: &'static str },
+    Unsupported {
+        act: &'static str,
+        path: RemotePath,
+        why: &'static str,
+    },
     /// There is no connection, or it broke before the request was complete; nothing was changed.
     #[error("cannot reach the host to {act}")]
-    Disconnected { act: &'static str, source: transport::Error },
+    Disconnected {
+        act: &'static str,
+        source: transport::Error,
+    },
     /// The connection broke after the request was sent: the host may or may not have done it.
     #[error("lost the host while waiting for it to {act}")]
-    OutcomeUnknown { act: &'static str, source: transport::Error },
+    OutcomeUnknown {
+        act: &'static str,
+        source: transport::Error,
+    },
     /// No connection was free within the deadline; nothing was changed.
     #[error("no connection was free to {act}")]
     Starved { act: &'static str },
@@ -33,13 +48,21 @@ pub enum Error {
     Closed,
     /// The host sent SCP that is none.
     #[error("cannot {act} {path}")]
-    Protocol { act: &'static str, path: RemotePath, source: scp::ParseError },
+    Protocol {
+        act: &'static str,
+        path: RemotePath,
+        source: scp::ParseError,
+    },
     /// The host's answer cannot be understood; the connection is given up.
     #[error("cannot understand the host's answer to {act}: {detail}")]
     Surprise { act: &'static str, detail: String },
     /// The content could not be read or written on this side.
     #[error("cannot {act} {path} because of the local cache")]
-    Local { act: &'static str, path: RemotePath, source: io::Error },
+    Local {
+        act: &'static str,
+        path: RemotePath,
+        source: io::Error,
+    },
 }
 
 /// What a host said was wrong.
@@ -110,7 +133,11 @@ impl std::fmt::Display for Reason {
 /// The host's own words, if there are any, as the tail of a message.
 fn said(text: &[u8]) -> String {
     let text = text.trim_ascii();
-    if text.is_empty() { String::new() } else { format!(" (the host says: {})", Escaped(text)) }
+    if text.is_empty() {
+        String::new()
+    } else {
+        format!(" (the host says: {})", Escaped(text))
+    }
 }
 
 impl Error {

@@ -39,7 +39,7 @@ pub struct Lane {
     connection: Box<dyn Connection>,
     /// Hexadecimal, random for this lane: what a host's files hold cannot forge a frame.
     token: Vec<u8>,
-    /// FRAME_START and the token.
+    /// `FRAME_START` and the token.
     frame: Vec<u8>,
     /// Bytes that were read and not yet used begin at `start`.
     buf: Vec<u8>,
@@ -138,7 +138,9 @@ impl Lane {
                 self.buf.drain(..cut);
                 n_skipped += cut;
             }
-            let no_shell = |lane: &Self| Error::NoShell { noise: lane.buf.clone() };
+            let no_shell = |lane: &Self| Error::NoShell {
+                noise: lane.buf.clone(),
+            };
             if n_skipped > MAX_NOISE {
                 return Err(no_shell(self));
             }
@@ -253,7 +255,9 @@ impl Lane {
         let result = self.channel.read(&mut self.buf[len..]);
         self.buf.truncate(len + *result.as_ref().unwrap_or(&0));
         match result? {
-            0 => Err(transport::Error::Closed { act: "waiting for the host" }),
+            0 => Err(transport::Error::Closed {
+                act: "waiting for the host",
+            }),
             _ => Ok(()),
         }
     }
@@ -266,7 +270,9 @@ impl Lane {
     pub(crate) fn surprise(&mut self, detail: &str) -> Error {
         self.is_broken = true;
         let sample: Vec<u8> = self.unread().iter().copied().take(200).collect();
-        Error::Surprise { detail: format!("{detail}; it goes on with `{}`", Escaped(&sample)) }
+        Error::Surprise {
+            detail: format!("{detail}; it goes on with `{}`", Escaped(&sample)),
+        }
     }
 
     /// Returns the random word that frames this lane's answers.
@@ -308,5 +314,8 @@ impl Lane {
 fn random_token() -> Result<Vec<u8>, Error> {
     let mut bytes = [0u8; 16];
     getrandom::fill(&mut bytes).map_err(|error| Error::Random(error.to_string()))?;
-    Ok(bytes.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect())
+    Ok(bytes
+        .iter()
+        .flat_map(|byte| format!("{byte:02x}").into_bytes())
+        .collect())
 }

@@ -134,8 +134,7 @@ impl Lanes {
                 return Err(Error::Closed);
             }
             let max_content = state.max.saturating_sub(1).max(1);
-            let is_allowed =
-                purpose == Purpose::Metadata || state.n_lent_for_content < max_content;
+            let is_allowed = purpose == Purpose::Metadata || state.n_lent_for_content < max_content;
             if is_allowed && let Some(lane) = state.idle.pop() {
                 let id = state.next_id;
                 state.next_id += 1;
@@ -143,7 +142,12 @@ impl Lanes {
                 if purpose == Purpose::Content {
                     state.n_lent_for_content += 1;
                 }
-                return Ok(Lent { lane: Some(lane), id, purpose, lanes: self.clone() });
+                return Ok(Lent {
+                    lane: Some(lane),
+                    id,
+                    purpose,
+                    lanes: self.clone(),
+                });
             }
             if state.n_open() == 0
                 && !state.is_opening
@@ -215,8 +219,10 @@ impl Lanes {
 impl Shared {
     /// Starts to open a lane in the background if there may be one more.
     fn open_one_more(self: &Arc<Self>, state: &mut State) {
-        let backs_off =
-            state.failure.as_ref().is_some_and(|f| f.at + f.back_off > self.clock.tick());
+        let backs_off = state
+            .failure
+            .as_ref()
+            .is_some_and(|f| f.at + f.back_off > self.clock.tick());
         if state.is_opening || state.n_open() >= state.max || backs_off {
             return;
         }
@@ -244,9 +250,9 @@ impl Shared {
                 // Others may still wait; they ask for the next one when they wake.
             }
             Ok(_) => {}
-            Err(lane::Error::Transport(transport::Error::Auth(Refusal::WouldAskAgain { .. })))
-                if state.n_open() > 0 =>
-            {
+            Err(lane::Error::Transport(transport::Error::Auth(Refusal::WouldAskAgain {
+                ..
+            }))) if state.n_open() > 0 => {
                 log::info!("a further login would ask again; one connection does everything");
                 state.max = state.n_open();
             }
@@ -265,7 +271,10 @@ impl Shared {
     }
 
     fn fail(&self, state: &mut State, detail: &str, is_timeout: bool) {
-        let back_off = state.failure.as_ref().map_or(FIRST_BACK_OFF, |f| f.back_off * 2);
+        let back_off = state
+            .failure
+            .as_ref()
+            .map_or(FIRST_BACK_OFF, |f| f.back_off * 2);
         state.failure = Some(Failure {
             at: self.clock.tick(),
             back_off: back_off.min(MAX_BACK_OFF),
@@ -304,9 +313,15 @@ impl Shared {
 impl Failure {
     fn to_error(&self, act: &'static str) -> Error {
         let source = if self.is_timeout {
-            transport::Error::Timeout { act: "connecting", timeout: Duration::ZERO }
+            transport::Error::Timeout {
+                act: "connecting",
+                timeout: Duration::ZERO,
+            }
         } else {
-            transport::Error::Failed { act: "connecting", detail: self.detail.clone() }
+            transport::Error::Failed {
+                act: "connecting",
+                detail: self.detail.clone(),
+            }
         };
         Error::Disconnected { act, source }
     }
@@ -314,7 +329,9 @@ impl Failure {
 
 impl fmt::Debug for Lanes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lanes").field("n_open", &self.n_open()).finish()
+        f.debug_struct("Lanes")
+            .field("n_open", &self.n_open())
+            .finish()
     }
 }
 

@@ -62,7 +62,13 @@ pub fn probe(
     let mut lane = Lane::open(&*transport, "", settings.timeout)?;
     let directory = login_relative(&settings.directory);
     let reply = lane.request(&Line::new("probe").arg(&directory).finish())?;
-    let shown = || if directory == b"." { b"~".to_vec() } else { directory.clone() };
+    let shown = || {
+        if directory == b"." {
+            b"~".to_vec()
+        } else {
+            directory.clone()
+        }
+    };
     match reply.status {
         0 => {}
         answer::ROOT_MISSING => return Err(Error::RootMissing(shown())),
@@ -71,7 +77,9 @@ pub fn probe(
         _ => return Err(Error::Surprise(reply.body)),
     }
     let found = parse(&reply.body).ok_or_else(|| Error::Surprise(reply.body.clone()))?;
-    let Some(flavour) = found.flavour else { return Err(Error::UnknownUserland(found.system)) };
+    let Some(flavour) = found.flavour else {
+        return Err(Error::UnknownUserland(found.system));
+    };
     if !found.has_scp {
         return Err(Error::NoScp);
     }
@@ -117,7 +125,11 @@ fn parse(body: &[u8]) -> Option<Found> {
                 return None;
             }
             // `/` becomes empty, so that joining needs no case of its own.
-            found.root = if root == b"/" { Vec::new() } else { root.to_vec() };
+            found.root = if root == b"/" {
+                Vec::new()
+            } else {
+                root.to_vec()
+            };
             return Some(found);
         }
         let (line, after) = rest.split_at_checked(memchr::memchr(b'\n', rest)?)?;
@@ -159,7 +171,11 @@ impl Found {
             gid: self.gid,
             groups: self.groups,
             can_exchange: self.can_exchange,
-            time_precision: if self.has_nanos { TimePrecision::Nanos } else { TimePrecision::Seconds },
+            time_precision: if self.has_nanos {
+                TimePrecision::Nanos
+            } else {
+                TimePrecision::Seconds
+            },
         }
     }
 }

@@ -65,7 +65,10 @@ impl<R: Remote> Retry<R> {
     }
 
     fn changing<T>(&self, operation: impl FnMut(&R) -> Result<T>) -> Result<T> {
-        self.repeat(|error| error.is_before_request() && is_worth_repeating(error), operation)
+        self.repeat(
+            |error| error.is_before_request() && is_worth_repeating(error),
+            operation,
+        )
     }
 }
 
@@ -74,8 +77,13 @@ impl<R: Remote> Retry<R> {
 fn is_worth_repeating(error: &Error) -> bool {
     let is_timeout = matches!(
         error,
-        Error::Disconnected { source: crate::transport::Error::Timeout { .. }, .. }
-            | Error::OutcomeUnknown { source: crate::transport::Error::Timeout { .. }, .. }
+        Error::Disconnected {
+            source: crate::transport::Error::Timeout { .. },
+            ..
+        } | Error::OutcomeUnknown {
+            source: crate::transport::Error::Timeout { .. },
+            ..
+        }
     );
     error.is_connection_loss() && !is_timeout
 }
@@ -125,7 +133,10 @@ impl<R: Remote> Remote for Retry<R> {
             if is_outcome_unknown {
                 match r.stat(path) {
                     Ok(stat) if is_as_planned(&stat, plan) => {
-                        return Ok(Changed { stat: Some(stat), parent: None });
+                        return Ok(Changed {
+                            stat: Some(stat),
+                            parent: None,
+                        });
                     }
                     Err(error) if error.is_connection_loss() => return Err(error),
                     Ok(_) | Err(_) => {}

@@ -100,13 +100,15 @@ impl Shell {
     /// A request that may be repeated: it changes nothing.
     fn ask(&self, act: &'static str, line: Line) -> Result<Answer> {
         let mut lane = self.lanes.lend(Purpose::Metadata, act)?;
-        lane.request(&line.finish()).map_err(|error| lost(act, error))
+        lane.request(&line.finish())
+            .map_err(|error| lost(act, error))
     }
 
     /// A request that changes something on the host.
     fn tell(&self, act: &'static str, line: Line) -> Result<Answer> {
         let mut lane = self.lanes.lend_live(Purpose::Metadata, act)?;
-        lane.request(&line.finish()).map_err(|error| lost(act, error))
+        lane.request(&line.finish())
+            .map_err(|error| lost(act, error))
     }
 
     fn content_lane(&self, act: &'static str) -> Result<Lent> {
@@ -142,7 +144,11 @@ impl Shell {
             detail: e.to_string(),
         })?;
         self.temps.lock().push((dir.clone(), name.clone()));
-        Ok(Temp { shell: self, dir, name })
+        Ok(Temp {
+            shell: self,
+            dir,
+            name,
+        })
     }
 
     /// The line of `w` and `cpy` after their names, see `helpers.sh`.
@@ -155,9 +161,10 @@ impl Shell {
         let expected = match &plan.expect {
             Expect::Anything => "-".to_owned(),
             Expect::Absent => "0".to_owned(),
-            Expect::Version(version) => {
-                self.flavour.version_text(version).unwrap_or_else(|| "-".to_owned())
-            }
+            Expect::Version(version) => self
+                .flavour
+                .version_text(version)
+                .unwrap_or_else(|| "-".to_owned()),
         };
         line.raw(how)
             .arg(&self.absolute(&temp.dir.join(&temp.name)))
@@ -167,13 +174,21 @@ impl Shell {
             .arg(owner_text(plan.owner).as_bytes())
             .raw(&format!("{:04o}", plan.mode))
             .arg(self.stamp(plan.mtime).as_bytes())
-            .raw(if plan.durability == Durability::Fsync { "y" } else { "''" })
+            .raw(if plan.durability == Durability::Fsync {
+                "y"
+            } else {
+                "''"
+            })
     }
 
     /// What `touch` is to be told after an upload; empty where the T record says it all.
     fn stamp(&self, mtime: Time) -> String {
         let fits_record = mtime.to_micros() == mtime && mtime.secs >= 0;
-        if fits_record { String::new() } else { self.time_text(mtime) }
+        if fits_record {
+            String::new()
+        } else {
+            self.time_text(mtime)
+        }
     }
 
     fn time_text(&self, time: Time) -> String {
@@ -186,16 +201,26 @@ impl Shell {
     /// Whether the size of this file says nothing about its content, as in `/proc` and `/sys`.
     fn size_lies(&self, path: &RemotePath, stat: &Stat) -> Result<bool> {
         let is_odd = stat.kind == FileKind::File && stat.blocks == 0;
-        let Some(id) = stat.id.filter(|_| is_odd) else { return Ok(false) };
+        let Some(id) = stat.id.filter(|_| is_odd) else {
+            return Ok(false);
+        };
         if let Some(&lies) = self.lying_devices.lock().get(&id.dev) {
             return Ok(lies);
         }
-        let line = Line::new("stat -f -c %t --").arg(&self.absolute(path)).raw("; a $?");
+        let line = Line::new("stat -f -c %t --")
+            .arg(&self.absolute(path))
+            .raw("; a $?");
         let answer = self.ask("stat", line)?;
         check("stat", path, &answer)?;
         // Magic numbers of Linux: proc, sysfs, debugfs, tracefs, cgroup, cgroup2, securityfs.
         let magics: [&[u8]; 7] = [
-            b"9fa0", b"62656572", b"64626720", b"74726163", b"27e0eb", b"63677270", b"73636673",
+            b"9fa0",
+            b"62656572",
+            b"64626720",
+            b"74726163",
+            b"27e0eb",
+            b"63677270",
+            b"73636673",
         ];
         let lies = magics.contains(&answer.body.trim_ascii());
         self.lying_devices.lock().insert(id.dev, lies);
@@ -209,11 +234,18 @@ impl Shell {
         let line = Line::new("pc").arg(&self.absolute(path)).finish();
         let content = lane.request(&line).map_err(|error| lost(ACT, error))?;
         check(ACT, path, &content)?;
-        let local = |source| Error::Local { act: ACT, path: path.clone(), source };
+        let local = |source| Error::Local {
+            act: ACT,
+            path: path.clone(),
+            source,
+        };
         receiver.begin(content.body.len() as u64).map_err(local)?;
         receiver.data(&content.body).map_err(local)?;
         drop(lane);
-        Ok(Fetched { stat: self.stat(path)?, is_stable: false })
+        Ok(Fetched {
+            stat: self.stat(path)?,
+            is_stable: false,
+        })
     }
 }
 
@@ -226,7 +258,10 @@ struct Temp<'a> {
 
 impl Drop for Temp<'_> {
     fn drop(&mut self) {
-        self.shell.temps.lock().retain(|(_, name)| *name != self.name);
+        self.shell
+            .temps
+            .lock()
+            .retain(|(_, name)| *name != self.name);
     }
 }
 
@@ -245,8 +280,9 @@ impl Remote for Shell {
         const ACT: &str = "list";
         let top = self.absolute(path);
         let mut lane = self.lanes.lend(Purpose::Metadata, ACT)?;
-        let answer =
-            lane.request(&Line::new("l").arg(&top).finish()).map_err(|error| lost(ACT, error))?;
+        let answer = lane
+            .request(&Line::new("l").arg(&top).finish())
+            .map_err(|error| lost(ACT, error))?;
         let parsed = match self.flavour {
             Flavour::Gnu => answer::parse_gnu_listing(&answer.body),
             Flavour::BusyBox => answer::parse_busybox_listing(&answer.body, lane.token(), &top),
@@ -269,20 +305,29 @@ impl Remote for Shell {
         }
         let mut entries = parsed.entries;
         let temps = self.temps.lock();
-        entries.retain(|entry| !temps.iter().any(|(dir, temp)| dir == path && *temp == entry.name));
+        entries.retain(|entry| {
+            !temps
+                .iter()
+                .any(|(dir, temp)| dir == path && *temp == entry.name)
+        });
         drop(temps);
         Ok(Listing { directory, entries })
     }
 
     fn read_link(&self, path: &RemotePath) -> Result<Vec<u8>> {
         const ACT: &str = "read the link";
-        let line = Line::new("readlink -n --").arg(&self.absolute(path)).raw("; a $?");
+        let line = Line::new("readlink -n --")
+            .arg(&self.absolute(path))
+            .raw("; a $?");
         let answer = self.ask(ACT, line)?;
         if answer.status != 0 {
             // `readlink` is silent; `stat` knows why.
             let stat = self.stat(path)?;
-            let reason =
-                if stat.kind == FileKind::Symlink { Reason::Other } else { Reason::InvalidArgument };
+            let reason = if stat.kind == FileKind::Symlink {
+                Reason::Other
+            } else {
+                Reason::InvalidArgument
+            };
             return Err(refused(ACT, path, reason, b""));
         }
         Ok(answer.body)
@@ -320,7 +365,8 @@ impl Remote for Shell {
             }
             // The version before is the caller's, the version after is here: if they are the
             // same, so is the content between.
-            let is_stable = stat.size == size && known.is_some_and(|k| k.same_content(&stat.version()));
+            let is_stable =
+                stat.size == size && known.is_some_and(|k| k.same_content(&stat.version()));
             if is_stable || n_left == 0 {
                 return Ok(Fetched { stat, is_stable });
             }
@@ -343,7 +389,10 @@ impl Remote for Shell {
         drop(lane);
         match (store.answer.status, store.refused) {
             (0, _) => changed(&store.answer.body),
-            (answer::CONFLICT, _) => Err(Error::Conflict { act: ACT, path: path.clone() }),
+            (answer::CONFLICT, _) => Err(Error::Conflict {
+                act: ACT,
+                path: path.clone(),
+            }),
             (_, Some(text)) => Err(refused(ACT, path, answer::reason_of(&text), &text)),
             (_, None) => {
                 check(ACT, path, &store.answer)?;
@@ -363,7 +412,8 @@ impl Remote for Shell {
 
     fn make_dir(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed> {
         let line = Line::new(&format!("q mkdir -m {mode:04o} --")).arg(&self.absolute(path));
-        self.change("create", path, self.given_away(line, path, owner), 2).map(pair)
+        self.change("create", path, self.given_away(line, path, owner), 2)
+            .map(pair)
     }
 
     fn make_node(
@@ -384,21 +434,30 @@ impl Remote for Shell {
             FileKind::BlockDevice => mknod.raw(&format!("b {major} {minor}")),
             FileKind::Socket | FileKind::File | FileKind::Directory | FileKind::Symlink => {
                 let why = "a shell has no command that makes a socket";
-                return Err(Error::Unsupported { act: ACT, path: path.clone(), why });
+                return Err(Error::Unsupported {
+                    act: ACT,
+                    path: path.clone(),
+                    why,
+                });
             }
         };
-        self.change(ACT, path, self.given_away(line, path, owner), 2).map(pair)
+        self.change(ACT, path, self.given_away(line, path, owner), 2)
+            .map(pair)
     }
 
     fn symlink(&self, path: &RemotePath, target: &[u8], owner: Option<Owner>) -> Result<Changed> {
-        let line = Line::new("q ln -sT --").arg(target).arg(&self.absolute(path));
-        self.change("create", path, self.given_away(line, path, owner), 2).map(pair)
+        let line = Line::new("q ln -sT --")
+            .arg(target)
+            .arg(&self.absolute(path));
+        self.change("create", path, self.given_away(line, path, owner), 2)
+            .map(pair)
     }
 
     fn link(&self, existing: &RemotePath, path: &RemotePath) -> Result<Changed> {
         let (from, to) = (self.absolute(existing), self.absolute(path));
         let line = Line::new("q ln_").arg(&from).arg(&to).raw("&& v").arg(&to);
-        self.change("link", path, line.arg(&self.parent_of(path)), 2).map(pair)
+        self.change("link", path, line.arg(&self.parent_of(path)), 2)
+            .map(pair)
     }
 
     fn remove_file(&self, path: &RemotePath, other: Option<&RemotePath>) -> Result<Changed> {
@@ -408,15 +467,21 @@ impl Remote for Shell {
             None => self.change("remove", path, line, 1).map(parent_only),
             Some(other) => {
                 let stats = self.change("remove", path, line.arg(&self.absolute(other)), 2)?;
-                let Changed { stat: parent, parent: stat } = pair(stats);
+                let Changed {
+                    stat: parent,
+                    parent: stat,
+                } = pair(stats);
                 Ok(Changed { stat, parent })
             }
         }
     }
 
     fn remove_dir(&self, path: &RemotePath) -> Result<Changed> {
-        let line = Line::new("q rmdir --").arg(&self.absolute(path)).raw("&& v");
-        self.change("remove", path, line.arg(&self.parent_of(path)), 1).map(parent_only)
+        let line = Line::new("q rmdir --")
+            .arg(&self.absolute(path))
+            .raw("&& v");
+        self.change("remove", path, line.arg(&self.parent_of(path)), 1)
+            .map(parent_only)
     }
 
     fn rename(&self, from: &RemotePath, to: &RemotePath, how: RenameHow) -> Result<Renamed> {
@@ -438,13 +503,19 @@ impl Remote for Shell {
             RenameHow::Exchange => {
                 return Err(refused(ACT, from, Reason::InvalidArgument, b""));
             }
-            RenameHow::NoReplace => {
-                Line::new("noreplace").arg(&source).arg(&target).arg(&dirs[0]).arg(&dirs[1])
-            }
+            RenameHow::NoReplace => Line::new("noreplace")
+                .arg(&source)
+                .arg(&target)
+                .arg(&dirs[0])
+                .arg(&dirs[1]),
         };
         let stats = self.change(ACT, from, line, 3)?;
         let mut stats = stats.into_iter().flatten();
-        Ok(Renamed { stat: stats.next(), from_parent: stats.next(), to_parent: stats.next() })
+        Ok(Renamed {
+            stat: stats.next(),
+            from_parent: stats.next(),
+            to_parent: stats.next(),
+        })
     }
 
     fn set_attr(&self, path: &RemotePath, change: &AttrChange) -> Result<Stat> {
@@ -455,14 +526,18 @@ impl Remote for Shell {
         if change.uid.is_some() || change.gid.is_some() {
             let (uid, gid) = (owner(change.uid), owner(change.gid));
             let colon = if gid.is_empty() { "" } else { ":" };
-            line = line.raw(&format!("&& q chown -h {uid}{colon}{gid} --")).arg(&name);
+            line = line
+                .raw(&format!("&& q chown -h {uid}{colon}{gid} --"))
+                .arg(&name);
         }
         if let Some(mode) = change.mode {
             // GNU chmod keeps the setgid bit of a directory unless there are five digits.
             line = line.raw(&format!("&& q chmod {mode:05o} --")).arg(&name);
         }
         if let Some(size) = change.size {
-            line = line.raw(&format!("&& q truncate -c -s {size} --")).arg(&name);
+            line = line
+                .raw(&format!("&& q truncate -c -s {size} --"))
+                .arg(&name);
         }
         line = match (change.atime, change.mtime) {
             (Some(NewTime::Now), Some(NewTime::Now)) => line.raw("&& q touch -c -h --").arg(&name),
@@ -473,7 +548,9 @@ impl Remote for Shell {
                         Some(NewTime::Now) => String::new(),
                         Some(NewTime::At(time)) => format!("-d {}", self.time_text(time)),
                     };
-                    line = line.raw(&format!("&& q touch -c -h {option} {stamp} --")).arg(&name);
+                    line = line
+                        .raw(&format!("&& q touch -c -h {option} {stamp} --"))
+                        .arg(&name);
                 }
                 line
             }
@@ -488,13 +565,18 @@ impl Remote for Shell {
         let temp = self.new_temp(to)?;
         let line = self.place(Line::new("cpy").arg(&self.absolute(from)), to, &temp, plan);
         let mut lane = self.content_lane(ACT)?;
-        let answer = lane.request(&line.finish()).map_err(|error| lost(ACT, error))?;
+        let answer = lane
+            .request(&line.finish())
+            .map_err(|error| lost(ACT, error))?;
         if answer.status != 0 {
             lane.set_broken();
         }
         drop(lane);
         if answer.status == answer::CONFLICT {
-            return Err(Error::Conflict { act: ACT, path: to.clone() });
+            return Err(Error::Conflict {
+                act: ACT,
+                path: to.clone(),
+            });
         }
         check(ACT, to, &answer)?;
         changed(&answer.body)
@@ -511,7 +593,8 @@ impl Remote for Shell {
     fn sync(&self, path: &RemotePath) -> Result<()> {
         let line = Line::new("flush").arg(&self.absolute(path)).raw("; a 0");
         let mut lane = self.lanes.lend(Purpose::Content, "flush")?;
-        lane.request(&line.finish()).map_err(|error| lost("flush", error))?;
+        lane.request(&line.finish())
+            .map_err(|error| lost("flush", error))?;
         Ok(())
     }
 
@@ -527,7 +610,10 @@ impl Shell {
         let name = self.absolute(path);
         let line = match owner {
             None => line,
-            Some(_) => line.raw("&& o").arg(owner_text(owner).as_bytes()).arg(&name),
+            Some(_) => line
+                .raw("&& o")
+                .arg(owner_text(owner).as_bytes())
+                .arg(&name),
         };
         line.raw("&& v").arg(&name).arg(&self.parent_of(path))
     }
@@ -539,12 +625,20 @@ fn owner_text(owner: Option<Owner>) -> String {
 
 fn refused(act: &'static str, path: &RemotePath, reason: Reason, text: &[u8]) -> Error {
     let text = text.iter().copied().take(500).collect();
-    Error::Refused { act, path: path.clone(), reason, text }
+    Error::Refused {
+        act,
+        path: path.clone(),
+        reason,
+        text,
+    }
 }
 
 fn surprise(act: &'static str, body: &[u8]) -> Error {
     let sample: Vec<u8> = body.iter().copied().take(200).collect();
-    Error::Surprise { act, detail: format!("`{}`", Escaped(&sample)) }
+    Error::Surprise {
+        act,
+        detail: format!("`{}`", Escaped(&sample)),
+    }
 }
 
 /// Turns a status into an error.
@@ -568,7 +662,9 @@ fn fetch_refused(path: &RemotePath, text: &[u8], answer: &Answer) -> Error {
 }
 
 fn one_stat(act: &'static str, body: &[u8]) -> Result<Stat> {
-    stats(body, 1).and_then(|stats| stats.first().copied()).ok_or_else(|| surprise(act, body))
+    stats(body, 1)
+        .and_then(|stats| stats.first().copied())
+        .ok_or_else(|| surprise(act, body))
 }
 
 /// The last `n` lines of an answer as attributes; a program may have warned before them.
@@ -579,11 +675,17 @@ fn stats(body: &[u8], n: usize) -> Option<Vec<Stat>> {
 
 fn pair(stats: Option<Vec<Stat>>) -> Changed {
     let mut stats = stats.into_iter().flatten();
-    Changed { stat: stats.next(), parent: stats.next() }
+    Changed {
+        stat: stats.next(),
+        parent: stats.next(),
+    }
 }
 
 fn parent_only(stats: Option<Vec<Stat>>) -> Changed {
-    Changed { stat: None, parent: pair(stats).stat }
+    Changed {
+        stat: None,
+        parent: pair(stats).stat,
+    }
 }
 
 fn changed(body: &[u8]) -> Result<Changed> {

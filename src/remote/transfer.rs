@@ -41,10 +41,15 @@ pub(crate) fn fetch(
     receiver: &mut dyn Receiver,
 ) -> Result<Fetch, Error> {
     const ACT: &str = "fetch";
-    let local = |source| Error::Local { act: ACT, path: path.clone(), source };
+    let local = |source| Error::Local {
+        act: ACT,
+        path: path.clone(),
+        source,
+    };
     // Ready, T, C, content. A source that needs fewer leaves the rest to the shell, whose `read`
     // drops NUL bytes.
-    lane.send(&[line, b"\0\0\0\0"].concat()).map_err(|e| lost(ACT, e))?;
+    lane.send(&[line, b"\0\0\0\0"].concat())
+        .map_err(|e| lost(ACT, e))?;
     let mut sink = scp::Sink::new(scp::Scope::Files(1), true);
     let mut size = 0;
     let mut outcome = None;
@@ -56,11 +61,14 @@ pub(crate) fn fetch(
         let step = sink.step(lane.unread());
         let (used, event) = step.map_err(|source| protocol(ACT, path, source))?;
         if used == 0 && event.is_none() {
-            lane.read_more().map_err(|source| Error::OutcomeUnknown { act: ACT, source })?;
+            lane.read_more()
+                .map_err(|source| Error::OutcomeUnknown { act: ACT, source })?;
             continue;
         }
         match event {
-            Some(Event::File { size: announced, .. }) => {
+            Some(Event::File {
+                size: announced, ..
+            }) => {
                 size = announced;
                 receiver.begin(size).map_err(local)?;
                 sink.accept();
@@ -76,7 +84,10 @@ pub(crate) fn fetch(
     Ok(match outcome {
         Some(Ok(())) => Fetch::Complete { size, answer },
         Some(Err(text)) => Fetch::Refused { text, answer },
-        None => Fetch::Refused { text: Vec::new(), answer },
+        None => Fetch::Refused {
+            text: Vec::new(),
+            answer,
+        },
     })
 }
 
@@ -102,10 +113,18 @@ pub(crate) fn store(
     plan: &StorePlan,
 ) -> Result<Store, Error> {
     const ACT: &str = "store";
-    let local = |source| Error::Local { act: ACT, path: path.clone(), source };
+    let local = |source| Error::Local {
+        act: ACT,
+        path: path.clone(),
+        source,
+    };
     content.rewind().map_err(local)?;
     let is_small = plan.size <= MAX_AHEAD;
-    let ahead = if is_small { scp::Ahead::ToOneFile } else { scp::Ahead::Never };
+    let ahead = if is_small {
+        scp::Ahead::ToOneFile
+    } else {
+        scp::Ahead::Never
+    };
     let mut source = scp::Source::new(ahead);
     source.times(plan.mtime, plan.atime);
     source.file(plan.mode, plan.size, RECORD_NAME);
@@ -193,20 +212,30 @@ fn next_reply(
     path: &RemotePath,
 ) -> Result<Option<Reply>, Error> {
     if lane.unread().is_empty() {
-        lane.read_more().map_err(|source| Error::OutcomeUnknown { act: "store", source })?;
+        lane.read_more().map_err(|source| Error::OutcomeUnknown {
+            act: "store",
+            source,
+        })?;
         return Ok(None);
     }
     let step = source.step(lane.unread());
     let (used, reply) = step.map_err(|source| protocol("store", path, source))?;
     lane.consume(used);
     if used == 0 {
-        lane.read_more().map_err(|source| Error::OutcomeUnknown { act: "store", source })?;
+        lane.read_more().map_err(|source| Error::OutcomeUnknown {
+            act: "store",
+            source,
+        })?;
     }
     Ok(reply)
 }
 
 fn protocol(act: &'static str, path: &RemotePath, source: scp::ParseError) -> Error {
-    Error::Protocol { act, path: path.clone(), source }
+    Error::Protocol {
+        act,
+        path: path.clone(),
+        source,
+    }
 }
 
 /// Says what the failure of a lane means for a request.
@@ -214,6 +243,9 @@ pub(crate) fn lost(act: &'static str, error: lane::Error) -> Error {
     match error {
         lane::Error::Transport(source) => Error::Disconnected { act, source },
         lane::Error::NoAnswer(source) => Error::OutcomeUnknown { act, source },
-        other => Error::Surprise { act, detail: other.to_string() },
+        other => Error::Surprise {
+            act,
+            detail: other.to_string(),
+        },
     }
 }

@@ -57,10 +57,12 @@ pub enum ParseError {
 impl Record {
     /// Parses one line, without its newline. Names are not judged here.
     ///
-    /// OpenSSH 9.2 scp.c sink(): a mode has exactly four octal digits, a size is decimal.
+    /// OpenSSH 9.2 scp.c `sink()`: a mode has exactly four octal digits, a size is decimal.
     pub fn parse(line: &[u8]) -> Result<Self, ParseError> {
         let malformed = || ParseError::Malformed(clip(line));
-        let (&kind, rest) = line.split_first().ok_or_else(|| ParseError::NotARecord(Vec::new()))?;
+        let (&kind, rest) = line
+            .split_first()
+            .ok_or_else(|| ParseError::NotARecord(Vec::new()))?;
         match kind {
             1 => Ok(Self::Warning(rest.to_vec())),
             2 => Ok(Self::Fatal(rest.to_vec())),
@@ -101,7 +103,11 @@ impl Record {
             Self::Times { mtime, atime } => {
                 // A time before 1970 cannot be said: OpenSSH 9.2 clamps it to 0 as well.
                 let field = |time: &Time| {
-                    if time.secs < 0 { (0, 0) } else { (time.secs, time.nanos / 1000) }
+                    if time.secs < 0 {
+                        (0, 0)
+                    } else {
+                        (time.secs, time.nanos / 1000)
+                    }
                 };
                 let ((ms, mu), (as_, au)) = (field(mtime), field(atime));
                 out.extend_from_slice(format!("T{ms} {mu} {as_} {au}\n").as_bytes());
@@ -127,7 +133,9 @@ fn push_line(text: &[u8], out: &mut Vec<u8>) {
 fn parse_entry(rest: &[u8]) -> Option<(u32, u64, &[u8])> {
     let (mode, rest) = rest.split_at_checked(4)?;
     let mode = mode.iter().try_fold(0u32, |acc, &b| {
-        (b'0'..=b'7').contains(&b).then(|| acc * 8 + u32::from(b - b'0'))
+        (b'0'..=b'7')
+            .contains(&b)
+            .then(|| acc * 8 + u32::from(b - b'0'))
     })?;
     let rest = rest.strip_prefix(b" ")?;
     let space = memchr::memchr(b' ', rest)?;
@@ -145,9 +153,15 @@ fn parse_times(rest: &[u8]) -> Option<Record> {
     }
     let time = |secs: u64, micros: u64| {
         let nanos = u32::try_from(micros * 1000).ok()?;
-        Some(Time { secs: i64::try_from(secs).ok()?, nanos })
+        Some(Time {
+            secs: i64::try_from(secs).ok()?,
+            nanos,
+        })
     };
-    Some(Record::Times { mtime: time(ms, mu)?, atime: time(as_, au)? })
+    Some(Record::Times {
+        mtime: time(ms, mu)?,
+        atime: time(as_, au)?,
+    })
 }
 
 /// Digits only: no sign, no space, not empty, not more than fits.
@@ -173,22 +187,37 @@ mod tests {
         assert_eq!(
             Record::parse(b"T1700000000 0 1700000001 654321"),
             Ok(Record::Times {
-                mtime: Time { secs: 1_700_000_000, nanos: 0 },
-                atime: Time { secs: 1_700_000_001, nanos: 654_321_000 },
+                mtime: Time {
+                    secs: 1_700_000_000,
+                    nanos: 0
+                },
+                atime: Time {
+                    secs: 1_700_000_001,
+                    nanos: 654_321_000
+                },
             })
         );
         assert_eq!(
             Record::parse(b"C0644 6 hello world.txt"),
-            Ok(Record::File { mode: 0o644, size: 6, name: b"hello world.txt".to_vec() })
+            Ok(Record::File {
+                mode: 0o644,
+                size: 6,
+                name: b"hello world.txt".to_vec()
+            })
         );
         assert_eq!(
             Record::parse(b"D0755 0 "),
-            Ok(Record::Directory { mode: 0o755, name: Vec::new() })
+            Ok(Record::Directory {
+                mode: 0o755,
+                name: Vec::new()
+            })
         );
         assert_eq!(Record::parse(b"E"), Ok(Record::End));
         assert_eq!(
             Record::parse(b"\x01scp: nope: No such file or directory"),
-            Ok(Record::Warning(b"scp: nope: No such file or directory".to_vec()))
+            Ok(Record::Warning(
+                b"scp: nope: No such file or directory".to_vec()
+            ))
         );
     }
 
@@ -222,12 +251,25 @@ mod tests {
 
     #[test]
     fn encoding_and_parsing_are_inverse() {
-        let time = Time { secs: 1_700_000_000, nanos: 123_456_000 };
+        let time = Time {
+            secs: 1_700_000_000,
+            nanos: 123_456_000,
+        };
         for record in [
-            Record::File { mode: 0o4755, size: i64::MAX as u64, name: b"\xff x".to_vec() },
-            Record::Directory { mode: 0, name: b"d".to_vec() },
+            Record::File {
+                mode: 0o4755,
+                size: i64::MAX as u64,
+                name: b"\xff x".to_vec(),
+            },
+            Record::Directory {
+                mode: 0,
+                name: b"d".to_vec(),
+            },
             Record::End,
-            Record::Times { mtime: time, atime: time },
+            Record::Times {
+                mtime: time,
+                atime: time,
+            },
             Record::Warning(b"w".to_vec()),
             Record::Fatal(b"f".to_vec()),
         ] {
@@ -241,7 +283,12 @@ mod tests {
     #[test]
     fn a_newline_in_a_name_cannot_begin_a_second_record() {
         let mut line = Vec::new();
-        Record::File { mode: 0o644, size: 1, name: b"a\nC0644 9 evil".to_vec() }.encode(&mut line);
+        Record::File {
+            mode: 0o644,
+            size: 1,
+            name: b"a\nC0644 9 evil".to_vec(),
+        }
+        .encode(&mut line);
         assert_eq!(line, b"C0644 1 a?C0644 9 evil\n");
     }
 }

@@ -20,14 +20,23 @@ pub enum Scope {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A file begins. Answer with [`Sink::accept`] or [`Sink::refuse`] before the next step.
-    File { mode: u32, size: u64, name: Vec<u8>, times: Option<(Time, Time)> },
+    File {
+        mode: u32,
+        size: u64,
+        name: Vec<u8>,
+        times: Option<(Time, Time)>,
+    },
     /// Some content of the accepted file.
     Data(&'a [u8]),
     /// The accepted file is complete; its content counts only if this is `Ok`. The error is the
     /// host's text: a read error, or the file shrank while it was sent.
     FileEnd(Result<(), Vec<u8>>),
     /// A directory begins. Answer with [`Sink::accept`] or [`Sink::refuse`] before the next step.
-    Directory { mode: u32, name: Vec<u8>, times: Option<(Time, Time)> },
+    Directory {
+        mode: u32,
+        name: Vec<u8>,
+        times: Option<(Time, Time)>,
+    },
     /// The last accepted directory is complete.
     DirectoryEnd,
     /// The host skipped something.
@@ -63,8 +72,12 @@ pub struct Sink {
 enum State {
     Record,
     /// A file (with its size) or a directory waits to be accepted or refused.
-    Asked { size: Option<u64> },
-    Data { left: u64 },
+    Asked {
+        size: Option<u64>,
+    },
+    Data {
+        left: u64,
+    },
     Status,
     StatusText,
     Done,
@@ -125,10 +138,7 @@ impl Sink {
     ///
     /// # Errors
     /// The peer does not speak SCP or sent what was not asked for; the sink takes nothing more.
-    pub fn step<'a>(
-        &mut self,
-        input: &'a [u8],
-    ) -> Result<(usize, Option<Event<'a>>), ParseError> {
+    pub fn step<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Option<Event<'a>>), ParseError> {
         let result = self.try_step(input);
         if result.is_err() {
             self.state = State::Done;
@@ -145,18 +155,21 @@ impl Sink {
         }
     }
 
-    fn try_step<'a>(
-        &mut self,
-        input: &'a [u8],
-    ) -> Result<(usize, Option<Event<'a>>), ParseError> {
-        let Some(&first) = input.first() else { return Ok((0, None)) };
+    fn try_step<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Option<Event<'a>>), ParseError> {
+        let Some(&first) = input.first() else {
+            return Ok((0, None));
+        };
         match self.state {
             State::Asked { .. } | State::Done => Ok((0, None)),
             State::Data { left } => {
                 let n = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
                 let data = input.get(..n).unwrap_or_default();
                 let left = left - n as u64;
-                self.state = if left == 0 { State::Status } else { State::Data { left } };
+                self.state = if left == 0 {
+                    State::Status
+                } else {
+                    State::Data { left }
+                };
                 Ok((n, Some(Event::Data(data))))
             }
             State::Status if first == 0 => {
@@ -171,7 +184,9 @@ impl Sink {
             State::Status => Err(ParseError::UnexpectedReply(first)),
             State::StatusText => {
                 let (used, line) = self.take_line(input)?;
-                let Some(line) = line else { return Ok((used, None)) };
+                let Some(line) = line else {
+                    return Ok((used, None));
+                };
                 self.out.push(0);
                 self.state = State::Record;
                 let text = line.get(1..).unwrap_or_default().to_vec();
@@ -179,7 +194,9 @@ impl Sink {
             }
             State::Record => {
                 let (used, line) = self.take_line(input)?;
-                let Some(line) = line else { return Ok((used, None)) };
+                let Some(line) = line else {
+                    return Ok((used, None));
+                };
                 Ok((used, self.record(Record::parse(&line)?)?))
             }
         }
@@ -221,7 +238,12 @@ impl Sink {
                     Scope::Tree => self.check_name(&name)?,
                 }
                 self.state = State::Asked { size: Some(size) };
-                Some(Event::File { mode, size, name, times })
+                Some(Event::File {
+                    mode,
+                    size,
+                    name,
+                    times,
+                })
             }
             Record::Directory { mode, name } => {
                 let times = self.take_times()?;
@@ -255,7 +277,11 @@ impl Sink {
 
     fn take_times(&mut self) -> Result<Option<(Time, Time)>, ParseError> {
         let times = self.times.take();
-        if times.is_some() == self.with_times { Ok(times) } else { Err(ParseError::TimesOutOfPlace) }
+        if times.is_some() == self.with_times {
+            Ok(times)
+        } else {
+            Err(ParseError::TimesOutOfPlace)
+        }
     }
 
     /// CVE-2018-20685 and CVE-2019-6111: only plain names, except for the top, whose name we know.
@@ -337,7 +363,12 @@ mod tests {
         for chunk in 1..=TREE.len() {
             let mut sink = Sink::new(Scope::Tree, true);
             let seen = drive(&mut sink, TREE, chunk, |_| true).unwrap();
-            assert_eq!(seen.iter().filter(|s| s.starts_with("DirectoryEnd")).count(), 3);
+            assert_eq!(
+                seen.iter()
+                    .filter(|s| s.starts_with("DirectoryEnd"))
+                    .count(),
+                3
+            );
             assert_eq!(seen.iter().filter(|s| s.starts_with("data")).count(), 2);
             assert_eq!(sink.take_output(), [0; 1 + 5 + 5 + 2 + 3]);
         }
@@ -347,7 +378,8 @@ mod tests {
     fn refused_entries_send_no_content() {
         let input = b"T1 0 2 0\nD0755 0 d\nT1 0 2 0\nC0644 2 b\nT1 0 2 0\nD0755 0 s\nE\n";
         let mut sink = Sink::new(Scope::Tree, true);
-        let top = |event: &Event<'_>| matches!(event, Event::Directory { name, .. } if name == b"d");
+        let top =
+            |event: &Event<'_>| matches!(event, Event::Directory { name, .. } if name == b"d");
         let seen = drive(&mut sink, input, 3, top).unwrap();
         assert_eq!(seen.len(), 4, "{seen:?}");
         assert_eq!(sink.take_output(), b"\0\0\0\0\x01\n\0\x01\n\0");
@@ -356,8 +388,13 @@ mod tests {
     #[test]
     fn an_error_line_is_not_answered() {
         let mut sink = Sink::new(Scope::Files(1), true);
-        let seen =
-            drive(&mut sink, b"\x01scp: nope: No such file or directory\n", 5, |_| true).unwrap();
+        let seen = drive(
+            &mut sink,
+            b"\x01scp: nope: No such file or directory\n",
+            5,
+            |_| true,
+        )
+        .unwrap();
         assert_eq!(seen.len(), 1);
         assert_eq!(sink.take_output(), [0]);
     }
@@ -365,23 +402,68 @@ mod tests {
     #[test]
     fn content_of_a_file_that_shrank_is_marked_bad() {
         let mut sink = Sink::new(Scope::Files(1), false);
-        let seen =
-            drive(&mut sink, b"C0644 3 x\n\0\0\0\x01scp: x: Broken pipe\n", 2, |_| true).unwrap();
+        let seen = drive(
+            &mut sink,
+            b"C0644 3 x\n\0\0\0\x01scp: x: Broken pipe\n",
+            2,
+            |_| true,
+        )
+        .unwrap();
         assert!(seen.last().unwrap().starts_with("FileEnd(Err("), "{seen:?}");
     }
 
     #[test]
     fn what_was_not_asked_for_is_refused() {
         let cases: [(&str, Scope, bool, &[u8]); 12] = [
-            ("a second file", Scope::Files(1), false, b"C0644 0 a\n\0C0644 0 b\n\0"),
-            ("a directory for a file", Scope::Files(1), false, b"D0755 0 d\n"),
-            ("a file without times", Scope::Files(1), true, b"C0644 0 a\n"),
-            ("times unasked", Scope::Files(1), false, b"T1 0 2 0\nC0644 0 a\n"),
-            ("times twice", Scope::Files(1), true, b"T1 0 2 0\nT1 0 2 0\n"),
+            (
+                "a second file",
+                Scope::Files(1),
+                false,
+                b"C0644 0 a\n\0C0644 0 b\n\0",
+            ),
+            (
+                "a directory for a file",
+                Scope::Files(1),
+                false,
+                b"D0755 0 d\n",
+            ),
+            (
+                "a file without times",
+                Scope::Files(1),
+                true,
+                b"C0644 0 a\n",
+            ),
+            (
+                "times unasked",
+                Scope::Files(1),
+                false,
+                b"T1 0 2 0\nC0644 0 a\n",
+            ),
+            (
+                "times twice",
+                Scope::Files(1),
+                true,
+                b"T1 0 2 0\nT1 0 2 0\n",
+            ),
             ("an end without a beginning", Scope::Tree, false, b"E\n"),
-            ("`..` in a tree", Scope::Tree, false, b"D0755 0 d\nC0644 0 ..\n"),
-            ("an empty name in a tree", Scope::Tree, false, b"D0755 0 d\nC0644 0 \n"),
-            ("a slash in a tree", Scope::Tree, false, b"D0755 0 d\nC0644 0 a/b\n"),
+            (
+                "`..` in a tree",
+                Scope::Tree,
+                false,
+                b"D0755 0 d\nC0644 0 ..\n",
+            ),
+            (
+                "an empty name in a tree",
+                Scope::Tree,
+                false,
+                b"D0755 0 d\nC0644 0 \n",
+            ),
+            (
+                "a slash in a tree",
+                Scope::Tree,
+                false,
+                b"D0755 0 d\nC0644 0 a/b\n",
+            ),
             ("a bad status byte", Scope::Files(1), false, b"C0644 0 a\nX"),
             ("noise", Scope::Files(1), false, b"Welcome\n"),
             ("an empty line", Scope::Files(1), false, b"\n"),
@@ -398,7 +480,9 @@ mod tests {
             let mut sink = Sink::new(Scope::Files(1), true);
             let result = drive(&mut sink, &ONE[..cut], 7, |_| true);
             // After the T record alone the sink stands between records; it has no file yet.
-            let complete = result.as_ref().is_ok_and(|s| s.iter().any(|s| s.contains("FileEnd")));
+            let complete = result
+                .as_ref()
+                .is_ok_and(|s| s.iter().any(|s| s.contains("FileEnd")));
             assert!(!complete, "cut at {cut}: {result:?}");
         }
     }

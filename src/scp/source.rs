@@ -96,7 +96,14 @@ impl Source {
 
     /// Queues a C record. Its content follows by [`Source::content`], exactly `size` bytes.
     pub fn file(&mut self, mode: u32, size: u64, name: &[u8]) {
-        self.queue(&Record::File { mode, size, name: name.to_vec() }, Step::File);
+        self.queue(
+            &Record::File {
+                mode,
+                size,
+                name: name.to_vec(),
+            },
+            Step::File,
+        );
         self.owed = size;
     }
 
@@ -134,7 +141,13 @@ impl Source {
     /// [`Ahead::ToOneFile`] mode, where a directory must not be sent.
     pub fn directory(&mut self, mode: u32, name: &[u8]) {
         if self.ahead == Ahead::Never {
-            self.queue(&Record::Directory { mode, name: name.to_vec() }, Step::Directory);
+            self.queue(
+                &Record::Directory {
+                    mode,
+                    name: name.to_vec(),
+                },
+                Step::Directory,
+            );
         }
     }
 
@@ -153,7 +166,9 @@ impl Source {
     /// # Errors
     /// A reply came that nothing asked for, or one of absurd length.
     pub fn step(&mut self, input: &[u8]) -> Result<(usize, Option<Reply>), ParseError> {
-        let Some(&first) = input.first() else { return Ok((0, None)) };
+        let Some(&first) = input.first() else {
+            return Ok((0, None));
+        };
         if self.dead {
             return Ok((0, None));
         }
@@ -175,7 +190,9 @@ impl Source {
             return Err(ParseError::LineTooLong);
         }
         self.line.extend_from_slice(part);
-        let Some(end) = end else { return Ok((input.len(), None)) };
+        let Some(end) = end else {
+            return Ok((input.len(), None));
+        };
         self.in_line = false;
         let line = std::mem::take(&mut self.line);
         let step = self.awaited.pop_front().unwrap_or(Step::Ready);
@@ -194,8 +211,14 @@ impl Source {
 mod tests {
     use super::*;
 
-    const MTIME: Time = Time { secs: 1_700_000_000, nanos: 123_456_000 };
-    const ATIME: Time = Time { secs: 1_700_000_001, nanos: 0 };
+    const MTIME: Time = Time {
+        secs: 1_700_000_000,
+        nanos: 123_456_000,
+    };
+    const ATIME: Time = Time {
+        secs: 1_700_000_001,
+        nanos: 0,
+    };
 
     fn replies(source: &mut Source, input: &[u8], chunk: usize) -> Result<Vec<Reply>, ParseError> {
         let mut seen = Vec::new();
@@ -226,7 +249,10 @@ mod tests {
         source.end_file(Ok(()));
         source.end();
         sent.extend(source.take_output());
-        assert_eq!(sent, b"T1700000000 123456 1700000001 0\nC0640 6 x\nhello\n\0E\n");
+        assert_eq!(
+            sent,
+            b"T1700000000 123456 1700000001 0\nC0640 6 x\nhello\n\0E\n"
+        );
         for chunk in 1..=5 {
             let mut source = Source::new(Ahead::ToOneFile);
             source.times(MTIME, ATIME);
@@ -244,9 +270,15 @@ mod tests {
         let mut source = Source::new(Ahead::Never);
         source.file(0o644, 3, b"x");
         assert!(!source.content(3));
-        assert_eq!(replies(&mut source, b"\0", 1).unwrap(), [Reply::Done(Step::Ready)]);
+        assert_eq!(
+            replies(&mut source, b"\0", 1).unwrap(),
+            [Reply::Done(Step::Ready)]
+        );
         assert!(!source.content(3));
-        assert_eq!(replies(&mut source, b"\0", 1).unwrap(), [Reply::Done(Step::File)]);
+        assert_eq!(
+            replies(&mut source, b"\0", 1).unwrap(),
+            [Reply::Done(Step::File)]
+        );
         assert!(source.content(3));
         assert!(!source.content(1), "more than announced");
     }
@@ -265,8 +297,7 @@ mod tests {
             let mut source = Source::new(Ahead::Never);
             source.times(MTIME, ATIME);
             source.file(0o644, 3, b"x");
-            let seen =
-                replies(&mut source, b"\0\0\x01scp: x: Permission denied\n", chunk).unwrap();
+            let seen = replies(&mut source, b"\0\0\x01scp: x: Permission denied\n", chunk).unwrap();
             assert_eq!(
                 seen[2],
                 Reply::Refused(Step::File, b"scp: x: Permission denied".to_vec())
@@ -280,7 +311,10 @@ mod tests {
         let seen = replies(&mut source, b"Welcome to host\n\0\0", 4).unwrap();
         assert_eq!(seen, [Reply::Fatal(b"Welcome to host".to_vec())]);
         let mut source = Source::new(Ahead::Never);
-        assert_eq!(replies(&mut source, b"\n", 1).unwrap(), [Reply::Fatal(Vec::new())]);
+        assert_eq!(
+            replies(&mut source, b"\n", 1).unwrap(),
+            [Reply::Fatal(Vec::new())]
+        );
     }
 
     #[test]

@@ -123,7 +123,11 @@ impl Vfs {
             stat.ctime = Some(shown);
         }
         if inode.links.is_empty() && ino != Ino::ROOT {
-            stat.nlink = if stat.kind == FileKind::Directory { 0 } else { stat.nlink };
+            stat.nlink = if stat.kind == FileKind::Directory {
+                0
+            } else {
+                stat.nlink
+            };
         }
         if stat.kind == FileKind::Symlink
             && let Ok(Some(target)) = self.shown_target(tree, ino)
@@ -135,7 +139,12 @@ impl Vfs {
         stat.uid = ids.uid_to_local(stat.uid);
         stat.gid = ids.gid_to_local(stat.gid);
         stat.mode &= !self.options.umask;
-        Ok(Attr { ino, shown_ino, stat, ttl })
+        Ok(Attr {
+            ino,
+            shown_ino,
+            stat,
+            ttl,
+        })
     }
 
     /// Returns what a link is shown to say, if the host has told what it says.
@@ -146,9 +155,14 @@ impl Vfs {
         match self.options.symlinks {
             Symlinks::AsIs => Ok(Some(target.to_vec())),
             Symlinks::Contain => {
-                let dir = tree.path(ino).and_then(|path| path.parent()).unwrap_or_default();
+                let dir = tree
+                    .path(ino)
+                    .and_then(|path| path.parent())
+                    .unwrap_or_default();
                 let root = &self.remote.facts().root;
-                symlink::contain(target, &dir, root).map(Some).ok_or(Error::LeadsOutside)
+                symlink::contain(target, &dir, root)
+                    .map(Some)
+                    .ok_or(Error::LeadsOutside)
             }
         }
     }
@@ -191,17 +205,15 @@ impl Vfs {
     /// The user who does everything on the host.
     pub(super) fn login(&self) -> Who {
         let facts = self.remote.facts();
-        Who { uid: facts.uid, gid: facts.gid, groups: facts.groups.clone() }
+        Who {
+            uid: facts.uid,
+            gid: facts.gid,
+            groups: facts.groups.clone(),
+        }
     }
 
     /// Changes attributes. A file that is not yet stored keeps them until it is.
-    pub fn setattr(
-        &self,
-        cx: &Context,
-        ino: Ino,
-        fh: Option<Fh>,
-        set: &SetAttr,
-    ) -> Result<Attr> {
+    pub fn setattr(&self, cx: &Context, ino: Ino, fh: Option<Fh>, set: &SetAttr) -> Result<Attr> {
         self.check_writable()?;
         cx.may_wait()?;
         let mut set = *set;
@@ -225,7 +237,9 @@ impl Vfs {
         let entry = {
             let tree = self.tree.lock();
             let inode = tree.get(ino).ok_or(Error::Stale)?;
-            let Some(open) = &inode.open else { return Ok(false) };
+            let Some(open) = &inode.open else {
+                return Ok(false);
+            };
             let is_written = fh.is_some() || inode.is_ours();
             if !is_written && !self.handles.lock().is_open_for_writing(ino) {
                 return Ok(false);
@@ -256,7 +270,9 @@ impl Vfs {
         if !inode.is_ours() {
             return Ok(change);
         }
-        let Some(open) = &inode.open else { return Ok(change) };
+        let Some(open) = &inode.open else {
+            return Ok(change);
+        };
         let at = |time: Option<NewTime>| {
             time.map(|time| match time {
                 NewTime::Now => now,
@@ -310,7 +326,10 @@ impl Vfs {
                 open.entry.revise(&was, &is);
                 if open.entry.is_dirty() {
                     // Content, size and times are ours; the rest is the host's.
-                    inode.stat = Stat { mode: inode.stat.mode, ..stat };
+                    inode.stat = Stat {
+                        mode: inode.stat.mode,
+                        ..stat
+                    };
                     inode.stat_at = at;
                     return;
                 }
@@ -331,7 +350,10 @@ impl Vfs {
         stat.mode = change.mode.unwrap_or(stat.mode);
         stat.uid = change.uid.unwrap_or(stat.uid);
         stat.gid = change.gid.unwrap_or(stat.gid);
-        for (time, new) in [(&mut stat.atime, change.atime), (&mut stat.mtime, change.mtime)] {
+        for (time, new) in [
+            (&mut stat.atime, change.atime),
+            (&mut stat.mtime, change.mtime),
+        ] {
             match new {
                 None => {}
                 Some(NewTime::Now) => *time = now,

@@ -52,7 +52,10 @@ impl Vfs {
                 snapshot
             }
         };
-        Ok(DirItems { snapshot, next: usize::try_from(offset).unwrap_or(usize::MAX) })
+        Ok(DirItems {
+            snapshot,
+            next: usize::try_from(offset).unwrap_or(usize::MAX),
+        })
     }
 
     fn snapshot(&self, cx: &Context, ino: Ino) -> Result<Snapshot> {
@@ -63,7 +66,10 @@ impl Vfs {
             if dir.listed_at.is_some_and(|at| self.is_fresh(at, since)) {
                 return Ok(Self::items(&tree, ino));
             }
-            if tree.get(ino).is_some_and(|inode| inode.links.is_empty() && ino != Ino::ROOT) {
+            if tree
+                .get(ino)
+                .is_some_and(|inode| inode.links.is_empty() && ino != Ino::ROOT)
+            {
                 // Removed while it is open: it holds nothing any more.
                 return Ok(Snapshot { items: Vec::new() });
             }
@@ -91,26 +97,41 @@ impl Vfs {
     }
 
     fn items(tree: &Tree, ino: Ino) -> Snapshot {
-        let shown =
-            |ino: Ino| tree.get(ino).map_or(ino.0, |inode| Self::shown_ino(inode, ino));
-        let up = tree.get(ino).and_then(|inode| inode.links.first()).map_or(ino, |(up, _)| *up);
+        let shown = |ino: Ino| {
+            tree.get(ino)
+                .map_or(ino.0, |inode| Self::shown_ino(inode, ino))
+        };
+        let up = tree
+            .get(ino)
+            .and_then(|inode| inode.links.first())
+            .map_or(ino, |(up, _)| *up);
         let dots = [(&b"."[..], ino), (&b".."[..], up)].map(|(name, ino)| DirItem {
             shown_ino: shown(ino),
             kind: FileKind::Directory,
             name: name.into(),
         });
         let names = tree.get(ino).and_then(|inode| inode.dir.as_deref());
-        let named = names.into_iter().flat_map(|dir| &dir.names).filter_map(|(name, known)| {
-            let (shown_ino, kind) = match &known.what {
-                What::Absent => return None,
-                What::Inode(ino) => (shown(*ino), tree.get(*ino)?.stat.kind),
-                What::Listed(listed) => {
-                    (listed.stat.and_then(|stat| stat.id).map_or(1, |id| id.ino), listed.kind)
-                }
-            };
-            Some(DirItem { shown_ino, kind, name: name.as_bytes().into() })
-        });
-        Snapshot { items: dots.into_iter().chain(named).collect() }
+        let named = names
+            .into_iter()
+            .flat_map(|dir| &dir.names)
+            .filter_map(|(name, known)| {
+                let (shown_ino, kind) = match &known.what {
+                    What::Absent => return None,
+                    What::Inode(ino) => (shown(*ino), tree.get(*ino)?.stat.kind),
+                    What::Listed(listed) => (
+                        listed.stat.and_then(|stat| stat.id).map_or(1, |id| id.ino),
+                        listed.kind,
+                    ),
+                };
+                Some(DirItem {
+                    shown_ino,
+                    kind,
+                    name: name.as_bytes().into(),
+                })
+            });
+        Snapshot {
+            items: dots.into_iter().chain(named).collect(),
+        }
     }
 
     /// Counts a look-up for a name that was just read, as READDIRPLUS wants it; `None` where the
@@ -125,7 +146,13 @@ impl Vfs {
         let ino = tree.instantiate(parent, &name)?;
         tree.get_mut(ino)?.lookups += 1;
         let attr = self.attr_of(&tree, ino).ok()?;
-        Some((attr, Found { attr: Some(attr), ttl: self.ttl_left(at) }))
+        Some((
+            attr,
+            Found {
+                attr: Some(attr),
+                ttl: self.ttl_left(at),
+            },
+        ))
     }
 
     /// Returns the inode that a directory handle belongs to.

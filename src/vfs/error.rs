@@ -67,10 +67,14 @@ impl Error {
 
     /// Returns whether the host says that there is no such file.
     pub fn is_not_found(&self) -> bool {
-        match self {
-            Self::NotFound => true,
-            Self::Cache(cache::Error::Remote(error)) => error.reason() == Some(Reason::NotFound),
-            _ => false,
+        matches!(self, Self::NotFound) || self.reason() == Some(Reason::NotFound)
+    }
+
+    fn reason(&self) -> Option<Reason> {
+        if let Self::Cache(cache::Error::Remote(error)) = self {
+            error.reason()
+        } else {
+            None
         }
     }
 
@@ -115,19 +119,19 @@ fn of_remote(error: &remote::Error) -> c_int {
         remote::Error::Conflict { .. } => libc::ESTALE,
         remote::Error::Unsupported { .. } => libc::EOPNOTSUPP,
         // An unreachable host is not an empty one: never ENOENT.
-        remote::Error::Disconnected { source, .. } => match source {
-            transport::Error::Timeout { .. } => libc::ETIMEDOUT,
-            _ => libc::EHOSTUNREACH,
-        },
-        remote::Error::OutcomeUnknown { source, .. } => match source {
-            transport::Error::Timeout { .. } => libc::ETIMEDOUT,
-            _ => libc::EIO,
-        },
+        remote::Error::Disconnected { source, .. } if is_timeout(source) => libc::ETIMEDOUT,
+        remote::Error::Disconnected { .. } => libc::EHOSTUNREACH,
+        remote::Error::OutcomeUnknown { source, .. } if is_timeout(source) => libc::ETIMEDOUT,
+        remote::Error::OutcomeUnknown { .. } => libc::EIO,
         remote::Error::Starved { .. } => libc::ETIMEDOUT,
         remote::Error::Closed => libc::ENOTCONN,
         remote::Error::Protocol { .. } | remote::Error::Surprise { .. } => libc::EIO,
         remote::Error::Local { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
     }
+}
+
+fn is_timeout(error: &transport::Error) -> bool {
+    matches!(error, transport::Error::Timeout { .. })
 }
 
 fn of_reason(reason: Reason) -> c_int {
@@ -168,8 +172,14 @@ mod tests {
     fn an_unreachable_host_is_not_an_empty_one() {
         let closed = || transport::Error::Closed { act: "reading" };
         for error in [
-            remote::Error::Disconnected { act: "stat", source: closed() },
-            remote::Error::OutcomeUnknown { act: "stat", source: closed() },
+            remote::Error::Disconnected {
+                act: "stat",
+                source: closed(),
+            },
+            remote::Error::OutcomeUnknown {
+                act: "stat",
+                source: closed(),
+            },
             remote::Error::Closed,
         ] {
             let error = Error::from(error);

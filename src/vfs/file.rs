@@ -56,8 +56,7 @@ impl Vfs {
                 FileKind::Directory => return Err(Error::IsADirectory),
                 _ => return Err(Error::NotSupported),
             }
-            let knows_content =
-                inode.open.is_some() || self.cache.has(&inode.stat.version());
+            let knows_content = inode.open.is_some() || self.cache.has(&inode.stat.version());
             // Content that must be fetched anyway comes with fresh attributes.
             if knows_content && !flags.truncates {
                 drop(tree);
@@ -84,7 +83,11 @@ impl Vfs {
         let is_unsized = self.is_unsized(ino, &entry);
         let handle = FileHandle { ino, entry, flags };
         let fh = self.handles.lock().add_file(handle);
-        Ok(Opened { fh, keeps_pages: keeps_pages && !flags.truncates, is_unsized })
+        Ok(Opened {
+            fh,
+            keeps_pages: keeps_pages && !flags.truncates,
+            is_unsized,
+        })
     }
 
     /// The entry of an inode, made if need be, with one more handle to its name in the tree.
@@ -92,7 +95,11 @@ impl Vfs {
         let version = inode.stat.version();
         let open = inode.open.get_or_insert_with(|| {
             let entry = self.cache.entry(version);
-            Box::new(Open { entry, handles: 0, is_born: false })
+            Box::new(Open {
+                entry,
+                handles: 0,
+                is_born: false,
+            })
         });
         open.handles += 1;
         Arc::clone(&open.entry)
@@ -116,10 +123,14 @@ impl Vfs {
 
     /// Takes the attributes that came with content.
     fn take_news(&self, ino: Ino, entry: &Entry) {
-        let Some(stat) = entry.take_news() else { return };
+        let Some(stat) = entry.take_news() else {
+            return;
+        };
         let at = self.clock.tick();
         let mut tree = self.tree.lock();
-        let is_news = tree.get(ino).is_some_and(|inode| inode.stat.version() != stat.version());
+        let is_news = tree
+            .get(ino)
+            .is_some_and(|inode| inode.stat.version() != stat.version());
         tree.absorb(ino, stat, at);
         drop(tree);
         if is_news {
@@ -131,7 +142,9 @@ impl Vfs {
     /// Whether the kernel's pages are those of this content; they will be from now on.
     fn take_pages(&self, ino: Ino, entry: &Entry) -> bool {
         let mut tree = self.tree.lock();
-        let Some(inode) = tree.get_mut(ino) else { return false };
+        let Some(inode) = tree.get_mut(ino) else {
+            return false;
+        };
         match entry.version() {
             Some(version) => inode.pages_of.replace(version) == Some(version),
             // Our own content: whatever the kernel has, it has from the same writes.
@@ -142,9 +155,9 @@ impl Vfs {
     /// Whether the attributes give the file another size than its content has, as in `/proc`.
     fn is_unsized(&self, ino: Ino, entry: &Entry) -> bool {
         let tree = self.tree.lock();
-        tree.get(ino).zip(entry.version()).is_some_and(|(inode, version)| {
-            !inode.is_ours() && inode.stat.size != version.size
-        })
+        tree.get(ino)
+            .zip(entry.version())
+            .is_some_and(|(inode, version)| !inode.is_ours() && inode.stat.size != version.size)
     }
 
     /// Creates a file and opens it. Unless it must be exclusive, the host hears of it when it is
@@ -180,12 +193,26 @@ impl Vfs {
         tree.bind(parent, &name, ino, at);
         if let Some(inode) = tree.get_mut(ino) {
             inode.lookups += 1;
-            inode.open = Some(Box::new(Open { entry: Arc::clone(&entry), handles: 1, is_born }));
+            inode.open = Some(Box::new(Open {
+                entry: Arc::clone(&entry),
+                handles: 1,
+                is_born,
+            }));
         }
         let attr = self.attr_of(&tree, ino)?;
         drop(tree);
-        let fh = self.handles.lock().add_file(FileHandle { ino, entry, flags });
-        Ok((attr, Opened { fh, keeps_pages: true, is_unsized: false }))
+        let fh = self
+            .handles
+            .lock()
+            .add_file(FileHandle { ino, entry, flags });
+        Ok((
+            attr,
+            Opened {
+                fh,
+                keeps_pages: true,
+                is_unsized: false,
+            },
+        ))
     }
 
     /// The path of a new name and whose it is to be; refuses where the login user may not write.
@@ -215,8 +242,15 @@ impl Vfs {
         let now = self.clock.wall().to_micros();
         let tree = self.tree.lock();
         let dir = tree.get(parent).ok_or(Error::Stale)?;
-        let gid = if dir.stat.mode & 0o2000 != 0 { dir.stat.gid } else { facts.gid };
-        let owner = owner.unwrap_or(Owner { uid: facts.uid, gid });
+        let gid = if dir.stat.mode & 0o2000 != 0 {
+            dir.stat.gid
+        } else {
+            facts.gid
+        };
+        let owner = owner.unwrap_or(Owner {
+            uid: facts.uid,
+            gid,
+        });
         Ok(Stat {
             kind: FileKind::File,
             mode: mode & crate::stat::PERMISSIONS,
@@ -254,7 +288,11 @@ impl Vfs {
         let at = self.clock.tick();
         let mut tree = self.tree.lock();
         match stat {
-            Some(stat) if tree.get(parent).is_some_and(|dir| dir.stat.kind == stat.kind) => {
+            Some(stat)
+                if tree
+                    .get(parent)
+                    .is_some_and(|dir| dir.stat.kind == stat.kind) =>
+            {
                 tree.set_stat(parent, stat, at);
             }
             _ => {
@@ -360,22 +398,20 @@ impl Vfs {
         entry: &Arc<Entry>,
         how: Durability,
     ) -> Result<()> {
-        let place = StorePlace { vfs: self.arc()?, ino };
+        let place = StorePlace {
+            vfs: self.arc()?,
+            ino,
+        };
         entry.flush(&place, how, cx.wait)?;
         Ok(())
     }
 
     /// Allocates or makes holes, see `fallocate(2)`.
-    pub fn fallocate(
-        &self,
-        cx: &Context,
-        fh: Fh,
-        mode: i32,
-        offset: u64,
-        len: u64,
-    ) -> Result<()> {
+    pub fn fallocate(&self, cx: &Context, fh: Fh, mode: i32, offset: u64, len: u64) -> Result<()> {
         let handle = self.handles.lock().file(fh)?;
-        self.with_content(cx, &handle, |entry| entry.allocate(mode, offset, len, cx.wait))
+        self.with_content(cx, &handle, |entry| {
+            entry.allocate(mode, offset, len, cx.wait)
+        })
     }
 
     /// Finds data or a hole, see `lseek(2)`.
@@ -415,9 +451,8 @@ impl Vfs {
             let size = target.entry.local().map(|local| local.size);
             let is_target_empty =
                 size.or_else(|| target.entry.version().map(|v| v.size)) == Some(0);
-            let is_whole = from.1 == 0
-                && to.1 == 0
-                && version.is_some_and(|v| v.size <= len.min(MAX_COPY));
+            let is_whole =
+                from.1 == 0 && to.1 == 0 && version.is_some_and(|v| v.size <= len.min(MAX_COPY));
             let path = tree.path(source.ino);
             match (path, version) {
                 (Some(path), Some(version))
@@ -432,17 +467,32 @@ impl Vfs {
             return Ok(0);
         }
         cx.may_wait()?;
-        let place = StorePlace { vfs: self.arc()?, ino: target.ino };
-        let Some(Target { path: to, mode, owner, placement, atime }) = place.target() else {
+        let place = StorePlace {
+            vfs: self.arc()?,
+            ino: target.ino,
+        };
+        let Some(Target {
+            path: to,
+            mode,
+            owner,
+            placement,
+            atime,
+        }) = place.target()
+        else {
             return Err(Error::NotSupported);
         };
-        let plan = target.entry.plan_copy(size, mode, mtime, atime, owner, placement);
+        let plan = target
+            .entry
+            .plan_copy(size, mode, mtime, atime, owner, placement);
         // Held, so that no flush stores the empty content meanwhile.
         let hold = target.entry.hold();
         let changed = self.remote.copy(&path, &to, &plan)?;
         let changed = match changed.stat {
             Some(_) => changed,
-            None => Changed { stat: Some(self.remote.stat(&to)?), ..changed },
+            None => Changed {
+                stat: Some(self.remote.stat(&to)?),
+                ..changed
+            },
         };
         if let Some(stat) = changed.stat {
             target.entry.became(stat.version());
@@ -472,10 +522,15 @@ impl Whereto for StorePlace {
         let dir = tree.get(*parent)?.stat;
         let login = vfs.login();
         let may_chown = |uid: u32, gid: u32| {
-            facts.uid == 0 || (uid == facts.uid && (gid == facts.gid || facts.groups.contains(&gid)))
+            facts.uid == 0
+                || (uid == facts.uid && (gid == facts.gid || facts.groups.contains(&gid)))
         };
         // What a new file in that directory gets by itself.
-        let default_gid = if dir.mode & 0o2000 != 0 { dir.gid } else { facts.gid };
+        let default_gid = if dir.mode & 0o2000 != 0 {
+            dir.gid
+        } else {
+            facts.gid
+        };
         let is_default = (stat.uid, stat.gid) == (facts.uid, default_gid);
         let mask = permission::WRITE | permission::EXECUTE;
         let placement = if is_born {
@@ -487,9 +542,17 @@ impl Whereto for StorePlace {
         } else {
             Placement::Replace
         };
-        let owner = (placement == Placement::Replace && !is_default)
-            .then_some(Owner { uid: stat.uid, gid: stat.gid });
-        Some(Target { path, mode: stat.mode, owner, placement, atime: stat.atime })
+        let owner = (placement == Placement::Replace && !is_default).then_some(Owner {
+            uid: stat.uid,
+            gid: stat.gid,
+        });
+        Some(Target {
+            path,
+            mode: stat.mode,
+            owner,
+            placement,
+            atime: stat.atime,
+        })
     }
 
     fn stored(&self, _path: &RemotePath, result: std::result::Result<&Changed, &cache::Error>) {
@@ -497,7 +560,9 @@ impl Whereto for StorePlace {
         let at = self.vfs.clock.tick();
         let mut tree = self.vfs.tree.lock();
         let shown = self.vfs.attr_of(&tree, self.ino).ok();
-        let Some(inode) = tree.get_mut(self.ino) else { return };
+        let Some(inode) = tree.get_mut(self.ino) else {
+            return;
+        };
         if let Some(open) = &mut inode.open {
             open.is_born = false;
         }

@@ -39,7 +39,11 @@ pub(super) struct DirHandle {
 
 impl Handles {
     pub(super) fn new() -> Self {
-        Self { files: HashMap::new(), dirs: HashMap::new(), next: 1 }
+        Self {
+            files: HashMap::new(),
+            dirs: HashMap::new(),
+            next: 1,
+        }
     }
 
     fn number(&mut self) -> Fh {
@@ -62,12 +66,20 @@ impl Handles {
     }
 
     pub(super) fn is_open_for_writing(&self, ino: Ino) -> bool {
-        self.files.values().any(|handle| handle.ino == ino && handle.flags.writes)
+        self.files
+            .values()
+            .any(|handle| handle.ino == ino && handle.flags.writes)
     }
 
     pub(super) fn add_dir(&mut self, ino: Ino) -> Fh {
         let fh = self.number();
-        self.dirs.insert(fh, DirHandle { ino, snapshot: None });
+        self.dirs.insert(
+            fh,
+            DirHandle {
+                ino,
+                snapshot: None,
+            },
+        );
         fh
     }
 

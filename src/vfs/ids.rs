@@ -21,7 +21,12 @@ pub struct Pair {
 impl Ids {
     /// Every id is shown as it is.
     pub fn same() -> Self {
-        Self { user: None, group: None, shown_uid: None, shown_gid: None }
+        Self {
+            user: None,
+            group: None,
+            shown_uid: None,
+            shown_gid: None,
+        }
     }
 
     pub fn uid_to_local(&self, uid: u32) -> u32 {
@@ -61,12 +66,22 @@ mod tests {
 
     #[test]
     fn the_login_user_is_shown_as_the_user_of_the_mount() {
-        let pair = Pair { host: 1000, local: 500 };
-        let ids = Ids { user: Some(pair), group: None, ..Ids::same() };
+        let pair = Pair {
+            host: 1000,
+            local: 500,
+        };
+        let ids = Ids {
+            user: Some(pair),
+            group: None,
+            ..Ids::same()
+        };
         assert_eq!((ids.uid_to_local(1000), ids.uid_to_host(500)), (500, 1000));
         assert_eq!((ids.uid_to_local(7), ids.uid_to_host(7)), (7, 7));
         assert_eq!(ids.gid_to_local(1000), 1000);
-        let ids = Ids { shown_uid: Some(33), ..ids };
+        let ids = Ids {
+            shown_uid: Some(33),
+            ..ids
+        };
         assert_eq!(ids.uid_to_local(1000), 33);
     }
 }

@@ -32,7 +32,9 @@ pub struct RenameFlags {
 
 impl Vfs {
     pub fn mkdir(&self, cx: &Context, parent: Ino, name: &[u8], mode: u32) -> Result<Found> {
-        self.make(cx, parent, name, |path, owner| self.remote.make_dir(path, mode, owner))
+        self.make(cx, parent, name, |path, owner| {
+            self.remote.make_dir(path, mode, owner)
+        })
     }
 
     /// Makes a regular file, a FIFO, a socket or a device.
@@ -51,15 +53,10 @@ impl Vfs {
         })
     }
 
-    pub fn symlink(
-        &self,
-        cx: &Context,
-        parent: Ino,
-        name: &[u8],
-        target: &[u8],
-    ) -> Result<Found> {
-        let found =
-            self.make(cx, parent, name, |path, owner| self.remote.symlink(path, target, owner))?;
+    pub fn symlink(&self, cx: &Context, parent: Ino, name: &[u8], target: &[u8]) -> Result<Found> {
+        let found = self.make(cx, parent, name, |path, owner| {
+            self.remote.symlink(path, target, owner)
+        })?;
         if let Some(attr) = found.attr
             && let Some(inode) = self.tree.lock().get_mut(attr.ino)
         {
@@ -73,10 +70,7 @@ impl Vfs {
         cx: &Context,
         parent: Ino,
         name: &[u8],
-        make: impl FnOnce(
-            &RemotePath,
-            Option<crate::remote::Owner>,
-        ) -> crate::remote::Result<Changed>,
+        make: impl FnOnce(&RemotePath, Option<crate::remote::Owner>) -> crate::remote::Result<Changed>,
     ) -> Result<Found> {
         self.check_writable()?;
         cx.may_wait()?;
@@ -97,7 +91,10 @@ impl Vfs {
             inode.lookups += 1;
         }
         let attr: Attr = self.attr_of(tree, ino)?;
-        Ok(Found { attr: Some(attr), ttl: self.options.ttl })
+        Ok(Found {
+            attr: Some(attr),
+            ttl: self.options.ttl,
+        })
     }
 
     /// Gives a file a further name.
@@ -141,10 +138,13 @@ impl Vfs {
             let path = tree.path(parent).ok_or(Error::NotFound)?.join(&name);
             let ino = tree.instantiate(parent, &name);
             let inode = ino.and_then(|ino| tree.get(ino));
-            let is_born =
-                inode.is_some_and(|i| i.open.as_ref().is_some_and(|open| open.is_born));
+            let is_born = inode.is_some_and(|i| i.open.as_ref().is_some_and(|open| open.is_born));
             let other = inode.and_then(|inode| {
-                inode.links.iter().find(|(p, n)| !(*p == parent && *n == name)).cloned()
+                inode
+                    .links
+                    .iter()
+                    .find(|(p, n)| !(*p == parent && *n == name))
+                    .cloned()
             });
             let other = other.and_then(|(p, n)| Some(tree.path(p)?.join(&n)));
             (path, ino, other, is_born)
@@ -161,16 +161,14 @@ impl Vfs {
         }
         let at = self.clock.tick();
         let mut tree = self.tree.lock();
-        if let Some(inode) = ino.and_then(|ino| tree.get_mut(ino)) {
-            if inode.links.len() <= 1 {
-                if inode.open.is_none() {
-                    self.cache.forget(&inode.stat.version());
-                }
-                if inode.stat.nlink <= 1 || other.is_none() {
-                    inode.stat.nlink = inode.stat.nlink.saturating_sub(1);
-                    inode.stat.ctime = inode.stat.ctime.map(|_| self.clock.wall());
-                }
+        if let Some(inode) = ino.and_then(|ino| tree.get_mut(ino))
+            && inode.links.len() <= 1
+        {
+            if inode.open.is_none() {
+                self.cache.forget(&inode.stat.version());
             }
+            inode.stat.nlink = inode.stat.nlink.saturating_sub(1);
+            inode.stat.ctime = inode.stat.ctime.map(|_| self.clock.wall());
         }
         tree.unbind(parent, &name, at);
         drop(tree);
@@ -182,7 +180,12 @@ impl Vfs {
         self.check_writable()?;
         cx.may_wait()?;
         let name = Self::name(name)?;
-        let path = self.tree.lock().path(parent).ok_or(Error::NotFound)?.join(&name);
+        let path = self
+            .tree
+            .lock()
+            .path(parent)
+            .ok_or(Error::NotFound)?
+            .join(&name);
         // Files that the host has not heard of keep a directory from being empty.
         self.store_below(cx, parent, &name)?;
         let changed = self.remote.remove_dir(&path)?;
@@ -195,7 +198,9 @@ impl Vfs {
     fn store_below(&self, cx: &Context, parent: Ino, name: &Name) -> Result<()> {
         let dirty = {
             let mut tree = self.tree.lock();
-            let Some(dir) = tree.instantiate(parent, name) else { return Ok(()) };
+            let Some(dir) = tree.instantiate(parent, name) else {
+                return Ok(());
+            };
             below(&tree, dir, |inode| inode.is_ours())
         };
         for ino in dirty {
@@ -217,8 +222,13 @@ impl Vfs {
         let (from_name, to_name) = (Self::name(from.1)?, Self::name(to.1)?);
         let (from, to) = ((from.0, &from_name), (to.0, &to_name));
         let how = match flags {
-            RenameFlags { no_replace: true, exchange: true } => return Err(Error::InvalidArgument),
-            RenameFlags { no_replace: true, .. } => RenameHow::NoReplace,
+            RenameFlags {
+                no_replace: true,
+                exchange: true,
+            } => return Err(Error::InvalidArgument),
+            RenameFlags {
+                no_replace: true, ..
+            } => RenameHow::NoReplace,
             RenameFlags { exchange: true, .. } => RenameHow::Exchange,
             RenameFlags { .. } => RenameHow::Replace,
         };
@@ -238,9 +248,14 @@ impl Vfs {
             self.flush_inode(cx, ino, Durability::Lazy)?;
         }
         let held = self.hold(|tree| {
-            let moved = [tree.instantiate(from.0, from.1), tree.instantiate(to.0, to.1)];
+            let moved = [
+                tree.instantiate(from.0, from.1),
+                tree.instantiate(to.0, to.1),
+            ];
             let moved = moved.into_iter().flatten();
-            moved.flat_map(|ino| below(tree, ino, |inode| inode.open.is_some())).collect()
+            moved
+                .flat_map(|ino| below(tree, ino, |inode| inode.open.is_some()))
+                .collect()
         });
         let (source, target) = {
             let mut tree = self.tree.lock();
@@ -259,13 +274,7 @@ impl Vfs {
         Ok(())
     }
 
-    fn renamed(
-        &self,
-        from: (Ino, &Name),
-        to: (Ino, &Name),
-        how: RenameHow,
-        renamed: &Renamed,
-    ) {
+    fn renamed(&self, from: (Ino, &Name), to: (Ino, &Name), how: RenameHow, renamed: &Renamed) {
         self.parent_changed(from.0, renamed.from_parent);
         self.parent_changed(to.0, renamed.to_parent);
         let at = self.clock.tick();
@@ -305,7 +314,9 @@ impl Vfs {
         let entries: Vec<Arc<Entry>> = {
             let mut tree = self.tree.lock();
             let inos = which(&mut tree);
-            inos.into_iter().filter_map(|ino| tree.get(ino).and_then(entry_of)).collect()
+            inos.into_iter()
+                .filter_map(|ino| tree.get(ino).and_then(entry_of))
+                .collect()
         };
         entries.iter().map(Entry::hold).collect()
     }
@@ -325,11 +336,16 @@ fn entry_of(inode: &Inode) -> Option<Arc<Entry>> {
 }
 
 fn is_born(tree: &Tree, ino: Ino) -> bool {
-    tree.get(ino).and_then(|inode| inode.open.as_ref()).is_some_and(|open| open.is_born)
+    tree.get(ino)
+        .and_then(|inode| inode.open.as_ref())
+        .is_some_and(|open| open.is_born)
 }
 
 /// The inodes at and below `dir` for which `wanted` holds.
 fn below(tree: &Tree, dir: Ino, wanted: impl Fn(&Inode) -> bool) -> Vec<Ino> {
     let wanted = tree.inodes().filter(|(_, inode)| wanted(inode));
-    wanted.map(|(ino, _)| ino).filter(|&ino| tree.is_below(ino, dir)).collect()
+    wanted
+        .map(|(ino, _)| ino)
+        .filter(|&ino| tree.is_below(ino, dir))
+        .collect()
 }

@@ -48,6 +48,10 @@ mod tests {
         assert!(OpenFlags::new(libc::O_ACCMODE).is_err());
         let flags = OpenFlags::new(libc::O_WRONLY | libc::O_APPEND | libc::O_TRUNC).unwrap();
         assert!(!flags.reads && flags.writes && flags.appends && flags.truncates);
-        assert!(!OpenFlags::new(libc::O_RDONLY | libc::O_APPEND).unwrap().appends);
+        assert!(
+            !OpenFlags::new(libc::O_RDONLY | libc::O_APPEND)
+                .unwrap()
+                .appends
+        );
     }
 }

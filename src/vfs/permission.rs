@@ -60,7 +60,11 @@ mod tests {
 
     #[test]
     fn the_first_class_that_fits_decides() {
-        let who = |uid, gid| Who { uid, gid, groups: vec![30] };
+        let who = |uid, gid| Who {
+            uid,
+            gid,
+            groups: vec![30],
+        };
         assert!(!permits(&file(0o077), &who(10, 20), READ));
         assert!(permits(&file(0o040), &who(11, 20), READ));
         assert!(!permits(&file(0o704), &who(11, 20), READ));
@@ -70,7 +74,11 @@ mod tests {
 
     #[test]
     fn root_may_execute_only_what_somebody_may() {
-        let root = Who { uid: 0, gid: 0, groups: Vec::new() };
+        let root = Who {
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+        };
         assert!(permits(&file(0), &root, READ | WRITE));
         assert!(!permits(&file(0o666), &root, EXECUTE));
         assert!(permits(&file(0o001), &root, EXECUTE));

@@ -46,7 +46,11 @@ pub(super) fn contain(target: &[u8], dir: &RemotePath, root: &[u8]) -> Option<Ve
     }
     let ups = std::iter::repeat_n(&b".."[..], n_up);
     let shown = ups.chain(parts).collect::<Vec<_>>().join(&b'/');
-    Some(if shown.is_empty() { b".".to_vec() } else { shown })
+    Some(if shown.is_empty() {
+        b".".to_vec()
+    } else {
+        shown
+    })
 }
 
 /// The part of an absolute path below `root`; `None` if it is not below.
@@ -63,7 +67,9 @@ mod tests {
     fn dir(path: &str) -> RemotePath {
         path.split('/')
             .filter(|part| !part.is_empty())
-            .fold(RemotePath::root(), |dir, part| dir.join(&Name::new(part.as_bytes()).unwrap()))
+            .fold(RemotePath::root(), |dir, part| {
+                dir.join(&Name::new(part.as_bytes()).unwrap())
+            })
     }
 
     #[test]
@@ -89,7 +95,11 @@ mod tests {
             ("/", "d", "", Some("..")),
         ] {
             let found = contain(target.as_bytes(), &dir(at), root.as_bytes());
-            assert_eq!(found, shown.map(|s| s.as_bytes().to_vec()), "{target} in {at} of {root}");
+            assert_eq!(
+                found,
+                shown.map(|s| s.as_bytes().to_vec()),
+                "{target} in {at} of {root}"
+            );
         }
     }
 }

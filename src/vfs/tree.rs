@@ -127,7 +127,9 @@ impl Inode {
 
     /// Whether what is here is newer than anything the host says.
     pub(super) fn is_ours(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| open.is_born || open.entry.is_dirty())
+        self.open
+            .as_ref()
+            .is_some_and(|open| open.is_born || open.entry.is_dirty())
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -173,7 +175,12 @@ impl Tree {
             names.push(name);
             at = *parent;
         }
-        Some(names.into_iter().rev().fold(RemotePath::root(), |path, name| path.join(name)))
+        Some(
+            names
+                .into_iter()
+                .rev()
+                .fold(RemotePath::root(), |path, name| path.join(name)),
+        )
     }
 
     /// Whether `ino` is `dir` or lies below it.
@@ -192,7 +199,9 @@ impl Tree {
 
     /// Takes attributes that the host gave when asked at `at`, unless what is here is newer.
     pub(super) fn absorb(&mut self, ino: Ino, stat: Stat, at: Tick) {
-        let Some(inode) = self.inodes.get_mut(&ino) else { return };
+        let Some(inode) = self.inodes.get_mut(&ino) else {
+            return;
+        };
         if inode.stat_at <= at && !inode.is_ours() && inode.stat.kind == stat.kind {
             self.set_stat(ino, stat, at);
         }
@@ -200,7 +209,9 @@ impl Tree {
 
     /// Takes attributes that are certainly the newest.
     pub(super) fn set_stat(&mut self, ino: Ino, stat: Stat, at: Tick) {
-        let Some(inode) = self.inodes.get_mut(&ino) else { return };
+        let Some(inode) = self.inodes.get_mut(&ino) else {
+            return;
+        };
         let old = std::mem::replace(&mut inode.stat, stat);
         inode.stat_at = at;
         if let Some(id) = old.id
@@ -225,10 +236,17 @@ impl Tree {
     pub(super) fn known(&self, parent: Ino, name: &Name) -> Option<(Tick, &What)> {
         let dir = self.inodes.get(&parent)?.dir.as_deref()?;
         match dir.names.get(name) {
-            Some(Known { at, what: What::Inode(ino) }) => {
+            Some(Known {
+                at,
+                what: What::Inode(ino),
+            }) => {
                 // A dirty file is there, whatever the host says.
                 let inode = self.inodes.get(ino)?;
-                let at = if inode.is_ours() { Tick::MAX } else { (*at).min(inode.stat_at) };
+                let at = if inode.is_ours() {
+                    Tick::MAX
+                } else {
+                    (*at).min(inode.stat_at)
+                };
                 dir.names.get(name).map(|known| (at, &known.what))
             }
             Some(known) => Some((known.at, &known.what)),
@@ -237,17 +255,16 @@ impl Tree {
     }
 
     /// Takes what the host said of one name when asked at `at`.
-    pub(super) fn learn(
-        &mut self,
-        parent: Ino,
-        name: &Name,
-        listed: Option<Listed>,
-        at: Tick,
-    ) {
-        let Some(dir) = self.dir_mut(parent) else { return };
+    pub(super) fn learn(&mut self, parent: Ino, name: &Name, listed: Option<Listed>, at: Tick) {
+        let Some(dir) = self.dir_mut(parent) else {
+            return;
+        };
         let bound = match dir.names.get(name) {
             Some(known) if known.at > at => return,
-            Some(Known { what: What::Inode(ino), .. }) => Some(*ino),
+            Some(Known {
+                what: What::Inode(ino),
+                ..
+            }) => Some(*ino),
             _ => None,
         };
         let Some(ino) = bound else {
@@ -255,7 +272,9 @@ impl Tree {
             self.put(parent, name, Known { at, what });
             return;
         };
-        let Some(inode) = self.inodes.get_mut(&ino) else { return };
+        let Some(inode) = self.inodes.get_mut(&ino) else {
+            return;
+        };
         if inode.is_ours() {
             return;
         }
@@ -280,9 +299,7 @@ impl Tree {
                 if let Some(stat) = stat {
                     self.absorb(ino, stat, at);
                 }
-                if let Some(known) =
-                    self.dir_mut(parent).and_then(|dir| dir.names.get_mut(name))
-                {
+                if let Some(known) = self.dir_mut(parent).and_then(|dir| dir.names.get_mut(name)) {
                     known.at = at;
                 }
             }
@@ -300,7 +317,12 @@ impl Tree {
         if !dir.names.is_empty() {
             let found: std::collections::HashSet<&Name> =
                 listing.entries.iter().map(|entry| &entry.name).collect();
-            missing.extend(dir.names.keys().filter(|name| !found.contains(name)).cloned());
+            missing.extend(
+                dir.names
+                    .keys()
+                    .filter(|name| !found.contains(name))
+                    .cloned(),
+            );
         }
         dir.listed_at = Some(at);
         dir.is_unlistable = false;
@@ -315,7 +337,11 @@ impl Tree {
             }
         }
         for entry in listing.entries {
-            let listed = Listed { kind: entry.kind, stat: entry.stat, target: entry.target };
+            let listed = Listed {
+                kind: entry.kind,
+                stat: entry.stat,
+                target: entry.target,
+            };
             self.learn(ino, &entry.name, Some(listed), at);
         }
         if self.n_names > MAX_NAMES {
@@ -326,10 +352,15 @@ impl Tree {
     /// Drops what was learnt before `at` and is no inode.
     fn drop_old_names(&mut self, at: Tick) {
         let mut n_names = 0;
-        for dir in self.inodes.values_mut().filter_map(|inode| inode.dir.as_deref_mut()) {
+        for dir in self
+            .inodes
+            .values_mut()
+            .filter_map(|inode| inode.dir.as_deref_mut())
+        {
             if dir.listed_at.is_some_and(|listed| listed < at) {
                 dir.listed_at = None;
-                dir.names.retain(|_, known| matches!(known.what, What::Inode(_)));
+                dir.names
+                    .retain(|_, known| matches!(known.what, What::Inode(_)));
                 dir.names.shrink_to_fit();
             }
             n_names += dir.names.len();
@@ -338,7 +369,9 @@ impl Tree {
     }
 
     fn put(&mut self, parent: Ino, name: &Name, known: Known) {
-        let Some(dir) = self.dir_mut(parent) else { return };
+        let Some(dir) = self.dir_mut(parent) else {
+            return;
+        };
         if dir.names.insert(name.clone(), known).is_none() {
             self.n_names += 1;
         }
@@ -369,7 +402,10 @@ impl Tree {
     fn inode_for(&mut self, stat: Stat, at: Tick) -> Ino {
         if stat.nlink > 1
             && let Some(&ino) = stat.id.as_ref().and_then(|id| self.by_id.get(id))
-            && self.inodes.get(&ino).is_some_and(|inode| inode.stat.kind == stat.kind)
+            && self
+                .inodes
+                .get(&ino)
+                .is_some_and(|inode| inode.stat.kind == stat.kind)
         {
             self.absorb(ino, stat, at);
             return ino;
@@ -393,16 +429,30 @@ impl Tree {
 
     /// Gives an inode a name, taking it from whatever had it.
     pub(super) fn bind(&mut self, parent: Ino, name: &Name, ino: Ino, at: Tick) {
-        let had = self.dir_mut(parent).and_then(|dir| dir.names.get(name)).and_then(|known| {
-            if let What::Inode(old) = known.what { Some(old) } else { None }
-        });
+        let had = self
+            .dir_mut(parent)
+            .and_then(|dir| dir.names.get(name))
+            .and_then(|known| {
+                if let What::Inode(old) = known.what {
+                    Some(old)
+                } else {
+                    None
+                }
+            });
         if had == Some(ino) {
             return;
         }
         if had.is_some() {
             self.unbind(parent, name, at);
         }
-        self.put(parent, name, Known { at, what: What::Inode(ino) });
+        self.put(
+            parent,
+            name,
+            Known {
+                at,
+                what: What::Inode(ino),
+            },
+        );
         if let Some(dir) = self.dir_mut(parent) {
             dir.n_inodes += 1;
         }
@@ -416,14 +466,30 @@ impl Tree {
         let dir = self.dir_mut(parent)?;
         let known = dir.names.get_mut(name);
         let bound = known.as_ref().and_then(|known| {
-            if let What::Inode(ino) = known.what { Some(ino) } else { None }
+            if let What::Inode(ino) = known.what {
+                Some(ino)
+            } else {
+                None
+            }
         });
         if bound.is_some() {
             dir.n_inodes -= 1;
         }
         match dir.names.get_mut(name) {
-            Some(known) => *known = Known { at, what: What::Absent },
-            None => self.put(parent, name, Known { at, what: What::Absent }),
+            Some(known) => {
+                *known = Known {
+                    at,
+                    what: What::Absent,
+                }
+            }
+            None => self.put(
+                parent,
+                name,
+                Known {
+                    at,
+                    what: What::Absent,
+                },
+            ),
         }
         let ino = bound?;
         if let Some(inode) = self.inodes.get_mut(&ino) {
@@ -448,16 +514,23 @@ impl Tree {
 
     /// Drops an inode that nobody needs; what is known of it stays with its name.
     pub(super) fn collect(&mut self, ino: Ino) {
-        let Some(inode) = self.inodes.get(&ino) else { return };
+        let Some(inode) = self.inodes.get(&ino) else {
+            return;
+        };
         let is_needed = ino == Ino::ROOT
             || inode.lookups > 0
             || inode.is_open()
             || (inode.is_ours() && !inode.links.is_empty())
-            || inode.dir.as_ref().is_some_and(|dir| dir.n_inodes > 0 || dir.is_listing);
+            || inode
+                .dir
+                .as_ref()
+                .is_some_and(|dir| dir.n_inodes > 0 || dir.is_listing);
         if is_needed {
             return;
         }
-        let Some(inode) = self.inodes.remove(&ino) else { return };
+        let Some(inode) = self.inodes.remove(&ino) else {
+            return;
+        };
         if let Some(open) = &inode.open {
             open.entry.discard();
         }
@@ -488,7 +561,13 @@ impl Tree {
     pub(super) fn rename(&mut self, from: (Ino, &Name), to: (Ino, &Name), at: Tick) {
         let moved = self.dir_mut(from.0).and_then(|dir| {
             let known = dir.names.get_mut(from.1)?;
-            Some(std::mem::replace(known, Known { at, what: What::Absent }))
+            Some(std::mem::replace(
+                known,
+                Known {
+                    at,
+                    what: What::Absent,
+                },
+            ))
         });
         let _ = self.unbind(to.0, to.1, at);
         match moved.map(|known| known.what) {

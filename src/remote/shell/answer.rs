@@ -75,7 +75,10 @@ fn civil_text(time: Time) -> String {
     let (days, secs) = (time.secs.div_euclid(86_400), time.secs.rem_euclid(86_400));
     let (year, month, day) = civil_from_days(days);
     let (h, m, s) = (secs / 3600, secs / 60 % 60, secs % 60);
-    format!("{year:04}-{month:02}-{day:02} {h:02}:{m:02}:{s:02}.{:09} +0000", time.nanos)
+    format!(
+        "{year:04}-{month:02}-{day:02} {h:02}:{m:02}:{s:02}.{:09} +0000",
+        time.nanos
+    )
 }
 
 /// The proleptic Gregorian date of a day counted from 1970-01-01, by eras of 400 years that
@@ -114,7 +117,10 @@ pub fn parse_stat(line: &[u8]) -> Option<Stat> {
     let (size, blocks, nlink) = (number()?, number()?, number()?);
     let (uid, gid, dev, ino) = (number()?, number()?, number()?, number()?);
     let mut hex = || u32::from_str_radix(fields.next()?, 16).ok();
-    let rdev = DeviceNumber { major: hex()?, minor: hex()? };
+    let rdev = DeviceNumber {
+        major: hex()?,
+        minor: hex()?,
+    };
     let [atime, mtime, ctime] = parse_times(fields.next()?)?;
     Some(Stat {
         kind: FileKind::from_mode(mode)?,
@@ -135,8 +141,11 @@ pub fn parse_stat(line: &[u8]) -> Option<Stat> {
 /// Access, modification and change time: as seconds with decimals between spaces, or as civil
 /// times between bars.
 fn parse_times(text: &str) -> Option<[Time; 3]> {
-    let (separator, parse): (char, fn(&str) -> Option<Time>) =
-        if text.contains('|') { ('|', parse_civil) } else { (' ', parse_epoch) };
+    let (separator, parse): (char, fn(&str) -> Option<Time>) = if text.contains('|') {
+        ('|', parse_civil)
+    } else {
+        (' ', parse_epoch)
+    };
     let mut times = text.split(separator).map(parse);
     let all = [times.next()??, times.next()??, times.next()??];
     times.next().is_none().then_some(all)
@@ -153,8 +162,14 @@ fn parse_epoch(text: &str) -> Option<Time> {
     let nanos = parse_fraction(fraction)?;
     Some(match (is_negative, nanos) {
         (false, nanos) => Time { secs, nanos },
-        (true, 0) => Time { secs: -secs, nanos: 0 },
-        (true, nanos) => Time { secs: -secs - 1, nanos: 1_000_000_000 - nanos },
+        (true, 0) => Time {
+            secs: -secs,
+            nanos: 0,
+        },
+        (true, nanos) => Time {
+            secs: -secs - 1,
+            nanos: 1_000_000_000 - nanos,
+        },
     })
 }
 
@@ -162,10 +177,14 @@ fn parse_epoch(text: &str) -> Option<Time> {
 fn parse_civil(text: &str) -> Option<Time> {
     let mut parts = text.split(' ');
     let (date, clock) = (parts.next()?, parts.next()?);
-    let mut date = date.splitn(3, '-').map(|part| digits(part)?.parse::<i64>().ok());
+    let mut date = date
+        .splitn(3, '-')
+        .map(|part| digits(part)?.parse::<i64>().ok());
     let (year, month, day) = (date.next()??, date.next()??, date.next()??);
     let (clock, fraction) = clock.split_once('.').unwrap_or((clock, "0"));
-    let mut clock = clock.splitn(3, ':').map(|part| digits(part)?.parse::<i64>().ok());
+    let mut clock = clock
+        .splitn(3, ':')
+        .map(|part| digits(part)?.parse::<i64>().ok());
     let (h, m, s) = (clock.next()??, clock.next()??, clock.next()??);
     let is_sane = (0..=9999).contains(&year)
         && (1..=12).contains(&month)
@@ -175,7 +194,10 @@ fn parse_civil(text: &str) -> Option<Time> {
         && s <= 60;
     is_sane.then_some(())?;
     let secs = days_from_civil(year, month, day) * 86_400 + h * 3600 + m * 60 + s;
-    Some(Time { secs, nanos: parse_fraction(fraction)? })
+    Some(Time {
+        secs,
+        nanos: parse_fraction(fraction)?,
+    })
 }
 
 /// Decimals of a second: at most nanoseconds count, what follows must be digits.
@@ -204,8 +226,11 @@ pub struct ParsedListing {
 pub fn parse_gnu_listing(body: &[u8]) -> Option<ParsedListing> {
     let cut = memchr::memrchr(0, body).map_or(0, |end| end + 1);
     let (records, complaints) = body.split_at_checked(cut)?;
-    let mut parsed =
-        ParsedListing { top: None, entries: Vec::new(), complaints: complaints.to_vec() };
+    let mut parsed = ParsedListing {
+        top: None,
+        entries: Vec::new(),
+        complaints: complaints.to_vec(),
+    };
     let mut parts = records.split(|&b| b == 0);
     loop {
         let record = parts.next()?;
@@ -252,7 +277,9 @@ pub fn parse_gnu_listing(body: &[u8]) -> Option<ParsedListing> {
         }
         // findutils 4.9 prints -2.5 for what stat prints as -1.5, and it has no number of a device.
         let is_exact = !matches!(kind, FileKind::CharDevice | FileKind::BlockDevice)
-            && ![atime, mtime, ctime].iter().any(|time| time.starts_with('-'));
+            && ![atime, mtime, ctime]
+                .iter()
+                .any(|time| time.starts_with('-'));
         parsed.entries.push(ListEntry {
             name: Name::new(name).ok()?,
             kind,
@@ -266,7 +293,11 @@ pub fn parse_gnu_listing(body: &[u8]) -> Option<ParsedListing> {
 /// GS, the token and a space; complaints after GS, the token and `!`.
 pub fn parse_busybox_listing(body: &[u8], token: &[u8], top: &[u8]) -> Option<ParsedListing> {
     let mark = [b"\x1d", token].concat();
-    let mut parsed = ParsedListing { top: None, entries: Vec::new(), complaints: Vec::new() };
+    let mut parsed = ParsedListing {
+        top: None,
+        entries: Vec::new(),
+        complaints: Vec::new(),
+    };
     let mut starts = memchr::memmem::find_iter(body, &mark).peekable();
     if starts.peek() != Some(&0) {
         return None;
@@ -333,7 +364,9 @@ pub fn lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// A shell has no error number to offer; with `LC_ALL=C` the texts of glibc, musl and uClibc
 /// differ in few words. Only the end of the last line counts: a file name cannot forge it.
 pub fn reason_of(text: &[u8]) -> Reason {
-    let Some(line) = lines(text).last() else { return Reason::Other };
+    let Some(line) = lines(text).last() else {
+        return Reason::Other;
+    };
     let line = line.trim_ascii_end();
     let tail = memchr::memmem::rfind(line, b": ").map_or(line, |at| line.get(at..).unwrap_or(line));
     let has = |needle: &[u8]| memchr::memmem::find(tail, needle).is_some();
@@ -372,12 +405,17 @@ pub fn reason_of(text: &[u8]) -> Reason {
         (b"Stale file handle", Reason::Stale),
         (b"Broken pipe", Reason::Changed),
     ];
-    table.iter().find(|(needle, _)| has(needle)).map_or(Reason::Other, |&(_, reason)| reason)
+    table
+        .iter()
+        .find(|(needle, _)| has(needle))
+        .map_or(Reason::Other, |&(_, reason)| reason)
 }
 
 /// Returns the first complaint that is not about a file that vanished while it was listed.
 pub fn serious_complaint(complaints: &[u8]) -> Option<Reason> {
-    lines(complaints).map(reason_of).find(|&reason| reason != Reason::NotFound)
+    lines(complaints)
+        .map(reason_of)
+        .find(|&reason| reason != Reason::NotFound)
 }
 
 #[cfg(test)]
@@ -390,11 +428,35 @@ mod tests {
     #[test]
     fn a_line_of_gnu_stat_is_parsed() {
         let stat = parse_stat(GNU).unwrap();
-        assert_eq!((stat.kind, stat.mode, stat.size), (FileKind::File, 0o644, 6));
-        assert_eq!((stat.uid, stat.gid, stat.nlink, stat.blocks), (1000, 100, 1, 8));
-        assert_eq!(stat.id, Some(FileId { dev: 65024, ino: 42 }));
-        assert_eq!(stat.mtime, Time { secs: 1_700_000_000, nanos: 123_456_789 });
-        assert_eq!(stat.ctime, Some(Time { secs: -2, nanos: 500_000_000 }));
+        assert_eq!(
+            (stat.kind, stat.mode, stat.size),
+            (FileKind::File, 0o644, 6)
+        );
+        assert_eq!(
+            (stat.uid, stat.gid, stat.nlink, stat.blocks),
+            (1000, 100, 1, 8)
+        );
+        assert_eq!(
+            stat.id,
+            Some(FileId {
+                dev: 65024,
+                ino: 42
+            })
+        );
+        assert_eq!(
+            stat.mtime,
+            Time {
+                secs: 1_700_000_000,
+                nanos: 123_456_789
+            }
+        );
+        assert_eq!(
+            stat.ctime,
+            Some(Time {
+                secs: -2,
+                nanos: 500_000_000
+            })
+        );
     }
 
     #[test]
@@ -407,9 +469,27 @@ mod tests {
         .unwrap();
         assert_eq!(stat.kind, FileKind::CharDevice);
         assert_eq!(stat.rdev, DeviceNumber { major: 1, minor: 3 });
-        assert_eq!(stat.atime, Time { secs: 1_700_000_000, nanos: 123_456_789 });
-        assert_eq!(stat.mtime, Time { secs: -2, nanos: 500_000_000 });
-        assert_eq!(stat.ctime, Some(Time { secs: 1_709_164_800, nanos: 0 }));
+        assert_eq!(
+            stat.atime,
+            Time {
+                secs: 1_700_000_000,
+                nanos: 123_456_789
+            }
+        );
+        assert_eq!(
+            stat.mtime,
+            Time {
+                secs: -2,
+                nanos: 500_000_000
+            }
+        );
+        assert_eq!(
+            stat.ctime,
+            Some(Time {
+                secs: 1_709_164_800,
+                nanos: 0
+            })
+        );
     }
 
     #[test]
@@ -431,13 +511,34 @@ mod tests {
     #[test]
     fn times_are_printed_as_the_host_prints_them() {
         for (secs, nanos, epoch, civil) in [
-            (1_700_000_000, 5, "1700000000.000000005", "2023-11-14 22:13:20.000000005 +0000"),
-            (-2, 500_000_000, "-1.500000000", "1969-12-31 23:59:58.500000000 +0000"),
-            (951_782_400, 0, "951782400.000000000", "2000-02-29 00:00:00.000000000 +0000"),
+            (
+                1_700_000_000,
+                5,
+                "1700000000.000000005",
+                "2023-11-14 22:13:20.000000005 +0000",
+            ),
+            (
+                -2,
+                500_000_000,
+                "-1.500000000",
+                "1969-12-31 23:59:58.500000000 +0000",
+            ),
+            (
+                951_782_400,
+                0,
+                "951782400.000000000",
+                "2000-02-29 00:00:00.000000000 +0000",
+            ),
         ] {
             let time = Time { secs, nanos };
-            assert_eq!((epoch_text(time).as_str(), civil_text(time).as_str()), (epoch, civil));
-            assert_eq!((parse_epoch(epoch), parse_civil(civil)), (Some(time), Some(time)));
+            assert_eq!(
+                (epoch_text(time).as_str(), civil_text(time).as_str()),
+                (epoch, civil)
+            );
+            assert_eq!(
+                (parse_epoch(epoch), parse_civil(civil)),
+                (Some(time), Some(time))
+            );
         }
     }
 
@@ -445,8 +546,16 @@ mod tests {
     fn a_gnu_listing_keeps_every_byte_of_a_name() {
         let mut body = Vec::new();
         for (head, name, target) in [
-            (&b"d 755 4096 8 2 0 0 1 2 1.0 2.0 3.0 0"[..], &b"top"[..], &b""[..]),
-            (b"f 644 1 8 1 0 0 1 3 1.0 2.5000000000 3.0 1", b"a b\n c", b""),
+            (
+                &b"d 755 4096 8 2 0 0 1 2 1.0 2.0 3.0 0"[..],
+                &b"top"[..],
+                &b""[..],
+            ),
+            (
+                b"f 644 1 8 1 0 0 1 3 1.0 2.5000000000 3.0 1",
+                b"a b\n c",
+                b"",
+            ),
             (b"l 777 1 0 1 0 0 1 4 1.0 2.0 3.0 1", b"\xff", b"a -> b"),
             (b"c 666 0 0 1 0 0 1 5 1.0 2.0 3.0 1", b"null", b""),
             (b"f 644 0 0 1 0 0 1 6 1.0 -2.5000000000 3.0 1", b"old", b""),
@@ -489,17 +598,29 @@ mod tests {
         assert_eq!(parsed.top.unwrap().kind, FileKind::Directory);
         let names: Vec<&[u8]> = parsed.entries.iter().map(|e| e.name.as_bytes()).collect();
         assert_eq!(names, [&b"a\nb"[..], b"\xff"]);
-        assert_eq!(parse_busybox_listing(&body[..body.len() - 5], b"TOK", b"/r"), None);
+        assert_eq!(
+            parse_busybox_listing(&body[..body.len() - 5], b"TOK", b"/r"),
+            None
+        );
         assert_eq!(parse_busybox_listing(b"", b"TOK", b"/r"), None);
     }
 
     #[test]
     fn complaints_are_classified_by_their_end() {
         for (text, reason) in [
-            (&b"mkdir: cannot create directory 'x': File exists\n"[..], Reason::Exists),
-            (b"rm: cannot remove 'No such file or directory': Permission denied", Reason::AccessDenied),
+            (
+                &b"mkdir: cannot create directory 'x': File exists\n"[..],
+                Reason::Exists,
+            ),
+            (
+                b"rm: cannot remove 'No such file or directory': Permission denied",
+                Reason::AccessDenied,
+            ),
             (b"scp: /x: No space left on device", Reason::NoSpace),
-            (b"rmdir: failed to remove 'd': Directory not empty", Reason::NotEmpty),
+            (
+                b"rmdir: failed to remove 'd': Directory not empty",
+                Reason::NotEmpty,
+            ),
             (b"something else", Reason::Other),
             (b"", Reason::Other),
         ] {
@@ -514,7 +635,10 @@ mod tests {
     #[test]
     fn a_state_of_the_filesystem_is_parsed() {
         let fs = parse_fs_stat(b"4096 100 50 40 1000 900 255\n").unwrap();
-        assert_eq!((fs.block_size, fs.blocks_available, fs.name_max), (4096, 40, 255));
+        assert_eq!(
+            (fs.block_size, fs.blocks_available, fs.name_max),
+            (4096, 40, 255)
+        );
         assert_eq!(parse_fs_stat(b"stat: not found\n"), None);
     }
 }

@@ -65,7 +65,11 @@ mod tests {
 
     #[test]
     fn a_line_is_shell_and_words() {
-        let line = Line::new("q rm --").arg(b"-rf $HOME").raw("&& v").arg(b"").finish();
+        let line = Line::new("q rm --")
+            .arg(b"-rf $HOME")
+            .raw("&& v")
+            .arg(b"")
+            .finish();
         assert_eq!(line, b"q rm -- '-rf $HOME' && v ''\n");
     }
 }
