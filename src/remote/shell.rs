@@ -451,6 +451,7 @@ impl Remote for Shell {
             .arg(&self.absolute(path));
         self.change("create", path, self.given_away(line, path, owner), 2)
             .map(pair)
+            .map_err(taken)
     }
 
     fn link(&self, existing: &RemotePath, path: &RemotePath) -> Result<Changed> {
@@ -458,6 +459,7 @@ impl Remote for Shell {
         let line = Line::new("q ln_").arg(&from).arg(&to).raw("&& v").arg(&to);
         self.change("link", path, line.arg(&self.parent_of(path)), 2)
             .map(pair)
+            .map_err(taken)
     }
 
     fn remove_file(&self, path: &RemotePath, other: Option<&RemotePath>) -> Result<Changed> {
@@ -616,6 +618,24 @@ impl Shell {
                 .arg(&name),
         };
         line.raw("&& v").arg(&name).arg(&self.parent_of(path))
+    }
+}
+
+/// BusyBox says of a name that a directory has taken only that it is one.
+fn taken(error: Error) -> Error {
+    match error {
+        Error::Refused {
+            act,
+            path,
+            reason: Reason::IsADirectory,
+            text,
+        } => Error::Refused {
+            act,
+            path,
+            reason: Reason::Exists,
+            text,
+        },
+        error => error,
     }
 }
 

@@ -370,7 +370,7 @@ pub fn reason_of(text: &[u8]) -> Reason {
     let line = line.trim_ascii_end();
     let tail = memchr::memmem::rfind(line, b": ").map_or(line, |at| line.get(at..).unwrap_or(line));
     let has = |needle: &[u8]| memchr::memmem::find(tail, needle).is_some();
-    let table: [(&[u8], Reason); 33] = [
+    let table: [(&[u8], Reason); 34] = [
         (b"No such file or directory", Reason::NotFound),
         (b"File exists", Reason::Exists),
         (b"cannot overwrite directory", Reason::Exists),
@@ -380,6 +380,7 @@ pub fn reason_of(text: &[u8]) -> Reason {
         (b"Not a directory", Reason::NotADirectory),
         (b"not a regular file", Reason::IsADirectory),
         (b"Is a directory", Reason::IsADirectory),
+        (b"' is a directory", Reason::IsADirectory),
         (b"Directory not empty", Reason::NotEmpty),
         (b"Too many links", Reason::TooManyLinks),
         (b"File name too long", Reason::NameTooLong),

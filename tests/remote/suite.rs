@@ -1,0 +1,913 @@
+//! The bodies of the conformance suite.
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use scpfs::clock::ManualClock;
+use scpfs::path::Name;
+use scpfs::path::RemotePath;
+use scpfs::remote::AttrChange;
+use scpfs::remote::Content;
+use scpfs::remote::Durability;
+use scpfs::remote::Error;
+use scpfs::remote::Expect;
+use scpfs::remote::NewTime;
+use scpfs::remote::Placement;
+use scpfs::remote::Reason;
+use scpfs::remote::Receiver;
+use scpfs::remote::Remote;
+use scpfs::remote::RenameHow;
+use scpfs::remote::StorePlan;
+use scpfs::remote::TimePrecision;
+use scpfs::remote::retry::Retry;
+use scpfs::remote::shell::Shell;
+use scpfs::stat::DeviceNumber;
+use scpfs::stat::FileKind;
+use scpfs::stat::Stat;
+use scpfs::stat::Time;
+
+use crate::local::Userland;
+use crate::local::World;
+
+/// A host and the connection to it.
+pub(crate) struct Host {
+    world: World,
+    remote: Retry<Shell>,
+}
+
+impl Host {
+    pub(crate) fn new(userland: Userland) -> Self {
+        let world = World::new(userland);
+        let remote = Retry::new(world.shell(Arc::new(ManualClock::new())));
+        Self { world, remote }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.world.root().join(name)
+    }
+
+    /// Runs something and returns what it gave and how many round trips it took.
+    fn counted<T>(&self, op: impl FnOnce(&Retry<Shell>) -> T) -> (T, u64) {
+        let before = self.world.meter.trips();
+        let result = op(&self.remote);
+        (result, self.world.meter.trips() - before)
+    }
+
+    fn names(&self) -> Vec<Vec<u8>> {
+        let listing = self.remote.list(&RemotePath::root()).unwrap();
+        let mut names: Vec<_> = listing
+            .entries
+            .iter()
+            .map(|entry| entry.name.as_bytes().to_vec())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn is_gnu(&self) -> bool {
+        self.remote.facts().time_precision == TimePrecision::Nanos
+    }
+}
+
+fn path(text: &str) -> RemotePath {
+    path_of(text.as_bytes())
+}
+
+fn path_of(bytes: &[u8]) -> RemotePath {
+    bytes
+        .split(|&b| b == b'/')
+        .fold(RemotePath::root(), |dir, part| {
+            dir.join(&Name::new(part).unwrap())
+        })
+}
+
+fn reason<T: std::fmt::Debug>(result: Result<T, Error>) -> Reason {
+    result.unwrap_err().reason().expect("refused")
+}
+
+#[derive(Default)]
+struct Buffer {
+    begun: Vec<u64>,
+    data: Vec<u8>,
+}
+
+impl Receiver for Buffer {
+    fn begin(&mut self, size: u64) -> io::Result<()> {
+        self.begun.push(size);
+        self.data.clear();
+        Ok(())
+    }
+
+    fn data(&mut self, data: &[u8]) -> io::Result<()> {
+        self.data.extend_from_slice(data);
+        Ok(())
+    }
+}
+
+struct Bytes<'a> {
+    data: &'a [u8],
+    at: usize,
+}
+
+impl Content for Bytes<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = buf.len().min(self.data.len() - self.at);
+        buf[..n].copy_from_slice(&self.data[self.at..self.at + n]);
+        self.at += n;
+        Ok(n)
+    }
+
+    fn rewind(&mut self) -> io::Result<()> {
+        self.at = 0;
+        Ok(())
+    }
+}
+
+fn bytes(data: &[u8]) -> Bytes<'_> {
+    Bytes { data, at: 0 }
+}
+
+const MTIME: Time = Time {
+    secs: 1_700_000_000,
+    nanos: 123_456_000,
+};
+
+fn plan(data: &[u8]) -> StorePlan {
+    StorePlan {
+        size: data.len() as u64,
+        mode: 0o640,
+        mtime: MTIME,
+        atime: MTIME,
+        owner: None,
+        expect: Expect::Anything,
+        placement: Placement::Replace,
+        durability: Durability::Lazy,
+    }
+}
+
+/// Names of every byte that a name can have, and some that are shell, options or records.
+fn odd_names() -> Vec<Vec<u8>> {
+    let mut names: Vec<Vec<u8>> = (1..=255u8)
+        .filter(|&b| b != b'/' && b != b'.')
+        .map(|b| vec![b])
+        .collect();
+    for name in [
+        "-rf",
+        "--",
+        "$(touch x)",
+        "`touch x`",
+        "a'b\"c\\",
+        "a\nb",
+        "\n",
+        "a\n",
+        " a ",
+        "*",
+        "~",
+        "!!",
+        "a\nC0644 9 evil",
+        "#",
+        "a=b",
+        ".scpfs-0123456789abcdef.tmp.x",
+        ".scpfs",
+        "...",
+        "%s%n",
+        "a\rb\x1b[2J",
+    ] {
+        names.push(name.as_bytes().to_vec());
+    }
+    names.push(vec![b'x'; 255]);
+    names.push(b"\xff\xfe\x80".to_vec());
+    names.sort();
+    names.dedup();
+    names
+}
+
+pub(crate) fn every_byte_of_a_name_survives(host: &Host) {
+    let names = odd_names();
+    for name in &names {
+        let data = [b"content of ", &name[..]].concat();
+        host.remote
+            .store(&path_of(name), &mut bytes(&data), &plan(&data))
+            .unwrap();
+        let on_host = host.world.root().join(std::ffi::OsStr::from_bytes(name));
+        assert_eq!(fs::read(on_host).unwrap(), data, "{name:?}");
+    }
+    assert_eq!(host.names(), names);
+    assert_eq!(
+        fs::read_dir(host.world.root()).unwrap().count(),
+        names.len()
+    );
+    for name in &names {
+        let mut buffer = Buffer::default();
+        let stat = host.remote.stat(&path_of(name)).unwrap();
+        host.remote
+            .fetch(&path_of(name), Some(&stat.version()), &mut buffer)
+            .unwrap();
+        assert_eq!(buffer.data, [b"content of ", &name[..]].concat());
+        host.remote.remove_file(&path_of(name), None).unwrap();
+    }
+    assert_eq!(fs::read_dir(host.world.root()).unwrap().count(), 0);
+}
+
+pub(crate) fn every_kind_of_file_is_listed_as_it_is_stated(host: &Host) {
+    fs::write(host.at("file"), "hello").unwrap();
+    fs::create_dir(host.at("dir")).unwrap();
+    symlink("nowhere", host.at("link")).unwrap();
+    for (name, kind) in [("fifo", FileKind::Fifo), ("dev", FileKind::CharDevice)] {
+        let device = DeviceNumber { major: 1, minor: 3 };
+        let made = host
+            .remote
+            .make_node(&path(name), kind, 0o620, device, None);
+        if kind == FileKind::CharDevice && !rustix::process::geteuid().is_root() {
+            assert_eq!(reason(made), Reason::NotPermitted);
+            continue;
+        }
+        let stat = made.unwrap().stat.unwrap();
+        assert_eq!((stat.kind, stat.mode), (kind, 0o620));
+        if kind == FileKind::CharDevice {
+            assert_eq!(stat.rdev, device);
+        }
+    }
+    let socket = host.remote.make_node(
+        &path("socket"),
+        FileKind::Socket,
+        0o600,
+        DeviceNumber::default(),
+        None,
+    );
+    assert!(matches!(socket, Err(Error::Unsupported { .. })));
+    let listing = host.remote.list(&RemotePath::root()).unwrap();
+    // Listing a directory changes when it was last read.
+    let root = host.remote.stat(&RemotePath::root()).unwrap();
+    assert_eq!(
+        listing.directory,
+        Stat {
+            atime: listing.directory.atime,
+            ..root
+        }
+    );
+    for entry in &listing.entries {
+        let stat = host
+            .remote
+            .stat(&RemotePath::root().join(&entry.name))
+            .unwrap();
+        assert_eq!(entry.kind, stat.kind);
+        let meta = fs::symlink_metadata(
+            host.world
+                .root()
+                .join(std::ffi::OsStr::from_bytes(entry.name.as_bytes())),
+        )
+        .unwrap();
+        assert_eq!(stat.id.unwrap().ino, meta.ino());
+        assert_eq!(
+            (stat.uid, stat.gid, stat.nlink),
+            (meta.uid(), meta.gid(), u32::try_from(meta.nlink()).unwrap())
+        );
+        assert_eq!(
+            (stat.mtime.secs, i64::from(stat.mtime.nanos)),
+            (meta.mtime(), meta.mtime_nsec())
+        );
+        assert_eq!((stat.size, stat.blocks), (meta.size(), meta.blocks()));
+        if let Some(listed) = entry.stat {
+            // So does reading a link.
+            assert_eq!(
+                Stat {
+                    atime: stat.atime,
+                    ..listed
+                },
+                stat
+            );
+        }
+    }
+    assert_eq!(host.remote.read_link(&path("link")).unwrap(), b"nowhere");
+    assert_eq!(
+        reason(host.remote.read_link(&path("file"))),
+        Reason::InvalidArgument
+    );
+}
+
+pub(crate) fn a_missing_file_is_not_found_and_a_forbidden_one_is_denied(host: &Host) {
+    let nowhere = path("nowhere");
+    assert_eq!(reason(host.remote.stat(&nowhere)), Reason::NotFound);
+    assert_eq!(reason(host.remote.list(&nowhere)), Reason::NotFound);
+    assert_eq!(
+        reason(host.remote.fetch(&nowhere, None, &mut Buffer::default())),
+        Reason::NotFound
+    );
+    assert_eq!(reason(host.remote.read_link(&nowhere)), Reason::NotFound);
+    assert_eq!(
+        reason(host.remote.remove_file(&nowhere, None)),
+        Reason::NotFound
+    );
+    assert_eq!(reason(host.remote.remove_dir(&nowhere)), Reason::NotFound);
+    let change = AttrChange {
+        mode: Some(0o600),
+        ..AttrChange::default()
+    };
+    assert_eq!(
+        reason(host.remote.set_attr(&nowhere, &change)),
+        Reason::NotFound
+    );
+    let data = b"x";
+    assert_eq!(
+        reason(
+            host.remote
+                .store(&path("nowhere/x"), &mut bytes(data), &plan(data))
+        ),
+        Reason::NotFound
+    );
+    fs::write(host.at("file"), "x").unwrap();
+    assert_eq!(
+        reason(host.remote.list(&path("file"))),
+        Reason::NotADirectory
+    );
+    assert_eq!(
+        reason(host.remote.stat(&path("file/x"))),
+        Reason::NotADirectory
+    );
+    let long = path_of(&[b'x'; 256]);
+    assert_eq!(reason(host.remote.stat(&long)), Reason::NameTooLong);
+}
+
+fn fetched(host: &Host, name: &str) -> Buffer {
+    let stat = host.remote.stat(&path(name)).unwrap();
+    let mut buffer = Buffer::default();
+    let fetched = host
+        .remote
+        .fetch(&path(name), Some(&stat.version()), &mut buffer)
+        .unwrap();
+    assert!(fetched.is_stable);
+    assert_eq!(fetched.stat.version(), stat.version());
+    buffer
+}
+
+pub(crate) fn a_file_is_fetched_byte_for_byte(host: &Host) {
+    let all: Vec<u8> = (0..=255).cycle().take(70_000).collect();
+    for (name, data) in [("empty", &b""[..]), ("nul", b"\0"), ("all", &all)] {
+        fs::write(host.at(name), data).unwrap();
+        let buffer = fetched(host, name);
+        assert_eq!(buffer.data, data);
+        assert_eq!(buffer.begun, [data.len() as u64]);
+    }
+}
+
+pub(crate) fn a_fetch_of_what_is_no_file_fails_without_content(host: &Host) {
+    fs::create_dir(host.at("dir")).unwrap();
+    let mut buffer = Buffer::default();
+    assert_eq!(
+        reason(host.remote.fetch(&path("dir"), None, &mut buffer)),
+        Reason::IsADirectory
+    );
+    assert!(buffer.begun.is_empty());
+    // The lane is still in step.
+    fs::write(host.at("file"), "x").unwrap();
+    assert_eq!(fetched(host, "file").data, b"x");
+}
+
+pub(crate) fn a_file_of_proc_is_fetched_though_its_size_says_nothing(host: &Host) {
+    let mut settings = host.world.settings();
+    settings.directory = b"/proc/self".to_vec();
+    let clock = Arc::new(ManualClock::new());
+    let proc = scpfs::remote::probe::probe(host.world.transport(), &settings, clock).unwrap();
+    let mut buffer = Buffer::default();
+    let fetched = proc.fetch(&path("mounts"), None, &mut buffer).unwrap();
+    assert_eq!(fetched.stat.size, 0);
+    assert!(!buffer.data.is_empty());
+}
+
+pub(crate) fn a_file_is_stored_with_mode_and_times(host: &Host) {
+    for (name, mode, mtime) in [
+        ("plain", 0o644, MTIME),
+        ("setuid", 0o6755, MTIME),
+        ("none", 0, MTIME),
+        (
+            "exact",
+            0o600,
+            Time {
+                secs: 1_700_000_000,
+                nanos: 123_456_789,
+            },
+        ),
+    ] {
+        let plan = StorePlan {
+            mode,
+            mtime,
+            ..plan(b"hello")
+        };
+        let (changed, trips) =
+            host.counted(|remote| remote.store(&path(name), &mut bytes(b"hello"), &plan));
+        assert_eq!(trips, 1);
+        let stat = changed.unwrap().stat.unwrap();
+        assert_eq!(stat, host.remote.stat(&path(name)).unwrap());
+        assert_eq!((stat.mode, stat.size), (mode, 5));
+        let is_exact = host.is_gnu() || mtime.to_micros() == mtime;
+        let expected = if is_exact {
+            mtime
+        } else {
+            Time { nanos: 0, ..mtime }
+        };
+        assert_eq!(stat.mtime, expected, "{name}");
+    }
+}
+
+pub(crate) fn a_store_never_shows_half_a_file(host: &Host) {
+    fs::write(host.at("file"), "old content").unwrap();
+    let old = fs::File::open(host.at("file")).unwrap();
+    host.remote
+        .store(&path("file"), &mut bytes(b"new"), &plan(b"new"))
+        .unwrap();
+    // Who has the old file open keeps it whole: the new one took its name.
+    assert_eq!(io::read_to_string(old).unwrap(), "old content");
+    assert_eq!(fs::read(host.at("file")).unwrap(), b"new");
+    assert_eq!(host.names(), [b"file"]);
+    // Content that ends too early takes the connection with it, never the name.
+    let plan = StorePlan {
+        size: 10,
+        ..plan(b"")
+    };
+    let result = host
+        .remote
+        .store(&path("file"), &mut bytes(b"short"), &plan);
+    assert!(matches!(result, Err(Error::Local { .. })), "{result:?}");
+    assert_eq!(fs::read(host.at("file")).unwrap(), b"new");
+}
+
+pub(crate) fn a_store_keeps_hard_links_in_place(host: &Host) {
+    fs::write(host.at("file"), "old content that is longer").unwrap();
+    fs::hard_link(host.at("file"), host.at("other")).unwrap();
+    let plan = StorePlan {
+        placement: Placement::InPlace,
+        ..plan(b"new")
+    };
+    let changed = host
+        .remote
+        .store(&path("file"), &mut bytes(b"new"), &plan)
+        .unwrap();
+    assert_eq!(fs::read(host.at("other")).unwrap(), b"new");
+    let stat = changed.stat.unwrap();
+    assert_eq!((stat.nlink, stat.mode, stat.mtime), (2, 0o640, MTIME));
+    let plan = StorePlan {
+        placement: Placement::Direct,
+        ..plan
+    };
+    host.remote
+        .store(&path("file"), &mut bytes(b"now"), &plan)
+        .unwrap();
+    assert_eq!(fs::read(host.at("other")).unwrap(), b"now");
+    assert_eq!(host.names().len(), 2);
+}
+
+pub(crate) fn a_store_over_a_version_that_is_not_there_is_a_conflict(host: &Host) {
+    let stored = host
+        .remote
+        .store(&path("file"), &mut bytes(b"one"), &plan(b"one"))
+        .unwrap();
+    let version = stored.stat.unwrap().version();
+    let expecting = |expect| StorePlan {
+        expect,
+        ..plan(b"two")
+    };
+    let store = |expect| {
+        host.remote
+            .store(&path("file"), &mut bytes(b"two"), &expecting(expect))
+    };
+    assert!(matches!(store(Expect::Absent), Err(Error::Conflict { .. })));
+    let again = store(Expect::Version(version)).unwrap();
+    assert!(matches!(
+        store(Expect::Version(version)),
+        Err(Error::Conflict { .. })
+    ));
+    fs::write(host.at("file"), "theirs").unwrap();
+    let version = again.stat.unwrap().version();
+    assert!(matches!(
+        store(Expect::Version(version)),
+        Err(Error::Conflict { .. })
+    ));
+    assert_eq!(fs::read(host.at("file")).unwrap(), b"theirs");
+    fs::remove_file(host.at("file")).unwrap();
+    assert!(matches!(
+        store(Expect::Version(version)),
+        Err(Error::Conflict { .. })
+    ));
+    store(Expect::Absent).unwrap();
+    assert_eq!(host.names(), [b"file"], "no temporary file is left");
+}
+
+pub(crate) fn a_store_over_a_directory_fails_and_leaves_nothing(host: &Host) {
+    fs::create_dir(host.at("dir")).unwrap();
+    let result = host
+        .remote
+        .store(&path("dir"), &mut bytes(b"x"), &plan(b"x"));
+    assert_eq!(reason(result), Reason::IsADirectory);
+    assert_eq!(fs::read_dir(host.at("dir")).unwrap().count(), 0);
+    assert_eq!(host.names(), [b"dir"]);
+}
+
+pub(crate) fn a_large_file_is_stored_and_fetched(host: &Host) {
+    let data: Vec<u8> = (0u32..2_000_000).flat_map(u32::to_le_bytes).collect();
+    let (stored, trips) =
+        host.counted(|remote| remote.store(&path("big"), &mut bytes(&data), &plan(&data)));
+    stored.unwrap();
+    assert_eq!(trips, 2, "content waits for the acknowledgement");
+    assert!(fs::read(host.at("big")).unwrap() == data);
+    assert!(fetched(host, "big").data == data);
+    // A refusal of a large file costs none of its content, and the name stays as it was.
+    let result = host
+        .remote
+        .store(&path("no/big"), &mut bytes(&data), &plan(&data));
+    assert_eq!(reason(result), Reason::NotFound);
+}
+
+pub(crate) fn content_that_looks_like_shell_and_records_is_only_content(host: &Host) {
+    for data in [
+        &b"touch evil\n"[..],
+        b"E\nC0644 1 evil\nx\0E\n",
+        b"D0755 0 evil\nE\n",
+        b"\0\0\0\0\x01\x02",
+        b"\x1e0123\n",
+        b"T0 0 0 0\nC0644 4 ../evil\nevil\0",
+    ] {
+        host.remote
+            .store(&path("file"), &mut bytes(data), &plan(data))
+            .unwrap();
+        assert_eq!(fetched(host, "file").data, data);
+        assert_eq!(host.names(), [b"file"]);
+    }
+}
+
+pub(crate) fn a_failed_store_never_runs_its_content(host: &Host) {
+    let evil = format!(
+        "\n\ntouch {}\ntouch evil\nC0644 0 evil\n\0",
+        host.at("evil").display()
+    );
+    let evil = evil.repeat(100).into_bytes();
+    fs::create_dir(host.at("dir")).unwrap();
+    for name in ["nowhere/file", "dir"] {
+        let result = host
+            .remote
+            .store(&path(name), &mut bytes(&evil), &plan(&evil));
+        assert!(result.is_err(), "{name}");
+        assert_eq!(host.names(), [b"dir"], "{name}");
+        assert_eq!(fs::read_dir(host.at("dir")).unwrap().count(), 0);
+    }
+    assert!(!host.at("evil").exists());
+}
+
+pub(crate) fn creation_is_exclusive(host: &Host) {
+    let (made, trips) = host.counted(|remote| remote.create_new(&path("new"), 0o751, None));
+    assert_eq!(trips, 1);
+    let stat = made.unwrap().stat.unwrap();
+    assert_eq!(
+        (stat.kind, stat.mode, stat.size),
+        (FileKind::File, 0o751, 0)
+    );
+    assert_eq!(
+        reason(host.remote.create_new(&path("new"), 0o600, None)),
+        Reason::Exists
+    );
+    symlink("dangling", host.at("link")).unwrap();
+    assert_eq!(
+        reason(host.remote.create_new(&path("link"), 0o600, None)),
+        Reason::Exists
+    );
+    assert!(!host.at("dangling").exists());
+    assert_eq!(
+        reason(host.remote.create_new(&path("no/new"), 0o600, None)),
+        Reason::NotFound
+    );
+}
+
+pub(crate) fn directories_are_made_and_removed(host: &Host) {
+    let changed = host.remote.make_dir(&path("dir"), 0o2750, None).unwrap();
+    assert_eq!(changed.stat.unwrap().mode, 0o2750);
+    assert_eq!(
+        changed.parent,
+        Some(host.remote.stat(&RemotePath::root()).unwrap())
+    );
+    assert_eq!(
+        reason(host.remote.make_dir(&path("dir"), 0o755, None)),
+        Reason::Exists
+    );
+    fs::write(host.at("dir/file"), "").unwrap();
+    assert_eq!(
+        reason(host.remote.remove_dir(&path("dir"))),
+        Reason::NotEmpty
+    );
+    assert_eq!(
+        reason(host.remote.remove_file(&path("dir"), None)),
+        Reason::IsADirectory
+    );
+    assert_eq!(
+        reason(host.remote.remove_dir(&path("dir/file"))),
+        Reason::NotADirectory
+    );
+    host.remote.remove_file(&path("dir/file"), None).unwrap();
+    host.remote.remove_dir(&path("dir")).unwrap();
+    assert_eq!(host.names(), [] as [&[u8]; 0]);
+}
+
+pub(crate) fn names_move_and_multiply(host: &Host) {
+    fs::write(host.at("a"), "a").unwrap();
+    fs::create_dir(host.at("dir")).unwrap();
+    let linked = host.remote.link(&path("a"), &path("dir/b")).unwrap();
+    assert_eq!(linked.stat.unwrap().nlink, 2);
+    assert_eq!(
+        reason(host.remote.link(&path("a"), &path("dir"))),
+        Reason::Exists
+    );
+    let renamed = host
+        .remote
+        .rename(&path("dir/b"), &path("c"), RenameHow::Replace)
+        .unwrap();
+    assert_eq!(renamed.stat, Some(host.remote.stat(&path("c")).unwrap()));
+    assert_eq!(
+        renamed.to_parent,
+        Some(host.remote.stat(&RemotePath::root()).unwrap())
+    );
+    let removed = host
+        .remote
+        .remove_file(&path("a"), Some(&path("c")))
+        .unwrap();
+    assert_eq!(removed.stat.unwrap().nlink, 1);
+    let linked = host
+        .remote
+        .symlink(&path("sym"), b"a 'strange'\ntarget", None)
+        .unwrap();
+    assert_eq!(linked.stat.unwrap().kind, FileKind::Symlink);
+    assert_eq!(
+        host.remote.read_link(&path("sym")).unwrap(),
+        b"a 'strange'\ntarget"
+    );
+    assert_eq!(
+        reason(host.remote.symlink(&path("dir"), b"x", None)),
+        Reason::Exists
+    );
+    // A directory takes the place of an empty one, and of no other.
+    fs::create_dir(host.at("full")).unwrap();
+    fs::write(host.at("full/x"), "").unwrap();
+    let result = host
+        .remote
+        .rename(&path("dir"), &path("full"), RenameHow::Replace);
+    assert_eq!(reason(result), Reason::NotEmpty);
+    host.remote
+        .rename(&path("full"), &path("dir"), RenameHow::Replace)
+        .unwrap();
+    assert!(host.at("dir/x").exists());
+}
+
+pub(crate) fn a_rename_that_must_not_replace_does_not(host: &Host) {
+    fs::write(host.at("a"), "a").unwrap();
+    fs::write(host.at("b"), "b").unwrap();
+    let rename = |to: &str, how| host.remote.rename(&path("a"), &path(to), how).map(|_| ());
+    assert_eq!(reason(rename("b", RenameHow::NoReplace)), Reason::Exists);
+    rename("c", RenameHow::NoReplace).unwrap();
+    assert_eq!(fs::read(host.at("b")).unwrap(), b"b");
+    if !host.remote.facts().can_exchange {
+        assert_eq!(
+            reason(rename("b", RenameHow::Exchange)),
+            Reason::InvalidArgument
+        );
+    }
+}
+
+pub(crate) fn attributes_are_set_in_one_round_trip(host: &Host) {
+    fs::write(host.at("file"), "hello world").unwrap();
+    let change = AttrChange {
+        mode: Some(0o4711),
+        size: Some(5),
+        atime: Some(NewTime::At(Time {
+            secs: 1_000_000_000,
+            nanos: 0,
+        })),
+        mtime: Some(NewTime::At(MTIME)),
+        ..AttrChange::default()
+    };
+    let (stat, trips) = host.counted(|remote| remote.set_attr(&path("file"), &change));
+    assert_eq!(trips, 1);
+    let stat = stat.unwrap();
+    assert_eq!(
+        (stat.mode, stat.size, stat.atime.secs),
+        (0o4711, 5, 1_000_000_000)
+    );
+    let expected = if host.is_gnu() {
+        MTIME
+    } else {
+        Time { nanos: 0, ..MTIME }
+    };
+    assert_eq!(stat.mtime, expected);
+    let longer = AttrChange {
+        size: Some(100),
+        ..AttrChange::default()
+    };
+    assert_eq!(
+        host.remote.set_attr(&path("file"), &longer).unwrap().size,
+        100
+    );
+    assert_eq!(&fs::read(host.at("file")).unwrap()[..6], b"hello\0");
+    let now = AttrChange {
+        atime: Some(NewTime::Now),
+        mtime: Some(NewTime::Now),
+        ..AttrChange::default()
+    };
+    assert!(
+        host.remote
+            .set_attr(&path("file"), &now)
+            .unwrap()
+            .mtime
+            .secs
+            > 1_750_000_000
+    );
+    // The setgid bit of a directory goes when it is not asked for.
+    fs::create_dir(host.at("dir")).unwrap();
+    fs::set_permissions(host.at("dir"), fs::Permissions::from_mode(0o2755)).unwrap();
+    let plain = AttrChange {
+        mode: Some(0o755),
+        ..AttrChange::default()
+    };
+    assert_eq!(
+        host.remote.set_attr(&path("dir"), &plain).unwrap().mode,
+        0o755
+    );
+}
+
+pub(crate) fn times_before_1970_are_kept(host: &Host) {
+    fs::write(host.at("file"), "x").unwrap();
+    let time = Time {
+        secs: -2,
+        nanos: 500_000_000,
+    };
+    let change = AttrChange {
+        mtime: Some(NewTime::At(time)),
+        ..AttrChange::default()
+    };
+    if !host.is_gnu() {
+        let seconds = Time { nanos: 0, ..time };
+        assert_eq!(
+            host.remote.set_attr(&path("file"), &change).unwrap().mtime,
+            seconds
+        );
+        return;
+    }
+    assert_eq!(
+        host.remote.set_attr(&path("file"), &change).unwrap().mtime,
+        time
+    );
+    let listing = host.remote.list(&RemotePath::root()).unwrap();
+    assert_eq!(
+        listing.entries[0].stat, None,
+        "find prints these times wrongly"
+    );
+    let plan = StorePlan {
+        mtime: time,
+        ..plan(b"y")
+    };
+    let stored = host
+        .remote
+        .store(&path("file"), &mut bytes(b"y"), &plan)
+        .unwrap();
+    assert_eq!(stored.stat.unwrap().mtime, time);
+}
+
+pub(crate) fn a_copy_on_the_host_moves_no_bytes(host: &Host) {
+    let data = vec![7; 3_000_000];
+    fs::write(host.at("from"), &data).unwrap();
+    let before = host.world.meter.bytes_read();
+    let (copied, trips) =
+        host.counted(|remote| remote.copy(&path("from"), &path("to"), &plan(&data)));
+    assert_eq!(trips, 1);
+    assert!(host.world.meter.bytes_read() - before < 2000);
+    let stat = copied.unwrap().stat.unwrap();
+    assert_eq!((stat.size, stat.mode), (3_000_000, 0o640));
+    assert!(fs::read(host.at("to")).unwrap() == data);
+    assert_eq!(
+        reason(host.remote.copy(&path("no"), &path("to"), &plan(&data))),
+        Reason::NotFound
+    );
+    assert_eq!(host.names(), [&b"from"[..], b"to"]);
+}
+
+pub(crate) fn the_state_of_the_filesystem_is_told(host: &Host) {
+    let fs = host.remote.fs_stat().unwrap();
+    assert!(fs.block_size > 0 && fs.blocks > 0 && fs.blocks_free <= fs.blocks);
+    assert!(fs.name_max >= 255);
+}
+
+pub(crate) fn every_operation_is_one_round_trip(host: &Host) {
+    fs::create_dir(host.at("many")).unwrap();
+    for n in 0..500 {
+        fs::write(host.at(&format!("many/{n}")), "x").unwrap();
+    }
+    let root = RemotePath::root();
+    let one = |what: &str, trips: u64| assert_eq!(trips, 1, "{what}");
+    one("stat", host.counted(|r| r.stat(&path("many")).unwrap()).1);
+    one(
+        "list",
+        host.counted(|r| assert_eq!(r.list(&path("many")).unwrap().entries.len(), 500))
+            .1,
+    );
+    let version = host.remote.stat(&path("many/1")).unwrap().version();
+    let fetch = |r: &Retry<Shell>| {
+        r.fetch(&path("many/1"), Some(&version), &mut Buffer::default())
+            .unwrap();
+    };
+    one("fetch", host.counted(fetch).1);
+    let store = |r: &Retry<Shell>| {
+        r.store(&path("f"), &mut bytes(b"x"), &plan(b"x")).unwrap();
+    };
+    one("store", host.counted(store).1);
+    one(
+        "symlink",
+        host.counted(|r| r.symlink(&path("s"), b"t", None).unwrap())
+            .1,
+    );
+    one(
+        "read_link",
+        host.counted(|r| r.read_link(&path("s")).unwrap()).1,
+    );
+    one(
+        "link",
+        host.counted(|r| r.link(&path("f"), &path("g")).unwrap()).1,
+    );
+    let rename = |r: &Retry<Shell>| {
+        r.rename(&path("g"), &path("h"), RenameHow::Replace)
+            .unwrap()
+    };
+    one("rename", host.counted(rename).1);
+    one(
+        "remove",
+        host.counted(|r| r.remove_file(&path("h"), None).unwrap()).1,
+    );
+    one(
+        "make_dir",
+        host.counted(|r| r.make_dir(&path("d"), 0o755, None).unwrap())
+            .1,
+    );
+    one(
+        "remove_dir",
+        host.counted(|r| r.remove_dir(&path("d")).unwrap()).1,
+    );
+    one("fs_stat", host.counted(|r| r.fs_stat().unwrap()).1);
+    one("sync", host.counted(|r| r.sync(&path("f")).unwrap()).1);
+    let fsync = StorePlan {
+        durability: Durability::Fsync,
+        ..plan(b"x")
+    };
+    let store = |r: &Retry<Shell>| {
+        r.store(&path("f"), &mut bytes(b"x"), &fsync).unwrap();
+    };
+    one("store and flush", host.counted(store).1);
+    one(
+        "a miss",
+        host.counted(|r| assert!(r.stat(&path("nope")).is_err())).1,
+    );
+    one("list root", host.counted(|r| r.list(&root).unwrap()).1);
+}
+
+pub(crate) fn a_cut_connection_is_replaced(host: &Host) {
+    fs::write(host.at("file"), vec![1; 100_000]).unwrap();
+    for cut in [0, 1, 30, 5_000] {
+        host.world.faults.lock().cut_after_read = Some(cut);
+        host.remote.stat(&path("file")).unwrap();
+        let mut buffer = Buffer::default();
+        host.remote.fetch(&path("file"), None, &mut buffer).unwrap();
+        assert_eq!(buffer.data, vec![1; 100_000]);
+        host.world.faults.lock().cut_after_read = Some(cut);
+        let data = vec![2; 100_000];
+        host.remote
+            .store(&path("stored"), &mut bytes(&data), &plan(&data))
+            .unwrap();
+        assert!(fs::read(host.at("stored")).unwrap() == data);
+        host.world.faults.lock().cut_after_read = None;
+    }
+    host.world.faults.lock().refuses = true;
+    host.world.faults.lock().cut_after_read = Some(0);
+    let error = host.remote.stat(&path("file")).unwrap_err();
+    assert!(
+        error.is_connection_loss() && error.reason().is_none(),
+        "{error}"
+    );
+}
+
+pub(crate) fn a_listing_that_is_cut_is_never_a_shorter_directory(host: &Host) {
+    for n in 0..50 {
+        fs::write(host.at(&format!("file{n}")), "x").unwrap();
+    }
+    let whole = host.remote.list(&RemotePath::root()).unwrap().entries.len();
+    assert_eq!(whole, 50);
+    for cut in (0..3000).step_by(97) {
+        host.world.faults.lock().cut_after_read = Some(cut);
+        let listing = host.remote.inner().list(&RemotePath::root());
+        host.world.faults.lock().cut_after_read = None;
+        if let Ok(listing) = listing {
+            assert_eq!(listing.entries.len(), 50, "cut at {cut}");
+        }
+        // Unreadable is not empty either.
+        host.remote.stat(&RemotePath::root()).unwrap();
+    }
+}

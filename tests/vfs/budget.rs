@@ -1,0 +1,236 @@
+//! The round trips that operations may cost: the table in docs/semantics.md, counted on the
+//! channel.
+
+use std::fs;
+
+use scpfs::remote::NewTime;
+use scpfs::stat::DeviceNumber;
+use scpfs::stat::FileKind;
+use scpfs::stat::Time;
+use scpfs::vfs::Ino;
+use scpfs::vfs::RenameFlags;
+use scpfs::vfs::SetAttr;
+
+use crate::world::CX;
+use crate::world::Mount;
+
+const PLAIN: RenameFlags = RenameFlags {
+    no_replace: false,
+    exchange: false,
+};
+
+fn with_files() -> Mount {
+    let mount = Mount::new();
+    fs::create_dir(mount.at("dir")).unwrap();
+    for n in 0..300 {
+        fs::write(mount.at(&format!("dir/{n}")), format!("content {n}")).unwrap();
+    }
+    fs::write(mount.at("file"), "hello").unwrap();
+    mount
+}
+
+#[test]
+fn a_look_up_in_a_directory_not_yet_listed_costs_one() {
+    let mount = with_files();
+    mount.find("file").unwrap();
+    let (_, trips) = mount.counted(|| mount.find("dir/17").unwrap());
+    assert_eq!(trips, 1);
+}
+
+#[test]
+fn look_up_stat_and_access_of_what_is_known_cost_nothing() {
+    let mount = with_files();
+    let ino = mount.find("dir/17").unwrap().ino;
+    let ((), trips) = mount.counted(|| {
+        mount.find("dir/18").unwrap();
+        mount.find("file").unwrap();
+        mount.find("nowhere").unwrap_err();
+        mount.find("dir/nowhere").unwrap_err();
+        mount.vfs.getattr(&CX, ino).unwrap();
+        mount.vfs.access(&CX, ino, 4).unwrap();
+    });
+    assert_eq!(trips, 0);
+}
+
+#[test]
+fn a_look_up_in_a_huge_directory_asks_for_one_name() {
+    let mount = Mount::new();
+    fs::create_dir(mount.at("huge")).unwrap();
+    for n in 0..6000 {
+        fs::write(mount.at(&format!("huge/a name of some length {n:060}")), "").unwrap();
+    }
+    mount.find("huge").unwrap();
+    let before = mount.world.meter.bytes_read();
+    let name = format!("huge/a name of some length {:060}", 77);
+    let (_, trips) = mount.counted(|| mount.find(&name).unwrap());
+    assert_eq!(trips, 1);
+    assert!(
+        mount.world.meter.bytes_read() - before < 1000,
+        "it was listed"
+    );
+}
+
+#[test]
+fn reading_a_directory_with_all_attributes_costs_one() {
+    let mount = with_files();
+    mount.find("dir").unwrap();
+    let (names, trips) = mount.counted(|| mount.names("dir").unwrap());
+    assert_eq!((names.len(), trips), (300, 1));
+    let (_, trips) = mount.counted(|| {
+        for name in &names {
+            mount.find(&format!("dir/{name}")).unwrap();
+        }
+        mount.names("dir").unwrap();
+    });
+    assert_eq!(trips, 0);
+}
+
+#[test]
+fn reading_a_small_file_costs_one_then_nothing_then_one_without_bytes() {
+    let mount = with_files();
+    mount.find("file").unwrap();
+    let (data, trips) = mount.counted(|| mount.read("file").unwrap());
+    assert_eq!((data, trips), (b"hello".to_vec(), 1));
+    let (_, trips) = mount.counted(|| mount.read("file").unwrap());
+    assert_eq!(trips, 0);
+    mount.age();
+    let (data, trips) = mount.counted(|| mount.read("file").unwrap());
+    assert_eq!((data, trips), (b"hello".to_vec(), 1));
+}
+
+#[test]
+fn creating_writing_and_closing_cost_one() {
+    let mount = with_files();
+    mount.names("").unwrap();
+    let ((), trips) = mount.counted(|| {
+        let (attr, opened) = mount.create("new", libc::O_WRONLY).unwrap();
+        mount.vfs.write(&CX, opened.fh, 0, b"hello").unwrap();
+        let time = NewTime::At(Time {
+            secs: 1_600_000_000,
+            nanos: 5000,
+        });
+        let set = SetAttr {
+            mode: Some(0o600),
+            atime: Some(time),
+            mtime: Some(time),
+            ..SetAttr::default()
+        };
+        mount
+            .vfs
+            .setattr(&CX, attr.ino, Some(opened.fh), &set)
+            .unwrap();
+        mount.close(&opened).unwrap();
+    });
+    assert_eq!(trips, 1);
+    let attr = mount.find("new").unwrap();
+    assert_eq!(
+        (attr.stat.mode, attr.stat.mtime.secs, attr.stat.size),
+        (0o600, 1_600_000_000, 5)
+    );
+    assert_eq!(fs::read(mount.at("new")).unwrap(), b"hello");
+}
+
+#[test]
+fn creating_exclusively_costs_one_more() {
+    let mount = with_files();
+    mount.names("").unwrap();
+    let ((), trips) = mount.counted(|| {
+        let (_, opened) = mount.create("new", libc::O_WRONLY | libc::O_EXCL).unwrap();
+        mount.vfs.write(&CX, opened.fh, 0, b"hello").unwrap();
+        mount.close(&opened).unwrap();
+    });
+    assert_eq!(trips, 2);
+}
+
+#[test]
+fn overwriting_a_file_costs_one() {
+    let mount = with_files();
+    mount.names("").unwrap();
+    let ((), trips) = mount.counted(|| mount.write("file", b"other").unwrap());
+    assert_eq!(trips, 1);
+}
+
+#[test]
+fn each_change_of_a_name_or_an_attribute_costs_one() {
+    let mount = with_files();
+    mount.names("").unwrap();
+    let vfs = &mount.vfs;
+    let root = Ino::ROOT;
+    let one = |what: &str, op: &dyn Fn()| assert_eq!(mount.counted(op).1, 1, "{what}");
+    let file = mount.find("file").unwrap().ino;
+    one("mkdir", &|| {
+        drop(vfs.mkdir(&CX, root, b"d", 0o755).unwrap())
+    });
+    one("rmdir", &|| vfs.rmdir(&CX, root, b"d").unwrap());
+    one("symlink", &|| {
+        drop(vfs.symlink(&CX, root, b"s", b"file").unwrap())
+    });
+    one("link", &|| drop(vfs.link(&CX, file, root, b"l").unwrap()));
+    one("rename", &|| {
+        vfs.rename(&CX, (root, b"l"), (root, b"m"), PLAIN).unwrap()
+    });
+    one("unlink", &|| vfs.unlink(&CX, root, b"m").unwrap());
+    let device = DeviceNumber::default();
+    one("mknod", &|| {
+        drop(
+            vfs.mknod(&CX, root, b"f", FileKind::Fifo, 0o600, device)
+                .unwrap(),
+        );
+    });
+    let set = |set: SetAttr| drop(vfs.setattr(&CX, file, None, &set).unwrap());
+    one("chmod", &|| {
+        set(SetAttr {
+            mode: Some(0o600),
+            ..SetAttr::default()
+        })
+    });
+    one("chown", &|| {
+        set(SetAttr {
+            uid: Some(0),
+            ..SetAttr::default()
+        })
+    });
+    one("truncate", &|| {
+        set(SetAttr {
+            size: Some(3),
+            ..SetAttr::default()
+        })
+    });
+    let now = Some(NewTime::Now);
+    one("utimes", &|| {
+        set(SetAttr {
+            atime: now,
+            mtime: now,
+            ..SetAttr::default()
+        })
+    });
+    assert_eq!(
+        mount.counted(|| mount.names("").unwrap()).1,
+        0,
+        "all of it is known"
+    );
+}
+
+#[test]
+fn statfs_costs_one_and_then_nothing() {
+    let mount = with_files();
+    assert_eq!(mount.counted(|| mount.vfs.statfs(&CX).unwrap()).1, 1);
+    assert_eq!(mount.counted(|| mount.vfs.statfs(&CX).unwrap()).1, 0);
+}
+
+#[test]
+fn fsync_is_the_store_and_close_after_it_costs_nothing() {
+    let mount = with_files();
+    mount.names("").unwrap();
+    let (_, opened) = mount.create("new", libc::O_WRONLY).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"hello").unwrap();
+    assert_eq!(
+        mount.counted(|| mount.vfs.fsync(&CX, opened.fh).unwrap()).1,
+        1
+    );
+    assert_eq!(
+        mount.counted(|| mount.vfs.fsync(&CX, opened.fh).unwrap()).1,
+        0
+    );
+    assert_eq!(mount.counted(|| mount.close(&opened).unwrap()).1, 0);
+}

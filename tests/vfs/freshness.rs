@@ -1,0 +1,130 @@
+//! What is known of the host, and for how long.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use scpfs::cache::Wait;
+use scpfs::vfs::Context;
+use scpfs::vfs::Error;
+use scpfs::vfs::Ino;
+
+use crate::world::CX;
+use crate::world::Mount;
+
+#[test]
+fn changes_of_others_are_seen_after_the_timeout() {
+    let mount = Mount::new();
+    fs::write(mount.at("file"), "one").unwrap();
+    assert_eq!(mount.read("file").unwrap(), b"one");
+    mount.find("later").unwrap_err();
+    fs::write(mount.at("file"), "other").unwrap();
+    fs::write(mount.at("later"), "x").unwrap();
+    fs::create_dir(mount.at("dir")).unwrap();
+    mount.age();
+    assert_eq!(mount.read("file").unwrap(), b"other");
+    assert_eq!(mount.find("file").unwrap().stat.size, 5);
+    assert_eq!(mount.names("").unwrap(), ["dir", "file", "later"]);
+    fs::remove_file(mount.at("later")).unwrap();
+    mount.age();
+    assert!(matches!(mount.find("later"), Err(Error::NotFound)));
+}
+
+#[test]
+fn a_file_that_others_replaced_is_a_new_inode_while_the_old_is_open() {
+    let mount = Mount::new();
+    fs::write(mount.at("file"), "old").unwrap();
+    let old = mount.find("file").unwrap();
+    let opened = mount.open("file", libc::O_RDONLY).unwrap();
+    fs::write(mount.at("new"), "new content").unwrap();
+    fs::rename(mount.at("new"), mount.at("file")).unwrap();
+    mount.age();
+    assert_eq!(mount.read("file").unwrap(), b"new content");
+    assert_ne!(mount.find("file").unwrap().ino, old.ino);
+    assert_eq!(mount.vfs.read(&CX, opened.fh, 0, 100).unwrap(), b"old");
+    mount.close(&opened).unwrap();
+}
+
+#[test]
+fn an_unreachable_host_is_not_an_empty_one() {
+    let mount = Mount::new();
+    fs::write(mount.at("file"), "hello").unwrap();
+    mount.read("file").unwrap();
+    mount.age();
+    mount.world.faults.lock().refuses = true;
+    mount.world.faults.lock().cut_after_read = Some(0);
+    let error = mount.find("file").unwrap_err();
+    assert!(!error.is_not_found(), "{error}");
+    assert_ne!(error.errno(), libc::ENOENT);
+    assert!(mount.names("").is_err());
+    mount.world.faults.lock().refuses = false;
+    mount.clock.advance(std::time::Duration::from_secs(60));
+    assert_eq!(mount.read("file").unwrap(), b"hello");
+    assert_eq!(mount.names("").unwrap(), ["file"]);
+}
+
+#[test]
+fn what_must_wait_is_refused_where_it_must_not_wait() {
+    let mount = Mount::new();
+    fs::write(mount.at("file"), "hello").unwrap();
+    let hurried = Context {
+        wait: Wait::Never,
+        ..CX
+    };
+    let would_wait = |error: Error| assert!(error.would_wait(), "{error}");
+    let (_, trips) = mount.counted(|| {
+        would_wait(mount.vfs.lookup(&hurried, Ino::ROOT, b"file").unwrap_err());
+        would_wait(
+            mount
+                .vfs
+                .mkdir(&hurried, Ino::ROOT, b"d", 0o755)
+                .unwrap_err(),
+        );
+        would_wait(mount.vfs.statfs(&hurried).unwrap_err());
+    });
+    assert_eq!(trips, 0);
+    let opened = mount.open("file", libc::O_RDWR).unwrap();
+    assert_eq!(
+        mount.vfs.read(&hurried, opened.fh, 0, 10).unwrap(),
+        b"hello"
+    );
+    mount.vfs.write(&hurried, opened.fh, 0, b"j").unwrap();
+    would_wait(mount.vfs.flush(&hurried, opened.fh).unwrap_err());
+    mount.close(&opened).unwrap();
+}
+
+#[test]
+fn links_that_lead_out_of_the_root_cannot_be_read() {
+    let mount = Mount::new();
+    fs::create_dir(mount.at("dir")).unwrap();
+    symlink("/etc/passwd", mount.at("dir/out")).unwrap();
+    symlink("../../etc/passwd", mount.at("dir/up")).unwrap();
+    symlink(mount.at("file"), mount.at("dir/in")).unwrap();
+    for name in ["dir/out", "dir/up"] {
+        let ino = mount.find(name).unwrap().ino;
+        assert!(
+            matches!(mount.vfs.readlink(&CX, ino), Err(Error::LeadsOutside)),
+            "{name}"
+        );
+    }
+    let link = mount.find("dir/in").unwrap();
+    assert_eq!(mount.vfs.readlink(&CX, link.ino).unwrap(), b"../file");
+    assert_eq!(link.stat.size, 7);
+}
+
+#[test]
+fn inodes_that_are_forgotten_are_not_kept() {
+    let mount = Mount::new();
+    for n in 0..100 {
+        fs::write(mount.at(&format!("file{n}")), "x").unwrap();
+    }
+    let inos: Vec<Ino> = (0..100)
+        .map(|n| mount.find(&format!("file{n}")).unwrap().ino)
+        .collect();
+    for ino in &inos {
+        mount.vfs.forget(*ino, 1);
+    }
+    assert!(matches!(mount.vfs.getattr(&CX, inos[0]), Err(Error::Stale)));
+    assert_eq!(format!("{:?}", mount.vfs), "Vfs { inodes: 1, .. }");
+    // What was known of them is still known.
+    assert_eq!(mount.counted(|| mount.find("file7").unwrap()).1, 0);
+}

@@ -1,0 +1,10 @@
+#![cfg(test)]
+//! `Vfs` over a host that is a local process: no kernel, no network, no sleep.
+
+mod budget;
+mod content;
+mod freshness;
+#[path = "../common/local.rs"]
+mod local;
+mod names;
+mod world;
