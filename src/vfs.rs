@@ -240,26 +240,7 @@ impl Vfs {
             if when >= since && listed.stat.is_none());
         if !needs_stat && self.should_list(&mut tree, parent, at) {
             drop(tree);
-            let result = self.remote.list(&path);
-            let mut tree = self.tree.lock();
-            if let Some(dir) = tree.dir_mut(parent) {
-                dir.is_listing = false;
-            }
-            self.listed.notify_all();
-            match result {
-                Ok(listing) => tree.learn_listing(parent, listing, at),
-                Err(error) if error.reason() == Some(Reason::AccessDenied) => {
-                    if let Some(dir) = tree.dir_mut(parent) {
-                        dir.is_unlistable = true;
-                    }
-                }
-                Err(error) => {
-                    tree.collect(parent);
-                    return Err(error.into());
-                }
-            }
-            tree.collect(parent);
-            return Ok(tree);
+            return self.ask_for_listing(parent, &path, at);
         }
         drop(tree);
         let found = match self.remote.stat(&path.join(name)) {
@@ -273,6 +254,37 @@ impl Vfs {
         };
         let mut tree = self.tree.lock();
         tree.learn(parent, name, found, at);
+        Ok(tree)
+    }
+
+    /// Lists a directory that [`Self::should_list`] has claimed, and takes the tree again.
+    fn ask_for_listing(
+        &self,
+        ino: Ino,
+        path: &RemotePath,
+        at: Tick,
+    ) -> Result<MutexGuard<'_, Tree>> {
+        let result = self.remote.list(path);
+        let mut tree = self.tree.lock();
+        if let Some(dir) = tree.dir_mut(ino) {
+            dir.is_listing = false;
+        }
+        self.listed.notify_all();
+        let result = match result {
+            Ok(listing) => {
+                tree.learn_listing(ino, listing, at);
+                Ok(())
+            }
+            Err(error) if error.reason() == Some(Reason::AccessDenied) => {
+                if let Some(dir) = tree.dir_mut(ino) {
+                    dir.is_unlistable = true;
+                }
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        tree.collect(ino);
+        result?;
         Ok(tree)
     }
 

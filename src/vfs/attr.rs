@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use crate::clock::Tick;
+use crate::path::RemotePath;
 use crate::remote::AttrChange;
 use crate::remote::NewTime;
 use crate::stat::FileKind;
 use crate::stat::PERMISSIONS;
 use crate::stat::Stat;
 use crate::stat::Time;
+use crate::sync::MutexGuard;
 use crate::vfs::Context;
 use crate::vfs::Error;
 use crate::vfs::Fh;
@@ -53,11 +55,7 @@ impl Vfs {
     }
 
     /// Makes sure that the attributes of an inode are fresh and returns the tree with them.
-    pub(super) fn fresh_attr(
-        &self,
-        cx: &Context,
-        ino: Ino,
-    ) -> Result<crate::sync::MutexGuard<'_, Tree>> {
+    pub(super) fn fresh_attr(&self, cx: &Context, ino: Ino) -> Result<MutexGuard<'_, Tree>> {
         let since = self.clock.tick();
         let mut tree = self.tree.lock();
         loop {
@@ -71,12 +69,8 @@ impl Vfs {
                     return Ok(tree);
                 }
                 cx.may_wait()?;
-                let at = self.clock.tick();
-                drop(tree);
-                let root = self.remote.stat(&crate::path::RemotePath::root())?;
-                tree = self.tree.lock();
-                tree.absorb(ino, root, at);
-                return Ok(tree);
+                tree = self.ask_for_root(tree)?;
+                continue;
             };
             cx.may_wait()?;
             tree = self.ask_for_name(tree, parent, &name, since)?;
@@ -90,6 +84,26 @@ impl Vfs {
                 };
             }
         }
+    }
+
+    /// Asks for the attributes of the root: by a listing, which is what is wanted next, where
+    /// that is not too much.
+    fn ask_for_root<'a>(&'a self, mut tree: MutexGuard<'a, Tree>) -> Result<MutexGuard<'a, Tree>> {
+        if tree.dir_mut(Ino::ROOT).is_some_and(|dir| dir.is_listing) {
+            self.listed.wait(&mut tree);
+            return Ok(tree);
+        }
+        let at = self.clock.tick();
+        let path = RemotePath::root();
+        if self.should_list(&mut tree, Ino::ROOT, at) {
+            drop(tree);
+            return self.ask_for_listing(Ino::ROOT, &path, at);
+        }
+        drop(tree);
+        let root = self.remote.stat(&path)?;
+        let mut tree = self.tree.lock();
+        tree.absorb(Ino::ROOT, root, at);
+        Ok(tree)
     }
 
     /// The number that is shown: the one by which the kernel knows the inode, which is the host's

@@ -336,8 +336,14 @@ impl Vfs {
     }
 
     /// Stores what the host does not have: every `close(2)` comes here first.
+    ///
+    /// Who only reads stores nothing that another is still writing, but does hear of content
+    /// that could not be stored and still cannot be.
     pub fn flush(&self, cx: &Context, fh: Fh) -> Result<()> {
         let handle = self.handles.lock().file(fh)?;
+        if !handle.flags.writes && handle.entry.failure().is_none() {
+            return Ok(());
+        }
         self.flush_entry(cx, handle.ino, &handle.entry, Durability::Lazy)
     }
 
@@ -370,8 +376,12 @@ impl Vfs {
             && Arc::ptr_eq(&open.entry, entry)
         {
             open.handles = open.handles.saturating_sub(1);
-            let is_kept = open.handles > 0 || inode.is_ours();
-            if !is_kept {
+            let is_removed = inode.links.is_empty();
+            if open.handles == 0 && is_removed {
+                // Nobody can ever see this content again.
+                entry.discard();
+            }
+            if open.handles == 0 && (is_removed || !inode.is_ours()) {
                 inode.open = None;
             }
         }

@@ -21,7 +21,7 @@ use scpfs::remote::NewTime;
 use scpfs::remote::Placement;
 use scpfs::remote::Reason;
 use scpfs::remote::Receiver;
-use scpfs::remote::Remote;
+use scpfs::remote::Remote as _;
 use scpfs::remote::RenameHow;
 use scpfs::remote::StorePlan;
 use scpfs::remote::TimePrecision;

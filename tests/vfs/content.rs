@@ -81,7 +81,17 @@ fn a_change_by_others_is_not_overwritten_unknowingly() {
     fs::write(mount.at("file"), "theirs").unwrap();
     assert_eq!(mount.close(&opened).unwrap_err().errno(), libc::ESTALE);
     assert_eq!(fs::read(mount.at("file")).unwrap(), b"theirs");
-    assert_eq!(mount.read("file").unwrap(), b"ours", "ours is still here");
+    let opened = mount.open("file", libc::O_RDONLY).unwrap();
+    assert_eq!(
+        mount.vfs.read(&CX, opened.fh, 0, 100).unwrap(),
+        b"ours",
+        "it is still here"
+    );
+    assert_eq!(
+        mount.close(&opened).unwrap_err().errno(),
+        libc::ESTALE,
+        "and still not stored"
+    );
     // Who truncates the file replaces it, as on any filesystem.
     mount.write("file", b"final").unwrap();
     assert_eq!(fs::read(mount.at("file")).unwrap(), b"final");
@@ -185,6 +195,8 @@ fn the_cache_keeps_what_fits_and_drops_what_was_not_used_for_longest() {
     let mount = Mount::with_cache_of(100_000);
     for name in ["a", "b", "c"] {
         fs::write(mount.at(name), vec![b'x'; 40_000]).unwrap();
+    }
+    for name in ["a", "b", "c"] {
         mount.read(name).unwrap();
     }
     assert_eq!(mount.cache.bytes(), 80_000);

@@ -1,0 +1,302 @@
+#![cfg(test)]
+//! A real mount of a real sshd.
+//!
+//! The daemon is a child process, and a watchdog kills it when a test takes too long: a process
+//! that is stuck in a FUSE request cannot be killed itself, but is set free when its daemon ends.
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+use std::fs;
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::ExitStatus;
+use std::process::Stdio;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::Pid;
+use rustix::process::Signal;
+use rustix::process::kill_process;
+use tempfile::TempDir;
+
+use crate::sshd;
+use crate::sshd::Sshd;
+
+/// How long a condition is waited for on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long one test may use a mount.
+const WATCHDOG: Duration = Duration::from_secs(400);
+
+/// A mounted directory of a throwaway server.
+#[derive(Debug)]
+pub(crate) struct Mounted {
+    pub(crate) sshd: Sshd,
+    daemon: Option<Child>,
+    /// Holds the directory on the host, the mountpoint, the cache and the log.
+    dir: TempDir,
+    /// Ends the watchdog when it is dropped.
+    _watched: mpsc::Sender<()>,
+}
+
+impl Mounted {
+    /// Mounts with further arguments; `None`, loudly, where the machine lacks something.
+    pub(crate) fn new(args: &[&str]) -> Option<Self> {
+        Self::on(Sshd::start(sshd::Options::default())?, args)
+    }
+
+    pub(crate) fn on(sshd: Sshd, args: &[&str]) -> Option<Self> {
+        if !Path::new("/dev/fuse").exists() {
+            let required = std::env::var("SCPFS_REQUIRE").unwrap_or_default();
+            assert!(
+                !required.contains("fuse"),
+                "SCPFS_REQUIRE has fuse, but no /dev/fuse"
+            );
+            eprintln!("SKIPPED: missing /dev/fuse for a test with a mount");
+            return None;
+        }
+        // A real disk, not a tmpfs: that is what hosts have.
+        let dir = tempfile::Builder::new()
+            .prefix("scpfs-mount-")
+            .tempdir_in("/var/tmp")
+            .unwrap();
+        for name in ["host", "mnt", "home"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(dir.path(), open).unwrap();
+        let owner = format!("{0}:{0}", sshd.user());
+        assert!(
+            Command::new("chown")
+                .arg(owner)
+                .arg(dir.path().join("host"))
+                .status()
+                .unwrap()
+                .success()
+        );
+        let (watched, ended) = mpsc::channel();
+        let mut mounted = Self {
+            sshd,
+            daemon: None,
+            dir,
+            _watched: watched,
+        };
+        mounted.start(args);
+        let pid = mounted.pid();
+        thread::spawn(move || {
+            if ended.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("the watchdog ends a mount");
+                let _gone = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+            }
+        });
+        Some(mounted)
+    }
+
+    /// A command for the program, with its home and cache in the directory of this mount.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_scpfs"));
+        command
+            .env("HOME", self.dir.path().join("home"))
+            .env_remove("XDG_CACHE_HOME");
+        command.arg("-F").arg(self.sshd.ssh_config());
+        command
+    }
+
+    pub(crate) fn start(&mut self, args: &[&str]) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_file())
+            .unwrap();
+        let child = self
+            .command()
+            .arg("-f")
+            .arg(format!("host:{}", self.dir.path().join("host").display()))
+            .arg(self.dir.path().join("mnt"))
+            .args(args)
+            .env("RUST_LOG", "scpfs=debug")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.daemon = Some(child);
+        self.wait_until("it is mounted", |mounted| {
+            let daemon = mounted.daemon.as_mut().unwrap();
+            assert!(
+                daemon.try_wait().unwrap().is_none(),
+                "ended: {}",
+                mounted.log()
+            );
+            mounted.log().contains("mounted on")
+        });
+    }
+
+    /// Waits for a condition; prints the daemon's log if it does not come.
+    pub(crate) fn wait_until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
+        let mut left = PATIENCE;
+        let step = Duration::from_millis(20);
+        while !is_so(self) {
+            assert!(
+                !left.is_zero(),
+                "waited in vain until {what}; log:\n{}",
+                self.log()
+            );
+            thread::sleep(step);
+            left = left.saturating_sub(step);
+        }
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    /// What the daemon has logged so far.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.log_file()).unwrap_or_default()).into_owned()
+    }
+
+    /// A file as programs see it.
+    pub(crate) fn here(&self, name: &str) -> PathBuf {
+        self.dir.path().join("mnt").join(name)
+    }
+
+    /// The same file as the host sees it.
+    pub(crate) fn there(&self, name: &str) -> PathBuf {
+        self.dir.path().join("host").join(name)
+    }
+
+    /// A directory that is neither.
+    pub(crate) fn aside(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.daemon.as_ref().unwrap().id()).unwrap()
+    }
+
+    /// Runs a script in the mounted directory with `$THERE` and `$ASIDE`; panics if it fails.
+    pub(crate) fn sh(&self, script: &str) -> String {
+        let output = Command::new("sh")
+            .args(["-euc", script])
+            .current_dir(self.dir.path().join("mnt"))
+            .env("HERE", self.here(""))
+            .env("THERE", self.there(""))
+            .env("ASIDE", self.dir.path())
+            .env("HOME", self.dir.path().join("home"))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let complained = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "{script}\nfailed: {}\n{said}\n{complained}\nlog:\n{}",
+            output.status,
+            tail(&self.log())
+        );
+        said
+    }
+
+    /// The most memory that the daemon has used so far, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmHWM:"))
+            .unwrap();
+        line.split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+            * 1024
+    }
+
+    /// How many descriptors the daemon has open.
+    pub(crate) fn n_descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .unwrap()
+            .count()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.pid()).unwrap(), signal).unwrap();
+    }
+
+    /// Waits until the daemon has ended.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        self.wait_until("the daemon has ended", |mounted| {
+            status = mounted.daemon.as_mut().unwrap().try_wait().unwrap();
+            status.is_some()
+        });
+        self.daemon = None;
+        status.unwrap()
+    }
+
+    /// Unmounts in order; returns the daemon's exit status.
+    pub(crate) fn unmount(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait()
+    }
+
+    pub(crate) fn is_mounted(&self) -> bool {
+        is_mounted(&self.dir.path().join("mnt"))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let Some(mut daemon) = self.daemon.take() else {
+            return;
+        };
+        let pid = Pid::from_child(&daemon);
+        let _gone = kill_process(pid, Signal::TERM);
+        let mut status = None;
+        for _ in 0..1500 {
+            status = daemon.try_wait().unwrap();
+            if status.is_some() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        if status.is_none() {
+            daemon.kill().unwrap();
+            daemon.wait().unwrap();
+        }
+        let mountpoint = self.dir.path().join("mnt");
+        let is_left = is_mounted(&mountpoint);
+        if is_left {
+            Command::new("umount")
+                .arg("-l")
+                .arg(&mountpoint)
+                .status()
+                .unwrap();
+        }
+        if thread::panicking() {
+            eprintln!("the daemon's log:\n{}", tail(&self.log()));
+        } else {
+            let code = status.and_then(|s| s.code().or(s.signal().map(|s| 128 + s)));
+            assert_eq!(code, Some(0), "log:\n{}", tail(&self.log()));
+            assert!(!is_left, "it was still mounted");
+        }
+    }
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
+pub(crate) fn is_mounted(mountpoint: &Path) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let wanted = mountpoint.to_str().unwrap();
+    mounts
+        .lines()
+        .any(|line| line.split(' ').nth(4) == Some(wanted))
+}

@@ -1,0 +1,228 @@
+//! Names, permissions and files that are not as one would like them.
+
+use std::fs;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use crate::mounted::Mounted;
+
+/// Closes a file and returns the errno that this gives.
+fn close(file: File) -> i32 {
+    use std::os::fd::IntoRawFd as _;
+    // SAFETY: the descriptor was the file's, which has given it up.
+    let result = unsafe { libc::close(file.into_raw_fd()) };
+    if result == 0 {
+        0
+    } else {
+        std::io::Error::last_os_error().raw_os_error().unwrap()
+    }
+}
+
+#[test]
+fn every_name_works_through_the_whole_way() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    let mut names: Vec<Vec<u8>> = [
+        "-rf",
+        "$(touch x)",
+        "a'b\"c\\",
+        "new\nline",
+        "\n",
+        "*",
+        "!!",
+        "~",
+        ".scpfs-0.tmp",
+        ".scpfs-conflict",
+        "a\nC0644 9 evil",
+        "#x",
+        " ",
+        "a;b|c&d",
+        "%s",
+    ]
+    .iter()
+    .map(|name| name.as_bytes().to_vec())
+    .collect();
+    names.push(vec![b'x'; 255]);
+    names.push(b"bad\xff\xfeutf8".to_vec());
+    names.extend(
+        (1..=255u8)
+            .filter(|b| !b"/.".contains(b))
+            .map(|b| vec![b'b', b, b'e']),
+    );
+    for name in &names {
+        let name = std::ffi::OsStr::from_bytes(name);
+        let (here, there): (PathBuf, PathBuf) =
+            (mounted.here("").join(name), mounted.there("").join(name));
+        fs::write(&here, name.as_bytes()).unwrap();
+        assert_eq!(fs::read(&there).unwrap(), name.as_bytes(), "{name:?}");
+        assert_eq!(fs::read(&here).unwrap(), name.as_bytes(), "{name:?}");
+    }
+    let mut seen: Vec<Vec<u8>> = fs::read_dir(mounted.here(""))
+        .unwrap()
+        .map(|item| item.unwrap().file_name().as_bytes().to_vec())
+        .collect();
+    seen.sort();
+    names.sort();
+    names.dedup();
+    assert_eq!(seen, names);
+    assert_eq!(
+        fs::read_dir(mounted.there("")).unwrap().count(),
+        names.len()
+    );
+    for name in &names {
+        fs::remove_file(mounted.here("").join(std::ffi::OsStr::from_bytes(name))).unwrap();
+    }
+    let too_long = mounted.here(&"x".repeat(256));
+    assert_eq!(
+        fs::write(too_long, "").unwrap_err().raw_os_error(),
+        Some(libc::ENAMETOOLONG)
+    );
+}
+
+#[test]
+fn close_says_that_the_host_denied_the_store_and_the_content_is_kept() {
+    let Some(mut mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    fs::write(mounted.here("file"), "old content").unwrap();
+    let mut file = File::options()
+        .write(true)
+        .open(mounted.here("file"))
+        .unwrap();
+    file.write_all(b"NEW").unwrap();
+    // The host's administrator takes the directory and the file away from the login user.
+    let root = mounted.there("");
+    for path in [&mounted.there("file"), &root] {
+        std::os::unix::fs::chown(path, Some(0), Some(0)).unwrap();
+    }
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(close(file), libc::EACCES);
+    assert_eq!(fs::read(mounted.there("file")).unwrap(), b"old content");
+    let log = mounted.log();
+    let kept = log
+        .lines()
+        .find(|line| line.contains("is not stored on the host"))
+        .unwrap();
+    let kept = kept.rsplit("kept in ").next().unwrap();
+    assert_eq!(fs::read(kept).unwrap(), b"NEW content");
+    // What cannot be stored until the end is said again, by the exit status too.
+    let status = mounted.unmount();
+    assert_eq!(status.code(), Some(6), "{}", mounted.log());
+    assert!(mounted.log().contains("not stored: file"));
+    assert_eq!(fs::read(kept).unwrap(), b"NEW content");
+    mounted.start(&[]);
+    assert!(
+        mounted
+            .log()
+            .contains("an earlier mount could not store a file")
+    );
+}
+
+#[test]
+fn a_directory_or_file_that_may_not_be_written_is_refused_at_once() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    let open = || File::options().write(true).open(mounted.here("dir/file"));
+    fs::create_dir(mounted.there("dir")).unwrap();
+    fs::write(mounted.there("dir/file"), "x").unwrap();
+    // Both are root's, and the login user is not.
+    let create = File::create(mounted.here("dir/new")).unwrap_err();
+    assert_eq!(create.raw_os_error(), Some(libc::EACCES));
+    assert_eq!(open().unwrap_err().raw_os_error(), Some(libc::EACCES));
+    // A file that may be written in a directory that may not is written in place.
+    fs::set_permissions(mounted.there("dir/file"), fs::Permissions::from_mode(0o666)).unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    let mut file = open().unwrap();
+    file.write_all(b"written").unwrap();
+    assert_eq!(close(file), 0, "{}", mounted.log());
+    assert_eq!(fs::read(mounted.there("dir/file")).unwrap(), b"written");
+}
+
+#[test]
+fn an_unreadable_file_or_directory_is_denied() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    fs::write(mounted.there("secret"), "x").unwrap();
+    fs::create_dir(mounted.there("closed")).unwrap();
+    fs::write(mounted.there("closed/file"), "x").unwrap();
+    for name in ["secret", "closed"] {
+        fs::set_permissions(mounted.there(name), fs::Permissions::from_mode(0o711)).unwrap();
+    }
+    let denied = |error: std::io::Error| assert_eq!(error.raw_os_error(), Some(libc::EACCES));
+    denied(fs::read(mounted.here("secret")).unwrap_err());
+    denied(
+        fs::read_dir(mounted.here("closed"))
+            .and_then(|mut d| d.next().unwrap())
+            .unwrap_err(),
+    );
+    // It cannot be listed, but what is in it can be found by name.
+    assert_eq!(fs::read(mounted.here("closed/file")).unwrap(), b"x");
+    assert_eq!(
+        fs::metadata(mounted.here("closed/nope"))
+            .unwrap_err()
+            .raw_os_error(),
+        Some(libc::ENOENT)
+    );
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_fetched_is_never_a_mixture() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    let path = mounted.there("file");
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let writer = {
+        let (stop, path) = (std::sync::Arc::clone(&stop), path.clone());
+        fs::write(&path, vec![0; 300_000]).unwrap();
+        std::thread::spawn(move || {
+            let mut n = 0u8;
+            while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+                n = n.wrapping_add(1);
+                // A new file each time, of another size.
+                let temp = path.with_extension("new");
+                fs::write(&temp, vec![n; 200_000 + usize::from(n) * 1000]).unwrap();
+                fs::rename(&temp, &path).unwrap();
+            }
+        })
+    };
+    for _ in 0..30 {
+        match fs::read(mounted.here("file")) {
+            Ok(data) => assert!(data.iter().all(|b| *b == data[0]), "a mixture"),
+            // Never the same twice for three fetches: said, not guessed.
+            Err(error) => assert!(
+                [libc::EIO, libc::ENOENT, libc::ESTALE].contains(&error.raw_os_error().unwrap())
+            ),
+        }
+        fs::remove_file(mounted.here("nonexistent")).unwrap_err();
+    }
+    stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    writer.join().unwrap();
+    fs::remove_file(&path).unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    assert_eq!(
+        fs::read(mounted.here("file")).unwrap_err().raw_os_error(),
+        Some(libc::ENOENT)
+    );
+}
+
+#[test]
+fn noise_at_login_changes_nothing() {
+    let options = crate::sshd::Options::default().account(crate::sshd::NOISY);
+    let Some(sshd) = crate::sshd::Sshd::start(options) else {
+        return;
+    };
+    let Some(mounted) = Mounted::on(sshd, &[]) else {
+        return;
+    };
+    mounted.sh(r#"
+        head -c 100000 /dev/urandom > "$ASIDE/x"; cp "$ASIDE/x" x; cmp "$ASIDE/x" "$THERE/x"
+        mkdir d; mv x d/; cmp "$ASIDE/x" d/x; test "$(ls)" = d
+        "#);
+}

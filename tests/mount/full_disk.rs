@@ -1,0 +1,129 @@
+//! Full disks, here and there.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::mounted::Mounted;
+use crate::sshd::Options;
+use crate::sshd::Sshd;
+
+/// A small tmpfs; taken off when dropped.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn new(size: &str) -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("scpfs-small-")
+            .tempdir_in("/var/tmp")
+            .unwrap();
+        let option = format!("size={size},mode=777");
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-t", "tmpfs", "-o", &option, "none"])
+            .arg(dir.path());
+        assert!(mount.status().unwrap().success());
+        Self(dir)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ended = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+#[test]
+fn a_full_host_is_enospc_at_close_and_the_old_file_is_untouched() {
+    if !is_root() {
+        return;
+    }
+    // Mounted before the server starts, which lives in a namespace of its own.
+    let small = Small::new("1m");
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let Some(mounted) = Mounted::on(sshd, &[]) else {
+        return;
+    };
+    let point = mounted.aside("point");
+    fs::create_dir(&point).unwrap();
+    let source = format!("h:{}", small.path().display());
+    assert!(
+        mounted
+            .command()
+            .arg(&source)
+            .arg(&point)
+            .status()
+            .unwrap()
+            .success()
+    );
+    fs::write(point.join("file"), "old content").unwrap();
+    for size in [1_200_000, 3_000_000] {
+        let script =
+            format!("head -c {size} /dev/urandom > $ASIDE/big; cp $ASIDE/big $ASIDE/point/file");
+        let output = Command::new("sh")
+            .args(["-c", &script])
+            .env("ASIDE", mounted.aside(""))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("No space left on device"), "{said}");
+        assert_eq!(fs::read(small.path().join("file")).unwrap(), b"old content");
+        assert_eq!(
+            fs::read_dir(small.path()).unwrap().count(),
+            1,
+            "a temporary file is left"
+        );
+        // The new content is here; and goes there when it is made to fit.
+        assert_eq!(fs::metadata(point.join("file")).unwrap().len(), size);
+    }
+    fs::write(point.join("file"), "short").unwrap();
+    assert_eq!(fs::read(small.path().join("file")).unwrap(), b"short");
+    assert!(
+        Command::new("umount")
+            .arg(&point)
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+#[test]
+fn a_full_cache_disk_is_enospc_for_the_writer_and_the_mount_stays_up() {
+    if !is_root() {
+        return;
+    }
+    let small = Small::new("4m");
+    let cache = format!(
+        "cache_dir={},min_free=0",
+        small.path().join("cache").display()
+    );
+    let Some(mounted) = Mounted::new(&["-o", &cache]) else {
+        return;
+    };
+    let output = Command::new("dd")
+        .args(["if=/dev/zero", "bs=64k", "count=200"])
+        .arg(format!("of={}", mounted.here("big").display()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("No space left on device"), "{said}");
+    fs::remove_file(mounted.here("big")).unwrap();
+    fs::write(mounted.here("small"), "fits").unwrap();
+    assert_eq!(fs::read(mounted.there("small")).unwrap(), b"fits");
+    // A file that does not fit cannot be opened; others can.
+    fs::write(mounted.there("huge"), vec![1; 8 << 20]).unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    let error = fs::read(mounted.here("huge")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+    assert_eq!(fs::read(mounted.here("small")).unwrap(), b"fits");
+}

@@ -1,0 +1,110 @@
+//! Hosts that stop, and connections that break.
+
+use std::fs;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use crate::mounted::Mounted;
+
+#[test]
+fn sixty_four_readers_of_a_stopped_host_do_not_delay_a_cached_stat() {
+    let Some(mounted) = Mounted::new(&["-o", "cache_timeout=600,timeout=20"]) else {
+        return;
+    };
+    for n in 0..64 {
+        fs::write(mounted.there(&format!("file{n}")), "content").unwrap();
+    }
+    fs::write(mounted.there("known"), "known").unwrap();
+    fs::read(mounted.here("known")).unwrap();
+    fs::metadata(mounted.here("file0")).unwrap();
+    mounted.sshd.freeze_sessions();
+    let readers: Vec<_> = (0..64)
+        .map(|n| {
+            let path = mounted.here(&format!("file{n}"));
+            thread::spawn(move || fs::read(path))
+        })
+        .collect();
+    // Answered while all of them wait: nothing here can be answered by the host.
+    let (told, answers) = mpsc::channel();
+    let (known, other) = (mounted.here("known"), mounted.here("file63"));
+    thread::spawn(move || {
+        for _ in 0..100 {
+            assert_eq!(fs::metadata(&other).unwrap().len(), 7);
+            assert_eq!(fs::read(&known).unwrap(), b"known");
+        }
+        told.send(()).unwrap();
+    });
+    let answered = answers.recv_timeout(Duration::from_secs(15));
+    assert!(
+        readers.iter().any(|reader| !reader.is_finished()),
+        "nobody waited"
+    );
+    mounted.sshd.thaw_sessions();
+    assert!(
+        answered.is_ok(),
+        "what is known was not answered while others waited"
+    );
+    for reader in readers {
+        assert_eq!(reader.join().unwrap().unwrap(), b"content");
+    }
+}
+
+#[test]
+fn no_call_waits_for_ever_and_the_mount_heals() {
+    let Some(mounted) = Mounted::new(&["-o", "timeout=2,cache_timeout=1"]) else {
+        return;
+    };
+    fs::write(mounted.there("file"), "content").unwrap();
+    assert_eq!(fs::read(mounted.here("file")).unwrap(), b"content");
+    mounted.sshd.freeze_sessions();
+    thread::sleep(Duration::from_millis(1500));
+    for result in [
+        fs::metadata(mounted.here("file")).map(drop),
+        fs::read(mounted.here("other")).map(drop),
+        fs::create_dir(mounted.here("dir")),
+    ] {
+        let errno = result.unwrap_err().raw_os_error().unwrap();
+        assert!(
+            [libc::ETIMEDOUT, libc::EHOSTUNREACH].contains(&errno),
+            "{errno}"
+        );
+    }
+    mounted.sshd.thaw_sessions();
+    for _ in 0..200 {
+        if fs::read(mounted.here("file")).is_ok_and(|data| data == b"content") {
+            fs::write(mounted.here("file"), "healed").unwrap();
+            assert_eq!(fs::read(mounted.there("file")).unwrap(), b"healed");
+            return;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    panic!("it did not heal; log:\n{}", mounted.log());
+}
+
+#[test]
+fn a_connection_that_breaks_in_a_large_store_leaves_the_old_file() {
+    let Some(mounted) = Mounted::new(&["-o", "timeout=3"]) else {
+        return;
+    };
+    fs::write(mounted.there("file"), "old").unwrap();
+    let path = mounted.here("file");
+    let writer = thread::spawn(move || fs::write(path, vec![7; 200 << 20]));
+    // Until the store has begun, by its temporary file.
+    let is_storing = || fs::read_dir(mounted.there("")).unwrap().count() > 1;
+    for _ in 0..2000 {
+        if is_storing() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(is_storing());
+    mounted.sshd.freeze_sessions();
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(fs::read(mounted.there("file")).unwrap(), b"old");
+    mounted.sshd.thaw_sessions();
+    // It was a pause, or it was a break: the outcome is whole in both cases.
+    drop(writer.join().unwrap());
+    let data = fs::read(mounted.there("file")).unwrap();
+    assert!(data == b"old" || data == vec![7; 200 << 20]);
+}

@@ -1,0 +1,17 @@
+#![cfg(test)]
+//! Real mounts of a real sshd, used as people use them.
+
+mod bad_hosts;
+mod full_disk;
+mod lost_connection;
+mod many_files;
+#[path = "../common/mounted.rs"]
+mod mounted;
+mod ordinary_user;
+mod programs;
+mod reference;
+mod sequences;
+#[path = "../common/sshd.rs"]
+mod sshd;
+mod start;
+mod unmount;

@@ -1,0 +1,97 @@
+//! A mount by somebody who is not root.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use crate::sshd::Options;
+use crate::sshd::Sshd;
+
+/// Lets everybody open /dev/fuse, as it is on most systems, until it is dropped.
+struct OpenDevice(u32);
+
+impl OpenDevice {
+    fn new() -> Self {
+        let mode = fs::metadata("/dev/fuse").unwrap().mode() & 0o7777;
+        fs::set_permissions("/dev/fuse", fs::Permissions::from_mode(0o666)).unwrap();
+        Self(mode)
+    }
+}
+
+impl Drop for OpenDevice {
+    fn drop(&mut self) {
+        fs::set_permissions("/dev/fuse", fs::Permissions::from_mode(self.0)).unwrap();
+    }
+}
+
+#[test]
+fn an_ordinary_user_mounts_uses_and_unmounts() {
+    if !Path::new("/dev/fuse").exists() || !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: missing root or /dev/fuse");
+        return;
+    }
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let dir = tempfile::Builder::new()
+        .prefix("scpfs-user-")
+        .tempdir_in("/var/tmp")
+        .unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let program = dir.path().join("scpfs");
+    fs::copy(env!("CARGO_BIN_EXE_scpfs"), &program).unwrap();
+    let key = dir.path().join("key");
+    fs::copy(sshd.client_key(), &key).unwrap();
+    let as_user = |script: &str| {
+        let output = Command::new("setpriv")
+            .args([
+                "--reuid",
+                sshd.user(),
+                "--regid",
+                sshd.user(),
+                "--init-groups",
+                "--",
+            ])
+            .args(["sh", "-euc", script])
+            .current_dir(dir.path())
+            .env("HOME", dir.path().join("home"))
+            .env("CONFIG", sshd.ssh_config())
+            .env("KEY", &key)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            said,
+        )
+    };
+    std::os::unix::fs::chown(&key, Some(fs::metadata(sshd.home()).unwrap().uid()), None).unwrap();
+    as_user("mkdir home mnt host");
+    let mount = "./scpfs -F \"$CONFIG\" -oIdentityFile=\"$KEY\" \"h:$PWD/host\" mnt";
+    // On a machine where only root may open the device, that is what is said.
+    let device = OpenDevice::new();
+    fs::set_permissions("/dev/fuse", fs::Permissions::from_mode(0o600)).unwrap();
+    let (code, _, said) = as_user(mount);
+    fs::set_permissions("/dev/fuse", fs::Permissions::from_mode(0o666)).unwrap();
+    assert_eq!(code, Some(5), "{said}");
+    assert!(said.contains("you may not open /dev/fuse"), "{said}");
+    let (code, out, said) = as_user(&format!(
+        "{mount}
+         echo hello > mnt/file; test \"$(cat host/file)\" = hello
+         stat -c %U mnt/file
+         grep \" $PWD/mnt \" /proc/self/mountinfo
+         fusermount3 -u mnt; test ! -e mnt/file
+         mkdir closed; chmod 700 closed
+         {mount}; ls mnt; fusermount3 -u mnt"
+    ));
+    drop(device);
+    assert_eq!(code, Some(0), "{said}{out}");
+    assert!(
+        out.contains("fuse.scpfs") && out.contains("nosuid"),
+        "{out}"
+    );
+    assert!(out.starts_with(sshd.user()), "{out}");
+}

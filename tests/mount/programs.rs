@@ -1,0 +1,166 @@
+//! Programs that know nothing of scpfs.
+
+use crate::mounted::Mounted;
+
+macro_rules! mounted {
+    ($($arg:expr),*) => {
+        match Mounted::new(&[$($arg),*]) {
+            Some(mounted) => mounted,
+            None => return,
+        }
+    };
+}
+
+#[test]
+fn a_listing_shows_what_the_host_has() {
+    let mounted = mounted!("-o", "idmap=none");
+    mounted.sh(r#"
+        cd "$THERE"; mkdir -p a/b; echo hello > a/file; ln -s file a/link; mkfifo a/pipe
+        chmod 640 a/file; touch -d '2001-02-03 04:05:06.123456789' a/file
+        echo x > 'name with space'; echo x > '-rf'; echo x > '$(touch evil)'
+        echo x > "$(printf 'new\nline')"; echo x > "$(printf 'bad\377')"; ln a/file a/hard
+    "#);
+    mounted.sh(r#"
+        list() { cd "$1" && find . -printf '%p %y %m %u %g %s %n %i %T@ %l\n' | sort; }
+        test "$(list "$HERE")" = "$(list "$THERE")"
+        diff -r a "$THERE/a" 2>&1 | grep -v fifo | grep . && exit 1
+        test ! -e evil
+        ls -la > /dev/null
+        "#);
+}
+
+#[test]
+fn copies_of_two_thousand_files_are_the_same_each_way() {
+    let mounted = mounted!();
+    mounted.sh(r#"
+        mkdir "$ASIDE/src"; cd "$ASIDE/src"
+        for d in $(seq 40); do mkdir -p "d$d/sub"; for f in $(seq 50); do
+            echo "content $d $f" > "d$d/sub/f$f"; done; done
+        chmod 600 d1/sub/f1; ln -s f1 d1/sub/link; touch -d '1999-12-31 23:59:59.5' d2/sub/f2
+        "#);
+    mounted.sh(r#"
+        show() { cd "$1" && find . -printf '%p %y %m %s %T@ %l\n' | sort; }
+        cp -a "$ASIDE/src" up
+        diff -r "$ASIDE/src" "$THERE/up"
+        test "$(show "$ASIDE/src")" = "$(show "$THERE/up")"
+        cp -a up "$ASIDE/down"
+        diff -r "$ASIDE/src" "$ASIDE/down"
+        test "$(show "$ASIDE/src")" = "$(show "$ASIDE/down")"
+        rm -r up
+        test ! -e "$THERE/up"
+        "#);
+}
+
+#[test]
+fn editors_save_their_way() {
+    let mounted = mounted!();
+    mounted.sh(r#"
+        printf 'one\ntwo\n' > "$THERE/file"; chmod 640 "$THERE/file"
+        sed -i s/one/ONE/ file
+        vim -u NONE -es -c '%s/two/TWO/' -c wq file
+        vim -u NONE -es -c 'set backup writebackup backupcopy=yes' -c 'normal Gothree' -c wq file
+        ed -s file <<END || true
+END
+        test "$(cat "$THERE/file")" = "$(printf 'ONE\nTWO\nthree')"
+        test "$(stat -c %a "$THERE/file")" = 640
+        "#);
+    mounted.sh(r#"
+        # nano wants a terminal; `script` gives it one. Ctrl-X, yes, return.
+        printf '\030' | true
+        printf 'x\030y\r' > "$ASIDE/keys"
+        TERM=xterm script -qec 'nano --ignorercfiles file' /dev/null < "$ASIDE/keys" > /dev/null
+        head -c 4 "$THERE/file" | grep xONE
+        "#);
+}
+
+#[test]
+fn archives_and_mirrors_come_out_whole() {
+    let mounted = mounted!();
+    mounted.sh(
+        r#"
+        mkdir "$ASIDE/src"; cp -a /usr/share/doc/git "$ASIDE/src/git" 2>/dev/null || cp -a /etc/ssl "$ASIDE/src/ssl"
+        tar cf "$ASIDE/x.tar" -C "$ASIDE/src" .
+        mkdir tar; tar xf "$ASIDE/x.tar" -C tar
+        diff -r "$ASIDE/src" "$THERE/tar"
+        rsync -a "$ASIDE/src/" mirror/
+        diff -r "$ASIDE/src" "$THERE/mirror"
+        test -z "$(rsync -a --itemize-changes "$ASIDE/src/" mirror/)"
+        "#,
+    );
+}
+
+#[test]
+fn git_finds_everything_as_it_left_it() {
+    let mounted = mounted!();
+    mounted.sh(
+        r#"
+        git() { command git -c user.name=x -c user.email=x@y -c init.defaultBranch=main -c safe.directory='*' "$@"; }
+        git init -q "$ASIDE/origin"; cd "$ASIDE/origin"
+        for n in $(seq 60); do echo "file $n" > "f$n"; done
+        git add .; git commit -qm one
+        cd "$HERE"; git clone -q "$ASIDE/origin" clone; cd clone
+        test -z "$(git status --porcelain)"
+        echo changed >> f1; git commit -qam two
+        test -z "$(git status --porcelain)"
+        git fsck --strict
+        command git -c safe.directory='*' -C "$THERE/clone" fsck --strict
+        git log --oneline | wc -l | grep -qx 2
+        git gc -q; git fsck
+        "#,
+    );
+    // A file whose second is over is not read again to find out that it did not change.
+    mounted.sh(r#"
+        cd clone; touch -d '-1 minute' f*; git -c safe.directory='*' status --porcelain > /dev/null
+        strace -f -e trace=openat -o "$ASIDE/trace" git -c safe.directory='*' status --porcelain
+        ! grep '"f[0-9]*"' "$ASIDE/trace"
+        "#);
+}
+
+#[test]
+fn a_program_is_built_on_the_mount() {
+    let mounted = mounted!();
+    mounted.sh(
+        r#"
+        for n in $(seq 8); do printf 'int f%d(void){return %d;}\n' $n $n > "f$n.c"; done
+        { for n in $(seq 8); do echo "int f$n(void);"; done
+          echo 'int main(void){return'; for n in $(seq 8); do echo "f$n()+"; done; echo '-36;}'; } > main.c
+        printf 'o := $(patsubst %%.c,%%.o,$(wildcard *.c))\nprog: $o\n\tcc -o $@ $o\n' > Makefile
+        make -s -j2; ./prog
+        make -q
+        touch f3.c; make -s | grep -q . && exit 1; ./prog
+        make -q
+        "#,
+    );
+}
+
+#[test]
+fn a_database_keeps_its_promises() {
+    let mounted = mounted!();
+    mounted.sh(r#"
+        sqlite3 db 'create table t(a); begin;' > /dev/null
+        for n in $(seq 5); do sqlite3 db "insert into t values($n), ($n)"; done
+        test "$(sqlite3 db 'select sum(a) from t; pragma integrity_check')" = "$(printf '30\nok')"
+        test "$(sqlite3 "$THERE/db" 'select sum(a) from t')" = 30
+        "#);
+}
+
+#[test]
+fn files_of_all_sizes_come_and_go_in_little_memory() {
+    let mounted = mounted!();
+    mounted.sh(
+        r#"
+        : > empty; head -c 4096 /dev/urandom > "$ASIDE/page"; cp "$ASIDE/page" page
+        cmp "$ASIDE/page" "$THERE/page"; test ! -s "$THERE/empty"; test -e "$THERE/empty"
+        # Two gigabytes that are not all alike.
+        openssl enc -aes-128-ctr -K 00 -iv 00 -in /dev/zero 2>/dev/null | head -c 2147483648 > "$ASIDE/big" || true
+        test "$(stat -c %s "$ASIDE/big")" = 2147483648
+        cp "$ASIDE/big" big
+        cmp "$ASIDE/big" "$THERE/big"
+        rm big; mv "$ASIDE/big" "$THERE/other"
+        cmp other "$THERE/other"
+        rm other
+        "#,
+    );
+    let peak = mounted.peak_memory();
+    assert!(peak < 64 << 20, "{peak} bytes");
+}

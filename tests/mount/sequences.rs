@@ -1,0 +1,208 @@
+//! The sequences of calls that shells and programs really make, and mappings.
+
+use std::fs;
+use std::fs::File;
+use std::io::Read as _;
+use std::io::Seek as _;
+use std::io::SeekFrom;
+use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+
+use crate::mounted::Mounted;
+
+fn content(mounted: &Mounted, name: &str) -> String {
+    String::from_utf8(fs::read(mounted.there(name)).unwrap()).unwrap()
+}
+
+#[test]
+fn what_a_shell_writes_is_on_the_host_when_it_says_so() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    mounted.sh(
+        r#"
+        echo x > new; test "$(cat "$THERE/new")" = x
+        echo y > new; test "$(cat "$THERE/new")" = y
+        echo z >> new; test "$(cat "$THERE/new")" = "$(printf 'y\nz')"
+        { echo a; /bin/echo b; /bin/echo c; } > group; test "$(cat "$THERE/group")" = "$(printf 'a\nb\nc')"
+        (exec 3>>f; (echo q >&3); echo r >&3); test "$(cat "$THERE/f")" = "$(printf 'q\nr')"
+        dd if=/dev/zero of=dd bs=4096 count=3 conv=fsync 2>/dev/null; test "$(stat -c %s "$THERE/dd")" = 12288
+        touch touched; test -e "$THERE/touched"
+        install -m 751 /bin/true installed; cmp /bin/true "$THERE/installed"; test "$(stat -c %a "$THERE/installed")" = 751
+        umask 027; echo > masked; test "$(stat -c %a "$THERE/masked")" = 640
+        mkdir dir; test "$(stat -c %a "$THERE/dir")" = 750
+        mv new dir/moved; test "$(cat "$THERE/dir/moved")" = "$(printf 'y\nz')"
+        cp -r dir copy; test -e "$THERE/copy/moved"; rm -r copy; test ! -e "$THERE/copy"
+        truncate -s 100 f; test "$(stat -c %s "$THERE/f")" = 100
+        "#,
+    );
+}
+
+#[test]
+fn a_thread_may_close_what_another_opened() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    let path = mounted.here("file");
+    let file = std::thread::spawn(move || File::create(path).unwrap())
+        .join()
+        .unwrap();
+    (&file).write_all(b"hello").unwrap();
+    std::thread::spawn(move || drop(file)).join().unwrap();
+    assert_eq!(content(&mounted, "file"), "hello");
+}
+
+#[test]
+fn what_is_written_through_a_mapping_reaches_the_host() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    fs::write(mounted.there("file"), vec![b'.'; 10_000]).unwrap();
+    mounted.sh(r#"python3 -c "
+import mmap, os
+fd = os.open('file', os.O_RDWR)
+m = mmap.mmap(fd, 10000)
+assert m[5000] == 46
+m[4000:4005] = b'hello'
+m.flush()
+os.fsync(fd)
+m[9000:9003] = b'end'
+os.close(fd)
+m.close()
+"
+        "#);
+    let is_there = |name: &str| {
+        let data = fs::read(mounted.there(name)).unwrap();
+        data.len() == 10_000 && &data[4000..4005] == b"hello" && &data[9000..9003] == b"end"
+    };
+    // The last part was written after the last close: it comes with the release.
+    for _ in 0..500 {
+        if is_there("file") {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    panic!("it did not come; log:\n{}", mounted.log());
+}
+
+#[test]
+fn appenders_of_two_descriptors_do_not_overwrite_each_other() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    let open = || {
+        File::options()
+            .append(true)
+            .create(true)
+            .open(mounted.here("log"))
+            .unwrap()
+    };
+    let (mut one, mut two) = (open(), open());
+    for n in 0..50 {
+        writeln!(one, "one {n}").unwrap();
+        writeln!(two, "two {n}").unwrap();
+    }
+    drop((one, two));
+    assert_eq!(content(&mounted, "log").lines().count(), 100);
+}
+
+#[test]
+fn holes_and_allocations_are_those_of_a_local_file() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(mounted.here("f"))
+        .unwrap();
+    file.write_all_at(b"end", 1 << 20).unwrap();
+    let at = rustix::fs::seek(file.as_fd(), rustix::fs::SeekFrom::Data(0)).unwrap();
+    assert!(at > 0 && at <= 1 << 20, "{at}");
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 2 << 20).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), 2 << 20);
+    let mut data = Vec::new();
+    file.seek(SeekFrom::Start(0)).unwrap();
+    file.read_to_end(&mut data).unwrap();
+    assert_eq!(
+        (data.len(), &data[1 << 20..(1 << 20) + 3]),
+        (2 << 20, &b"end"[..])
+    );
+    drop(file);
+    assert!(fs::read(mounted.there("f")).unwrap() == data);
+}
+
+#[test]
+fn a_file_created_exclusively_is_there_at_once() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    let create = || {
+        File::options()
+            .write(true)
+            .create_new(true)
+            .open(mounted.here("lock"))
+    };
+    let lock = create().unwrap();
+    assert!(mounted.there("lock").exists());
+    assert_eq!(create().unwrap_err().raw_os_error(), Some(libc::EEXIST));
+    fs::write(mounted.there("other"), "").unwrap();
+    drop(lock);
+}
+
+#[test]
+fn a_copy_within_the_mount_happens_on_the_host() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    mounted.sh(r#"
+        head -c 5000000 /dev/urandom > "$THERE/from"
+        cat from > /dev/null
+        cp from to; cmp "$THERE/from" "$THERE/to"
+        cmp from to
+        cp -p from too; cmp "$THERE/from" "$THERE/too"
+        test "$(stat -c %y from)" = "$(stat -c %y "$THERE/too")"
+        "#);
+}
+
+#[test]
+fn a_file_of_the_hosts_proc_can_be_read() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    let mountpoint = mounted.aside("proc");
+    fs::create_dir(&mountpoint).unwrap();
+    let status = mounted
+        .command()
+        .arg("host:/proc/self")
+        .arg(&mountpoint)
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let text = fs::read_to_string(mountpoint.join("mounts"));
+    let unmounted = std::process::Command::new("umount")
+        .arg(&mountpoint)
+        .status()
+        .unwrap();
+    assert!(unmounted.success());
+    assert!(text.unwrap().contains(" / "));
+}
+
+#[test]
+fn direct_reads_work() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    fs::write(mounted.there("file"), vec![7; 8192]).unwrap();
+    let mut file = File::options()
+        .read(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(mounted.here("file"))
+        .unwrap();
+    let mut data = Vec::new();
+    file.read_to_end(&mut data).unwrap();
+    assert_eq!(data, vec![7; 8192]);
+}
