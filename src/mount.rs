@@ -65,6 +65,14 @@ pub enum Error {
     Mountpoint(#[from] attach::Error),
     #[error(transparent)]
     Transport(#[from] transport::Error),
+    #[error(
+        "{host} port {port} does not answer as an SSH server should; is it one, and is it well?"
+    )]
+    NoAnswer {
+        host: String,
+        port: u16,
+        source: transport::Error,
+    },
     #[error(transparent)]
     Probe(#[from] probe::Error),
     #[error("cannot use the cache directory; choose another with -o cache_dir=DIR")]
@@ -93,7 +101,7 @@ impl Error {
                 transport::Error::Auth(_) => 4,
                 _ => 2,
             },
-            Self::Probe(probe::Error::Lane(_)) => 2,
+            Self::NoAnswer { .. } | Self::Probe(probe::Error::Lane(_)) => 2,
             Self::Mountpoint(_) | Self::Disk(_) | Self::System { .. } => 5,
             Self::NotStored { .. } => 6,
             Self::Probe(_) | Self::Root(_) => 7,
@@ -240,8 +248,19 @@ fn connect(
         timeout: connection.timeout,
     };
     let dynamic: Arc<dyn transport::Transport> = Arc::clone(&transport) as _;
-    let shell = probe::probe(dynamic, &settings, Arc::clone(clock))?;
-    Ok((transport, shell))
+    match probe::probe(dynamic, &settings, Arc::clone(clock)) {
+        Ok(shell) => Ok((transport, shell)),
+        Err(probe::Error::Lane(lane::Error::Transport(
+            source @ (transport::Error::Timeout { .. }
+            | transport::Error::Closed { .. }
+            | transport::Error::Failed { .. }),
+        ))) => {
+            let settings = transport.settings();
+            let (host, port) = (settings.hostname.clone(), settings.port);
+            Err(Error::NoAnswer { host, port, source })
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn open_cache(

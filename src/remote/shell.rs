@@ -173,7 +173,7 @@ impl Shell {
             .arg(expected.as_bytes())
             .arg(owner_text(plan.owner).as_bytes())
             .raw(&format!("{:04o}", plan.mode))
-            .arg(self.stamp(plan.mtime).as_bytes())
+            .arg(self.stamp(plan).as_bytes())
             .raw(if plan.durability == Durability::Fsync {
                 "y"
             } else {
@@ -182,9 +182,11 @@ impl Shell {
     }
 
     /// What `touch` is to be told after an upload; empty where the T record says it all.
-    fn stamp(&self, mtime: Time) -> String {
+    fn stamp(&self, plan: &StorePlan) -> String {
+        let mtime = plan.mtime;
         let fits_record = mtime.to_micros() == mtime && mtime.secs >= 0;
-        if fits_record {
+        let has_record = plan.placement != Placement::Direct;
+        if fits_record && has_record {
             String::new()
         } else {
             self.time_text(mtime)

@@ -3,6 +3,7 @@
 use crate::path::RemotePath;
 use crate::remote::Content;
 use crate::remote::Error;
+use crate::remote::Placement;
 use crate::remote::Receiver;
 use crate::remote::StorePlan;
 use crate::remote::lane;
@@ -126,7 +127,9 @@ pub(crate) fn store(
         scp::Ahead::Never
     };
     let mut source = scp::Source::new(ahead);
-    source.times(plan.mtime, plan.atime);
+    if plan.placement != Placement::Direct {
+        source.times(plan.mtime, plan.atime);
+    }
     source.file(plan.mode, plan.size, RECORD_NAME);
     let mut out = line.to_vec();
     out.extend(source.take_output());

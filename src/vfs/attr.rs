@@ -296,8 +296,8 @@ impl Vfs {
         if open.entry.set_times(at(change.atime), at(change.mtime)) {
             (change.atime, change.mtime) = (None, None);
         }
-        if let Some(mode) = change.mode.take() {
-            inode.stat.mode = mode;
+        if login.uid == 0 || login.uid == inode.stat.uid {
+            inode.stat.mode = change.mode.take().unwrap_or(inode.stat.mode);
         }
         if open.is_born && (change.uid.is_some() || change.gid.is_some()) {
             let uid = change.uid.unwrap_or(inode.stat.uid);

@@ -5,6 +5,7 @@
 //! Nothing here needs a network, a key or a kernel feature. A [`World`] is a directory to work in
 //! and the programs that its host has.
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
+#![allow(clippy::disallowed_methods, reason = "the host is a process here")]
 
 use std::fs;
 use std::io::Read as _;

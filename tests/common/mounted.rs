@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::path::PathBuf;
@@ -107,6 +108,7 @@ impl Mounted {
     }
 
     pub(crate) fn start(&mut self, args: &[&str]) {
+        let n_before = self.log().matches("mounted on").count();
         let log = File::options()
             .create(true)
             .append(true)
@@ -132,7 +134,7 @@ impl Mounted {
                 "ended: {}",
                 mounted.log()
             );
-            mounted.log().contains("mounted on")
+            mounted.log().matches("mounted on").count() > n_before
         });
     }
 
@@ -168,6 +170,14 @@ impl Mounted {
     /// The same file as the host sees it.
     pub(crate) fn there(&self, name: &str) -> PathBuf {
         self.dir.path().join("host").join(name)
+    }
+
+    /// Writes a file on the host that belongs to the login user.
+    pub(crate) fn put(&self, name: &str, data: impl AsRef<[u8]>) {
+        let path = self.there(name);
+        fs::write(&path, data).unwrap();
+        let home = fs::metadata(self.sshd.home()).unwrap();
+        std::os::unix::fs::chown(&path, Some(home.uid()), Some(home.gid())).unwrap();
     }
 
     /// A directory that is neither.

@@ -1,4 +1,5 @@
 #![cfg(test)]
+#![allow(clippy::disallowed_methods, reason = "tests run programs")]
 //! Real mounts of a real sshd, used as people use them.
 
 mod bad_hosts;

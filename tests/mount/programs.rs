@@ -16,15 +16,14 @@ fn a_listing_shows_what_the_host_has() {
     let mounted = mounted!("-o", "idmap=none");
     mounted.sh(r#"
         cd "$THERE"; mkdir -p a/b; echo hello > a/file; ln -s file a/link; mkfifo a/pipe
-        chmod 640 a/file; touch -d '2001-02-03 04:05:06.123456789' a/file
+        chmod 644 a/file; touch -d '2001-02-03 04:05:06.123456789' a/file
         echo x > 'name with space'; echo x > '-rf'; echo x > '$(touch evil)'
         echo x > "$(printf 'new\nline')"; echo x > "$(printf 'bad\377')"; ln a/file a/hard
     "#);
     mounted.sh(r#"
-        list() { cd "$1" && find . -printf '%p %y %m %u %g %s %n %i %T@ %l\n' | sort; }
+        list() { cd "$1" && find . -printf '%P %y %m %u %g %s %n %i %T@ %l\n' | sort; }
         test "$(list "$HERE")" = "$(list "$THERE")"
-        diff -r a "$THERE/a" 2>&1 | grep -v fifo | grep . && exit 1
-        test ! -e evil
+        cmp a/file "$THERE/a/file"; cmp a/link "$THERE/a/link"; test ! -e evil
         ls -la > /dev/null
         "#);
 }
@@ -55,12 +54,10 @@ fn copies_of_two_thousand_files_are_the_same_each_way() {
 fn editors_save_their_way() {
     let mounted = mounted!();
     mounted.sh(r#"
-        printf 'one\ntwo\n' > "$THERE/file"; chmod 640 "$THERE/file"
+        printf 'one\ntwo\n' > file; chmod 640 file
         sed -i s/one/ONE/ file
         vim -u NONE -es -c '%s/two/TWO/' -c wq file
         vim -u NONE -es -c 'set backup writebackup backupcopy=yes' -c 'normal Gothree' -c wq file
-        ed -s file <<END || true
-END
         test "$(cat "$THERE/file")" = "$(printf 'ONE\nTWO\nthree')"
         test "$(stat -c %a "$THERE/file")" = 640
         "#);
@@ -76,17 +73,15 @@ END
 #[test]
 fn archives_and_mirrors_come_out_whole() {
     let mounted = mounted!();
-    mounted.sh(
-        r#"
-        mkdir "$ASIDE/src"; cp -a /usr/share/doc/git "$ASIDE/src/git" 2>/dev/null || cp -a /etc/ssl "$ASIDE/src/ssl"
+    mounted.sh(r#"
+        mkdir "$ASIDE/src"; cp -rL /usr/share/perl/5.*/CPAN* /usr/share/zoneinfo/E* "$ASIDE/src/"
         tar cf "$ASIDE/x.tar" -C "$ASIDE/src" .
         mkdir tar; tar xf "$ASIDE/x.tar" -C tar
         diff -r "$ASIDE/src" "$THERE/tar"
         rsync -a "$ASIDE/src/" mirror/
         diff -r "$ASIDE/src" "$THERE/mirror"
         test -z "$(rsync -a --itemize-changes "$ASIDE/src/" mirror/)"
-        "#,
-    );
+        "#);
 }
 
 #[test]

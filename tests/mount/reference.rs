@@ -146,7 +146,7 @@ fn operation(random: &mut Random) -> Op {
             },
             _ => Op::Chmod {
                 path: path(random),
-                mode: 0o600 | random.below(0o100) as u32,
+                mode: 0o700 | random.below(0o100) as u32,
             },
         },
         18 => match random.below(2) {

@@ -59,7 +59,7 @@ fn what_is_written_through_a_mapping_reaches_the_host() {
     let Some(mounted) = Mounted::new(&[]) else {
         return;
     };
-    fs::write(mounted.there("file"), vec![b'.'; 10_000]).unwrap();
+    mounted.put("file", vec![b'.'; 10_000]);
     mounted.sh(r#"python3 -c "
 import mmap, os
 fd = os.open('file', os.O_RDWR)

@@ -181,12 +181,13 @@ fn a_key_or_password_that_is_not_accepted_is_said() {
     };
     let point = mounted.aside("point");
     fs::create_dir(&point).unwrap();
-    let mut command = mounted.command();
-    command.args([
-        "-oIdentityFile=/nonexistent",
-        "-oIdentityAgent=none",
-        "-oBatchMode=yes",
-    ]);
+    let config = fs::read_to_string(mounted.sshd.ssh_config()).unwrap();
+    let key = mounted.sshd.client_key().display().to_string();
+    let other = mounted.aside("other_config");
+    fs::write(&other, config.replace(&key, "/nonexistent")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_scpfs"));
+    command.env("HOME", "/nonexistent").arg("-F").arg(&other);
+    command.args(["-oIdentityAgent=none", "-oBatchMode=yes"]);
     expect(command.arg("h:").arg(&point), 4, &["ssh-copy-id"]);
 }
 

@@ -131,8 +131,9 @@ acl() { case $(ls -ld -- "$1") in ??????????+*) return 0 ;; esac; return 1; }
 # inplace TEMP PATH MODE: the content goes into the file that is there.
 inplace() {
 	{ cat -- "$1" 2>&1 >&4; } 4>"$2" || lost 1 "$1"
-	qs "$1" chmod "$3" -- "$2"
-	qs "$1" touch -c -r "$1" -- "$2"
+	# Who may write a file of somebody else's may not change its mode and times.
+	chmod "$3" -- "$2"
+	touch -c -r "$1" -- "$2"
 	rm -f -- "$1"
 }
 
@@ -140,7 +141,9 @@ inplace() {
 w() {
 	if [ "$1" = direct ]; then
 		as "$5" "$3" || lost 201 "$2"
-		scp -p -t "$3" || lost $? "$2"
+		scp -t "$3" || lost $? "$2"
+		chmod "$7" -- "$3"
+		touch -c -m -d "$8" -- "$3"
 	else
 		scp -p -t "$2" || lost $? "$2"
 		put "$@"
