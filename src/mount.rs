@@ -8,6 +8,8 @@ pub mod signals;
 pub mod terminal;
 
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -155,7 +157,7 @@ fn serve(
     let remote: Arc<dyn Remote> = Arc::new(Retry::new(shell));
     let workers = Workers::new();
     let cache = open_cache(config, &transport, &facts, &remote, &clock, &workers)?;
-    let options = vfs_options(config, &facts);
+    let options = vfs_options(config, &facts, mountpoint.path());
     let vfs =
         Vfs::new(Arc::clone(&remote), Arc::clone(&cache), clock, options).map_err(Error::Root)?;
     transport.silence();
@@ -329,7 +331,7 @@ fn cache_key(user: &str, host: &str, port: u16, root: &[u8]) -> String {
     format!("{readable}-{hash}")
 }
 
-fn vfs_options(config: &Config, facts: &remote::Facts) -> vfs::Options {
+fn vfs_options(config: &Config, facts: &remote::Facts, mountpoint: &Path) -> vfs::Options {
     let pair =
         |host: u32, local: u32| (config.files.idmap == Idmap::User).then_some(Pair { host, local });
     let ids = Ids {
@@ -343,6 +345,7 @@ fn vfs_options(config: &Config, facts: &remote::Facts) -> vfs::Options {
         ids,
         umask: config.files.umask,
         symlinks: config.files.symlinks,
+        mountpoint: mountpoint.as_os_str().as_bytes().to_vec(),
         gives_away: config.mount.allow_other && facts.uid == 0,
         is_read_only: config.mount.is_read_only,
     }

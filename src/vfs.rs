@@ -66,6 +66,13 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Some thousand names on every common filesystem.
 const HUGE_DIRECTORY: u64 = 128 << 10;
 
+/// The longest name; the kernel itself lets 1024 bytes pass.
+const NAME_MAX: usize = 255;
+
+/// How often the host is asked for one thing before its answers are given up on: they change all
+/// the while, or never say what was asked. Many, because waiting for another's answer counts too.
+const MAX_ROUNDS: u32 = 50;
+
 /// A directory with more names than this is listed again only for the second look-up that misses.
 const LARGE_DIRECTORY: usize = 1000;
 
@@ -81,6 +88,8 @@ pub struct Options {
     /// Bits that are taken from every mode that is shown.
     pub umask: u32,
     pub symlinks: Symlinks,
+    /// Where the root is on this machine: absolute links to below it lead inside.
+    pub mountpoint: Vec<u8>,
     /// Whether what a local user creates belongs to that user on the host: only where the login
     /// user is root and others may use the mount.
     pub gives_away: bool,
@@ -188,7 +197,7 @@ impl Vfs {
         let name = Self::name(name)?;
         let since = self.clock.tick();
         let mut tree = self.tree.lock();
-        loop {
+        for _ in 0..MAX_ROUNDS {
             Self::check_directory(&tree, parent)?;
             if let Some((at, what)) = tree.known(parent, &name)
                 && self.is_fresh(at, since)
@@ -217,6 +226,7 @@ impl Vfs {
             cx.may_wait()?;
             tree = self.ask_for_name(tree, parent, &name, since)?;
         }
+        Err(Error::Stale)
     }
 
     /// Asks the host about a name: by a listing of its directory where that is not too much, so
@@ -236,8 +246,17 @@ impl Vfs {
             return Err(Error::NotFound);
         };
         let at = self.clock.tick();
-        let needs_stat = matches!(tree.known(parent, name), Some((when, What::Listed(listed)))
-            if when >= since && listed.stat.is_none());
+        // A listing does not say which device a device is.
+        let needs_stat = match tree.known(parent, name) {
+            Some((when, What::Listed(listed))) => when >= since && listed.stat.is_none(),
+            Some((_, What::Inode(ino))) => tree.get(*ino).is_some_and(|inode| {
+                matches!(
+                    inode.stat.kind,
+                    FileKind::CharDevice | FileKind::BlockDevice
+                )
+            }),
+            _ => false,
+        };
         if !needs_stat && self.should_list(&mut tree, parent, at) {
             drop(tree);
             return self.ask_for_listing(parent, &path, at);
@@ -356,6 +375,9 @@ impl Vfs {
     }
 
     fn name(bytes: &[u8]) -> Result<Name> {
+        if bytes.len() > NAME_MAX {
+            return Err(Error::NameTooLong);
+        }
         Name::new(bytes).map_err(|_| Error::InvalidArgument)
     }
 

@@ -437,27 +437,33 @@ impl Filesystem for Fuse {
                     } else {
                         vfs.lookup_listed(parent, &item.name)
                     };
-                    // Number 0 in the attributes means that the kernel learns only the name.
-                    let (attr, ttl) = found.map_or_else(
-                        || {
-                            let kind = convert::file_type(item.kind);
-                            (
-                                fuser::FileAttr {
-                                    kind,
-                                    ..absent_attr()
-                                },
-                                NO_TTL,
-                            )
-                        },
-                        |(attr, found)| {
+                    // fuser takes the number that a program sees from the attributes, and a program
+                    // skips names with number 0. The kernel makes no inodes of the dots.
+                    let (attr, ttl) = match found {
+                        Some((attr, found)) => {
                             let ttl = found.ttl.min(convert::entry_attr_ttl(&attr));
                             (convert::entry_attr(&attr), ttl)
-                        },
-                    );
+                        }
+                        None if is_dots => {
+                            let kind = convert::file_type(item.kind);
+                            let ino = INodeNo(item.shown_ino.max(1));
+                            let attr = fuser::FileAttr {
+                                ino,
+                                kind,
+                                ..absent_attr()
+                            };
+                            (attr, NO_TTL)
+                        }
+                        // Gone meanwhile.
+                        None => {
+                            items.advance();
+                            continue;
+                        }
+                    };
                     let shown = INodeNo(item.shown_ino.max(1));
                     let name = OsStr::from_bytes(&item.name);
                     if reply.add(shown, next, name, &ttl, &attr, GENERATION) {
-                        if attr.ino.0 != 0 {
+                        if !is_dots {
                             vfs.forget(ino(attr.ino), 1);
                         }
                         break;

@@ -18,6 +18,7 @@ use crate::remote::Error;
 use crate::remote::Expect;
 use crate::remote::Facts;
 use crate::remote::Fetched;
+use crate::remote::ListEntry;
 use crate::remote::Listing;
 use crate::remote::NewTime;
 use crate::remote::Owner;
@@ -109,6 +110,27 @@ impl Shell {
         let mut lane = self.lanes.lend_live(Purpose::Metadata, act)?;
         lane.request(&line.finish())
             .map_err(|error| lost(act, error))
+    }
+
+    /// Asks for the attributes of what a listing could not tell all of: devices.
+    fn complete(&self, dir: &RemotePath, entries: &mut [ListEntry]) -> Result<()> {
+        const MAX_PATHS: usize = 500;
+        let mut incomplete: Vec<&mut ListEntry> = entries
+            .iter_mut()
+            .filter(|entry| entry.stat.is_none())
+            .collect();
+        for some in incomplete.chunks_mut(MAX_PATHS) {
+            let line = some.iter().fold(Line::new("v"), |line, entry| {
+                line.arg(&self.absolute(&dir.join(&entry.name)))
+            });
+            let answer = self.ask("stat", line)?;
+            // If one of them is gone, each is asked for when it is wanted.
+            let found = stats(&answer.body, some.len()).unwrap_or_default();
+            for (entry, stat) in some.iter_mut().zip(found) {
+                entry.stat = (stat.kind == entry.kind).then_some(stat);
+            }
+        }
+        Ok(())
     }
 
     fn content_lane(&self, act: &'static str) -> Result<Lent> {
@@ -313,6 +335,7 @@ impl Remote for Shell {
                 .any(|(dir, temp)| dir == path && *temp == entry.name)
         });
         drop(temps);
+        self.complete(path, &mut entries)?;
         Ok(Listing { directory, entries })
     }
 
@@ -434,8 +457,17 @@ impl Remote for Shell {
             FileKind::Fifo => Line::new(&format!("q mkfifo -m {mode:04o} --")).arg(&name),
             FileKind::CharDevice => mknod.raw(&format!("c {major} {minor}")),
             FileKind::BlockDevice => mknod.raw(&format!("b {major} {minor}")),
-            FileKind::Socket | FileKind::File | FileKind::Directory | FileKind::Symlink => {
-                let why = "a shell has no command that makes a socket";
+            FileKind::Socket => {
+                let parent = self.parent_of(path);
+                let last = path
+                    .name()
+                    .map_or_else(Vec::new, |name| name.as_bytes().to_vec());
+                let line = Line::new("q sock").arg(&name).arg(&last).arg(&parent);
+                let line = line.raw(&format!("{mode:04o} && q chmod {mode:04o} --"));
+                line.arg(&name)
+            }
+            FileKind::File | FileKind::Directory | FileKind::Symlink => {
+                let why = "it is no kind of node";
                 return Err(Error::Unsupported {
                     act: ACT,
                     path: path.clone(),

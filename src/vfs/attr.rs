@@ -15,6 +15,7 @@ use crate::vfs::Context;
 use crate::vfs::Error;
 use crate::vfs::Fh;
 use crate::vfs::Ino;
+use crate::vfs::MAX_ROUNDS;
 use crate::vfs::Result;
 use crate::vfs::Vfs;
 use crate::vfs::permission;
@@ -58,7 +59,7 @@ impl Vfs {
     pub(super) fn fresh_attr(&self, cx: &Context, ino: Ino) -> Result<MutexGuard<'_, Tree>> {
         let since = self.clock.tick();
         let mut tree = self.tree.lock();
-        loop {
+        for _ in 0..MAX_ROUNDS {
             let inode = tree.get(ino).ok_or(Error::Stale)?;
             if self.is_fresh(inode.stat_at, since) || inode.is_ours() {
                 return Ok(tree);
@@ -84,6 +85,7 @@ impl Vfs {
                 };
             }
         }
+        Err(Error::Stale)
     }
 
     /// Asks for the attributes of the root: by a listing, which is what is wanted next, where
@@ -174,7 +176,7 @@ impl Vfs {
                     .and_then(|path| path.parent())
                     .unwrap_or_default();
                 let root = &self.remote.facts().root;
-                symlink::contain(target, &dir, root)
+                symlink::contain(target, &dir, root, &self.options.mountpoint)
                     .map(Some)
                     .ok_or(Error::LeadsOutside)
             }

@@ -140,9 +140,6 @@ impl Vfs {
         let name = Name::new(name).ok()?;
         let mut tree = self.tree.lock();
         let (at, _) = tree.known(parent, &name)?;
-        if self.ttl_left(at).is_zero() {
-            return None;
-        }
         let ino = tree.instantiate(parent, &name)?;
         tree.get_mut(ino)?.lookups += 1;
         let attr = self.attr_of(&tree, ino).ok()?;

@@ -230,9 +230,6 @@ impl Vfs {
             return Err(Error::AccessDenied);
         }
         let path = tree.path(parent).ok_or(Error::NotFound)?.join(name);
-        if name.as_bytes().len() > 255 {
-            return Err(Error::NameTooLong);
-        }
         Ok((path, self.owner_for(&tree, cx, parent)))
     }
 
@@ -341,7 +338,8 @@ impl Vfs {
     /// that could not be stored and still cannot be.
     pub fn flush(&self, cx: &Context, fh: Fh) -> Result<()> {
         let handle = self.handles.lock().file(fh)?;
-        if !handle.flags.writes && handle.entry.failure().is_none() {
+        let is_writer = handle.flags.writes || self.is_born(handle.ino);
+        if !is_writer && handle.entry.failure().is_none() {
             return Ok(());
         }
         self.flush_entry(cx, handle.ino, &handle.entry, Durability::Lazy)
@@ -357,7 +355,7 @@ impl Vfs {
     /// the last `close(2)`, is stored now; nobody is left to be told if that fails.
     pub fn release(&self, cx: &Context, fh: Fh) -> Result<()> {
         let handle = self.handles.lock().file(fh)?;
-        if handle.entry.is_dirty() && handle.flags.writes {
+        if handle.entry.is_dirty() && (handle.flags.writes || self.is_born(handle.ino)) {
             cx.may_wait()?;
             // Logged where it failed; the content stays.
             drop(self.flush_entry(cx, handle.ino, &handle.entry, Durability::Lazy));
@@ -366,6 +364,13 @@ impl Vfs {
             self.release_entry(handle.ino, &handle.entry);
         }
         Ok(())
+    }
+
+    /// Whether the host has no file yet: whoever created it stores it, even if only for reading.
+    fn is_born(&self, ino: Ino) -> bool {
+        let tree = self.tree.lock();
+        let open = tree.get(ino).and_then(|inode| inode.open.as_ref());
+        open.is_some_and(|open| open.is_born)
     }
 
     fn release_entry(&self, ino: Ino, entry: &Arc<Entry>) {

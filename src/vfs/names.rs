@@ -247,6 +247,8 @@ impl Vfs {
         for ino in born {
             self.flush_inode(cx, ino, Durability::Lazy)?;
         }
+        // Nor is a directory empty that holds such a file.
+        self.store_below(cx, to.0, to.1)?;
         let held = self.hold(|tree| {
             let moved = [
                 tree.instantiate(from.0, from.1),

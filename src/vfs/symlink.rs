@@ -18,8 +18,21 @@ pub enum Symlinks {
 
 /// Returns the target to be shown for a link in the directory `dir`; `None` if it leads outside.
 ///
-/// `root` is the absolute path of the remote root, empty for `/`.
-pub(super) fn contain(target: &[u8], dir: &RemotePath, root: &[u8]) -> Option<Vec<u8>> {
+/// `root` is the absolute path of the remote root on the host, empty for `/`; `mountpoint` is the
+/// same place on this machine. A link to below the mountpoint was made here, and is shown as it
+/// was made.
+pub(super) fn contain(
+    target: &[u8],
+    dir: &RemotePath,
+    root: &[u8],
+    mountpoint: &[u8],
+) -> Option<Vec<u8>> {
+    if !mountpoint.is_empty()
+        && let Some(below) = strip_root(target, mountpoint)
+        && !below.split(|&b| b == b'/').any(|part| part == b"..")
+    {
+        return Some(target.to_vec());
+    }
     let (mut depth, relative, is_absolute) = match target.strip_prefix(b"/") {
         Some(_) => (0, strip_root(target, root)?, true),
         None => (dir.depth(), target, false),
@@ -93,8 +106,12 @@ mod tests {
             ("/etc/passwd", "", "/srv", None),
             ("/etc/passwd", "d", "", Some("../etc/passwd")),
             ("/", "d", "", Some("..")),
+            ("/mnt/m/x", "d", "/srv", Some("/mnt/m/x")),
+            ("/mnt/m", "d", "/srv", Some("/mnt/m")),
+            ("/mnt/m/../x", "d", "/srv", None),
+            ("/mnt/mx", "d", "/srv", None),
         ] {
-            let found = contain(target.as_bytes(), &dir(at), root.as_bytes());
+            let found = contain(target.as_bytes(), &dir(at), root.as_bytes(), b"/mnt/m");
             assert_eq!(
                 found,
                 shown.map(|s| s.as_bytes().to_vec()),

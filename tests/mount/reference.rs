@@ -27,6 +27,10 @@ impl Random {
     fn below(&mut self, n: u64) -> u64 {
         (self.next() >> 33) % n
     }
+
+    fn index(&mut self, n: usize) -> usize {
+        usize::try_from(self.below(n as u64)).unwrap()
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -92,7 +96,7 @@ enum Op {
 const N_SLOTS: usize = 4;
 
 fn path(random: &mut Random) -> String {
-    let name = |random: &mut Random| ["a", "b", "c", "d d"][random.below(4) as usize];
+    let name = |random: &mut Random| ["a", "b", "c", "d d"][random.index(4)];
     let first = name(random);
     match random.below(3) {
         0 => first.to_owned(),
@@ -102,7 +106,7 @@ fn path(random: &mut Random) -> String {
 }
 
 fn operation(random: &mut Random) -> Op {
-    let slot = random.below(N_SLOTS as u64) as usize;
+    let slot = random.index(N_SLOTS);
     let at = random.below(3) * random.below(40_000);
     match random.below(20) {
         0..=3 => Op::Open {
@@ -116,13 +120,13 @@ fn operation(random: &mut Random) -> Op {
             Op::Write {
                 slot,
                 at,
-                data: vec![byte; random.below(9000) as usize],
+                data: vec![byte; random.index(9000)],
             }
         }
         8 => Op::Read {
             slot,
             at,
-            len: random.below(20_000) as usize,
+            len: random.index(20_000),
         },
         9 => Op::SetLen {
             slot,
@@ -146,7 +150,7 @@ fn operation(random: &mut Random) -> Op {
             },
             _ => Op::Chmod {
                 path: path(random),
-                mode: 0o700 | random.below(0o100) as u32,
+                mode: 0o700 | u32::try_from(random.below(0o100)).unwrap(),
             },
         },
         18 => match random.below(2) {

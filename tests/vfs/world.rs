@@ -74,6 +74,7 @@ impl Mount {
             ids: Ids::same(),
             umask: 0,
             symlinks: Symlinks::Contain,
+            mountpoint: b"/mnt/here".to_vec(),
             gives_away: false,
             is_read_only: false,
         };
