@@ -462,9 +462,8 @@ impl Remote for Shell {
                 let last = path
                     .name()
                     .map_or_else(Vec::new, |name| name.as_bytes().to_vec());
-                let line = Line::new("q sock").arg(&name).arg(&last).arg(&parent);
-                let line = line.raw(&format!("{mode:04o} && q chmod {mode:04o} --"));
-                line.arg(&name)
+                let line = Line::new("q sock").arg(&last).arg(&parent);
+                line.raw(&format!("&& q chmod {mode:04o} --")).arg(&name)
             }
             FileKind::File | FileKind::Directory | FileKind::Symlink => {
                 let why = "it is no kind of node";

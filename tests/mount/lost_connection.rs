@@ -59,16 +59,9 @@ fn no_call_waits_for_ever_and_the_mount_heals() {
     assert_eq!(fs::read(mounted.here("file")).unwrap(), b"content");
     mounted.sshd.freeze_sessions();
     thread::sleep(Duration::from_millis(1500));
-    let errno = fs::metadata(mounted.here("file"))
-        .unwrap_err()
-        .raw_os_error()
-        .unwrap();
-    assert!(
-        [libc::ETIMEDOUT, libc::EHOSTUNREACH].contains(&errno),
-        "{errno}"
-    );
-    // These come back as well, by then perhaps over a new connection.
+    // All of them come back, the later ones perhaps over a new connection.
     for result in [
+        fs::metadata(mounted.here("file")).map(drop),
         fs::read(mounted.here("other")).map(drop),
         fs::create_dir(mounted.here("dir")),
         fs::read_dir(mounted.here("")).map(drop),

@@ -370,11 +370,9 @@ pub fn reason_of(text: &[u8]) -> Reason {
     let line = line.trim_ascii_end();
     let tail = memchr::memmem::rfind(line, b": ").map_or(line, |at| line.get(at..).unwrap_or(line));
     let has = |needle: &[u8]| memchr::memmem::find(tail, needle).is_some();
-    let table: [(&[u8], Reason); 35] = [
+    let table: [(&[u8], Reason); 34] = [
         (b"No such file or directory", Reason::NotFound),
         (b"File exists", Reason::Exists),
-        // What bind(2) says of the name of a socket.
-        (b"Address already in use", Reason::Exists),
         (b"cannot overwrite directory", Reason::Exists),
         (b"Permission denied", Reason::AccessDenied),
         (b"ermission denied", Reason::AccessDenied),

@@ -179,21 +179,24 @@ cpy() {
 	v "$3" "$4"
 }
 
-# sock PATH NAME PARENT MODE: makes a socket, which no shell can, with what the host has. From
-# within its directory, because the path of a socket is short.
+# sock NAME PARENT: makes a socket, which no shell can, with what the host has. Under a short name
+# first, and from within its directory, because an address has room for 107 bytes.
 sock() (
-	umask 0
-	cd -- "$3" || exit 1
+	cd -- "$2" || exit 1
+	if x "./$1"; then
+		echo ': File exists'
+		exit 1
+	fi
+	t=.scpfs-$$.sock
 	if command -v perl >/dev/null; then
-		exec perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0) && bind(S, sockaddr_un("./$ARGV[0]")) or die ": $!\n"' -- "$2"
+		perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0) && bind(S, sockaddr_un($ARGV[0])) or die ": $!\n"' -- "$t" || exit 1
+	elif command -v python3 >/dev/null; then
+		python3 -c 'import socket, sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])' "$t" || exit 1
+	else
+		echo ': Operation not supported'
+		exit 1
 	fi
-	if command -v python3 >/dev/null; then
-		exec python3 -c 'import os, socket, sys
-try: socket.socket(socket.AF_UNIX).bind(b"./" + os.fsencode(sys.argv[1]))
-except OSError as e: sys.exit(": " + e.strerror)' "$2"
-	fi
-	echo ': Operation not supported'
-	exit 1
+	mv -fT -- "$t" "./$1"
 )
 
 # new PATH PARENT MODE OWNER: creates an empty file that was not there.

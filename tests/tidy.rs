@@ -1,0 +1,216 @@
+#![cfg(test)]
+//! What no compiler checks: layers, documents, style.
+
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+
+/// Each part of the program and the parts it may name; the bottom row may be named by all.
+const LAYERS: &[(&str, &[&str])] = &[
+    ("path", &[]),
+    ("stat", &[]),
+    ("clock", &["stat"]),
+    ("sync", &[]),
+    ("workers", &["sync"]),
+    ("scp", BOTTOM),
+    ("transport", BOTTOM),
+    (
+        "remote",
+        &[
+            "path",
+            "stat",
+            "clock",
+            "sync",
+            "workers",
+            "scp",
+            "transport",
+        ],
+    ),
+    (
+        "cache",
+        &["path", "stat", "clock", "sync", "workers", "remote"],
+    ),
+    // The errno of a lost connection depends on how it was lost.
+    (
+        "vfs",
+        &[
+            "path",
+            "stat",
+            "clock",
+            "sync",
+            "workers",
+            "remote",
+            "cache",
+            "transport",
+        ],
+    ),
+    (
+        "fuse",
+        &[
+            "path", "stat", "clock", "sync", "workers", "remote", "cache", "vfs",
+        ],
+    ),
+    ("config", &["transport", "vfs"]),
+    ("cli", &["path", "config", "transport", "vfs"]),
+];
+
+const BOTTOM: &[&str] = &["path", "stat", "clock", "sync", "workers"];
+
+/// Crates that only some parts may name.
+const CRATES: &[(&str, &[&str])] = &[
+    ("fuser", &["fuse", "mount"]),
+    ("ssh2", &["transport"]),
+    ("libssh2_sys", &["transport"]),
+    ("ssh2_config", &["transport"]),
+    ("lru", &["cache"]),
+    ("env_logger", &["mount"]),
+    ("lexopt", &["cli"]),
+    ("etcetera", &["cli"]),
+    ("rpassword", &["mount"]),
+    ("nix", &["mount", "cli"]),
+    ("libc", &["vfs", "cache", "fuse", "mount"]),
+];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn files(dir: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for item in fs::read_dir(dir).unwrap() {
+        let path = item.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path, ending));
+        } else if path.to_str().unwrap().ends_with(ending) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The part of the program that a file belongs to.
+fn part(file: &Path) -> String {
+    let inside = file.strip_prefix(root().join("src")).unwrap();
+    let first = inside.iter().next().unwrap().to_str().unwrap();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// The code of a file before its tests, without comments.
+fn code(file: &Path) -> String {
+    let text = fs::read_to_string(file).unwrap();
+    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+    text.lines()
+        .map(|line| line.split("//").next().unwrap())
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+#[test]
+fn no_part_names_one_above_it() {
+    for file in files(&root().join("src"), ".rs") {
+        let part = part(&file);
+        let Some((_, allowed)) = LAYERS.iter().find(|(name, _)| *name == part) else {
+            assert!(
+                ["lib", "main", "mount"].contains(&part.as_str()),
+                "unknown part {part}"
+            );
+            continue;
+        };
+        for (at, _) in code(&file).match_indices("crate::") {
+            let code = code(&file);
+            let named: String = code[at + 7..]
+                .chars()
+                .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+                .collect();
+            assert!(
+                named == part || allowed.contains(&named.as_str()) || named.is_empty(),
+                "{} names {named}",
+                file.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn crates_stay_in_their_layer() {
+    for file in files(&root().join("src"), ".rs") {
+        let (part, code) = (part(&file), code(&file));
+        for (name, allowed) in CRATES {
+            let is_named = code.match_indices(&format!("{name}::")).any(|(at, _)| {
+                let before = code[..at].chars().next_back().unwrap_or(' ');
+                !(before.is_ascii_alphanumeric() || before == '_' || before == ':')
+            });
+            assert!(
+                !is_named || allowed.contains(&part.as_str()),
+                "{} names {name}",
+                file.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn every_module_says_what_it_is_and_is_ascii() {
+    for file in files(&root().join("src"), ".rs")
+        .iter()
+        .chain(&files(&root().join("tests"), ".rs"))
+    {
+        let text = fs::read_to_string(file).unwrap();
+        let head = text.lines().find(|line| !line.starts_with("#!")).unwrap();
+        assert!(head.starts_with("//! "), "{}: {head}", file.display());
+        assert!(text.is_ascii(), "{} is not ASCII", file.display());
+    }
+}
+
+#[test]
+fn the_readme_shows_the_options_as_the_help_does() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let options = scpfs::cli::option_text();
+    assert!(
+        readme.contains(options.trim()),
+        "README.md wants:\n{options}"
+    );
+}
+
+#[test]
+fn every_promise_of_the_semantics_names_a_test_that_exists() {
+    let text = fs::read_to_string(root().join("docs/semantics.md")).unwrap();
+    let tests: String = files(&root().join("tests"), ".rs")
+        .iter()
+        .chain(&files(&root().join("src"), ".rs"))
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect();
+    let mut n_named = 0;
+    for line in text
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| ---"))
+    {
+        let last = line.trim_end_matches('|').rsplit('|').next().unwrap();
+        for name in last.split('`').skip(1).step_by(2) {
+            let is_there =
+                tests.contains(&format!("fn {name}(")) || tests.contains(&format!("    {name}\n"));
+            assert!(
+                is_there,
+                "docs/semantics.md names a test that does not exist: {name}"
+            );
+            n_named += 1;
+        }
+    }
+    assert!(n_named > 30, "only {n_named} tests are named");
+}
+
+#[test]
+fn documents_name_files_that_exist() {
+    for document in ["README.md", "docs/architecture.md", "docs/semantics.md"] {
+        let text = fs::read_to_string(root().join(document)).unwrap();
+        for name in text.split('`').skip(1).step_by(2) {
+            let is_path = ["src/", "tests/", "scripts/", "docs/"]
+                .iter()
+                .any(|p| name.starts_with(p));
+            if is_path && !name.contains(char::is_whitespace) && !name.contains('*') {
+                assert!(root().join(name).exists(), "{document} names {name}");
+            }
+        }
+    }
+}
