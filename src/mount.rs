@@ -189,7 +189,9 @@ fn serve(
         mountpoint: Arc::clone(&mountpoint),
     };
     log::info!("mounted on {}", mountpoint.path().display());
-    readiness.ready().map_err(system("go to the background"))?;
+    readiness
+        .ready(&cache.disk().log_file())
+        .map_err(system("go to the background"))?;
     let result = session.run();
     std::mem::forget(guard);
     *phase.lock() = Phase::Ending;

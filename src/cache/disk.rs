@@ -3,6 +3,7 @@
 //! ```text
 //! lock      held by the mount that uses the directory
 //! format    the version of this layout
+//! log       what a mount in the background has to say
 //! running   the boot in which a mount uses it; gone after an orderly end
 //! content/  c-DEV-INO-SIZE-MTIME-CTIME   the content of exactly that version
 //!           d-NUMBER                     content that is (or was when we died) not on the host
@@ -166,6 +167,11 @@ impl Disk {
     /// Returns the files that an earlier run could not store on the host.
     pub fn orphans(&self) -> &[PathBuf] {
         &self.orphans
+    }
+
+    /// Returns where a mount in the background keeps its log.
+    pub fn log_file(&self) -> PathBuf {
+        self.dir.join("log")
     }
 
     /// Returns the directory, for messages.

@@ -9,6 +9,8 @@ use std::io;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 
 use nix::unistd::ForkResult;
 
@@ -71,8 +73,8 @@ impl Readiness {
         self.pipe.is_some()
     }
 
-    /// Leaves the terminal and lets the parent go.
-    pub fn ready(self) -> io::Result<()> {
+    /// Leaves the terminal and lets the parent go. What is logged from now on goes to `log`.
+    pub fn ready(self, log: &Path) -> io::Result<()> {
         let Some(mut pipe) = self.pipe else {
             return Ok(());
         };
@@ -81,7 +83,20 @@ impl Readiness {
         let null = File::options().read(true).write(true).open("/dev/null")?;
         rustix::stdio::dup2_stdin(&null)?;
         rustix::stdio::dup2_stdout(&null)?;
-        rustix::stdio::dup2_stderr(&null)?;
+        rustix::stdio::dup2_stderr(open_log(log)?)?;
         pipe.write_all(b"1")
     }
+}
+
+/// How long a log may be before a mount starts it anew.
+const MAX_LOG: u64 = 1 << 20;
+
+fn open_log(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.create(true).append(true).mode(0o600);
+    let log = options.open(path)?;
+    if log.metadata()?.len() > MAX_LOG {
+        log.set_len(0)?;
+    }
+    Ok(log)
 }

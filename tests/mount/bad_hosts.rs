@@ -124,7 +124,7 @@ fn close_says_that_the_host_denied_the_store_and_the_content_is_kept() {
 
 #[test]
 fn a_directory_or_file_that_may_not_be_written_is_refused_at_once() {
-    let Some(mounted) = Mounted::new(&[]) else {
+    let Some(mounted) = Mounted::new(&["-o", "cache_timeout=0"]) else {
         return;
     };
     let open = || File::options().write(true).open(mounted.here("dir/file"));
@@ -136,7 +136,6 @@ fn a_directory_or_file_that_may_not_be_written_is_refused_at_once() {
     assert_eq!(open().unwrap_err().raw_os_error(), Some(libc::EACCES));
     // A file that may be written in a directory that may not is written in place.
     fs::set_permissions(mounted.there("dir/file"), fs::Permissions::from_mode(0o666)).unwrap();
-    std::thread::sleep(std::time::Duration::from_secs(6));
     let mut file = open().unwrap();
     file.write_all(b"written").unwrap();
     assert_eq!(close(file), 0, "{}", mounted.log());
@@ -173,7 +172,7 @@ fn an_unreadable_file_or_directory_is_denied() {
 
 #[test]
 fn a_file_that_changes_while_it_is_fetched_is_never_a_mixture() {
-    let Some(mounted) = Mounted::new(&[]) else {
+    let Some(mounted) = Mounted::new(&["-o", "cache_timeout=0"]) else {
         return;
     };
     let path = mounted.there("file");
@@ -205,7 +204,6 @@ fn a_file_that_changes_while_it_is_fetched_is_never_a_mixture() {
     stop.store(true, std::sync::atomic::Ordering::SeqCst);
     writer.join().unwrap();
     fs::remove_file(&path).unwrap();
-    std::thread::sleep(std::time::Duration::from_secs(6));
     assert_eq!(
         fs::read(mounted.here("file")).unwrap_err().raw_os_error(),
         Some(libc::ENOENT)

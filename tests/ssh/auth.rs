@@ -1,4 +1,5 @@
 #![cfg(test)]
+//! How one logs in.
 
 use std::fs;
 use std::io::BufRead as _;

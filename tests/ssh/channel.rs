@@ -1,4 +1,5 @@
 #![cfg(test)]
+//! The streams of a command.
 
 use std::sync::mpsc;
 use std::thread;

@@ -1,4 +1,5 @@
 #![cfg(test)]
+//! Making connections, and what can go wrong with that.
 
 use std::net::TcpListener;
 use std::path::Path;

@@ -1,4 +1,5 @@
 #![cfg(test)]
+//! Which hosts are trusted.
 
 use std::fs;
 use std::path::PathBuf;
