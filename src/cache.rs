@@ -1,7 +1,7 @@
 //! Whole files on the local disk: fetched on open, read and written here, stored on close.
 //!
 //! Knows neither inodes nor handles, and not how a host stores a file. Driven by `vfs`, which
-//! holds an [`Entry`] for each file that is open or dirty; everything else is an [`Index`] of
+//! holds an [`Entry`] for each file that is open or dirty; everything else is an index of
 //! clean content that may be dropped at any time.
 //!
 //! Lock order: an entry's state, then the index. Neither is held across the network, nor while
