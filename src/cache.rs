@@ -7,6 +7,7 @@
 //! Lock order: an entry's state, then the index. Neither is held across the network, nor while
 //! the layer above is called.
 
+mod access;
 mod disk;
 mod entry;
 mod fetch;

@@ -71,6 +71,7 @@ pub struct Mount {
     pub fsname: String,
     pub subtype: String,
     pub allow_other: bool,
+    pub allow_root: bool,
     pub default_permissions: bool,
     pub is_read_only: bool,
     /// Options of mount(2) by their names: `nosuid`, `nodev`, `noexec`, ...

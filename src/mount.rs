@@ -165,10 +165,10 @@ fn serve(
     let mountpoint = Arc::new(mountpoint);
     let device = mountpoint.attach(&config.mount)?;
     let guard = Unmount(&mountpoint);
-    let acl = if config.mount.allow_other {
-        SessionACL::All
-    } else {
-        SessionACL::Owner
+    let acl = match (config.mount.allow_other, config.mount.allow_root) {
+        (true, _) => SessionACL::All,
+        (false, true) => SessionACL::RootAndOwner,
+        (false, false) => SessionACL::Owner,
     };
     let mut session_config = fuser::Config::default();
     session_config.acl = acl;

@@ -14,9 +14,11 @@ mod error;
 mod file;
 mod handle;
 mod ids;
+mod inode;
 mod names;
 mod open_flags;
 mod permission;
+mod store;
 mod symlink;
 mod tree;
 
@@ -35,10 +37,10 @@ pub use crate::vfs::file::Opened;
 pub use crate::vfs::handle::Fh;
 pub use crate::vfs::ids::Ids;
 pub use crate::vfs::ids::Pair;
+pub use crate::vfs::inode::Ino;
 pub use crate::vfs::names::RenameFlags;
 pub use crate::vfs::open_flags::OpenFlags;
 pub use crate::vfs::symlink::Symlinks;
-pub use crate::vfs::tree::Ino;
 
 use crate::cache;
 use crate::cache::Cache;
@@ -56,9 +58,9 @@ use crate::sync::Condvar;
 use crate::sync::Mutex;
 use crate::sync::MutexGuard;
 use crate::vfs::handle::Handles;
-use crate::vfs::tree::Listed;
+use crate::vfs::inode::Listed;
+use crate::vfs::inode::What;
 use crate::vfs::tree::Tree;
-use crate::vfs::tree::What;
 
 pub type Result<T> = std::result::Result<T, Error>;
 

@@ -14,7 +14,6 @@
 
 use std::fmt;
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use crate::cache::Cache;
@@ -33,9 +32,6 @@ use crate::stat::Version;
 use crate::sync::Condvar;
 use crate::sync::Mutex;
 use crate::sync::MutexGuard;
-
-/// Room for writes is made in steps of this many bytes, so that not every write asks the disk.
-const ROOM_STEP: u64 = 16 << 20;
 
 /// A file of up to this size is waited for when it is opened, so that errors show there; a
 /// larger one can be read while it is still being fetched.
@@ -74,7 +70,7 @@ pub(super) struct State {
     pub(super) size: u64,
     pub(super) mtime: Time,
     pub(super) atime: Option<Time>,
-    ctime: Time,
+    pub(super) ctime: Time,
     /// Handles that are open.
     opens: u32,
     pub(super) is_flushing: bool,
@@ -86,7 +82,7 @@ pub(super) struct State {
     pub(super) failure: Option<Error>,
     /// Attributes that came with the content and that nobody has seen yet.
     pub(super) news: Option<Stat>,
-    room: u64,
+    pub(super) room: u64,
 }
 
 pub(super) enum Content {
@@ -278,143 +274,6 @@ impl Entry {
         Ok(())
     }
 
-    /// Reads up to `len` bytes at `offset`; fewer only at the end of the file. Waits for a fetch
-    /// only until it has come that far.
-    pub fn read(&self, offset: u64, len: usize, wait: Wait) -> Result<Vec<u8>, Error> {
-        let mut state = self.state.lock();
-        let (file, end) = loop {
-            match &state.content {
-                Content::Clean { file, .. } | Content::Dirty { file, .. } => {
-                    break (Arc::clone(file), state.size);
-                }
-                Content::Fetching(Fetching {
-                    file,
-                    have,
-                    total: Some(total),
-                    ..
-                }) if offset.saturating_add(len as u64).min(*total) <= *have => {
-                    break (Arc::clone(file), *have);
-                }
-                Content::Fetching(_) => self.wait(&mut state, wait)?,
-                Content::Absent { failure } => return Err(absent(failure.as_ref())),
-            }
-        };
-        drop(state);
-        let len = usize::try_from(end.saturating_sub(offset))
-            .unwrap_or(usize::MAX)
-            .min(len);
-        let mut buf = vec![0; len];
-        let mut n = 0;
-        while let Some(rest) = buf.get_mut(n..).filter(|rest| !rest.is_empty()) {
-            match file.read_at(rest, offset + n as u64) {
-                Ok(0) => break,
-                Ok(got) => n += got,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(local("read")(error)),
-            }
-        }
-        buf.truncate(n);
-        Ok(buf)
-    }
-
-    /// Writes `data` at `offset`, or at the end; returns the new size of the file.
-    pub fn write(&self, offset: Option<u64>, data: &[u8], wait: Wait) -> Result<u64, Error> {
-        let mut state = self.state.lock();
-        let file = self.make_dirty(&mut state, wait)?;
-        self.reserve(&mut state, data.len() as u64)?;
-        let offset = offset.unwrap_or(state.size);
-        file.write_all_at(data, offset).map_err(local("write"))?;
-        state.room = state.room.saturating_sub(data.len() as u64);
-        state.size = state.size.max(offset + data.len() as u64);
-        self.touch(&mut state);
-        Ok(state.size)
-    }
-
-    /// Sets the length of the file; what is new reads as zeros.
-    pub fn truncate(&self, size: u64, wait: Wait) -> Result<(), Error> {
-        let mut state = self.state.lock();
-        let needs_content =
-            size > 0 || matches!(state.content, Content::Dirty { .. } | Content::Clean { .. });
-        if needs_content {
-            let file = self.make_dirty(&mut state, wait)?;
-            file.set_len(size).map_err(local("truncate"))?;
-            state.size = size;
-            self.touch(&mut state);
-            return Ok(());
-        }
-        self.empty(&mut state)
-    }
-
-    /// Drops the content for an empty one that replaces whatever the host has: `O_TRUNC`.
-    pub fn replace(&self, wait: Wait) -> Result<(), Error> {
-        let mut state = self.state.lock();
-        while state.is_flushing {
-            self.wait(&mut state, wait)?;
-        }
-        if let Content::Dirty { file, .. } = &state.content {
-            file.set_len(0).map_err(local("truncate"))?;
-            state.size = 0;
-            self.touch(&mut state);
-        } else {
-            if let Content::Clean { version, .. } = &state.content {
-                let old = *version;
-                self.put_away(&mut state);
-                self.cache.forget(&old);
-            }
-            self.empty(&mut state)?;
-        }
-        if state.base != Expect::Absent {
-            state.base = Expect::Anything;
-        }
-        Ok(())
-    }
-
-    /// Starts over with an empty file. A fetch that is under way finds itself unwanted.
-    fn empty(&self, state: &mut State) -> Result<(), Error> {
-        let (private, file) = self
-            .cache
-            .disk
-            .create_dirty()
-            .map_err(local("create a file"))?;
-        state.content = Content::Dirty {
-            file: Arc::new(file),
-            private,
-        };
-        state.size = 0;
-        self.touch(state);
-        Ok(())
-    }
-
-    /// Makes holes or allocates; `mode` is that of `fallocate(2)`.
-    pub fn allocate(&self, mode: i32, offset: u64, len: u64, wait: Wait) -> Result<(), Error> {
-        let flags = rustix::fs::FallocateFlags::from_bits_retain(mode.cast_unsigned());
-        let mut state = self.state.lock();
-        let file = self.make_dirty(&mut state, wait)?;
-        self.cache.make_room(len)?;
-        rustix::fs::fallocate(&*file, flags, offset, len)
-            .map_err(|error| local("allocate")(error.into()))?;
-        state.size = file.metadata().map_err(local("allocate"))?.len();
-        self.touch(&mut state);
-        Ok(())
-    }
-
-    /// Finds data or a hole, as `lseek(2)` does with `SEEK_DATA` and `SEEK_HOLE`.
-    pub fn seek(&self, offset: u64, to_data: bool, wait: Wait) -> Result<u64, Error> {
-        let mut state = self.state.lock();
-        while let Content::Fetching(_) = state.content {
-            self.wait(&mut state, wait)?;
-        }
-        let (Content::Clean { file, .. } | Content::Dirty { file, .. }) = &state.content else {
-            return Err(absent(None));
-        };
-        let from = if to_data {
-            rustix::fs::SeekFrom::Data(offset)
-        } else {
-            rustix::fs::SeekFrom::Hole(offset)
-        };
-        rustix::fs::seek(&**file, from).map_err(|error| local("seek")(error.into()))
-    }
-
     /// Sets times that are to be stored with the content. Returns false, having done nothing, if
     /// there is nothing to be stored.
     pub fn set_times(&self, atime: Option<Time>, mtime: Option<Time>) -> bool {
@@ -561,60 +420,6 @@ impl Entry {
     pub(super) fn is_held(state: &State) -> bool {
         state.holds > 0
     }
-
-    /// Waits until the content is whole and nobody stores it, then makes it ours to change.
-    fn make_dirty(
-        &self,
-        state: &mut MutexGuard<'_, State>,
-        wait: Wait,
-    ) -> Result<Arc<File>, Error> {
-        loop {
-            if state.is_flushing {
-                self.wait(state, wait)?;
-                continue;
-            }
-            match &state.content {
-                Content::Dirty { file, .. } => return Ok(Arc::clone(file)),
-                Content::Fetching(_) => self.wait(state, wait)?,
-                Content::Absent { failure } => return Err(absent(failure.as_ref())),
-                Content::Clean {
-                    version,
-                    file,
-                    place,
-                } => {
-                    let file = Arc::clone(file);
-                    let private = match place {
-                        Place::Named => self.cache.disk.make_dirty(version),
-                        Place::Private(private) => self.cache.disk.claim(private),
-                    };
-                    let private = private.map_err(local("write"))?;
-                    state.content = Content::Dirty {
-                        file: Arc::clone(&file),
-                        private,
-                    };
-                    return Ok(file);
-                }
-            }
-        }
-    }
-
-    fn reserve(&self, state: &mut State, len: u64) -> Result<(), Error> {
-        if state.room < len {
-            // Near the end of the disk what is needed will do.
-            self.cache
-                .make_room(len + ROOM_STEP)
-                .or_else(|_| self.cache.make_room(len))?;
-            state.room = len + ROOM_STEP;
-        }
-        Ok(())
-    }
-
-    fn touch(&self, state: &mut State) {
-        state.mtime = self.cache.clock.wall().to_micros();
-        state.ctime = state.mtime;
-        state.is_synced = false;
-        self.changed.notify_all();
-    }
 }
 
 impl State {
@@ -624,11 +429,6 @@ impl State {
         self.mtime = version.mtime;
         self.atime = None;
     }
-}
-
-/// What a reader gets when there is nothing to read.
-fn absent(failure: Option<&Error>) -> Error {
-    failure.cloned().unwrap_or(Error::NotHere)
 }
 
 /// See [`Entry::hold`].

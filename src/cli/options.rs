@@ -118,6 +118,7 @@ pub const OPTIONS: &[Spec] = &[
         "",
         "let other users use the mount",
     ),
+    spec(Group::Mount, "allow_root", "", "let root use the mount"),
     spec(
         Group::Mount,
         "default_permissions",

@@ -139,7 +139,7 @@ impl Mountpoint {
             config.gid
         );
         for (is_set, option) in [
-            (config.allow_other, ",allow_other"),
+            (lets_others(config), ",allow_other"),
             (config.default_permissions, ",default_permissions"),
         ] {
             if is_set {
@@ -180,7 +180,7 @@ impl Mountpoint {
             format!("subtype={}", escape_option(&config.subtype)),
         ];
         for (is_set, option) in [
-            (config.allow_other, "allow_other"),
+            (lets_others(config), "allow_other"),
             (config.default_permissions, "default_permissions"),
             (config.is_read_only, "ro"),
         ] {
@@ -259,6 +259,12 @@ impl Mountpoint {
         let found = mounts().into_iter().rfind(|mount| mount.path == self.path);
         found.map(|mount| mount.device_id)
     }
+}
+
+/// Whether the kernel is to let others through; it has no word for root alone, whom fuser tells
+/// from the rest.
+fn lets_others(config: &config::Mount) -> bool {
+    config.allow_other || config.allow_root
 }
 
 fn unusable(path: &Path, error: io::Error) -> Error {

@@ -18,11 +18,11 @@ use crate::vfs::Ino;
 use crate::vfs::MAX_ROUNDS;
 use crate::vfs::Result;
 use crate::vfs::Vfs;
+use crate::vfs::inode::Inode;
 use crate::vfs::permission;
 use crate::vfs::permission::Who;
 use crate::vfs::symlink;
 use crate::vfs::symlink::Symlinks;
-use crate::vfs::tree::Inode;
 use crate::vfs::tree::Tree;
 
 /// Attributes as they are shown on this machine.

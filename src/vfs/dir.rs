@@ -12,8 +12,8 @@ use crate::vfs::Found;
 use crate::vfs::Ino;
 use crate::vfs::Result;
 use crate::vfs::Vfs;
+use crate::vfs::inode::What;
 use crate::vfs::tree::Tree;
-use crate::vfs::tree::What;
 
 /// One name of a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -20,7 +20,7 @@ use crate::vfs::Found;
 use crate::vfs::Ino;
 use crate::vfs::Result;
 use crate::vfs::Vfs;
-use crate::vfs::tree::Inode;
+use crate::vfs::inode::Inode;
 use crate::vfs::tree::Tree;
 
 /// What `renameat2(2)` was asked to do beyond renaming.

@@ -5,9 +5,7 @@
 //! of other files is kept with their names until it is too old.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
-use crate::cache::Entry;
 use crate::clock::Tick;
 use crate::path::Name;
 use crate::path::RemotePath;
@@ -15,16 +13,12 @@ use crate::remote::Listing;
 use crate::stat::FileId;
 use crate::stat::FileKind;
 use crate::stat::Stat;
-use crate::stat::Time;
-use crate::stat::Version;
-
-/// The kernel's number for an inode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Ino(pub u64);
-
-impl Ino {
-    pub const ROOT: Self = Self(1);
-}
+use crate::vfs::inode::Directory;
+use crate::vfs::inode::Ino;
+use crate::vfs::inode::Inode;
+use crate::vfs::inode::Known;
+use crate::vfs::inode::Listed;
+use crate::vfs::inode::What;
 
 /// Numbers from here on are ours; those below are the host's. Low enough to be exact where a
 /// program keeps numbers as doubles.
@@ -40,101 +34,6 @@ pub(super) struct Tree {
     by_id: HashMap<FileId, Ino>,
     next_synthetic: u64,
     n_names: usize,
-}
-
-#[derive(Debug)]
-pub(super) struct Inode {
-    pub(super) stat: Stat,
-    /// When `stat` was asked for.
-    pub(super) stat_at: Tick,
-    /// Its names; none once it is removed. A directory has one.
-    pub(super) links: Vec<(Ino, Name)>,
-    pub(super) lookups: u64,
-    pub(super) dir: Option<Box<Directory>>,
-    pub(super) target: Option<Box<[u8]>>,
-    pub(super) open: Option<Box<Open>>,
-    /// Whose content the kernel's pages hold.
-    pub(super) pages_of: Option<Version>,
-    /// The change time that a store of ours left on the host, and the one that was shown before.
-    /// As long as the host has the one, the other is shown: whoever looked at a file while it
-    /// was being written finds it unchanged afterwards.
-    pub(super) ctime: Option<(Time, Time)>,
-}
-
-/// The content of a file that is open, or not yet stored.
-#[derive(Debug)]
-pub(super) struct Open {
-    pub(super) entry: Arc<Entry>,
-    pub(super) handles: u32,
-    /// Whether the host has no file yet.
-    pub(super) is_born: bool,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Directory {
-    pub(super) names: HashMap<Name, Known>,
-    /// When the listing that `names` comes from was asked for.
-    pub(super) listed_at: Option<Tick>,
-    /// Whether somebody lists it at this moment.
-    pub(super) is_listing: bool,
-    /// When a single name was last asked for instead of a listing.
-    pub(super) missed_at: Option<Tick>,
-    /// Whether the host refuses to list it.
-    pub(super) is_unlistable: bool,
-    /// Inodes that have a name in it.
-    n_inodes: u32,
-}
-
-/// What is known of a name.
-#[derive(Debug)]
-pub(super) struct Known {
-    /// When it was asked for.
-    pub(super) at: Tick,
-    pub(super) what: What,
-}
-
-#[derive(Debug)]
-pub(super) enum What {
-    Absent,
-    /// An inode, which knows more.
-    Inode(Ino),
-    /// Not yet an inode.
-    Listed(Box<Listed>),
-}
-
-#[derive(Debug)]
-pub(super) struct Listed {
-    pub(super) kind: FileKind,
-    pub(super) stat: Option<Stat>,
-    pub(super) target: Option<Box<[u8]>>,
-}
-
-impl Inode {
-    fn new(stat: Stat, at: Tick) -> Self {
-        let dir = (stat.kind == FileKind::Directory).then(Box::default);
-        Self {
-            stat,
-            stat_at: at,
-            links: Vec::new(),
-            lookups: 0,
-            dir,
-            target: None,
-            open: None,
-            pages_of: None,
-            ctime: None,
-        }
-    }
-
-    /// Whether what is here is newer than anything the host says.
-    pub(super) fn is_ours(&self) -> bool {
-        self.open
-            .as_ref()
-            .is_some_and(|open| open.is_born || open.entry.is_dirty())
-    }
-
-    pub(super) fn is_open(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| open.handles > 0)
-    }
 }
 
 impl Tree {

@@ -1,0 +1,237 @@
+//! Storing: when, where, and what the host makes of it.
+
+use std::sync::Arc;
+
+use crate::cache;
+use crate::cache::Entry;
+use crate::cache::Target;
+use crate::cache::Whereto;
+use crate::path::RemotePath;
+use crate::remote::Changed;
+use crate::remote::Durability;
+use crate::remote::Owner;
+use crate::remote::Placement;
+use crate::vfs::Context;
+use crate::vfs::Error;
+use crate::vfs::Fh;
+use crate::vfs::Ino;
+use crate::vfs::Result;
+use crate::vfs::Vfs;
+use crate::vfs::permission;
+
+/// The most that an answer to a copy can say; FUSE gives it 32 bits.
+const MAX_COPY: u64 = u32::MAX as u64;
+
+impl Vfs {
+    /// Stores what the host does not have: every `close(2)` comes here first.
+    ///
+    /// Who only reads stores nothing that another is still writing, but does hear of content
+    /// that could not be stored and still cannot be.
+    pub fn flush(&self, cx: &Context, fh: Fh) -> Result<()> {
+        let handle = self.handles.lock().file(fh)?;
+        let is_writer = handle.flags.writes || self.is_born(handle.ino);
+        if !is_writer && handle.entry.failure().is_none() {
+            return Ok(());
+        }
+        self.flush_entry(cx, handle.ino, &handle.entry, Durability::Lazy)
+    }
+
+    /// Stores what the host does not have, and has it flush that to its disk.
+    pub fn fsync(&self, cx: &Context, fh: Fh) -> Result<()> {
+        let handle = self.handles.lock().file(fh)?;
+        self.flush_entry(cx, handle.ino, &handle.entry, Durability::Fsync)
+    }
+
+    /// Whether the host has no file yet: whoever created it stores it, even if only for reading.
+    pub(super) fn is_born(&self, ino: Ino) -> bool {
+        let tree = self.tree.lock();
+        let open = tree.get(ino).and_then(|inode| inode.open.as_ref());
+        open.is_some_and(|open| open.is_born)
+    }
+
+    /// Stores the content of an inode if it has any that is not stored.
+    pub(super) fn flush_inode(&self, cx: &Context, ino: Ino, how: Durability) -> Result<()> {
+        let entry = {
+            let tree = self.tree.lock();
+            let open = tree.get(ino).and_then(|inode| inode.open.as_ref());
+            open.map(|open| Arc::clone(&open.entry))
+        };
+        match entry {
+            None => Ok(()),
+            Some(entry) => self.flush_entry(cx, ino, &entry, how),
+        }
+    }
+
+    pub(super) fn flush_entry(
+        &self,
+        cx: &Context,
+        ino: Ino,
+        entry: &Arc<Entry>,
+        how: Durability,
+    ) -> Result<()> {
+        let place = StorePlace {
+            vfs: self.arc()?,
+            ino,
+        };
+        entry.flush(&place, how, cx.wait)?;
+        Ok(())
+    }
+
+    /// Copies a whole file to another on the host, so that no byte of it travels; returns how
+    /// many bytes.
+    ///
+    /// # Errors
+    /// [`Error::NotSupported`] where it is not a whole file, or where the host does not have the
+    /// content: then the kernel copies by reading and writing.
+    pub fn copy_file_range(
+        &self,
+        cx: &Context,
+        from: (Fh, u64),
+        to: (Fh, u64),
+        len: u64,
+    ) -> Result<u64> {
+        let (source, target) = {
+            let handles = self.handles.lock();
+            (handles.file(from.0)?, handles.file(to.0)?)
+        };
+        let (path, size, mtime) = {
+            let tree = self.tree.lock();
+            let inode = tree.get(source.ino).ok_or(Error::Stale)?;
+            let version = source.entry.version().filter(|_| !inode.is_ours());
+            let size = target.entry.local().map(|local| local.size);
+            let is_target_empty =
+                size.or_else(|| target.entry.version().map(|v| v.size)) == Some(0);
+            let is_whole =
+                from.1 == 0 && to.1 == 0 && version.is_some_and(|v| v.size <= len.min(MAX_COPY));
+            let path = tree.path(source.ino);
+            match (path, version) {
+                (Some(path), Some(version))
+                    if is_whole && is_target_empty && source.ino != target.ino =>
+                {
+                    (path, version.size, self.clock.wall().to_micros())
+                }
+                _ => return Err(Error::NotSupported),
+            }
+        };
+        if size == 0 {
+            return Ok(0);
+        }
+        cx.may_wait()?;
+        let place = StorePlace {
+            vfs: self.arc()?,
+            ino: target.ino,
+        };
+        let Some(Target {
+            path: to,
+            mode,
+            owner,
+            placement,
+            atime,
+        }) = place.target()
+        else {
+            return Err(Error::NotSupported);
+        };
+        let plan = target
+            .entry
+            .plan_copy(size, mode, mtime, atime, owner, placement);
+        // Held, so that no flush stores the empty content meanwhile.
+        let hold = target.entry.hold();
+        let changed = self.remote.copy(&path, &to, &plan)?;
+        let changed = match changed.stat {
+            Some(_) => changed,
+            None => Changed {
+                stat: Some(self.remote.stat(&to)?),
+                ..changed
+            },
+        };
+        if let Some(stat) = changed.stat {
+            target.entry.became(stat.version());
+        }
+        place.stored(&to, Ok(&changed));
+        drop(hold);
+        Ok(size)
+    }
+}
+
+/// Where the content of an inode goes at the moment at which it is stored.
+struct StorePlace {
+    vfs: Arc<Vfs>,
+    ino: Ino,
+}
+
+impl Whereto for StorePlace {
+    fn target(&self) -> Option<Target> {
+        let vfs = &self.vfs;
+        let facts = vfs.remote.facts();
+        let tree = vfs.tree.lock();
+        let path = tree.path(self.ino)?;
+        let inode = tree.get(self.ino)?;
+        let stat = inode.stat;
+        let is_born = inode.open.as_ref().is_some_and(|open| open.is_born);
+        let (parent, _) = inode.links.first()?;
+        let dir = tree.get(*parent)?.stat;
+        let login = vfs.login();
+        let may_chown = |uid: u32, gid: u32| {
+            facts.uid == 0
+                || (uid == facts.uid && (gid == facts.gid || facts.groups.contains(&gid)))
+        };
+        // What a new file in that directory gets by itself.
+        let default_gid = if dir.mode & 0o2000 != 0 {
+            dir.gid
+        } else {
+            facts.gid
+        };
+        let is_default = (stat.uid, stat.gid) == (facts.uid, default_gid);
+        let mask = permission::WRITE | permission::EXECUTE;
+        let placement = if is_born {
+            Placement::Replace
+        } else if !permission::permits(&dir, &login, mask) {
+            Placement::Direct
+        } else if stat.nlink > 1 || !may_chown(stat.uid, stat.gid) {
+            Placement::InPlace
+        } else {
+            Placement::Replace
+        };
+        let owner = (placement == Placement::Replace && !is_default).then_some(Owner {
+            uid: stat.uid,
+            gid: stat.gid,
+        });
+        Some(Target {
+            path,
+            mode: stat.mode,
+            owner,
+            placement,
+            atime: stat.atime,
+        })
+    }
+
+    fn stored(&self, _path: &RemotePath, result: std::result::Result<&Changed, &cache::Error>) {
+        let Ok(changed) = result else { return };
+        let at = self.vfs.clock.tick();
+        let mut tree = self.vfs.tree.lock();
+        let shown = self.vfs.attr_of(&tree, self.ino).ok();
+        let Some(inode) = tree.get_mut(self.ino) else {
+            return;
+        };
+        if let Some(open) = &mut inode.open {
+            open.is_born = false;
+        }
+        let parent = inode.links.first().map(|(parent, _)| *parent);
+        match changed.stat {
+            Some(stat) => {
+                inode.pages_of = Some(stat.version());
+                let shown = shown.and_then(|attr| attr.stat.ctime);
+                inode.ctime = stat.ctime.zip(shown);
+                tree.set_stat(self.ino, stat, at);
+            }
+            None => {
+                inode.pages_of = None;
+                inode.stat_at = crate::clock::Tick::ZERO;
+            }
+        }
+        drop(tree);
+        if let Some(parent) = parent {
+            self.vfs.parent_changed(parent, changed.parent);
+        }
+    }
+}
