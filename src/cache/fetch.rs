@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cache::Error;
 use crate::cache::disk::Private;
@@ -13,6 +14,7 @@ use crate::cache::entry::Fetching;
 use crate::cache::entry::Place;
 use crate::cache::entry::State;
 use crate::cache::local;
+use crate::clock::Tick;
 use crate::path::RemotePath;
 use crate::remote;
 use crate::remote::Fetched;
@@ -57,6 +59,8 @@ impl Entry {
             file: &file,
             have: 0,
             total: 0,
+            said: 0,
+            said_at: Tick::ZERO,
         };
         let result = self.cache.remote.fetch(path, Some(&version), &mut receiver);
         let mut state = self.state.lock();
@@ -112,12 +116,20 @@ fn log_failure(error: &remote::Error) {
     }
 }
 
+/// Who waits for content is woken after so much more of it, or after so long: waking all of them
+/// for each packet would cost more than the packet.
+const WAKE_BYTES: u64 = 1 << 20;
+const WAKE_AFTER: Duration = Duration::from_millis(20);
+
 /// Writes what arrives to the file and says how far it has come.
 struct Progress<'a> {
     entry: &'a Entry,
     file: &'a Arc<File>,
     have: u64,
     total: u64,
+    /// How far it had come when it was last said, and when that was.
+    said: u64,
+    said_at: Tick,
 }
 
 impl Progress<'_> {
@@ -141,7 +153,7 @@ impl Progress<'_> {
 impl Receiver for Progress<'_> {
     fn begin(&mut self, size: u64) -> io::Result<()> {
         self.file.set_len(0)?;
-        (self.have, self.total) = (0, size);
+        (self.have, self.total, self.said) = (0, size, 0);
         let _ = self.report();
         Ok(())
     }
@@ -149,6 +161,14 @@ impl Receiver for Progress<'_> {
     fn data(&mut self, data: &[u8]) -> io::Result<()> {
         self.file.write_all_at(data, self.have)?;
         self.have += data.len() as u64;
+        let now = self.entry.cache.clock.tick();
+        let is_news = self.have == self.total
+            || self.have - self.said >= WAKE_BYTES
+            || now.saturating_sub(self.said_at) >= WAKE_AFTER;
+        if !is_news {
+            return Ok(());
+        }
+        (self.said, self.said_at) = (self.have, now);
         if self.report() {
             Ok(())
         } else {

@@ -44,6 +44,8 @@ pub struct Lane {
     /// Bytes that were read and not yet used begin at `start`.
     buf: Vec<u8>,
     start: usize,
+    /// Where a read puts what it got.
+    scratch: Box<[u8]>,
     is_broken: bool,
     last_used: Tick,
 }
@@ -111,6 +113,7 @@ impl Lane {
             frame,
             buf: Vec::new(),
             start: 0,
+            scratch: vec![0; READ_SIZE].into_boxed_slice(),
             is_broken: true,
             last_used: Tick::ZERO,
         };
@@ -250,11 +253,9 @@ impl Lane {
             self.buf.drain(..self.start);
             self.start = 0;
         }
-        let len = self.buf.len();
-        self.buf.resize(len + READ_SIZE, 0);
-        let result = self.channel.read(&mut self.buf[len..]);
-        self.buf.truncate(len + *result.as_ref().unwrap_or(&0));
-        match result? {
+        let n = self.channel.read(&mut self.scratch)?;
+        self.buf.extend_from_slice(&self.scratch[..n]);
+        match n {
             0 => Err(transport::Error::Closed {
                 act: "waiting for the host",
             }),

@@ -158,7 +158,7 @@ fn a_database_keeps_its_promises() {
 
 #[test]
 fn files_of_all_sizes_come_and_go_in_little_memory() {
-    let mounted = mounted!();
+    let mounted = mounted!("-o", "cache_timeout=0");
     mounted.sh(
         r#"
         : > empty; head -c 4096 /dev/urandom > "$ASIDE/page"; cp "$ASIDE/page" page
