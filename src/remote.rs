@@ -27,6 +27,9 @@ use crate::stat::Stat;
 use crate::stat::Time;
 use crate::stat::Version;
 
+/// How long the name is that a store has until it is complete, at most.
+pub const TEMP_NAME_LEN: usize = 32;
+
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// One host and one directory of it. Every call may wait for the network, none for ever.

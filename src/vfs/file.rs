@@ -10,6 +10,7 @@ use crate::path::RemotePath;
 use crate::remote::Changed;
 use crate::remote::Durability;
 use crate::remote::Owner;
+use crate::remote::TEMP_NAME_LEN;
 use crate::stat::DeviceNumber;
 use crate::stat::FileKind;
 use crate::stat::Stat;
@@ -25,6 +26,10 @@ use crate::vfs::handle::FileHandle;
 use crate::vfs::inode::Inode;
 use crate::vfs::inode::Open;
 use crate::vfs::permission;
+use crate::vfs::tree::Tree;
+
+/// The longest path of Linux, without the NUL at its end.
+const PATH_MAX: usize = 4095;
 
 /// An open file, and what the kernel is to know of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -223,8 +228,23 @@ impl Vfs {
         if !permission::permits(&dir.stat, &self.login(), mask) {
             return Err(Error::AccessDenied);
         }
-        let path = tree.path(parent).ok_or(Error::NotFound)?.join(name);
+        let path = self.path_of_new(&tree, parent, name)?;
         Ok((path, self.owner_for(&tree, cx, parent)))
+    }
+
+    /// The path of a name in a directory.
+    ///
+    /// # Errors
+    /// It is longer than the host can take, with the root in front of it, and the name that a
+    /// store has until it is complete.
+    pub(super) fn path_of_new(&self, tree: &Tree, parent: Ino, name: &Name) -> Result<RemotePath> {
+        let dir = tree.path(parent).ok_or(Error::NotFound)?;
+        let longest = name.as_bytes().len().max(TEMP_NAME_LEN);
+        let root = &self.remote.facts().root;
+        if root.len() + 1 + dir.as_bytes().len() + 1 + longest > PATH_MAX {
+            return Err(Error::NameTooLong);
+        }
+        Ok(dir.join(name))
     }
 
     /// What a file that the host does not have yet is shown as.

@@ -110,7 +110,7 @@ impl Vfs {
             let tree = self.tree.lock();
             Self::check_directory(&tree, parent)?;
             let existing = tree.path(ino).ok_or(Error::NotFound)?;
-            let path = tree.path(parent).ok_or(Error::NotFound)?.join(&name);
+            let path = self.path_of_new(&tree, parent, &name)?;
             let stat = tree.get(ino).ok_or(Error::Stale)?.stat;
             Self::check_same_device(&tree, &stat, parent)?;
             (existing, path, stat)
@@ -262,7 +262,7 @@ impl Vfs {
         let (source, target) = {
             let mut tree = self.tree.lock();
             let source = tree.path(from.0).ok_or(Error::NotFound)?.join(from.1);
-            let target = tree.path(to.0).ok_or(Error::NotFound)?.join(to.1);
+            let target = self.path_of_new(&tree, to.0, to.1)?;
             if let Some(ino) = tree.instantiate(from.0, from.1)
                 && let Some(stat) = tree.get(ino).map(|inode| inode.stat)
             {

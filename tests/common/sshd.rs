@@ -437,7 +437,10 @@ fn write_config(dir: &Path, options: &Options, port: u16) {
 
 /// Starts the server; `None` when its port was taken.
 fn launch(dir: &Path) -> Option<(Child, Arc<Mutex<String>>)> {
-    let script = "if [ -e \"$1/pam\" ]; then mount --bind \"$1/pam\" /etc/pam.d/sshd || exit 1; fi
+    // Mounts that are not this server's affair would live on in its namespace.
+    let script = "sed -n 's/^\\([^ ]* \\)\\{4\\}\\([^ ]*\\) .* - fuse\\.scpfs .*/\\2/p' \
+            /proc/self/mountinfo | while read -r copy; do umount -l \"$copy\"; done
+        if [ -e \"$1/pam\" ]; then mount --bind \"$1/pam\" /etc/pam.d/sshd || exit 1; fi
         exec \"$2\" -D -e -f \"$1/sshd_config\"";
     let mut unshare = command("unshare")
         .args([
