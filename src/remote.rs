@@ -61,12 +61,7 @@ pub trait Remote: Send + Sync + fmt::Debug {
 
     /// Sends the whole content of a file: to a temporary name first, then under its own, so that
     /// nobody on the host sees half of it.
-    fn store(
-        &self,
-        path: &RemotePath,
-        content: &mut dyn Content,
-        plan: &StorePlan,
-    ) -> Result<Changed>;
+    fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Changed>;
 
     /// Creates an empty file; fails with [`Reason::Exists`] if there is anything.
     fn create_new(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed>;
@@ -127,6 +122,8 @@ pub struct Facts {
     pub can_exchange: bool,
     /// The precision with which [`Remote::set_attr`] and [`Remote::store`] can set times.
     pub time_precision: TimePrecision,
+    /// Whether a file can be sent in pieces, over several connections at once.
+    pub can_take_pieces: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,13 +165,10 @@ pub struct Fetched {
     pub is_stable: bool,
 }
 
-/// Gives the content of a file piece by piece, from the start.
-pub trait Content {
-    /// Reads the next bytes; 0 at the end.
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize>;
-
-    /// Starts again at the first byte.
-    fn rewind(&mut self) -> io::Result<()>;
+/// Gives the content of a file, any part of it to any thread.
+pub trait Content: Sync {
+    /// Reads bytes from `offset` on; 0 at the end.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -83,11 +83,8 @@ impl Entry {
             placement: target.placement,
             durability,
         };
-        let mut content = FromFile {
-            file: &file,
-            offset: 0,
-        };
-        let result = self.cache.remote.store(&target.path, &mut content, &plan);
+        let content = FromFile(&file);
+        let result = self.cache.remote.store(&target.path, &content, &plan);
         let result = result
             .map(|changed| self.complete(&target.path, changed))
             .map_err(Error::from);
@@ -172,21 +169,11 @@ impl Entry {
     }
 }
 
-/// Content of a file from its start; the file is not written to while it is stored.
-struct FromFile<'a> {
-    file: &'a File,
-    offset: u64,
-}
+/// Content of a file, which is not written to while it is stored.
+struct FromFile<'a>(&'a File);
 
 impl remote::Content for FromFile<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = self.file.read_at(buf, self.offset)?;
-        self.offset += n as u64;
-        Ok(n)
-    }
-
-    fn rewind(&mut self) -> io::Result<()> {
-        self.offset = 0;
-        Ok(())
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buf, offset)
     }
 }

@@ -84,6 +84,11 @@ impl State {
     fn n_open(&self) -> usize {
         self.idle.len() + self.lent.len()
     }
+
+    /// One lane is kept for metadata, unless there is only one.
+    fn max_for_content(&self) -> usize {
+        self.max.saturating_sub(1).max(1)
+    }
 }
 
 impl Lanes {
@@ -133,21 +138,10 @@ impl Lanes {
             if state.is_closed {
                 return Err(Error::Closed);
             }
-            let max_content = state.max.saturating_sub(1).max(1);
-            let is_allowed = purpose == Purpose::Metadata || state.n_lent_for_content < max_content;
+            let is_allowed =
+                purpose == Purpose::Metadata || state.n_lent_for_content < state.max_for_content();
             if is_allowed && let Some(lane) = state.idle.pop() {
-                let id = state.next_id;
-                state.next_id += 1;
-                state.lent.insert(id, lane.aborter());
-                if purpose == Purpose::Content {
-                    state.n_lent_for_content += 1;
-                }
-                return Ok(Lent {
-                    lane: Some(lane),
-                    id,
-                    purpose,
-                    lanes: self.clone(),
-                });
+                return Ok(self.hand_out(&mut state, lane, purpose));
             }
             if state.n_open() == 0
                 && !state.is_opening
@@ -169,11 +163,57 @@ impl Lanes {
     pub fn lend_live(&self, purpose: Purpose, act: &'static str) -> Result<Lent, Error> {
         loop {
             let mut lent = self.lend(purpose, act)?;
-            let idle = self.shared.clock.tick().saturating_sub(lent.last_used());
-            if idle < TRUSTED_IDLE || lent.request(b"a 0\n").is_ok() {
+            if lent.is_alive() {
                 return Ok(lent);
             }
-            log::info!("a connection died while it was idle");
+        }
+    }
+
+    /// Lends one more lane for content if there is one that nobody waits for; never blocks.
+    ///
+    /// Where there is none but there may be, one begins to be opened, for whoever asks next.
+    pub fn lend_spare(&self) -> Option<Lent> {
+        let mut state = self.shared.state.lock();
+        if state.is_closed
+            || state.n_waiting > 0
+            || state.n_lent_for_content >= state.max_for_content()
+        {
+            return None;
+        }
+        let lane = state.idle.pop();
+        if lane.is_none() {
+            self.shared.open_one_more(&mut state);
+        }
+        lane.map(|lane| self.hand_out(&mut state, lane, Purpose::Content))
+    }
+
+    /// Returns whether somebody waits for a lane.
+    pub fn is_wanted(&self) -> bool {
+        self.shared.state.lock().n_waiting > 0
+    }
+
+    /// Returns how many lanes content may use at once.
+    pub fn max_for_content(&self) -> usize {
+        self.shared.state.lock().max_for_content()
+    }
+
+    /// Returns the time by the clock of the pool.
+    pub fn tick(&self) -> Tick {
+        self.shared.clock.tick()
+    }
+
+    fn hand_out(&self, state: &mut State, lane: Lane, purpose: Purpose) -> Lent {
+        let id = state.next_id;
+        state.next_id += 1;
+        state.lent.insert(id, lane.aborter());
+        if purpose == Purpose::Content {
+            state.n_lent_for_content += 1;
+        }
+        Lent {
+            lane: Some(lane),
+            id,
+            purpose,
+            lanes: self.clone(),
         }
     }
 
@@ -341,6 +381,19 @@ pub struct Lent {
     id: u64,
     purpose: Purpose,
     lanes: Lanes,
+}
+
+impl Lent {
+    /// Returns whether the lane is fit for a request that cannot be repeated; asks the host if
+    /// the lane lay idle for long.
+    pub fn is_alive(&mut self) -> bool {
+        let idle = self.lanes.tick().saturating_sub(self.last_used());
+        let is_alive = idle < TRUSTED_IDLE || self.request(b"a 0\n").is_ok();
+        if !is_alive {
+            log::info!("a connection died while it was idle");
+        }
+        is_alive
+    }
 }
 
 impl fmt::Debug for Lent {

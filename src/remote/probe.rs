@@ -110,6 +110,7 @@ struct Found {
     has_scp: bool,
     has_nanos: bool,
     can_exchange: bool,
+    can_take_pieces: bool,
     root: Vec<u8>,
 }
 
@@ -147,6 +148,7 @@ fn parse(body: &[u8]) -> Option<Found> {
             b"scp" => found.has_scp = true,
             b"times" => found.has_nanos = true,
             b"exchange" => found.can_exchange = true,
+            b"pieces" => found.can_take_pieces = true,
             _ => {}
         }
     }
@@ -176,6 +178,7 @@ impl Found {
             } else {
                 TimePrecision::Seconds
             },
+            can_take_pieces: self.can_take_pieces,
         }
     }
 }

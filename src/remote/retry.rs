@@ -122,12 +122,7 @@ impl<R: Remote> Remote for Retry<R> {
         self.reading(|r| r.fetch(path, known, receiver))
     }
 
-    fn store(
-        &self,
-        path: &RemotePath,
-        content: &mut dyn Content,
-        plan: &StorePlan,
-    ) -> Result<Changed> {
+    fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Changed> {
         let mut is_outcome_unknown = false;
         self.repeat(is_worth_repeating, |r| {
             if is_outcome_unknown {

@@ -5,6 +5,8 @@
 pub mod answer;
 pub mod quote;
 
+mod pieces;
+
 use std::collections::HashMap;
 
 use crate::path::Escaped;
@@ -174,7 +176,16 @@ impl Shell {
     }
 
     /// The line of `w` and `cpy` after their names, see `helpers.sh`.
-    fn place(&self, line: Line, path: &RemotePath, temp: &Temp<'_>, plan: &StorePlan) -> Line {
+    ///
+    /// `stamp` is what `touch` is to be told, see [`Self::stamp`].
+    fn place(
+        &self,
+        line: Line,
+        path: &RemotePath,
+        temp: &Temp<'_>,
+        plan: &StorePlan,
+        stamp: &str,
+    ) -> Line {
         let how = match plan.placement {
             Placement::Replace => "replace",
             Placement::InPlace => "inplace",
@@ -195,7 +206,7 @@ impl Shell {
             .arg(expected.as_bytes())
             .arg(owner_text(plan.owner).as_bytes())
             .raw(&format!("{:04o}", plan.mode))
-            .arg(self.stamp(plan).as_bytes())
+            .arg(stamp.as_bytes())
             .raw(if plan.durability == Durability::Fsync {
                 "y"
             } else {
@@ -400,15 +411,15 @@ impl Remote for Shell {
         Err(refused(ACT, path, Reason::Changed, b""))
     }
 
-    fn store(
-        &self,
-        path: &RemotePath,
-        content: &mut dyn Content,
-        plan: &StorePlan,
-    ) -> Result<Changed> {
+    fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Changed> {
         const ACT: &str = "store";
         let temp = self.new_temp(path)?;
-        let line = self.place(Line::new("w"), path, &temp, plan).finish();
+        if self.goes_in_pieces(plan) {
+            return self.store_in_pieces(path, &temp, content, plan);
+        }
+        let stamp = self.stamp(plan);
+        let line = self.place(Line::new("w"), path, &temp, plan, &stamp);
+        let line = line.finish();
         let mut lane = self.content_lane(ACT)?;
         let store = transfer::store(&mut lane, &line, path, content, plan)?;
         drop(lane);
@@ -598,7 +609,10 @@ impl Remote for Shell {
     fn copy(&self, from: &RemotePath, to: &RemotePath, plan: &StorePlan) -> Result<Changed> {
         const ACT: &str = "copy";
         let temp = self.new_temp(to)?;
-        let line = self.place(Line::new("cpy").arg(&self.absolute(from)), to, &temp, plan);
+        let line = Line::new("cpy").arg(&self.absolute(from));
+        // No T record sets the time of a copy.
+        let stamp = self.time_text(plan.mtime);
+        let line = self.place(line, to, &temp, plan, &stamp);
         let mut lane = self.content_lane(ACT)?;
         let answer = lane
             .request(&line.finish())

@@ -18,7 +18,7 @@ use crate::scp::Reply;
 pub const MAX_AHEAD: u64 = 1 << 20;
 
 /// How much content is sent at a time.
-const CHUNK: usize = 256 << 10;
+pub(crate) const CHUNK: usize = 256 << 10;
 
 /// The name in the C record. A sink whose target is one explicit path does not look at it; no
 /// name of the user's ever gets into a record.
@@ -110,7 +110,7 @@ pub(crate) fn store(
     lane: &mut Lane,
     line: &[u8],
     path: &RemotePath,
-    content: &mut dyn Content,
+    content: &dyn Content,
     plan: &StorePlan,
 ) -> Result<Store, Error> {
     const ACT: &str = "store";
@@ -119,7 +119,6 @@ pub(crate) fn store(
         path: path.clone(),
         source,
     };
-    content.rewind().map_err(local)?;
     let is_small = plan.size <= MAX_AHEAD;
     let ahead = if is_small {
         scp::Ahead::ToOneFile
@@ -154,7 +153,9 @@ pub(crate) fn store(
     let mut left = plan.size;
     while left > 0 {
         let want = chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let n = content.read(&mut chunk[..want]).map_err(local)?;
+        let n = content
+            .read_at(&mut chunk[..want], plan.size - left)
+            .map_err(local)?;
         if n == 0 || !source.content(n as u64) {
             // The announced size cannot be reached: the lane is dropped and with it the transfer.
             lane.set_broken();

@@ -11,6 +11,7 @@ use std::fs;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::path::PathBuf;
@@ -130,6 +131,21 @@ impl World {
     /// The directory that is the remote root, as the host sees it.
     pub(crate) fn root(&self) -> PathBuf {
         self.dir.path().join("root")
+    }
+
+    /// From now on, what logs in cannot make a file larger than this.
+    pub(crate) fn limit_file_size(&self, n_bytes: u64) {
+        let sh = self.dir.path().join("bin/sh");
+        let real = self.dir.path().join("sh");
+        fs::rename(&sh, &real).unwrap();
+        // POSIX: `ulimit -f` counts blocks of 512 bytes.
+        let script = format!(
+            "#!/bin/dash\ntrap '' XFSZ\nulimit -f {}\nexec '{}' \"$@\"\n",
+            n_bytes / 512,
+            real.display()
+        );
+        fs::write(&sh, script).unwrap();
+        fs::set_permissions(&sh, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     /// A directory for a cache.
@@ -279,7 +295,8 @@ impl Channel for LocalChannel {
                 detail: error.to_string(),
             })?;
         if let Some(left) = &mut self.faults.lock().cut_after_read {
-            *left -= n as u64;
+            // Several lanes may read at once.
+            *left = left.saturating_sub(n as u64);
         }
         self.meter.bytes_read.fetch_add(n as u64, Ordering::SeqCst);
         Ok(n)

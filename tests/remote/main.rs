@@ -43,6 +43,11 @@ for_worlds! {
     a_store_over_a_version_that_is_not_there_is_a_conflict
     a_store_over_a_directory_fails_and_leaves_nothing
     a_large_file_is_stored_and_fetched
+    a_huge_file_is_stored_in_pieces_by_several_lanes
+    a_huge_store_keeps_hard_links_in_place
+    a_huge_store_that_fails_changes_nothing
+    a_full_disk_never_runs_the_pieces
+    a_huge_store_survives_a_cut
     content_that_looks_like_shell_and_records_is_only_content
     a_failed_store_never_runs_its_content
     creation_is_exclusive

@@ -1,5 +1,6 @@
 //! The bodies of the conformance suite.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -8,6 +9,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::Barrier;
+use std::thread;
+use std::thread::ThreadId;
+use std::time::Duration;
 
 use scpfs::clock::ManualClock;
 use scpfs::path::Name;
@@ -31,6 +36,8 @@ use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
 use scpfs::stat::Stat;
 use scpfs::stat::Time;
+use scpfs::sync::Condvar;
+use scpfs::sync::Mutex;
 
 use crate::local::Userland;
 use crate::local::World;
@@ -110,27 +117,19 @@ impl Receiver for Buffer {
     }
 }
 
-struct Bytes<'a> {
-    data: &'a [u8],
-    at: usize,
-}
+struct Bytes<'a>(&'a [u8]);
 
 impl Content for Bytes<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let n = buf.len().min(self.data.len() - self.at);
-        buf[..n].copy_from_slice(&self.data[self.at..self.at + n]);
-        self.at += n;
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let rest = &self.0[usize::try_from(offset).unwrap().min(self.0.len())..];
+        let n = buf.len().min(rest.len());
+        buf[..n].copy_from_slice(&rest[..n]);
         Ok(n)
-    }
-
-    fn rewind(&mut self) -> io::Result<()> {
-        self.at = 0;
-        Ok(())
     }
 }
 
 fn bytes(data: &[u8]) -> Bytes<'_> {
-    Bytes { data, at: 0 }
+    Bytes(data)
 }
 
 const MTIME: Time = Time {
@@ -193,7 +192,7 @@ pub(crate) fn every_byte_of_a_name_survives(host: &Host) {
     for name in &names {
         let data = [b"content of ", &name[..]].concat();
         host.remote
-            .store(&path_of(name), &mut bytes(&data), &plan(&data))
+            .store(&path_of(name), &bytes(&data), &plan(&data))
             .unwrap();
         let on_host = host.world.root().join(std::ffi::OsStr::from_bytes(name));
         assert_eq!(fs::read(on_host).unwrap(), data, "{name:?}");
@@ -324,7 +323,7 @@ pub(crate) fn a_missing_file_is_not_found_and_a_forbidden_one_is_denied(host: &H
     assert_eq!(
         reason(
             host.remote
-                .store(&path("nowhere/x"), &mut bytes(data), &plan(data))
+                .store(&path("nowhere/x"), &bytes(data), &plan(data))
         ),
         Reason::NotFound
     );
@@ -407,7 +406,7 @@ pub(crate) fn a_file_is_stored_with_mode_and_times(host: &Host) {
             ..plan(b"hello")
         };
         let (changed, trips) =
-            host.counted(|remote| remote.store(&path(name), &mut bytes(b"hello"), &plan));
+            host.counted(|remote| remote.store(&path(name), &bytes(b"hello"), &plan));
         assert_eq!(trips, 1);
         let stat = changed.unwrap().stat.unwrap();
         assert_eq!(stat, host.remote.stat(&path(name)).unwrap());
@@ -426,7 +425,7 @@ pub(crate) fn a_store_never_shows_half_a_file(host: &Host) {
     fs::write(host.at("file"), "old content").unwrap();
     let old = fs::File::open(host.at("file")).unwrap();
     host.remote
-        .store(&path("file"), &mut bytes(b"new"), &plan(b"new"))
+        .store(&path("file"), &bytes(b"new"), &plan(b"new"))
         .unwrap();
     // Who has the old file open keeps it whole: the new one took its name.
     assert_eq!(io::read_to_string(old).unwrap(), "old content");
@@ -437,9 +436,7 @@ pub(crate) fn a_store_never_shows_half_a_file(host: &Host) {
         size: 10,
         ..plan(b"")
     };
-    let result = host
-        .remote
-        .store(&path("file"), &mut bytes(b"short"), &plan);
+    let result = host.remote.store(&path("file"), &bytes(b"short"), &plan);
     assert!(matches!(result, Err(Error::Local { .. })), "{result:?}");
     assert_eq!(fs::read(host.at("file")).unwrap(), b"new");
 }
@@ -453,7 +450,7 @@ pub(crate) fn a_store_keeps_hard_links_in_place(host: &Host) {
     };
     let changed = host
         .remote
-        .store(&path("file"), &mut bytes(b"new"), &plan)
+        .store(&path("file"), &bytes(b"new"), &plan)
         .unwrap();
     assert_eq!(fs::read(host.at("other")).unwrap(), b"new");
     let stat = changed.stat.unwrap();
@@ -463,7 +460,7 @@ pub(crate) fn a_store_keeps_hard_links_in_place(host: &Host) {
         ..plan
     };
     host.remote
-        .store(&path("file"), &mut bytes(b"now"), &plan)
+        .store(&path("file"), &bytes(b"now"), &plan)
         .unwrap();
     assert_eq!(fs::read(host.at("other")).unwrap(), b"now");
     assert_eq!(host.names().len(), 2);
@@ -472,7 +469,7 @@ pub(crate) fn a_store_keeps_hard_links_in_place(host: &Host) {
 pub(crate) fn a_store_over_a_version_that_is_not_there_is_a_conflict(host: &Host) {
     let stored = host
         .remote
-        .store(&path("file"), &mut bytes(b"one"), &plan(b"one"))
+        .store(&path("file"), &bytes(b"one"), &plan(b"one"))
         .unwrap();
     let version = stored.stat.unwrap().version();
     let expecting = |expect| StorePlan {
@@ -481,7 +478,7 @@ pub(crate) fn a_store_over_a_version_that_is_not_there_is_a_conflict(host: &Host
     };
     let store = |expect| {
         host.remote
-            .store(&path("file"), &mut bytes(b"two"), &expecting(expect))
+            .store(&path("file"), &bytes(b"two"), &expecting(expect))
     };
     assert!(matches!(store(Expect::Absent), Err(Error::Conflict { .. })));
     let again = store(Expect::Version(version)).unwrap();
@@ -507,9 +504,7 @@ pub(crate) fn a_store_over_a_version_that_is_not_there_is_a_conflict(host: &Host
 
 pub(crate) fn a_store_over_a_directory_fails_and_leaves_nothing(host: &Host) {
     fs::create_dir(host.at("dir")).unwrap();
-    let result = host
-        .remote
-        .store(&path("dir"), &mut bytes(b"x"), &plan(b"x"));
+    let result = host.remote.store(&path("dir"), &bytes(b"x"), &plan(b"x"));
     assert_eq!(reason(result), Reason::IsADirectory);
     assert_eq!(fs::read_dir(host.at("dir")).unwrap().count(), 0);
     assert_eq!(host.names(), [b"dir"]);
@@ -518,7 +513,7 @@ pub(crate) fn a_store_over_a_directory_fails_and_leaves_nothing(host: &Host) {
 pub(crate) fn a_large_file_is_stored_and_fetched(host: &Host) {
     let data: Vec<u8> = (0u32..2_000_000).flat_map(u32::to_le_bytes).collect();
     let (stored, trips) =
-        host.counted(|remote| remote.store(&path("big"), &mut bytes(&data), &plan(&data)));
+        host.counted(|remote| remote.store(&path("big"), &bytes(&data), &plan(&data)));
     stored.unwrap();
     assert_eq!(trips, 2, "content waits for the acknowledgement");
     assert!(fs::read(host.at("big")).unwrap() == data);
@@ -526,8 +521,206 @@ pub(crate) fn a_large_file_is_stored_and_fetched(host: &Host) {
     // A refusal of a large file costs none of its content, and the name stays as it was.
     let result = host
         .remote
-        .store(&path("no/big"), &mut bytes(&data), &plan(&data));
+        .store(&path("no/big"), &bytes(&data), &plan(&data));
     assert_eq!(reason(result), Reason::NotFound);
+}
+
+/// Content of which no part is like another.
+fn forty_mib() -> Vec<u8> {
+    (0u32..10 << 20).flat_map(u32::to_le_bytes).collect()
+}
+
+/// A plan for which a host of any kind takes pieces: BusyBox cannot set a fraction of a second
+/// without SCP.
+fn in_pieces(host: &Host, data: &[u8]) -> StorePlan {
+    assert!(host.remote.facts().can_take_pieces);
+    let nanos = if host.is_gnu() { 123_456_789 } else { 0 };
+    StorePlan {
+        mtime: Time { nanos, ..MTIME },
+        ..plan(data)
+    }
+}
+
+/// Has two fetches under way at the same time, so that two lanes for content are open after it.
+fn open_two_lanes(host: &Host) {
+    struct Together<'a>(&'a Barrier);
+
+    impl Receiver for Together<'_> {
+        fn begin(&mut self, _size: u64) -> io::Result<()> {
+            self.0.wait();
+            Ok(())
+        }
+
+        fn data(&mut self, _data: &[u8]) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fs::write(host.at("together"), "x").unwrap();
+    let version = host.remote.stat(&path("together")).unwrap().version();
+    let barrier = Barrier::new(2);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                host.remote
+                    .fetch(&path("together"), Some(&version), &mut Together(&barrier))
+                    .unwrap();
+            });
+        }
+    });
+    fs::remove_file(host.at("together")).unwrap();
+    assert!(host.remote.inner().n_lanes() >= 2);
+}
+
+/// Content that goes on after its first chunk only when a second thread reads as well.
+struct ByTwo<'a> {
+    data: &'a [u8],
+    readers: Mutex<HashSet<ThreadId>>,
+    joined: Condvar,
+}
+
+impl Content for ByTwo<'_> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut readers = self.readers.lock();
+        if readers.insert(thread::current().id()) {
+            self.joined.notify_all();
+        } else {
+            let patience = Duration::from_secs(20);
+            let mut alone = |readers: &mut HashSet<ThreadId>| readers.len() < 2;
+            let waited = self
+                .joined
+                .wait_while_for(&mut readers, &mut alone, patience);
+            if waited.timed_out() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+        }
+        drop(readers);
+        bytes(self.data).read_at(buf, offset)
+    }
+}
+
+pub(crate) fn a_huge_file_is_stored_in_pieces_by_several_lanes(host: &Host) {
+    let data = &forty_mib()[..(40 << 20) - 1];
+    open_two_lanes(host);
+    let content = ByTwo {
+        data,
+        readers: Mutex::default(),
+        joined: Condvar::new(),
+    };
+    let plan = StorePlan {
+        mode: 0o4751,
+        atime: Time {
+            secs: 1_600_000_000,
+            nanos: 0,
+        },
+        ..in_pieces(host, data)
+    };
+    let stat = host.remote.store(&path("huge"), &content, &plan);
+    let stat = stat.unwrap().stat.unwrap();
+    assert_eq!(stat, host.remote.stat(&path("huge")).unwrap());
+    assert_eq!((stat.mode, stat.mtime), (plan.mode, plan.mtime));
+    assert_eq!(stat.atime, plan.atime);
+    assert!(fs::read(host.at("huge")).unwrap() == data);
+    assert_eq!(host.names(), [b"huge"]);
+    // The lanes are in step and the file is not taken away with them.
+    host.remote.close();
+    assert!(host.at("huge").exists());
+}
+
+pub(crate) fn a_huge_store_keeps_hard_links_in_place(host: &Host) {
+    let data = forty_mib();
+    fs::write(host.at("file"), "old").unwrap();
+    fs::hard_link(host.at("file"), host.at("other")).unwrap();
+    let plan = StorePlan {
+        placement: Placement::InPlace,
+        durability: Durability::Fsync,
+        ..in_pieces(host, &data)
+    };
+    let changed = host.remote.store(&path("file"), &bytes(&data), &plan);
+    let stat = changed.unwrap().stat.unwrap();
+    assert_eq!((stat.nlink, stat.mode, stat.mtime), (2, 0o640, plan.mtime));
+    assert!(fs::read(host.at("other")).unwrap() == data);
+    assert_eq!(host.names(), [&b"file"[..], b"other"]);
+}
+
+pub(crate) fn a_huge_store_that_fails_changes_nothing(host: &Host) {
+    let data = forty_mib();
+    let plan = in_pieces(host, &data);
+    fs::write(host.at("file"), "old").unwrap();
+    fs::create_dir(host.at("dir")).unwrap();
+    let version = host.remote.stat(&path("file")).unwrap().version();
+    fs::write(host.at("file"), "theirs").unwrap();
+    for expect in [Expect::Version(version), Expect::Absent] {
+        let plan = StorePlan {
+            expect,
+            ..plan.clone()
+        };
+        let result = host.remote.store(&path("file"), &bytes(&data), &plan);
+        assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
+    }
+    let store = |name: &str| host.remote.store(&path(name), &bytes(&data), &plan);
+    assert_eq!(reason(store("dir")), Reason::IsADirectory);
+    assert_eq!(reason(store("nowhere/file")), Reason::NotFound);
+    assert_eq!(reason(store("file/file")), Reason::NotADirectory);
+    assert_eq!(fs::read(host.at("file")).unwrap(), b"theirs");
+    assert_eq!(fs::read_dir(host.at("dir")).unwrap().count(), 0);
+    assert_eq!(
+        fs::read_dir(host.world.root()).unwrap().count(),
+        2,
+        "no temporary file is left"
+    );
+    // Content that ends too early, on any lane.
+    let short = bytes(&data[..39 << 20]);
+    let result = host.remote.store(&path("file"), &short, &plan);
+    assert!(matches!(result, Err(Error::Local { .. })), "{result:?}");
+    assert_eq!(fs::read(host.at("file")).unwrap(), b"theirs");
+}
+
+pub(crate) fn a_full_disk_never_runs_the_pieces(host: &Host) {
+    let line = format!("\n\ntouch '{}'; a 0\n", host.at("evil").display());
+    let data = line.repeat((20 << 20) / line.len() + 1).into_bytes();
+    open_two_lanes(host);
+    let plan = in_pieces(host, &data);
+    host.remote
+        .store(&path("file"), &bytes(&data), &plan)
+        .unwrap();
+    assert!(fs::read(host.at("file")).unwrap() == data);
+    // Each piece hits the limit at once and leaves its content unread.
+    host.world.limit_file_size(1 << 20);
+    let limited = host.world.shell(Arc::new(ManualClock::new()));
+    let result = limited.store(&path("file"), &bytes(&data), &plan);
+    assert_eq!(reason(result), Reason::FileTooLarge);
+    limited.close();
+    assert!(fs::read(host.at("file")).unwrap() == data);
+    assert_eq!(host.names(), [b"file"], "nothing is left, nothing was run");
+}
+
+pub(crate) fn a_huge_store_survives_a_cut(host: &Host) {
+    let data = forty_mib();
+    let plan = in_pieces(host, &data);
+    // An answer that says no more than a status has some 40 bytes.
+    for cut in [0, 38, 60, 120, 180] {
+        fs::write(host.at("file"), "old").unwrap();
+        // All that content may use, so that no connection is opened that the cut could hit.
+        open_two_lanes(host);
+        host.world.faults.lock().cut_after_read = Some(cut);
+        let store = host.remote.inner();
+        let error = store
+            .store(&path("file"), &bytes(&data), &plan)
+            .unwrap_err();
+        assert!(error.is_connection_loss(), "cut at {cut}: {error}");
+        assert_eq!(fs::read(host.at("file")).unwrap(), b"old", "cut at {cut}");
+        host.world.faults.lock().cut_after_read = None;
+        open_two_lanes(host);
+        host.world.faults.lock().cut_after_read = Some(cut);
+        let store = &host.remote;
+        store.store(&path("file"), &bytes(&data), &plan).unwrap();
+        assert!(
+            host.world.faults.lock().cut_after_read.is_none(),
+            "cut at {cut}"
+        );
+        assert!(fs::read(host.at("file")).unwrap() == data, "cut at {cut}");
+    }
 }
 
 pub(crate) fn content_that_looks_like_shell_and_records_is_only_content(host: &Host) {
@@ -540,7 +733,7 @@ pub(crate) fn content_that_looks_like_shell_and_records_is_only_content(host: &H
         b"T0 0 0 0\nC0644 4 ../evil\nevil\0",
     ] {
         host.remote
-            .store(&path("file"), &mut bytes(data), &plan(data))
+            .store(&path("file"), &bytes(data), &plan(data))
             .unwrap();
         assert_eq!(fetched(host, "file").data, data);
         assert_eq!(host.names(), [b"file"]);
@@ -555,9 +748,7 @@ pub(crate) fn a_failed_store_never_runs_its_content(host: &Host) {
     let evil = evil.repeat(100).into_bytes();
     fs::create_dir(host.at("dir")).unwrap();
     for name in ["nowhere/file", "dir"] {
-        let result = host
-            .remote
-            .store(&path(name), &mut bytes(&evil), &plan(&evil));
+        let result = host.remote.store(&path(name), &bytes(&evil), &plan(&evil));
         assert!(result.is_err(), "{name}");
         assert_eq!(host.names(), [b"dir"], "{name}");
         assert_eq!(fs::read_dir(host.at("dir")).unwrap().count(), 0);
@@ -773,7 +964,7 @@ pub(crate) fn times_before_1970_are_kept(host: &Host) {
     };
     let stored = host
         .remote
-        .store(&path("file"), &mut bytes(b"y"), &plan)
+        .store(&path("file"), &bytes(b"y"), &plan)
         .unwrap();
     assert_eq!(stored.stat.unwrap().mtime, time);
 }
@@ -788,6 +979,12 @@ pub(crate) fn a_copy_on_the_host_moves_no_bytes(host: &Host) {
     assert!(host.world.meter.bytes_read() - before < 2000);
     let stat = copied.unwrap().stat.unwrap();
     assert_eq!((stat.size, stat.mode), (3_000_000, 0o640));
+    let expected = if host.is_gnu() {
+        MTIME
+    } else {
+        Time { nanos: 0, ..MTIME }
+    };
+    assert_eq!(stat.mtime, expected);
     assert!(fs::read(host.at("to")).unwrap() == data);
     assert_eq!(
         reason(host.remote.copy(&path("no"), &path("to"), &plan(&data))),
@@ -822,7 +1019,7 @@ pub(crate) fn every_operation_is_one_round_trip(host: &Host) {
     };
     one("fetch", host.counted(fetch).1);
     let store = |r: &Retry<Shell>| {
-        r.store(&path("f"), &mut bytes(b"x"), &plan(b"x")).unwrap();
+        r.store(&path("f"), &bytes(b"x"), &plan(b"x")).unwrap();
     };
     one("store", host.counted(store).1);
     one(
@@ -863,7 +1060,7 @@ pub(crate) fn every_operation_is_one_round_trip(host: &Host) {
         ..plan(b"x")
     };
     let store = |r: &Retry<Shell>| {
-        r.store(&path("f"), &mut bytes(b"x"), &fsync).unwrap();
+        r.store(&path("f"), &bytes(b"x"), &fsync).unwrap();
     };
     one("store and flush", host.counted(store).1);
     one(
@@ -884,7 +1081,7 @@ pub(crate) fn a_cut_connection_is_replaced(host: &Host) {
         host.world.faults.lock().cut_after_read = Some(cut);
         let data = vec![2; 100_000];
         host.remote
-            .store(&path("stored"), &mut bytes(&data), &plan(&data))
+            .store(&path("stored"), &bytes(&data), &plan(&data))
             .unwrap();
         assert!(fs::read(host.at("stored")).unwrap() == data);
         host.world.faults.lock().cut_after_read = None;

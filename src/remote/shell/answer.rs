@@ -17,6 +17,10 @@ use crate::stat::Version;
 /// Statuses of `helpers.sh` that are not those of a program.
 pub const CONFLICT: u32 = 201;
 pub const EXISTS: u32 = 202;
+/// The host has a piece's file open and reads exactly that piece next.
+pub const READY: u32 = 203;
+/// The file that pieces go into is not there any more, or not as large as they are.
+pub const INCOMPLETE: u32 = 204;
 pub const ROOT_MISSING: u32 = 211;
 pub const ROOT_NOT_A_DIRECTORY: u32 = 212;
 pub const ROOT_DENIED: u32 = 213;
