@@ -6,6 +6,7 @@
 #   F   the flavour of the userland, `gnu` or `busybox`; empty: find out (see probe)
 # Each answer is the output of a helper, then RS, the token, a space, a status, a newline.
 # Statuses above 200 are ours, see answer.rs. Lines that begin with `#` are not sent.
+# shellcheck disable=SC2154
 
 export LC_ALL=C TZ=UTC0
 unset CDPATH POSIXLY_CORRECT TIME_STYLE LS_COLORS BLOCK_SIZE GREP_OPTIONS
