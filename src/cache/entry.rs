@@ -302,6 +302,11 @@ impl Entry {
         matches!(self.state.lock().content, Content::Dirty { .. })
     }
 
+    /// Returns whether content is on its way here, so that the next opener should wait for it.
+    pub fn is_fetching(&self) -> bool {
+        matches!(self.state.lock().content, Content::Fetching(_))
+    }
+
     /// Returns the version of the content if it is the host's.
     pub fn version(&self) -> Option<Version> {
         match &self.state.lock().content {

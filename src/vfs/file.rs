@@ -374,7 +374,7 @@ impl Vfs {
                 // Nobody can ever see this content again.
                 entry.discard();
             }
-            if open.handles == 0 && (is_removed || !inode.is_ours()) {
+            if open.handles == 0 && (is_removed || !(inode.is_ours() || entry.is_fetching())) {
                 inode.open = None;
             }
         }

@@ -64,6 +64,9 @@ pub(crate) struct Faults {
     pub(crate) cut_after_read: Option<u64>,
     /// New connections fail.
     pub(crate) refuses: bool,
+    /// Nothing more is read from any connection once so many more bytes were, until this is
+    /// `None` again.
+    pub(crate) stops_after_read: Option<u64>,
 }
 
 /// Which programs the host has.
@@ -265,6 +268,12 @@ impl Channel for LocalChannel {
             self.meter.trips.fetch_add(1, Ordering::SeqCst);
         }
         let mut len = buf.len();
+        while self.faults.lock().stops_after_read == Some(0) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if let Some(left) = self.faults.lock().stops_after_read {
+            len = len.min(usize::try_from(left).unwrap());
+        }
         {
             let mut faults = self.faults.lock();
             if let Some(left) = &mut faults.cut_after_read {
@@ -296,6 +305,9 @@ impl Channel for LocalChannel {
             })?;
         if let Some(left) = &mut self.faults.lock().cut_after_read {
             // Several lanes may read at once.
+            *left = left.saturating_sub(n as u64);
+        }
+        if let Some(left) = &mut self.faults.lock().stops_after_read {
             *left = left.saturating_sub(n as u64);
         }
         self.meter.bytes_read.fetch_add(n as u64, Ordering::SeqCst);

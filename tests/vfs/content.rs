@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 
+use scpfs::cache::Wait;
+use scpfs::vfs::Context;
 use scpfs::vfs::Error;
 use scpfs::vfs::Ino;
 use scpfs::vfs::SetAttr;
@@ -123,6 +125,35 @@ fn two_openers_share_one_fetch_and_one_content() {
     assert_eq!(
         trips, 2,
         "one fetch, and one store although both were closed"
+    );
+}
+
+#[test]
+fn a_large_file_can_be_read_while_it_is_still_being_fetched() {
+    let mount = Mount::new();
+    let data: Vec<u8> = (0..2_000_000u32).flat_map(u32::to_le_bytes).collect();
+    fs::write(mount.at("file"), &data).unwrap();
+    mount.find("file").unwrap();
+    mount.world.faults.lock().stops_after_read = Some(4 << 20);
+    let one = mount.open("file", libc::O_RDONLY).unwrap();
+    let two = mount.open("file", libc::O_RDONLY).unwrap();
+    let start = mount.vfs.read(&CX, one.fh, 0, 1 << 20).unwrap();
+    assert!(start == data[..1 << 20]);
+    let hurried = Context {
+        wait: Wait::Never,
+        ..CX
+    };
+    let later = mount.vfs.read(&hurried, two.fh, 6 << 20, 100);
+    assert!(later.unwrap_err().would_wait(), "it has not come so far");
+    mount.world.faults.lock().stops_after_read = None;
+    let rest = mount.vfs.read(&CX, two.fh, 1 << 20, 8 << 20).unwrap();
+    assert!(rest == data[1 << 20..]);
+    mount.close(&one).unwrap();
+    mount.close(&two).unwrap();
+    assert_eq!(
+        mount.counted(|| mount.read("file").unwrap()).1,
+        0,
+        "one fetch"
     );
 }
 
