@@ -1,0 +1,284 @@
+//! Contents: how files come and go.
+
+use crate::path::Name;
+use crate::path::RemotePath;
+use crate::remote::Changed;
+use crate::remote::Content;
+use crate::remote::Durability;
+use crate::remote::Error;
+use crate::remote::Expect;
+use crate::remote::Fetched;
+use crate::remote::Placement;
+use crate::remote::Reason;
+use crate::remote::Receiver;
+use crate::remote::Remote as _;
+use crate::remote::Result;
+use crate::remote::StorePlan;
+use crate::remote::shell::Shell;
+use crate::remote::shell::TEMP_PREFIX;
+use crate::remote::shell::TEMP_SUFFIX;
+use crate::remote::shell::answer;
+use crate::remote::shell::outcome::changed;
+use crate::remote::shell::outcome::check;
+use crate::remote::shell::outcome::fetch_refused;
+use crate::remote::shell::outcome::one_stat;
+use crate::remote::shell::outcome::owner_text;
+use crate::remote::shell::outcome::refused;
+use crate::remote::shell::quote::Line;
+use crate::remote::transfer;
+use crate::remote::transfer::Fetch;
+use crate::remote::transfer::lost;
+use crate::stat::FileKind;
+use crate::stat::Stat;
+use crate::stat::Version;
+
+/// How often a file is fetched that changes while it is sent, before its content is taken as it
+/// is.
+const MAX_FETCHES: u32 = 3;
+
+impl Shell {
+    fn new_temp(&self, path: &RemotePath) -> Result<Temp<'_>> {
+        let random = || {
+            let number = getrandom::u64().map_err(|e| Error::Surprise {
+                act: "store",
+                detail: format!("no random numbers: {e}"),
+            })?;
+            let name = format!("{number:016x}");
+            Ok([TEMP_PREFIX, name.as_bytes(), TEMP_SUFFIX].concat())
+        };
+        let dir = path.parent().unwrap_or_default();
+        let name = Name::new(&random()?).map_err(|e| Error::Surprise {
+            act: "store",
+            detail: e.to_string(),
+        })?;
+        self.temps.lock().push((dir.clone(), name.clone()));
+        Ok(Temp {
+            shell: self,
+            dir,
+            name,
+        })
+    }
+
+    /// The line of `w` and `cpy` after their names, see `helpers.sh`.
+    ///
+    /// `stamp` is what `touch` is to be told, see [`Self::stamp`].
+    pub(super) fn place(
+        &self,
+        line: Line,
+        path: &RemotePath,
+        temp: &Temp<'_>,
+        plan: &StorePlan,
+        stamp: &str,
+    ) -> Line {
+        let how = match plan.placement {
+            Placement::Replace => "replace",
+            Placement::InPlace => "inplace",
+            Placement::Direct => "direct",
+        };
+        let expected = match &plan.expect {
+            Expect::Anything => "-".to_owned(),
+            Expect::Absent => "0".to_owned(),
+            Expect::Version(version) => self
+                .flavour
+                .version_text(version)
+                .unwrap_or_else(|| "-".to_owned()),
+        };
+        line.raw(how)
+            .arg(&self.absolute(&temp.dir.join(&temp.name)))
+            .arg(&self.absolute(path))
+            .arg(&self.parent_of(path))
+            .arg(expected.as_bytes())
+            .arg(owner_text(plan.owner).as_bytes())
+            .raw(&format!("{:04o}", plan.mode))
+            .arg(stamp.as_bytes())
+            .raw(if plan.durability == Durability::Fsync {
+                "y"
+            } else {
+                "''"
+            })
+    }
+
+    /// What `touch` is to be told after an upload; empty where the T record says it all.
+    fn stamp(&self, plan: &StorePlan) -> String {
+        let mtime = plan.mtime;
+        let fits_record = mtime.to_micros() == mtime && mtime.secs >= 0;
+        let has_record = plan.placement != Placement::Direct;
+        if fits_record && has_record {
+            String::new()
+        } else {
+            self.time_text(mtime)
+        }
+    }
+
+    /// [`crate::remote::Remote::fetch`]
+    pub(super) fn fetch_file(
+        &self,
+        path: &RemotePath,
+        known: Option<&Version>,
+        receiver: &mut dyn Receiver,
+    ) -> Result<Fetched> {
+        const ACT: &str = "fetch";
+        let mut known = known.copied();
+        let line = Line::new("f").arg(&self.absolute(path)).finish();
+        for n_left in (0..MAX_FETCHES).rev() {
+            let mut lane = self.content_lane(ACT)?;
+            let fetch = transfer::fetch(&mut lane, &line, path, receiver)?;
+            drop(lane);
+            let (size, answer) = match fetch {
+                Fetch::Complete { size, answer } => (size, answer),
+                Fetch::Refused { text, .. }
+                    if answer::reason_of(&text) == Reason::Changed && n_left > 0 =>
+                {
+                    let stat = self.stat(path)?;
+                    if self.size_lies(path, &stat)? {
+                        return self.fetch_unsized(path, receiver);
+                    }
+                    continue;
+                }
+                Fetch::Refused { text, answer } => return Err(fetch_refused(path, &text, &answer)),
+            };
+            let stat = one_stat(ACT, &answer.body)?;
+            if self.size_lies(path, &stat)? {
+                return self.fetch_unsized(path, receiver);
+            }
+            // The version before is the caller's, the version after is here: if they are the
+            // same, so is the content between.
+            let is_stable =
+                stat.size == size && known.is_some_and(|k| k.same_content(&stat.version()));
+            if is_stable || n_left == 0 {
+                return Ok(Fetched { stat, is_stable });
+            }
+            known = Some(stat.version());
+        }
+        Err(refused(ACT, path, Reason::Changed, b""))
+    }
+
+    /// [`crate::remote::Remote::store`]
+    pub(super) fn store_file(
+        &self,
+        path: &RemotePath,
+        content: &dyn Content,
+        plan: &StorePlan,
+    ) -> Result<Changed> {
+        const ACT: &str = "store";
+        let temp = self.new_temp(path)?;
+        if self.goes_in_pieces(plan) {
+            return self.store_in_pieces(path, &temp, content, plan);
+        }
+        let stamp = self.stamp(plan);
+        let line = self.place(Line::new("w"), path, &temp, plan, &stamp);
+        let line = line.finish();
+        let mut lane = self.content_lane(ACT)?;
+        let store = transfer::store(&mut lane, &line, path, content, plan)?;
+        drop(lane);
+        match (store.answer.status, store.refused) {
+            (0, _) => changed(&store.answer.body),
+            (answer::CONFLICT, _) => Err(Error::Conflict {
+                act: ACT,
+                path: path.clone(),
+            }),
+            (_, Some(text)) => Err(refused(ACT, path, answer::reason_of(&text), &text)),
+            (_, None) => {
+                check(ACT, path, &store.answer)?;
+                changed(&store.answer.body)
+            }
+        }
+    }
+
+    /// [`crate::remote::Remote::copy`]
+    pub(super) fn copy_file(
+        &self,
+        from: &RemotePath,
+        to: &RemotePath,
+        plan: &StorePlan,
+    ) -> Result<Changed> {
+        const ACT: &str = "copy";
+        let temp = self.new_temp(to)?;
+        let line = Line::new("cpy").arg(&self.absolute(from));
+        // No T record sets the time of a copy.
+        let stamp = self.time_text(plan.mtime);
+        let line = self.place(line, to, &temp, plan, &stamp);
+        let mut lane = self.content_lane(ACT)?;
+        let answer = lane
+            .request(&line.finish())
+            .map_err(|error| lost(ACT, error))?;
+        if answer.status != 0 {
+            lane.set_broken();
+        }
+        drop(lane);
+        if answer.status == answer::CONFLICT {
+            return Err(Error::Conflict {
+                act: ACT,
+                path: to.clone(),
+            });
+        }
+        check(ACT, to, &answer)?;
+        changed(&answer.body)
+    }
+
+    /// Whether the size of this file says nothing about its content, as in `/proc` and `/sys`.
+    fn size_lies(&self, path: &RemotePath, stat: &Stat) -> Result<bool> {
+        let is_odd = stat.kind == FileKind::File && stat.blocks == 0;
+        let Some(id) = stat.id.filter(|_| is_odd) else {
+            return Ok(false);
+        };
+        if let Some(&lies) = self.lying_devices.lock().get(&id.dev) {
+            return Ok(lies);
+        }
+        let line = Line::new("stat -f -c %t --")
+            .arg(&self.absolute(path))
+            .raw("; a $?");
+        let answer = self.ask("stat", line)?;
+        check("stat", path, &answer)?;
+        // Magic numbers of Linux: proc, sysfs, debugfs, tracefs, cgroup, cgroup2, securityfs.
+        let magics: [&[u8]; 7] = [
+            b"9fa0",
+            b"62656572",
+            b"64626720",
+            b"74726163",
+            b"27e0eb",
+            b"63677270",
+            b"73636673",
+        ];
+        let lies = magics.contains(&answer.body.trim_ascii());
+        self.lying_devices.lock().insert(id.dev, lies);
+        Ok(lies)
+    }
+
+    /// Receives a file by `cat`: for content whose length nobody knows before.
+    fn fetch_unsized(&self, path: &RemotePath, receiver: &mut dyn Receiver) -> Result<Fetched> {
+        const ACT: &str = "fetch";
+        let mut lane = self.content_lane(ACT)?;
+        let line = Line::new("pc").arg(&self.absolute(path)).finish();
+        let content = lane.request(&line).map_err(|error| lost(ACT, error))?;
+        check(ACT, path, &content)?;
+        let local = |source| Error::Local {
+            act: ACT,
+            path: path.clone(),
+            source,
+        };
+        receiver.begin(content.body.len() as u64).map_err(local)?;
+        receiver.data(&content.body).map_err(local)?;
+        drop(lane);
+        Ok(Fetched {
+            stat: self.stat(path)?,
+            is_stable: false,
+        })
+    }
+}
+
+/// The name of an upload under way.
+pub(super) struct Temp<'a> {
+    shell: &'a Shell,
+    pub(super) dir: RemotePath,
+    pub(super) name: Name,
+}
+
+impl Drop for Temp<'_> {
+    fn drop(&mut self) {
+        self.shell
+            .temps
+            .lock()
+            .retain(|(_, name)| *name != self.name);
+    }
+}

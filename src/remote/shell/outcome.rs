@@ -1,0 +1,103 @@
+//! What an answer means: attributes, or why not; pure.
+
+use crate::path::Escaped;
+use crate::path::RemotePath;
+use crate::remote::Changed;
+use crate::remote::Error;
+use crate::remote::Owner;
+use crate::remote::Reason;
+use crate::remote::Result;
+use crate::remote::lane::Answer;
+use crate::remote::shell::answer;
+use crate::stat::Stat;
+
+/// BusyBox says of a name that a directory has taken only that it is one.
+pub(super) fn taken(error: Error) -> Error {
+    match error {
+        Error::Refused {
+            act,
+            path,
+            reason: Reason::IsADirectory,
+            text,
+        } => Error::Refused {
+            act,
+            path,
+            reason: Reason::Exists,
+            text,
+        },
+        error => error,
+    }
+}
+
+pub(super) fn owner_text(owner: Option<Owner>) -> String {
+    owner.map_or_else(String::new, |Owner { uid, gid }| format!("{uid}:{gid}"))
+}
+
+pub(super) fn refused(act: &'static str, path: &RemotePath, reason: Reason, text: &[u8]) -> Error {
+    let text = text.iter().copied().take(500).collect();
+    Error::Refused {
+        act,
+        path: path.clone(),
+        reason,
+        text,
+    }
+}
+
+pub(super) fn surprise(act: &'static str, body: &[u8]) -> Error {
+    let sample: Vec<u8> = body.iter().copied().take(200).collect();
+    Error::Surprise {
+        act,
+        detail: format!("`{}`", Escaped(&sample)),
+    }
+}
+
+/// Turns a status into an error.
+pub(super) fn check(act: &'static str, path: &RemotePath, answer: &Answer) -> Result<()> {
+    let reason = match answer.status {
+        0 => return Ok(()),
+        answer::EXISTS => Reason::Exists,
+        // POSIX shells: 126 is not executable, 127 not found.
+        126 | 127 => Reason::NoProgram,
+        _ => answer::reason_of(&answer.body),
+    };
+    Err(refused(act, path, reason, &answer.body))
+}
+
+pub(super) fn fetch_refused(path: &RemotePath, text: &[u8], answer: &Answer) -> Error {
+    let reason = match answer.status {
+        127 => Reason::NoProgram,
+        _ => answer::reason_of(text),
+    };
+    refused("fetch", path, reason, text)
+}
+
+pub(super) fn one_stat(act: &'static str, body: &[u8]) -> Result<Stat> {
+    stats(body, 1)
+        .and_then(|stats| stats.first().copied())
+        .ok_or_else(|| surprise(act, body))
+}
+
+/// The last `n` lines of an answer as attributes; a program may have warned before them.
+pub(super) fn stats(body: &[u8], n: usize) -> Option<Vec<Stat>> {
+    let stats = answer::parse_stats(body)?;
+    (stats.len() == n).then_some(stats)
+}
+
+pub(super) fn pair(stats: Option<Vec<Stat>>) -> Changed {
+    let mut stats = stats.into_iter().flatten();
+    Changed {
+        stat: stats.next(),
+        parent: stats.next(),
+    }
+}
+
+pub(super) fn parent_only(stats: Option<Vec<Stat>>) -> Changed {
+    Changed {
+        stat: None,
+        parent: pair(stats).stat,
+    }
+}
+
+pub(super) fn changed(body: &[u8]) -> Result<Changed> {
+    Ok(pair(stats(body, 2)))
+}
