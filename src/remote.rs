@@ -27,8 +27,8 @@ use crate::stat::Stat;
 use crate::stat::Time;
 use crate::stat::Version;
 
-/// How long the name is that a store has until it is complete, at most.
-pub const TEMP_NAME_LEN: usize = 32;
+/// How long the name is that a store has until it is complete.
+pub const TEMP_NAME_LEN: usize = 27;
 
 pub type Result<T> = std::result::Result<T, Error>;
 

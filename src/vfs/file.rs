@@ -10,7 +10,6 @@ use crate::path::RemotePath;
 use crate::remote::Changed;
 use crate::remote::Durability;
 use crate::remote::Owner;
-use crate::remote::TEMP_NAME_LEN;
 use crate::stat::DeviceNumber;
 use crate::stat::FileKind;
 use crate::stat::Stat;
@@ -29,7 +28,7 @@ use crate::vfs::permission;
 use crate::vfs::tree::Tree;
 
 /// The longest path of Linux, without the NUL at its end.
-const PATH_MAX: usize = 4095;
+pub(super) const PATH_MAX: usize = 4095;
 
 /// An open file, and what the kernel is to know of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,16 +234,18 @@ impl Vfs {
     /// The path of a name in a directory.
     ///
     /// # Errors
-    /// It is longer than the host can take, with the root in front of it, and the name that a
-    /// store has until it is complete.
+    /// It is longer than the host can take, with the root in front of it.
     pub(super) fn path_of_new(&self, tree: &Tree, parent: Ino, name: &Name) -> Result<RemotePath> {
         let dir = tree.path(parent).ok_or(Error::NotFound)?;
-        let longest = name.as_bytes().len().max(TEMP_NAME_LEN);
-        let root = &self.remote.facts().root;
-        if root.len() + 1 + dir.as_bytes().len() + 1 + longest > PATH_MAX {
+        if self.host_path_len(&dir) + 1 + name.as_bytes().len() > PATH_MAX {
             return Err(Error::NameTooLong);
         }
         Ok(dir.join(name))
+    }
+
+    /// How long the path of a directory is on the host.
+    pub(super) fn host_path_len(&self, dir: &RemotePath) -> usize {
+        self.remote.facts().root.len() + 1 + dir.as_bytes().len()
     }
 
     /// What a file that the host does not have yet is shown as.

@@ -11,12 +11,14 @@ use crate::remote::Changed;
 use crate::remote::Durability;
 use crate::remote::Owner;
 use crate::remote::Placement;
+use crate::remote::TEMP_NAME_LEN;
 use crate::vfs::Context;
 use crate::vfs::Error;
 use crate::vfs::Fh;
 use crate::vfs::Ino;
 use crate::vfs::Result;
 use crate::vfs::Vfs;
+use crate::vfs::file::PATH_MAX;
 use crate::vfs::permission;
 
 /// The most that an answer to a copy can say; FUSE gives it 32 bits.
@@ -183,7 +185,11 @@ impl Whereto for StorePlace {
         };
         let is_default = (stat.uid, stat.gid) == (facts.uid, default_gid);
         let mask = permission::WRITE | permission::EXECUTE;
-        let placement = if is_born {
+        let dir_len = vfs.host_path_len(&path.parent().unwrap_or_default());
+        let placement = if dir_len + 1 + TEMP_NAME_LEN > PATH_MAX {
+            // A temporary name does not fit.
+            Placement::Direct
+        } else if is_born {
             Placement::Replace
         } else if !permission::permits(&dir, &login, mask) {
             Placement::Direct
