@@ -156,7 +156,7 @@ fn serve(
     log::info!("{}: {}", config.source, facts.summary);
     let remote: Arc<dyn Remote> = Arc::new(Retry::new(shell));
     let workers = Workers::new();
-    let cache = open_cache(config, &transport, &facts, &remote, &clock, &workers)?;
+    let cache = open_cache(config, &transport, &facts, &remote, &clock)?;
     let options = vfs_options(config, &facts, mountpoint.path());
     let vfs =
         Vfs::new(Arc::clone(&remote), Arc::clone(&cache), clock, options).map_err(Error::Root)?;
@@ -273,7 +273,6 @@ fn open_cache(
     facts: &remote::Facts,
     remote: &Arc<dyn Remote>,
     clock: &Arc<dyn Clock>,
-    workers: &Workers,
 ) -> Result<Arc<Cache>, Error> {
     let settings = transport.settings();
     let key = cache_key(
@@ -308,7 +307,8 @@ fn open_cache(
         disk,
         limits,
         Arc::clone(clock),
-        workers.clone(),
+        // Not those of the requests, which may all wait for these.
+        Workers::new(),
     ))
 }
 

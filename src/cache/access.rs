@@ -24,7 +24,7 @@ impl Entry {
     pub fn read(&self, offset: u64, len: usize, wait: Wait) -> Result<Vec<u8>, Error> {
         let mut state = self.state.lock();
         let (file, end) = loop {
-            match &state.content {
+            match &mut state.content {
                 Content::Clean { file, .. } | Content::Dirty { file, .. } => {
                     break (Arc::clone(file), state.size);
                 }
@@ -32,8 +32,10 @@ impl Entry {
                     file,
                     have,
                     total: Some(total),
+                    was_read,
                     ..
                 }) if offset.saturating_add(len as u64).min(*total) <= *have => {
+                    *was_read = true;
                     break (Arc::clone(file), *have);
                 }
                 Content::Fetching(_) => self.wait(&mut state, wait)?,
@@ -64,7 +66,11 @@ impl Entry {
         let file = self.make_dirty(&mut state, wait)?;
         self.reserve(&mut state, data.len() as u64)?;
         let offset = offset.unwrap_or(state.size);
-        file.write_all_at(data, offset).map_err(local("write"))?;
+        if let Err(error) = file.write_all_at(data, offset) {
+            // Part of it may lie behind the end by now, where zeros must be.
+            file.set_len(state.size).map_err(local("write"))?;
+            return Err(local("write")(error));
+        }
         state.room = state.room.saturating_sub(data.len() as u64);
         state.size = state.size.max(offset + data.len() as u64);
         self.touch(&mut state);

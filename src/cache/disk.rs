@@ -208,10 +208,19 @@ impl Disk {
         (file.metadata().ok()?.len() == version.size).then_some(file)
     }
 
-    /// Gives a complete private file its clean name.
+    /// Gives a complete private file its clean name, unless another has it already: two entries
+    /// must never share a file, or what one writes would get the name of what the other has.
     pub(crate) fn make_clean(&self, private: &Private, version: &Version) -> io::Result<()> {
         let path = self.clean_path(version).ok_or(io::ErrorKind::Unsupported)?;
-        fs::rename(self.private_path(private), path)
+        let flags = rustix::fs::RenameFlags::NOREPLACE;
+        rustix::fs::renameat_with(
+            rustix::fs::CWD,
+            self.private_path(private),
+            rustix::fs::CWD,
+            path,
+            flags,
+        )?;
+        Ok(())
     }
 
     /// Takes the clean name from content that is about to be written to.

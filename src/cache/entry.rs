@@ -109,6 +109,8 @@ pub(super) struct Fetching {
     pub(super) have: u64,
     /// How many there will be; `None` until the host has said so.
     pub(super) total: Option<u64>,
+    /// Whether somebody was given some of it.
+    pub(super) was_read: bool,
 }
 
 /// Which name clean content has on the disk.
@@ -233,8 +235,8 @@ impl Entry {
                     self.wait(&mut state, wait)?;
                 }
                 Content::Absent { failure } => {
-                    if has_asked && let Some(error) = failure.take() {
-                        return Err(error);
+                    if has_asked && let Some(error) = failure {
+                        return Err(error.clone());
                     }
                     if self.take_from_index(&mut state, version) {
                         return Ok(());
@@ -302,6 +304,14 @@ impl Entry {
         matches!(self.state.lock().content, Content::Dirty { .. })
     }
 
+    /// Returns where content that is not stored yet lies, for messages.
+    pub fn kept_in(&self) -> Option<std::path::PathBuf> {
+        match &self.state.lock().content {
+            Content::Dirty { private, .. } => Some(self.cache.disk.private_path(private)),
+            _ => None,
+        }
+    }
+
     /// Returns whether content is on its way here, so that the next opener should wait for it.
     pub fn is_fetching(&self) -> bool {
         matches!(self.state.lock().content, Content::Fetching(_))
@@ -322,9 +332,6 @@ impl Entry {
 
     /// Says that the file's metadata changed by our own doing while its content stayed.
     pub fn revise(&self, old: &Version, new: &Version) {
-        if !old.same_content(new) {
-            return;
-        }
         let mut state = self.state.lock();
         if state.base == Expect::Version(*old) {
             state.base = Expect::Version(*new);

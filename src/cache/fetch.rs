@@ -19,6 +19,7 @@ use crate::path::RemotePath;
 use crate::remote;
 use crate::remote::Fetched;
 use crate::remote::Receiver;
+use crate::stat::FileId;
 use crate::stat::Version;
 
 /// A fetch that nobody waits for any more goes on if no more than this is left: a connection that
@@ -45,6 +46,7 @@ impl Entry {
             file: Arc::clone(&file),
             have: 0,
             total: None,
+            was_read: false,
         });
         let (entry, path) = (Arc::clone(self), path.clone());
         self.cache
@@ -95,7 +97,12 @@ impl Entry {
             version.size = size;
             Place::Private(private)
         };
-        state.set_base(fetched.stat.version());
+        let mut base = fetched.stat.version();
+        if !fetched.is_stable {
+            // Matches nothing: what is here is not what the host has, and must not replace it.
+            base.id = Some(FileId { dev: 0, ino: 0 });
+        }
+        state.set_base(base);
         state.size = size;
         state.news = Some(fetched.stat);
         state.content = Content::Clean {
@@ -152,6 +159,13 @@ impl Progress<'_> {
 
 impl Receiver for Progress<'_> {
     fn begin(&mut self, size: u64) -> io::Result<()> {
+        if let Content::Fetching(fetching) = &self.entry.state.lock().content
+            && Arc::ptr_eq(&fetching.file, self.file)
+            && fetching.was_read
+        {
+            // Whoever read from the first attempt would get a mixture of two versions.
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         self.file.set_len(0)?;
         (self.have, self.total, self.said) = (0, size, 0);
         let _ = self.report();

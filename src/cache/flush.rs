@@ -16,6 +16,7 @@ use crate::path::RemotePath;
 use crate::remote;
 use crate::remote::Changed;
 use crate::remote::Durability;
+use crate::remote::Expect;
 use crate::remote::Owner;
 use crate::remote::Placement;
 use crate::remote::StorePlan;
@@ -129,7 +130,15 @@ impl Entry {
                     self.put_away(&mut state);
                 }
             }
-            Err(error) => state.failure = Some(error.clone()),
+            Err(error) => {
+                if let Error::Remote(error) = error
+                    && matches!(**error, remote::Error::Partial { .. })
+                {
+                    // What the host has now is our own half: the next store may replace it.
+                    state.base = Expect::Anything;
+                }
+                state.failure = Some(error.clone());
+            }
         }
         drop(state);
         self.changed.notify_all();

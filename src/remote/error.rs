@@ -21,6 +21,15 @@ pub enum Error {
     /// Somebody else changed the file; nothing was changed by us.
     #[error("cannot {act} {path}: it was changed on the host meanwhile")]
     Conflict { act: &'static str, path: RemotePath },
+    /// The host gave up after it had begun to write to the file itself, which a store in place
+    /// does: the file is not what it was, nor what it should be. Storing again repairs it.
+    #[error("the host has only part of {path}: {reason}{}", said(.text))]
+    Partial {
+        act: &'static str,
+        path: RemotePath,
+        reason: Reason,
+        text: Vec<u8>,
+    },
     /// This host, or this dialect, has no way to do it; nothing was changed.
     #[error("cannot {act} {path}: {why}")]
     Unsupported {
@@ -144,7 +153,7 @@ impl Error {
     /// Returns why the host refused, if it did.
     pub fn reason(&self) -> Option<Reason> {
         match self {
-            Self::Refused { reason, .. } => Some(*reason),
+            Self::Refused { reason, .. } | Self::Partial { reason, .. } => Some(*reason),
             _ => None,
         }
     }

@@ -39,6 +39,8 @@ pub struct Lane {
     connection: Box<dyn Connection>,
     /// Hexadecimal, random for this lane: what a host's files hold cannot forge a frame.
     token: Vec<u8>,
+    /// Separates the records of a listing; programs of the host have it in their arguments.
+    listing_mark: Vec<u8>,
     /// `FRAME_START` and the token.
     frame: Vec<u8>,
     /// Bytes that were read and not yet used begin at `start`.
@@ -96,13 +98,15 @@ impl Lane {
     ) -> Result<Self, Error> {
         let mut connection = transport.connect()?;
         let token = random_token()?;
-        let mark = [&[FRAME_START][..], &token, b"\n"].concat();
+        // Everybody on the host can read a command line, so that the token is not in it.
+        let greeting = random_token()?;
+        let mark = [&[FRAME_START][..], &greeting, b"\n"].concat();
         // The mark is written as an escape, so that a login shell that echoes its command does
         // not print it. The login shell itself may be csh or fish: between the quotes there is
         // neither a quote nor `!` nor a newline.
         let command = format!(
             "exec sh -c 'printf \"\\036{}\\n\"; while IFS= read -r l; do eval \"$l\"; done'",
-            String::from_utf8_lossy(&token)
+            String::from_utf8_lossy(&greeting)
         );
         let channel = connection.exec(&command)?;
         let frame = [&[FRAME_START][..], &token].concat();
@@ -110,6 +114,7 @@ impl Lane {
             channel,
             connection,
             token,
+            listing_mark: random_token()?,
             frame,
             buf: Vec::new(),
             start: 0,
@@ -163,8 +168,9 @@ impl Lane {
     /// takes one line at a time.
     fn preamble(&self, flavour: &str) -> Vec<u8> {
         let token = String::from_utf8_lossy(&self.token);
+        let mark = String::from_utf8_lossy(&self.listing_mark);
         let mut lines = format!(
-            "T={token}; F={flavour}; nl=$(printf '\\n.'); nl=${{nl%.}}; h=\n\
+            "T={token}; K={mark}; F={flavour}; nl=$(printf '\\n.'); nl=${{nl%.}}; h=\n\
              while IFS= read -r l; do case $l in \"$T\") break;; esac; h=$h$l$nl; done; \
              eval \"$h\"; a 0\n"
         )
@@ -276,9 +282,9 @@ impl Lane {
         }
     }
 
-    /// Returns the random word that frames this lane's answers.
-    pub fn token(&self) -> &[u8] {
-        &self.token
+    /// Returns the random word that separates the records of this lane's listings.
+    pub fn listing_mark(&self) -> &[u8] {
+        &self.listing_mark
     }
 
     /// Returns whether the lane is out of step and can only be dropped.

@@ -152,6 +152,10 @@ impl Lanes {
             }
             if is_allowed {
                 shared.open_one_more(&mut state);
+                if state.n_open() == 0 && !state.is_opening {
+                    // It could not even begin; the failure says why.
+                    continue;
+                }
             }
             state.n_waiting += 1;
             shared.changed.wait(&mut state);

@@ -182,7 +182,9 @@ impl Remote for Shell {
             .map_err(|error| lost(ACT, error))?;
         let parsed = match self.flavour {
             Flavour::Gnu => answer::parse_gnu_listing(&answer.body),
-            Flavour::BusyBox => answer::parse_busybox_listing(&answer.body, lane.token(), &top),
+            Flavour::BusyBox => {
+                answer::parse_busybox_listing(&answer.body, lane.listing_mark(), &top)
+            }
         };
         drop(lane);
         let parsed = parsed.ok_or_else(|| surprise(ACT, &answer.body))?;

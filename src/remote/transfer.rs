@@ -12,6 +12,7 @@ use crate::remote::lane::Lane;
 use crate::scp;
 use crate::scp::Event;
 use crate::scp::Reply;
+use crate::scp::Step;
 
 /// Files up to this size are sent in one write, ahead of any acknowledgement. For larger ones the
 /// round trip that waiting costs is nothing beside their content.
@@ -97,6 +98,8 @@ pub(crate) fn fetch(
 pub(crate) struct Store {
     /// What the sink refused, in its words.
     pub refused: Option<Vec<u8>>,
+    /// Whether the target may have been written to before that.
+    pub is_begun: bool,
     pub answer: Answer,
 }
 
@@ -185,8 +188,11 @@ fn finish(
     path: &RemotePath,
     mut refused: Option<Vec<u8>>,
 ) -> Result<Store, Error> {
+    // A large file got this acknowledgement before its content was sent.
+    let mut is_begun = source.n_awaited() <= 2 && refused.is_none();
     while !lane.is_at_frame() && source.n_awaited() > 0 {
         match next_reply(lane, &mut source, path)? {
+            Some(Reply::Done(Step::File)) => is_begun = true,
             Some(Reply::Refused(_, text)) => {
                 refused.get_or_insert(text);
             }
@@ -207,7 +213,11 @@ fn finish(
             detail: "it reports success without an acknowledgement".to_owned(),
         });
     }
-    Ok(Store { refused, answer })
+    Ok(Store {
+        refused,
+        is_begun,
+        answer,
+    })
 }
 
 fn next_reply(

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::cache::Entry;
 use crate::clock::Tick;
 use crate::path::RemotePath;
 use crate::remote::AttrChange;
@@ -19,6 +20,7 @@ use crate::vfs::MAX_ROUNDS;
 use crate::vfs::Result;
 use crate::vfs::Vfs;
 use crate::vfs::inode::Inode;
+use crate::vfs::names::entry_of;
 use crate::vfs::permission;
 use crate::vfs::permission::Who;
 use crate::vfs::symlink;
@@ -240,10 +242,14 @@ impl Vfs {
         {
             set.size = None;
         }
+        // What a store under way has read of the file, it would put back.
+        let entry = self.tree.lock().get(ino).and_then(entry_of);
+        let hold = entry.as_ref().map(Entry::hold);
         let change = self.fold(ino, set)?;
         if change != AttrChange::default() {
             self.change_on_host(ino, &change)?;
         }
+        drop(hold);
         let tree = self.tree.lock();
         self.attr_of(&tree, ino)
     }
@@ -329,17 +335,30 @@ impl Vfs {
         };
         let stat = self.remote.set_attr(&path, change)?;
         let at = self.clock.tick();
-        self.changed_by_us(ino, &old, stat, at);
+        let keeps_content = change.size.is_none()
+            && (old.version().same_content(&stat.version())
+                || (change.mtime.is_some() && old.size == stat.size && old.id == stat.id));
+        self.changed_by_us(ino, &old, stat, at, keeps_content);
         Ok(())
     }
 
-    /// Takes attributes that an operation of ours left a file with.
-    pub(super) fn changed_by_us(&self, ino: Ino, old: &Stat, stat: Stat, at: Tick) {
+    /// Takes attributes that an operation of ours left a file with, and whether its content is still
+    /// that of the old ones.
+    pub(super) fn changed_by_us(
+        &self,
+        ino: Ino,
+        old: &Stat,
+        stat: Stat,
+        at: Tick,
+        keeps_content: bool,
+    ) {
         let mut tree = self.tree.lock();
         let (was, is) = (old.version(), stat.version());
         if let Some(inode) = tree.get_mut(ino) {
             if let Some(open) = &inode.open {
-                open.entry.revise(&was, &is);
+                if keeps_content {
+                    open.entry.revise(&was, &is);
+                }
                 if open.entry.is_dirty() {
                     // Content, size and times are ours; the rest is the host's.
                     inode.stat = Stat {
@@ -350,11 +369,13 @@ impl Vfs {
                     return;
                 }
             }
-            if was.same_content(&is) && inode.pages_of == Some(was) {
+            if keeps_content && inode.pages_of == Some(was) {
                 inode.pages_of = Some(is);
             }
         }
-        self.cache.revise(&was, &is);
+        if keeps_content {
+            self.cache.revise(&was, &is);
+        }
         tree.set_stat(ino, stat, at);
     }
 

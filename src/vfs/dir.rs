@@ -79,8 +79,10 @@ impl Vfs {
                 self.listed.wait(&mut tree);
                 continue;
             }
-            dir.is_listing = true;
             let path = tree.path(ino).ok_or(Error::NotFound)?;
+            if let Some(dir) = tree.dir_mut(ino) {
+                dir.is_listing = true;
+            }
             let at = self.clock.tick();
             drop(tree);
             let result = self.remote.list(&path);

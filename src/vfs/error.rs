@@ -35,6 +35,8 @@ pub enum Error {
     InvalidArgument,
     #[error("the name is too long")]
     NameTooLong,
+    #[error("it is in use")]
+    Busy,
     #[error("bad file handle")]
     BadHandle,
     #[error("the file lies on another filesystem of the host")]
@@ -92,6 +94,7 @@ impl Error {
             Self::ReadOnly => libc::EROFS,
             Self::InvalidArgument => libc::EINVAL,
             Self::NameTooLong => libc::ENAMETOOLONG,
+            Self::Busy => libc::EBUSY,
             Self::BadHandle => libc::EBADF,
             Self::CrossDevice => libc::EXDEV,
             Self::NotSupported => libc::EOPNOTSUPP,
@@ -115,7 +118,9 @@ fn of_cache(error: &cache::Error) -> c_int {
 
 fn of_remote(error: &remote::Error) -> c_int {
     match error {
-        remote::Error::Refused { reason, .. } => of_reason(*reason),
+        remote::Error::Refused { reason, .. } | remote::Error::Partial { reason, .. } => {
+            of_reason(*reason)
+        }
         remote::Error::Conflict { .. } => libc::ESTALE,
         remote::Error::Unsupported { .. } => libc::EOPNOTSUPP,
         // An unreachable host is not an empty one: never ENOENT.

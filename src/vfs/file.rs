@@ -370,7 +370,7 @@ impl Vfs {
             && Arc::ptr_eq(&open.entry, entry)
         {
             open.handles = open.handles.saturating_sub(1);
-            let is_removed = inode.links.is_empty();
+            let is_removed = inode.links.is_empty() && !inode.is_lost;
             if open.handles == 0 && is_removed {
                 // Nobody can ever see this content again.
                 entry.discard();

@@ -36,6 +36,9 @@ pub(super) struct Inode {
     /// As long as the host has the one, the other is shown: whoever looked at a file while it
     /// was being written finds it unchanged afterwards.
     pub(super) ctime: Option<(Time, Time)>,
+    /// Whether somebody else took its name away while it was open: what is written to it has
+    /// nowhere to go, and must not be dropped as if we had removed it.
+    pub(super) is_lost: bool,
 }
 
 /// The content of a file that is open, or not yet stored.
@@ -99,6 +102,7 @@ impl Inode {
             open: None,
             pages_of: None,
             ctime: None,
+            is_lost: false,
         }
     }
 

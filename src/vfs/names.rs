@@ -118,7 +118,13 @@ impl Vfs {
         let changed = self.remote.link(&existing, &path)?;
         let stat = self.created(parent, &changed, &path)?;
         let at = self.clock.tick();
-        self.changed_by_us(ino, &old, stat, at);
+        self.changed_by_us(
+            ino,
+            &old,
+            stat,
+            at,
+            old.version().same_content(&stat.version()),
+        );
         drop(hold);
         let mut tree = self.tree.lock();
         tree.bind(parent, &name, ino, at);
@@ -155,7 +161,8 @@ impl Vfs {
             if let (Some(ino), Some(stat)) = (ino, changed.stat) {
                 let old = self.tree.lock().get(ino).map(|inode| inode.stat);
                 if let Some(old) = old {
-                    self.changed_by_us(ino, &old, stat, self.clock.tick());
+                    let keeps = old.version().same_content(&stat.version());
+                    self.changed_by_us(ino, &old, stat, self.clock.tick(), keeps);
                 }
             }
         }
@@ -259,6 +266,10 @@ impl Vfs {
                 .flat_map(|ino| below(tree, ino, |inode| inode.open.is_some()))
                 .collect()
         });
+        if how == RenameHow::Exchange && !held.is_empty() {
+            // Their paths would change in two directions at once.
+            return Err(Error::Busy);
+        }
         let (source, target) = {
             let mut tree = self.tree.lock();
             let source = tree.path(from.0).ok_or(Error::NotFound)?.join(from.1);
@@ -307,7 +318,13 @@ impl Vfs {
         if let (Some(ino), Some(old), Some(stat)) = (moved, old, renamed.stat)
             && old.kind == stat.kind
         {
-            self.changed_by_us(ino, &old, stat, at);
+            self.changed_by_us(
+                ino,
+                &old,
+                stat,
+                at,
+                old.version().same_content(&stat.version()),
+            );
         }
     }
 
@@ -333,7 +350,7 @@ impl Vfs {
     }
 }
 
-fn entry_of(inode: &Inode) -> Option<Arc<Entry>> {
+pub(super) fn entry_of(inode: &Inode) -> Option<Arc<Entry>> {
     inode.open.as_ref().map(|open| Arc::clone(&open.entry))
 }
 

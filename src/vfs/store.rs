@@ -71,6 +71,23 @@ impl Vfs {
         entry: &Arc<Entry>,
         how: Durability,
     ) -> Result<()> {
+        if entry.is_dirty() {
+            let tree = self.tree.lock();
+            let is_gone = tree.path(ino).is_none()
+                && tree
+                    .get(ino)
+                    .is_some_and(|inode| inode.is_lost || !inode.links.is_empty());
+            drop(tree);
+            if is_gone {
+                let kept = entry.kept_in().unwrap_or_default();
+                log::error!(
+                    "a file that is open was removed or moved on the host; what was written to it \
+                     is kept in {}",
+                    kept.display()
+                );
+                return Err(Error::Stale);
+            }
+        }
         let place = StorePlace {
             vfs: self.arc()?,
             ino,

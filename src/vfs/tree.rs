@@ -187,6 +187,7 @@ impl Tree {
                                 && kind == FileKind::File)
                     });
                 if !is_same {
+                    inode.is_lost = inode.is_open();
                     self.unbind(parent, name, at);
                     let what = What::Listed(Box::new(Listed { kind, stat, target }));
                     self.put(parent, name, Known { at, what });
@@ -203,6 +204,7 @@ impl Tree {
                 }
             }
             None => {
+                inode.is_lost = inode.is_open();
                 self.unbind(parent, name, at);
             }
         }
@@ -356,6 +358,7 @@ impl Tree {
             dir.n_inodes += 1;
         }
         if let Some(inode) = self.inodes.get_mut(&ino) {
+            inode.is_lost = false;
             inode.links.push((parent, name.clone()));
         }
     }
@@ -419,7 +422,7 @@ impl Tree {
         let is_needed = ino == Ino::ROOT
             || inode.lookups > 0
             || inode.is_open()
-            || (inode.is_ours() && !inode.links.is_empty())
+            || (inode.is_ours() && (inode.is_lost || !inode.links.is_empty()))
             || inode
                 .dir
                 .as_ref()

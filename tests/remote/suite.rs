@@ -463,6 +463,12 @@ pub(crate) fn a_store_keeps_hard_links_in_place(host: &Host) {
         .store(&path("file"), &bytes(b"now"), &plan)
         .unwrap();
     assert_eq!(fs::read(host.at("other")).unwrap(), b"now");
+    // A directory is never written into.
+    fs::create_dir(host.at("dir")).unwrap();
+    let result = host.remote.store(&path("dir"), &bytes(b"abc"), &plan);
+    assert_eq!(reason(result), Reason::IsADirectory);
+    assert_eq!(fs::read_dir(host.at("dir")).unwrap().count(), 0);
+    fs::remove_dir(host.at("dir")).unwrap();
     assert_eq!(host.names().len(), 2);
 }
 

@@ -5,6 +5,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 
 use scpfs::cache::Wait;
+use scpfs::remote::NewTime;
+use scpfs::stat::Time;
 use scpfs::vfs::Context;
 use scpfs::vfs::Error;
 use scpfs::vfs::Ino;
@@ -107,6 +109,75 @@ fn a_new_file_does_not_overwrite_one_that_appeared_meanwhile() {
     fs::write(mount.at("file"), "theirs").unwrap();
     assert_eq!(mount.close(&opened).unwrap_err().errno(), libc::ESTALE);
     assert_eq!(fs::read(mount.at("file")).unwrap(), b"theirs");
+}
+
+#[test]
+fn times_set_on_an_open_file_do_not_make_its_store_a_conflict() {
+    // The store used to expect the time that the file had before.
+    let mount = Mount::new();
+    fs::write(mount.at("file"), "hello").unwrap();
+    let ino = mount.find("file").unwrap().ino;
+    let opened = mount.open("file", libc::O_RDWR).unwrap();
+    let time = Some(NewTime::At(Time {
+        secs: 1_600_000_000,
+        nanos: 0,
+    }));
+    let set = SetAttr {
+        mtime: time,
+        ..SetAttr::default()
+    };
+    mount.vfs.setattr(&CX, ino, Some(opened.fh), &set).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"j").unwrap();
+    mount.close(&opened).unwrap();
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"jello");
+}
+
+#[test]
+fn what_is_written_to_a_file_that_others_took_away_is_reported_and_kept() {
+    // Close used to succeed, and the content was dropped as if we had removed the file.
+    let mount = Mount::new();
+    fs::create_dir(mount.at("dir")).unwrap();
+    for name in ["file", "dir/below"] {
+        fs::write(mount.at(name), "hello").unwrap();
+        mount.age();
+        let opened = mount.open(name, libc::O_RDWR).unwrap();
+        fs::rename(mount.at(name.split('/').next().unwrap()), mount.at("away")).unwrap();
+        mount.age();
+        mount.names("").unwrap();
+        mount.vfs.write(&CX, opened.fh, 0, b"precious").unwrap();
+        assert_eq!(
+            mount.close(&opened).unwrap_err().errno(),
+            libc::ESTALE,
+            "{name}"
+        );
+        let kept = fs::read_dir(mount.cache.disk().dir().join("content")).unwrap();
+        let kept = kept.map(|item| fs::read(item.unwrap().path()).unwrap());
+        assert!(kept.into_iter().any(|data| data == b"precious"), "{name}");
+        let away = mount.at("away");
+        if away.is_dir() {
+            fs::remove_dir_all(away).unwrap();
+        } else {
+            fs::remove_file(away).unwrap();
+        }
+    }
+    assert_eq!(mount.vfs.drain().len(), 2);
+}
+
+#[test]
+fn who_is_in_a_directory_that_others_moved_gets_an_answer() {
+    // The second listing used to wait for the first, which had given up, for ever.
+    let mount = Mount::new();
+    fs::create_dir_all(mount.at("a/b")).unwrap();
+    let inside = mount.find("a/b").unwrap().ino;
+    fs::rename(mount.at("a"), mount.at("moved")).unwrap();
+    mount.age();
+    mount.names("").unwrap();
+    for _ in 0..2 {
+        let fh = mount.vfs.opendir(inside).unwrap();
+        assert!(mount.vfs.readdir(&CX, fh, 0).is_err());
+        assert!(mount.vfs.lookup(&CX, inside, b"x").is_err());
+        mount.vfs.releasedir(fh);
+    }
 }
 
 #[test]

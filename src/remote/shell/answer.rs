@@ -21,6 +21,8 @@ pub const EXISTS: u32 = 202;
 pub const READY: u32 = 203;
 /// The file that pieces go into is not there any more, or not as large as they are.
 pub const INCOMPLETE: u32 = 204;
+/// The target itself was written to when the store failed.
+pub const PARTIAL: u32 = 205;
 pub const ROOT_MISSING: u32 = 211;
 pub const ROOT_NOT_A_DIRECTORY: u32 = 212;
 pub const ROOT_DENIED: u32 = 213;

@@ -81,7 +81,7 @@ impl Shell {
             Expect::Version(version) => self
                 .flavour
                 .version_text(version)
-                .unwrap_or_else(|| "-".to_owned()),
+                .unwrap_or_else(|| "?".to_owned()),
         };
         line.raw(how)
             .arg(&self.absolute(&temp.dir.join(&temp.name)))
@@ -177,6 +177,15 @@ impl Shell {
                 act: ACT,
                 path: path.clone(),
             }),
+            (answer::PARTIAL, text) if store.is_begun => {
+                let text = text.unwrap_or(store.answer.body);
+                Err(Error::Partial {
+                    act: ACT,
+                    path: path.clone(),
+                    reason: answer::reason_of(&text),
+                    text,
+                })
+            }
             (_, Some(text)) => Err(refused(ACT, path, answer::reason_of(&text), &text)),
             (_, None) => {
                 check(ACT, path, &store.answer)?;

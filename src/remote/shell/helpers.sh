@@ -1,7 +1,8 @@
 # The helper functions of a lane, for any POSIX shell.
 #
 # A lane defines them once at its start. Before them it sets
-#   T   the token that frames its answers
+#   T   the token that frames its answers; never in the arguments of a program
+#   K   the word that separates the records of a listing
 #   nl  a newline
 #   F   the flavour of the userland, `gnu` or `busybox`; empty: find out (see probe)
 # Each answer is the output of a helper, then RS, the token, a space, a status, a newline.
@@ -66,12 +67,12 @@ busybox)
 	SF='%f %s %b %h %u %g %d %i %t %T %x|%y|%z'
 	VF='%d %i %s %y'
 	st() { stat -c "$SF" -- "$@"; }
-	# Records begin with GS, the token and a space; the last begins with GS, the token and `!`.
+	# Records begin with GS, the word K and a space; the last begins with GS, the word and `!`.
 	l() {
 		e=$({ { printf '%s\0' "$1"; find "$1" -mindepth 1 -maxdepth 1 -print0; } |
-			xargs -0 stat -c "$(printf '\035%s ' "$T")$SF %n" -- >&3; } 2>&1)
+			xargs -0 stat -c "$(printf '\035%s ' "$K")$SF %n" -- >&3; } 2>&1)
 		s=$?
-		printf '\035%s!%s' "$T" "$e"
+		printf '\035%s!%s' "$K" "$e"
 		a $s
 	}
 	ln_() { ln -T -- "$1" "$2"; }
@@ -84,7 +85,7 @@ probe() {
 	printf 'uid %s\ngid %s\ngroups %s\n' "$(id -u)" "$(id -g)" "$(id -G)"
 	printf 'system %s\n' "$(uname -s -m)"
 	if command -v scp >/dev/null; then printf 'scp yes\n'; fi
-	if touch -c -d @0.25 -- "/nonexistent/$T"; then printf 'times nanos\n'; fi
+	if touch -c -d @0.25 -- /nonexistent/scpfs; then printf 'times nanos\n'; fi
 	case $(mv --help 2>&1) in *--exchange*) printf 'exchange yes\n' ;; esac
 	case $(printf 12345 | { piece 1 3 2 2>&1 >/dev/null; cat; }) in
 	"1+1 records in${nl}1+1 records out$nl"*45) printf 'pieces yes\n' ;;
@@ -173,7 +174,8 @@ acl() { case $(ls -ld -- "$1") in ??????????+*) return 0 ;; esac; return 1; }
 
 # inplace TEMP PATH MODE: the content goes into the file that is there.
 inplace() {
-	{ cat -- "$1" 2>&1 >&4; } 4>"$2" || lost 1 "$1"
+	i=
+	{ i=1; cat -- "$1" 2>&1 >&4; } 4>"$2" || { [ -z "$i" ] || lost 205 "$1"; lost 1 "$1"; }
 	# Who may write a file of somebody else's may not change its mode and times.
 	chmod "$3" -- "$2"
 	touch -c -r "$1" -- "$2"
@@ -184,7 +186,12 @@ inplace() {
 w() {
 	if [ "$1" = direct ]; then
 		as "$5" "$3" || lost 201 "$2"
-		scp -t "$3" || lost $? "$2"
+		# Into a directory, scp would write under the name in the record.
+		if [ -d "$3" ]; then
+			printf '%s\n' ': Is a directory'
+			lost 1 "$2"
+		fi
+		scp -t "$3" || lost 205 "$2"
 		chmod "$7" -- "$3"
 		touch -c -m -d "$8" -- "$3"
 	else

@@ -124,6 +124,12 @@ impl Shell {
                 path: path.clone(),
             }),
             answer::INCOMPLETE => Err(incomplete()),
+            answer::PARTIAL => Err(Error::Partial {
+                act: ACT,
+                path: path.clone(),
+                reason: answer::reason_of(&answer.body),
+                text: answer.body,
+            }),
             _ => {
                 check(ACT, path, &answer)?;
                 changed(&answer.body)
