@@ -49,9 +49,6 @@ pub enum Error {
         act: &'static str,
         source: transport::Error,
     },
-    /// No connection was free within the deadline; nothing was changed.
-    #[error("no connection was free to {act}")]
-    Starved { act: &'static str },
     /// The filesystem is being unmounted.
     #[error("the connections are closed")]
     Closed,
@@ -160,17 +157,14 @@ impl Error {
 
     /// Returns whether the host was not reached at all, so that trying again cannot do harm.
     pub fn is_before_request(&self) -> bool {
-        matches!(self, Self::Disconnected { .. } | Self::Starved { .. })
+        matches!(self, Self::Disconnected { .. })
     }
 
     /// Returns whether the connection failed, before or after the request was sent.
     pub fn is_connection_loss(&self) -> bool {
         matches!(
             self,
-            Self::Disconnected { .. }
-                | Self::OutcomeUnknown { .. }
-                | Self::Starved { .. }
-                | Self::Surprise { .. }
+            Self::Disconnected { .. } | Self::OutcomeUnknown { .. } | Self::Surprise { .. }
         )
     }
 }

@@ -128,7 +128,6 @@ fn of_remote(error: &remote::Error) -> c_int {
         remote::Error::Disconnected { .. } => libc::EHOSTUNREACH,
         remote::Error::OutcomeUnknown { source, .. } if is_timeout(source) => libc::ETIMEDOUT,
         remote::Error::OutcomeUnknown { .. } => libc::EIO,
-        remote::Error::Starved { .. } => libc::ETIMEDOUT,
         remote::Error::Closed => libc::ENOTCONN,
         remote::Error::Protocol { .. } | remote::Error::Surprise { .. } => libc::EIO,
         remote::Error::Local { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),

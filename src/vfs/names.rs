@@ -208,6 +208,10 @@ impl Vfs {
             let Some(dir) = tree.instantiate(parent, name) else {
                 return Ok(());
             };
+            if tree.get(dir).is_none_or(|inode| inode.dir.is_none()) {
+                // A file that is to be replaced need not be stored before.
+                return Ok(());
+            }
             below(&tree, dir, |inode| inode.is_ours())
         };
         for ino in dirty {

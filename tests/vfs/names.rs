@@ -92,6 +92,26 @@ fn a_file_replaced_by_a_rename_stays_whole_for_who_has_it_open() {
 }
 
 #[test]
+fn a_rename_over_a_file_that_is_not_stored_does_not_store_it_first() {
+    // The rename used to fail with the conflict of the file that it was to replace.
+    let mount = Mount::new();
+    fs::write(mount.at("a"), "a").unwrap();
+    fs::write(mount.at("b"), "b").unwrap();
+    let opened = mount.open("b", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
+    fs::write(mount.at("b"), "theirs").unwrap();
+    let rename = || {
+        mount
+            .vfs
+            .rename(&CX, (ROOT, b"a"), (ROOT, b"b"), PLAIN)
+            .unwrap();
+    };
+    assert_eq!(mount.counted(rename).1, 1);
+    mount.close(&opened).unwrap();
+    assert_eq!(fs::read(mount.at("b")).unwrap(), b"a");
+}
+
+#[test]
 fn hard_links_are_one_inode_with_one_content() {
     let mount = Mount::new();
     fs::write(mount.at("a"), "hello").unwrap();
