@@ -61,7 +61,11 @@ pub trait Remote: Send + Sync + fmt::Debug {
 
     /// Sends the whole content of a file: to a temporary name first, then under its own, so that
     /// nobody on the host sees half of it.
-    fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Changed>;
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if the host has not what the plan expects and nothing was kept beside
+    /// it; the host is as it was.
+    fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Stored>;
 
     /// Creates an empty file; fails with [`Reason::Exists`] if there is anything.
     fn create_new(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed>;
@@ -102,6 +106,10 @@ pub trait Remote: Send + Sync + fmt::Debug {
 
     /// Flushes a file to the host's disk; does nothing where the host has no means for that.
     fn sync(&self, path: &RemotePath) -> Result<()>;
+
+    /// Removes the temporary files that stores marked with `tag` left in a directory when their
+    /// connection broke. A store that still goes on there finds its file gone and fails.
+    fn remove_leftovers(&self, dir: &RemotePath, tag: u32) -> Result<()>;
 
     /// Ends all connections; every call that waits and every later call fails.
     fn close(&self);
@@ -190,6 +198,11 @@ pub struct StorePlan {
     pub expect: Expect,
     pub placement: Placement,
     pub durability: Durability,
+    /// How the content is to be called, in the same directory, if the host has not what is
+    /// expected; `None` to have it refused then.
+    pub keep_as: Option<Name>,
+    /// Marks the temporary files of this content, for [`Remote::remove_leftovers`].
+    pub tag: u32,
 }
 
 /// What must be found under the final name for the content to be put there.
@@ -226,6 +239,47 @@ pub struct Changed {
     pub stat: Option<Stat>,
     /// Of the directory that holds the path.
     pub parent: Option<Stat>,
+}
+
+/// What a store left on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// Of the file that has the content now. `None` where the host did not tell.
+    pub stat: Option<Stat>,
+    /// Of the directory that holds it.
+    pub parent: Option<Stat>,
+    pub outcome: Outcome,
+}
+
+/// Whether a store went as planned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    AsPlanned,
+    /// Somebody had removed the file: it was made anew.
+    Recreated,
+    /// Somebody had stored the same content already: theirs was left alone.
+    Same,
+    /// Somebody had stored other content: ours is beside it, called [`StorePlan::keep_as`].
+    KeptBeside,
+}
+
+impl Stored {
+    /// Says that all went as planned.
+    pub fn as_planned(Changed { stat, parent }: Changed) -> Self {
+        Self {
+            stat,
+            parent,
+            outcome: Outcome::AsPlanned,
+        }
+    }
+
+    /// Returns the attributes that changed.
+    pub fn changed(&self) -> Changed {
+        Changed {
+            stat: self.stat,
+            parent: self.parent,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -380,6 +380,8 @@ impl Entry {
             expect,
             placement,
             durability,
+            keep_as: None,
+            tag: 0,
         }
     }
 

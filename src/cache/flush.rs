@@ -83,11 +83,13 @@ impl Entry {
             expect: base,
             placement: target.placement,
             durability,
+            keep_as: None,
+            tag: 0,
         };
         let content = FromFile(&file);
         let result = self.cache.remote.store(&target.path, &content, &plan);
         let result = result
-            .map(|changed| self.complete(&target.path, changed))
+            .map(|stored| self.complete(&target.path, stored.changed()))
             .map_err(Error::from);
 
         // Without the lock: the layer above takes its own first, then this one.

@@ -20,6 +20,7 @@ use crate::remote::RenameHow;
 use crate::remote::Renamed;
 use crate::remote::Result;
 use crate::remote::StorePlan;
+use crate::remote::Stored;
 use crate::stat::DeviceNumber;
 use crate::stat::FileKind;
 use crate::stat::FsStat;
@@ -99,6 +100,13 @@ fn is_as_planned(stat: &Stat, plan: &StorePlan) -> bool {
         && !matches!(&plan.expect, Expect::Version(old) if old.same_content(&stat.version()))
 }
 
+fn done_already(stat: Stat) -> Stored {
+    Stored::as_planned(Changed {
+        stat: Some(stat),
+        parent: None,
+    })
+}
+
 impl<R: Remote> Remote for Retry<R> {
     fn facts(&self) -> &Facts {
         self.inner.facts()
@@ -125,16 +133,15 @@ impl<R: Remote> Remote for Retry<R> {
         self.reading(|r| r.fetch(path, known, receiver))
     }
 
-    fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Changed> {
+    fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Stored> {
         let mut is_outcome_unknown = false;
         self.repeat(is_worth_repeating, |r| {
             if is_outcome_unknown {
+                // The first try may still be under way over there; it must not end later.
+                r.remove_leftovers(&path.parent().unwrap_or_default(), plan.tag)?;
                 match r.stat(path) {
                     Ok(stat) if is_as_planned(&stat, plan) => {
-                        return Ok(Changed {
-                            stat: Some(stat),
-                            parent: None,
-                        });
+                        return Ok(done_already(stat));
                     }
                     Err(error) if error.is_connection_loss() => return Err(error),
                     Ok(_) | Err(_) => {}
@@ -147,10 +154,7 @@ impl<R: Remote> Remote for Retry<R> {
                 && is_as_planned(&stat, plan)
             {
                 // The first try went on after its connection was gone, and was the faster one.
-                return Ok(Changed {
-                    stat: Some(stat),
-                    parent: None,
-                });
+                return Ok(done_already(stat));
             }
             is_outcome_unknown |= matches!(
                 result,
@@ -214,6 +218,10 @@ impl<R: Remote> Remote for Retry<R> {
 
     fn sync(&self, path: &RemotePath) -> Result<()> {
         self.reading(|r| r.sync(path))
+    }
+
+    fn remove_leftovers(&self, dir: &RemotePath, tag: u32) -> Result<()> {
+        self.reading(|r| r.remove_leftovers(dir, tag))
     }
 
     fn close(&self) {

@@ -30,6 +30,7 @@ use crate::remote::RenameHow;
 use crate::remote::Renamed;
 use crate::remote::Result;
 use crate::remote::StorePlan;
+use crate::remote::Stored;
 use crate::remote::TimePrecision;
 use crate::remote::lane::Answer;
 use crate::remote::lanes::Lanes;
@@ -242,7 +243,7 @@ impl Remote for Shell {
         self.fetch_file(path, known, receiver)
     }
 
-    fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Changed> {
+    fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Stored> {
         self.store_file(path, content, plan)
     }
 
@@ -433,6 +434,13 @@ impl Remote for Shell {
         lane.request(&line.finish())
             .map_err(|error| lost("flush", error))?;
         Ok(())
+    }
+
+    fn remove_leftovers(&self, dir: &RemotePath, tag: u32) -> Result<()> {
+        const ACT: &str = "clean up";
+        let line = Line::new("clean").arg(&self.absolute(dir));
+        let answer = self.ask(ACT, line.raw(&format!("{tag:08x}")))?;
+        check(ACT, dir, &answer)
     }
 
     fn close(&self) {

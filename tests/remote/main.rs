@@ -41,6 +41,9 @@ for_worlds! {
     a_store_never_shows_half_a_file
     a_store_keeps_hard_links_in_place
     a_store_over_a_version_that_is_not_there_is_a_conflict
+    what_conflicts_is_kept_beside
+    coarse_times_are_not_trusted_alone
+    only_our_own_leftovers_are_removed
     a_store_over_a_directory_fails_and_leaves_nothing
     a_large_file_is_stored_and_fetched
     a_huge_file_is_stored_in_pieces_by_several_lanes

@@ -23,6 +23,7 @@ use scpfs::remote::Durability;
 use scpfs::remote::Error;
 use scpfs::remote::Expect;
 use scpfs::remote::NewTime;
+use scpfs::remote::Outcome;
 use scpfs::remote::Placement;
 use scpfs::remote::Reason;
 use scpfs::remote::Receiver;
@@ -147,6 +148,8 @@ fn plan(data: &[u8]) -> StorePlan {
         expect: Expect::Anything,
         placement: Placement::Replace,
         durability: Durability::Lazy,
+        keep_as: None,
+        tag: 0x1234_abcd,
     }
 }
 
@@ -488,10 +491,7 @@ pub(crate) fn a_store_over_a_version_that_is_not_there_is_a_conflict(host: &Host
     };
     assert!(matches!(store(Expect::Absent), Err(Error::Conflict { .. })));
     let again = store(Expect::Version(version)).unwrap();
-    assert!(matches!(
-        store(Expect::Version(version)),
-        Err(Error::Conflict { .. })
-    ));
+    assert_eq!(again.outcome, Outcome::AsPlanned);
     fs::write(host.at("file"), "theirs").unwrap();
     let version = again.stat.unwrap().version();
     assert!(matches!(
@@ -506,6 +506,116 @@ pub(crate) fn a_store_over_a_version_that_is_not_there_is_a_conflict(host: &Host
     ));
     store(Expect::Absent).unwrap();
     assert_eq!(host.names(), [b"file"], "no temporary file is left");
+}
+
+pub(crate) fn what_conflicts_is_kept_beside(host: &Host) {
+    let store = |data: &[u8], expect| {
+        let plan = StorePlan {
+            expect,
+            keep_as: Some(Name::new(b"file.ours $(x)\n").unwrap()),
+            ..plan(data)
+        };
+        host.counted(|remote| remote.store(&path("file"), &bytes(data), &plan))
+    };
+    fs::write(host.at("file"), "theirs").unwrap();
+    let (stored, trips) = store(b"ours", Expect::Absent);
+    let stored = stored.unwrap();
+    assert_eq!((stored.outcome, trips), (Outcome::KeptBeside, 1));
+    assert_eq!(stored.stat.unwrap().size, 4);
+    assert!(stored.parent.is_some());
+    assert_eq!(fs::read(host.at("file")).unwrap(), b"theirs");
+    assert_eq!(fs::read(host.at("file.ours $(x)\n")).unwrap(), b"ours");
+
+    // A name that is taken is nothing to replace either.
+    let (result, _) = store(b"ours again", Expect::Absent);
+    assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
+    assert_eq!(fs::read(host.at("file.ours $(x)\n")).unwrap(), b"ours");
+    fs::remove_file(host.at("file.ours $(x)\n")).unwrap();
+
+    // Who stored the same content is nobody to quarrel with.
+    let (stored, trips) = store(b"theirs", Expect::Absent);
+    let stored = stored.unwrap();
+    assert_eq!(stored.outcome, Outcome::Same);
+    assert!(trips <= 2, "{trips}");
+    let theirs = stored.stat.unwrap().version();
+
+    // What somebody removed is made anew.
+    fs::remove_file(host.at("file")).unwrap();
+    let (stored, _) = store(b"ours", Expect::Version(theirs));
+    assert_eq!(stored.unwrap().outcome, Outcome::Recreated);
+    assert_eq!(fs::read(host.at("file")).unwrap(), b"ours");
+    assert_eq!(host.names(), [b"file"], "no temporary file is left");
+}
+
+/// Two writers within the second that is all the host's times can tell.
+pub(crate) fn coarse_times_are_not_trusted_alone(host: &Host) {
+    let coarse = Time {
+        secs: 1_700_000_000,
+        nanos: 0,
+    };
+    let plan = |expect| StorePlan {
+        mtime: coarse,
+        expect,
+        ..plan(b"ours")
+    };
+    let store = |expect| {
+        let result = host
+            .remote
+            .store(&path("file"), &bytes(b"ours"), &plan(expect));
+        result.map(|stored| stored.stat.unwrap().version())
+    };
+    let version = store(Expect::Absent).unwrap();
+    // Where the change has a finer time than that, a round one of the content means nothing.
+    let version = store(Expect::Version(version)).unwrap();
+    let ctime = version.ctime.unwrap();
+    let seen_coarsely = |secs| scpfs::stat::Version {
+        ctime: Some(Time { secs, nanos: 0 }),
+        ..version
+    };
+    fs::write(host.at("file"), b"them").unwrap();
+    let file = fs::File::options()
+        .write(true)
+        .open(host.at("file"))
+        .unwrap();
+    let mtime = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    file.set_modified(mtime).unwrap();
+    // Size, inode and time are the same; only the time of the change tells.
+    let result = store(Expect::Version(seen_coarsely(ctime.secs - 5)));
+    assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
+    assert_eq!(fs::read(host.at("file")).unwrap(), b"them");
+}
+
+pub(crate) fn only_our_own_leftovers_are_removed(host: &Host) {
+    fs::create_dir(host.at("d")).unwrap();
+    for name in [
+        ".scpfs-1234abcd00000001.tmp",
+        ".scpfs-1234abcdffffffff.tmp",
+        ".scpfs-1234abce00000001.tmp",
+        ".scpfs-1234abcd00000001.tmp.c",
+        ".scpfs-1234abcd.tmp",
+        "1234abcd",
+    ] {
+        fs::write(host.at("d").join(name), "x").unwrap();
+    }
+    fs::create_dir(host.at("d/.scpfs-1234abcd0000000d.tmp")).unwrap();
+    let (result, trips) = host.counted(|r| r.remove_leftovers(&path("d"), 0x1234_abcd));
+    result.unwrap();
+    assert_eq!(trips, 1);
+    let mut left: Vec<_> = fs::read_dir(host.at("d"))
+        .unwrap()
+        .map(|item| item.unwrap().file_name().into_string().unwrap())
+        .collect();
+    left.sort();
+    assert_eq!(
+        left,
+        [
+            ".scpfs-1234abcd.tmp",
+            ".scpfs-1234abcd00000001.tmp.c",
+            ".scpfs-1234abcd0000000d.tmp",
+            ".scpfs-1234abce00000001.tmp",
+            "1234abcd"
+        ]
+    );
 }
 
 pub(crate) fn a_store_over_a_directory_fails_and_leaves_nothing(host: &Host) {

@@ -23,6 +23,12 @@ pub const READY: u32 = 203;
 pub const INCOMPLETE: u32 = 204;
 /// The target itself was written to when the store failed.
 pub const PARTIAL: u32 = 205;
+/// The store found another file than it expected; the content is beside it.
+pub const KEPT_BESIDE: u32 = 206;
+/// The store found no file; it made one.
+pub const RECREATED: u32 = 207;
+/// The store found another file than it expected, with the same content.
+pub const SAME: u32 = 208;
 pub const ROOT_MISSING: u32 = 211;
 pub const ROOT_NOT_A_DIRECTORY: u32 = 212;
 pub const ROOT_DENIED: u32 = 213;
@@ -58,10 +64,19 @@ impl Flavour {
     pub fn version_text(self, version: &Version) -> Option<String> {
         let FileId { dev, ino } = version.id?;
         let Version { size, mtime, .. } = version;
-        Some(match self {
-            Self::Gnu => format!("{dev} {ino} {size} {}", epoch_text(*mtime)),
-            Self::BusyBox => format!("{dev} {ino} {size} {}", civil_text(*mtime)),
-        })
+        let time_text = |time: Time| match self {
+            Self::Gnu => epoch_text(time),
+            Self::BusyBox => civil_text(time),
+        };
+        let text = format!("{dev} {ino} {size} {}", time_text(*mtime));
+        // Where times are whole seconds, a second writer may leave the same one; then the time
+        // of the last change of any kind has to tell as well.
+        match version.ctime {
+            Some(ctime) if mtime.nanos == 0 && ctime.nanos == 0 => {
+                Some(format!("c {text} {}", time_text(ctime)))
+            }
+            _ => Some(text),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::remote::Receiver;
 use crate::remote::Remote as _;
 use crate::remote::Result;
 use crate::remote::StorePlan;
+use crate::remote::Stored;
 use crate::remote::shell::Shell;
 use crate::remote::shell::TEMP_PREFIX;
 use crate::remote::shell::TEMP_SUFFIX;
@@ -22,8 +23,11 @@ use crate::remote::shell::outcome::changed;
 use crate::remote::shell::outcome::check;
 use crate::remote::shell::outcome::fetch_refused;
 use crate::remote::shell::outcome::one_stat;
+use crate::remote::shell::outcome::outcome;
 use crate::remote::shell::outcome::owner_text;
 use crate::remote::shell::outcome::refused;
+use crate::remote::shell::outcome::stored;
+use crate::remote::shell::outcome::surprise;
 use crate::remote::shell::quote::Line;
 use crate::remote::transfer;
 use crate::remote::transfer::Fetch;
@@ -37,13 +41,13 @@ use crate::stat::Version;
 const MAX_FETCHES: u32 = 3;
 
 impl Shell {
-    fn new_temp(&self, path: &RemotePath) -> Result<Temp<'_>> {
+    fn new_temp(&self, path: &RemotePath, plan: &StorePlan) -> Result<Temp<'_>> {
         let random = || {
-            let number = getrandom::u64().map_err(|e| Error::Surprise {
+            let number = getrandom::u32().map_err(|e| Error::Surprise {
                 act: "store",
                 detail: format!("no random numbers: {e}"),
             })?;
-            let name = format!("{number:016x}");
+            let name = format!("{:08x}{number:08x}", plan.tag);
             Ok([TEMP_PREFIX, name.as_bytes(), TEMP_SUFFIX].concat())
         };
         let dir = path.parent().unwrap_or_default();
@@ -83,6 +87,10 @@ impl Shell {
                 .version_text(version)
                 .unwrap_or_else(|| "?".to_owned()),
         };
+        let keep_as = plan
+            .keep_as
+            .as_ref()
+            .map_or_else(Vec::new, |name| self.absolute(&temp.dir.join(name)));
         line.raw(how)
             .arg(&self.absolute(&temp.dir.join(&temp.name)))
             .arg(&self.absolute(path))
@@ -96,6 +104,7 @@ impl Shell {
             } else {
                 "''"
             })
+            .arg(&keep_as)
     }
 
     /// What `touch` is to be told after an upload; empty where the T record says it all.
@@ -159,9 +168,9 @@ impl Shell {
         path: &RemotePath,
         content: &dyn Content,
         plan: &StorePlan,
-    ) -> Result<Changed> {
+    ) -> Result<Stored> {
         const ACT: &str = "store";
-        let temp = self.new_temp(path)?;
+        let temp = self.new_temp(path, plan)?;
         if self.goes_in_pieces(plan) {
             return self.store_in_pieces(path, &temp, content, plan);
         }
@@ -170,9 +179,22 @@ impl Shell {
         let line = line.finish();
         let mut lane = self.content_lane(ACT)?;
         let store = transfer::store(&mut lane, &line, path, content, plan)?;
+        let outcome = outcome(store.answer.status);
+        if outcome.is_none() {
+            // The shell ends after a failed store, see `helpers.sh`.
+            lane.set_broken();
+        }
         drop(lane);
+        if let Some(outcome) = outcome {
+            if !store.is_acknowledged && store.refused.is_none() {
+                return Err(Error::Surprise {
+                    act: ACT,
+                    detail: "it reports success without an acknowledgement".to_owned(),
+                });
+            }
+            return Ok(stored(outcome, &store.answer.body));
+        }
         match (store.answer.status, store.refused) {
-            (0, _) => changed(&store.answer.body),
             (answer::CONFLICT, _) => Err(Error::Conflict {
                 act: ACT,
                 path: path.clone(),
@@ -189,7 +211,7 @@ impl Shell {
             (_, Some(text)) => Err(refused(ACT, path, answer::reason_of(&text), &text)),
             (_, None) => {
                 check(ACT, path, &store.answer)?;
-                changed(&store.answer.body)
+                Err(surprise(ACT, &store.answer.body))
             }
         }
     }
@@ -202,7 +224,7 @@ impl Shell {
         plan: &StorePlan,
     ) -> Result<Changed> {
         const ACT: &str = "copy";
-        let temp = self.new_temp(to)?;
+        let temp = self.new_temp(to, plan)?;
         let line = Line::new("cpy").arg(&self.absolute(from));
         // No T record sets the time of a copy.
         let stamp = self.time_text(plan.mtime);

@@ -53,6 +53,7 @@ case $F in
 gnu)
 	SF='%f %s %b %h %u %g %d %i %t %T %.9X %.9Y %.9Z'
 	VF='%d %i %s %.9Y'
+	CF="$VF %.9Z"
 	st() { stat -c "$SF" -- "$@"; }
 	# Records end with NUL; what comes after the last one is what find complained of.
 	l() {
@@ -66,6 +67,7 @@ gnu)
 busybox)
 	SF='%f %s %b %h %u %g %d %i %t %T %x|%y|%z'
 	VF='%d %i %s %y'
+	CF="$VF %z"
 	st() { stat -c "$SF" -- "$@"; }
 	# Records begin with GS, the word K and a space; the last begins with GS, the word and `!`.
 	l() {
@@ -108,11 +110,13 @@ pc() { cat -- "$1" </dev/null; s=$?; a $s; }
 # must never be read as commands.
 lost() { rm -f -- "$2"; a "$1"; exit 1; }
 
-# as EXPECTED PATH: whether PATH is what it should be: `-` anything, `0` nothing, or a version.
+# as EXPECTED PATH: whether PATH is what it should be: `-` anything, `0` nothing, or a version; after
+# a `c` with the time of its last change.
 as() {
 	case $1 in
 	-) ;;
 	0) ! x "$2" ;;
+	'c '*) [ "$(stat -c "$CF" -- "$2")" = "${1#c }" ] ;;
 	*) [ "$(stat -c "$VF" -- "$2")" = "$1" ] ;;
 	esac
 }
@@ -156,7 +160,7 @@ we() {
 	qs "$2" touch -c -a -d "$atime" -- "$2"
 	put "$@"
 	P=
-	v "$3" "$4"
+	vr "$4"
 }
 
 # fin TEMP OWNER MODE STAMP SYNC: what scp could not set on a new file.
@@ -182,8 +186,37 @@ inplace() {
 	rm -f -- "$1"
 }
 
-# w HOW TEMP PATH PARENT EXPECTED OWNER MODE STAMP SYNC: receives a file.
+# conflict TEMP PATH KEEP: what to do with complete content that is not to replace PATH. Sets R, the
+# status of the store, and D, what has the content: the file made anew if it is gone, the file as it
+# is if it has the same content, or KEEP, which must be a new name.
+conflict() {
+	D=$2
+	if ! x "$2"; then
+		R=207
+		[ -n "$3" ] || lost 201 "$1"
+	elif ! [ -h "$2" ] && cmp -s -- "$1" "$2"; then
+		R=208
+		rm -f -- "$1"
+		return
+	else
+		R=206
+		D=$3
+		[ -n "$3" ] || lost 201 "$1"
+	fi
+	if ln_ "$1" "$D"; then
+		rm -f -- "$1"
+		return
+	fi
+	! x "$D" || lost 201 "$1"
+	qs "$1" mv -fT -- "$1" "$D"
+}
+
+# vr PARENT: ends a store that succeeded.
+vr() { st "$D" "$1"; a "$R"; }
+
+# w HOW TEMP PATH PARENT EXPECTED OWNER MODE STAMP SYNC KEEP: receives a file.
 w() {
+	R=0 D=$3
 	if [ "$1" = direct ]; then
 		as "$5" "$3" || lost 201 "$2"
 		# Into a directory, scp would write under the name in the record.
@@ -198,14 +231,16 @@ w() {
 		scp -p -t "$2" || lost $? "$2"
 		put "$@"
 	fi
-	v "$3" "$4"
+	vr "$4"
 }
 
 # put: the arguments of w; moves a complete temporary file to its place.
 put() {
+	R=0 D=$3
 	fin "$2" "$6" "$7" "$8" "$9"
-	as "$5" "$3" || lost 201 "$2"
-	if [ -d "$3" ] && ! [ -h "$3" ]; then
+	if ! as "$5" "$3"; then
+		conflict "$2" "$3" "${10}"
+	elif [ -d "$3" ] && ! [ -h "$3" ]; then
 		printf '%s\n' ': Is a directory'
 		lost 1 "$2"
 	elif [ "$1" = inplace ] || { [ "$5" != 0 ] && acl "$3"; }; then
@@ -226,7 +261,15 @@ cpy() {
 	qs "$2" cp -- "$src" "$2"
 	qs "$2" chmod "$7" -- "$2"
 	put "$@"
-	v "$3" "$4"
+	vr "$4"
+}
+
+# clean DIR TAG: removes what stores marked with TAG left behind.
+clean() {
+	for f in "$1"/.scpfs-"$2"????????.tmp; do
+		[ ! -f "$f" ] || rm -f -- "$f"
+	done
+	a 0
 }
 
 # sock NAME PARENT: makes a socket, which no shell can, with what the host has. Under a short name

@@ -4,9 +4,11 @@ use crate::path::Escaped;
 use crate::path::RemotePath;
 use crate::remote::Changed;
 use crate::remote::Error;
+use crate::remote::Outcome;
 use crate::remote::Owner;
 use crate::remote::Reason;
 use crate::remote::Result;
+use crate::remote::Stored;
 use crate::remote::lane::Answer;
 use crate::remote::shell::answer;
 use crate::stat::Stat;
@@ -88,6 +90,26 @@ pub(super) fn pair(stats: Option<Vec<Stat>>) -> Changed {
     Changed {
         stat: stats.next(),
         parent: stats.next(),
+    }
+}
+
+/// What a status says of a store; `None` if it failed.
+pub(super) fn outcome(status: u32) -> Option<Outcome> {
+    Some(match status {
+        0 => Outcome::AsPlanned,
+        answer::KEPT_BESIDE => Outcome::KeptBeside,
+        answer::RECREATED => Outcome::Recreated,
+        answer::SAME => Outcome::Same,
+        _ => return None,
+    })
+}
+
+pub(super) fn stored(outcome: Outcome, body: &[u8]) -> Stored {
+    let Changed { stat, parent } = pair(stats(body, 2));
+    Stored {
+        stat,
+        parent,
+        outcome,
     }
 }
 

@@ -23,12 +23,12 @@ use std::thread;
 use std::thread::Scope;
 
 use crate::path::RemotePath;
-use crate::remote::Changed;
 use crate::remote::Content;
 use crate::remote::Error;
 use crate::remote::Placement;
 use crate::remote::Result;
 use crate::remote::StorePlan;
+use crate::remote::Stored;
 use crate::remote::TimePrecision;
 use crate::remote::lane::Lane;
 use crate::remote::lanes::Lanes;
@@ -36,8 +36,10 @@ use crate::remote::lanes::Lent;
 use crate::remote::shell::Shell;
 use crate::remote::shell::answer;
 use crate::remote::shell::content::Temp;
-use crate::remote::shell::outcome::changed;
 use crate::remote::shell::outcome::check;
+use crate::remote::shell::outcome::outcome;
+use crate::remote::shell::outcome::stored;
+use crate::remote::shell::outcome::surprise;
 use crate::remote::shell::quote::Line;
 use crate::remote::transfer::CHUNK;
 use crate::remote::transfer::lost;
@@ -86,7 +88,7 @@ impl Shell {
         temp: &Temp<'_>,
         content: &dyn Content,
         plan: &StorePlan,
-    ) -> Result<Changed> {
+    ) -> Result<Stored> {
         let mut lane = self.content_lane(ACT)?;
         let pieces = Pieces {
             lanes: &self.lanes,
@@ -113,11 +115,15 @@ impl Shell {
         let stamp = self.time_text(plan.mtime);
         let line = self.place(line, path, temp, plan, &stamp).finish();
         let answer = lane.request(&line).map_err(|error| lost(ACT, error))?;
-        if answer.status != 0 {
+        let outcome = outcome(answer.status);
+        if outcome.is_none() {
             // The shell ends after a failed store, see `helpers.sh`.
             lane.set_broken();
         }
         drop(lane);
+        if let Some(outcome) = outcome {
+            return Ok(stored(outcome, &answer.body));
+        }
         match answer.status {
             answer::CONFLICT => Err(Error::Conflict {
                 act: ACT,
@@ -132,7 +138,7 @@ impl Shell {
             }),
             _ => {
                 check(ACT, path, &answer)?;
-                changed(&answer.body)
+                Err(surprise(ACT, &answer.body))
             }
         }
     }
