@@ -4,20 +4,27 @@
 //! holds an [`Entry`] for each file that is open or dirty; everything else is an index of
 //! clean content that may be dropped at any time.
 //!
-//! Lock order: an entry's state, then the index. Neither is held across the network, nor while
-//! the layer above is called.
+//! Lock order: an entry's state, then the index, then the journal. None is held across the network,
+//! nor while the layer above is called.
 
 mod access;
+mod conflict;
+mod declare;
 mod disk;
 mod entry;
 mod fetch;
 mod flush;
 mod index;
+mod journal;
+mod recover;
+mod steps;
+mod uploads;
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+pub use crate::cache::conflict::Conflicts;
 pub use crate::cache::disk::Disk;
 pub use crate::cache::disk::Error as DiskError;
 pub use crate::cache::entry::Entry;
@@ -26,8 +33,17 @@ pub use crate::cache::entry::Local;
 pub use crate::cache::entry::Wait;
 pub use crate::cache::flush::Target;
 pub use crate::cache::index::Limits;
+pub use crate::cache::journal::record::Id;
+pub use crate::cache::journal::record::Phase;
+pub use crate::cache::journal::record::Record;
+pub use crate::cache::recover::Fate;
+pub use crate::cache::recover::Recovered;
+pub use crate::cache::steps::NoSteps;
+pub use crate::cache::steps::Step;
+pub use crate::cache::steps::Steps;
 
 use crate::cache::index::Index;
+use crate::cache::uploads::Uploads;
 use crate::clock::Clock;
 use crate::path::RemotePath;
 use crate::remote;
@@ -54,6 +70,16 @@ pub enum Error {
     /// The content was not fetched, or was replaced on the host: [`Entry::open`] brings it.
     #[error("the content is not here")]
     NotHere,
+    /// The journal does not know yet that the content will differ from the host's:
+    /// [`Entry::declare`] tells it.
+    #[error("the content is not in the journal")]
+    NotDeclared,
+    /// Somebody else stored the file; it was left alone.
+    #[error("{path} was changed on the host meanwhile; yours is beside it, as {kept_as}")]
+    KeptBeside {
+        path: RemotePath,
+        kept_as: RemotePath,
+    },
     /// Nothing was done because it would have had to wait, and was told not to.
     #[error("this would have to wait")]
     WouldWait,
@@ -78,8 +104,10 @@ pub struct Cache {
     clock: Arc<dyn Clock>,
     workers: Workers,
     disk: Disk,
+    conflicts: Conflicts,
     /// Guards what is known of the clean content on disk.
     index: Mutex<Index>,
+    uploads: Uploads,
 }
 
 impl Cache {
@@ -88,6 +116,7 @@ impl Cache {
         remote: Arc<dyn Remote>,
         disk: Disk,
         limits: Limits,
+        conflicts: Conflicts,
         clock: Arc<dyn Clock>,
         workers: Workers,
     ) -> Arc<Self> {
@@ -95,12 +124,15 @@ impl Cache {
         for (version, size) in disk.found() {
             index.insert(version, size);
         }
+        let uploads = Uploads::new(Arc::clone(&clock), workers.clone());
         Arc::new(Self {
             remote,
             clock,
             workers,
             disk,
+            conflicts,
             index: Mutex::new(index),
+            uploads,
         })
     }
 
@@ -184,8 +216,14 @@ impl Cache {
         &self.disk
     }
 
+    /// Nothing is stored by itself any more.
+    pub fn stop(&self) {
+        self.uploads.close();
+    }
+
     /// Writes what is kept to the local disk, so that the next run can trust it.
     pub fn close(&self) {
+        self.stop();
         self.disk.close();
     }
 }
@@ -199,11 +237,15 @@ impl fmt::Debug for Cache {
 }
 
 /// Where the content of an entry goes when it is stored.
-pub trait Whereto: Send + Sync {
+pub trait Whereto: Send + Sync + fmt::Debug {
     /// Returns the place as it is at this moment; `None` if the file has no name any more, so
     /// that there is nothing to store.
     fn target(&self) -> Option<Target>;
 
     /// Says how a store ended, before anybody who waits for it is woken.
     fn stored(&self, path: &RemotePath, result: Result<&remote::Changed, &Error>);
+
+    /// Says that the content went to another name, beside the file, because somebody else had
+    /// stored that.
+    fn kept_beside(&self, path: &RemotePath, kept_as: &RemotePath, changed: &remote::Changed);
 }

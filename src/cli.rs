@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use etcetera::BaseStrategy as _;
 
+use crate::cache::Conflicts;
 use crate::cli::args::Args;
 use crate::cli::args::Asks;
 use crate::cli::args::Error;
@@ -160,10 +161,13 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Config, Error> {
             base: environment.cache_base.clone(),
             max_bytes: None,
             min_free: None,
+            conflicts: Conflicts::KeepBoth,
+            writeback: None,
             boot: environment.boot.clone(),
         },
         files: config::Files {
             ttl: Duration::from_secs(5),
+            is_offline_ok: false,
             idmap: Idmap::User,
             uid: None,
             gid: None,
@@ -294,6 +298,25 @@ fn set(config: &mut Config, name: &str, value: &Value) -> Option<()> {
         "cache_timeout" => config.files.ttl = seconds(text)?,
         "cache_size" => config.cache.max_bytes = Some(bytes(text)?),
         "min_free" => config.cache.min_free = Some(bytes(text)?),
+        "conflict" => {
+            config.cache.conflicts = match text {
+                "keep-both" => Conflicts::KeepBoth,
+                "overwrite" => Conflicts::Overwrite,
+                "fail" => Conflicts::Fail,
+                _ => return None,
+            };
+        }
+        "writeback" => {
+            let delay = seconds(text)?;
+            config.cache.writeback = (!delay.is_zero()).then_some(delay);
+        }
+        "offline" => {
+            config.files.is_offline_ok = match text {
+                "yes" => true,
+                "no" => false,
+                _ => return None,
+            };
+        }
         "idmap" => {
             config.files.idmap = match text {
                 "user" => Idmap::User,
@@ -554,6 +577,9 @@ mod tests {
     fn a_bad_option_is_named() {
         for (option, word) in [
             ("cache_size=many", "cache_size"),
+            ("conflict=ours", "conflict"),
+            ("writeback=soon", "writeback"),
+            ("offline=maybe", "offline"),
             ("cache_timeout=-1", "cache_timeout"),
             ("umask=999", "umask"),
             ("idmap=other", "user|none"),

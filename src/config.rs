@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::cache::Conflicts;
 use crate::transport::ssh_config::Query;
 use crate::transport::ssh_config::Surroundings;
 use crate::vfs::Symlinks;
@@ -42,6 +43,10 @@ pub struct Cache {
     pub max_bytes: Option<u64>,
     /// How many bytes of the disk are left alone; `None` for the default.
     pub min_free: Option<u64>,
+    /// What happens to content that conflicts with somebody else's.
+    pub conflicts: Conflicts,
+    /// How long after it is closed a file is stored; `None` to have closing wait for that.
+    pub writeback: Option<Duration>,
     /// Identifies the boot of this machine.
     pub boot: String,
 }
@@ -50,6 +55,8 @@ pub struct Cache {
 pub struct Files {
     /// How long names, attributes and contents hold before the host is asked again.
     pub ttl: Duration,
+    /// Whether what is known, however old, is shown while the host cannot be reached.
+    pub is_offline_ok: bool,
     pub idmap: Idmap,
     pub uid: Option<u32>,
     pub gid: Option<u32>,

@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod signals;
 pub mod terminal;
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -44,6 +45,7 @@ use crate::transport;
 use crate::transport::Prompt;
 use crate::transport::libssh2::Libssh2;
 use crate::vfs;
+use crate::vfs::Change;
 use crate::vfs::Ids;
 use crate::vfs::Pair;
 use crate::vfs::Vfs;
@@ -154,6 +156,9 @@ fn serve(
     let (transport, shell) = connect(config, terminal, &clock)?;
     let facts = shell.facts().clone();
     log::info!("{}: {}", config.source, facts.summary);
+    if config.files.is_offline_ok {
+        shell.lanes().fail_fast();
+    }
     let remote: Arc<dyn Remote> = Arc::new(Retry::new(shell));
     let workers = Workers::new();
     let cache = open_cache(config, &transport, &facts, &remote, &clock)?;
@@ -173,16 +178,13 @@ fn serve(
     let mut session_config = fuser::Config::default();
     session_config.acl = acl;
     session_config.n_threads = Some(N_LOOPS);
+    let tellers = workers.clone();
     let fuse = Fuse::new(Arc::clone(&vfs), workers);
     let session = Session::from_fd(fuse, device, acl, session_config)
         .map_err(system("speak with the kernel"))?;
     let notifier = session.notifier();
-    vfs.set_notify(Box::new(move |ino| {
-        // A negative offset means the attributes alone (fuse_lowlevel.h); the kernel takes no
-        // lock for that, so it may be sent while a request for the inode is being answered.
-        if let Err(error) = notifier.inval_inode(fuser::INodeNo(ino.0), -1, 0) {
-            log::debug!("the kernel does not know inode {}: {error}", ino.0);
-        }
+    vfs.set_notify(Box::new(move |change| {
+        tell_kernel(&notifier, &tellers, change)
     }));
     *phase.lock() = Phase::Mounted {
         vfs: Arc::clone(&vfs),
@@ -201,6 +203,29 @@ fn serve(
         log::warn!("the connection with the kernel ended: {error}");
     }
     end(&vfs, &cache, &*remote)
+}
+
+/// Tells the kernel that something is not what it was told.
+fn tell_kernel(notifier: &fuser::Notifier, workers: &Workers, change: Change) {
+    match change {
+        // A negative offset means the attributes alone (fuse_lowlevel.h); the kernel takes no
+        // lock for that, so it may be sent while a request for the inode is being answered.
+        Change::Attributes(ino) => {
+            if let Err(error) = notifier.inval_inode(fuser::INodeNo(ino.0), -1, 0) {
+                log::debug!("the kernel does not know inode {}: {error}", ino.0);
+            }
+        }
+        // This takes the lock of the directory, which may be held by whoever waits for us.
+        Change::Name(parent, name) => {
+            let notifier = notifier.clone();
+            workers.run(move || {
+                let name = OsStr::from_bytes(name.as_bytes());
+                if let Err(error) = notifier.inval_entry(fuser::INodeNo(parent.0), name) {
+                    log::debug!("the kernel does not know a name in {}: {error}", parent.0);
+                }
+            });
+        }
+    }
 }
 
 /// Unmounts if something goes wrong between attaching and serving.
@@ -306,6 +331,7 @@ fn open_cache(
         Arc::clone(remote),
         disk,
         limits,
+        config.cache.conflicts,
         Arc::clone(clock),
         // Not those of the requests, which may all wait for these.
         Workers::new(),
@@ -350,6 +376,8 @@ fn vfs_options(config: &Config, facts: &remote::Facts, mountpoint: &Path) -> vfs
         mountpoint: mountpoint.as_os_str().as_bytes().to_vec(),
         gives_away: config.mount.allow_other && facts.uid == 0,
         is_read_only: config.mount.is_read_only,
+        writeback: config.cache.writeback,
+        is_offline_ok: config.files.is_offline_ok,
     }
 }
 

@@ -98,6 +98,13 @@ impl RemotePath {
         self.components().count()
     }
 
+    /// Returns what the path becomes when `from`, which is it or above it, is renamed to `to`.
+    pub fn moved(&self, from: &Self, to: &Self) -> Option<Self> {
+        let rest = self.0.strip_prefix(from.0.as_slice())?;
+        let is_below = rest.is_empty() || from.is_root() || rest.starts_with(b"/");
+        is_below.then(|| Self([to.0.as_slice(), rest].concat()))
+    }
+
     pub fn components(&self) -> impl Iterator<Item = &[u8]> {
         self.0.split(|&b| b == b'/').filter(|part| !part.is_empty())
     }
@@ -203,6 +210,21 @@ mod tests {
         assert_eq!(ab.name().unwrap().as_bytes(), b"b c");
         assert_eq!(RemotePath::root().name(), None);
         assert_eq!((ab.depth(), RemotePath::root().depth()), (2, 0));
+    }
+
+    #[test]
+    fn a_rename_moves_what_is_below() {
+        let path = |bytes: &[u8]| {
+            let parts = bytes.split(|&b| b == b'/');
+            parts.fold(RemotePath::root(), |path, part| {
+                path.join(&Name::new(part).unwrap())
+            })
+        };
+        let moved = |at: &[u8]| path(at).moved(&path(b"a/b"), &path(b"x"));
+        assert_eq!(moved(b"a/b"), Some(path(b"x")));
+        assert_eq!(moved(b"a/b/c/d"), Some(path(b"x/c/d")));
+        assert_eq!(moved(b"a/bc"), None);
+        assert_eq!(moved(b"a"), None);
     }
 
     #[test]

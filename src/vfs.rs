@@ -96,6 +96,10 @@ pub struct Options {
     /// user is root and others may use the mount.
     pub gives_away: bool,
     pub is_read_only: bool,
+    /// How long after `close(2)` content is stored; `None` to have `close(2)` wait for that.
+    pub writeback: Option<Duration>,
+    /// Whether what is known, however old, is good enough while the host cannot be reached.
+    pub is_offline_ok: bool,
 }
 
 /// Who asks, and whether the answer may take its time.
@@ -125,8 +129,17 @@ pub struct Found {
     pub ttl: Duration,
 }
 
-/// Tells the kernel that the attributes of an inode are not what it was told.
-pub type Notify = Box<dyn Fn(Ino) + Send + Sync>;
+/// Something that is not what the kernel was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    Attributes(Ino),
+    /// What a name in a directory leads to.
+    Name(Ino, Name),
+}
+
+/// Tells the kernel. Called while a request is being served: must not wait for the kernel to take a
+/// lock.
+pub type Notify = Box<dyn Fn(Change) + Send + Sync>;
 
 /// One mounted directory of a host.
 pub struct Vfs {
@@ -188,9 +201,9 @@ impl Vfs {
         }
     }
 
-    fn notify(&self, ino: Ino) {
+    fn notify(&self, change: Change) {
         if let Some(notify) = self.notify.get() {
-            notify(ino);
+            notify(change);
         }
     }
 
@@ -226,9 +239,33 @@ impl Vfs {
                 }
             }
             cx.may_wait()?;
-            tree = self.ask_for_name(tree, parent, &name, since)?;
+            tree = match self.ask_for_name(tree, parent, &name, since) {
+                Ok(tree) => tree,
+                Err(error) if self.is_away(&error) => {
+                    return self.found_before(parent, &name).ok_or(error);
+                }
+                Err(error) => return Err(error),
+            };
         }
         Err(Error::Stale)
+    }
+
+    /// Whether an error means that the host cannot be reached, and what is known must do.
+    fn is_away(&self, error: &Error) -> bool {
+        self.options.is_offline_ok && error.is_connection_loss()
+    }
+
+    /// What is known of a name, however old.
+    fn found_before(&self, parent: Ino, name: &Name) -> Option<Found> {
+        let ttl = Duration::ZERO;
+        let mut tree = self.tree.lock();
+        if let (_, What::Absent) = tree.known(parent, name)? {
+            return Some(Found { attr: None, ttl });
+        }
+        let ino = tree.instantiate(parent, name)?;
+        tree.get_mut(ino)?.lookups += 1;
+        let attr = self.attr_of(&tree, ino).ok();
+        Some(Found { attr, ttl })
     }
 
     /// Asks the host about a name: by a listing of its directory where that is not too much, so

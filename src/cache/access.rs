@@ -5,13 +5,17 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use crate::cache::Error;
+use crate::cache::disk;
+use crate::cache::disk::Private;
 use crate::cache::entry::Content;
 use crate::cache::entry::Entry;
 use crate::cache::entry::Fetching;
+use crate::cache::entry::Journaled;
 use crate::cache::entry::Place;
 use crate::cache::entry::State;
 use crate::cache::entry::Wait;
 use crate::cache::local;
+use crate::cache::steps::Step;
 use crate::remote::Expect;
 use crate::sync::MutexGuard;
 
@@ -66,6 +70,10 @@ impl Entry {
         let file = self.make_dirty(&mut state, wait)?;
         self.reserve(&mut state, data.len() as u64)?;
         let offset = offset.unwrap_or(state.size);
+        self.cache
+            .disk
+            .step(Step::WriteContent)
+            .map_err(local("write"))?;
         if let Err(error) = file.write_all_at(data, offset) {
             // Part of it may lie behind the end by now, where zeros must be.
             file.set_len(state.size).map_err(local("write"))?;
@@ -80,11 +88,14 @@ impl Entry {
     /// Sets the length of the file; what is new reads as zeros.
     pub fn truncate(&self, size: u64, wait: Wait) -> Result<(), Error> {
         let mut state = self.state.lock();
+        while Self::is_busy(&state) {
+            self.wait(&mut state, wait)?;
+        }
         let needs_content =
             size > 0 || matches!(state.content, Content::Dirty { .. } | Content::Clean { .. });
         if needs_content {
             let file = self.make_dirty(&mut state, wait)?;
-            file.set_len(size).map_err(local("truncate"))?;
+            self.cut(&file, size)?;
             state.size = size;
             self.touch(&mut state);
             return Ok(());
@@ -95,11 +106,11 @@ impl Entry {
     /// Drops the content for an empty one that replaces whatever the host has: `O_TRUNC`.
     pub fn replace(&self, wait: Wait) -> Result<(), Error> {
         let mut state = self.state.lock();
-        while state.is_flushing {
+        while Self::is_busy(&state) {
             self.wait(&mut state, wait)?;
         }
         if let Content::Dirty { file, .. } = &state.content {
-            file.set_len(0).map_err(local("truncate"))?;
+            self.cut(file, 0)?;
             state.size = 0;
             self.touch(&mut state);
         } else {
@@ -116,13 +127,22 @@ impl Entry {
         Ok(())
     }
 
+    fn cut(&self, file: &File, size: u64) -> Result<(), Error> {
+        let cut = || {
+            self.cache.disk.step(Step::CutContent)?;
+            file.set_len(size)
+        };
+        cut().map_err(local("truncate"))
+    }
+
     /// Starts over with an empty file. A fetch that is under way finds itself unwanted.
     fn empty(&self, state: &mut State) -> Result<(), Error> {
-        let (private, file) = self
-            .cache
-            .disk
-            .create_dirty()
-            .map_err(local("create a file"))?;
+        let disk = &self.cache.disk;
+        let created = match state.journaled {
+            Journaled::As(id) => disk.create_dirty_as(id),
+            _ => disk.create_dirty(),
+        };
+        let (private, file) = created.map_err(local("create a file"))?;
         state.content = Content::Dirty {
             file: Arc::new(file),
             private,
@@ -169,23 +189,36 @@ impl Entry {
         wait: Wait,
     ) -> Result<Arc<File>, Error> {
         loop {
-            if state.is_flushing {
+            if Self::is_busy(state) {
                 self.wait(state, wait)?;
                 continue;
             }
             match &state.content {
-                Content::Dirty { file, .. } => return Ok(Arc::clone(file)),
                 Content::Fetching(_) => self.wait(state, wait)?,
                 Content::Absent { failure } => return Err(absent(failure.as_ref())),
+                Content::Dirty { file, .. } => {
+                    if state.journaled == Journaled::No {
+                        return Err(Error::NotDeclared);
+                    }
+                    return Ok(Arc::clone(file));
+                }
                 Content::Clean {
                     version,
                     file,
                     place,
                 } => {
+                    let disk = &self.cache.disk;
+                    let private = match state.journaled {
+                        Journaled::As(id) => Private::dirty(id),
+                        Journaled::Nameless => {
+                            Private::temporary(disk::new_id().map_err(local("write"))?)
+                        }
+                        Journaled::No | Journaled::Declaring => return Err(Error::NotDeclared),
+                    };
                     let file = Arc::clone(file);
                     let private = match place {
-                        Place::Named => self.cache.disk.make_dirty(version),
-                        Place::Private(private) => self.cache.disk.claim(private),
+                        Place::Named => disk.make_dirty(version, private),
+                        Place::Private(old) => disk.rename_private(old, private),
                     };
                     let private = private.map_err(local("write"))?;
                     state.content = Content::Dirty {
@@ -213,6 +246,7 @@ impl Entry {
         state.mtime = self.cache.clock.wall().to_micros();
         state.ctime = state.mtime;
         state.is_synced = false;
+        state.is_sealed = false;
         self.changed.notify_all();
     }
 }

@@ -5,9 +5,11 @@
 //! format    the version of this layout
 //! log       what a mount in the background has to say
 //! running   the boot in which a mount uses it; gone after an orderly end
+//! journal   what is known of the contents that are not on the host, see `journal.rs`
+//! damaged   lines of the journal that made no sense
 //! content/  c-DEV-INO-SIZE-MTIME-CTIME   the content of exactly that version
-//!           d-NUMBER                     content that is (or was when we died) not on the host
-//!           t-NUMBER                     a fetch that is not complete
+//!           d-NUMBER                     content that is not on the host
+//!           t-NUMBER                     a fetch that is not complete, or content without a name
 //! ```
 //!
 //! INVARIANT: a file named `c-...` holds the whole content of the version in its name. It gets
@@ -23,13 +25,22 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use crate::cache::journal::Durable;
+use crate::cache::journal::Journal;
+use crate::cache::journal::record::Id;
+use crate::cache::journal::record::Phase;
+use crate::cache::steps::NoSteps;
+use crate::cache::steps::Step;
+use crate::cache::steps::Steps;
+use crate::remote;
 use crate::stat::FileId;
 use crate::stat::Time;
 use crate::stat::Version;
 
 /// What `format` says. Another number means another layout.
-const FORMAT: &str = "scpfs cache 1\n";
+const FORMAT: &str = "scpfs cache 2\n";
 
 /// How many mounts of one root may run side by side, each with a directory of its own.
 const MAX_SIDE_BY_SIDE: u32 = 64;
@@ -44,8 +55,40 @@ pub struct Error {
 }
 
 /// A file of the cache that is not clean content of a known version.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Private(String);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Private {
+    pub(crate) id: Id,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Nobody looks at it after a crash.
+    Temporary,
+    Dirty,
+}
+
+impl Private {
+    /// The name of content that is not on the host.
+    pub(crate) fn dirty(id: Id) -> Self {
+        let kind = Kind::Dirty;
+        Self { id, kind }
+    }
+
+    /// A name that nobody looks at after a crash.
+    pub(crate) fn temporary(id: Id) -> Self {
+        let kind = Kind::Temporary;
+        Self { id, kind }
+    }
+
+    fn name(self) -> String {
+        let letter = match self.kind {
+            Kind::Temporary => 't',
+            Kind::Dirty => 'd',
+        };
+        format!("{letter}-{}", self.id)
+    }
+}
 
 /// The directory of one mount, locked.
 pub struct Disk {
@@ -53,6 +96,11 @@ pub struct Disk {
     content: PathBuf,
     /// Holds the lock until it is closed.
     _lock: File,
+    journal: Journal,
+    steps: Arc<dyn Steps>,
+    /// Whether what was written before is there: no power failure came between.
+    is_sound: bool,
+    n_damaged: usize,
     orphans: Vec<PathBuf>,
 }
 
@@ -62,13 +110,22 @@ impl Disk {
     /// `boot` identifies the boot of this machine: after a power failure, content that was never
     /// flushed to the disk may be anything, and is dropped.
     pub fn open(base: &Path, key: &str, boot: &str) -> Result<Self, Error> {
+        Self::open_with(base, key, boot, Arc::new(NoSteps))
+    }
+
+    /// As [`Self::open`], for a test that wants to be told of each step.
+    pub fn open_with(
+        base: &Path,
+        key: &str,
+        boot: &str,
+        steps: Arc<dyn Steps>,
+    ) -> Result<Self, Error> {
         for n in 1..=MAX_SIDE_BY_SIDE {
-            let dir = base.join(if n == 1 {
-                key.to_owned()
-            } else {
-                format!("{key}.{n}")
-            });
-            if let Some(disk) = Self::open_dir(dir, boot)? {
+            let dir = base.join(side_by_side(key, n));
+            if let Some(mut disk) = Self::open_dir(dir, boot, Arc::clone(&steps))? {
+                for other in (1..=MAX_SIDE_BY_SIDE).filter(|other| *other != n) {
+                    disk.adopt(&base.join(side_by_side(key, other)), boot);
+                }
                 return Ok(disk);
             }
         }
@@ -80,7 +137,7 @@ impl Disk {
         })
     }
 
-    fn open_dir(dir: PathBuf, boot: &str) -> Result<Option<Self>, Error> {
+    fn open_dir(dir: PathBuf, boot: &str, steps: Arc<dyn Steps>) -> Result<Option<Self>, Error> {
         let content = dir.join("content");
         let wrap = |act: &'static str, path: &Path| {
             let path = path.to_owned();
@@ -108,14 +165,21 @@ impl Disk {
         let running_path = dir.join("running");
         let format = fs::read_to_string(&format_path).unwrap_or_default();
         let running = fs::read_to_string(&running_path).ok();
-        let is_trusted = format == FORMAT && running.is_none_or(|b| b == boot);
+        let is_sound = running.is_none_or(|b| b == boot);
+        let journal_path = dir.join("journal");
+        let (journal, n_damaged) =
+            Journal::open(&dir, Arc::clone(&steps)).map_err(wrap("open", &journal_path))?;
         let mut disk = Self {
             dir,
             content,
             _lock: lock,
+            journal,
+            steps,
+            is_sound,
+            n_damaged,
             orphans: Vec::new(),
         };
-        disk.sweep(is_trusted)
+        disk.sweep(is_sound && format == FORMAT)
             .map_err(wrap("read", &disk.content))?;
         fs::write(&running_path, boot).map_err(wrap("write", &running_path))?;
         fs::write(&format_path, FORMAT).map_err(wrap("write", &format_path))?;
@@ -130,8 +194,11 @@ impl Disk {
                 .file_name()
                 .and_then(|name| name.to_str())
                 .unwrap_or_default();
-            if name.starts_with("d-") {
-                self.orphans.push(path);
+            if let Some(id) = name.strip_prefix("d-") {
+                let record = Id::parse(id).and_then(|id| self.journal.get(id));
+                if record.is_none() {
+                    self.orphans.push(path);
+                }
             } else if name.starts_with("t-") || (name.starts_with("c-") && !is_trusted) {
                 fs::remove_file(&path)?;
             }
@@ -164,7 +231,69 @@ impl Disk {
             .collect()
     }
 
-    /// Returns the files that an earlier run could not store on the host.
+    /// Takes over what another mount of the same root left behind and nobody looks after.
+    fn adopt(&mut self, dir: &Path, boot: &str) {
+        if !dir.join("journal").exists() {
+            return;
+        }
+        let other = match Self::open_dir(dir.to_owned(), boot, Arc::clone(&self.steps)) {
+            Ok(Some(other)) => other,
+            // In use.
+            Ok(None) => return,
+            Err(error) => {
+                log::warn!("{}", remote::chain(&error));
+                return;
+            }
+        };
+        self.n_damaged += other.n_damaged;
+        for mut record in other.journal.records() {
+            let private = Private::dirty(record.id);
+            if record.phase == Phase::Closed && !other.is_sound {
+                record.phase = Phase::Open;
+            }
+            let id = record.id;
+            let result = self
+                .journal
+                .put(record, Durable::Yes)
+                .and_then(|()| {
+                    fs::rename(other.private_path(&private), self.private_path(&private))
+                })
+                .and_then(|()| other.journal.done(id));
+            if let Err(error) = result
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                log::warn!(
+                    "cannot take over {}: {error}",
+                    other.private_path(&private).display()
+                );
+            }
+        }
+        self.orphans.extend(other.orphans.iter().cloned());
+        if other.orphans.is_empty() && other.journal.records().is_empty() {
+            other.close();
+        }
+    }
+
+    /// Returns the journal of what is not on the host.
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    /// Returns whether all that was written in earlier runs is there, as far as one can know.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.is_sound
+    }
+
+    /// Returns how many lines of the journal were damaged.
+    pub fn n_damaged(&self) -> usize {
+        self.n_damaged
+    }
+
+    pub(crate) fn step(&self, step: Step) -> io::Result<()> {
+        self.steps.before(step)
+    }
+
+    /// Returns the files with content that nothing is known of.
     pub fn orphans(&self) -> &[PathBuf] {
         &self.orphans
     }
@@ -181,22 +310,30 @@ impl Disk {
 
     /// Returns where the content of a private file is, for messages.
     pub(crate) fn private_path(&self, private: &Private) -> PathBuf {
-        self.content.join(&private.0)
+        self.content.join(private.name())
     }
 
     /// Makes a file for a fetch.
     pub(crate) fn create_temp(&self) -> io::Result<(Private, File)> {
-        self.create("t")
+        self.create(Private {
+            id: new_id()?,
+            kind: Kind::Temporary,
+        })
     }
 
     /// Makes a file for content that is not on the host.
     pub(crate) fn create_dirty(&self) -> io::Result<(Private, File)> {
-        self.create("d")
+        self.step(Step::CreateContent)?;
+        self.create(Private::dirty(new_id()?))
     }
 
-    fn create(&self, kind: &str) -> io::Result<(Private, File)> {
-        let number = getrandom::u64().map_err(io::Error::other)?;
-        let private = Private(format!("{kind}-{number:016x}"));
+    /// As [`Self::create_dirty`], for content that the journal knows already.
+    pub(crate) fn create_dirty_as(&self, id: Id) -> io::Result<(Private, File)> {
+        self.step(Step::CreateContent)?;
+        self.create(Private::dirty(id))
+    }
+
+    fn create(&self, private: Private) -> io::Result<(Private, File)> {
         let file = private_file(&self.private_path(&private), true)?;
         Ok((private, file))
     }
@@ -212,6 +349,7 @@ impl Disk {
     /// must never share a file, or what one writes would get the name of what the other has.
     pub(crate) fn make_clean(&self, private: &Private, version: &Version) -> io::Result<()> {
         let path = self.clean_path(version).ok_or(io::ErrorKind::Unsupported)?;
+        self.step(Step::SettleContent)?;
         let flags = rustix::fs::RenameFlags::NOREPLACE;
         rustix::fs::renameat_with(
             rustix::fs::CWD,
@@ -224,22 +362,24 @@ impl Disk {
     }
 
     /// Takes the clean name from content that is about to be written to.
-    pub(crate) fn make_dirty(&self, version: &Version) -> io::Result<Private> {
+    pub(crate) fn make_dirty(&self, version: &Version, private: Private) -> io::Result<Private> {
         let path = self.clean_path(version).ok_or(io::ErrorKind::Unsupported)?;
-        let number = getrandom::u64().map_err(io::Error::other)?;
-        let private = Private(format!("d-{number:016x}"));
+        self.step(Step::ClaimContent)?;
         fs::rename(path, self.private_path(&private))?;
         Ok(private)
     }
 
-    /// Makes private content that is about to be written to outlive a crash.
-    pub(crate) fn claim(&self, private: &Private) -> io::Result<Private> {
-        let Some(number) = private.0.strip_prefix("t-") else {
-            return Ok(private.clone());
-        };
-        let claimed = Private(format!("d-{number}"));
-        fs::rename(self.private_path(private), self.private_path(&claimed))?;
-        Ok(claimed)
+    /// Gives private content another name: one that outlives a crash when it is about to be
+    /// written to, or one that does not when its file has no name any more.
+    pub(crate) fn rename_private(&self, old: &Private, new: Private) -> io::Result<Private> {
+        if *old != new {
+            self.step(match new.kind {
+                Kind::Dirty => Step::ClaimContent,
+                Kind::Temporary => Step::AbandonContent,
+            })?;
+            fs::rename(self.private_path(old), self.private_path(&new))?;
+        }
+        Ok(new)
     }
 
     pub(crate) fn rename_clean(&self, old: &Version, new: &Version) -> io::Result<()> {
@@ -256,7 +396,22 @@ impl Disk {
     }
 
     pub(crate) fn remove_private(&self, private: &Private) {
+        if self.step(Step::RemoveContent).is_err() {
+            return;
+        }
         remove(&self.private_path(private));
+    }
+
+    /// Has the disk keep content, its name included.
+    pub(crate) fn sync_private(&self, file: &File) -> io::Result<()> {
+        self.step(Step::SyncContent)?;
+        file.sync_all()?;
+        File::open(&self.content)?.sync_all()
+    }
+
+    /// Opens content that is not on the host.
+    pub(crate) fn open_private(&self, private: &Private) -> io::Result<File> {
+        private_file(&self.private_path(private), false)
     }
 
     /// Returns how many bytes the disk has left for us.
@@ -291,6 +446,19 @@ impl fmt::Debug for Disk {
             .field("dir", &self.dir)
             .finish_non_exhaustive()
     }
+}
+
+/// The name of the directory of the `n`th mount of a root.
+pub(crate) fn side_by_side(key: &str, n: u32) -> String {
+    if n == 1 {
+        key.to_owned()
+    } else {
+        format!("{key}.{n}")
+    }
+}
+
+pub(crate) fn new_id() -> io::Result<Id> {
+    getrandom::u64().map(Id).map_err(io::Error::other)
 }
 
 fn private_file(path: &Path, is_new: bool) -> io::Result<File> {
@@ -410,8 +578,8 @@ mod tests {
 
     /// What is on disk outlives the program that wrote it: a change of layout needs a new number.
     #[test]
-    fn the_layout_is_that_of_format_1() {
-        assert_eq!(FORMAT, "scpfs cache 1\n");
+    fn the_layout_is_that_of_format_2() {
+        assert_eq!(FORMAT, "scpfs cache 2\n");
         let epoch = Time { secs: 0, nanos: 1 };
         let id = Some(FileId { dev: 1, ino: 2 });
         let version = Version {
@@ -474,7 +642,8 @@ mod tests {
         drop(disk);
         let disk = Disk::open(base.path(), "key", "other boot").unwrap();
         assert_eq!(disk.found().len(), 1);
-        let private = disk.make_dirty(&version).unwrap();
+        let private = Private::dirty(Id(7));
+        let private = disk.make_dirty(&version, private).unwrap();
         assert!(disk.open_clean(&version).is_none());
         assert_eq!(fs::read(disk.private_path(&private)).unwrap(), b"hello");
     }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use crate::cache::Cache;
 use crate::cache::Error;
 use crate::cache::disk::Private;
+use crate::cache::journal::record::Id;
 use crate::cache::local;
 use crate::path::RemotePath;
 use crate::remote::Durability;
@@ -74,6 +75,13 @@ pub(super) struct State {
     /// Handles that are open.
     opens: u32,
     pub(super) is_flushing: bool,
+    pub(super) journaled: Journaled,
+    /// Whether the content is as it was when it was last closed.
+    pub(super) is_sealed: bool,
+    /// Size and time of contents that may have reached the host: nobody heard the end.
+    pub(super) doubts: Vec<(u64, Time)>,
+    /// Counts the conflicts, see [`Entry::epoch`].
+    pub(super) epoch: u64,
     /// Renames and removals under way, during which no store may begin.
     holds: u32,
     /// Whether the host was asked to flush what it has to its disk.
@@ -83,6 +91,17 @@ pub(super) struct State {
     /// Attributes that came with the content and that nobody has seen yet.
     pub(super) news: Option<Stat>,
     pub(super) room: u64,
+}
+
+/// What the journal knows of the content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Journaled {
+    No,
+    /// Somebody tells it at this moment.
+    Declaring,
+    As(Id),
+    /// It need not know: the file has no name any more.
+    Nameless,
 }
 
 pub(super) enum Content {
@@ -134,6 +153,10 @@ impl Entry {
                 ctime: mtime,
                 opens: 0,
                 is_flushing: false,
+                journaled: Journaled::No,
+                is_sealed: false,
+                doubts: Vec::new(),
+                epoch: 0,
                 holds: 0,
                 is_synced: false,
                 failure: None,
@@ -349,14 +372,31 @@ impl Entry {
     pub fn settle_empty(&self, version: Version) {
         let mut state = self.state.lock();
         if let Content::Dirty { file, private } = &state.content {
-            let (file, private) = (Arc::clone(file), private.clone());
+            let (file, private) = (Arc::clone(file), *private);
+            let place = self.place_of(private);
             state.content = Content::Clean {
                 version,
                 file,
-                place: Place::Private(private),
+                place,
             };
             state.set_base(version);
+            self.undeclare(&mut state);
         }
+    }
+
+    /// The place of content that is on the host and that no name can identify.
+    pub(super) fn place_of(&self, private: Private) -> Place {
+        let renamed = self
+            .cache
+            .disk
+            .rename_private(&private, Private::temporary(private.id));
+        Place::Private(renamed.unwrap_or(private))
+    }
+
+    /// Returns how often this content was found to conflict with somebody else's, and was moved
+    /// aside. Who has had the file open since before has not been told.
+    pub fn epoch(&self) -> u64 {
+        self.state.lock().epoch
     }
 
     /// Says how a copy on the host replaces what this entry would store.
@@ -399,6 +439,11 @@ impl Entry {
     }
 
     fn drop_content(&self, state: &mut State) {
+        self.drop_file(state);
+        self.undeclare(state);
+    }
+
+    fn drop_file(&self, state: &mut State) {
         match std::mem::replace(&mut state.content, Content::Absent { failure: None }) {
             Content::Dirty { private, .. } => self.cache.disk.remove_private(&private),
             Content::Clean {

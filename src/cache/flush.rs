@@ -4,22 +4,31 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::cache::Cache;
 use crate::cache::Error;
 use crate::cache::Whereto;
+use crate::cache::conflict::Conflicts;
+use crate::cache::conflict::name_beside;
 use crate::cache::disk::Private;
 use crate::cache::entry::Content;
 use crate::cache::entry::Entry;
 use crate::cache::entry::Place;
 use crate::cache::entry::Wait;
+use crate::cache::journal::record::tag;
 use crate::path::RemotePath;
 use crate::remote;
 use crate::remote::Changed;
 use crate::remote::Durability;
 use crate::remote::Expect;
+use crate::remote::Outcome;
 use crate::remote::Owner;
 use crate::remote::Placement;
+use crate::remote::Reason;
 use crate::remote::StorePlan;
+use crate::remote::Stored;
+use crate::stat::Stat;
 use crate::stat::Time;
 use crate::stat::Version;
 
@@ -34,14 +43,30 @@ pub struct Target {
     pub atime: Time,
 }
 
+/// What a store is to do, as the state was when it began.
+struct Job {
+    file: Arc<File>,
+    private: Private,
+    size: u64,
+    mtime: Time,
+    atime: Option<Time>,
+    base: Expect,
+    doubts: Vec<(u64, Time)>,
+}
+
+/// How many names are tried for content that is kept beside a file.
+const MAX_NAMES: u32 = 9;
+
 impl Entry {
     /// Stores the content on the host if the host does not have it, and waits for that.
     ///
     /// # Errors
-    /// The content is still here and still dirty; the next flush tries again.
+    /// The content is still here and still dirty; the next flush tries again, and so does the cache
+    /// by itself where the host was not reached. [`Error::KeptBeside`] is said once: the content is
+    /// on the host then.
     pub fn flush(
-        &self,
-        whereto: &dyn Whereto,
+        self: &Arc<Self>,
+        whereto: &Arc<dyn Whereto>,
         durability: Durability,
         wait: Wait,
     ) -> Result<(), Error> {
@@ -49,15 +74,15 @@ impl Entry {
         let (file, private) = loop {
             match &state.content {
                 Content::Dirty { file, private } => {
-                    if !state.is_flushing && !Self::is_held(&state) {
-                        break (Arc::clone(file), private.clone());
+                    if !Self::is_busy(&state) && !Self::is_held(&state) {
+                        break (Arc::clone(file), *private);
                     }
                     self.wait(&mut state, wait)?;
                 }
                 _ if durability == Durability::Lazy || state.is_synced => return Ok(()),
                 _ => {
                     drop(state);
-                    return self.sync(whereto, wait);
+                    return self.sync(&**whereto, wait);
                 }
             }
         };
@@ -65,7 +90,15 @@ impl Entry {
             return Err(Error::WouldWait);
         }
         state.is_flushing = true;
-        let (size, mtime, atime, base) = (state.size, state.mtime, state.atime, state.base);
+        let job = Job {
+            file,
+            private,
+            size: state.size,
+            mtime: state.mtime,
+            atime: state.atime,
+            base: state.base,
+            doubts: state.doubts.clone(),
+        };
         drop(state);
 
         let Some(target) = whereto.target() else {
@@ -74,86 +107,230 @@ impl Entry {
             self.changed.notify_all();
             return Ok(());
         };
-        let plan = StorePlan {
-            size,
+        {
+            let mut state = self.state.lock();
+            state.is_sealed = true;
+            self.say_closed(&state, &target);
+        }
+        let result = self.send(&job, &target, durability);
+        // Without the lock: the layer above takes its own first, then this one.
+        let result = match result {
+            Ok(stored) => self.stored(&**whereto, &job, &target, &stored, durability),
+            Err(error) => {
+                self.not_stored(whereto, &job, &target, &error);
+                Err(error)
+            }
+        };
+        self.state.lock().is_flushing = false;
+        self.changed.notify_all();
+        result
+    }
+
+    fn send(&self, job: &Job, target: &Target, durability: Durability) -> Result<Sent, Error> {
+        let Target { path, .. } = target;
+        let mut plan = StorePlan {
+            size: job.size,
             mode: target.mode,
-            mtime,
-            atime: atime.unwrap_or(target.atime),
+            mtime: job.mtime,
+            atime: job.atime.unwrap_or(target.atime),
             owner: target.owner,
-            expect: base,
+            expect: job.base,
             placement: target.placement,
             durability,
             keep_as: None,
-            tag: 0,
+            tag: tag(job.private.id),
         };
-        let content = FromFile(&file);
-        let result = self.cache.remote.store(&target.path, &content, &plan);
-        let result = result
-            .map(|stored| self.complete(&target.path, stored.changed()))
-            .map_err(Error::from);
+        if self.cache.conflicts == Conflicts::Overwrite {
+            plan.expect = Expect::Anything;
+        }
+        if !job.doubts.is_empty()
+            && let Some(stat) = self.settle_doubts(job, path)?
+        {
+            if plan.is_done(&stat) {
+                let stored = Stored::as_planned(Changed {
+                    stat: Some(stat),
+                    parent: None,
+                });
+                return Ok(Sent::new(path, stored));
+            }
+            plan.expect = Expect::Version(stat.version());
+        }
+        let content = FromFile::new(&job.file);
+        Ok(self.cache.send_or_keep_both(path, &content, &mut plan)?)
+    }
 
-        // Without the lock: the layer above takes its own first, then this one.
+    /// Asks whether a store whose end nobody heard succeeded after all; returns what the host has
+    /// if it is what we sent.
+    fn settle_doubts(&self, job: &Job, path: &RemotePath) -> Result<Option<Stat>, Error> {
+        match self.cache.remote.stat(path) {
+            Ok(stat) => {
+                let is_ours = job.doubts.iter().any(|(size, mtime)| {
+                    stat.size == *size && stat.mtime.to_micros() == mtime.to_micros()
+                });
+                Ok(is_ours.then_some(stat))
+            }
+            Err(error) if error.reason() == Some(Reason::NotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn stored(
+        &self,
+        whereto: &dyn Whereto,
+        job: &Job,
+        target: &Target,
+        sent: &Sent,
+        durability: Durability,
+    ) -> Result<(), Error> {
+        let Sent { at, stored } = sent;
+        let changed = self.complete(at, stored.changed());
+        let result = match stored.outcome {
+            Outcome::AsPlanned | Outcome::Same => Ok(()),
+            Outcome::Recreated => {
+                log::warn!("{at} was removed on the host meanwhile; it is there again");
+                Ok(())
+            }
+            Outcome::KeptBeside => Err(Error::KeptBeside {
+                path: target.path.clone(),
+                kept_as: at.clone(),
+            }),
+        };
         match &result {
-            Ok(changed) => whereto.stored(&target.path, Ok(changed)),
+            Ok(()) => whereto.stored(at, Ok(&changed)),
             Err(error) => {
-                log::error!(
-                    "{} is not stored on the host: {}; its content is kept in {}",
-                    target.path,
-                    remote::chain(error),
-                    self.cache.disk.private_path(&private).display()
-                );
-                whereto.stored(&target.path, Err(error));
+                log::error!("{error}");
+                whereto.kept_beside(&target.path, at, &changed);
             }
         }
         let mut state = self.state.lock();
-        state.is_flushing = false;
-        match &result {
-            Ok(changed) => {
-                let version = changed.stat.map_or(
-                    Version {
-                        size,
-                        mtime,
-                        ctime: None,
-                        id: None,
-                    },
-                    |stat| stat.version(),
-                );
-                let place = self.settle(&private, &version, size);
-                state.set_base(version);
-                state.size = size;
-                state.failure = None;
-                state.is_synced = durability == Durability::Fsync;
-                state.content = Content::Clean {
-                    version,
-                    file,
-                    place,
-                };
-                if !Self::is_wanted(&state) {
-                    self.put_away(&mut state);
-                }
-            }
-            Err(error) => {
-                if let Error::Remote(error) = error
-                    && matches!(**error, remote::Error::Partial { .. })
-                {
-                    // What the host has now is our own half: the next store may replace it.
-                    state.base = Expect::Anything;
-                }
-                state.failure = Some(error.clone());
-            }
+        let version = changed.stat.map_or(
+            Version {
+                size: job.size,
+                mtime: job.mtime,
+                ctime: None,
+                id: None,
+            },
+            |stat| stat.version(),
+        );
+        let place = self.settle(job.private, &version, job.size);
+        state.set_base(version);
+        state.size = job.size;
+        state.failure = None;
+        state.doubts.clear();
+        state.epoch += u64::from(result.is_err());
+        state.is_synced = durability == Durability::Fsync;
+        state.content = Content::Clean {
+            version,
+            file: Arc::clone(&job.file),
+            place,
+        };
+        self.undeclare(&mut state);
+        if !Self::is_wanted(&state) {
+            self.put_away(&mut state);
         }
+        result
+    }
+
+    fn not_stored(
+        self: &Arc<Self>,
+        whereto: &Arc<dyn Whereto>,
+        job: &Job,
+        target: &Target,
+        error: &Error,
+    ) {
+        let is_news = {
+            let mut state = self.state.lock();
+            if let Error::Remote(error) = error {
+                match &**error {
+                    // What the host has now is our own half: the next store may replace it.
+                    remote::Error::Partial { .. } => state.base = Expect::Anything,
+                    remote::Error::OutcomeUnknown { .. } | remote::Error::Surprise { .. } => {
+                        state.doubts.push((job.size, job.mtime));
+                    }
+                    _ => {}
+                }
+            }
+            let is_news =
+                state.failure.as_ref().map(ToString::to_string) != Some(error.to_string());
+            state.failure = Some(error.clone());
+            is_news
+        };
+        let kept_in = self.cache.disk.private_path(&job.private);
+        log::log!(
+            if is_news {
+                log::Level::Error
+            } else {
+                log::Level::Debug
+            },
+            "{} is not stored on the host: {}; its content is kept in {}",
+            target.path,
+            remote::chain(error),
+            kept_in.display()
+        );
+        if let Err(error) = self.say_synced(target, &remote::chain(error)) {
+            log::error!(
+                "cannot make sure that {} survives a crash: {}",
+                kept_in.display(),
+                remote::chain(&error)
+            );
+        }
+        whereto.stored(&target.path, Err(error));
+        if may_pass(error) {
+            self.cache.uploads.retry(self, whereto);
+        }
+    }
+
+    /// Says that the content is whole and may be stored later: it is safe here, and the cache will
+    /// store it by itself when `delay` has passed.
+    ///
+    /// # Errors
+    /// It cannot be kept here; or an earlier attempt to store it failed, and none has succeeded since.
+    pub fn seal(
+        self: &Arc<Self>,
+        whereto: &Arc<dyn Whereto>,
+        delay: Duration,
+        wait: Wait,
+    ) -> Result<(), Error> {
+        if !self.is_dirty() {
+            return Ok(());
+        }
+        if wait == Wait::Never {
+            return Err(Error::WouldWait);
+        }
+        let Some(target) = whereto.target() else {
+            return Ok(());
+        };
+        let mut state = self.state.lock();
+        while Self::is_busy(&state) {
+            self.wait(&mut state, wait)?;
+        }
+        if !matches!(state.content, Content::Dirty { .. }) {
+            return Ok(());
+        }
+        let is_sealed = std::mem::replace(&mut state.is_sealed, true);
+        let failure = state.failure.clone();
         drop(state);
-        self.changed.notify_all();
-        result.map(drop)
+        if !is_sealed {
+            self.say_synced(&target, "")?;
+        }
+        self.cache.uploads.add(self, whereto, delay);
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Returns whether the content is dirty, and as it was when it was last closed.
+    pub(super) fn is_sealed(&self) -> bool {
+        let state = self.state.lock();
+        state.is_sealed && matches!(state.content, Content::Dirty { .. })
     }
 
     /// Gives stored content the name of its version.
-    fn settle(&self, private: &Private, version: &Version, size: u64) -> Place {
-        let is_named = version.size == size && self.cache.disk.make_clean(private, version).is_ok();
+    fn settle(&self, private: Private, version: &Version, size: u64) -> Place {
+        let is_named =
+            version.size == size && self.cache.disk.make_clean(&private, version).is_ok();
         if is_named {
             Place::Named
         } else {
-            Place::Private(private.clone())
+            self.place_of(private)
         }
     }
 
@@ -180,11 +357,126 @@ impl Entry {
     }
 }
 
+impl Cache {
+    /// Stores content; where somebody else changed the file, beside it, if that is wanted.
+    pub(super) fn send_or_keep_both(
+        &self,
+        path: &RemotePath,
+        content: &FromFile<'_>,
+        plan: &mut StorePlan,
+    ) -> remote::Result<Sent> {
+        for n in 1..=MAX_NAMES {
+            if self.conflicts == Conflicts::KeepBoth && plan.expect != Expect::Anything {
+                plan.keep_as = name_beside(path, self.clock.wall(), n);
+            }
+            match self.remote.store(path, content, plan) {
+                Ok(stored) => {
+                    let at = match (stored.outcome, path.parent(), &plan.keep_as) {
+                        (Outcome::KeptBeside, Some(dir), Some(name)) => dir.join(name),
+                        _ => path.clone(),
+                    };
+                    return Ok(Sent { at, stored });
+                }
+                Err(remote::Error::Conflict { .. }) if plan.keep_as.is_some() => {
+                    // This host cannot do both at once, or the name was taken.
+                    if let Some(sent) = self.send_beside(path, content, plan)? {
+                        return Ok(sent);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(remote::Error::Conflict {
+            act: "store",
+            path: path.clone(),
+        })
+    }
+
+    /// Stores content under the name that it is to have beside a file that was not to be replaced.
+    /// `None` if that name is taken.
+    fn send_beside(
+        &self,
+        path: &RemotePath,
+        content: &FromFile<'_>,
+        plan: &StorePlan,
+    ) -> remote::Result<Option<Sent>> {
+        let (Some(dir), Some(name)) = (path.parent(), &plan.keep_as) else {
+            return Ok(None);
+        };
+        let is_gone = matches!(plan.expect, Expect::Version(_))
+            && matches!(self.remote.stat(path),
+                Err(error) if error.reason() == Some(Reason::NotFound));
+        let (at, outcome) = if is_gone {
+            (path.clone(), Outcome::Recreated)
+        } else {
+            (dir.join(name), Outcome::KeptBeside)
+        };
+        let plan = StorePlan {
+            expect: Expect::Absent,
+            keep_as: None,
+            placement: match plan.placement {
+                Placement::InPlace => Placement::Replace,
+                other => other,
+            },
+            ..plan.clone()
+        };
+        match self.remote.store(&at, content, &plan) {
+            Ok(stored) => {
+                let stored = Stored { outcome, ..stored };
+                Ok(Some(Sent { at, stored }))
+            }
+            Err(remote::Error::Conflict { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Content that is on the host, and where.
+pub(super) struct Sent {
+    pub(super) at: RemotePath,
+    pub(super) stored: Stored,
+}
+
+impl Sent {
+    fn new(path: &RemotePath, stored: Stored) -> Self {
+        Self {
+            at: path.clone(),
+            stored,
+        }
+    }
+}
+
+/// Whether a store that failed so may succeed later without anybody doing anything here.
+pub(super) fn may_pass(error: &Error) -> bool {
+    match error {
+        Error::Remote(error) => match &**error {
+            remote::Error::Conflict { .. }
+            | remote::Error::Unsupported { .. }
+            | remote::Error::Closed => false,
+            remote::Error::Refused { reason, .. } => !matches!(
+                reason,
+                Reason::IsADirectory | Reason::NameTooLong | Reason::FileTooLarge
+            ),
+            _ => true,
+        },
+        Error::Local { .. } => true,
+        _ => false,
+    }
+}
+
 /// Content of a file, which is not written to while it is stored.
-struct FromFile<'a>(&'a File);
+pub(super) struct FromFile<'a> {
+    file: &'a File,
+}
+
+impl<'a> FromFile<'a> {
+    pub(super) fn new(file: &'a File) -> Self {
+        Self { file }
+    }
+}
 
 impl remote::Content for FromFile<'_> {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buf, offset)
+        self.file.read_at(buf, offset)
     }
 }

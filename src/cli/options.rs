@@ -92,6 +92,24 @@ pub const OPTIONS: &[Spec] = &[
         "bytes of the local disk to leave alone (1G, or a twentieth of the disk if that is less)",
     ),
     spec(
+        Group::Cache,
+        "conflict",
+        "HOW",
+        "where another changed the file too: keep-both, overwrite theirs, or fail (keep-both)",
+    ),
+    spec(
+        Group::Cache,
+        "writeback",
+        "SECONDS",
+        "close a file once it is safe here, store it so much later (off: closing waits for the host)",
+    ),
+    spec(
+        Group::Cache,
+        "offline",
+        "yes|no",
+        "show what is known, however old, while the host is away (no)",
+    ),
+    spec(
         Group::Files,
         "idmap",
         "user|none",

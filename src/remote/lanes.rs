@@ -70,6 +70,8 @@ struct State {
     next_id: u64,
     max: usize,
     is_closed: bool,
+    /// Whether nobody waits for a connection while the host is known to be away.
+    fails_fast: bool,
     failure: Option<Failure>,
 }
 
@@ -106,6 +108,7 @@ impl Lanes {
                 next_id: 0,
                 max: max.max(1),
                 is_closed: false,
+                fails_fast: false,
                 failure: None,
             }),
             changed: Condvar::new(),
@@ -143,10 +146,15 @@ impl Lanes {
             if is_allowed && let Some(lane) = state.idle.pop() {
                 return Ok(self.hand_out(&mut state, lane, purpose));
             }
+            if state.n_open() == 0 && state.fails_fast && state.failure.is_some() {
+                shared.open_one_more(&mut state);
+            }
             if state.n_open() == 0
-                && !state.is_opening
+                && (!state.is_opening || state.fails_fast)
                 && let Some(failure) = &state.failure
-                && (failure.at >= since || failure.at + failure.back_off > shared.clock.tick())
+                && (state.fails_fast
+                    || failure.at >= since
+                    || failure.at + failure.back_off > shared.clock.tick())
             {
                 return Err(failure.to_error(act));
             }
@@ -161,6 +169,12 @@ impl Lanes {
             shared.changed.wait(&mut state);
             state.n_waiting -= 1;
         }
+    }
+
+    /// Has requests fail at once while the host is known to be away: a connection is tried for all
+    /// the same, but nobody waits for it.
+    pub fn fail_fast(&self) {
+        self.shared.state.lock().fails_fast = true;
     }
 
     /// Lends a lane that has just shown that it lives, for a request that cannot be repeated.

@@ -9,7 +9,6 @@ use crate::remote::AttrChange;
 use crate::remote::Changed;
 use crate::remote::Content;
 use crate::remote::Error;
-use crate::remote::Expect;
 use crate::remote::Facts;
 use crate::remote::Fetched;
 use crate::remote::Listing;
@@ -90,16 +89,6 @@ fn is_worth_repeating(error: &Error) -> bool {
     error.is_connection_loss() && !is_timeout
 }
 
-/// Whether the file has what `plan` wanted to give it. A store sets the modification time to the
-/// microsecond, so size and time together are as good as a receipt.
-fn is_as_planned(stat: &Stat, plan: &StorePlan) -> bool {
-    stat.kind == FileKind::File
-        && stat.size == plan.size
-        && stat.mtime.to_micros() == plan.mtime.to_micros()
-        // A tool that keeps size and time makes the old file look like the new one.
-        && !matches!(&plan.expect, Expect::Version(old) if old.same_content(&stat.version()))
-}
-
 fn done_already(stat: Stat) -> Stored {
     Stored::as_planned(Changed {
         stat: Some(stat),
@@ -140,7 +129,7 @@ impl<R: Remote> Remote for Retry<R> {
                 // The first try may still be under way over there; it must not end later.
                 r.remove_leftovers(&path.parent().unwrap_or_default(), plan.tag)?;
                 match r.stat(path) {
-                    Ok(stat) if is_as_planned(&stat, plan) => {
+                    Ok(stat) if plan.is_done(&stat) => {
                         return Ok(done_already(stat));
                     }
                     Err(error) if error.is_connection_loss() => return Err(error),
@@ -151,7 +140,7 @@ impl<R: Remote> Remote for Retry<R> {
             if is_outcome_unknown
                 && matches!(result, Err(Error::Conflict { .. }))
                 && let Ok(stat) = r.stat(path)
-                && is_as_planned(&stat, plan)
+                && plan.is_done(&stat)
             {
                 // The first try went on after its connection was gone, and was the faster one.
                 return Ok(done_already(stat));

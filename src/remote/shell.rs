@@ -84,6 +84,11 @@ impl Shell {
         }
     }
 
+    /// Returns the connections.
+    pub fn lanes(&self) -> &Lanes {
+        &self.lanes
+    }
+
     /// Returns how many connections are open.
     pub fn n_lanes(&self) -> usize {
         self.lanes.n_open()

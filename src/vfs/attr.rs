@@ -72,11 +72,17 @@ impl Vfs {
                     return Ok(tree);
                 }
                 cx.may_wait()?;
-                tree = self.ask_for_root(tree)?;
+                tree = match self.ask_for_root(tree) {
+                    Err(error) if self.is_away(&error) => return Ok(self.tree.lock()),
+                    result => result?,
+                };
                 continue;
             };
             cx.may_wait()?;
-            tree = self.ask_for_name(tree, parent, &name, since)?;
+            tree = match self.ask_for_name(tree, parent, &name, since) {
+                Err(error) if self.is_away(&error) => return Ok(self.tree.lock()),
+                result => result?,
+            };
             let is_bound = tree.get(ino).is_some_and(|inode| !inode.links.is_empty());
             if !is_bound {
                 // It vanished from the host; those who have it open keep it.
@@ -268,11 +274,11 @@ impl Vfs {
             }
             std::sync::Arc::clone(&open.entry)
         };
-        match entry.truncate(size, cx.wait) {
+        self.with_entry(cx, ino, &entry, || match entry.truncate(size, cx.wait) {
             // A copy on the host: it can cut that as well.
             Err(crate::cache::Error::NotHere) => Ok(false),
-            result => Ok(result.map(|()| true)?),
-        }
+            result => result.map(|()| true),
+        })
     }
 
     /// Keeps what the next store will say anyway; returns what the host must be told now.

@@ -93,7 +93,14 @@ impl Vfs {
             self.listed.notify_all();
             match result {
                 Ok(listing) => tree.learn_listing(ino, listing, at),
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    let error = Error::from(error);
+                    let was_listed = tree.dir_mut(ino).is_some_and(|dir| dir.listed_at.is_some());
+                    if was_listed && self.is_away(&error) {
+                        return Ok(Self::items(&tree, ino));
+                    }
+                    return Err(error);
+                }
             }
         }
     }

@@ -43,6 +43,9 @@ pub enum Error {
     CrossDevice,
     #[error("not supported")]
     NotSupported,
+    /// Content could not be stored because the host could not be reached.
+    #[error(transparent)]
+    NotStored(cache::Error),
     #[error("the file was replaced on the host")]
     Stale,
     #[error("no data or hole there")]
@@ -72,6 +75,14 @@ impl Error {
         matches!(self, Self::NotFound) || self.reason() == Some(Reason::NotFound)
     }
 
+    /// Returns whether the host could not be reached, or was lost.
+    pub fn is_connection_loss(&self) -> bool {
+        let (Self::Cache(error) | Self::NotStored(error)) = self else {
+            return false;
+        };
+        matches!(error, cache::Error::Remote(error) if error.is_connection_loss())
+    }
+
     fn reason(&self) -> Option<Reason> {
         if let Self::Cache(cache::Error::Remote(error)) = self {
             error.reason()
@@ -84,6 +95,7 @@ impl Error {
     pub fn errno(&self) -> c_int {
         match self {
             Self::Cache(error) => of_cache(error),
+            Self::NotStored(_) => libc::EIO,
             Self::NotFound => libc::ENOENT,
             Self::Exists => libc::EEXIST,
             Self::NotADirectory => libc::ENOTDIR,
@@ -111,7 +123,8 @@ fn of_cache(error: &cache::Error) -> c_int {
         cache::Error::Local { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
         cache::Error::Full => libc::ENOSPC,
         // `vfs` brings content that is missing; where that did not help, it is lost.
-        cache::Error::NotHere => libc::EIO,
+        cache::Error::NotHere | cache::Error::NotDeclared => libc::EIO,
+        cache::Error::KeptBeside { .. } => libc::ESTALE,
         cache::Error::WouldWait => libc::EAGAIN,
     }
 }

@@ -5,19 +5,21 @@ use std::sync::Arc;
 use crate::cache;
 use crate::cache::Entry;
 use crate::cache::Wait;
+use crate::cache::Whereto as _;
 use crate::path::Name;
 use crate::path::RemotePath;
 use crate::remote::Changed;
-use crate::remote::Durability;
 use crate::remote::Owner;
 use crate::stat::DeviceNumber;
 use crate::stat::FileKind;
 use crate::stat::Stat;
 use crate::vfs::Attr;
+use crate::vfs::Change;
 use crate::vfs::Context;
 use crate::vfs::Error;
 use crate::vfs::Fh;
 use crate::vfs::Ino;
+use crate::vfs::MAX_ROUNDS;
 use crate::vfs::OpenFlags;
 use crate::vfs::Result;
 use crate::vfs::Vfs;
@@ -79,7 +81,13 @@ impl Vfs {
         }
         let keeps_pages = self.take_pages(ino, &entry);
         let is_unsized = self.is_unsized(ino, &entry);
-        let handle = FileHandle { ino, entry, flags };
+        let epoch = entry.epoch();
+        let handle = FileHandle {
+            ino,
+            entry,
+            flags,
+            epoch,
+        };
         let fh = self.handles.lock().add_file(handle);
         Ok(Opened {
             fh,
@@ -133,7 +141,7 @@ impl Vfs {
         drop(tree);
         if is_news {
             // The kernel would cut what is read at the size it was told before.
-            self.notify(ino);
+            self.notify(Change::Attributes(ino));
         }
     }
 
@@ -171,7 +179,9 @@ impl Vfs {
         self.check_writable()?;
         let name = Self::name(name)?;
         let (path, owner) = self.place_for_new(cx, parent, &name)?;
-        let (entry, stat, is_born) = if flags.is_exclusive {
+        // Whether somebody else was faster shows when it is stored, where that is later anyway.
+        let asks_first = flags.is_exclusive && self.options.writeback.is_none();
+        let (entry, stat, is_born) = if asks_first {
             cx.may_wait()?;
             let changed = self.remote.create_new(&path, mode, owner)?;
             let stat = self.created(parent, &changed, &path)?;
@@ -199,10 +209,13 @@ impl Vfs {
         }
         let attr = self.attr_of(&tree, ino)?;
         drop(tree);
-        let fh = self
-            .handles
-            .lock()
-            .add_file(FileHandle { ino, entry, flags });
+        let epoch = entry.epoch();
+        let fh = self.handles.lock().add_file(FileHandle {
+            ino,
+            entry,
+            flags,
+            epoch,
+        });
         Ok((
             attr,
             Opened {
@@ -322,20 +335,36 @@ impl Vfs {
     }
 
     /// Does something with the content of an open file; brings the content first if it is not
-    /// here, as after a copy on the host.
+    /// here, as after a copy on the host, and has the journal know before the first change.
     fn with_content<T>(
         &self,
         cx: &Context,
         handle: &FileHandle,
         op: impl Fn(&Entry) -> std::result::Result<T, cache::Error>,
     ) -> Result<T> {
-        match op(&handle.entry) {
-            Err(cache::Error::NotHere) => {
-                self.fill(cx, handle.ino, &handle.entry)?;
-                Ok(op(&handle.entry)?)
+        self.with_entry(cx, handle.ino, &handle.entry, || op(&handle.entry))
+    }
+
+    pub(super) fn with_entry<T>(
+        &self,
+        cx: &Context,
+        ino: Ino,
+        entry: &Arc<Entry>,
+        op: impl Fn() -> std::result::Result<T, cache::Error>,
+    ) -> Result<T> {
+        let mut result = op();
+        for _ in 0..MAX_ROUNDS {
+            match result {
+                Err(cache::Error::NotHere) => self.fill(cx, ino, entry)?,
+                Err(cache::Error::NotDeclared) => {
+                    let target = self.store_place(ino)?.target();
+                    entry.declare(target.as_ref(), cx.wait)?;
+                }
+                result => return Ok(result?),
             }
-            result => Ok(result?),
+            result = op();
         }
+        Ok(result?)
     }
 
     /// Writes, and returns how many bytes.
@@ -354,7 +383,7 @@ impl Vfs {
         if handle.entry.is_dirty() && (handle.flags.writes || self.is_born(handle.ino)) {
             cx.may_wait()?;
             // Logged where it failed; the content stays.
-            drop(self.flush_entry(cx, handle.ino, &handle.entry, Durability::Lazy));
+            drop(self.store_closed(cx, handle.ino, &handle.entry));
         }
         if self.handles.lock().remove_file(fh).is_some() {
             self.release_entry(handle.ino, &handle.entry);
@@ -370,7 +399,7 @@ impl Vfs {
             && Arc::ptr_eq(&open.entry, entry)
         {
             open.handles = open.handles.saturating_sub(1);
-            let is_removed = inode.links.is_empty() && !inode.is_lost;
+            let is_removed = inode.links.is_empty() && inode.lost.is_none();
             if open.handles == 0 && is_removed {
                 // Nobody can ever see this content again.
                 entry.discard();

@@ -28,6 +28,8 @@ pub(super) struct FileHandle {
     pub(super) ino: Ino,
     pub(super) entry: Arc<Entry>,
     pub(super) flags: OpenFlags,
+    /// Of the entry when it was opened, see [`Entry::epoch`].
+    pub(super) epoch: u64,
 }
 
 #[derive(Debug, Clone)]

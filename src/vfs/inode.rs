@@ -36,9 +36,9 @@ pub(super) struct Inode {
     /// As long as the host has the one, the other is shown: whoever looked at a file while it
     /// was being written finds it unchanged afterwards.
     pub(super) ctime: Option<(Time, Time)>,
-    /// Whether somebody else took its name away while it was open: what is written to it has
-    /// nowhere to go, and must not be dropped as if we had removed it.
-    pub(super) is_lost: bool,
+    /// The name that somebody else took away while it was open: what is written to it must not be
+    /// dropped as if we had removed it.
+    pub(super) lost: Option<(Ino, Name)>,
 }
 
 /// The content of a file that is open, or not yet stored.
@@ -102,7 +102,7 @@ impl Inode {
             open: None,
             pages_of: None,
             ctime: None,
-            is_lost: false,
+            lost: None,
         }
     }
 
@@ -111,6 +111,11 @@ impl Inode {
         self.open
             .as_ref()
             .is_some_and(|open| open.is_born || open.entry.is_dirty())
+    }
+
+    /// Its name, or the last one that it had.
+    pub(super) fn place(&self) -> Option<&(Ino, Name)> {
+        self.links.first().or(self.lost.as_ref())
     }
 
     pub(super) fn is_open(&self) -> bool {

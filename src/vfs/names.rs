@@ -135,6 +135,7 @@ impl Vfs {
         self.check_writable()?;
         cx.may_wait()?;
         let name = Self::name(name)?;
+        self.store_for_other_names(cx, parent, &name)?;
         let held = self.hold(|tree| {
             let ino = tree.instantiate(parent, &name);
             ino.into_iter().collect()
@@ -168,9 +169,11 @@ impl Vfs {
         }
         let at = self.clock.tick();
         let mut tree = self.tree.lock();
+        let mut abandoned = None;
         if let Some(inode) = ino.and_then(|ino| tree.get_mut(ino))
             && inode.links.len() <= 1
         {
+            abandoned = entry_of(inode);
             if inode.open.is_none() {
                 self.cache.forget(&inode.stat.version());
             }
@@ -179,8 +182,21 @@ impl Vfs {
         }
         tree.unbind(parent, &name, at);
         drop(tree);
+        if let Some(entry) = abandoned {
+            entry.abandon();
+        }
         drop(held);
         Ok(())
+    }
+
+    /// What is written to a file must be seen under the names that it has beyond this one.
+    fn store_for_other_names(&self, cx: &Context, parent: Ino, name: &Name) -> Result<()> {
+        let linked = {
+            let mut tree = self.tree.lock();
+            let ino = tree.instantiate(parent, name);
+            ino.filter(|&ino| tree.get(ino).is_some_and(|inode| inode.stat.nlink > 1))
+        };
+        linked.map_or(Ok(()), |ino| self.flush_inode(cx, ino, Durability::Lazy))
     }
 
     pub fn rmdir(&self, cx: &Context, parent: Ino, name: &[u8]) -> Result<()> {
@@ -285,30 +301,61 @@ impl Vfs {
             }
             (source, target)
         };
-        let renamed = self.remote.rename(&source, &target, how)?;
-        self.renamed(from, to, how, &renamed);
+        let moving = self.moving(&source, &target);
+        for (entry, path) in &moving {
+            entry.moves(path)?;
+        }
+        let result = self.remote.rename(&source, &target, how);
+        // Where nobody knows whether it happened, the journal goes on saying so.
+        let is_known = !matches!(&result, Err(error) if error.is_connection_loss() && !error.is_before_request());
+        for (entry, _) in moving.iter().filter(|_| is_known) {
+            entry.moved(result.is_ok());
+        }
+        let renamed = result?;
+        let replaced = self.renamed(from, to, how, &renamed);
+        if let Some(entry) = replaced {
+            entry.abandon();
+        }
         drop(held);
         Ok(())
     }
 
-    fn renamed(&self, from: (Ino, &Name), to: (Ino, &Name), how: RenameHow, renamed: &Renamed) {
+    /// Contents that are not on the host, at and below a path that is about to change, and what
+    /// their paths will be.
+    fn moving(&self, source: &RemotePath, target: &RemotePath) -> Vec<(Arc<Entry>, RemotePath)> {
+        let tree = self.tree.lock();
+        let dirty = tree.inodes().filter(|(_, inode)| inode.is_ours());
+        dirty
+            .filter_map(|(ino, inode)| {
+                let path = tree.place_path(ino)?;
+                Some((entry_of(inode)?, path.moved(source, target)?))
+            })
+            .collect()
+    }
+
+    /// Says in the tree what was renamed; returns the content of a file that has no name any more.
+    fn renamed(
+        &self,
+        from: (Ino, &Name),
+        to: (Ino, &Name),
+        how: RenameHow,
+        renamed: &Renamed,
+    ) -> Option<Arc<Entry>> {
         self.parent_changed(from.0, renamed.from_parent);
         self.parent_changed(to.0, renamed.to_parent);
         let at = self.clock.tick();
         let mut tree = self.tree.lock();
         if how == RenameHow::Exchange {
             // Both are looked up again.
-            tree.unbind(from.0, from.1, at);
-            tree.unbind(to.0, to.1, at);
-            for (parent, name) in [from, to] {
-                if let Some(dir) = tree.dir_mut(parent) {
-                    dir.names.remove(name);
-                    dir.listed_at = None;
-                }
-            }
-            return;
+            tree.forget_name(from.0, from.1, at);
+            tree.forget_name(to.0, to.1, at);
+            return None;
         }
         let replaced = tree.instantiate(to.0, to.1);
+        let abandoned = replaced
+            .and_then(|ino| tree.get(ino))
+            .filter(|inode| inode.links.len() <= 1)
+            .and_then(entry_of);
         if let Some(inode) = replaced.and_then(|ino| tree.get_mut(ino)) {
             inode.stat.nlink = inode.stat.nlink.saturating_sub(1);
             inode.stat.ctime = inode.stat.ctime.map(|_| self.clock.wall());
@@ -330,6 +377,7 @@ impl Vfs {
                 old.version().same_content(&stat.version()),
             );
         }
+        abandoned
     }
 
     /// Keeps the content of some inodes from being stored while their paths change.

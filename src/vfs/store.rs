@@ -12,6 +12,7 @@ use crate::remote::Durability;
 use crate::remote::Owner;
 use crate::remote::Placement;
 use crate::remote::TEMP_NAME_LEN;
+use crate::vfs::Change;
 use crate::vfs::Context;
 use crate::vfs::Error;
 use crate::vfs::Fh;
@@ -19,6 +20,7 @@ use crate::vfs::Ino;
 use crate::vfs::Result;
 use crate::vfs::Vfs;
 use crate::vfs::file::PATH_MAX;
+use crate::vfs::handle::FileHandle;
 use crate::vfs::permission;
 
 /// The most that an answer to a copy can say; FUSE gives it 32 bits.
@@ -35,13 +37,36 @@ impl Vfs {
         if !is_writer && handle.entry.failure().is_none() {
             return Ok(());
         }
-        self.flush_entry(cx, handle.ino, &handle.entry, Durability::Lazy)
+        self.store_closed(cx, handle.ino, &handle.entry)?;
+        Self::check_epoch(&handle)
+    }
+
+    /// Stores content that was closed, or makes sure of it here and has it stored later.
+    pub(super) fn store_closed(&self, cx: &Context, ino: Ino, entry: &Arc<Entry>) -> Result<()> {
+        match self.options.writeback {
+            None => self.flush_entry(cx, ino, entry, Durability::Lazy),
+            Some(delay) => {
+                let place: Arc<dyn Whereto> = self.store_place(ino)?;
+                entry.seal(&place, delay, cx.wait).map_err(not_stored)
+            }
+        }
+    }
+
+    /// Whoever had the file open when its content was moved aside has written to that, not to the
+    /// file of the name.
+    fn check_epoch(handle: &FileHandle) -> Result<()> {
+        if handle.entry.epoch() == handle.epoch || !handle.flags.writes {
+            Ok(())
+        } else {
+            Err(Error::Stale)
+        }
     }
 
     /// Stores what the host does not have, and has it flush that to its disk.
     pub fn fsync(&self, cx: &Context, fh: Fh) -> Result<()> {
         let handle = self.handles.lock().file(fh)?;
-        self.flush_entry(cx, handle.ino, &handle.entry, Durability::Fsync)
+        self.flush_entry(cx, handle.ino, &handle.entry, Durability::Fsync)?;
+        Self::check_epoch(&handle)
     }
 
     /// Whether the host has no file yet: whoever created it stores it, even if only for reading.
@@ -73,27 +98,27 @@ impl Vfs {
     ) -> Result<()> {
         if entry.is_dirty() {
             let tree = self.tree.lock();
-            let is_gone = tree.path(ino).is_none()
-                && tree
-                    .get(ino)
-                    .is_some_and(|inode| inode.is_lost || !inode.links.is_empty());
+            let is_gone = tree
+                .get(ino)
+                .is_some_and(|inode| inode.place().is_some() && tree.place_path(ino).is_none());
             drop(tree);
             if is_gone {
                 let kept = entry.kept_in().unwrap_or_default();
                 log::error!(
-                    "a file that is open was removed or moved on the host; what was written to it \
-                     is kept in {}",
+                    "the directory of a file that is open was removed or moved on the host; what \
+                     was written to the file is kept in {}",
                     kept.display()
                 );
                 return Err(Error::Stale);
             }
         }
-        let place = StorePlace {
-            vfs: self.arc()?,
-            ino,
-        };
-        entry.flush(&place, how, cx.wait)?;
-        Ok(())
+        let place: Arc<dyn Whereto> = self.store_place(ino)?;
+        entry.flush(&place, how, cx.wait).map_err(not_stored)
+    }
+
+    pub(super) fn store_place(&self, ino: Ino) -> Result<Arc<StorePlace>> {
+        let vfs = self.arc()?;
+        Ok(Arc::new(StorePlace { vfs, ino }))
     }
 
     /// Copies a whole file to another on the host, so that no byte of it travels; returns how
@@ -136,10 +161,7 @@ impl Vfs {
             return Ok(0);
         }
         cx.may_wait()?;
-        let place = StorePlace {
-            vfs: self.arc()?,
-            ino: target.ino,
-        };
+        let place = self.store_place(target.ino)?;
         let Some(Target {
             path: to,
             mode,
@@ -172,8 +194,18 @@ impl Vfs {
     }
 }
 
+/// What `close(2)` says of content that is not on the host. A host that cannot be reached is an
+/// input/output error to it, as to any program that closes a file.
+fn not_stored(error: cache::Error) -> Error {
+    match &error {
+        cache::Error::Remote(cause) if cause.is_connection_loss() => Error::NotStored(error),
+        _ => Error::Cache(error),
+    }
+}
+
 /// Where the content of an inode goes at the moment at which it is stored.
-struct StorePlace {
+#[derive(Debug)]
+pub(super) struct StorePlace {
     vfs: Arc<Vfs>,
     ino: Ino,
 }
@@ -183,11 +215,11 @@ impl Whereto for StorePlace {
         let vfs = &self.vfs;
         let facts = vfs.remote.facts();
         let tree = vfs.tree.lock();
-        let path = tree.path(self.ino)?;
+        let path = tree.place_path(self.ino)?;
         let inode = tree.get(self.ino)?;
         let stat = inode.stat;
         let is_born = inode.open.as_ref().is_some_and(|open| open.is_born);
-        let (parent, _) = inode.links.first()?;
+        let (parent, _) = inode.place()?;
         let dir = tree.get(*parent)?.stat;
         let login = vfs.login();
         let may_chown = |uid: u32, gid: u32| {
@@ -239,7 +271,16 @@ impl Whereto for StorePlace {
         if let Some(open) = &mut inode.open {
             open.is_born = false;
         }
-        let parent = inode.links.first().map(|(parent, _)| *parent);
+        let place = inode.place().cloned();
+        if let Some((parent, name)) = &place
+            && inode.links.is_empty()
+        {
+            // It was made anew.
+            tree.bind(*parent, name, self.ino, at);
+        }
+        let Some(inode) = tree.get_mut(self.ino) else {
+            return;
+        };
         match changed.stat {
             Some(stat) => {
                 inode.pages_of = Some(stat.version());
@@ -253,8 +294,40 @@ impl Whereto for StorePlace {
             }
         }
         drop(tree);
-        if let Some(parent) = parent {
+        if let Some((parent, _)) = place {
             self.vfs.parent_changed(parent, changed.parent);
         }
+    }
+
+    fn kept_beside(&self, _path: &RemotePath, kept_as: &RemotePath, changed: &Changed) {
+        let at = self.vfs.clock.tick();
+        let mut tree = self.vfs.tree.lock();
+        let Some(name) = kept_as.name() else { return };
+        let Some(inode) = tree.get_mut(self.ino) else {
+            return;
+        };
+        if let Some(open) = &mut inode.open {
+            open.is_born = false;
+        }
+        inode.pages_of = None;
+        inode.ctime = None;
+        let Some((parent, old)) = inode.place().cloned() else {
+            return;
+        };
+        // Who has it open goes on with the content that was moved aside; under the name there is
+        // another file now. The new name first: an inode without one might be dropped.
+        tree.bind(parent, &name, self.ino, at);
+        tree.forget_name(parent, &old, at);
+        match changed.stat {
+            Some(stat) => tree.set_stat(self.ino, stat, at),
+            None => {
+                if let Some(inode) = tree.get_mut(self.ino) {
+                    inode.stat_at = crate::clock::Tick::ZERO;
+                }
+            }
+        }
+        drop(tree);
+        self.vfs.parent_changed(parent, changed.parent);
+        self.vfs.notify(Change::Name(parent, old));
     }
 }

@@ -82,6 +82,14 @@ impl Tree {
         )
     }
 
+    /// The path of an inode, or the last one that it had.
+    pub(super) fn place_path(&self, ino: Ino) -> Option<RemotePath> {
+        match self.inodes.get(&ino)?.place() {
+            Some((parent, name)) => Some(self.path(*parent)?.join(name)),
+            None => self.path(ino),
+        }
+    }
+
     /// Whether `ino` is `dir` or lies below it.
     pub(super) fn is_below(&self, ino: Ino, dir: Ino) -> bool {
         let mut at = ino;
@@ -187,7 +195,7 @@ impl Tree {
                                 && kind == FileKind::File)
                     });
                 if !is_same {
-                    inode.is_lost = inode.is_open();
+                    inode.lost = inode.is_open().then(|| (parent, name.clone()));
                     self.unbind(parent, name, at);
                     let what = What::Listed(Box::new(Listed { kind, stat, target }));
                     self.put(parent, name, Known { at, what });
@@ -204,7 +212,7 @@ impl Tree {
                 }
             }
             None => {
-                inode.is_lost = inode.is_open();
+                inode.lost = inode.is_open().then(|| (parent, name.clone()));
                 self.unbind(parent, name, at);
             }
         }
@@ -358,7 +366,7 @@ impl Tree {
             dir.n_inodes += 1;
         }
         if let Some(inode) = self.inodes.get_mut(&ino) {
-            inode.is_lost = false;
+            inode.lost = None;
             inode.links.push((parent, name.clone()));
         }
     }
@@ -422,7 +430,7 @@ impl Tree {
         let is_needed = ino == Ino::ROOT
             || inode.lookups > 0
             || inode.is_open()
-            || (inode.is_ours() && (inode.is_lost || !inode.links.is_empty()))
+            || (inode.is_ours() && (inode.lost.is_some() || !inode.links.is_empty()))
             || inode
                 .dir
                 .as_ref()
@@ -456,6 +464,17 @@ impl Tree {
                 }
             }
             self.collect(*parent);
+        }
+    }
+
+    /// Forgets all about a name, so that the host is asked when it is next wanted.
+    pub(super) fn forget_name(&mut self, parent: Ino, name: &Name, at: Tick) {
+        let _ = self.unbind(parent, name, at);
+        if let Some(dir) = self.dir_mut(parent) {
+            dir.listed_at = None;
+            if dir.names.remove(name).is_some() {
+                self.n_names -= 1;
+            }
         }
     }
 

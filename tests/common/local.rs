@@ -64,6 +64,9 @@ pub(crate) struct Faults {
     pub(crate) cut_after_read: Option<u64>,
     /// New connections fail.
     pub(crate) refuses: bool,
+    /// Nothing goes over a connection that was made before, in either direction, as long as new
+    /// ones fail.
+    pub(crate) is_cut: bool,
     /// Nothing more is read from any connection once so many more bytes were, until this is
     /// `None` again.
     pub(crate) stops_after_read: Option<u64>,
@@ -125,6 +128,12 @@ impl World {
     /// The directory that is the remote root, as the host sees it.
     pub(crate) fn root(&self) -> PathBuf {
         self.dir.path().join("root")
+    }
+
+    /// Breaks what is connected, and refuses whoever comes.
+    pub(crate) fn cut_off(&self) {
+        let mut faults = self.faults.lock();
+        (faults.is_cut, faults.refuses) = (true, true);
     }
 
     /// From now on, what logs in cannot make a file larger than this.
@@ -252,11 +261,26 @@ struct LocalChannel {
     timeout: Duration,
 }
 
+impl LocalChannel {
+    fn check_cut(&mut self, act: &'static str) -> Result<(), Error> {
+        let is_cut = {
+            let faults = self.faults.lock();
+            faults.is_cut && faults.refuses
+        };
+        if is_cut {
+            self.child.kill().unwrap();
+            return Err(Error::Closed { act });
+        }
+        Ok(())
+    }
+}
+
 impl Channel for LocalChannel {
     fn read(&mut self, buf: &mut [u8]) -> Result<usize, Error> {
         if std::mem::take(&mut self.wrote_last) {
             self.meter.trips.fetch_add(1, Ordering::SeqCst);
         }
+        self.check_cut("reading")?;
         let mut len = buf.len();
         while self.faults.lock().stops_after_read == Some(0) {
             std::thread::sleep(Duration::from_millis(1));
@@ -305,6 +329,7 @@ impl Channel for LocalChannel {
     }
 
     fn write_all(&mut self, data: &[u8]) -> Result<(), Error> {
+        self.check_cut("writing")?;
         self.wrote_last = true;
         let stdin = self
             .stdin

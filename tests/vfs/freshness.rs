@@ -87,7 +87,10 @@ fn what_must_wait_is_refused_where_it_must_not_wait() {
         mount.vfs.read(&hurried, opened.fh, 0, 10).unwrap(),
         b"hello"
     );
-    mount.vfs.write(&hurried, opened.fh, 0, b"j").unwrap();
+    // The first write waits for the disk to have the journal.
+    would_wait(mount.vfs.write(&hurried, opened.fh, 0, b"j").unwrap_err());
+    mount.vfs.write(&CX, opened.fh, 0, b"j").unwrap();
+    mount.vfs.write(&hurried, opened.fh, 1, b"a").unwrap();
     would_wait(mount.vfs.flush(&hurried, opened.fh).unwrap_err());
     mount.close(&opened).unwrap();
 }

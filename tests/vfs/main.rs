@@ -3,8 +3,11 @@
 
 mod budget;
 mod content;
+mod crash;
+mod faulty;
 mod freshness;
 #[path = "../common/local.rs"]
 mod local;
 mod names;
+mod safety;
 mod world;

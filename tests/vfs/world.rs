@@ -1,12 +1,17 @@
 //! A `Vfs` with its host, its cache and a clock that moves when a test says so.
 
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use scpfs::cache::Cache;
+use scpfs::cache::Conflicts;
 use scpfs::cache::Disk;
 use scpfs::cache::Limits;
+use scpfs::cache::NoSteps;
+use scpfs::cache::Recovered;
+use scpfs::cache::Steps;
 use scpfs::cache::Wait;
 use scpfs::clock::Clock;
 use scpfs::clock::ManualClock;
@@ -37,28 +42,64 @@ pub(crate) const CX: Context = Context {
 };
 
 pub(crate) struct Mount {
-    pub(crate) world: World,
+    pub(crate) world: Arc<World>,
+    pub(crate) remote: Arc<dyn Remote>,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) cache: Arc<Cache>,
     pub(crate) vfs: Arc<Vfs>,
+    /// What became of what an earlier mount left.
+    pub(crate) recovered: Vec<Recovered>,
+}
+
+/// How a mount is to be.
+pub(crate) struct Setup {
+    pub(crate) max_bytes: u64,
+    pub(crate) conflicts: Conflicts,
+    pub(crate) writeback: Option<Duration>,
+    pub(crate) is_offline_ok: bool,
+    pub(crate) boot: &'static str,
+    pub(crate) steps: Arc<dyn Steps>,
+    pub(crate) around: Box<dyn FnOnce(Arc<dyn Remote>) -> Arc<dyn Remote>>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            max_bytes: 1 << 30,
+            conflicts: Conflicts::KeepBoth,
+            writeback: None,
+            is_offline_ok: false,
+            boot: "boot",
+            steps: Arc::new(NoSteps),
+            around: Box::new(|remote| remote),
+        }
+    }
 }
 
 impl Mount {
     pub(crate) fn new() -> Self {
-        Self::of(World::new(Userland::Gnu), 1 << 30)
+        Self::set_up(Setup::default())
     }
 
     pub(crate) fn with_cache_of(max_bytes: u64) -> Self {
-        Self::of(World::new(Userland::Gnu), max_bytes)
+        Self::set_up(Setup {
+            max_bytes,
+            ..Setup::default()
+        })
     }
 
-    fn of(world: World, max_bytes: u64) -> Self {
+    pub(crate) fn set_up(setup: Setup) -> Self {
+        Self::on(Arc::new(World::new(Userland::Gnu)), setup)
+    }
+
+    /// A mount of a world that others may have mounted too, or before.
+    pub(crate) fn on(world: Arc<World>, setup: Setup) -> Self {
         let clock = Arc::new(ManualClock::new());
         let shell = world.shell(Arc::clone(&clock) as Arc<dyn Clock>);
-        let remote: Arc<dyn Remote> = Arc::new(Retry::new(shell));
-        let disk = Disk::open(&world.cache_base(), "key", "boot").unwrap();
+        let remote = (setup.around)(Arc::new(Retry::new(shell)));
+        let disk = Disk::open_with(&world.cache_base(), "key", setup.boot, setup.steps).unwrap();
         let limits = Limits {
-            max_bytes,
+            max_bytes: setup.max_bytes,
             min_free: 0,
         };
         let dyn_clock = Arc::clone(&clock) as Arc<dyn Clock>;
@@ -66,6 +107,7 @@ impl Mount {
             Arc::clone(&remote),
             disk,
             limits,
+            setup.conflicts,
             Arc::clone(&dyn_clock),
             Workers::new(),
         );
@@ -77,14 +119,52 @@ impl Mount {
             mountpoint: b"/mnt/here".to_vec(),
             gives_away: false,
             is_read_only: false,
+            writeback: setup.writeback,
+            is_offline_ok: setup.is_offline_ok,
         };
-        let vfs = Vfs::new(remote, Arc::clone(&cache), dyn_clock, options).unwrap();
+        let recovered = cache.recover();
+        let vfs = Vfs::new(Arc::clone(&remote), Arc::clone(&cache), dyn_clock, options).unwrap();
         Self {
             world,
+            remote,
+            recovered,
             clock,
             cache,
             vfs,
         }
+    }
+
+    /// Ends as after `kill -9`: nobody stores or says anything more. The cache can be used by the
+    /// next.
+    pub(crate) fn crash(self) -> Arc<World> {
+        let Self {
+            world,
+            remote,
+            cache,
+            vfs,
+            ..
+        } = self;
+        remote.close();
+        cache.stop();
+        let lock = cache.disk().dir().join("lock");
+        drop((remote, cache, vfs));
+        // Workers that were under way let go of it when they see that the host is gone.
+        let lock = fs::File::open(lock).unwrap();
+        lock.lock().unwrap();
+        world
+    }
+
+    /// The name, relative to the root, of the content that was kept beside a file.
+    pub(crate) fn beside(&self, path: &str) -> String {
+        let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let prefix = format!("{name}.scpfs-conflict-");
+        let names = fs::read_dir(self.at(dir)).unwrap();
+        let mut names = names
+            .map(|item| item.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.starts_with(&prefix));
+        let found = names.next().expect("content beside the file");
+        assert_eq!(names.next(), None, "only one");
+        format!("{dir}/{found}").trim_start_matches('/').to_owned()
     }
 
     /// A file as the host sees it.

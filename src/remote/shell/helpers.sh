@@ -203,12 +203,9 @@ conflict() {
 		D=$3
 		[ -n "$3" ] || lost 201 "$1"
 	fi
-	if ln_ "$1" "$D"; then
-		rm -f -- "$1"
-		return
-	fi
-	! x "$D" || lost 201 "$1"
-	qs "$1" mv -fT -- "$1" "$D"
+	qs "$1" mv -nT -- "$1" "$D"
+	# Some say nothing where they move nothing.
+	! x "$1" || lost 201 "$1"
 }
 
 # vr PARENT: ends a store that succeeded.
@@ -234,10 +231,22 @@ w() {
 	vr "$4"
 }
 
-# put: the arguments of w; moves a complete temporary file to its place.
+# put: the arguments of w; moves a complete temporary file to its place. Between the look at the file
+# that is to be replaced and its replacement nobody else who does the same may come: both lock the
+# file that they expect, where the host has a program for it.
 put() {
-	R=0 D=$3
+	R=0 D=$3 i=
 	fin "$2" "$6" "$7" "$8" "$9"
+	case $5 in
+	- | 0) ;;
+	*) ! [ -f "$3" ] || { i=1; flock 9; settle "$@"; } 9<"$3" ;;
+	esac
+	[ -n "$i" ] || settle "$@"
+	[ -z "$9" ] || flush "$4"
+}
+
+# settle: the arguments of w; see put.
+settle() {
 	if ! as "$5" "$3"; then
 		conflict "$2" "$3" "${10}"
 	elif [ -d "$3" ] && ! [ -h "$3" ]; then
@@ -248,10 +257,13 @@ put() {
 		[ -w "$3" ] || w=
 		if [ -z "$w" ]; then printf '%s\n' ': Permission denied'; lost 1 "$2"; fi
 		inplace "$2" "$3" "$7"
+	elif [ "$5" = 0 ]; then
+		# Where somebody was faster, this moves nothing.
+		qs "$2" mv -nT -- "$2" "$3"
+		! x "$2" || conflict "$2" "$3" "${10}"
 	else
 		qs "$2" mv -fT -- "$2" "$3"
 	fi
-	[ -z "$9" ] || flush "$4"
 }
 
 # cpy SOURCE and the arguments of w: copies a file on the host.

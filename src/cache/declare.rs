@@ -1,0 +1,191 @@
+//! What the journal is told of an entry, and when.
+
+use std::sync::Arc;
+
+use crate::cache::Error;
+use crate::cache::disk;
+use crate::cache::disk::Private;
+use crate::cache::entry::Content;
+use crate::cache::entry::Entry;
+use crate::cache::entry::Journaled;
+use crate::cache::entry::Place;
+use crate::cache::entry::State;
+use crate::cache::entry::Wait;
+use crate::cache::flush::Target;
+use crate::cache::journal::Durable;
+use crate::cache::journal::record::Id;
+use crate::cache::journal::record::Phase;
+use crate::cache::journal::record::Record;
+use crate::cache::local;
+use crate::path::RemotePath;
+
+impl Entry {
+    /// Has the journal know that the content is about to differ from the host's, and where it
+    /// belongs; `None` if the file has no name. Must come before the first write.
+    ///
+    /// # Errors
+    /// The journal could not be written: then nothing must be.
+    pub fn declare(&self, target: Option<&Target>, wait: Wait) -> Result<(), Error> {
+        if wait == Wait::Never {
+            return Err(Error::WouldWait);
+        }
+        let mut state = self.state.lock();
+        loop {
+            match state.journaled {
+                Journaled::As(_) | Journaled::Nameless => return Ok(()),
+                Journaled::No if !state.is_flushing => break,
+                Journaled::No | Journaled::Declaring => self.wait(&mut state, wait)?,
+            }
+        }
+        let Some(target) = target else {
+            state.journaled = Journaled::Nameless;
+            return Ok(());
+        };
+        let id = match &state.content {
+            Content::Dirty { private, .. }
+            | Content::Clean {
+                place: Place::Private(private),
+                ..
+            } => private.id,
+            _ => disk::new_id().map_err(local("write"))?,
+        };
+        state.journaled = Journaled::Declaring;
+        let record = self.record(&state, id, Phase::Open, target);
+        drop(state);
+        // Without the lock: whoever only looks at the file need not wait for the disk.
+        let result = self.cache.disk.journal().put(record, Durable::Yes);
+        let mut state = self.state.lock();
+        state.journaled = match result {
+            Ok(()) => Journaled::As(id),
+            Err(_) => Journaled::No,
+        };
+        drop(state);
+        self.changed.notify_all();
+        result.map_err(local("write"))
+    }
+
+    /// Whether the journal or the host is being told of the content as it is.
+    pub(super) fn is_busy(state: &State) -> bool {
+        state.is_flushing || state.journaled == Journaled::Declaring
+    }
+
+    fn record(&self, state: &State, id: Id, phase: Phase, target: &Target) -> Record {
+        let journal = self.cache.disk.journal();
+        Record {
+            id,
+            phase,
+            path: target.path.clone(),
+            was: None,
+            base: state.base,
+            mode: target.mode,
+            owner: target.owner,
+            placement: target.placement,
+            size: state.size,
+            mtime: state.mtime,
+            atime: state.atime,
+            since: journal
+                .get(id)
+                .map_or_else(|| self.cache.clock.wall(), |record| record.since),
+            why: String::new(),
+        }
+    }
+
+    /// Has the journal know, if it knows of the content at all, that it is whole.
+    pub(super) fn say_closed(&self, state: &State, target: &Target) {
+        if let Journaled::As(id) = state.journaled {
+            let record = self.record(state, id, Phase::Closed, target);
+            if let Err(error) = self.cache.disk.journal().put(record, Durable::No) {
+                // It says the content is half written; a later run will keep it, not store it.
+                log::warn!("cannot write the journal: {error}");
+            }
+        }
+    }
+
+    /// Has the local disk keep the content, and the journal know why it is not on the host.
+    /// The content must not be written to meanwhile.
+    pub(super) fn say_synced(&self, target: &Target, why: &str) -> Result<(), Error> {
+        let (file, record) = {
+            let mut state = self.state.lock();
+            let Content::Dirty { file, private } = &state.content else {
+                return Ok(());
+            };
+            let (file, id) = (Arc::clone(file), private.id);
+            if state.journaled == Journaled::No {
+                state.journaled = Journaled::As(id);
+            }
+            let Journaled::As(id) = state.journaled else {
+                return Ok(());
+            };
+            let record = Record {
+                why: why.to_owned(),
+                ..self.record(&state, id, Phase::Synced, target)
+            };
+            (file, record)
+        };
+        let disk = &self.cache.disk;
+        disk.sync_private(&file)
+            .and_then(|()| disk.journal().put(record, Durable::Yes))
+            .map_err(local("write"))
+    }
+
+    /// Has the journal forget the content: the host has it, or nobody wants it.
+    pub(super) fn undeclare(&self, state: &mut State) {
+        if let Journaled::As(id) = state.journaled
+            && let Err(error) = self.cache.disk.journal().done(id)
+        {
+            // The next run finds no content for the record, or the host's the same.
+            log::warn!("cannot write the journal: {error}");
+        }
+        state.journaled = Journaled::No;
+    }
+
+    /// Says that the file has no name any more: what is written to it is nobody's business but
+    /// that of those who have it open.
+    pub fn abandon(&self) {
+        let mut state = self.state.lock();
+        let disk = &self.cache.disk;
+        if let Content::Dirty { private, .. } = &mut state.content
+            && let Ok(renamed) = disk.rename_private(private, Private::temporary(private.id))
+        {
+            *private = renamed;
+        }
+        self.undeclare(&mut state);
+        state.journaled = Journaled::Nameless;
+    }
+
+    /// Says where the content will belong once a rename is done that is about to be asked for.
+    ///
+    /// # Errors
+    /// The journal could not be written: then the rename must not be.
+    pub fn moves(&self, to: &RemotePath) -> Result<(), Error> {
+        self.rewrite(Durable::Yes, |record| {
+            let was = std::mem::replace(&mut record.path, to.clone());
+            record.was = Some(was);
+        })
+    }
+
+    /// Says that the rename is done, or that it was refused.
+    pub fn moved(&self, has_moved: bool) {
+        let result = self.rewrite(Durable::No, |record| match record.was.take() {
+            Some(was) if !has_moved => record.path = was,
+            _ => {}
+        });
+        if let Err(error) = result {
+            // Both paths are in it; the next run looks at both.
+            log::warn!("cannot write the journal: {error}");
+        }
+    }
+
+    fn rewrite(&self, durable: Durable, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
+        let state = self.state.lock();
+        let Journaled::As(id) = state.journaled else {
+            return Ok(());
+        };
+        let journal = self.cache.disk.journal();
+        let Some(mut record) = journal.get(id) else {
+            return Ok(());
+        };
+        change(&mut record);
+        journal.put(record, durable).map_err(local("write"))
+    }
+}

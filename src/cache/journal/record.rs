@@ -1,0 +1,390 @@
+//! One line of the journal; pure.
+//!
+//! ```text
+//! CRC ID PHASE PATH WAS BASE MODE OWNER PLACEMENT SIZE MTIME ATIME SINCE WHY
+//! CRC ID done
+//! ```
+//!
+//! CRC is that of the rest of the line. Bytes other than letters, digits, `/`, `.` and `_` are
+//! `%XX`, so that no word is empty or has a space; `-` stands for nothing. BASE is `any`, `absent` or
+//! `SIZE,MTIME,CTIME,DEV:INO`; a time is `SECONDS.NANOSECONDS`.
+
+use crate::path::Name;
+use crate::path::RemotePath;
+use crate::remote::Expect;
+use crate::remote::Owner;
+use crate::remote::Placement;
+use crate::stat::FileId;
+use crate::stat::Time;
+use crate::stat::Version;
+
+/// The number of a content; its file is named after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Id(pub u64);
+
+impl std::fmt::Display for Id {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl Id {
+    /// Reads a number as it is shown.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_hex = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        is_hex.then(|| u64::from_str_radix(text, 16).ok().map(Self))?
+    }
+}
+
+/// How far a content has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It is being written: it may be half of what it is to be.
+    Open,
+    /// It was whole when it was last closed, in this boot.
+    Closed,
+    /// It is whole, and on the local disk.
+    Synced,
+    /// It is not to be stored any more: somebody has to look at it.
+    Kept,
+}
+
+/// What is known of a content that is not on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub id: Id,
+    pub phase: Phase,
+    pub path: RemotePath,
+    /// Where it was before a rename that may or may not have happened.
+    pub was: Option<RemotePath>,
+    pub base: Expect,
+    pub mode: u32,
+    pub owner: Option<Owner>,
+    pub placement: Placement,
+    pub size: u64,
+    pub mtime: Time,
+    pub atime: Option<Time>,
+    /// When it was first written to.
+    pub since: Time,
+    /// Why it is not on the host; empty if nobody has tried yet.
+    pub why: String,
+}
+
+impl Record {
+    /// Returns the number by which the host's temporary files of it are known.
+    pub fn tag(&self) -> u32 {
+        tag(self.id)
+    }
+}
+
+/// The number by which the host's temporary files of a content are known.
+pub(crate) fn tag(id: Id) -> u32 {
+    let [_, _, _, _, a, b, c, d] = id.0.to_be_bytes();
+    u32::from_be_bytes([a, b, c, d])
+}
+
+/// What a line says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Entry {
+    Dirty(Record),
+    Done(Id),
+}
+
+/// Writes a line, its newline included.
+pub(crate) fn line(entry: &Entry) -> Vec<u8> {
+    let text = match entry {
+        Entry::Done(id) => format!("{id} done"),
+        Entry::Dirty(record) => {
+            let Record {
+                id,
+                phase,
+                path,
+                was,
+                base,
+                mode,
+                owner,
+                placement,
+                size,
+                mtime,
+                atime,
+                since,
+                why,
+            } = record;
+            let phase = match phase {
+                Phase::Open => "open",
+                Phase::Closed => "closed",
+                Phase::Synced => "synced",
+                Phase::Kept => "kept",
+            };
+            let placement = match placement {
+                Placement::Replace => "replace",
+                Placement::InPlace => "inplace",
+                Placement::Direct => "direct",
+            };
+            let path = escape(path.as_bytes());
+            let was = option(was.as_ref(), |was| escape(was.as_bytes()));
+            let base = base_text(base);
+            let owner = option(owner.as_ref(), |o| format!("{}:{}", o.uid, o.gid));
+            let (mtime, since) = (time_text(*mtime), time_text(*since));
+            let atime = option(atime.as_ref(), |time| time_text(*time));
+            let why = escape(why.as_bytes());
+            format!(
+                "{id} {phase} {path} {was} {base} {mode:04o} {owner} {placement} {size} {mtime} \
+                 {atime} {since} {why}"
+            )
+        }
+    };
+    format!("{:08x} {text}\n", crc32fast::hash(text.as_bytes())).into_bytes()
+}
+
+/// Reads a line; `None` if it is damaged in any way.
+pub(crate) fn parse(line: &[u8]) -> Option<Entry> {
+    let line = std::str::from_utf8(line.strip_suffix(b"\n")?).ok()?;
+    let (crc, text) = line.split_once(' ')?;
+    if crc != format!("{:08x}", crc32fast::hash(text.as_bytes())) {
+        return None;
+    }
+    let mut words = text.split(' ');
+    let mut word = || words.next();
+    let id = Id::parse(word()?)?;
+    let phase = match word()? {
+        "done" => return words.next().is_none().then_some(Entry::Done(id)),
+        "open" => Phase::Open,
+        "closed" => Phase::Closed,
+        "synced" => Phase::Synced,
+        "kept" => Phase::Kept,
+        _ => return None,
+    };
+    let record = Record {
+        id,
+        phase,
+        path: path(word()?)?,
+        was: parse_option(word()?, path)?,
+        base: parse_base(word()?)?,
+        mode: u32::from_str_radix(word()?, 8).ok()?,
+        owner: parse_option(word()?, |text| {
+            let (uid, gid) = text.split_once(':')?;
+            Some(Owner {
+                uid: uid.parse().ok()?,
+                gid: gid.parse().ok()?,
+            })
+        })?,
+        placement: match word()? {
+            "replace" => Placement::Replace,
+            "inplace" => Placement::InPlace,
+            "direct" => Placement::Direct,
+            _ => return None,
+        },
+        size: word()?.parse().ok()?,
+        mtime: parse_time(word()?)?,
+        atime: parse_option(word()?, parse_time)?,
+        since: parse_time(word()?)?,
+        why: String::from_utf8(unescape(word()?)?).ok()?,
+    };
+    words.next().is_none().then_some(Entry::Dirty(record))
+}
+
+fn option<T>(value: Option<&T>, text: impl FnOnce(&T) -> String) -> String {
+    value.map_or_else(|| "-".to_owned(), text)
+}
+
+/// `None` is damage; `Some(None)` is nothing.
+#[expect(clippy::option_option, reason = "damage is not absence")]
+fn parse_option<T>(word: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
+    match word {
+        "-" => Some(None),
+        word => parse(word).map(Some),
+    }
+}
+
+fn base_text(base: &Expect) -> String {
+    match base {
+        Expect::Anything => "any".to_owned(),
+        Expect::Absent => "absent".to_owned(),
+        Expect::Version(version) => {
+            let Version {
+                size,
+                mtime,
+                ctime,
+                id,
+            } = version;
+            let mtime = time_text(*mtime);
+            let ctime = option(ctime.as_ref(), |time| time_text(*time));
+            let id = option(id.as_ref(), |id| format!("{}:{}", id.dev, id.ino));
+            format!("{size},{mtime},{ctime},{id}")
+        }
+    }
+}
+
+fn parse_base(word: &str) -> Option<Expect> {
+    let text = match word {
+        "any" => return Some(Expect::Anything),
+        "absent" => return Some(Expect::Absent),
+        text => text,
+    };
+    let mut parts = text.split(',');
+    let version = Version {
+        size: parts.next()?.parse().ok()?,
+        mtime: parse_time(parts.next()?)?,
+        ctime: parse_option(parts.next()?, parse_time)?,
+        id: parse_option(parts.next()?, |text| {
+            let (dev, ino) = text.split_once(':')?;
+            Some(FileId {
+                dev: dev.parse().ok()?,
+                ino: ino.parse().ok()?,
+            })
+        })?,
+    };
+    parts.next().is_none().then_some(Expect::Version(version))
+}
+
+fn time_text(time: Time) -> String {
+    format!("{}.{}", time.secs, time.nanos)
+}
+
+fn parse_time(text: &str) -> Option<Time> {
+    let (secs, nanos) = text.split_once('.')?;
+    let nanos = nanos.parse().ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(Time {
+        secs: secs.parse().ok()?,
+        nanos,
+    })
+}
+
+fn escape(bytes: &[u8]) -> String {
+    if bytes.is_empty() {
+        return "-".to_owned();
+    }
+    let mut text = String::with_capacity(bytes.len());
+    for &byte in bytes {
+        if byte.is_ascii_alphanumeric() || b"/._".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            text.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    text
+}
+
+fn unescape(text: &str) -> Option<Vec<u8>> {
+    if text == "-" {
+        return Some(Vec::new());
+    }
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        if byte == b'%' {
+            let (hex, tail) = rest.split_at_checked(2)?;
+            bytes.push(u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok()?);
+            rest = tail;
+        } else {
+            bytes.push(byte);
+        }
+    }
+    Some(bytes)
+}
+
+fn path(text: &str) -> Option<RemotePath> {
+    let bytes = unescape(text)?;
+    let mut path = RemotePath::root();
+    for part in bytes.split(|&b| b == b'/') {
+        path = path.join(&Name::new(part).ok()?);
+    }
+    Some(path)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub(crate) fn sample(id: u64) -> Record {
+        Record {
+            id: Id(id),
+            phase: Phase::Closed,
+            path: path("dir/a%0Ab").unwrap(),
+            was: None,
+            base: Expect::Version(Version {
+                size: 3,
+                mtime: Time { secs: 5, nanos: 6 },
+                ctime: Some(Time { secs: 7, nanos: 8 }),
+                id: Some(FileId { dev: 1, ino: 2 }),
+            }),
+            mode: 0o640,
+            owner: Some(Owner { uid: 0, gid: 0 }),
+            placement: Placement::Replace,
+            size: 3,
+            mtime: Time {
+                secs: 1_700_000_000,
+                nanos: 5,
+            },
+            atime: None,
+            since: Time {
+                secs: 1_700_000_000,
+                nanos: 0,
+            },
+            why: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_changed_byte_is_noticed() {
+        let line = line(&Entry::Dirty(sample(1)));
+        for at in 0..line.len() {
+            for bit in 0..8 {
+                let mut damaged = line.clone();
+                damaged[at] ^= 1 << bit;
+                assert_eq!(parse(&damaged), None, "byte {at}, bit {bit}");
+            }
+            assert_eq!(parse(&line[..at]), None, "torn at {at}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_is_read_as_it_was_written(
+            name in proptest::collection::vec(any::<u8>(), 1..300),
+            why: String,
+            secs: i64,
+            nanos in 0u32..1_000_000_000,
+            size: u64,
+            has in any::<[bool; 5]>(),
+        ) {
+            let Ok(name) = Name::new(&name) else { return Ok(()) };
+            let time = Time { secs, nanos };
+            let path = RemotePath::root().join(&name);
+            let record = Record {
+                was: has[0].then(|| path.join(&name)),
+                path,
+                base: if has[1] {
+                    Expect::Version(Version {
+                        size,
+                        mtime: time,
+                        ctime: has[2].then_some(time),
+                        id: has[3].then_some(FileId { dev: size, ino: 1 }),
+                    })
+                } else if has[2] {
+                    Expect::Absent
+                } else {
+                    Expect::Anything
+                },
+                owner: has[4].then_some(Owner { uid: 1, gid: 2 }),
+                atime: has[3].then_some(time),
+                size,
+                mtime: time,
+                since: time,
+                why,
+                ..sample(size)
+            };
+            let entry = Entry::Dirty(record);
+            prop_assert_eq!(parse(&line(&entry)), Some(entry));
+        }
+
+        #[test]
+        fn nothing_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert_eq!(parse(&bytes), None);
+        }
+    }
+}

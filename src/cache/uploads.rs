@@ -1,0 +1,232 @@
+//! Stores contents by themselves: those that were closed to be stored later, and those that could
+//! not be stored before.
+//!
+//! One thread waits for the next one that is due; each is stored on a worker. Knows nothing of
+//! paths: where a content goes is asked for when it goes.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::Weak;
+use std::thread;
+use std::time::Duration;
+
+use crate::cache::Whereto;
+use crate::cache::entry::Entry;
+use crate::cache::entry::Wait;
+use crate::cache::flush::may_pass;
+use crate::clock::Clock;
+use crate::clock::Tick;
+use crate::remote::Durability;
+use crate::sync::Condvar;
+use crate::sync::Mutex;
+use crate::workers::Workers;
+
+/// How long after a failure the next attempt comes; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(300);
+
+/// More at once would only wait for connections.
+const MAX_AT_ONCE: usize = 8;
+
+/// The thread looks at the clock at least so often: a clock of a test is moved by hand.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What waits to be stored.
+pub(crate) struct Uploads {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    clock: Arc<dyn Clock>,
+    workers: Workers,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: Vec<Waiting>,
+    n_running: usize,
+    has_thread: bool,
+    is_closed: bool,
+}
+
+struct Waiting {
+    entry: Arc<Entry>,
+    whereto: Arc<dyn Whereto>,
+    due: Tick,
+    tries: u32,
+}
+
+impl Uploads {
+    pub(crate) fn new(clock: Arc<dyn Clock>, workers: Workers) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                clock,
+                workers,
+                queue: Mutex::new(Queue::default()),
+                changed: Condvar::new(),
+            }),
+        }
+    }
+
+    /// Has a content stored when `delay` has passed, or earlier if it is waiting already.
+    pub(crate) fn add(&self, entry: &Arc<Entry>, whereto: &Arc<dyn Whereto>, delay: Duration) {
+        let due = self.shared.clock.tick() + delay;
+        self.shared.add(entry, whereto, due, 0);
+    }
+
+    /// Has a content stored again that could not be.
+    pub(crate) fn retry(&self, entry: &Arc<Entry>, whereto: &Arc<dyn Whereto>) {
+        let due = self.shared.clock.tick() + FIRST_PAUSE;
+        self.shared.add(entry, whereto, due, 1);
+    }
+
+    /// Returns how often a content was tried, and when it will be next.
+    pub(crate) fn plan_of(&self, entry: &Entry) -> Option<(u32, Duration)> {
+        let queue = self.shared.queue.lock();
+        let now = self.shared.clock.tick();
+        let waiting = queue
+            .waiting
+            .iter()
+            .find(|waiting| std::ptr::eq(&*waiting.entry, entry))?;
+        Some((waiting.tries, waiting.due.saturating_sub(now)))
+    }
+
+    /// Ends it: nothing is stored by itself any more.
+    pub(crate) fn close(&self) {
+        let waiting = {
+            let mut queue = self.shared.queue.lock();
+            queue.is_closed = true;
+            std::mem::take(&mut queue.waiting)
+        };
+        self.shared.changed.notify_all();
+        drop(waiting);
+    }
+}
+
+impl Drop for Uploads {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl fmt::Debug for Uploads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uploads")
+            .field("waiting", &self.shared.queue.lock().waiting.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn add(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        whereto: &Arc<dyn Whereto>,
+        due: Tick,
+        tries: u32,
+    ) {
+        let mut queue = self.queue.lock();
+        if queue.is_closed {
+            return;
+        }
+        let known = queue
+            .waiting
+            .iter_mut()
+            .find(|waiting| Arc::ptr_eq(&waiting.entry, entry));
+        match known {
+            // It is stored as it is then; what is closed meanwhile goes with it.
+            Some(waiting) => waiting.due = waiting.due.min(due),
+            None => queue.waiting.push(Waiting {
+                entry: Arc::clone(entry),
+                whereto: Arc::clone(whereto),
+                due,
+                tries,
+            }),
+        }
+        if !queue.has_thread {
+            let shared = Arc::downgrade(self);
+            let thread = thread::Builder::new().name("scpfs-upload".to_owned());
+            match thread.spawn(move || Self::run(&shared)) {
+                Ok(_) => queue.has_thread = true,
+                Err(error) => log::warn!("cannot store in the background: {error}"),
+            }
+        }
+        drop(queue);
+        self.changed.notify_all();
+    }
+
+    /// The thread: as long as there is somebody to work for.
+    fn run(shared: &Weak<Self>) {
+        while let Some(shared) = shared.upgrade() {
+            let mut queue = shared.queue.lock();
+            if queue.is_closed {
+                return;
+            }
+            let now = shared.clock.tick();
+            let mut next = LOOK;
+            let mut at = 0;
+            while let Some(waiting) = queue.waiting.get(at) {
+                if waiting.due > now {
+                    next = next.min(waiting.due.saturating_sub(now));
+                    at += 1;
+                } else if queue.n_running < MAX_AT_ONCE {
+                    let waiting = queue.waiting.swap_remove(at);
+                    queue.n_running += 1;
+                    let worker = Arc::clone(&shared);
+                    shared.workers.run(move || worker.store(waiting));
+                } else {
+                    break;
+                }
+            }
+            if queue.waiting.is_empty() {
+                shared.changed.wait(&mut queue);
+            } else {
+                shared.changed.wait_for(&mut queue, next);
+            }
+        }
+    }
+
+    fn store(self: Arc<Self>, waiting: Waiting) {
+        let Waiting {
+            entry,
+            whereto,
+            tries,
+            ..
+        } = waiting;
+        // What somebody is writing is stored when that is closed.
+        let result = if entry.is_sealed() {
+            entry.flush(&whereto, Durability::Lazy, Wait::Allowed)
+        } else {
+            Ok(())
+        };
+        let mut queue = self.queue.lock();
+        queue.n_running -= 1;
+        if let Err(error) = result
+            && !queue.is_closed
+            && may_pass(&error)
+        {
+            let pause = FIRST_PAUSE
+                .saturating_mul(1 << tries.min(16))
+                .min(MAX_PAUSE);
+            let due = self.clock.tick() + pause;
+            // The failed store has put it into the queue for the first pause.
+            match queue
+                .waiting
+                .iter_mut()
+                .find(|w| Arc::ptr_eq(&w.entry, &entry))
+            {
+                Some(waiting) => (waiting.due, waiting.tries) = (due, tries + 1),
+                None => queue.waiting.push(Waiting {
+                    entry,
+                    whereto,
+                    due,
+                    tries: tries + 1,
+                }),
+            }
+        }
+        drop(queue);
+        self.changed.notify_all();
+    }
+}

@@ -1,0 +1,189 @@
+//! A `Remote` around a `Remote` whose host, or whose way to it, ends at a chosen request.
+
+use std::fmt;
+use std::sync::Arc;
+
+use scpfs::path::RemotePath;
+use scpfs::remote::AttrChange;
+use scpfs::remote::Changed;
+use scpfs::remote::Content;
+use scpfs::remote::Error;
+use scpfs::remote::Facts;
+use scpfs::remote::Fetched;
+use scpfs::remote::Listing;
+use scpfs::remote::Owner;
+use scpfs::remote::Receiver;
+use scpfs::remote::Remote;
+use scpfs::remote::RenameHow;
+use scpfs::remote::Renamed;
+use scpfs::remote::Result;
+use scpfs::remote::StorePlan;
+use scpfs::remote::Stored;
+use scpfs::stat::DeviceNumber;
+use scpfs::stat::FileKind;
+use scpfs::stat::FsStat;
+use scpfs::stat::Stat;
+use scpfs::stat::Version;
+use scpfs::transport;
+
+/// Asked before and after each request that changes something on the host.
+pub(crate) trait Fate: Send + Sync + fmt::Debug {
+    /// Whether the request still reaches the host.
+    fn before(&self, act: &'static str) -> bool;
+
+    /// Whether the answer still comes back.
+    fn after(&self, act: &'static str) -> bool;
+
+    /// Whether requests that change nothing are answered.
+    fn answers(&self) -> bool;
+}
+
+#[derive(Debug)]
+pub(crate) struct Faulty {
+    inner: Arc<dyn Remote>,
+    fate: Arc<dyn Fate>,
+}
+
+impl Faulty {
+    pub(crate) fn around(inner: Arc<dyn Remote>, fate: Arc<dyn Fate>) -> Arc<dyn Remote> {
+        Arc::new(Self { inner, fate })
+    }
+
+    fn tell<T>(&self, act: &'static str, call: impl FnOnce(&dyn Remote) -> Result<T>) -> Result<T> {
+        let source = || transport::Error::Closed { act: "waiting" };
+        if !self.fate.before(act) {
+            let source = source();
+            return Err(Error::Disconnected { act, source });
+        }
+        let result = call(&*self.inner);
+        if !self.fate.after(act) {
+            let source = source();
+            return Err(Error::OutcomeUnknown { act, source });
+        }
+        result
+    }
+
+    fn ask<T>(&self, call: impl FnOnce(&dyn Remote) -> Result<T>) -> Result<T> {
+        if self.fate.answers() {
+            call(&*self.inner)
+        } else {
+            let source = transport::Error::Closed { act: "waiting" };
+            let act = "ask";
+            Err(Error::Disconnected { act, source })
+        }
+    }
+}
+
+impl Remote for Faulty {
+    fn facts(&self) -> &Facts {
+        self.inner.facts()
+    }
+
+    fn stat(&self, path: &RemotePath) -> Result<Stat> {
+        self.ask(|r| r.stat(path))
+    }
+
+    fn list(&self, path: &RemotePath) -> Result<Listing> {
+        self.ask(|r| r.list(path))
+    }
+
+    fn read_link(&self, path: &RemotePath) -> Result<Vec<u8>> {
+        self.ask(|r| r.read_link(path))
+    }
+
+    fn fetch(
+        &self,
+        path: &RemotePath,
+        known: Option<&Version>,
+        receiver: &mut dyn Receiver,
+    ) -> Result<Fetched> {
+        self.ask(|r| r.fetch(path, known, receiver))
+    }
+
+    fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Stored> {
+        self.tell("store", |r| r.store(path, content, plan))
+    }
+
+    fn create_new(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed> {
+        self.tell("create", |r| r.create_new(path, mode, owner))
+    }
+
+    fn make_dir(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed> {
+        self.tell("make a directory", |r| r.make_dir(path, mode, owner))
+    }
+
+    fn make_node(
+        &self,
+        path: &RemotePath,
+        kind: FileKind,
+        mode: u32,
+        device: DeviceNumber,
+        owner: Option<Owner>,
+    ) -> Result<Changed> {
+        self.tell("make a node", |r| {
+            r.make_node(path, kind, mode, device, owner)
+        })
+    }
+
+    fn symlink(&self, path: &RemotePath, target: &[u8], owner: Option<Owner>) -> Result<Changed> {
+        self.tell("make a link", |r| r.symlink(path, target, owner))
+    }
+
+    fn link(&self, existing: &RemotePath, path: &RemotePath) -> Result<Changed> {
+        self.tell("link", |r| r.link(existing, path))
+    }
+
+    fn remove_file(&self, path: &RemotePath, other: Option<&RemotePath>) -> Result<Changed> {
+        self.tell("remove", |r| r.remove_file(path, other))
+    }
+
+    fn remove_dir(&self, path: &RemotePath) -> Result<Changed> {
+        self.tell("remove a directory", |r| r.remove_dir(path))
+    }
+
+    fn rename(&self, from: &RemotePath, to: &RemotePath, how: RenameHow) -> Result<Renamed> {
+        self.tell("rename", |r| r.rename(from, to, how))
+    }
+
+    fn set_attr(&self, path: &RemotePath, change: &AttrChange) -> Result<Stat> {
+        self.tell("change", |r| r.set_attr(path, change))
+    }
+
+    fn copy(&self, from: &RemotePath, to: &RemotePath, plan: &StorePlan) -> Result<Changed> {
+        self.tell("copy", |r| r.copy(from, to, plan))
+    }
+
+    fn fs_stat(&self) -> Result<FsStat> {
+        self.ask(|r| r.fs_stat())
+    }
+
+    fn sync(&self, path: &RemotePath) -> Result<()> {
+        self.ask(|r| r.sync(path))
+    }
+
+    fn remove_leftovers(&self, dir: &RemotePath, tag: u32) -> Result<()> {
+        self.tell("clean up", |r| r.remove_leftovers(dir, tag))
+    }
+
+    fn close(&self) {
+        self.inner.close();
+    }
+}
+
+/// Answers are lost while it says so.
+#[derive(Debug, Default)]
+pub(crate) struct Unheard(pub(crate) std::sync::atomic::AtomicBool);
+
+impl Fate for Unheard {
+    fn before(&self, _: &'static str) -> bool {
+        true
+    }
+
+    fn after(&self, _: &'static str) -> bool {
+        !self.0.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    fn answers(&self) -> bool {
+        !self.0.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,513 @@
+//! Nothing is lost and nothing is overwritten unknowingly.
+
+use std::fs;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use scpfs::cache::Conflicts;
+use scpfs::cache::Fate;
+use scpfs::sync::Mutex;
+use scpfs::vfs::Ino;
+use scpfs::vfs::RenameFlags;
+use scpfs::vfs::SetAttr;
+
+use crate::faulty::Faulty;
+use crate::faulty::Unheard;
+use crate::world::CX;
+use crate::world::Mount;
+use crate::world::Setup;
+
+/// Waits for something that another thread does.
+fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..500 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("in vain: {what}");
+}
+
+fn rename(mount: &Mount, from: &str, to: &str) {
+    let flags = RenameFlags {
+        no_replace: false,
+        exchange: false,
+    };
+    let (from, to) = ((Ino::ROOT, from.as_bytes()), (Ino::ROOT, to.as_bytes()));
+    mount.vfs.rename(&CX, from, to, flags).unwrap();
+}
+
+fn fates(mount: &Mount) -> Vec<(String, String)> {
+    let fate = |fate: &Fate| match fate {
+        Fate::Stored => "stored".to_owned(),
+        Fate::WasStored => "was stored".to_owned(),
+        Fate::Recreated => "recreated".to_owned(),
+        Fate::KeptBeside(path) => format!("beside {path}"),
+        Fate::Kept { why, .. } => format!("kept: {why}"),
+        Fate::Later { why, .. } => format!("later: {why}"),
+    };
+    let all = mount.recovered.iter();
+    all.map(|one| (one.path.to_string(), fate(&one.fate)))
+        .collect()
+}
+
+#[test]
+fn who_has_a_file_open_goes_on_writing_to_what_was_moved_aside() {
+    let mount = Mount::new();
+    fs::write(mount.at("file"), "base").unwrap();
+    let first = mount.open("file", libc::O_RDWR).unwrap();
+    let second = mount.open("file", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, first.fh, 0, b"ours").unwrap();
+    fs::write(mount.at("file"), "theirs").unwrap();
+    assert_eq!(
+        mount.vfs.fsync(&CX, first.fh).unwrap_err().errno(),
+        libc::ESTALE
+    );
+    // More of it goes to the same place, and both who wrote are told.
+    mount.vfs.write(&CX, second.fh, 4, b", more").unwrap();
+    for opened in [&first, &second] {
+        assert_eq!(mount.close(opened).unwrap_err().errno(), libc::ESTALE);
+    }
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"theirs");
+    let beside = mount.beside("file");
+    assert_eq!(fs::read(mount.at(&beside)).unwrap(), b"ours, more");
+    assert_eq!(mount.read("file").unwrap(), b"theirs");
+    // From now on both are ordinary files.
+    mount.write("file", b"new").unwrap();
+    mount.write(&beside, b"newer").unwrap();
+    assert_eq!(mount.names("").unwrap(), ["file", &beside]);
+    assert!(mount.vfs.drain().is_empty());
+}
+
+#[test]
+fn the_same_change_made_twice_is_no_conflict() {
+    let mount = Mount::new();
+    fs::write(mount.at("file"), "base").unwrap();
+    let opened = mount.open("file", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"same").unwrap();
+    fs::write(mount.at("file"), "same").unwrap();
+    mount.close(&opened).unwrap();
+    assert_eq!(mount.names("").unwrap(), ["file"]);
+}
+
+#[test]
+fn what_others_removed_while_it_was_written_is_there_again() {
+    let mount = Mount::new();
+    fs::write(mount.at("file"), "base").unwrap();
+    fs::write(mount.at("seen"), "base").unwrap();
+    // One is removed unnoticed, the other is seen to be gone before it is written to.
+    let opened = mount.open("file", libc::O_RDWR).unwrap();
+    let seen = mount.open("seen", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
+    fs::remove_file(mount.at("file")).unwrap();
+    fs::remove_file(mount.at("seen")).unwrap();
+    mount.age();
+    assert_eq!(mount.names("").unwrap(), ["file"], "ours is not stored yet");
+    mount.vfs.write(&CX, seen.fh, 0, b"gone").unwrap();
+    mount.close(&opened).unwrap();
+    mount.close(&seen).unwrap();
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"ours");
+    assert_eq!(fs::read(mount.at("seen")).unwrap(), b"gone");
+    assert_eq!(mount.read("seen").unwrap(), b"gone");
+}
+
+#[test]
+fn what_took_the_name_of_an_open_file_is_not_overwritten() {
+    let mount = Mount::new();
+    fs::write(mount.at("file"), "base").unwrap();
+    let opened = mount.open("file", libc::O_RDWR).unwrap();
+    fs::write(mount.at("other"), "theirs").unwrap();
+    fs::rename(mount.at("other"), mount.at("file")).unwrap();
+    mount.age();
+    assert_eq!(mount.read("file").unwrap(), b"theirs");
+    mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
+    assert_eq!(mount.close(&opened).unwrap_err().errno(), libc::ESTALE);
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"theirs");
+    let beside = mount.beside("file");
+    assert_eq!(fs::read(mount.at(&beside)).unwrap(), b"ours");
+    assert_eq!(mount.read("file").unwrap(), b"theirs");
+}
+
+#[test]
+fn a_conflict_can_be_made_to_overwrite_or_to_fail() {
+    for conflicts in [Conflicts::Overwrite, Conflicts::Fail] {
+        let mount = Mount::set_up(Setup {
+            conflicts,
+            ..Setup::default()
+        });
+        fs::write(mount.at("file"), "base").unwrap();
+        let opened = mount.open("file", libc::O_RDWR).unwrap();
+        mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
+        fs::write(mount.at("file"), "theirs").unwrap();
+        let result = mount.close(&opened);
+        if conflicts == Conflicts::Overwrite {
+            result.unwrap();
+            assert_eq!(fs::read(mount.at("file")).unwrap(), b"ours");
+        } else {
+            assert_eq!(result.unwrap_err().errno(), libc::ESTALE);
+            assert_eq!(fs::read(mount.at("file")).unwrap(), b"theirs");
+            assert_eq!(mount.read("file").unwrap_err().errno(), libc::ESTALE);
+            let opened = mount.open("file", libc::O_RDONLY).unwrap();
+            assert_eq!(mount.vfs.read(&CX, opened.fh, 0, 9).unwrap(), b"ours");
+        }
+        assert_eq!(fs::read_dir(mount.world.root()).unwrap().count(), 1);
+    }
+}
+
+#[test]
+fn what_was_closed_in_an_outage_goes_up_when_the_host_is_back() {
+    let mount = Mount::new();
+    fs::write(mount.at("file"), "old").unwrap();
+    let opened = mount.open("file", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
+    mount.world.cut_off();
+    assert_eq!(
+        mount.vfs.flush(&CX, opened.fh).unwrap_err().errno(),
+        libc::EIO
+    );
+    assert_eq!(
+        mount.vfs.fsync(&CX, opened.fh).unwrap_err().errno(),
+        libc::EIO
+    );
+    assert_eq!(mount.close(&opened).unwrap_err().errno(), libc::EIO);
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"old");
+    mount.world.faults.lock().refuses = false;
+    // Nobody does anything but wait.
+    mount.clock.advance(Duration::from_secs(60));
+    eventually("stored", || fs::read(mount.at("file")).unwrap() == b"new");
+    assert!(mount.vfs.drain().is_empty());
+    assert_eq!(mount.read("file").unwrap(), b"new");
+}
+
+#[test]
+fn an_unknown_end_of_a_store_is_no_conflict_later() {
+    // The host stored the file, but nobody heard of it; the next close used to say ESTALE.
+    let unheard = Arc::new(Unheard::default());
+    let fate = Arc::clone(&unheard);
+    let mount = Mount::set_up(Setup {
+        around: Box::new(move |remote| Faulty::around(remote, fate)),
+        ..Setup::default()
+    });
+    fs::write(mount.at("file"), "old").unwrap();
+    let opened = mount.open("file", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
+    unheard.0.store(true, Ordering::SeqCst);
+    assert_eq!(
+        mount.vfs.flush(&CX, opened.fh).unwrap_err().errno(),
+        libc::EIO
+    );
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"new");
+    mount.vfs.write(&CX, opened.fh, 3, b"er").unwrap();
+    unheard.0.store(false, Ordering::SeqCst);
+    mount.close(&opened).unwrap();
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"newer");
+    assert_eq!(mount.names("").unwrap(), ["file"]);
+}
+
+#[test]
+fn what_was_closed_and_not_stored_is_stored_by_the_next_mount() {
+    let mount = Mount::new();
+    for name in ["file", "moved", "gone", "theirs"] {
+        fs::write(mount.at(name), "old").unwrap();
+    }
+    mount.age();
+    let mut opened = Vec::new();
+    for name in ["file", "moved", "gone", "theirs"] {
+        let one = mount.open(name, libc::O_RDWR).unwrap();
+        mount.vfs.write(&CX, one.fh, 0, b"new").unwrap();
+        opened.push(one);
+    }
+    let (_, born) = mount.create("born", libc::O_WRONLY).unwrap();
+    mount.vfs.write(&CX, born.fh, 0, b"new").unwrap();
+    opened.push(born);
+    rename(&mount, "moved", "here");
+    mount.world.cut_off();
+    for one in &opened {
+        assert_eq!(mount.close(one).unwrap_err().errno(), libc::EIO);
+    }
+    let world = mount.crash();
+    fs::remove_file(world.root().join("gone")).unwrap();
+    fs::write(world.root().join("theirs"), "newer").unwrap();
+    world.faults.lock().refuses = false;
+
+    // Even after a power failure: it was made sure that the disk has it.
+    let mount = Mount::on(
+        world,
+        Setup {
+            boot: "another boot",
+            ..Setup::default()
+        },
+    );
+    let mut found = fates(&mount);
+    found.sort();
+    let beside = mount.beside("theirs");
+    let expected = [
+        ("born", "stored"),
+        ("file", "stored"),
+        ("gone", "recreated"),
+        ("here", "stored"),
+        ("theirs", &format!("beside {beside}")),
+    ];
+    assert_eq!(found, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
+    for name in ["born", "file", "gone", "here", &beside] {
+        assert_eq!(fs::read(mount.at(name)).unwrap(), b"new", "{name}");
+    }
+    assert_eq!(fs::read(mount.at("theirs")).unwrap(), b"newer");
+    let mount = Mount::on(mount.crash(), Setup::default());
+    assert!(mount.recovered.is_empty());
+}
+
+#[test]
+fn what_was_not_closed_is_kept_and_never_stored() {
+    let mount = Mount::new();
+    fs::write(mount.at("file"), "old and long").unwrap();
+    let opened = mount.open("file", libc::O_WRONLY | libc::O_TRUNC).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"half").unwrap();
+    let world = mount.crash();
+    for _ in 0..2 {
+        let mount = Mount::on(Arc::clone(&world), Setup::default());
+        let [one] = &mount.recovered[..] else {
+            panic!("{:?}", mount.recovered);
+        };
+        let Fate::Kept { file, .. } = &one.fate else {
+            panic!("{one}");
+        };
+        assert_eq!(fs::read(file).unwrap(), b"half");
+        assert_eq!(mount.read("file").unwrap(), b"old and long");
+        mount.crash();
+    }
+}
+
+/// `rclone mount` with a write cache lost two of three writes that had been fsynced: after a
+/// `kill -9` it uploaded an old copy over them.
+#[test]
+fn rclone_loses_two_of_three_fsynced_writes_after_kill_9() {
+    let mount = Mount::new();
+    fs::write(mount.at("log"), "").unwrap();
+    let opened = mount.open("log", libc::O_RDWR).unwrap();
+    for (n, line) in [b"one\n", b"two\n", b"3rd\n"].into_iter().enumerate() {
+        mount.vfs.write(&CX, opened.fh, 4 * n as u64, line).unwrap();
+        mount.vfs.fsync(&CX, opened.fh).unwrap();
+    }
+    let mount = Mount::on(mount.crash(), Setup::default());
+    assert!(mount.recovered.is_empty(), "{:?}", mount.recovered);
+    assert_eq!(mount.read("log").unwrap(), b"one\ntwo\n3rd\n");
+    assert_eq!(fs::read(mount.at("log")).unwrap(), b"one\ntwo\n3rd\n");
+}
+
+/// `sshfs` writes through: a link that drops after O_TRUNC and the first of eight blocks leaves a
+/// file of one block.
+#[test]
+fn sshfs_leaves_a_truncated_file_when_the_link_drops() {
+    let mount = Mount::new();
+    let old = vec![b'o'; 32 << 10];
+    fs::write(mount.at("file"), &old).unwrap();
+    let opened = mount.open("file", libc::O_WRONLY | libc::O_TRUNC).unwrap();
+    for block in 0..8u64 {
+        mount
+            .vfs
+            .write(&CX, opened.fh, block * 4096, &[b'n'; 4096])
+            .unwrap();
+        if block == 0 {
+            mount.world.cut_off();
+        }
+    }
+    assert_eq!(mount.close(&opened).unwrap_err().errno(), libc::EIO);
+    assert_eq!(fs::read(mount.at("file")).unwrap(), old);
+    let world = mount.crash();
+    world.faults.lock().refuses = false;
+    let mount = Mount::on(world, Setup::default());
+    assert_eq!(fates(&mount), [("file".to_owned(), "stored".to_owned())]);
+    assert_eq!(fs::read(mount.at("file")).unwrap(), vec![b'n'; 32 << 10]);
+}
+
+#[test]
+fn two_mounts_and_a_writer_on_the_host_lose_no_closed_version() {
+    let world = Arc::new(crate::local::World::new(crate::local::Userland::Gnu));
+    for name in ["a", "b"] {
+        fs::write(world.root().join(name), "base\n").unwrap();
+    }
+    let mounts: Vec<Mount> = (0..2)
+        .map(|_| Mount::on(Arc::clone(&world), Setup::default()))
+        .collect();
+    let acknowledged = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for (n, mount) in mounts.iter().enumerate() {
+            let acknowledged = &acknowledged;
+            scope.spawn(move || {
+                for round in 0..20 {
+                    mount.age();
+                    let name = ["a", "b"][round % 2];
+                    let opened = mount.open(name, libc::O_RDWR | libc::O_APPEND).unwrap();
+                    let line = format!("mount {n} round {round:03}\n");
+                    mount.vfs.write(&CX, opened.fh, 0, line.as_bytes()).unwrap();
+                    match mount.close(&opened) {
+                        Ok(()) => {}
+                        // It is beside the file.
+                        Err(error) => assert_eq!(error.errno(), libc::ESTALE, "{error}"),
+                    }
+                    acknowledged.lock().push(line);
+                }
+            });
+        }
+        scope.spawn(|| {
+            for round in 0..40 {
+                let path = world.root().join(["a", "b"][round % 2]);
+                let mut file = fs::OpenOptions::new().append(true).open(path).unwrap();
+                writeln!(file, "outside round {round:03}").unwrap();
+                std::thread::sleep(Duration::from_millis(7));
+            }
+        });
+    });
+    let there: Vec<String> = fs::read_dir(world.root())
+        .unwrap()
+        .map(|item| fs::read_to_string(item.unwrap().path()).unwrap())
+        .collect();
+    for line in acknowledged.lock().iter() {
+        assert!(there.iter().any(|text| text.contains(line)), "lost: {line}");
+    }
+    for text in &there {
+        assert!(text.starts_with("base\n") && text.ends_with('\n'), "{text}");
+        let mut lines: Vec<&str> = text.lines().collect();
+        lines.sort_unstable();
+        let n_lines = lines.len();
+        lines.dedup();
+        assert_eq!(lines.len(), n_lines, "no mixture: {text}");
+    }
+    assert!(there.len() > 2, "there were conflicts");
+    for mount in &mounts {
+        assert!(mount.vfs.drain().is_empty());
+    }
+}
+
+#[test]
+fn a_write_that_the_journal_cannot_take_is_refused() {
+    #[derive(Debug)]
+    struct FullDisk;
+    impl scpfs::cache::Steps for FullDisk {
+        fn before(&self, step: scpfs::cache::Step) -> std::io::Result<()> {
+            match step {
+                scpfs::cache::Step::JournalPut => {
+                    Err(std::io::Error::from_raw_os_error(libc::ENOSPC))
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+    let mount = Mount::set_up(Setup {
+        steps: Arc::new(FullDisk),
+        ..Setup::default()
+    });
+    fs::write(mount.at("file"), "old").unwrap();
+    let opened = mount.open("file", libc::O_RDWR).unwrap();
+    let error = mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap_err();
+    assert_eq!(error.errno(), libc::ENOSPC);
+    assert_eq!(mount.vfs.read(&CX, opened.fh, 0, 9).unwrap(), b"old");
+    mount.close(&opened).unwrap();
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"old");
+}
+
+#[test]
+fn with_writeback_closing_waits_for_nobody_and_fsync_does() {
+    let mount = Mount::set_up(Setup {
+        writeback: Some(Duration::from_secs(5)),
+        ..Setup::default()
+    });
+    mount.names("").unwrap();
+    let (_, trips) = mount.counted(|| {
+        for n in 0..20 {
+            let flags = libc::O_WRONLY | libc::O_EXCL;
+            let (_, opened) = mount.create(&format!("f{n}"), flags).unwrap();
+            mount.vfs.write(&CX, opened.fh, 0, b"data").unwrap();
+            mount.close(&opened).unwrap();
+        }
+        // Written again before it went: it goes once.
+        let opened = mount.open("f1", libc::O_RDWR).unwrap();
+        mount.vfs.write(&CX, opened.fh, 0, b"DATA").unwrap();
+        mount.close(&opened).unwrap();
+    });
+    assert_eq!(trips, 0);
+    assert_eq!(fs::read_dir(mount.world.root()).unwrap().count(), 0);
+    // One goes to another name, one goes away, one is wanted now.
+    rename(&mount, "f2", "renamed");
+    mount.vfs.unlink(&CX, Ino::ROOT, b"f3").unwrap();
+    let opened = mount.open("f4", libc::O_RDWR).unwrap();
+    mount.vfs.fsync(&CX, opened.fh).unwrap();
+    mount.close(&opened).unwrap();
+    assert_eq!(fs::read(mount.at("f4")).unwrap(), b"data");
+    assert!(!mount.at("f5").exists());
+    mount.clock.advance(Duration::from_secs(6));
+    eventually("all are there", || {
+        fs::read_dir(mount.world.root()).unwrap().count() == 19
+    });
+    eventually("all are said to be there", || mount.vfs.drain().is_empty());
+    assert_eq!(fs::read(mount.at("f1")).unwrap(), b"DATA");
+    assert_eq!(fs::read(mount.at("renamed")).unwrap(), b"data");
+    assert!(!mount.at("f3").exists() && !mount.at("f2").exists());
+}
+
+#[test]
+fn with_writeback_a_crash_loses_nothing_that_was_closed() {
+    let setup = || Setup {
+        writeback: Some(Duration::from_secs(3600)),
+        ..Setup::default()
+    };
+    let mount = Mount::set_up(setup());
+    fs::write(mount.at("old"), "old").unwrap();
+    let opened = mount.open("old", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
+    mount.close(&opened).unwrap();
+    mount.write("born", b"new").unwrap();
+    mount.write("removed", b"new").unwrap();
+    mount.vfs.unlink(&CX, Ino::ROOT, b"removed").unwrap();
+    let ino = mount.find("born").unwrap().ino;
+    let set = SetAttr {
+        mode: Some(0o600),
+        ..SetAttr::default()
+    };
+    mount.vfs.setattr(&CX, ino, None, &set).unwrap();
+    let mount = Mount::on(
+        mount.crash(),
+        Setup {
+            boot: "another boot",
+            ..setup()
+        },
+    );
+    let mut found = fates(&mount);
+    found.sort();
+    let stored = |name: &str| (name.to_owned(), "stored".to_owned());
+    assert_eq!(found, [stored("born"), stored("old")]);
+    for name in ["born", "old"] {
+        assert_eq!(fs::read(mount.at(name)).unwrap(), b"new");
+    }
+    assert!(!mount.at("removed").exists());
+}
+
+#[test]
+fn offline_what_is_known_is_shown_however_old() {
+    let mount = Mount::set_up(Setup {
+        is_offline_ok: true,
+        ..Setup::default()
+    });
+    fs::create_dir(mount.at("dir")).unwrap();
+    fs::write(mount.at("dir/file"), "content").unwrap();
+    fs::write(mount.at("dir/never read"), "x").unwrap();
+    assert_eq!(mount.read("dir/file").unwrap(), b"content");
+    mount.age();
+    mount.world.cut_off();
+    for _ in 0..2 {
+        mount.age();
+        assert_eq!(mount.names("dir").unwrap(), ["file", "never read"]);
+        assert_eq!(mount.read("dir/file").unwrap(), b"content");
+        let missing = mount.find("dir/missing").unwrap_err();
+        assert_eq!(missing.errno(), libc::ENOENT, "the listing was whole");
+        let error = mount.read("dir/never read").unwrap_err();
+        assert_ne!(error.errno(), libc::ENOENT, "{error}");
+    }
+    fs::write(mount.at("dir/file"), "changed").unwrap();
+    mount.world.faults.lock().refuses = false;
+    mount.clock.advance(Duration::from_secs(60));
+    assert_eq!(mount.read("dir/file").unwrap(), b"changed");
+}
