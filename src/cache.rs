@@ -16,6 +16,7 @@ mod fetch;
 mod flush;
 mod index;
 mod journal;
+pub mod leftovers;
 mod recover;
 mod steps;
 mod uploads;

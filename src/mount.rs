@@ -23,6 +23,7 @@ use sha2::Digest as _;
 use crate::cache;
 use crate::cache::Cache;
 use crate::cache::Disk;
+use crate::cache::Fate;
 use crate::cache::Limits;
 use crate::clock::Clock;
 use crate::clock::SystemClock;
@@ -159,9 +160,12 @@ fn serve(
     if config.files.is_offline_ok {
         shell.lanes().fail_fast();
     }
-    let remote: Arc<dyn Remote> = Arc::new(Retry::new(shell));
+    let patience = config.connection.timeout;
+    let remote = Retry::new(shell).with_patience(Arc::clone(&clock), patience);
+    let remote: Arc<dyn Remote> = Arc::new(remote);
     let workers = Workers::new();
     let cache = open_cache(config, &transport, &facts, &remote, &clock)?;
+    recover(config, &cache);
     let options = vfs_options(config, &facts, mountpoint.path());
     let vfs =
         Vfs::new(Arc::clone(&remote), Arc::clone(&cache), clock, options).map_err(Error::Root)?;
@@ -203,6 +207,27 @@ fn serve(
         log::warn!("the connection with the kernel ended: {error}");
     }
     end(&vfs, &cache, &*remote)
+}
+
+/// Looks after what an earlier mount could not store, and says what became of it.
+fn recover(config: &Config, cache: &Cache) {
+    if config.mount.is_read_only {
+        return;
+    }
+    let recovered = cache.recover();
+    for one in &recovered {
+        match one.fate {
+            Fate::Stored | Fate::WasStored => log::info!("left by an earlier mount: {one}"),
+            _ => log::warn!("left by an earlier mount: {one}"),
+        }
+    }
+    let n_left = recovered
+        .iter()
+        .filter(|one| !one.fate.is_on_host())
+        .count();
+    if n_left > 0 {
+        log::error!("{n_left} files of earlier mounts are not on the host; see `scpfs recover`");
+    }
 }
 
 /// Tells the kernel that something is not what it was told.
@@ -307,9 +332,22 @@ fn open_cache(
         &facts.root,
     );
     let disk = Disk::open(&config.cache.base, &key, &config.cache.boot)?;
+    disk.set_source(&format!(
+        "{}@{}:{}/",
+        settings.user,
+        settings.hostname,
+        Escaped(&facts.root)
+    ));
+    if disk.n_damaged() > 0 {
+        log::error!(
+            "{} lines of the journal in {} are damaged; they are set aside in the file `damaged`",
+            disk.n_damaged(),
+            disk.dir().display()
+        );
+    }
     for orphan in disk.orphans() {
         log::error!(
-            "an earlier mount could not store a file; its content is in {}",
+            "nothing is known of the content in {}; see `scpfs recover`",
             orphan.display()
         );
     }

@@ -5,6 +5,7 @@
 //! format    the version of this layout
 //! log       what a mount in the background has to say
 //! running   the boot in which a mount uses it; gone after an orderly end
+//! source    what it is the cache of, for people
 //! journal   what is known of the contents that are not on the host, see `journal.rs`
 //! damaged   lines of the journal that made no sense
 //! content/  c-DEV-INO-SIZE-MTIME-CTIME   the content of exactly that version
@@ -271,6 +272,14 @@ impl Disk {
         self.orphans.extend(other.orphans.iter().cloned());
         if other.orphans.is_empty() && other.journal.records().is_empty() {
             other.close();
+        }
+    }
+
+    /// Says what this is the cache of, for whoever looks at it without a connection.
+    pub fn set_source(&self, source: &str) {
+        let path = self.dir.join("source");
+        if let Err(error) = fs::write(&path, format!("{source}\n")) {
+            log::warn!("cannot write {}: {error}", path.display());
         }
     }
 

@@ -4,6 +4,11 @@
 //! repeated only if the request never left. A store is repeated in both cases, once the host
 //! was asked whether the first try had succeeded after all.
 
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crate::clock::Clock;
 use crate::path::RemotePath;
 use crate::remote::AttrChange;
 use crate::remote::Changed;
@@ -29,14 +34,36 @@ use crate::stat::Version;
 /// How often an operation is tried in all.
 const MAX_TRIES: u32 = 3;
 
+/// How long to wait before the host is tried again that could not be reached.
+const PAUSE: Duration = Duration::from_millis(250);
+
 #[derive(Debug)]
 pub struct Retry<R> {
     inner: R,
+    patience: Option<Patience>,
+}
+
+/// How long a store goes on while the host cannot be reached.
+#[derive(Debug)]
+struct Patience {
+    clock: Arc<dyn Clock>,
+    limit: Duration,
 }
 
 impl<R: Remote> Retry<R> {
     pub fn new(inner: R) -> Self {
-        Self { inner }
+        Self {
+            inner,
+            patience: None,
+        }
+    }
+
+    /// Has stores wait so long for a host that cannot be reached: whoever closes a file would rather
+    /// wait than be told that it is not stored.
+    #[must_use]
+    pub fn with_patience(self, clock: Arc<dyn Clock>, limit: Duration) -> Self {
+        let patience = Some(Patience { clock, limit });
+        Self { patience, ..self }
     }
 
     pub fn inner(&self) -> &R {
@@ -53,8 +80,27 @@ impl<R: Remote> Retry<R> {
         loop {
             match operation(&self.inner) {
                 Err(error) if n_tries < MAX_TRIES && may_repeat(&error) => {
-                    log::info!("trying again: {}", crate::remote::chain(&error));
+                    log::debug!("trying again: {}", crate::remote::chain(&error));
                     n_tries += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// As [`Self::repeat`], and goes on as long as there is patience left.
+    fn repeat_patiently<T>(&self, mut operation: impl FnMut(&R) -> Result<T>) -> Result<T> {
+        let Some(Patience { clock, limit }) = &self.patience else {
+            return self.repeat(is_worth_repeating, operation);
+        };
+        let since = clock.tick();
+        loop {
+            match self.repeat(is_worth_repeating, &mut operation) {
+                Err(error)
+                    if is_worth_repeating(&error)
+                        && clock.tick().saturating_sub(since) < *limit =>
+                {
+                    thread::sleep(PAUSE);
                 }
                 result => return result,
             }
@@ -124,7 +170,7 @@ impl<R: Remote> Remote for Retry<R> {
 
     fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Stored> {
         let mut is_outcome_unknown = false;
-        self.repeat(is_worth_repeating, |r| {
+        self.repeat_patiently(|r| {
             if is_outcome_unknown {
                 // The first try may still be under way over there; it must not end later.
                 r.remove_leftovers(&path.parent().unwrap_or_default(), plan.tag)?;
@@ -206,7 +252,7 @@ impl<R: Remote> Remote for Retry<R> {
     }
 
     fn sync(&self, path: &RemotePath) -> Result<()> {
-        self.reading(|r| r.sync(path))
+        self.repeat_patiently(|r| r.sync(path))
     }
 
     fn remove_leftovers(&self, dir: &RemotePath, tag: u32) -> Result<()> {

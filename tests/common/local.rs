@@ -130,6 +130,38 @@ impl World {
         self.dir.path().join("root")
     }
 
+    /// From now on, what logs in counts the programs that it runs, and dies instead of running one
+    /// when there are none left, see [`Self::leave_programs`].
+    pub(crate) fn count_programs(&self) {
+        let bin = self.dir.path().join("bin");
+        let left = self.dir.path().join("programs left");
+        let script = |name: &str, text: &str| {
+            let path = bin.join(name);
+            fs::write(&path, format!("#!/bin/dash\n{text}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        };
+        fs::remove_file(bin.join("sh")).unwrap();
+        script("sh", "export LANE=$$; exec /bin/dash \"$@\"");
+        for name in [
+            "scp", "mv", "stat", "chmod", "touch", "rm", "ls", "ln", "cat", "flock", "cmp", "dd",
+        ] {
+            let left = left.display();
+            script(
+                name,
+                &format!(
+                    "read -r n <'{left}'; [ \"$n\" -gt 0 ] || {{ kill -9 $LANE; exit 1; }}\n\
+                     echo $((n - 1)) >'{left}'; exec /usr/bin/{name} \"$@\""
+                ),
+            );
+        }
+        self.leave_programs(1_000_000);
+    }
+
+    pub(crate) fn leave_programs(&self, n: usize) {
+        let left = self.dir.path().join("programs left");
+        fs::write(left, format!("{n}\n")).unwrap();
+    }
+
     /// Breaks what is connected, and refuses whoever comes.
     pub(crate) fn cut_off(&self) {
         let mut faults = self.faults.lock();

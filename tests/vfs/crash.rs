@@ -222,7 +222,16 @@ fn on_host(world: &World) -> BTreeMap<String, Vec<u8>> {
 /// Runs a story that is stopped after `n` steps, and the mount after it. Returns whether it was
 /// stopped at all.
 fn run(story: &Story, n: usize, boot: &'static str) -> bool {
+    run_with(story, n, usize::MAX, boot)
+}
+
+/// As [`run`]; the host stops after it has run `n_programs` programs, and stays away.
+fn run_with(story: &Story, n: usize, n_programs: usize, boot: &'static str) -> bool {
     let world = Arc::new(World::new(Userland::Gnu));
+    let counts = n_programs < usize::MAX;
+    if counts {
+        world.count_programs();
+    }
     for (name, data) in story.before {
         fs::write(world.root().join(name), data).unwrap();
     }
@@ -239,12 +248,23 @@ fn run(story: &Story, n: usize, boot: &'static str) -> bool {
     mount.names("").unwrap();
     stop.left.store(n, Ordering::SeqCst);
     stop.taken.lock().clear();
+    if counts {
+        world.leave_programs(n_programs);
+        world.faults.lock().refuses = true;
+    }
     let ended = (story.run)(&mount);
     // A program that was stopped acknowledged nothing, whatever came back in this process.
-    let was_stopped = stop.has_refused();
+    let was_stopped = stop.has_refused() || (counts && ended.is_err());
     let taken = stop.taken.lock().join(", ");
-    let at = format!("{}, stopped after [{taken}]", story.name);
+    let at = format!(
+        "{}, stopped after [{taken}], {n_programs} programs",
+        story.name
+    );
     mount.crash();
+    if counts {
+        world.leave_programs(1_000_000);
+        world.faults.lock().refuses = false;
+    }
 
     let mount = Mount::on(
         Arc::clone(&world),
@@ -260,6 +280,8 @@ fn run(story: &Story, n: usize, boot: &'static str) -> bool {
         .iter()
         .chain(story.after)
         .map(|(_, data)| *data)
+        // A file may come back whose removal nobody heard of.
+        .chain([NEW])
         .collect();
     for (name, data) in &host {
         assert!(
@@ -320,6 +342,21 @@ fn matrix(boot: &'static str) {
 #[test]
 fn after_a_crash_at_any_step_every_file_is_old_or_new() {
     matrix("boot");
+}
+
+#[test]
+fn after_the_host_stops_at_any_program_every_file_is_old_or_new() {
+    let mut n_runs = 0;
+    for story in STORIES {
+        for n_programs in 0.. {
+            n_runs += 1;
+            if !run_with(story, usize::MAX, n_programs, "boot") {
+                break;
+            }
+            assert!(n_programs < 100, "{} does not end", story.name);
+        }
+    }
+    assert!(n_runs > 30, "only {n_runs} ends");
 }
 
 #[test]

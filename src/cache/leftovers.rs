@@ -1,0 +1,218 @@
+//! What is in the cache directories of all mounts and on no host, looked at without a connection.
+
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+
+use crate::cache::journal;
+use crate::cache::journal::record::Id;
+use crate::cache::journal::record::Record;
+use crate::path::Escaped;
+
+/// The cache directory of a root, with something in it that is on no host.
+#[derive(Debug)]
+pub struct Shelf {
+    dir: PathBuf,
+    /// What it is a cache of, as the last mount said.
+    pub source: String,
+    /// Whether a mount uses it at this moment.
+    pub is_in_use: bool,
+    /// How many lines of its journal make no sense; they are kept as well.
+    pub n_damaged: usize,
+    pub leftovers: Vec<Leftover>,
+}
+
+/// One content.
+#[derive(Debug)]
+pub struct Leftover {
+    pub id: Id,
+    /// Where it belongs; `None` if nothing is known of it.
+    pub record: Option<Record>,
+    /// In bytes, as it is.
+    pub size: u64,
+    /// Where it is.
+    pub file: PathBuf,
+}
+
+/// Why nothing was done with a content.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("a mount uses the cache in {}; unmount it first", .0.display())]
+    InUse(PathBuf),
+    #[error("cannot {act} {}", path.display())]
+    Io {
+        act: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+}
+
+fn wrap<'a>(act: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 'a {
+    move |source| Error::Io {
+        act,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Finds all that is left below the directory of all caches.
+pub fn find(base: &Path) -> Result<Vec<Shelf>, Error> {
+    let items = match fs::read_dir(base) {
+        Ok(items) => items,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(wrap("read", base)(error)),
+    };
+    let mut shelves = Vec::new();
+    for item in items {
+        let dir = item.map_err(wrap("read", base))?.path();
+        if dir.join("content").is_dir() {
+            let shelf = look(&dir)?;
+            if !shelf.leftovers.is_empty() || shelf.n_damaged > 0 {
+                shelves.push(shelf);
+            }
+        }
+    }
+    shelves.sort_by(|a, b| a.dir.cmp(&b.dir));
+    Ok(shelves)
+}
+
+fn look(dir: &Path) -> Result<Shelf, Error> {
+    let found = journal::read(dir).map_err(wrap("read", dir))?;
+    let content = dir.join("content");
+    let mut leftovers = Vec::new();
+    for item in fs::read_dir(&content).map_err(wrap("read", &content))? {
+        let item = item.map_err(wrap("read", &content))?;
+        let name = item.file_name();
+        let id = name.to_str().and_then(|name| name.strip_prefix("d-"));
+        let Some(id) = id.and_then(Id::parse) else {
+            continue;
+        };
+        leftovers.push(Leftover {
+            id,
+            record: found.live.get(&id).cloned(),
+            size: item.metadata().map_or(0, |meta| meta.len()),
+            file: item.path(),
+        });
+    }
+    leftovers.sort_by_key(|left| (left.record.as_ref().map(|record| record.since), left.id));
+    let set_aside = fs::read(dir.join("damaged")).unwrap_or_default();
+    let source = fs::read_to_string(dir.join("source")).unwrap_or_default();
+    Ok(Shelf {
+        source: match source.trim_end() {
+            "" => Escaped(dir.file_name().unwrap_or_default().as_encoded_bytes()).to_string(),
+            source => source.to_owned(),
+        },
+        is_in_use: is_locked(dir),
+        n_damaged: found.damaged.len() + memchr::memchr_iter(b'\n', &set_aside).count(),
+        leftovers,
+        dir: dir.to_owned(),
+    })
+}
+
+fn is_locked(dir: &Path) -> bool {
+    File::open(dir.join("lock"))
+        .is_ok_and(|lock| matches!(lock.try_lock(), Err(fs::TryLockError::WouldBlock)))
+}
+
+impl Leftover {
+    /// Copies the content into a directory, under its name and number; returns the path.
+    ///
+    /// Nothing that is there is replaced. The content stays where it is.
+    pub fn save(&self, dir: &Path) -> Result<PathBuf, Error> {
+        let name = self.record.as_ref().and_then(|record| record.path.name());
+        let name = match name {
+            // Text without control characters, whatever it was on the host.
+            Some(name) => format!("{}-{}", self.id, Escaped(name.as_bytes())),
+            None => self.id.to_string(),
+        };
+        // Long names get longer by their number, and by what is escaped.
+        let cut = (0..=200.min(name.len()))
+            .rev()
+            .find(|&at| name.is_char_boundary(at));
+        let path = dir.join(&name[..cut.unwrap_or(0)]);
+        let mut from = File::open(&self.file).map_err(wrap("open", &self.file))?;
+        let mut to = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(wrap("create", &path))?;
+        io::copy(&mut from, &mut to)
+            .and_then(|_| to.sync_all())
+            .map_err(wrap("write", &path))?;
+        Ok(path)
+    }
+}
+
+impl Shelf {
+    /// Removes a content for good.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] while a mount uses the cache.
+    pub fn discard(&self, leftover: &Leftover) -> Result<(), Error> {
+        let path = self.dir.join("lock");
+        let lock = File::open(&path).map_err(wrap("open", &path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(Error::InUse(self.dir.clone())),
+            Err(fs::TryLockError::Error(error)) => return Err(wrap("lock", &path)(error)),
+        }
+        // A record without content is forgotten by the next mount.
+        fs::remove_file(&leftover.file).map_err(wrap("remove", &leftover.file))?;
+        drop(lock);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+    use crate::cache::Disk;
+    use crate::cache::journal::Durable;
+    use crate::cache::journal::record::tests::sample;
+
+    #[test]
+    fn what_is_left_is_listed_saved_and_discarded() {
+        let base = tempfile::tempdir().unwrap();
+        let disk = Disk::open(base.path(), "key", "boot").unwrap();
+        disk.set_source("me@host:/srv");
+        let (known, mut file) = disk.create_dirty().unwrap();
+        file.write_all(b"known").unwrap();
+        let record = sample(known.id.0);
+        disk.journal().put(record.clone(), Durable::Yes).unwrap();
+        let (unknown, _) = disk.create_dirty().unwrap();
+        disk.create_temp().unwrap();
+
+        let shelves = find(base.path()).unwrap();
+        let [shelf] = &shelves[..] else {
+            panic!("{shelves:?}");
+        };
+        assert_eq!(shelf.source, "me@host:/srv");
+        assert!(shelf.is_in_use);
+        let [a, b] = &shelf.leftovers[..] else {
+            panic!("{shelf:?}");
+        };
+        let (a, b) = if a.record.is_some() { (a, b) } else { (b, a) };
+        assert_eq!((&a.record, a.size), (&Some(record), 5));
+        assert_eq!((b.id, b.record.is_none()), (unknown.id, true));
+        assert!(matches!(shelf.discard(b), Err(Error::InUse(_))));
+        drop(disk);
+
+        let saved = a.save(base.path()).unwrap();
+        assert_eq!(fs::read(&saved).unwrap(), b"known");
+        let name = saved.file_name().unwrap().to_str().unwrap();
+        assert_eq!(name, format!("{}-a\\nb", a.id));
+        assert!(a.save(base.path()).is_err(), "nothing is replaced");
+        shelf.discard(a).unwrap();
+        shelf.discard(b).unwrap();
+        assert!(find(base.path()).unwrap().is_empty());
+        // The next mount has nothing to say either.
+        let disk = Disk::open(base.path(), "key", "boot").unwrap();
+        assert!(disk.orphans().is_empty());
+    }
+}
