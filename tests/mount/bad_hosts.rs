@@ -115,11 +115,19 @@ fn close_says_that_the_host_denied_the_store_and_the_content_is_kept() {
     assert!(mounted.log().contains("not stored: file"));
     assert_eq!(fs::read(kept).unwrap(), b"NEW content");
     mounted.start(&[]);
+    let log = mounted.log();
     assert!(
-        mounted
-            .log()
-            .contains("an earlier mount could not store a file")
+        log.contains("left by an earlier mount: file: not stored: "),
+        "{log}"
     );
+    assert!(log.contains("see `scpfs recover`"), "{log}");
+    assert_eq!(mounted.unmount().code(), Some(0));
+    // Once the host takes it again, so does the next mount.
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(mounted.there("file"), fs::Permissions::from_mode(0o666)).unwrap();
+    mounted.start(&[]);
+    assert_eq!(fs::read(mounted.there("file")).unwrap(), b"NEW content");
+    assert!(!std::path::Path::new(kept).exists());
 }
 
 #[test]
