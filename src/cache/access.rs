@@ -110,6 +110,7 @@ impl Entry {
             self.wait(&mut state, wait)?;
         }
         if let Content::Dirty { file, .. } = &state.content {
+            Self::check_declared(&state)?;
             self.cut(file, 0)?;
             state.size = 0;
             self.touch(&mut state);
@@ -197,9 +198,7 @@ impl Entry {
                 Content::Fetching(_) => self.wait(state, wait)?,
                 Content::Absent { failure } => return Err(absent(failure.as_ref())),
                 Content::Dirty { file, .. } => {
-                    if state.journaled == Journaled::No {
-                        return Err(Error::NotDeclared);
-                    }
+                    Self::check_declared(state)?;
                     return Ok(Arc::clone(file));
                 }
                 Content::Clean {
@@ -228,6 +227,15 @@ impl Entry {
                     return Ok(file);
                 }
             }
+        }
+    }
+
+    /// Whether the journal says of dirty content that it is being written.
+    fn check_declared(state: &State) -> Result<(), Error> {
+        match state.journaled {
+            Journaled::Nameless => Ok(()),
+            Journaled::As(_) if !state.is_sealed => Ok(()),
+            _ => Err(Error::NotDeclared),
         }
     }
 

@@ -20,8 +20,9 @@ use crate::cache::local;
 use crate::path::RemotePath;
 
 impl Entry {
-    /// Has the journal know that the content is about to differ from the host's, and where it
-    /// belongs; `None` if the file has no name. Must come before the first write.
+    /// Has the journal know that the content is about to be written to, and where it belongs;
+    /// `None` if the file has no name. Must come before the first write, and before the first after
+    /// it was said to be whole.
     ///
     /// # Errors
     /// The journal could not be written: then nothing must be.
@@ -32,21 +33,27 @@ impl Entry {
         let mut state = self.state.lock();
         loop {
             match state.journaled {
-                Journaled::As(_) | Journaled::Nameless => return Ok(()),
-                Journaled::No if !state.is_flushing => break,
-                Journaled::No | Journaled::Declaring => self.wait(&mut state, wait)?,
+                Journaled::Nameless => return Ok(()),
+                Journaled::As(_) if !state.is_sealed => return Ok(()),
+                _ if Self::is_busy(&state) => self.wait(&mut state, wait)?,
+                _ => break,
             }
         }
+        let before = state.journaled;
         let Some(target) = target else {
             state.journaled = Journaled::Nameless;
             return Ok(());
         };
-        let id = match &state.content {
-            Content::Dirty { private, .. }
-            | Content::Clean {
-                place: Place::Private(private),
-                ..
-            } => private.id,
+        let id = match (before, &state.content) {
+            (Journaled::As(id), _) => id,
+            (
+                _,
+                Content::Dirty { private, .. }
+                | Content::Clean {
+                    place: Place::Private(private),
+                    ..
+                },
+            ) => private.id,
             _ => disk::new_id().map_err(local("write"))?,
         };
         state.journaled = Journaled::Declaring;
@@ -57,8 +64,9 @@ impl Entry {
         let mut state = self.state.lock();
         state.journaled = match result {
             Ok(()) => Journaled::As(id),
-            Err(_) => Journaled::No,
+            Err(_) => before,
         };
+        state.is_sealed &= result.is_err();
         drop(state);
         self.changed.notify_all();
         result.map_err(local("write"))
@@ -177,7 +185,10 @@ impl Entry {
     }
 
     fn rewrite(&self, durable: Durable, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        while state.journaled == Journaled::Declaring {
+            self.changed.wait(&mut state);
+        }
         let Journaled::As(id) = state.journaled else {
             return Ok(());
         };

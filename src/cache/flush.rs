@@ -15,6 +15,7 @@ use crate::cache::disk::Private;
 use crate::cache::entry::Content;
 use crate::cache::entry::Entry;
 use crate::cache::entry::Place;
+use crate::cache::entry::State;
 use crate::cache::entry::Wait;
 use crate::cache::journal::record::tag;
 use crate::path::RemotePath;
@@ -70,9 +71,27 @@ impl Entry {
         durability: Durability,
         wait: Wait,
     ) -> Result<(), Error> {
+        self.flush_if(|_| true, whereto, durability, wait)
+    }
+
+    /// As [`Self::flush`], of content that is as it was when it was last closed; does nothing to
+    /// what is being written.
+    pub(super) fn flush_sealed(self: &Arc<Self>, whereto: &Arc<dyn Whereto>) -> Result<(), Error> {
+        let is_sealed = |state: &State| state.is_sealed;
+        self.flush_if(is_sealed, whereto, Durability::Lazy, Wait::Allowed)
+    }
+
+    fn flush_if(
+        self: &Arc<Self>,
+        is_due: impl Fn(&State) -> bool,
+        whereto: &Arc<dyn Whereto>,
+        durability: Durability,
+        wait: Wait,
+    ) -> Result<(), Error> {
         let mut state = self.state.lock();
         let (file, private) = loop {
             match &state.content {
+                Content::Dirty { .. } if !is_due(&state) => return Ok(()),
                 Content::Dirty { file, private } => {
                     if !Self::is_busy(&state) && !Self::is_held(&state) {
                         break (Arc::clone(file), *private);
@@ -309,18 +328,19 @@ impl Entry {
         }
         let is_sealed = std::mem::replace(&mut state.is_sealed, true);
         let failure = state.failure.clone();
-        drop(state);
         if !is_sealed {
-            self.say_synced(&target, "")?;
+            // Nobody writes while the disk takes it.
+            state.is_flushing = true;
+            drop(state);
+            let result = self.say_synced(&target, "");
+            self.state.lock().is_flushing = false;
+            self.changed.notify_all();
+            result?;
+        } else {
+            drop(state);
         }
         self.cache.uploads.add(self, whereto, delay);
         failure.map_or(Ok(()), Err)
-    }
-
-    /// Returns whether the content is dirty, and as it was when it was last closed.
-    pub(super) fn is_sealed(&self) -> bool {
-        let state = self.state.lock();
-        state.is_sealed && matches!(state.content, Content::Dirty { .. })
     }
 
     /// Gives stored content the name of its version.

@@ -12,11 +12,9 @@ use std::time::Duration;
 
 use crate::cache::Whereto;
 use crate::cache::entry::Entry;
-use crate::cache::entry::Wait;
 use crate::cache::flush::may_pass;
 use crate::clock::Clock;
 use crate::clock::Tick;
-use crate::remote::Durability;
 use crate::sync::Condvar;
 use crate::sync::Mutex;
 use crate::workers::Workers;
@@ -196,11 +194,7 @@ impl Shared {
             ..
         } = waiting;
         // What somebody is writing is stored when that is closed.
-        let result = if entry.is_sealed() {
-            entry.flush(&whereto, Durability::Lazy, Wait::Allowed)
-        } else {
-            Ok(())
-        };
+        let result = entry.flush_sealed(&whereto);
         let mut queue = self.queue.lock();
         queue.n_running -= 1;
         if let Err(error) = result

@@ -71,7 +71,7 @@ impl Vfs {
         };
         entry.retain();
         let result = if flags.truncates {
-            entry.replace(cx.wait).map_err(Error::from)
+            self.with_entry(cx, ino, &entry, || entry.replace(cx.wait))
         } else {
             self.fill(cx, ino, &entry)
         };

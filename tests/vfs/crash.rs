@@ -29,6 +29,7 @@ use crate::world::Mount;
 use crate::world::Setup;
 
 const OLD: &[u8] = b"the old content";
+const MIDDLE: &[u8] = b"half way";
 const NEW: &[u8] = b"something new, which is longer";
 
 /// Lets so many steps be taken, here and there together.
@@ -196,6 +197,20 @@ const STORIES: &[Story] = &[
         after: &[("other", NEW)],
     },
     Story {
+        name: "fsync in the middle",
+        run: |mount| {
+            let opened = mount.open("file", libc::O_WRONLY | libc::O_TRUNC)?;
+            let written = write(mount, opened.fh, 0, MIDDLE);
+            let synced = mount.vfs.fsync(&CX, opened.fh);
+            // Whatever became of that, the program goes on.
+            let more = write(mount, opened.fh, 0, NEW);
+            let closed = close(mount, &opened);
+            written.and(synced).and(more).and(closed)
+        },
+        before: &[("file", OLD)],
+        after: &[("file", NEW)],
+    },
+    Story {
         name: "unlink while it is written",
         run: |mount| {
             let opened = mount.open("file", libc::O_RDWR)?;
@@ -281,7 +296,7 @@ fn run_with(story: &Story, n: usize, n_programs: usize, boot: &'static str) -> b
         .chain(story.after)
         .map(|(_, data)| *data)
         // A file may come back whose removal nobody heard of.
-        .chain([NEW])
+        .chain([NEW, MIDDLE])
         .collect();
     for (name, data) in &host {
         assert!(
@@ -312,7 +327,7 @@ fn run_with(story: &Story, n: usize, n_programs: usize, boot: &'static str) -> b
     } else {
         // What was there is there, unless the new content is.
         for (_, old) in story.before {
-            let is_there = has(old) || story.after.iter().all(|(_, new)| has(new));
+            let is_there = has(old) || has(MIDDLE) || story.after.iter().all(|(_, new)| has(new));
             assert!(is_there, "{at}: the old content is lost: {host:?}");
         }
     }
