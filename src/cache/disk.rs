@@ -17,6 +17,10 @@
 //! that name by a rename when it is complete, and loses it by one before it is first written to.
 //! No name here is made from a name of the host.
 
+mod adopt;
+mod clean_name;
+mod private;
+
 use std::fmt;
 use std::fs;
 use std::fs::File;
@@ -28,16 +32,13 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::cache::journal::Durable;
+use crate::cache::disk::private::Kind;
+pub(crate) use crate::cache::disk::private::Private;
 use crate::cache::journal::Journal;
 use crate::cache::journal::record::Id;
-use crate::cache::journal::record::Phase;
 use crate::cache::steps::NoSteps;
 use crate::cache::steps::Step;
 use crate::cache::steps::Steps;
-use crate::remote;
-use crate::stat::FileId;
-use crate::stat::Time;
 use crate::stat::Version;
 
 /// What `format` says. Another number means another layout.
@@ -53,42 +54,6 @@ pub struct Error {
     act: &'static str,
     path: PathBuf,
     source: io::Error,
-}
-
-/// A file of the cache that is not clean content of a known version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Private {
-    pub(crate) id: Id,
-    kind: Kind,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// Nobody looks at it after a crash.
-    Temporary,
-    Dirty,
-}
-
-impl Private {
-    /// The name of content that is not on the host.
-    pub(crate) fn dirty(id: Id) -> Self {
-        let kind = Kind::Dirty;
-        Self { id, kind }
-    }
-
-    /// A name that nobody looks at after a crash.
-    pub(crate) fn temporary(id: Id) -> Self {
-        let kind = Kind::Temporary;
-        Self { id, kind }
-    }
-
-    fn name(self) -> String {
-        let letter = match self.kind {
-            Kind::Temporary => 't',
-            Kind::Dirty => 'd',
-        };
-        format!("{letter}-{}", self.id)
-    }
 }
 
 /// The directory of one mount, locked.
@@ -215,7 +180,7 @@ impl Disk {
         let mut found = Vec::new();
         for item in items.flatten() {
             let Ok(meta) = item.metadata() else { continue };
-            let Some(version) = item.file_name().to_str().and_then(parse_clean) else {
+            let Some(version) = item.file_name().to_str().and_then(clean_name::parse) else {
                 continue;
             };
             // A file whose length is not what its name says is not what its name says.
@@ -230,49 +195,6 @@ impl Disk {
             .into_iter()
             .map(|(_, version)| (version, version.size))
             .collect()
-    }
-
-    /// Takes over what another mount of the same root left behind and nobody looks after.
-    fn adopt(&mut self, dir: &Path, boot: &str) {
-        if !dir.join("journal").exists() {
-            return;
-        }
-        let other = match Self::open_dir(dir.to_owned(), boot, Arc::clone(&self.steps)) {
-            Ok(Some(other)) => other,
-            // In use.
-            Ok(None) => return,
-            Err(error) => {
-                log::warn!("{}", remote::chain(&error));
-                return;
-            }
-        };
-        self.n_damaged += other.n_damaged;
-        for mut record in other.journal.records() {
-            let private = Private::dirty(record.id);
-            if record.phase == Phase::Closed && !other.is_sound {
-                record.phase = Phase::Open;
-            }
-            let id = record.id;
-            let result = self
-                .journal
-                .put(record, Durable::Yes)
-                .and_then(|()| {
-                    fs::rename(other.private_path(&private), self.private_path(&private))
-                })
-                .and_then(|()| other.journal.done(id));
-            if let Err(error) = result
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                log::warn!(
-                    "cannot take over {}: {error}",
-                    other.private_path(&private).display()
-                );
-            }
-        }
-        self.orphans.extend(other.orphans.iter().cloned());
-        if other.orphans.is_empty() && other.journal.records().is_empty() {
-            other.close();
-        }
     }
 
     /// Says what this is the cache of, for whoever looks at it without a connection.
@@ -324,10 +246,7 @@ impl Disk {
 
     /// Makes a file for a fetch.
     pub(crate) fn create_temp(&self) -> io::Result<(Private, File)> {
-        self.create(Private {
-            id: new_id()?,
-            kind: Kind::Temporary,
-        })
+        self.create(Private::temporary(new_id()?))
     }
 
     /// Makes a file for content that is not on the host.
@@ -445,7 +364,7 @@ impl Disk {
     }
 
     fn clean_path(&self, version: &Version) -> Option<PathBuf> {
-        Some(self.content.join(clean_name(version)?))
+        Some(self.content.join(clean_name::write(version)?))
     }
 }
 
@@ -494,113 +413,19 @@ fn remove(path: &Path) {
     }
 }
 
-/// The name of clean content; `None` for a version without an inode, which no name can identify.
-fn clean_name(version: &Version) -> Option<String> {
-    let FileId { dev, ino } = version.id?;
-    let Version {
-        size, mtime, ctime, ..
-    } = version;
-    let ctime = ctime.map_or_else(|| "x".to_owned(), time_text);
-    Some(format!(
-        "c-{dev:x}-{ino:x}-{size:x}-{}-{ctime}",
-        time_text(*mtime)
-    ))
-}
-
-fn time_text(time: Time) -> String {
-    // The seconds as an offset from the least, so that there is no sign.
-    let secs = i128::from(time.secs) - i128::from(i64::MIN);
-    format!("{secs:x}.{:x}", time.nanos)
-}
-
-fn parse_clean(name: &str) -> Option<Version> {
-    let mut parts = name.strip_prefix("c-")?.split('-');
-    let mut number = || u64::from_str_radix(parts.next()?, 16).ok();
-    let (dev, ino, size) = (number()?, number()?, number()?);
-    let time = |text: &str| {
-        let (secs, nanos) = text.split_once('.')?;
-        let secs = i128::from_str_radix(secs, 16).ok()? + i128::from(i64::MIN);
-        let nanos = u32::from_str_radix(nanos, 16).ok()?;
-        Some(Time {
-            secs: i64::try_from(secs).ok()?,
-            nanos,
-        })
-    };
-    let mtime = time(parts.next()?)?;
-    let ctime = match parts.next()? {
-        "x" => None,
-        text => Some(time(text)?),
-    };
-    let version = Version {
-        size,
-        mtime,
-        ctime,
-        id: Some(FileId { dev, ino }),
-    };
-    parts.next().is_none().then_some(version)
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
 
+    use super::clean_name::tests::version;
     use super::*;
-
-    fn version(ctime: Option<Time>) -> Version {
-        Version {
-            size: 5,
-            mtime: Time {
-                secs: -2,
-                nanos: 999_999_999,
-            },
-            ctime,
-            id: Some(FileId {
-                dev: u64::MAX,
-                ino: 7,
-            }),
-        }
-    }
-
-    #[test]
-    fn a_clean_name_says_the_whole_version() {
-        for ctime in [
-            None,
-            Some(Time {
-                secs: i64::MAX,
-                nanos: 0,
-            }),
-        ] {
-            let version = version(ctime);
-            assert_eq!(parse_clean(&clean_name(&version).unwrap()), Some(version));
-        }
-        for bad in ["c-", "c-1-2-3", "d-1", "c-1-2-3-4.5-x-y", "c-1-2-3-zz.5-x"] {
-            assert_eq!(parse_clean(bad), None, "{bad}");
-        }
-        assert_eq!(
-            clean_name(&Version {
-                id: None,
-                ..version(None)
-            }),
-            None
-        );
-    }
 
     /// What is on disk outlives the program that wrote it: a change of layout needs a new number.
     #[test]
     fn the_layout_is_that_of_format_2() {
         assert_eq!(FORMAT, "scpfs cache 2\n");
-        let epoch = Time { secs: 0, nanos: 1 };
-        let id = Some(FileId { dev: 1, ino: 2 });
-        let version = Version {
-            size: 3,
-            mtime: epoch,
-            ctime: None,
-            id,
-        };
-        assert_eq!(
-            clean_name(&version).unwrap(),
-            "c-1-2-3-8000000000000000.1-x"
-        );
+        assert_eq!(Private::dirty(Id(1)).name(), "d-0000000000000001");
+        assert_eq!(Private::temporary(Id(1)).name(), "t-0000000000000001");
     }
 
     #[test]

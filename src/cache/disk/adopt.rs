@@ -1,0 +1,88 @@
+//! Taking over what a mount of the same root left in a directory of its own.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::cache::disk::Disk;
+use crate::cache::disk::Private;
+use crate::cache::journal::Durable;
+use crate::cache::journal::record::Phase;
+use crate::remote;
+
+impl Disk {
+    /// Takes over what another mount of the same root left behind and nobody looks after.
+    pub(super) fn adopt(&mut self, dir: &Path, boot: &str) {
+        if !dir.join("journal").exists() {
+            return;
+        }
+        let other = match Self::open_dir(dir.to_owned(), boot, Arc::clone(&self.steps)) {
+            Ok(Some(other)) => other,
+            // In use.
+            Ok(None) => return,
+            Err(error) => {
+                log::warn!("{}", remote::chain(&error));
+                return;
+            }
+        };
+        self.n_damaged += other.n_damaged;
+        for mut record in other.journal.records() {
+            let private = Private::dirty(record.id);
+            if record.phase == Phase::Closed && !other.is_sound {
+                record.phase = Phase::Open;
+            }
+            let id = record.id;
+            let result = self
+                .journal
+                .put(record, Durable::Yes)
+                .and_then(|()| {
+                    fs::rename(other.private_path(&private), self.private_path(&private))
+                })
+                .and_then(|()| other.journal.done(id));
+            if let Err(error) = result
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                log::warn!(
+                    "cannot take over {}: {error}",
+                    other.private_path(&private).display()
+                );
+            }
+        }
+        self.orphans.extend(other.orphans.iter().cloned());
+        if other.orphans.is_empty() && other.journal.records().is_empty() {
+            other.close();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+    use crate::cache::journal::record::tests::sample;
+
+    #[test]
+    fn the_next_mount_finds_what_was_left_side_by_side() {
+        let base = tempfile::tempdir().unwrap();
+        let open = || Disk::open(base.path(), "key", "boot").unwrap();
+        let (first, second) = (open(), open());
+        let (private, mut file) = second.create_dirty().unwrap();
+        file.write_all(b"left").unwrap();
+        let record = sample(private.id.0);
+        second.journal().put(record.clone(), Durable::Yes).unwrap();
+        drop(first);
+        // What is in use is nobody else's.
+        let third = open();
+        assert!(third.journal().records().is_empty());
+        drop((second, third));
+        let next = open();
+        assert_eq!(next.dir(), base.path().join("key"));
+        assert_eq!(next.journal().records(), [record]);
+        assert_eq!(fs::read(next.private_path(&private)).unwrap(), b"left");
+        drop(next);
+        let shelves = crate::cache::leftovers::find(base.path()).unwrap();
+        assert_eq!(shelves.len(), 1);
+    }
+}
