@@ -13,6 +13,7 @@ mod entry;
 mod fetch;
 mod flush;
 mod index;
+mod report;
 
 use std::fmt;
 use std::io;
@@ -26,8 +27,12 @@ pub use crate::cache::entry::Local;
 pub use crate::cache::entry::Wait;
 pub use crate::cache::flush::Target;
 pub use crate::cache::index::Limits;
+pub use crate::cache::report::CacheReport;
+pub use crate::cache::report::FileReport;
+pub use crate::cache::report::FileState;
 
 use crate::cache::index::Index;
+use crate::cache::report::Opens;
 use crate::clock::Clock;
 use crate::path::RemotePath;
 use crate::remote;
@@ -80,6 +85,7 @@ pub struct Cache {
     disk: Disk,
     /// Guards what is known of the clean content on disk.
     index: Mutex<Index>,
+    opens: Opens,
 }
 
 impl Cache {
@@ -101,6 +107,7 @@ impl Cache {
             workers,
             disk,
             index: Mutex::new(index),
+            opens: Opens::default(),
         })
     }
 

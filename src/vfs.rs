@@ -18,6 +18,7 @@ mod inode;
 mod names;
 mod open_flags;
 mod permission;
+mod report;
 mod store;
 mod symlink;
 mod tree;

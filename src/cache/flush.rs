@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
 use crate::cache::Error;
 use crate::cache::Whereto;
@@ -86,7 +88,11 @@ impl Entry {
             keep_as: None,
             tag: 0,
         };
-        let content = FromFile(&file);
+        self.sent.store(0, Ordering::Relaxed);
+        let content = FromFile {
+            file: &file,
+            sent: &self.sent,
+        };
         let result = self.cache.remote.store(&target.path, &content, &plan);
         let result = result
             .map(|stored| self.complete(&target.path, stored.changed()))
@@ -181,10 +187,20 @@ impl Entry {
 }
 
 /// Content of a file, which is not written to while it is stored.
-struct FromFile<'a>(&'a File);
+struct FromFile<'a> {
+    file: &'a File,
+    /// How much of it was read so far.
+    sent: &'a AtomicU64,
+}
 
 impl remote::Content for FromFile<'_> {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.0.read_at(buf, offset)
+        let n = self.file.read_at(buf, offset)?;
+        if offset == 0 {
+            // The first bytes once more: the store is tried again.
+            self.sent.store(0, Ordering::Relaxed);
+        }
+        self.sent.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
     }
 }
