@@ -3,6 +3,7 @@
 //! The only module that looks at the environment.
 
 pub mod args;
+pub mod command;
 pub mod options;
 
 use std::env;
@@ -20,6 +21,7 @@ use crate::cli::args::Args;
 use crate::cli::args::Asks;
 use crate::cli::args::Error;
 use crate::cli::args::TypedOption;
+use crate::cli::command::Command;
 use crate::cli::options::Group;
 use crate::cli::options::Kind;
 use crate::config;
@@ -32,17 +34,37 @@ use crate::vfs::Symlinks;
 
 const USAGE: &str = "usage: scpfs [user@]host:[directory] mountpoint [options]";
 
+/// The commands beside mounting, as the help and the README show them.
+const COMMANDS: &[(&str, &str)] = &[
+    (
+        "status [MOUNTPOINT]",
+        "how a mount is, or all: connection, cache, what is not stored; --json, --watch",
+    ),
+    (
+        "umount MOUNTPOINT",
+        "store what is not stored, then unmount; --timeout SECONDS (60), --force",
+    ),
+];
+
 /// What the program is asked to do.
 #[derive(Debug)]
 pub enum Task {
     Mount(Box<Config>),
+    Status(config::Status),
+    Umount(config::Umount),
+    Guard(config::Guard),
     /// Print this and be done.
     Print(String),
 }
 
 /// Reads the command line and the environment.
 pub fn read() -> Result<Task, Error> {
-    let args = args::parse(env::args_os().skip(1))?;
+    let mut words = env::args_os().skip(1).peekable();
+    if let Some(command) = words.peek().and_then(Command::of) {
+        words.next();
+        return read_command(command, words);
+    }
+    let args = args::parse(words)?;
     match args.asks_for {
         Some(Asks::Version) => {
             return Ok(Task::Print(format!(
@@ -57,6 +79,54 @@ pub fn read() -> Result<Task, Error> {
     resolve(args, &Environment::read()?).map(|config| Task::Mount(Box::new(config)))
 }
 
+fn read_command(
+    command: Command,
+    words: impl IntoIterator<Item = OsString>,
+) -> Result<Task, Error> {
+    let asks_for_help = || Ok(Task::Print(help(Length::Screen)));
+    match command {
+        Command::Status => {
+            let args = command::parse_status(words)?;
+            if args.asks_for_help {
+                return asks_for_help();
+            }
+            Ok(Task::Status(config::Status {
+                mountpoint: args.mountpoint,
+                as_json: args.as_json,
+                watches: args.watches,
+                sockets: Environment::read()?.sockets(),
+            }))
+        }
+        Command::Umount => {
+            let args = command::parse_umount(words)?;
+            if args.asks_for_help {
+                return asks_for_help();
+            }
+            let missing = "no mountpoint was given\nusage: scpfs umount MOUNTPOINT";
+            Ok(Task::Umount(config::Umount {
+                mountpoint: args.mountpoint.ok_or_else(|| Error(missing.to_owned()))?,
+                timeout: args.timeout,
+                force: args.force,
+                sockets: Environment::read()?.sockets(),
+            }))
+        }
+        Command::Recover | Command::Doctor => {
+            Err(Error("this command is not there yet".to_owned()))
+        }
+        Command::Guard => {
+            let mut words = words.into_iter();
+            let mut word = || words.next().unwrap_or_default();
+            let path = |word: OsString| (!word.is_empty()).then(|| PathBuf::from(word));
+            Ok(Task::Guard(config::Guard {
+                mountpoint: word().into(),
+                mount_id: word().into_string().unwrap_or_default(),
+                fusermount: path(word()),
+                socket: path(word()),
+            }))
+        }
+    }
+}
+
 /// What surrounds the program.
 #[derive(Debug, Clone)]
 pub struct Environment {
@@ -64,6 +134,7 @@ pub struct Environment {
     pub cache_base: PathBuf,
     pub boot: String,
     pub log_filter: Option<String>,
+    pub runtime_dir: Option<PathBuf>,
     pub uid: u32,
     pub gid: u32,
 }
@@ -99,9 +170,20 @@ impl Environment {
             boot: fs::read_to_string("/proc/sys/kernel/random/boot_id")
                 .map_or_else(|_| "unknown".to_owned(), |id| id.trim().to_owned()),
             log_filter: env::var("RUST_LOG").ok(),
+            runtime_dir: env::var_os("XDG_RUNTIME_DIR")
+                .map(PathBuf::from)
+                .filter(|dir| dir.is_absolute()),
             uid,
             gid,
         })
+    }
+
+    fn sockets(&self) -> config::Sockets {
+        config::Sockets {
+            uid: self.uid,
+            runtime_dir: self.runtime_dir.clone(),
+            cache_base: self.cache_base.clone(),
+        }
     }
 }
 
@@ -180,6 +262,7 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Config, Error> {
             is_read_only: false,
             flags: vec!["nosuid", "nodev"],
             is_foreground: args.is_foreground,
+            drain_timeout: Duration::from_secs(60),
             uid: environment.uid,
             gid: environment.gid,
         },
@@ -193,6 +276,7 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Config, Error> {
                 .to_owned()
             }),
         },
+        sockets: environment.sockets(),
     };
     if args.compresses {
         config
@@ -314,6 +398,7 @@ fn set(config: &mut Config, name: &str, value: &Value) -> Option<()> {
                 _ => return None,
             };
         }
+        "drain_timeout" => config.mount.drain_timeout = seconds(text)?,
         "fsname" => config.mount.fsname = text.to_owned(),
         "subtype" => text.clone_into(&mut config.mount.subtype),
         _ => return None,
@@ -423,7 +508,7 @@ fn help(length: Length) -> String {
     let mut text = format!(
         "{USAGE}\n\n\
          Mounts a directory of a host over SSH and SCP; SFTP is not needed.\n\
-         Unmount with `fusermount3 -u mountpoint` or `umount mountpoint`.\n\n\
+         Unmount with `scpfs umount`, `fusermount3 -u` or `umount`.\n\n\
          \x20 -p PORT            port of the SSH server\n\
          \x20 -F FILE            ssh_config to use instead of ~/.ssh/config\n\
          \x20 -f                 stay in the foreground\n\
@@ -433,6 +518,7 @@ fn help(length: Length) -> String {
          \x20 -V, --version      version\n\
          \x20 -o OPTION,...      the options below, and those of ssh_config(5): -o IdentityFile=~/.ssh/key\n"
     );
+    text.push_str(&command_text());
     text.push_str(&option_text());
     if length == Length::Full {
         text.push_str(
@@ -443,6 +529,15 @@ fn help(length: Length) -> String {
              3 host key refused, 4 authentication failed, 5 cannot mount here, 6 files could not\n\
              be stored on the host, 7 the host or its directory cannot be mounted.\n",
         );
+    }
+    text
+}
+
+/// The commands as `-h` and the README show them.
+pub fn command_text() -> String {
+    let mut text = "\nCommands\n".to_owned();
+    for (name, help) in COMMANDS {
+        let _ = writeln!(text, "  {name:<24} {help}");
     }
     text
 }
@@ -485,6 +580,7 @@ mod tests {
             cache_base: "/home/u/.cache/scpfs".into(),
             boot: "b".to_owned(),
             log_filter: None,
+            runtime_dir: None,
             uid: 1000,
             gid: 1000,
         }
