@@ -13,6 +13,7 @@ mod entry;
 mod fetch;
 mod flush;
 mod index;
+mod owner;
 mod report;
 
 use std::fmt;

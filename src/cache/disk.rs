@@ -24,6 +24,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
+use crate::cache::owner;
 use crate::stat::FileId;
 use crate::stat::Time;
 use crate::stat::Version;
@@ -68,6 +69,11 @@ impl Disk {
             } else {
                 format!("{key}.{n}")
             });
+            owner::check(base, &dir).map_err(|source| Error {
+                act: "use",
+                path: dir.clone(),
+                source,
+            })?;
             if let Some(disk) = Self::open_dir(dir, boot)? {
                 return Ok(disk);
             }
