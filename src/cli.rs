@@ -4,11 +4,11 @@
 
 pub mod args;
 pub mod command;
+mod help;
 pub mod options;
 
 use std::env;
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
@@ -17,12 +17,16 @@ use std::time::Duration;
 
 use etcetera::BaseStrategy as _;
 
+pub use crate::cli::help::command_text;
+pub use crate::cli::help::option_text;
+
 use crate::cli::args::Args;
 use crate::cli::args::Asks;
 use crate::cli::args::Error;
 use crate::cli::args::TypedOption;
 use crate::cli::command::Command;
-use crate::cli::options::Group;
+use crate::cli::help::Length;
+use crate::cli::help::help;
 use crate::cli::options::Kind;
 use crate::config;
 use crate::config::Config;
@@ -33,18 +37,6 @@ use crate::transport::ssh_config::Surroundings;
 use crate::vfs::Symlinks;
 
 const USAGE: &str = "usage: scpfs [user@]host:[directory] mountpoint [options]";
-
-/// The commands beside mounting, as the help and the README show them.
-const COMMANDS: &[(&str, &str)] = &[
-    (
-        "status [MOUNTPOINT]",
-        "how a mount is, or all: connection, cache, what is not stored; --json, --watch",
-    ),
-    (
-        "umount MOUNTPOINT",
-        "store what is not stored, then unmount; --timeout SECONDS (60), --force",
-    ),
-];
 
 /// What the program is asked to do.
 #[derive(Debug)]
@@ -62,7 +54,7 @@ pub fn read() -> Result<Task, Error> {
     let mut words = env::args_os().skip(1).peekable();
     if let Some(command) = words.peek().and_then(Command::of) {
         words.next();
-        return read_command(command, words);
+        return command::read(command, words);
     }
     let args = args::parse(words)?;
     match args.asks_for {
@@ -77,54 +69,6 @@ pub fn read() -> Result<Task, Error> {
         None => {}
     }
     resolve(args, &Environment::read()?).map(|config| Task::Mount(Box::new(config)))
-}
-
-fn read_command(
-    command: Command,
-    words: impl IntoIterator<Item = OsString>,
-) -> Result<Task, Error> {
-    let asks_for_help = || Ok(Task::Print(help(Length::Screen)));
-    match command {
-        Command::Status => {
-            let args = command::parse_status(words)?;
-            if args.asks_for_help {
-                return asks_for_help();
-            }
-            Ok(Task::Status(config::Status {
-                mountpoint: args.mountpoint,
-                as_json: args.as_json,
-                watches: args.watches,
-                sockets: Environment::read()?.sockets(),
-            }))
-        }
-        Command::Umount => {
-            let args = command::parse_umount(words)?;
-            if args.asks_for_help {
-                return asks_for_help();
-            }
-            let missing = "no mountpoint was given\nusage: scpfs umount MOUNTPOINT";
-            Ok(Task::Umount(config::Umount {
-                mountpoint: args.mountpoint.ok_or_else(|| Error(missing.to_owned()))?,
-                timeout: args.timeout,
-                force: args.force,
-                sockets: Environment::read()?.sockets(),
-            }))
-        }
-        Command::Recover | Command::Doctor => {
-            Err(Error("this command is not there yet".to_owned()))
-        }
-        Command::Guard => {
-            let mut words = words.into_iter();
-            let mut word = || words.next().unwrap_or_default();
-            let path = |word: OsString| (!word.is_empty()).then(|| PathBuf::from(word));
-            Ok(Task::Guard(config::Guard {
-                mountpoint: word().into(),
-                mount_id: word().into_string().unwrap_or_default(),
-                fusermount: path(word()),
-                socket: path(word()),
-            }))
-        }
-    }
 }
 
 /// What surrounds the program.
@@ -497,68 +441,6 @@ fn parse_source(source: OsString) -> Result<Source, Error> {
     })
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Length {
-    Screen,
-    Full,
-}
-
-/// The help; on one screen, or all of it.
-fn help(length: Length) -> String {
-    let mut text = format!(
-        "{USAGE}\n\n\
-         Mounts a directory of a host over SSH and SCP; SFTP is not needed.\n\
-         Unmount with `scpfs umount`, `fusermount3 -u` or `umount`.\n\n\
-         \x20 -p PORT            port of the SSH server\n\
-         \x20 -F FILE            ssh_config to use instead of ~/.ssh/config\n\
-         \x20 -f                 stay in the foreground\n\
-         \x20 -d                 debug log, in the foreground\n\
-         \x20 -C                 compress\n\
-         \x20 -h, --help         this screen; everything\n\
-         \x20 -V, --version      version\n\
-         \x20 -o OPTION,...      the options below, and those of ssh_config(5): -o IdentityFile=~/.ssh/key\n"
-    );
-    text.push_str(&command_text());
-    text.push_str(&option_text());
-    if length == Length::Full {
-        text.push_str(
-            "\nEach option may also be given as --NAME=VALUE. Options of sshfs that have no meaning\n\
-             here, and those of mount(8) and systemd in fstab lines, are accepted and ignored.\n\
-             RUST_LOG chooses what is logged, for example RUST_LOG=scpfs=debug.\n\n\
-             Exit status: 0 unmounted (or in the background), 1 wrong usage, 2 cannot connect,\n\
-             3 host key refused, 4 authentication failed, 5 cannot mount here, 6 files could not\n\
-             be stored on the host, 7 the host or its directory cannot be mounted.\n",
-        );
-    }
-    text
-}
-
-/// The commands as `-h` and the README show them.
-pub fn command_text() -> String {
-    let mut text = "\nCommands\n".to_owned();
-    for (name, help) in COMMANDS {
-        let _ = writeln!(text, "  {name:<24} {help}");
-    }
-    text
-}
-
-/// The options as `-h` and the README show them.
-pub fn option_text() -> String {
-    let mut text = String::new();
-    for group in Group::ALL {
-        let _ = writeln!(text, "\n{}", group.title());
-        for spec in options::OPTIONS.iter().filter(|spec| spec.group == group) {
-            let name = if spec.value.is_empty() {
-                spec.name.to_owned()
-            } else {
-                format!("{}={}", spec.name, spec.value)
-            };
-            let _ = writeln!(text, "  {name:<24} {}", spec.help);
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -661,14 +543,5 @@ mod tests {
             assert!(error.0.contains(word), "{option}: {error}");
         }
         assert!(config(&["h:"]).unwrap_err().0.contains("mountpoint"));
-    }
-
-    #[test]
-    fn the_help_names_every_option_and_fits_a_screen() {
-        let text = help(Length::Screen);
-        for spec in options::OPTIONS {
-            assert!(text.contains(spec.name), "{}", spec.name);
-        }
-        assert!(text.lines().count() <= 48, "{}", text.lines().count());
     }
 }

@@ -203,9 +203,10 @@ fn serve(
     let control = start_control(config, &mountpoint, &mount_id, &mounted);
     let socket = control.as_ref().map(Control::path);
     let fusermount = mountpoint.fusermount();
-    let guard = Guard::start(mountpoint.path(), &mount_id, fusermount, socket)
-        .inspect_err(|error| log::warn!("no guard, so that a crash leaves a dead mount: {error}"))
-        .ok();
+    match Guard::start(mountpoint.path(), &mount_id, fusermount, socket) {
+        Ok(guard) => mounted.set_guard(guard),
+        Err(error) => log::warn!("no guard, so that a crash leaves a dead mount: {error}"),
+    }
     *phase.lock() = Phase::Mounted(Arc::clone(&mounted));
     log::info!("mounted on {}", mountpoint.path().display());
     readiness
@@ -222,12 +223,7 @@ fn serve(
     if let Some(control) = control {
         control.close();
     }
-    // A mount that is dead and still there is what the guard is for.
-    if let Some(guard) = guard
-        && !mountpoint.is_attached(&mount_id)
-    {
-        guard.release();
-    }
+    mounted.release_guard();
     result
 }
 

@@ -11,7 +11,12 @@ use lexopt::Arg;
 use lexopt::Parser;
 use lexopt::ValueExt as _;
 
+use crate::cli::Environment;
+use crate::cli::Task;
 use crate::cli::args::Error;
+use crate::cli::help::Length;
+use crate::cli::help::help;
+use crate::config;
 use crate::transport::child;
 
 /// How long `umount` waits for what is not stored.
@@ -59,6 +64,55 @@ pub struct UmountArgs {
     pub timeout: Duration,
     pub force: bool,
     pub asks_for_help: bool,
+}
+
+/// Reads the words after a command, and the environment.
+pub(super) fn read(
+    command: Command,
+    words: impl IntoIterator<Item = OsString>,
+) -> Result<Task, Error> {
+    let asks_for_help = || Ok(Task::Print(help(Length::Screen)));
+    match command {
+        Command::Status => {
+            let args = parse_status(words)?;
+            if args.asks_for_help {
+                return asks_for_help();
+            }
+            Ok(Task::Status(config::Status {
+                mountpoint: args.mountpoint,
+                as_json: args.as_json,
+                watches: args.watches,
+                sockets: Environment::read()?.sockets(),
+            }))
+        }
+        Command::Umount => {
+            let args = parse_umount(words)?;
+            if args.asks_for_help {
+                return asks_for_help();
+            }
+            let missing = "no mountpoint was given\nusage: scpfs umount MOUNTPOINT";
+            Ok(Task::Umount(config::Umount {
+                mountpoint: args.mountpoint.ok_or_else(|| Error(missing.to_owned()))?,
+                timeout: args.timeout,
+                force: args.force,
+                sockets: Environment::read()?.sockets(),
+            }))
+        }
+        Command::Recover | Command::Doctor => {
+            Err(Error("this command is not there yet".to_owned()))
+        }
+        Command::Guard => {
+            let mut words = words.into_iter();
+            let mut word = || words.next().unwrap_or_default();
+            let path = |word: OsString| (!word.is_empty()).then(|| PathBuf::from(word));
+            Ok(Task::Guard(config::Guard {
+                mountpoint: word().into(),
+                mount_id: word().into_string().unwrap_or_default(),
+                fusermount: path(word()),
+                socket: path(word()),
+            }))
+        }
+    }
 }
 
 fn fault(error: lexopt::Error) -> Error {

@@ -21,6 +21,7 @@ use crate::mount::attach;
 use crate::mount::attach::Detached;
 use crate::mount::attach::Mountpoint;
 use crate::mount::attach::WhenBusy;
+use crate::mount::guard::Guard;
 use crate::path::RemotePath;
 use crate::remote;
 use crate::remote::Remote;
@@ -45,6 +46,7 @@ pub struct Mounted {
     id: String,
     /// How long an end may take to store what is left.
     limit: Duration,
+    guard: Mutex<Option<Guard>>,
     state: Mutex<State>,
     /// Told when a drain ends, and when all has ended.
     changed: Condvar,
@@ -99,9 +101,25 @@ impl Mounted {
             mountpoint,
             id,
             limit,
+            guard: Mutex::new(None),
             state: Mutex::new(State::default()),
             changed: Condvar::new(),
         })
+    }
+
+    /// Sets who clears the mountpoint if this program is killed.
+    pub fn set_guard(&self, guard: Guard) {
+        *self.guard.lock() = Some(guard);
+    }
+
+    /// Lets the guard go, unless there is something for it to clear: a mount that is dead and
+    /// still there.
+    pub fn release_guard(&self) {
+        if let Some(guard) = self.guard.lock().take()
+            && !self.mountpoint.is_attached(&self.id)
+        {
+            guard.release();
+        }
     }
 
     /// Begins to store everything, on another thread; returns the number of the drain. One that
@@ -242,6 +260,7 @@ impl Mounted {
             thread::sleep(LAST_USERS);
             let left = mounted.drain_within(LAST_TRY);
             log_left(&left);
+            mounted.release_guard();
             super::exit_now(if left.is_empty() { 0 } else { 6 });
         };
         let spawned = thread::Builder::new()

@@ -10,7 +10,6 @@ use std::io;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::path::Path;
-use std::path::PathBuf;
 use std::process::Child;
 use std::thread;
 use std::time::Duration;
@@ -39,7 +38,8 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Starts a guard for the mount with this id; `socket` is the file to remove with it.
+    /// Starts a guard for the mount with this id; `socket` is a file to remove if the
+    /// daemon does not.
     pub fn start(
         mountpoint: &Path,
         id: &str,
@@ -85,11 +85,12 @@ pub fn run(task: &config::Guard) -> io::Result<()> {
     rustix::thread::set_name(c"scpfs-guard")?;
     close_the_rest();
     let mut byte = [0];
-    if io::stdin().lock().read(&mut byte)? > 0 {
-        return Ok(());
-    }
+    let n = io::stdin().lock().read(&mut byte)?;
     if let Some(socket) = &task.socket {
         remove_socket(socket);
+    }
+    if n > 0 {
+        return Ok(());
     }
     let mut waited = Duration::ZERO;
     while is_ours(task) && waited < DYING {
@@ -124,8 +125,8 @@ pub fn is_dead(mountpoint: &Path) -> bool {
     )
 }
 
-/// Removes the socket of a daemon that is dead.
-fn remove_socket(path: &PathBuf) {
+/// Removes the socket of a daemon that has ended without doing so.
+fn remove_socket(path: &Path) {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             log::debug!("cannot remove {}: {error}", path.display());

@@ -3,7 +3,9 @@
 //! Real mounts of a real sshd, used as people use them.
 
 mod bad_hosts;
+mod control;
 mod full_disk;
+mod guard;
 mod lost_connection;
 mod many_files;
 #[path = "../common/mounted.rs"]
