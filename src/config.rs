@@ -54,8 +54,7 @@ pub struct Umount {
 /// What the guard of a mount has to know.
 #[derive(Debug, Clone)]
 pub struct Guard {
-    pub mountpoint: PathBuf,
-    /// The mount's number in `/proc/self/mountinfo`.
+    /// The mount's and its device's number in `/proc/self/mountinfo`.
     pub mount_id: String,
     pub fusermount: Option<PathBuf>,
     /// The daemon's control socket.

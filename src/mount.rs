@@ -39,6 +39,7 @@ use crate::mount::control::server::Identity;
 use crate::mount::daemon::Readiness;
 use crate::mount::end::Mounted;
 use crate::mount::guard::Guard;
+use crate::mount::mountinfo::MountLine;
 use crate::mount::terminal::StandardInput;
 use crate::mount::terminal::Terminal;
 use crate::remote;
@@ -169,8 +170,10 @@ fn serve(
 
     let mountpoint = Arc::new(mountpoint);
     let device = mountpoint.attach(&config.mount)?;
-    let mount_id = mountinfo::topmost(mountpoint.path()).map(|mount| mount.id);
-    let mount_id = mount_id.unwrap_or_default();
+    let Some(MountLine { id: mount_id, .. }) = mountinfo::topmost(mountpoint.path()) else {
+        attach::detach(mountpoint.path(), mountpoint.fusermount(), WhenBusy::Hide)?;
+        return Err(attach::Error::Unlisted(mountpoint.path().to_owned()).into());
+    };
     let unmount = Unmount(&mountpoint, &mount_id);
     let acl = match (config.mount.allow_other, config.mount.allow_root) {
         (true, _) => SessionACL::All,
@@ -200,10 +203,10 @@ fn serve(
         mount_id.clone(),
         config.mount.drain_timeout,
     );
-    let control = start_control(config, &mountpoint, &mount_id, &mounted);
+    let control = start_control(config, &mounted);
     let socket = control.as_ref().map(Control::path);
     let fusermount = mountpoint.fusermount();
-    match Guard::start(mountpoint.path(), &mount_id, fusermount, socket) {
+    match Guard::start(&mount_id, fusermount, socket) {
         Ok(guard) => mounted.set_guard(guard),
         Err(error) => log::warn!("no guard, so that a crash leaves a dead mount: {error}"),
     }
@@ -228,16 +231,9 @@ fn serve(
 }
 
 /// Opens the control socket; a mount is of use without one as well.
-fn start_control(
-    config: &Config,
-    mountpoint: &Mountpoint,
-    mount_id: &str,
-    mounted: &Arc<Mounted>,
-) -> Option<Control> {
+fn start_control(config: &Config, mounted: &Arc<Mounted>) -> Option<Control> {
     let identity = Identity {
         source: config.source.clone(),
-        mountpoint: control::show::path_text(mountpoint.path()),
-        mount_id: mount_id.to_owned(),
         since: mounted.clock.wall().secs,
         since_tick: mounted.clock.tick(),
     };

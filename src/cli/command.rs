@@ -106,7 +106,6 @@ pub(super) fn read(
             let mut word = || words.next().unwrap_or_default();
             let path = |word: OsString| (!word.is_empty()).then(|| PathBuf::from(word));
             Ok(Task::Guard(config::Guard {
-                mountpoint: word().into(),
                 mount_id: word().into_string().unwrap_or_default(),
                 fusermount: path(word()),
                 socket: path(word()),

@@ -27,6 +27,7 @@ use rustix::net::RecvFlags;
 
 use crate::config;
 use crate::mount::mountinfo;
+use crate::mount::mountinfo::MountLine;
 use crate::path::Escaped;
 use crate::transport::child;
 
@@ -65,6 +66,8 @@ pub enum Error {
     Fusermount(String),
     #[error("cannot mount on {}", path.display())]
     Mount { path: PathBuf, source: io::Error },
+    #[error("cannot find the mount on {} in /proc/self/mountinfo", .0.display())]
+    Unlisted(PathBuf),
     #[error("{} is in use", .0.display())]
     InUse(PathBuf),
     #[error("something else is mounted over {}", .0.display())]
@@ -216,25 +219,10 @@ impl Mountpoint {
         receive_fd(&ours).map_err(failed)
     }
 
-    /// Takes the mount off if it is still the one with this id. If it is in use, it may be taken
+    /// Takes the mount with this id off, if it is still there. If it is in use, it may be taken
     /// out of sight, and goes when its last user has gone.
     pub fn detach(&self, id: &str, when_busy: WhenBusy) -> Result<Detached, Error> {
-        match mountinfo::topmost(&self.path) {
-            Some(mount) if mount.id == id => {
-                detach(&self.path, self.fusermount.as_deref(), when_busy)
-            }
-            Some(_) if mountinfo::mounts().iter().any(|mount| mount.id == id) => {
-                Err(Error::Covered(self.path.clone()))
-            }
-            _ => Ok(Detached::Gone),
-        }
-    }
-
-    /// Returns whether the mount with this id is still here.
-    pub fn is_attached(&self, id: &str) -> bool {
-        mountinfo::mounts()
-            .iter()
-            .any(|mount| mount.path == self.path && mount.id == id)
+        detach_by_id(id, self.fusermount.as_deref(), when_busy)
     }
 
     /// Returns the program that unmounts for everybody but root.
@@ -276,6 +264,23 @@ pub fn detach(
         (Ok(()), _) => Ok(Detached::Gone),
         (Err(Error::InUse(_)), WhenBusy::Hide) => unmount(true).map(|()| Detached::Hidden),
         (Err(error), _) => Err(error),
+    }
+}
+
+/// As [`detach`], for the mount with this id; one that is not there any more is gone.
+pub fn detach_by_id(
+    id: &str,
+    fusermount: Option<&Path>,
+    when_busy: WhenBusy,
+) -> Result<Detached, Error> {
+    let Some(MountLine { path, .. }) = mountinfo::by_id(id) else {
+        return Ok(Detached::Gone);
+    };
+    // A path leads to what is on top of it.
+    if mountinfo::topmost(&path).is_some_and(|top| top.id == id) {
+        detach(&path, fusermount, when_busy)
+    } else {
+        Err(Error::Covered(path))
     }
 }
 

@@ -8,6 +8,7 @@
 //! ```
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::mount::attach::Detached;
 use crate::mount::attach::Mountpoint;
 use crate::mount::attach::WhenBusy;
 use crate::mount::guard::Guard;
+use crate::mount::mountinfo;
 use crate::path::RemotePath;
 use crate::remote;
 use crate::remote::Remote;
@@ -42,7 +44,7 @@ pub struct Mounted {
     pub(super) remote: Arc<dyn Remote>,
     pub(super) clock: Arc<dyn Clock>,
     mountpoint: Arc<Mountpoint>,
-    /// The mount's number in `/proc/self/mountinfo`.
+    /// See [`mountinfo::MountLine::id`].
     id: String,
     /// How long an end may take to store what is left.
     limit: Duration,
@@ -116,7 +118,7 @@ impl Mounted {
     /// still there.
     pub fn release_guard(&self) {
         if let Some(guard) = self.guard.lock().take()
-            && !self.mountpoint.is_attached(&self.id)
+            && mountinfo::by_id(&self.id).is_none()
         {
             guard.release();
         }
@@ -200,7 +202,7 @@ impl Mounted {
 
     fn unfinished(&self, limit: Duration) -> Vec<Left> {
         let reports = self.vfs.report().into_iter();
-        let reason = format!("not within {} s", limit.as_secs());
+        let reason = format!("not within {} s", limit.as_secs_f64());
         let left = reports.map(|file| Left {
             path: file.path,
             reason: file.failure.unwrap_or_else(|| reason.clone()),
@@ -305,6 +307,15 @@ impl Mounted {
             self.changed.wait_for(&mut state, rest);
         }
         state.outcome.clone()
+    }
+
+    /// Returns where the mount is at this moment, or was, and its id while it is there.
+    pub fn place(&self) -> (PathBuf, Option<&str>) {
+        let is_detaching = self.state.lock().is_detaching;
+        match mountinfo::by_id(&self.id).filter(|_| !is_detaching) {
+            Some(mount) => (mount.path, Some(&self.id)),
+            None => (self.mountpoint.path().to_owned(), None),
+        }
     }
 
     /// Returns how long an end may take to store what is left.

@@ -40,16 +40,10 @@ pub struct Guard {
 impl Guard {
     /// Starts a guard for the mount with this id; `socket` is a file to remove if the
     /// daemon does not.
-    pub fn start(
-        mountpoint: &Path,
-        id: &str,
-        fusermount: Option<&Path>,
-        socket: Option<&Path>,
-    ) -> io::Result<Self> {
+    pub fn start(id: &str, fusermount: Option<&Path>, socket: Option<&Path>) -> io::Result<Self> {
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         let nothing = Path::new("");
         let args = [
-            mountpoint.as_os_str(),
             id.as_ref(),
             fusermount.unwrap_or(nothing).as_os_str(),
             socket.unwrap_or(nothing).as_os_str(),
@@ -93,10 +87,12 @@ pub fn run(task: &config::Guard) -> io::Result<()> {
         return Ok(());
     }
     let mut waited = Duration::ZERO;
-    while is_ours(task) && waited < DYING {
-        if is_dead(&task.mountpoint) {
+    while let Some(mount) = mountinfo::by_id(&task.mount_id)
+        && waited < DYING
+    {
+        if is_dead(&mount.path) {
             let fusermount = task.fusermount.as_deref();
-            return attach::detach(&task.mountpoint, fusermount, WhenBusy::Hide)
+            return attach::detach_by_id(&mount.id, fusermount, WhenBusy::Hide)
                 .map(drop)
                 .map_err(io::Error::other);
         }
@@ -111,10 +107,6 @@ fn close_the_rest() {
     // SAFETY: nothing in this process owns a descriptor but the three standard ones. On a kernel
     // without this call (before 5.9) they stay open, which does no harm.
     let _closed = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
-}
-
-fn is_ours(task: &config::Guard) -> bool {
-    mountinfo::topmost(&task.mountpoint).is_some_and(|mount| mount.id == task.mount_id)
 }
 
 /// Whether nobody serves the mount any more. Asks for what the kernel never answers by itself.

@@ -8,10 +8,9 @@ use std::path::PathBuf;
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountLine {
-    /// Unique among the mounts that there are at one moment.
+    /// The number of the mount and of its filesystem's device, `ID/MAJOR:MINOR`. The first may be
+    /// that of another mount as soon as it is off, the second only when its daemon has ended.
     pub id: String,
-    /// The number of its filesystem's device, `MAJOR:MINOR`.
-    pub device: String,
     pub path: PathBuf,
     /// For example `fuse.scpfs`.
     pub fstype: String,
@@ -28,6 +27,11 @@ pub fn topmost(path: &Path) -> Option<MountLine> {
     mounts().into_iter().rfind(|mount| mount.path == path)
 }
 
+/// Returns a mount by its id, wherever it is by now: a directory above it may have been renamed.
+pub fn by_id(id: &str) -> Option<MountLine> {
+    mounts().into_iter().find(|mount| mount.id == id)
+}
+
 fn parse(line: &[u8]) -> Option<MountLine> {
     let text = |field: &[u8]| String::from_utf8(field.to_vec()).ok();
     let mut fields = line.split(|&b| b == b' ');
@@ -36,8 +40,7 @@ fn parse(line: &[u8]) -> Option<MountLine> {
     let path = unescape(fields.nth(1)?);
     let fstype = fields.skip_while(|field| *field != b"-").nth(1)?;
     Some(MountLine {
-        id,
-        device,
+        id: format!("{id}/{device}"),
         path: std::ffi::OsString::from_vec(path).into(),
         fstype: text(fstype)?,
     })
@@ -79,8 +82,7 @@ mod tests {
     fn a_line_is_taken_apart() {
         let line = b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - fuse.scpfs h: rw,errors";
         let expected = MountLine {
-            id: "36".to_owned(),
-            device: "98:0".to_owned(),
+            id: "36/98:0".to_owned(),
             path: "/mnt 2".into(),
             fstype: "fuse.scpfs".to_owned(),
         };

@@ -8,9 +8,20 @@ use rustix::process::Signal;
 use rustix::process::kill_process;
 
 use crate::mounted::Mounted;
+use crate::mounted::is_mounted;
 
-/// The guard of a daemon: its only child with that name.
-fn guard_of(daemon: i32) -> i32 {
+/// The guard of a daemon: its only child with that name, which it gives itself.
+fn guard_of(mounted: &mut Mounted) -> i32 {
+    let daemon = mounted.pid();
+    let mut guard = None;
+    mounted.wait_until("there is a guard", |_| {
+        guard = find_guard(daemon);
+        guard.is_some()
+    });
+    guard.unwrap()
+}
+
+fn find_guard(daemon: i32) -> Option<i32> {
     let parent = daemon.to_string();
     for item in fs::read_dir("/proc").unwrap().flatten() {
         let name = item.file_name();
@@ -21,10 +32,10 @@ fn guard_of(daemon: i32) -> i32 {
             && command == "scpfs-guard"
             && fields[1] == parent
         {
-            return pid;
+            return Some(pid);
         }
     }
-    panic!("the daemon {daemon} has no guard");
+    None
 }
 
 /// The name of a process and what follows it in `/proc/PID/stat`: its state, its parent, ...
@@ -54,12 +65,7 @@ fn a_daemon_that_is_killed_leaves_a_plain_directory() {
     // In use: somebody is in it, and has a file open.
     let open = fs::File::open(mounted.here("file")).unwrap();
     let daemon = mounted.pid();
-    mounted.wait_until("there is a guard", |mounted| {
-        let pid = mounted.pid();
-        let children = format!("/proc/{pid}/task/{pid}/children");
-        !fs::read_to_string(children).unwrap().is_empty()
-    });
-    let guard = guard_of(daemon);
+    let guard = guard_of(&mut mounted);
     // A session of its own, and nothing open but a pipe.
     assert_eq!(stat(guard).unwrap().1[3], guard.to_string());
     let fds = fs::read_dir(format!("/proc/{guard}/fd")).unwrap();
@@ -89,7 +95,7 @@ fn the_guard_ends_with_the_mount_and_outlives_what_is_meant_for_the_daemon() {
     let Some(mut mounted) = Mounted::new(&[]) else {
         return;
     };
-    let guard = guard_of(mounted.pid());
+    let guard = guard_of(&mut mounted);
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         kill_process(Pid::from_raw(guard).unwrap(), signal).unwrap();
     }
@@ -105,7 +111,7 @@ fn another_mount_in_the_place_of_a_killed_one_is_left_alone() {
     let Some(mut mounted) = Mounted::new(&[]) else {
         return;
     };
-    let guard = guard_of(mounted.pid());
+    let guard = guard_of(&mut mounted);
     let point = mounted.aside("mnt");
     let run = |program: &str, args: &[&str]| {
         let mut command = std::process::Command::new(program);
@@ -125,11 +131,42 @@ fn another_mount_in_the_place_of_a_killed_one_is_left_alone() {
 }
 
 #[test]
+fn a_mount_whose_parent_was_renamed_is_found_and_ended() {
+    let Some(mut mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    let (old, new) = (mounted.aside("parent"), mounted.aside("other"));
+    fs::create_dir_all(old.join("point")).unwrap();
+    let source = format!("h:{}", mounted.there("").display());
+    for way in ["umount", "kill"] {
+        let mut mount = mounted.command();
+        mount.arg(&source).arg(old.join("point"));
+        assert!(mount.status().unwrap().success());
+        fs::rename(&old, &new).unwrap();
+        let point = new.join("point");
+        let words = ["status", "--json", point.to_str().unwrap()];
+        let output = mounted.control(&words).output().unwrap();
+        let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let status = &document["mounts"][0];
+        assert_eq!(status["mountpoint"], point.to_str().unwrap());
+        if way == "umount" {
+            let words = ["umount", point.to_str().unwrap()];
+            assert!(mounted.control(&words).status().unwrap().success());
+        } else {
+            let daemon = i32::try_from(status["pid"].as_u64().unwrap()).unwrap();
+            kill_process(Pid::from_raw(daemon).unwrap(), Signal::KILL).unwrap();
+        }
+        mounted.wait_until("it is gone", |_| !is_mounted(&point));
+        fs::rename(&new, &old).unwrap();
+    }
+}
+
+#[test]
 fn a_dead_mount_without_a_guard_is_cleared_by_umount() {
     let Some(mut mounted) = Mounted::new(&[]) else {
         return;
     };
-    let guard = guard_of(mounted.pid());
+    let guard = guard_of(&mut mounted);
     let socket = socket_of(mounted.pid());
     kill_process(Pid::from_raw(guard).unwrap(), Signal::KILL).unwrap();
     mounted.kill();

@@ -14,6 +14,7 @@ mod ordinary_user;
 mod programs;
 mod reference;
 mod sequences;
+mod side_by_side;
 #[path = "../common/sshd.rs"]
 mod sshd;
 mod start;

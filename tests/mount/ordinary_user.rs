@@ -97,7 +97,15 @@ fn an_ordinary_user_mounts_uses_and_unmounts() {
          until ./scpfs umount mnt; do sleep 0.1; done; gone
          {mount}; echo new > mnt/file; ./scpfs umount mnt; gone; cat host/file"
     ));
-    // The cache of somebody else.
+    // The cache of somebody else, from both sides.
+    let closed = tempfile::tempdir().unwrap();
+    fs::set_permissions(closed.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let (status, _, denial) = as_user(&format!(
+        "{mount} -o cache_dir={}",
+        closed.path().join("cache").display()
+    ));
+    assert_eq!(status, Some(5), "{denial}");
+    assert!(denial.contains("belongs to another user"), "{denial}");
     let root = Command::new(&program)
         .arg("-F")
         .arg(sshd.ssh_config())

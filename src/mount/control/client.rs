@@ -10,6 +10,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -225,7 +226,7 @@ fn not_stored(progress: Draining, timeout: Duration) -> Vec<NotStored> {
     if !progress.is_draining {
         return progress.left;
     }
-    let reason = format!("not within {} s", timeout.as_secs());
+    let reason = format!("not within {} s", timeout.as_secs_f64());
     let files = progress.files.into_iter().map(|file| NotStored {
         path: file.path,
         message: file.message.unwrap_or_else(|| reason.clone()),
@@ -277,8 +278,7 @@ fn find(places: &config::Sockets, path: &Path) -> Result<(Status, Daemon), Error
             continue;
         };
         if let Ok(Answer::Status(status)) = daemon.ask(&Request::Status)
-            && status.mount_id == mount.id
-            && status.mountpoint == show::path_text(path)
+            && status.mount_id.as_deref() == Some(mount.id.as_str())
         {
             return Ok((*status, daemon));
         }
@@ -292,11 +292,19 @@ fn without_daemon(path: &Path, mount: MountLine) -> Error {
         let fstype = mount.fstype;
         return Error::NotOurs { path, fstype };
     }
-    if guard::is_dead(&path) {
+    if is_dead(&path) {
         Error::Dead(path)
     } else {
         Error::NoDaemon(path)
     }
+}
+
+/// Whether nobody serves the mount any more. A daemon that is stopped does not say so.
+fn is_dead(path: &Path) -> bool {
+    let (tell, told) = mpsc::channel();
+    let path = path.to_owned();
+    let asking = thread::Builder::new().spawn(move || tell.send(guard::is_dead(&path)));
+    asking.is_ok() && told.recv_timeout(PATIENCE).unwrap_or(false)
 }
 
 /// Asks each for its status; who does not answer is left out.

@@ -55,8 +55,8 @@ pub struct Status {
     pub since: i64,
     pub uptime_seconds: u64,
     pub version: String,
-    /// The mount's number in `/proc/self/mountinfo`.
-    pub mount_id: String,
+    /// `ID/MAJOR:MINOR` as in `/proc/self/mountinfo`; `None` when it is off or out of sight.
+    pub mount_id: Option<String>,
     /// What the host is.
     pub host: String,
     pub connection: Connection,

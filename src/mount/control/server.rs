@@ -41,8 +41,6 @@ const STEP: Duration = Duration::from_millis(5);
 #[derive(Debug, Clone)]
 pub struct Identity {
     pub source: String,
-    pub mountpoint: String,
-    pub mount_id: String,
     /// When it was mounted, in seconds since 1970, and by the mount's own clock.
     pub since: i64,
     pub since_tick: Tick,
@@ -183,14 +181,15 @@ impl Shared {
         let cache = mounted.cache.report();
         let directory = mounted.cache.disk().dir();
         let files = mounted.vfs.report();
+        let (mountpoint, mount_id) = mounted.place();
         Status {
             source: self.identity.source.clone(),
-            mountpoint: self.identity.mountpoint.clone(),
+            mountpoint: super::show::path_text(&mountpoint),
             pid: std::process::id(),
             since: self.identity.since,
             uptime_seconds: uptime.as_secs(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            mount_id: self.identity.mount_id.clone(),
+            mount_id: mount_id.map(str::to_owned),
             host: mounted.remote.facts().summary.clone(),
             connection: mounted.remote.contact().into(),
             cache: CacheStatus {
