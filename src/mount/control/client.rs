@@ -35,7 +35,7 @@ use crate::mount::mountinfo;
 use crate::mount::mountinfo::MountLine;
 
 /// How often a drain is looked at, and how often its progress is printed where lines stay.
-const STEP: Duration = Duration::from_millis(100);
+const STEP: Duration = Duration::from_millis(200);
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// How often `--watch` looks.
@@ -52,8 +52,8 @@ pub enum Error {
     #[error("{} is not an scpfs mount; its type is {fstype}", path.display())]
     NotOurs { path: PathBuf, fstype: String },
     #[error(
-        "{} is a mount without a daemon that answers; is it another user's? `fusermount3 -u` (as \
-         root `umount`) unmounts it all the same",
+        "the daemon of {} does not answer, or is another user's; `fusermount3 -u` (as root \
+         `umount`) unmounts it all the same",
         .0.display()
     )]
     NoDaemon(PathBuf),
