@@ -17,7 +17,10 @@ mod flush;
 mod index;
 mod journal;
 pub mod leftovers;
+mod owner;
 mod recover;
+mod report;
+mod send;
 mod steps;
 mod uploads;
 
@@ -39,11 +42,15 @@ pub use crate::cache::journal::record::Phase;
 pub use crate::cache::journal::record::Record;
 pub use crate::cache::recover::Fate;
 pub use crate::cache::recover::Recovered;
+pub use crate::cache::report::CacheReport;
+pub use crate::cache::report::FileReport;
+pub use crate::cache::report::FileState;
 pub use crate::cache::steps::NoSteps;
 pub use crate::cache::steps::Step;
 pub use crate::cache::steps::Steps;
 
 use crate::cache::index::Index;
+use crate::cache::report::Opens;
 use crate::cache::uploads::Uploads;
 use crate::clock::Clock;
 use crate::path::RemotePath;
@@ -109,6 +116,7 @@ pub struct Cache {
     /// Guards what is known of the clean content on disk.
     index: Mutex<Index>,
     uploads: Uploads,
+    opens: Opens,
 }
 
 impl Cache {
@@ -134,6 +142,7 @@ impl Cache {
             conflicts,
             index: Mutex::new(index),
             uploads,
+            opens: Opens::default(),
         })
     }
 

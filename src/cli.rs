@@ -3,11 +3,12 @@
 //! The only module that looks at the environment.
 
 pub mod args;
+pub mod command;
+mod help;
 pub mod options;
 
 use std::env;
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
@@ -16,12 +17,17 @@ use std::time::Duration;
 
 use etcetera::BaseStrategy as _;
 
+pub use crate::cli::help::command_text;
+pub use crate::cli::help::option_text;
+
 use crate::cache::Conflicts;
 use crate::cli::args::Args;
 use crate::cli::args::Asks;
 use crate::cli::args::Error;
 use crate::cli::args::TypedOption;
-use crate::cli::options::Group;
+use crate::cli::command::Command;
+use crate::cli::help::Length;
+use crate::cli::help::help;
 use crate::cli::options::Kind;
 use crate::config;
 use crate::config::Config;
@@ -37,13 +43,21 @@ const USAGE: &str = "usage: scpfs [user@]host:[directory] mountpoint [options]";
 #[derive(Debug)]
 pub enum Task {
     Mount(Box<Config>),
+    Status(config::Status),
+    Umount(config::Umount),
+    Guard(config::Guard),
     /// Print this and be done.
     Print(String),
 }
 
 /// Reads the command line and the environment.
 pub fn read() -> Result<Task, Error> {
-    let args = args::parse(env::args_os().skip(1))?;
+    let mut words = env::args_os().skip(1).peekable();
+    if let Some(command) = words.peek().and_then(Command::of) {
+        words.next();
+        return command::read(command, words);
+    }
+    let args = args::parse(words)?;
     match args.asks_for {
         Some(Asks::Version) => {
             return Ok(Task::Print(format!(
@@ -65,6 +79,7 @@ pub struct Environment {
     pub cache_base: PathBuf,
     pub boot: String,
     pub log_filter: Option<String>,
+    pub runtime_dir: Option<PathBuf>,
     pub uid: u32,
     pub gid: u32,
 }
@@ -100,9 +115,20 @@ impl Environment {
             boot: fs::read_to_string("/proc/sys/kernel/random/boot_id")
                 .map_or_else(|_| "unknown".to_owned(), |id| id.trim().to_owned()),
             log_filter: env::var("RUST_LOG").ok(),
+            runtime_dir: env::var_os("XDG_RUNTIME_DIR")
+                .map(PathBuf::from)
+                .filter(|dir| dir.is_absolute()),
             uid,
             gid,
         })
+    }
+
+    fn sockets(&self) -> config::Sockets {
+        config::Sockets {
+            uid: self.uid,
+            runtime_dir: self.runtime_dir.clone(),
+            cache_base: self.cache_base.clone(),
+        }
     }
 }
 
@@ -184,6 +210,7 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Config, Error> {
             is_read_only: false,
             flags: vec!["nosuid", "nodev"],
             is_foreground: args.is_foreground,
+            drain_timeout: Duration::from_secs(60),
             uid: environment.uid,
             gid: environment.gid,
         },
@@ -197,6 +224,7 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Config, Error> {
                 .to_owned()
             }),
         },
+        sockets: environment.sockets(),
     };
     if args.compresses {
         config
@@ -337,6 +365,7 @@ fn set(config: &mut Config, name: &str, value: &Value) -> Option<()> {
                 _ => return None,
             };
         }
+        "drain_timeout" => config.mount.drain_timeout = seconds(text)?,
         "fsname" => config.mount.fsname = text.to_owned(),
         "subtype" => text.clone_into(&mut config.mount.subtype),
         _ => return None,
@@ -435,58 +464,6 @@ fn parse_source(source: OsString) -> Result<Source, Error> {
     })
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Length {
-    Screen,
-    Full,
-}
-
-/// The help; on one screen, or all of it.
-fn help(length: Length) -> String {
-    let mut text = format!(
-        "{USAGE}\n\n\
-         Mounts a directory of a host over SSH and SCP; SFTP is not needed.\n\
-         Unmount with `fusermount3 -u mountpoint` or `umount mountpoint`.\n\n\
-         \x20 -p PORT            port of the SSH server\n\
-         \x20 -F FILE            ssh_config to use instead of ~/.ssh/config\n\
-         \x20 -f                 stay in the foreground\n\
-         \x20 -d                 debug log, in the foreground\n\
-         \x20 -C                 compress\n\
-         \x20 -h, --help         this screen; everything\n\
-         \x20 -V, --version      version\n\
-         \x20 -o OPTION,...      the options below, and those of ssh_config(5): -o IdentityFile=~/.ssh/key\n"
-    );
-    text.push_str(&option_text());
-    if length == Length::Full {
-        text.push_str(
-            "\nEach option may also be given as --NAME=VALUE. Options of sshfs that have no meaning\n\
-             here, and those of mount(8) and systemd in fstab lines, are accepted and ignored.\n\
-             RUST_LOG chooses what is logged, for example RUST_LOG=scpfs=debug.\n\n\
-             Exit status: 0 unmounted (or in the background), 1 wrong usage, 2 cannot connect,\n\
-             3 host key refused, 4 authentication failed, 5 cannot mount here, 6 files could not\n\
-             be stored on the host, 7 the host or its directory cannot be mounted.\n",
-        );
-    }
-    text
-}
-
-/// The options as `-h` and the README show them.
-pub fn option_text() -> String {
-    let mut text = String::new();
-    for group in Group::ALL {
-        let _ = writeln!(text, "\n{}", group.title());
-        for spec in options::OPTIONS.iter().filter(|spec| spec.group == group) {
-            let name = if spec.value.is_empty() {
-                spec.name.to_owned()
-            } else {
-                format!("{}={}", spec.name, spec.value)
-            };
-            let _ = writeln!(text, "  {name:<24} {}", spec.help);
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -508,6 +485,7 @@ mod tests {
             cache_base: "/home/u/.cache/scpfs".into(),
             boot: "b".to_owned(),
             log_filter: None,
+            runtime_dir: None,
             uid: 1000,
             gid: 1000,
         }
@@ -591,14 +569,5 @@ mod tests {
             assert!(error.0.contains(word), "{option}: {error}");
         }
         assert!(config(&["h:"]).unwrap_err().0.contains("mountpoint"));
-    }
-
-    #[test]
-    fn the_help_names_every_option_and_fits_a_screen() {
-        let text = help(Length::Screen);
-        for spec in options::OPTIONS {
-            assert!(text.contains(spec.name), "{}", spec.name);
-        }
-        assert!(text.lines().count() <= 48, "{}", text.lines().count());
     }
 }

@@ -18,6 +18,48 @@ pub struct Config {
     pub files: Files,
     pub mount: Mount,
     pub logging: Logging,
+    pub sockets: Sockets,
+}
+
+/// Where the control sockets of this user's mounts are.
+#[derive(Debug, Clone)]
+pub struct Sockets {
+    pub uid: u32,
+    /// `XDG_RUNTIME_DIR`, if it is set.
+    pub runtime_dir: Option<PathBuf>,
+    /// Used where there is nothing better.
+    pub cache_base: PathBuf,
+}
+
+/// Which mounts to look at, and how to print them.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// `None` for all of this user.
+    pub mountpoint: Option<PathBuf>,
+    pub as_json: bool,
+    pub watches: bool,
+    pub sockets: Sockets,
+}
+
+/// Which mount to end, and how.
+#[derive(Debug, Clone)]
+pub struct Umount {
+    pub mountpoint: PathBuf,
+    /// How long to wait until everything is stored.
+    pub timeout: Duration,
+    /// Whether to unmount what is in use, and where something is not stored.
+    pub force: bool,
+    pub sockets: Sockets,
+}
+
+/// What the guard of a mount has to know.
+#[derive(Debug, Clone)]
+pub struct Guard {
+    /// The mount's and its device's number in `/proc/self/mountinfo`.
+    pub mount_id: String,
+    pub fusermount: Option<PathBuf>,
+    /// The daemon's control socket.
+    pub socket: Option<PathBuf>,
 }
 
 /// Whom to connect to, and how.
@@ -84,6 +126,8 @@ pub struct Mount {
     /// Options of mount(2) by their names: `nosuid`, `nodev`, `noexec`, ...
     pub flags: Vec<&'static str>,
     pub is_foreground: bool,
+    /// How long an end may take to store what is left.
+    pub drain_timeout: Duration,
     /// The user who mounts.
     pub uid: u32,
     pub gid: u32,

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use scpfs::cli;
 use scpfs::cli::Task;
 use scpfs::mount;
+use scpfs::mount::control::client;
+use scpfs::mount::guard;
 
 fn main() -> ExitCode {
     match cli::read() {
@@ -22,9 +24,29 @@ fn main() -> ExitCode {
                 ExitCode::from(error.exit_code())
             }
         },
+        Ok(Task::Status(task)) => ended(client::status(&task, &mut std::io::stdout())),
+        Ok(Task::Umount(task)) => {
+            let fusermount = cli::find_program("fusermount3");
+            let fusermount = fusermount.as_deref();
+            ended(client::umount(&task, fusermount, &mut std::io::stdout()))
+        }
+        Ok(Task::Guard(task)) => match guard::run(&task) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
         Err(error) => {
             complain(&error);
             ExitCode::from(1)
+        }
+    }
+}
+
+fn ended(result: Result<u8, client::Error>) -> ExitCode {
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(error.exit_code())
         }
     }
 }

@@ -3,7 +3,12 @@
 //! May use everything; nothing uses it but `main`.
 
 pub mod attach;
+pub mod control;
 pub mod daemon;
+pub mod end;
+pub mod guard;
+pub mod logging;
+pub mod mountinfo;
 pub mod signals;
 pub mod terminal;
 
@@ -13,8 +18,6 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
 use fuser::Session;
 use fuser::SessionACL;
@@ -32,7 +35,13 @@ use crate::config::Idmap;
 use crate::fuse::Fuse;
 use crate::fuse::N_LOOPS;
 use crate::mount::attach::Mountpoint;
+use crate::mount::attach::WhenBusy;
+use crate::mount::control::server::Control;
+use crate::mount::control::server::Identity;
 use crate::mount::daemon::Readiness;
+use crate::mount::end::Mounted;
+use crate::mount::guard::Guard;
+use crate::mount::mountinfo::MountLine;
 use crate::mount::terminal::StandardInput;
 use crate::mount::terminal::Terminal;
 use crate::path::Escaped;
@@ -59,9 +68,6 @@ const DEFAULT_CACHE_SHARE: u64 = 10;
 /// The default of `min_free=`, and the share of the disk that bounds it.
 const DEFAULT_MIN_FREE: u64 = 1 << 30;
 const DEFAULT_MIN_FREE_SHARE: u64 = 20;
-
-/// How long a busy mount may be served after a signal asked for its end.
-const LAST_USERS: Duration = Duration::from_secs(10);
 
 /// Why a mount did not come about, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -118,11 +124,7 @@ impl Error {
 #[derive(Debug)]
 enum Phase {
     Starting,
-    Mounted {
-        vfs: Arc<Vfs>,
-        mountpoint: Arc<Mountpoint>,
-    },
-    Ending,
+    Mounted(Arc<Mounted>),
 }
 
 /// Mounts and serves until the mount ends; in the background unless `config` says otherwise.
@@ -139,7 +141,7 @@ pub fn run(config: &Config, fusermount: Option<PathBuf>) -> Result<u8, Error> {
         }
     };
     signals::block().map_err(system("block signals"))?;
-    init_logging(config);
+    logging::init(&config.logging);
     let terminal = Arc::new(Terminal::new());
     let phase = Arc::new(Mutex::new(Phase::Starting));
     watch_signals(Arc::clone(&phase), Arc::clone(&terminal))?;
@@ -167,13 +169,22 @@ fn serve(
     let cache = open_cache(config, &transport, &facts, &remote, &clock)?;
     recover(config, &cache);
     let options = vfs_options(config, &facts, mountpoint.path());
-    let vfs =
-        Vfs::new(Arc::clone(&remote), Arc::clone(&cache), clock, options).map_err(Error::Root)?;
+    let vfs = Vfs::new(
+        Arc::clone(&remote),
+        Arc::clone(&cache),
+        Arc::clone(&clock),
+        options,
+    )
+    .map_err(Error::Root)?;
     transport.silence();
 
     let mountpoint = Arc::new(mountpoint);
     let device = mountpoint.attach(&config.mount)?;
-    let guard = Unmount(&mountpoint);
+    let Some(MountLine { id: mount_id, .. }) = mountinfo::topmost(mountpoint.path()) else {
+        attach::detach(mountpoint.path(), mountpoint.fusermount(), WhenBusy::Hide)?;
+        return Err(attach::Error::Unlisted(mountpoint.path().to_owned()).into());
+    };
+    let unmount = Unmount(&mountpoint, &mount_id);
     let acl = match (config.mount.allow_other, config.mount.allow_root) {
         (true, _) => SessionACL::All,
         (false, true) => SessionACL::RootAndOwner,
@@ -188,25 +199,42 @@ fn serve(
         .map_err(system("speak with the kernel"))?;
     let notifier = session.notifier();
     vfs.set_notify(Box::new(move |change| {
-        tell_kernel(&notifier, &tellers, change)
+        tell_kernel(&notifier, &tellers, change);
     }));
-    *phase.lock() = Phase::Mounted {
-        vfs: Arc::clone(&vfs),
-        mountpoint: Arc::clone(&mountpoint),
-    };
+    let mounted = Mounted::new(
+        vfs,
+        Arc::clone(&cache),
+        remote,
+        clock,
+        Arc::clone(&mountpoint),
+        mount_id.clone(),
+        config.mount.drain_timeout,
+    );
+    let control = start_control(config, &mounted);
+    let socket = control.as_ref().map(Control::path);
+    let fusermount = mountpoint.fusermount();
+    match Guard::start(&mount_id, fusermount, socket) {
+        Ok(guard) => mounted.set_guard(guard),
+        Err(error) => log::warn!("no guard, so that a crash leaves a dead mount: {error}"),
+    }
+    *phase.lock() = Phase::Mounted(Arc::clone(&mounted));
     log::info!("mounted on {}", mountpoint.path().display());
     readiness
         .ready(&cache.disk().log_file())
         .map_err(system("go to the background"))?;
     let result = session.run();
-    std::mem::forget(guard);
-    *phase.lock() = Phase::Ending;
+    std::mem::forget(unmount);
     if let Err(error) = result
         && error.raw_os_error() != Some(libc::ECONNABORTED)
     {
         log::warn!("the connection with the kernel ended: {error}");
     }
-    end(&vfs, &cache, &*remote)
+    let result = mounted.finish();
+    if let Some(control) = control {
+        control.close();
+    }
+    mounted.release_guard();
+    result
 }
 
 /// Looks after what an earlier mount could not store, and says what became of it.
@@ -253,33 +281,33 @@ fn tell_kernel(notifier: &fuser::Notifier, workers: &Workers, change: Change) {
     }
 }
 
-/// Unmounts if something goes wrong between attaching and serving.
-struct Unmount<'a>(&'a Mountpoint);
-
-impl Drop for Unmount<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = self.0.detach() {
-            log::error!("{}", remote::chain(&error));
+/// Opens the control socket; a mount is of use without one as well.
+fn start_control(config: &Config, mounted: &Arc<Mounted>) -> Option<Control> {
+    let identity = Identity {
+        source: config.source.clone(),
+        since: mounted.clock.wall().secs,
+        since_tick: mounted.clock.tick(),
+    };
+    let control = control::sockets::listen(&config.sockets)
+        .and_then(|socket| Control::start(socket, identity, Arc::clone(mounted)));
+    match control {
+        Ok(control) => Some(control),
+        Err(error) => {
+            log::warn!("no control socket, so that `scpfs status` will not find this: {error}");
+            None
         }
     }
 }
 
-/// Stores what is left, closes everything, and says what could not be stored.
-fn end(vfs: &Vfs, cache: &Cache, remote: &dyn Remote) -> Result<u8, Error> {
-    let left = vfs.drain();
-    remote.close();
-    cache.close();
-    if left.is_empty() {
-        log::info!("unmounted");
-        return Ok(0);
+/// Unmounts if something goes wrong between attaching and serving.
+struct Unmount<'a>(&'a Mountpoint, &'a str);
+
+impl Drop for Unmount<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.detach(self.1, WhenBusy::Hide) {
+            log::error!("{}", remote::chain(&error));
+        }
     }
-    for (path, error) in &left {
-        log::error!("not stored: {path}: {}", remote::chain(error));
-    }
-    Err(Error::NotStored {
-        n: left.len(),
-        kept_in: cache.disk().dir().to_owned(),
-    })
 }
 
 fn connect(
@@ -419,40 +447,6 @@ fn vfs_options(config: &Config, facts: &remote::Facts, mountpoint: &Path) -> vfs
     }
 }
 
-fn init_logging(config: &Config) {
-    let mut builder = env_logger::Builder::new();
-    builder
-        .parse_filters(&config.logging.filter)
-        .format(|out, record| {
-            use std::io::Write as _;
-            // What a host says may be in a message: nothing of it must move a cursor.
-            let text = record.args().to_string();
-            writeln!(
-                out,
-                "scpfs: {}: {}",
-                record.level().as_str().to_ascii_lowercase(),
-                Line(&text)
-            )
-        });
-    if builder.try_init().is_err() {
-        log::debug!("logging is set up already");
-    }
-}
-
-/// A message as one line of safe text.
-struct Line<'a>(&'a str);
-
-impl std::fmt::Display for Line<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Messages escape what comes from outside themselves; this is the net below them.
-        if self.0.chars().any(char::is_control) {
-            write!(f, "{}", Escaped(self.0.as_bytes()))
-        } else {
-            f.write_str(self.0)
-        }
-    }
-}
-
 fn system(act: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::System { act, source }
 }
@@ -460,41 +454,19 @@ fn system(act: &'static str) -> impl Fn(io::Error) -> Error {
 /// Ends the program while it starts; unmounts in order once it stands.
 fn watch_signals(phase: Arc<Mutex<Phase>>, terminal: Arc<Terminal>) -> Result<(), Error> {
     let on_signal = move |signal: &'static str| {
-        let phase = std::mem::replace(&mut *phase.lock(), Phase::Ending);
-        match phase {
-            Phase::Starting => {
+        let mounted = match &*phase.lock() {
+            Phase::Starting => None,
+            Phase::Mounted(mounted) => Some(Arc::clone(mounted)),
+        };
+        match mounted {
+            None => {
                 terminal.restore();
                 exit_now(130);
             }
-            Phase::Mounted { vfs, mountpoint } => unmount_for(signal, &vfs, &mountpoint),
-            Phase::Ending => log::info!("{signal}: ending already"),
+            Some(mounted) => mounted.end_for(signal),
         }
     };
     signals::watch(on_signal).map_err(system("watch for signals"))
-}
-
-fn unmount_for(signal: &'static str, vfs: &Vfs, mountpoint: &Mountpoint) {
-    log::info!("{signal}: unmounting");
-    // Before it is out of sight: what fails can still be read through the mount.
-    for (path, error) in vfs.drain() {
-        log::error!("not stored: {path}: {}", remote::chain(&error));
-    }
-    match mountpoint.detach() {
-        Ok(false) => {}
-        Ok(true) => {
-            log::warn!(
-                "the mount is in use; it is out of sight now and ends with its last user, or in {} s",
-                LAST_USERS.as_secs()
-            );
-            thread::sleep(LAST_USERS);
-            let left = vfs.drain();
-            for (path, error) in &left {
-                log::error!("not stored: {path}: {}", remote::chain(error));
-            }
-            exit_now(if left.is_empty() { 0 } else { 6 });
-        }
-        Err(error) => log::error!("{}", remote::chain(&error)),
-    }
 }
 
 #[expect(

@@ -10,11 +10,14 @@ pub mod retry;
 pub mod shell;
 pub mod transfer;
 
+mod contact;
 mod error;
 
 use std::fmt;
 use std::io;
 
+pub use crate::remote::contact::Contact;
+pub use crate::remote::contact::ContactState;
 pub use crate::remote::error::Error;
 pub use crate::remote::error::Reason;
 
@@ -110,6 +113,9 @@ pub trait Remote: Send + Sync + fmt::Debug {
     /// Removes the temporary files that stores marked with `tag` left in a directory when their
     /// connection broke. A store that still goes on there finds its file gone and fails.
     fn remove_leftovers(&self, dir: &RemotePath, tag: u32) -> Result<()>;
+
+    /// Returns how the connections are, without asking the host.
+    fn contact(&self) -> Contact;
 
     /// Ends all connections; every call that waits and every later call fails.
     fn close(&self);

@@ -10,6 +10,7 @@
 
 mod attr;
 mod dir;
+mod drain;
 mod error;
 mod file;
 mod handle;
@@ -18,6 +19,7 @@ mod inode;
 mod names;
 mod open_flags;
 mod permission;
+mod report;
 mod store;
 mod symlink;
 mod tree;
@@ -387,30 +389,6 @@ impl Vfs {
         let fs = self.remote.fs_stat()?;
         *self.fs.lock() = Some((now, fs));
         Ok(fs)
-    }
-
-    /// Stores everything that the host does not have; returns what could not be stored.
-    pub fn drain(&self) -> Vec<(RemotePath, Error)> {
-        let cx = Context {
-            uid: 0,
-            gid: 0,
-            wait: Wait::Allowed,
-        };
-        let dirty: Vec<Ino> = {
-            let tree = self.tree.lock();
-            tree.inodes()
-                .filter(|(_, inode)| inode.is_ours())
-                .map(|(ino, _)| ino)
-                .collect()
-        };
-        let mut left = Vec::new();
-        for ino in dirty {
-            if let Err(error) = self.flush_inode(&cx, ino, crate::remote::Durability::Lazy) {
-                let path = self.tree.lock().path(ino).unwrap_or_default();
-                left.push((path, error));
-            }
-        }
-        left
     }
 
     fn name(bytes: &[u8]) -> Result<Name> {

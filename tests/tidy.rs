@@ -67,6 +67,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("lexopt", &["cli"]),
     ("etcetera", &["cli"]),
     ("rpassword", &["mount"]),
+    ("serde", &["mount"]),
+    ("serde_json", &["mount"]),
     ("nix", &["mount", "cli"]),
     ("libc", &["vfs", "cache", "fuse", "mount"]),
 ];
@@ -166,11 +168,9 @@ fn every_module_says_what_it_is_and_is_ascii() {
 #[test]
 fn the_readme_shows_the_options_as_the_help_does() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let options = scpfs::cli::option_text();
-    assert!(
-        readme.contains(options.trim()),
-        "README.md wants:\n{options}"
-    );
+    for text in [scpfs::cli::command_text(), scpfs::cli::option_text()] {
+        assert!(readme.contains(text.trim()), "README.md wants:\n{text}");
+    }
 }
 
 #[test]

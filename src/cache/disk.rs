@@ -36,6 +36,7 @@ use crate::cache::disk::private::Kind;
 pub(crate) use crate::cache::disk::private::Private;
 use crate::cache::journal::Journal;
 use crate::cache::journal::record::Id;
+use crate::cache::owner;
 use crate::cache::steps::NoSteps;
 use crate::cache::steps::Step;
 use crate::cache::steps::Steps;
@@ -88,6 +89,11 @@ impl Disk {
     ) -> Result<Self, Error> {
         for n in 1..=MAX_SIDE_BY_SIDE {
             let dir = base.join(side_by_side(key, n));
+            owner::check(base, &dir).map_err(|source| Error {
+                act: "use",
+                path: dir.clone(),
+                source,
+            })?;
             if let Some(mut disk) = Self::open_dir(dir, boot, Arc::clone(&steps))? {
                 for other in (1..=MAX_SIDE_BY_SIDE).filter(|other| *other != n) {
                     disk.adopt(&base.join(side_by_side(key, other)), boot);

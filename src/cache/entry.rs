@@ -15,6 +15,7 @@
 use std::fmt;
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use crate::cache::Cache;
 use crate::cache::Error;
@@ -62,6 +63,8 @@ pub struct Entry {
     pub(super) state: Mutex<State>,
     /// Told when anything in the state changes that somebody may wait for.
     pub(super) changed: Condvar,
+    /// How many bytes the store that is under way has taken.
+    pub(super) sent: AtomicU64,
 }
 
 pub(super) struct State {
@@ -164,6 +167,7 @@ impl Entry {
                 room: 0,
             }),
             changed: Condvar::new(),
+            sent: AtomicU64::new(0),
         })
     }
 

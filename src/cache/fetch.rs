@@ -48,6 +48,7 @@ impl Entry {
             total: None,
             was_read: false,
         });
+        self.cache.opens.count_fetch();
         let (entry, path) = (Arc::clone(self), path.clone());
         self.cache
             .workers

@@ -1,16 +1,12 @@
 //! Storing the content of an entry on the host.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cache::Cache;
 use crate::cache::Error;
 use crate::cache::Whereto;
 use crate::cache::conflict::Conflicts;
-use crate::cache::conflict::name_beside;
 use crate::cache::disk::Private;
 use crate::cache::entry::Content;
 use crate::cache::entry::Entry;
@@ -18,6 +14,8 @@ use crate::cache::entry::Place;
 use crate::cache::entry::State;
 use crate::cache::entry::Wait;
 use crate::cache::journal::record::tag;
+use crate::cache::send::FromFile;
+use crate::cache::send::Sent;
 use crate::path::RemotePath;
 use crate::remote;
 use crate::remote::Changed;
@@ -54,9 +52,6 @@ struct Job {
     base: Expect,
     doubts: Vec<(u64, Time)>,
 }
-
-/// How many names are tried for content that is kept beside a file.
-const MAX_NAMES: u32 = 9;
 
 impl Entry {
     /// Stores the content on the host if the host does not have it, and waits for that.
@@ -174,7 +169,7 @@ impl Entry {
             }
             plan.expect = Expect::Version(stat.version());
         }
-        let content = FromFile::new(&job.file);
+        let content = FromFile::new(&job.file).counted(&self.sent);
         Ok(self.cache.send_or_keep_both(path, &content, &mut plan)?)
     }
 
@@ -328,19 +323,35 @@ impl Entry {
         }
         let is_sealed = std::mem::replace(&mut state.is_sealed, true);
         let failure = state.failure.clone();
+        // Nobody writes while the disk takes it.
+        state.is_flushing = !is_sealed;
+        drop(state);
         if !is_sealed {
-            // Nobody writes while the disk takes it.
-            state.is_flushing = true;
-            drop(state);
             let result = self.say_synced(&target, "");
             self.state.lock().is_flushing = false;
             self.changed.notify_all();
             result?;
-        } else {
-            drop(state);
         }
         self.cache.uploads.add(self, whereto, delay);
         failure.map_or(Ok(()), Err)
+    }
+
+    /// Makes sure of content here that the host will not get before the end of the mount: the next
+    /// one stores it.
+    pub fn keep(&self, whereto: &dyn Whereto, why: &str) -> Result<(), Error> {
+        let Some(target) = whereto.target() else {
+            return Ok(());
+        };
+        let mut state = self.state.lock();
+        while Self::is_busy(&state) {
+            self.changed.wait(&mut state);
+        }
+        (state.is_flushing, state.is_sealed) = (true, true);
+        drop(state);
+        let result = self.say_synced(&target, why);
+        self.state.lock().is_flushing = false;
+        self.changed.notify_all();
+        result
     }
 
     /// Gives stored content the name of its version.
@@ -377,95 +388,6 @@ impl Entry {
     }
 }
 
-impl Cache {
-    /// Stores content; where somebody else changed the file, beside it, if that is wanted.
-    pub(super) fn send_or_keep_both(
-        &self,
-        path: &RemotePath,
-        content: &FromFile<'_>,
-        plan: &mut StorePlan,
-    ) -> remote::Result<Sent> {
-        for n in 1..=MAX_NAMES {
-            if self.conflicts == Conflicts::KeepBoth && plan.expect != Expect::Anything {
-                plan.keep_as = name_beside(path, self.clock.wall(), n);
-            }
-            match self.remote.store(path, content, plan) {
-                Ok(stored) => {
-                    let at = match (stored.outcome, path.parent(), &plan.keep_as) {
-                        (Outcome::KeptBeside, Some(dir), Some(name)) => dir.join(name),
-                        _ => path.clone(),
-                    };
-                    return Ok(Sent { at, stored });
-                }
-                Err(remote::Error::Conflict { .. }) if plan.keep_as.is_some() => {
-                    // This host cannot do both at once, or the name was taken.
-                    if let Some(sent) = self.send_beside(path, content, plan)? {
-                        return Ok(sent);
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Err(remote::Error::Conflict {
-            act: "store",
-            path: path.clone(),
-        })
-    }
-
-    /// Stores content under the name that it is to have beside a file that was not to be replaced.
-    /// `None` if that name is taken.
-    fn send_beside(
-        &self,
-        path: &RemotePath,
-        content: &FromFile<'_>,
-        plan: &StorePlan,
-    ) -> remote::Result<Option<Sent>> {
-        let (Some(dir), Some(name)) = (path.parent(), &plan.keep_as) else {
-            return Ok(None);
-        };
-        let is_gone = matches!(plan.expect, Expect::Version(_))
-            && matches!(self.remote.stat(path),
-                Err(error) if error.reason() == Some(Reason::NotFound));
-        let (at, outcome) = if is_gone {
-            (path.clone(), Outcome::Recreated)
-        } else {
-            (dir.join(name), Outcome::KeptBeside)
-        };
-        let plan = StorePlan {
-            expect: Expect::Absent,
-            keep_as: None,
-            placement: match plan.placement {
-                Placement::InPlace => Placement::Replace,
-                other => other,
-            },
-            ..plan.clone()
-        };
-        match self.remote.store(&at, content, &plan) {
-            Ok(stored) => {
-                let stored = Stored { outcome, ..stored };
-                Ok(Some(Sent { at, stored }))
-            }
-            Err(remote::Error::Conflict { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-/// Content that is on the host, and where.
-pub(super) struct Sent {
-    pub(super) at: RemotePath,
-    pub(super) stored: Stored,
-}
-
-impl Sent {
-    fn new(path: &RemotePath, stored: Stored) -> Self {
-        Self {
-            at: path.clone(),
-            stored,
-        }
-    }
-}
-
 /// Whether a store that failed so may succeed later without anybody doing anything here.
 pub(super) fn may_pass(error: &Error) -> bool {
     match error {
@@ -481,22 +403,5 @@ pub(super) fn may_pass(error: &Error) -> bool {
         },
         Error::Local { .. } => true,
         _ => false,
-    }
-}
-
-/// Content of a file, which is not written to while it is stored.
-pub(super) struct FromFile<'a> {
-    file: &'a File,
-}
-
-impl<'a> FromFile<'a> {
-    pub(super) fn new(file: &'a File) -> Self {
-        Self { file }
-    }
-}
-
-impl remote::Content for FromFile<'_> {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.file.read_at(buf, offset)
     }
 }

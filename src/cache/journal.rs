@@ -22,8 +22,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::cache::journal::record::Entry;
 use crate::cache::journal::record::Id;
+use crate::cache::journal::record::Line;
 use crate::cache::journal::record::Record;
 use crate::cache::steps::Step;
 use crate::cache::steps::Steps;
@@ -106,7 +106,7 @@ impl Journal {
     /// Says what is known of a content from now on.
     pub(crate) fn put(&self, record: Record, durable: Durable) -> io::Result<()> {
         self.steps.before(Step::JournalPut)?;
-        let line = record::line(&Entry::Dirty(record.clone()));
+        let line = record::line(&Line::Dirty(Box::new(record.clone())));
         let upto = self.append(&line, |live| {
             live.insert(record.id, record);
         })?;
@@ -122,7 +122,7 @@ impl Journal {
             return Ok(());
         }
         self.steps.before(Step::JournalDone)?;
-        self.append(&record::line(&Entry::Done(id)), |live| {
+        self.append(&record::line(&Line::Done(id)), |live| {
             live.remove(&id);
         })?;
         Ok(())
@@ -213,10 +213,10 @@ fn parse(bytes: &[u8]) -> Found {
             .then(|| record::parse(line))
             .flatten();
         match entry {
-            Some(Entry::Dirty(record)) => {
-                found.live.insert(record.id, record);
+            Some(Line::Dirty(record)) => {
+                found.live.insert(record.id, *record);
             }
-            Some(Entry::Done(id)) => {
+            Some(Line::Done(id)) => {
                 found.live.remove(&id);
             }
             None => found.damaged.push(line.to_vec()),
@@ -233,7 +233,7 @@ fn path(dir: &Path) -> PathBuf {
 fn write_anew(dir: &Path, live: &HashMap<Id, Record>) -> io::Result<(File, u64)> {
     let mut bytes = HEADER.as_bytes().to_vec();
     for record in live.values() {
-        bytes.extend(record::line(&Entry::Dirty(record.clone())));
+        bytes.extend(record::line(&Line::Dirty(Box::new(record.clone()))));
     }
     let new = dir.join("journal.new");
     let mut file = OpenOptions::new()
@@ -316,7 +316,7 @@ mod tests {
         drop(journal);
         let mut bytes = fs::read(path(dir.path())).unwrap();
         let end = bytes.iter().position(|&b| b == 0).unwrap();
-        let second = record::line(&Entry::Dirty(sample(2)));
+        let second = record::line(&Line::Dirty(Box::new(sample(2))));
         let at = memchr::memmem::find(&bytes, &second).unwrap();
         bytes[at + 30] ^= 1;
         // And the last line is torn.

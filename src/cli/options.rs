@@ -157,6 +157,12 @@ pub const OPTIONS: &[Spec] = &[
     ),
     spec(
         Group::Mount,
+        "drain_timeout",
+        "SECONDS",
+        "at the end, how long to try to store what is left (60)",
+    ),
+    spec(
+        Group::Mount,
         "noexec",
         "",
         "run no programs from the mount; likewise exec, suid, nosuid, dev, nodev, noatime, sync, dirsync",

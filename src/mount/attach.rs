@@ -12,7 +12,6 @@ use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -27,6 +26,8 @@ use rustix::net::RecvAncillaryMessage;
 use rustix::net::RecvFlags;
 
 use crate::config;
+use crate::mount::mountinfo;
+use crate::mount::mountinfo::MountLine;
 use crate::path::Escaped;
 use crate::transport::child;
 
@@ -41,8 +42,7 @@ pub enum Error {
     #[error("the mountpoint {} is not a directory", .0.display())]
     NotADirectory(PathBuf),
     #[error(
-        "the mountpoint {} is a dead mount; clear it with `fusermount3 -u` (or `umount -l` as \
-         root)",
+        "the mountpoint {} is a dead mount; clear it with `scpfs umount`",
         .0.display()
     )]
     Dead(PathBuf),
@@ -66,6 +66,12 @@ pub enum Error {
     Fusermount(String),
     #[error("cannot mount on {}", path.display())]
     Mount { path: PathBuf, source: io::Error },
+    #[error("cannot find the mount on {} in /proc/self/mountinfo", .0.display())]
+    Unlisted(PathBuf),
+    #[error("{} is in use", .0.display())]
+    InUse(PathBuf),
+    #[error("something else is mounted over {}", .0.display())]
+    Covered(PathBuf),
     #[error("cannot unmount {}", path.display())]
     Unmount { path: PathBuf, source: io::Error },
 }
@@ -213,51 +219,100 @@ impl Mountpoint {
         receive_fd(&ours).map_err(failed)
     }
 
-    /// Takes the mount off. If it is in use, it is only taken out of sight, and goes when its
-    /// last user has gone; returns whether that is so.
-    pub fn detach(&self) -> Result<bool, Error> {
-        let failed = |source: io::Error| Error::Unmount {
-            path: self.path.clone(),
+    /// Takes the mount with this id off, if it is still there. If it is in use, it may be taken
+    /// out of sight, and goes when its last user has gone.
+    pub fn detach(&self, id: &str, when_busy: WhenBusy) -> Result<Detached, Error> {
+        detach_by_id(id, self.fusermount.as_deref(), when_busy)
+    }
+
+    /// Returns the program that unmounts for everybody but root.
+    pub fn fusermount(&self) -> Option<&Path> {
+        self.fusermount.as_deref()
+    }
+}
+
+/// What is to become of a mount that is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenBusy {
+    Leave,
+    Hide,
+}
+
+/// What has become of a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detached {
+    Gone,
+    /// It is out of sight, and goes with its last user.
+    Hidden,
+}
+
+/// Takes off what is mounted on `path`; by `fusermount3` if that is given, as everybody but root
+/// must.
+///
+/// # Errors
+/// [`Error::InUse`] if it is in use and is not to be hidden.
+pub fn detach(
+    path: &Path,
+    fusermount: Option<&Path>,
+    when_busy: WhenBusy,
+) -> Result<Detached, Error> {
+    let unmount = |lazily: bool| match fusermount {
+        None => unmount_as_root(path, lazily),
+        Some(program) => unmount_by_fusermount(path, program, lazily),
+    };
+    match (unmount(false), when_busy) {
+        (Ok(()), _) => Ok(Detached::Gone),
+        (Err(Error::InUse(_)), WhenBusy::Hide) => unmount(true).map(|()| Detached::Hidden),
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// As [`detach`], for the mount with this id; one that is not there any more is gone.
+pub fn detach_by_id(
+    id: &str,
+    fusermount: Option<&Path>,
+    when_busy: WhenBusy,
+) -> Result<Detached, Error> {
+    let Some(MountLine { path, .. }) = mountinfo::by_id(id) else {
+        return Ok(Detached::Gone);
+    };
+    // A path leads to what is on top of it.
+    if mountinfo::topmost(&path).is_some_and(|top| top.id == id) {
+        detach(&path, fusermount, when_busy)
+    } else {
+        Err(Error::Covered(path))
+    }
+}
+
+fn unmount_as_root(path: &Path, lazily: bool) -> Result<(), Error> {
+    let mut flags = UnmountFlags::NOFOLLOW;
+    flags.set(UnmountFlags::DETACH, lazily);
+    rustix::mount::unmount(path, flags).map_err(|error| match error {
+        rustix::io::Errno::BUSY => Error::InUse(path.to_owned()),
+        error => Error::Unmount {
+            path: path.to_owned(),
+            source: error.into(),
+        },
+    })
+}
+
+fn unmount_by_fusermount(path: &Path, program: &Path, lazily: bool) -> Result<(), Error> {
+    let option = if lazily { "-uz" } else { "-u" };
+    let args: [OsString; 3] = [option.into(), "--".into(), path.into()];
+    let captured =
+        child::capture(program, &args, FUSERMOUNT_LIMIT).map_err(|source| Error::Unmount {
+            path: path.to_owned(),
             source,
-        };
-        match &self.fusermount {
-            None => match rustix::mount::unmount(&self.path, UnmountFlags::NOFOLLOW) {
-                Ok(()) => Ok(false),
-                Err(rustix::io::Errno::BUSY) => {
-                    let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
-                    rustix::mount::unmount(&self.path, flags).map_err(|e| failed(e.into()))?;
-                    Ok(true)
-                }
-                Err(error) => Err(failed(error.into())),
-            },
-            Some(program) => {
-                let mut said = String::new();
-                for (option, is_lazy) in [("-u", false), ("-uz", true)] {
-                    let args: [OsString; 3] =
-                        [option.into(), "--".into(), self.path.clone().into()];
-                    let captured =
-                        child::capture(program, &args, FUSERMOUNT_LIMIT).map_err(failed)?;
-                    if captured.code == Some(0) {
-                        return Ok(is_lazy);
-                    }
-                    said = Escaped(captured.stderr.trim_ascii()).to_string();
-                }
-                Err(Error::Fusermount(said))
-            }
-        }
+        })?;
+    if captured.code == Some(0) {
+        return Ok(());
     }
-
-    /// Returns whether the filesystem of `device_id` is still mounted here.
-    pub fn is_attached(&self, device_id: &str) -> bool {
-        mounts()
-            .iter()
-            .any(|mount| mount.path == self.path && mount.device_id == device_id)
-    }
-
-    /// Returns the device number of what is mounted here, as `/proc/self/mountinfo` has it.
-    pub fn device_id(&self) -> Option<String> {
-        let found = mounts().into_iter().rfind(|mount| mount.path == self.path);
-        found.map(|mount| mount.device_id)
+    let said = Escaped(captured.stderr.trim_ascii()).to_string();
+    // fusermount3 speaks no language but English, and has one exit status for all.
+    if said.ends_with("Device or resource busy") {
+        Err(Error::InUse(path.to_owned()))
+    } else {
+        Err(Error::Fusermount(said))
     }
 }
 
@@ -291,56 +346,9 @@ fn hint(said: &str) -> String {
 
 fn is_mountpoint(path: &Path) -> bool {
     // Only a FUSE mount is in the way; mounting over another kind is what people do.
-    mounts()
+    mountinfo::mounts()
         .iter()
         .any(|mount| mount.path == path && mount.fstype.starts_with("fuse"))
-}
-
-struct MountLine {
-    device_id: String,
-    path: PathBuf,
-    fstype: String,
-}
-
-/// The lines of `/proc/self/mountinfo`, see `proc_pid_mountinfo(5)`.
-fn mounts() -> Vec<MountLine> {
-    let text = fs::read("/proc/self/mountinfo").unwrap_or_default();
-    let parse = |line: &[u8]| {
-        let mut fields = line.split(|&b| b == b' ');
-        let device_id = String::from_utf8(fields.nth(2)?.to_vec()).ok()?;
-        let path = unescape(fields.nth(1)?);
-        let fstype = fields.skip_while(|field| *field != b"-").nth(1)?;
-        let path = PathBuf::from(std::ffi::OsStr::from_bytes(&path));
-        Some(MountLine {
-            device_id,
-            path,
-            fstype: String::from_utf8(fstype.to_vec()).ok()?,
-        })
-    };
-    text.split(|&b| b == b'\n').filter_map(parse).collect()
-}
-
-/// Octal escapes of `/proc`: space, tab, newline and backslash.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut rest = field;
-    while let Some((&byte, after)) = rest.split_first() {
-        let code = after
-            .get(..3)
-            .filter(|_| byte == b'\\')
-            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        match code {
-            Some(code) => {
-                out.push(code);
-                rest = after.get(3..).unwrap_or_default();
-            }
-            None => {
-                out.push(byte);
-                rest = after;
-            }
-        }
-    }
-    out
 }
 
 /// A value in fusermount3's list of options.
@@ -390,11 +398,6 @@ fn receive_fd(socket: &UnixStream) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mountinfo_escapes_are_undone() {
-        assert_eq!(unescape(b"/a\\040b\\134c\\x"), b"/a b\\c\\x");
-    }
 
     #[test]
     fn a_comma_in_a_name_is_not_the_end_of_an_option() {

@@ -13,8 +13,12 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::clock::Tick;
+use crate::remote::Contact;
+use crate::remote::ContactState;
 use crate::remote::Error;
+use crate::remote::contact::smooth;
 use crate::remote::lane;
+use crate::remote::lane::Answer;
 use crate::remote::lane::Lane;
 use crate::sync::Condvar;
 use crate::sync::Mutex;
@@ -32,6 +36,9 @@ const TRUSTED_IDLE: Duration = Duration::from_secs(10);
 
 /// How often idle lanes tell the host, and every router between, that they are in use.
 const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// An answer of more bytes than this says more of the link's width than of its length.
+const SHORT_ANSWER: usize = 4 << 10;
 
 /// What a lane is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +80,9 @@ struct State {
     /// Whether nobody waits for a connection while the host is known to be away.
     fails_fast: bool,
     failure: Option<Failure>,
+    /// When the last lane was lost; `None` while there is one.
+    away_since: Option<Tick>,
+    round_trip: Option<Duration>,
 }
 
 struct Failure {
@@ -85,6 +95,15 @@ struct Failure {
 impl State {
     fn n_open(&self) -> usize {
         self.idle.len() + self.lent.len()
+    }
+
+    /// Keeps `away_since` in step with the lanes; to be called when one comes or goes.
+    fn note_contact(&mut self, now: Tick) {
+        self.away_since = if self.n_open() == 0 {
+            self.away_since.or(Some(now))
+        } else {
+            None
+        };
     }
 
     /// One lane is kept for metadata, unless there is only one.
@@ -110,6 +129,8 @@ impl Lanes {
                 is_closed: false,
                 fails_fast: false,
                 failure: None,
+                away_since: None,
+                round_trip: None,
             }),
             changed: Condvar::new(),
             closing: Condvar::new(),
@@ -240,6 +261,28 @@ impl Lanes {
         self.shared.state.lock().n_open()
     }
 
+    /// Returns how the connections are; never blocks for long.
+    pub fn contact(&self) -> Contact {
+        let state = self.shared.state.lock();
+        let contact = match state.away_since {
+            None => ContactState::Connected,
+            Some(since) => {
+                let for_so_long = self.tick().saturating_sub(since);
+                if state.is_opening {
+                    ContactState::Reconnecting { for_so_long }
+                } else {
+                    ContactState::Away { for_so_long }
+                }
+            }
+        };
+        Contact {
+            state: contact,
+            n_open: state.n_open(),
+            max: state.max,
+            round_trip: state.round_trip,
+        }
+    }
+
     /// Ends all lanes. Whoever waits for one, or on one, gets an error at once.
     pub fn close(&self) {
         let mut state = self.shared.state.lock();
@@ -268,6 +311,7 @@ impl Lanes {
         } else {
             Some(lane)
         };
+        state.note_contact(self.shared.clock.tick());
         drop(state);
         self.shared.changed.notify_all();
         drop(dropped);
@@ -304,6 +348,7 @@ impl Shared {
                 lane.set_last_used(self.clock.tick());
                 state.failure = None;
                 state.idle.push(lane);
+                state.note_contact(self.clock.tick());
                 log::debug!("connection {} is open", state.n_open());
                 // Others may still wait; they ask for the next one when they wake.
             }
@@ -359,6 +404,7 @@ impl Shared {
             }
         }
         state.idle = kept;
+        state.note_contact(now);
         let goes_on = !state.is_closed;
         drop(state);
         if !dead.is_empty() {
@@ -402,6 +448,18 @@ pub struct Lent {
 }
 
 impl Lent {
+    /// As [`Lane::request`]; notes how long a short answer took.
+    pub fn request(&mut self, line: &[u8]) -> Result<Answer, lane::Error> {
+        let since = self.lanes.tick();
+        let answer = self.deref_mut().request(line)?;
+        if answer.body.len() <= SHORT_ANSWER {
+            let took = self.lanes.tick().saturating_sub(since);
+            let mut state = self.lanes.shared.state.lock();
+            state.round_trip = Some(smooth(state.round_trip, took));
+        }
+        Ok(answer)
+    }
+
     /// Returns whether the lane is fit for a request that cannot be repeated; asks the host if
     /// the lane lay idle for long.
     pub fn is_alive(&mut self) -> bool {

@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::path::RemotePath;
 use crate::remote::AttrChange;
 use crate::remote::Changed;
+use crate::remote::Contact;
 use crate::remote::Content;
 use crate::remote::Error;
 use crate::remote::Facts;
@@ -257,6 +258,10 @@ impl<R: Remote> Remote for Retry<R> {
 
     fn remove_leftovers(&self, dir: &RemotePath, tag: u32) -> Result<()> {
         self.reading(|r| r.remove_leftovers(dir, tag))
+    }
+
+    fn contact(&self) -> Contact {
+        self.inner.contact()
     }
 
     fn close(&self) {

@@ -15,6 +15,7 @@ use crate::path::Name;
 use crate::path::RemotePath;
 use crate::remote::AttrChange;
 use crate::remote::Changed;
+use crate::remote::Contact;
 use crate::remote::Content;
 use crate::remote::Error;
 use crate::remote::Facts;
@@ -446,6 +447,10 @@ impl Remote for Shell {
         let line = Line::new("clean").arg(&self.absolute(dir));
         let answer = self.ask(ACT, line.raw(&format!("{tag:08x}")))?;
         check(ACT, dir, &answer)
+    }
+
+    fn contact(&self) -> Contact {
+        self.lanes.contact()
     }
 
     fn close(&self) {

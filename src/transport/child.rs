@@ -24,6 +24,9 @@ use super::settings::Proxy;
 /// No output that is asked for here is anywhere near this size.
 const MAX_OUTPUT_BYTES: u64 = 4 << 20;
 
+/// The word with which this program starts as a guard. It has no colon, so that it is no host.
+pub const GUARD: &str = "_guard";
+
 /// What a program printed, and how it ended.
 #[derive(Debug)]
 pub struct Captured {
@@ -143,6 +146,18 @@ impl Drop for ProxyChild {
     fn drop(&mut self) {
         end(&mut self.child);
     }
+}
+
+/// Starts this program once more, as the guard of a mount; see `mount::guard`.
+pub fn start_guard(args: &[&OsStr], input: OwnedFd) -> io::Result<Child> {
+    command(Path::new("/proc/self/exe"))
+        .arg0("scpfs-guard")
+        .arg(GUARD)
+        .args(args)
+        .stdin(Stdio::from(input))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
 }
 
 /// Kills and reaps.

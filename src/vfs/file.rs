@@ -79,6 +79,9 @@ impl Vfs {
             self.release_entry(ino, &entry);
             return Err(error);
         }
+        if !flags.truncates {
+            self.cache.count_open();
+        }
         let keeps_pages = self.take_pages(ino, &entry);
         let is_unsized = self.is_unsized(ino, &entry);
         let epoch = entry.epoch();

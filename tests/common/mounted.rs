@@ -185,6 +185,23 @@ impl Mounted {
         self.dir.path().join(name)
     }
 
+    /// A command that looks at mounts or ends them, as whoever mounted runs it.
+    pub(crate) fn control(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_scpfs"));
+        command
+            .env("HOME", self.dir.path().join("home"))
+            .env_remove("XDG_CACHE_HOME")
+            .args(words)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Kills the daemon, as the kernel does when memory is short.
+    pub(crate) fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.wait();
+    }
+
     pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.daemon.as_ref().unwrap().id()).unwrap()
     }

@@ -250,6 +250,21 @@ impl Sshd {
         self.signal_sessions(Signal::CONT);
     }
 
+    /// Stops the server as well, so that nobody gets a new connection either.
+    pub(crate) fn freeze(&self) {
+        for server in children(self.unshare.id()) {
+            signal(server, Signal::STOP);
+        }
+        self.freeze_sessions();
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.thaw_sessions();
+        for server in children(self.unshare.id()) {
+            signal(server, Signal::CONT);
+        }
+    }
+
     fn signal_sessions(&self, what: Signal) {
         let mut todo: Vec<u32> = children(self.unshare.id())
             .into_iter()

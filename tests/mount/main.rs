@@ -3,7 +3,9 @@
 //! Real mounts of a real sshd, used as people use them.
 
 mod bad_hosts;
+mod control;
 mod full_disk;
+mod guard;
 mod lost_connection;
 mod many_files;
 #[path = "../common/mounted.rs"]
@@ -12,6 +14,7 @@ mod ordinary_user;
 mod programs;
 mod reference;
 mod sequences;
+mod side_by_side;
 #[path = "../common/sshd.rs"]
 mod sshd;
 mod start;

@@ -87,7 +87,43 @@ fn an_ordinary_user_mounts_uses_and_unmounts() {
          mkdir closed; chmod 700 closed
          {mount}; ls mnt; fusermount3 -u mnt"
     ));
+    // Killed, and cleared by the guard; then without a guard.
+    let (ends, told, complained) = as_user(&format!(
+        "pid() {{ ./scpfs status --json mnt | sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/'; }}
+         gone() {{ n=0; while grep -q \" $PWD/mnt \" /proc/self/mountinfo; do
+             n=$((n+1)); test $n -lt 300; sleep 0.1; done; }}
+         {mount}; ./scpfs status; kill -9 $(pid); gone; ls mnt
+         {mount}; daemon=$(pid); kill -9 $(pgrep -P $daemon scpfs-guard) $daemon
+         until ./scpfs umount mnt; do sleep 0.1; done; gone
+         {mount}; echo new > mnt/file; ./scpfs umount mnt; gone; cat host/file"
+    ));
+    // The cache of somebody else, from both sides.
+    let closed = tempfile::tempdir().unwrap();
+    fs::set_permissions(closed.path(), fs::Permissions::from_mode(0o700)).unwrap();
+    let (status, _, denial) = as_user(&format!(
+        "{mount} -o cache_dir={}",
+        closed.path().join("cache").display()
+    ));
+    assert_eq!(status, Some(5), "{denial}");
+    assert!(denial.contains("belongs to another user"), "{denial}");
+    let root = Command::new(&program)
+        .arg("-F")
+        .arg(sshd.ssh_config())
+        .arg(format!("-oIdentityFile={}", key.display()))
+        .arg(format!("h:{}", dir.path().join("host").display()))
+        .arg(dir.path().join("mnt"))
+        .env("HOME", dir.path().join("home"))
+        .env_remove("XDG_CACHE_HOME")
+        .output()
+        .unwrap();
     drop(device);
+    assert_eq!(ends, Some(0), "{told}{complained}");
+    assert!(told.contains("the mountpoint is cleared"), "{told}");
+    assert!(told.ends_with("new\n"), "{told}");
+    assert_eq!(root.status.code(), Some(5));
+    let refusal = String::from_utf8_lossy(&root.stderr).into_owned();
+    assert!(refusal.contains("belongs to another user"), "{refusal}");
+    assert!(refusal.contains("-o cache_dir="), "{refusal}");
     assert_eq!(code, Some(0), "{said}{out}");
     assert!(
         out.contains("fuse.scpfs") && out.contains("nosuid"),

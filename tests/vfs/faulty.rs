@@ -6,6 +6,7 @@ use std::sync::Arc;
 use scpfs::path::RemotePath;
 use scpfs::remote::AttrChange;
 use scpfs::remote::Changed;
+use scpfs::remote::Contact;
 use scpfs::remote::Content;
 use scpfs::remote::Error;
 use scpfs::remote::Facts;
@@ -163,6 +164,10 @@ impl Remote for Faulty {
 
     fn remove_leftovers(&self, dir: &RemotePath, tag: u32) -> Result<()> {
         self.tell("clean up", |r| r.remove_leftovers(dir, tag))
+    }
+
+    fn contact(&self) -> Contact {
+        self.inner.contact()
     }
 
     fn close(&self) {

@@ -297,7 +297,7 @@ fn rclone_loses_two_of_three_fsynced_writes_after_kill_9() {
     assert_eq!(fs::read(mount.at("log")).unwrap(), b"one\ntwo\n3rd\n");
 }
 
-/// `sshfs` writes through: a link that drops after O_TRUNC and the first of eight blocks leaves a
+/// `sshfs` writes through: a link that drops after `O_TRUNC` and the first of eight blocks leaves a
 /// file of one block.
 #[test]
 fn sshfs_leaves_a_truncated_file_when_the_link_drops() {

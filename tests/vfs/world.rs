@@ -51,6 +51,9 @@ pub(crate) struct Mount {
     pub(crate) recovered: Vec<Recovered>,
 }
 
+/// Puts something around a host.
+pub(crate) type Around = Box<dyn FnOnce(Arc<dyn Remote>) -> Arc<dyn Remote>>;
+
 /// How a mount is to be.
 pub(crate) struct Setup {
     pub(crate) max_bytes: u64,
@@ -59,7 +62,7 @@ pub(crate) struct Setup {
     pub(crate) is_offline_ok: bool,
     pub(crate) boot: &'static str,
     pub(crate) steps: Arc<dyn Steps>,
-    pub(crate) around: Box<dyn FnOnce(Arc<dyn Remote>) -> Arc<dyn Remote>>,
+    pub(crate) around: Around,
 }
 
 impl Default for Setup {

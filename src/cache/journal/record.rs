@@ -85,16 +85,16 @@ pub(crate) fn tag(id: Id) -> u32 {
 
 /// What a line says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Entry {
-    Dirty(Record),
+pub(crate) enum Line {
+    Dirty(Box<Record>),
     Done(Id),
 }
 
 /// Writes a line, its newline included.
-pub(crate) fn line(entry: &Entry) -> Vec<u8> {
-    let text = match entry {
-        Entry::Done(id) => format!("{id} done"),
-        Entry::Dirty(record) => {
+pub(crate) fn line(what: &Line) -> Vec<u8> {
+    let text = match what {
+        Line::Done(id) => format!("{id} done"),
+        Line::Dirty(record) => {
             let Record {
                 id,
                 phase,
@@ -109,7 +109,7 @@ pub(crate) fn line(entry: &Entry) -> Vec<u8> {
                 atime,
                 since,
                 why,
-            } = record;
+            } = &**record;
             let phase = match phase {
                 Phase::Open => "open",
                 Phase::Closed => "closed",
@@ -138,7 +138,7 @@ pub(crate) fn line(entry: &Entry) -> Vec<u8> {
 }
 
 /// Reads a line; `None` if it is damaged in any way.
-pub(crate) fn parse(line: &[u8]) -> Option<Entry> {
+pub(crate) fn parse(line: &[u8]) -> Option<Line> {
     let line = std::str::from_utf8(line.strip_suffix(b"\n")?).ok()?;
     let (crc, text) = line.split_once(' ')?;
     if crc != format!("{:08x}", crc32fast::hash(text.as_bytes())) {
@@ -148,7 +148,7 @@ pub(crate) fn parse(line: &[u8]) -> Option<Entry> {
     let mut word = || words.next();
     let id = Id::parse(word()?)?;
     let phase = match word()? {
-        "done" => return words.next().is_none().then_some(Entry::Done(id)),
+        "done" => return words.next().is_none().then_some(Line::Done(id)),
         "open" => Phase::Open,
         "closed" => Phase::Closed,
         "synced" => Phase::Synced,
@@ -181,7 +181,10 @@ pub(crate) fn parse(line: &[u8]) -> Option<Entry> {
         since: parse_time(word()?)?,
         why: String::from_utf8(unescape(word()?)?).ok()?,
     };
-    words.next().is_none().then_some(Entry::Dirty(record))
+    words
+        .next()
+        .is_none()
+        .then(|| Line::Dirty(Box::new(record)))
 }
 
 fn option<T>(value: Option<&T>, text: impl FnOnce(&T) -> String) -> String {
@@ -331,7 +334,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_changed_byte_is_noticed() {
-        let line = line(&Entry::Dirty(sample(1)));
+        let line = line(&Line::Dirty(Box::new(sample(1))));
         for at in 0..line.len() {
             for bit in 0..8 {
                 let mut damaged = line.clone();
@@ -378,7 +381,7 @@ pub(crate) mod tests {
                 why,
                 ..sample(size)
             };
-            let entry = Entry::Dirty(record);
+            let entry = Line::Dirty(Box::new(record));
             prop_assert_eq!(parse(&line(&entry)), Some(entry));
         }
 

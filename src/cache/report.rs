@@ -1,0 +1,141 @@
+//! What can be said of the content that the host does not have, and of the cache as a whole.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::cache::Cache;
+use crate::cache::Error;
+use crate::cache::entry::Content;
+use crate::cache::entry::Entry;
+use crate::path::RemotePath;
+use crate::remote;
+
+/// One file whose content the host does not have, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileReport {
+    pub path: RemotePath,
+    pub state: FileState,
+    /// In bytes.
+    pub size: u64,
+    /// How much of it was sent, while it is uploaded.
+    pub sent: u64,
+    /// Why the last store failed.
+    pub failure: Option<String>,
+    /// The error number that programs get for that.
+    pub errno: Option<i32>,
+    /// How often it was tried to store it; 0 where that is not counted.
+    pub tries: u32,
+    /// When it is tried again, if by itself.
+    pub next_try: Option<Duration>,
+    /// What the cache calls the content.
+    pub id: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileState {
+    /// Somebody has it open.
+    Writing,
+    /// It is to be stored.
+    Pending,
+    Uploading,
+    Failed,
+    /// The host has something else than what was changed here.
+    Conflict,
+    /// It has no place on the host any more; its content stays here.
+    Kept,
+}
+
+/// The cache at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheReport {
+    /// Bytes of clean content that nobody has open.
+    pub bytes: u64,
+    pub max_bytes: u64,
+    /// How often a file was opened without a fetch, and with one.
+    pub hits: u64,
+    pub misses: u64,
+}
+
+/// How files were opened so far.
+#[derive(Debug, Default)]
+pub(super) struct Opens {
+    all: AtomicU64,
+    fetches: AtomicU64,
+}
+
+impl Opens {
+    pub(super) fn count_fetch(&self) {
+        self.fetches.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Cache {
+    /// Counts a file that was opened for its content.
+    pub fn count_open(&self) {
+        self.opens.all.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn report(&self) -> CacheReport {
+        let misses = self.opens.fetches.load(Ordering::Relaxed);
+        let index = self.index.lock();
+        CacheReport {
+            bytes: index.bytes(),
+            max_bytes: index.limits().max_bytes,
+            hits: self
+                .opens
+                .all
+                .load(Ordering::Relaxed)
+                .saturating_sub(misses),
+            misses,
+        }
+    }
+}
+
+impl Entry {
+    /// Says how it is with content that the host does not have; `None` if the host has it. The
+    /// error number is for the layer above to fill in.
+    pub fn report(&self, path: RemotePath) -> Option<FileReport> {
+        let state = self.state.lock();
+        let Content::Dirty { private, .. } = &state.content else {
+            return None;
+        };
+        let id = self.cache.disk.private_path(private);
+        let id = id.file_name().and_then(|name| name.to_str());
+        let what = if state.is_flushing {
+            FileState::Uploading
+        } else if let Some(failure) = &state.failure {
+            if is_conflict(failure) {
+                FileState::Conflict
+            } else {
+                FileState::Failed
+            }
+        } else if Self::is_wanted(&state) {
+            FileState::Writing
+        } else {
+            FileState::Pending
+        };
+        let plan = self.cache.uploads.plan_of(self);
+        let (tries, next_try) = plan.map_or((0, None), |(tries, due)| (tries, Some(due)));
+        let sent = if state.is_flushing {
+            self.sent.load(Ordering::Relaxed).min(state.size)
+        } else {
+            0
+        };
+        Some(FileReport {
+            path,
+            state: what,
+            size: state.size,
+            sent,
+            failure: state.failure.as_ref().map(|error| remote::chain(error)),
+            errno: None,
+            tries,
+            next_try,
+            id: id.map(str::to_owned),
+        })
+    }
+}
+
+fn is_conflict(error: &Error) -> bool {
+    matches!(error, Error::Remote(error) if matches!(**error, remote::Error::Conflict { .. }))
+}

@@ -1,0 +1,147 @@
+//! Sending content to the host, and what is done where somebody else changed the file.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use crate::cache::Cache;
+use crate::cache::conflict::Conflicts;
+use crate::cache::conflict::name_beside;
+use crate::path::RemotePath;
+use crate::remote;
+use crate::remote::Expect;
+use crate::remote::Outcome;
+use crate::remote::Placement;
+use crate::remote::Reason;
+use crate::remote::StorePlan;
+use crate::remote::Stored;
+
+/// How many names are tried for content that is kept beside a file.
+const MAX_NAMES: u32 = 9;
+
+impl Cache {
+    /// Stores content; where somebody else changed the file, beside it, if that is wanted.
+    pub(super) fn send_or_keep_both(
+        &self,
+        path: &RemotePath,
+        content: &FromFile<'_>,
+        plan: &mut StorePlan,
+    ) -> remote::Result<Sent> {
+        for n in 1..=MAX_NAMES {
+            if self.conflicts == Conflicts::KeepBoth && plan.expect != Expect::Anything {
+                plan.keep_as = name_beside(path, self.clock.wall(), n);
+            }
+            match self.remote.store(path, content, plan) {
+                Ok(stored) => {
+                    let at = match (stored.outcome, path.parent(), &plan.keep_as) {
+                        (Outcome::KeptBeside, Some(dir), Some(name)) => dir.join(name),
+                        _ => path.clone(),
+                    };
+                    return Ok(Sent { at, stored });
+                }
+                Err(remote::Error::Conflict { .. }) if plan.keep_as.is_some() => {
+                    // This host cannot do both at once, or the name was taken.
+                    if let Some(sent) = self.send_beside(path, content, plan)? {
+                        return Ok(sent);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(remote::Error::Conflict {
+            act: "store",
+            path: path.clone(),
+        })
+    }
+
+    /// Stores content under the name that it is to have beside a file that was not to be replaced.
+    /// `None` if that name is taken.
+    fn send_beside(
+        &self,
+        path: &RemotePath,
+        content: &FromFile<'_>,
+        plan: &StorePlan,
+    ) -> remote::Result<Option<Sent>> {
+        let (Some(dir), Some(name)) = (path.parent(), &plan.keep_as) else {
+            return Ok(None);
+        };
+        let is_gone = matches!(plan.expect, Expect::Version(_))
+            && matches!(self.remote.stat(path),
+                Err(error) if error.reason() == Some(Reason::NotFound));
+        let (at, outcome) = if is_gone {
+            (path.clone(), Outcome::Recreated)
+        } else {
+            (dir.join(name), Outcome::KeptBeside)
+        };
+        let plan = StorePlan {
+            expect: Expect::Absent,
+            keep_as: None,
+            placement: match plan.placement {
+                Placement::InPlace => Placement::Replace,
+                other => other,
+            },
+            ..plan.clone()
+        };
+        match self.remote.store(&at, content, &plan) {
+            Ok(stored) => {
+                let stored = Stored { outcome, ..stored };
+                Ok(Some(Sent { at, stored }))
+            }
+            Err(remote::Error::Conflict { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Content that is on the host, and where.
+pub(super) struct Sent {
+    pub(super) at: RemotePath,
+    pub(super) stored: Stored,
+}
+
+impl Sent {
+    pub(super) fn new(path: &RemotePath, stored: Stored) -> Self {
+        Self {
+            at: path.clone(),
+            stored,
+        }
+    }
+}
+
+/// Content of a file, which is not written to while it is stored.
+pub(super) struct FromFile<'a> {
+    file: &'a File,
+    /// How much of it was read so far, for whoever wants to know.
+    sent: Option<&'a AtomicU64>,
+}
+
+impl<'a> FromFile<'a> {
+    pub(super) fn new(file: &'a File) -> Self {
+        Self { file, sent: None }
+    }
+
+    /// Counts the bytes that are taken from it.
+    pub(super) fn counted(self, sent: &'a AtomicU64) -> Self {
+        sent.store(0, Ordering::Relaxed);
+        Self {
+            sent: Some(sent),
+            ..self
+        }
+    }
+}
+
+impl remote::Content for FromFile<'_> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let n = self.file.read_at(buf, offset)?;
+        if let Some(sent) = self.sent {
+            if offset == 0 {
+                // The first bytes once more: the store is tried again.
+                sent.store(0, Ordering::Relaxed);
+            }
+            sent.fetch_add(n as u64, Ordering::Relaxed);
+        }
+        Ok(n)
+    }
+}

@@ -1,0 +1,193 @@
+//! The commands beside mounting: `scpfs status`, `scpfs umount`.
+//!
+//! A command is told from a source by its first word alone: a source has a colon. A host called
+//! `status` is mounted as `status:`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lexopt::Arg;
+use lexopt::Parser;
+use lexopt::ValueExt as _;
+
+use crate::cli::Environment;
+use crate::cli::Task;
+use crate::cli::args::Error;
+use crate::cli::help::Length;
+use crate::cli::help::help;
+use crate::config;
+use crate::transport::child;
+
+/// How long `umount` waits for what is not stored.
+const UMOUNT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The first word of a command line that does not mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    Status,
+    Umount,
+    /// Reserved.
+    Recover,
+    /// Reserved.
+    Doctor,
+    /// The guard of a mount; only a daemon says this.
+    Guard,
+}
+
+impl Command {
+    pub fn of(word: &OsString) -> Option<Self> {
+        match word.to_str()? {
+            "status" => Some(Self::Status),
+            "umount" => Some(Self::Umount),
+            "recover" => Some(Self::Recover),
+            "doctor" => Some(Self::Doctor),
+            child::GUARD => Some(Self::Guard),
+            _ => None,
+        }
+    }
+}
+
+/// What was typed after `status`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StatusArgs {
+    pub mountpoint: Option<PathBuf>,
+    pub as_json: bool,
+    pub watches: bool,
+    pub asks_for_help: bool,
+}
+
+/// What was typed after `umount`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UmountArgs {
+    pub mountpoint: Option<PathBuf>,
+    pub timeout: Duration,
+    pub force: bool,
+    pub asks_for_help: bool,
+}
+
+/// Reads the words after a command, and the environment.
+pub(super) fn read(
+    command: Command,
+    words: impl IntoIterator<Item = OsString>,
+) -> Result<Task, Error> {
+    let asks_for_help = || Ok(Task::Print(help(Length::Screen)));
+    match command {
+        Command::Status => {
+            let args = parse_status(words)?;
+            if args.asks_for_help {
+                return asks_for_help();
+            }
+            Ok(Task::Status(config::Status {
+                mountpoint: args.mountpoint,
+                as_json: args.as_json,
+                watches: args.watches,
+                sockets: Environment::read()?.sockets(),
+            }))
+        }
+        Command::Umount => {
+            let args = parse_umount(words)?;
+            if args.asks_for_help {
+                return asks_for_help();
+            }
+            let missing = "no mountpoint was given\nusage: scpfs umount MOUNTPOINT";
+            Ok(Task::Umount(config::Umount {
+                mountpoint: args.mountpoint.ok_or_else(|| Error(missing.to_owned()))?,
+                timeout: args.timeout,
+                force: args.force,
+                sockets: Environment::read()?.sockets(),
+            }))
+        }
+        Command::Recover | Command::Doctor => {
+            Err(Error("this command is not there yet".to_owned()))
+        }
+        Command::Guard => {
+            let mut words = words.into_iter();
+            let mut word = || words.next().unwrap_or_default();
+            let path = |word: OsString| (!word.is_empty()).then(|| PathBuf::from(word));
+            Ok(Task::Guard(config::Guard {
+                mount_id: word().into_string().unwrap_or_default(),
+                fusermount: path(word()),
+                socket: path(word()),
+            }))
+        }
+    }
+}
+
+fn fault(error: lexopt::Error) -> Error {
+    Error(error.to_string())
+}
+
+/// Takes the words after `status` apart.
+pub fn parse_status(words: impl IntoIterator<Item = OsString>) -> Result<StatusArgs, Error> {
+    let mut args = StatusArgs::default();
+    let mut parser = Parser::from_args(words);
+    while let Some(arg) = parser.next().map_err(fault)? {
+        match arg {
+            Arg::Long("json") => args.as_json = true,
+            Arg::Long("watch") => args.watches = true,
+            Arg::Short('h') | Arg::Long("help") => args.asks_for_help = true,
+            Arg::Value(word) if args.mountpoint.is_none() => args.mountpoint = Some(word.into()),
+            other => return Err(fault(other.unexpected())),
+        }
+    }
+    Ok(args)
+}
+
+/// Takes the words after `umount` apart.
+pub fn parse_umount(words: impl IntoIterator<Item = OsString>) -> Result<UmountArgs, Error> {
+    let mut args = UmountArgs {
+        mountpoint: None,
+        timeout: UMOUNT_TIMEOUT,
+        force: false,
+        asks_for_help: false,
+    };
+    let mut parser = Parser::from_args(words);
+    while let Some(arg) = parser.next().map_err(fault)? {
+        match arg {
+            Arg::Long("timeout") => {
+                let secs: f64 = parser.value().map_err(fault)?.parse().map_err(fault)?;
+                args.timeout = Duration::try_from_secs_f64(secs)
+                    .map_err(|_| Error("--timeout takes a number of seconds".to_owned()))?;
+            }
+            Arg::Long("force") => args.force = true,
+            Arg::Short('h') | Arg::Long("help") => args.asks_for_help = true,
+            Arg::Value(word) if args.mountpoint.is_none() => args.mountpoint = Some(word.into()),
+            other => return Err(fault(other.unexpected())),
+        }
+    }
+    Ok(args)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(words: &[&str]) -> Vec<OsString> {
+        words.iter().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn a_command_is_a_word_without_a_colon() {
+        assert_eq!(Command::of(&"status".into()), Some(Command::Status));
+        assert_eq!(Command::of(&"doctor".into()), Some(Command::Doctor));
+        for source in ["status:", "umount:dir", "u@status:", "host:", "-h"] {
+            assert_eq!(Command::of(&source.into()), None, "{source}");
+        }
+    }
+
+    #[test]
+    fn commands_have_options_of_their_own() {
+        let args = parse_status(words(&["--json", "/m", "--watch"])).unwrap();
+        assert_eq!(args.mountpoint, Some("/m".into()));
+        assert!(args.as_json && args.watches);
+        let args = parse_umount(words(&["/m", "--timeout=1.5", "--force"])).unwrap();
+        assert_eq!(args.timeout, Duration::from_millis(1500));
+        assert!(args.force);
+        for bad in [&["--jason"][..], &["a", "b"], &["-f"]] {
+            assert!(parse_status(words(bad)).is_err(), "{bad:?}");
+            assert!(parse_umount(words(bad)).is_err(), "{bad:?}");
+        }
+        assert!(parse_umount(words(&["/m", "--timeout", "-1"])).is_err());
+    }
+}

@@ -1,0 +1,356 @@
+//! `scpfs status` and `scpfs umount`: asks the daemons of mounts, and prints what they say.
+
+use std::fs;
+use std::io;
+use std::io::BufRead as _;
+use std::io::BufReader;
+use std::io::IsTerminal as _;
+use std::io::Read as _;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::clock::Clock as _;
+use crate::clock::SystemClock;
+use crate::config;
+use crate::mount::attach;
+use crate::mount::attach::WhenBusy;
+use crate::mount::control::MAX_ANSWER;
+use crate::mount::control::PATIENCE;
+use crate::mount::control::message::Answer;
+use crate::mount::control::message::Draining;
+use crate::mount::control::message::NotStored;
+use crate::mount::control::message::Request;
+use crate::mount::control::message::Status;
+use crate::mount::control::show;
+use crate::mount::control::sockets;
+use crate::mount::guard;
+use crate::mount::mountinfo;
+use crate::mount::mountinfo::MountLine;
+
+/// How often a drain is looked at, and how often its progress is printed where lines stay.
+const STEP: Duration = Duration::from_millis(200);
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// How often `--watch` looks.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a daemon that was told to end may take; it has a limit of its own.
+const LAST_ANSWER: Duration = Duration::from_secs(3600);
+
+/// Why a mount cannot be looked at or unmounted.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("nothing is mounted on {}", .0.display())]
+    NotMounted(PathBuf),
+    #[error("{} is not an scpfs mount; its type is {fstype}", path.display())]
+    NotOurs { path: PathBuf, fstype: String },
+    #[error(
+        "the daemon of {} does not answer, or is another user's; `fusermount3 -u` (as root \
+         `umount`) unmounts it all the same",
+        .0.display()
+    )]
+    NoDaemon(PathBuf),
+    #[error("{} is a dead mount; clear it with `scpfs umount`", .0.display())]
+    Dead(PathBuf),
+    #[error("{} is in use; `fuser -vm` names the programs, --force unmounts all the same", .0.display())]
+    InUse(PathBuf),
+    #[error("cannot speak with the daemon")]
+    Conversation(#[source] io::Error),
+    #[error("the daemon refuses: {0}")]
+    Refused(String),
+    #[error("cannot clear the dead mount")]
+    Clear(#[source] attach::Error),
+    #[error("cannot print")]
+    Print(#[source] io::Error),
+}
+
+impl Error {
+    /// Returns the status to exit with, as documented in the README.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NotMounted(_) | Self::NotOurs { .. } | Self::Print(_) => 1,
+            Self::NoDaemon(_)
+            | Self::Dead(_)
+            | Self::InUse(_)
+            | Self::Conversation(_)
+            | Self::Refused(_)
+            | Self::Clear(_) => 5,
+        }
+    }
+}
+
+/// What `status --json` prints.
+#[derive(Debug, Serialize)]
+struct Document {
+    mounts: Vec<Status>,
+}
+
+/// Prints how a mount is, or all of this user; goes on for ever if it is to watch.
+pub fn status(task: &config::Status, out: &mut dyn Write) -> Result<u8, Error> {
+    let mountpoint = task.mountpoint.as_deref().map(resolve);
+    let clears = task.watches && !task.as_json && io::stdout().is_terminal();
+    loop {
+        let mut mounts = match &mountpoint {
+            None => all(sockets::find(&task.sockets, false)),
+            Some(path) => vec![find(&task.sockets, path)?.0],
+        };
+        mounts.sort_by(|a, b| a.mountpoint.cmp(&b.mountpoint));
+        let text = if task.as_json {
+            let document = Document { mounts };
+            serde_json::to_string(&document).map_err(|error| Error::Print(error.into()))? + "\n"
+        } else if mounts.is_empty() {
+            "no scpfs mounts\n".to_owned()
+        } else {
+            let texts: Vec<String> = mounts.iter().map(show::status).collect();
+            texts.join("\n")
+        };
+        let start = if clears { "\x1b[H\x1b[J" } else { "" };
+        write!(out, "{start}{text}")
+            .and_then(|()| out.flush())
+            .map_err(Error::Print)?;
+        if !task.watches {
+            return Ok(0);
+        }
+        thread::sleep(WATCH_EVERY);
+    }
+}
+
+/// Stores everything and unmounts; prints how far that is and what could not be stored.
+pub fn umount(
+    task: &config::Umount,
+    fusermount: Option<&Path>,
+    out: &mut dyn Write,
+) -> Result<u8, Error> {
+    let path = resolve(&task.mountpoint);
+    let (_, mut daemon) = match find(&task.sockets, &path) {
+        Ok(found) => found,
+        Err(Error::Dead(path)) => return clear(task, &path, fusermount, out),
+        Err(error) => return Err(error),
+    };
+    let left = drain(task, &mut daemon, out)?;
+    if !left.is_empty() && !task.force {
+        list(&left, out)?;
+        let text = "still mounted; mend it and try again, or unmount with --force: what is left \
+                    stays in the cache\n";
+        print(out, text)?;
+        return Ok(6);
+    }
+    let left = match daemon.ask(&Request::Unmount { force: task.force })? {
+        Answer::Unmounted { left } => left,
+        Answer::Hidden => {
+            print(
+                out,
+                "in use; it is out of sight, and ends with its last user\n",
+            )?;
+            left
+        }
+        Answer::InUse => return Err(Error::InUse(path)),
+        answer => return Err(refused(answer)),
+    };
+    list(&left, out)?;
+    if left.is_empty() {
+        return Ok(0);
+    }
+    print(out, "unmounted; what is left stays in the cache\n")?;
+    Ok(6)
+}
+
+/// Takes off what a daemon that is dead has left.
+fn clear(
+    task: &config::Umount,
+    path: &Path,
+    fusermount: Option<&Path>,
+    out: &mut dyn Write,
+) -> Result<u8, Error> {
+    let fusermount = fusermount.filter(|_| task.sockets.uid != 0);
+    attach::detach(path, fusermount, WhenBusy::Hide).map_err(Error::Clear)?;
+    let text = format!(
+        "the daemon of {} was dead; the mountpoint is cleared\n",
+        path.display()
+    );
+    print(out, &text)?;
+    Ok(0)
+}
+
+/// Has everything stored; returns what is not, in the end or when there is no more time.
+fn drain(
+    task: &config::Umount,
+    daemon: &mut Daemon,
+    out: &mut dyn Write,
+) -> Result<Vec<NotStored>, Error> {
+    let clock = SystemClock::new();
+    let is_terminal = io::stdout().is_terminal();
+    let mut printed: Option<(Duration, String)> = None;
+    let mut request = Request::Drain;
+    loop {
+        let progress = match daemon.ask(&request)? {
+            Answer::Progress(progress) => progress,
+            answer => return Err(refused(answer)),
+        };
+        request = Request::Progress;
+        let now = clock.tick();
+        let is_over = now >= task.timeout;
+        if is_over || !progress.is_draining {
+            if is_terminal && printed.is_some() {
+                print(out, "\r\x1b[K")?;
+            }
+            return Ok(not_stored(progress, task.timeout));
+        }
+        let line = show::to_store(&progress.files);
+        let is_due = match &printed {
+            None => now >= STEP,
+            Some((at, before)) => {
+                *before != line && (is_terminal || now.saturating_sub(*at) >= LINE_EVERY)
+            }
+        };
+        if is_due && !progress.files.is_empty() {
+            if is_terminal {
+                print(out, &format!("\r{line}\x1b[K"))?;
+            } else {
+                print(out, &format!("{line}\n"))?;
+            }
+            printed = Some((now, line));
+        }
+        thread::sleep(STEP);
+    }
+}
+
+fn not_stored(progress: Draining, timeout: Duration) -> Vec<NotStored> {
+    if !progress.is_draining {
+        return progress.left;
+    }
+    let reason = format!("not within {} s", timeout.as_secs_f64());
+    let files = progress.files.into_iter().map(|file| NotStored {
+        path: file.path,
+        message: file.message.unwrap_or_else(|| reason.clone()),
+    });
+    files.collect()
+}
+
+fn list(left: &[NotStored], out: &mut dyn Write) -> Result<(), Error> {
+    for NotStored { path, message } in left {
+        print(out, &format!("not stored: {path}: {message}\n"))?;
+    }
+    Ok(())
+}
+
+fn print(out: &mut dyn Write, text: &str) -> Result<(), Error> {
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(Error::Print)
+}
+
+fn refused(answer: Answer) -> Error {
+    match answer {
+        Answer::Failed { message } => Error::Refused(message),
+        answer => Error::Refused(format!("unexpected answer {answer:?}")),
+    }
+}
+
+/// Returns the path as `/proc/self/mountinfo` would have it, even if what is mounted there is
+/// dead.
+fn resolve(path: &Path) -> PathBuf {
+    let by_parent = || {
+        let absolute = std::path::absolute(path).ok()?;
+        let parent = fs::canonicalize(absolute.parent()?).ok()?;
+        Some(parent.join(absolute.file_name()?))
+    };
+    fs::canonicalize(path)
+        .ok()
+        .or_else(by_parent)
+        .unwrap_or_else(|| path.to_owned())
+}
+
+/// Finds the daemon of what is mounted on `path`.
+fn find(places: &config::Sockets, path: &Path) -> Result<(Status, Daemon), Error> {
+    let Some(mount) = mountinfo::topmost(path) else {
+        return Err(Error::NotMounted(path.to_owned()));
+    };
+    for stream in sockets::find(places, true) {
+        let Ok(mut daemon) = Daemon::new(stream) else {
+            continue;
+        };
+        if let Ok(Answer::Status(status)) = daemon.ask(&Request::Status)
+            && status.mount_id.as_deref() == Some(mount.id.as_str())
+        {
+            return Ok((*status, daemon));
+        }
+    }
+    Err(without_daemon(path, mount))
+}
+
+fn without_daemon(path: &Path, mount: MountLine) -> Error {
+    let path = path.to_owned();
+    if !mount.fstype.starts_with("fuse.scpfs") {
+        let fstype = mount.fstype;
+        return Error::NotOurs { path, fstype };
+    }
+    if is_dead(&path) {
+        Error::Dead(path)
+    } else {
+        Error::NoDaemon(path)
+    }
+}
+
+/// Whether nobody serves the mount any more. A daemon that is stopped does not say so.
+fn is_dead(path: &Path) -> bool {
+    let (tell, told) = mpsc::channel();
+    let path = path.to_owned();
+    let asking = thread::Builder::new().spawn(move || tell.send(guard::is_dead(&path)));
+    asking.is_ok() && told.recv_timeout(PATIENCE).unwrap_or(false)
+}
+
+/// Asks each for its status; who does not answer is left out.
+fn all(streams: Vec<UnixStream>) -> Vec<Status> {
+    let ask = |stream| match Daemon::new(stream).ok()?.ask(&Request::Status) {
+        Ok(Answer::Status(status)) => Some(*status),
+        _ => None,
+    };
+    streams.into_iter().filter_map(ask).collect()
+}
+
+/// The daemon of a mount, on the other side of its control socket.
+struct Daemon {
+    reader: BufReader<UnixStream>,
+}
+
+impl Daemon {
+    fn new(stream: UnixStream) -> io::Result<Self> {
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self {
+            reader: BufReader::new(stream),
+        })
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<Answer, Error> {
+        self.converse(request).map_err(Error::Conversation)
+    }
+
+    fn converse(&mut self, request: &Request) -> io::Result<Answer> {
+        let limit = match request {
+            Request::Unmount { .. } => LAST_ANSWER,
+            _ => PATIENCE,
+        };
+        let stream = self.reader.get_mut();
+        stream.set_read_timeout(Some(limit))?;
+        let mut text = serde_json::to_vec(request)?;
+        text.push(b'\n');
+        stream.write_all(&text)?;
+        let mut line = Vec::new();
+        self.reader
+            .by_ref()
+            .take(MAX_ANSWER)
+            .read_until(b'\n', &mut line)?;
+        if line.last() != Some(&b'\n') {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(serde_json::from_slice(&line)?)
+    }
+}

@@ -1,0 +1,39 @@
+//! What the log looks like.
+
+use std::fmt;
+use std::io::Write as _;
+
+use crate::config;
+use crate::path::Escaped;
+
+/// Sends the log to standard error, one line a message.
+pub fn init(config: &config::Logging) {
+    let mut builder = env_logger::Builder::new();
+    builder.parse_filters(&config.filter).format(|out, record| {
+        // What a host says may be in a message: nothing of it must move a cursor.
+        let text = record.args().to_string();
+        writeln!(
+            out,
+            "scpfs: {}: {}",
+            record.level().as_str().to_ascii_lowercase(),
+            Line(&text)
+        )
+    });
+    if builder.try_init().is_err() {
+        log::debug!("logging is set up already");
+    }
+}
+
+/// A message as one line of safe text.
+struct Line<'a>(&'a str);
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Messages escape what comes from outside themselves; this is the net below them.
+        if self.0.chars().any(char::is_control) {
+            write!(f, "{}", Escaped(self.0.as_bytes()))
+        } else {
+            f.write_str(self.0)
+        }
+    }
+}

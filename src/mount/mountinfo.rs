@@ -1,0 +1,93 @@
+//! What the kernel says is mounted: `/proc/self/mountinfo`, see `proc_pid_mountinfo(5)`.
+
+use std::fs;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountLine {
+    /// The number of the mount and of its filesystem's device, `ID/MAJOR:MINOR`. The first may be
+    /// that of another mount as soon as it is off, the second only when its daemon has ended.
+    pub id: String,
+    pub path: PathBuf,
+    /// For example `fuse.scpfs`.
+    pub fstype: String,
+}
+
+/// Returns all mounts that this process can see, later ones after earlier ones.
+pub fn mounts() -> Vec<MountLine> {
+    let text = fs::read("/proc/self/mountinfo").unwrap_or_default();
+    text.split(|&b| b == b'\n').filter_map(parse).collect()
+}
+
+/// Returns what is on top of `path`, if anything is mounted there.
+pub fn topmost(path: &Path) -> Option<MountLine> {
+    mounts().into_iter().rfind(|mount| mount.path == path)
+}
+
+/// Returns a mount by its id, wherever it is by now: a directory above it may have been renamed.
+pub fn by_id(id: &str) -> Option<MountLine> {
+    mounts().into_iter().find(|mount| mount.id == id)
+}
+
+fn parse(line: &[u8]) -> Option<MountLine> {
+    let text = |field: &[u8]| String::from_utf8(field.to_vec()).ok();
+    let mut fields = line.split(|&b| b == b' ');
+    let id = text(fields.next()?)?;
+    let device = text(fields.nth(1)?)?;
+    let path = unescape(fields.nth(1)?);
+    let fstype = fields.skip_while(|field| *field != b"-").nth(1)?;
+    Some(MountLine {
+        id: format!("{id}/{device}"),
+        path: std::ffi::OsString::from_vec(path).into(),
+        fstype: text(fstype)?,
+    })
+}
+
+/// Octal escapes of `/proc`: space, tab, newline and backslash.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut rest = field;
+    while let Some((&byte, after)) = rest.split_first() {
+        let code = after
+            .get(..3)
+            .filter(|_| byte == b'\\')
+            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
+        match code {
+            Some(code) => {
+                out.push(code);
+                rest = after.get(3..).unwrap_or_default();
+            }
+            None => {
+                out.push(byte);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_escapes_are_undone() {
+        assert_eq!(unescape(b"/a\\040b\\134c\\x"), b"/a b\\c\\x");
+    }
+
+    #[test]
+    fn a_line_is_taken_apart() {
+        let line = b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - fuse.scpfs h: rw,errors";
+        let expected = MountLine {
+            id: "36/98:0".to_owned(),
+            path: "/mnt 2".into(),
+            fstype: "fuse.scpfs".to_owned(),
+        };
+        assert_eq!(parse(line), Some(expected));
+        assert_eq!(parse(b""), None);
+        assert_eq!(parse(b"36 35 98:0 /mnt1 /mnt2 rw"), None);
+    }
+}

@@ -1,0 +1,321 @@
+//! `scpfs status` and `scpfs umount`.
+
+use std::fs;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::process::Output;
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::mounted::Mounted;
+
+fn point(mounted: &Mounted) -> String {
+    mounted.aside("mnt").display().to_string()
+}
+
+fn umount(mounted: &Mounted, options: &[&str]) -> (Option<i32>, String) {
+    let point = point(mounted);
+    let words = [&["umount", &point], options].concat();
+    said(&mounted.control(&words).output().unwrap())
+}
+
+fn said(output: &Output) -> (Option<i32>, String) {
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+fn status(mounted: &Mounted) -> Value {
+    let output = mounted
+        .control(&["status", "--json", &point(mounted)])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{:?}", said(&output));
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    document["mounts"][0].clone()
+}
+
+/// A directory of the host in which nothing can be stored any more.
+fn refuse_stores(mounted: &Mounted, refuses: bool) {
+    let mode = if refuses { 0o555 } else { 0o755 };
+    fs::set_permissions(mounted.there(""), fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// A file that the host refuses, with 7 bytes of content.
+fn fail_to_store(mounted: &Mounted) {
+    let mut file = File::create(mounted.here("file")).unwrap();
+    file.write_all(b"content").unwrap();
+    // It was made there when it was created here, or is made now: neither can be.
+    refuse_stores(mounted, true);
+    let errno = rustix::io::Errno::from_io_error(&file.sync_all().unwrap_err());
+    assert_eq!(errno, Some(rustix::io::Errno::ACCESS), "{}", mounted.log());
+}
+
+#[test]
+fn status_says_how_a_mount_is() {
+    let Some(mounted) = Mounted::new(&["-o", "cache_size=100M"]) else {
+        return;
+    };
+    mounted.put("file", vec![b'x'; 5000]);
+    mounted.sh("cat file; cat file; cat file");
+    let status = status(&mounted);
+    assert_eq!(status["mountpoint"], point(&mounted));
+    assert!(status["source"].as_str().unwrap().starts_with("host:/"));
+    assert_eq!(status["pid"], mounted.pid());
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert!(status["host"].as_str().unwrap().contains("GNU userland"));
+    assert_eq!(status["connection"]["state"], "connected");
+    assert!(status["connection"]["lanes_open"].as_u64().unwrap() >= 1);
+    assert_eq!(status["connection"]["lanes_max"], 4);
+    let round_trip = status["connection"]["round_trip_ms"].as_f64().unwrap();
+    assert!(round_trip > 0.0 && round_trip < 5000.0, "{round_trip}");
+    assert_eq!(status["cache"]["limit"], 100 << 20);
+    assert_eq!(status["cache"]["bytes"], 5000);
+    assert_eq!(status["cache"]["misses"], 1);
+    assert_eq!(status["cache"]["hits"], 2);
+    assert_eq!(status["files"], Value::Array(Vec::new()));
+    let (_, text) = said(&mounted.control(&["status"]).output().unwrap());
+    for word in [&point(&mounted), "connected", "GNU userland", "not stored"] {
+        assert!(text.contains(word), "no `{word}` in: {text}");
+    }
+}
+
+#[test]
+fn status_lists_what_is_not_stored_and_why() {
+    let Some(mut mounted) = Mounted::new(&["-o", "cache_timeout=0"]) else {
+        return;
+    };
+    // In another process: a program that this one starts closes a copy of what it has open, and
+    // each close stores.
+    let mut writer = Command::new("dd")
+        .arg("bs=512")
+        .arg(format!("of={}", mounted.here("b\ny").display()))
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = writer.stdin.take().unwrap();
+    input.write_all(b"12345").unwrap();
+    mounted.wait_until("it is written", |mounted| {
+        status(mounted)["files"][0]["size"] == 5
+    });
+    let files = status(&mounted)["files"].clone();
+    assert_eq!(files[0]["path"], "b\\ny");
+    assert_eq!(
+        (&files[0]["state"], &files[0]["size"]),
+        (&"writing".into(), &5.into())
+    );
+    fail_to_store(&mounted);
+    // Its last handle tries once more, after close() has returned.
+    mounted.wait_until("nobody tries to store it", |mounted| {
+        status(mounted)["files"][1]["state"] == "failed"
+    });
+    let files = status(&mounted)["files"].clone();
+    assert_eq!(files[1]["path"], "file");
+    assert_eq!(files[1]["errno"], "EACCES");
+    assert!(
+        files[1]["message"].as_str().unwrap().contains("file"),
+        "{files}"
+    );
+    let (_, text) = said(
+        &mounted
+            .control(&["status", &point(&mounted)])
+            .output()
+            .unwrap(),
+    );
+    assert!(text.contains("failed     file  7 B: EACCES: "), "{text}");
+    refuse_stores(&mounted, false);
+    drop(input);
+    writer.wait().unwrap();
+}
+
+#[test]
+fn a_host_that_is_gone_is_away_and_status_answers_all_the_same() {
+    let Some(mut mounted) = Mounted::new(&["-o", "timeout=2,cache_timeout=0,drain_timeout=1"])
+    else {
+        return;
+    };
+    fs::read_dir(mounted.here("")).unwrap();
+    mounted.sshd.kill();
+    fs::read_dir(mounted.here("")).unwrap_err();
+    let connection = status(&mounted)["connection"].clone();
+    assert_ne!(connection["state"], "connected", "{connection}");
+    assert!(connection["away_seconds"].is_u64(), "{connection}");
+    assert_eq!(connection["lanes_open"], 0);
+    assert_eq!(umount(&mounted, &[]), (Some(0), String::new()));
+    assert_eq!(mounted.wait().code(), Some(0));
+}
+
+#[test]
+fn an_upload_shows_how_far_it_is() {
+    let Some(mounted) = Mounted::new(&["-o", "timeout=20"]) else {
+        return;
+    };
+    let mut writer = Command::new("dd")
+        .args(["if=/dev/zero", "bs=1M", "count=100"])
+        .arg(format!("of={}", mounted.here("big").display()))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut seen = Value::Null;
+    for _ in 0..2000 {
+        seen = status(&mounted)["files"][0].clone();
+        if seen["size"] == 100 << 20 && seen["sent"].as_u64().unwrap() > 0 {
+            break;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(writer.wait().unwrap().success());
+    assert_eq!(seen["state"], "uploading", "{seen}");
+    assert_eq!(seen["size"], 100 << 20, "{seen}");
+    assert!(seen["sent"].as_u64().unwrap() <= 100 << 20, "{seen}");
+}
+
+#[test]
+fn umount_stores_what_is_left_and_ends_the_mount() {
+    let Some(mut mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    refuse_stores(&mounted, false);
+    fail_to_store(&mounted);
+    refuse_stores(&mounted, false);
+    let (code, said) = umount(&mounted, &[]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains("not stored"), "{said}");
+    assert!(!mounted.is_mounted());
+    assert_eq!(mounted.wait().code(), Some(0), "{}", mounted.log());
+    assert_eq!(fs::read(mounted.there("file")).unwrap(), b"content");
+    let (code, said) = umount(&mounted, &[]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("nothing is mounted"), "{said}");
+}
+
+#[test]
+fn umount_lists_what_cannot_be_stored_and_unmounts_only_by_force() {
+    let Some(mut mounted) = Mounted::new(&["-o", "drain_timeout=5"]) else {
+        return;
+    };
+    fail_to_store(&mounted);
+    let (code, said) = umount(&mounted, &[]);
+    assert_eq!(code, Some(6), "{said}");
+    assert!(
+        said.contains("not stored: file: ") && said.contains("still mounted"),
+        "{said}"
+    );
+    assert!(mounted.is_mounted());
+    assert_eq!(fs::read(mounted.here("file")).unwrap(), b"content");
+    let (code, said) = umount(&mounted, &["--force"]);
+    assert_eq!(code, Some(6), "{said}");
+    assert!(
+        said.contains("not stored: file: ") && said.contains("cache"),
+        "{said}"
+    );
+    assert_eq!(mounted.wait().code(), Some(6));
+    assert!(!mounted.is_mounted());
+    assert!(mounted.log().contains("not stored: file: "));
+    refuse_stores(&mounted, false);
+}
+
+#[test]
+fn umount_gives_up_after_its_timeout() {
+    let Some(mut mounted) = Mounted::new(&["-o", "timeout=30,drain_timeout=1,cache_timeout=0"])
+    else {
+        return;
+    };
+    fail_to_store(&mounted);
+    refuse_stores(&mounted, false);
+    mounted.sshd.freeze();
+    let (code, said) = umount(&mounted, &["--timeout", "0.5"]);
+    assert_eq!(code, Some(6), "{said}");
+    assert!(
+        said.contains("not stored: file: ") && said.contains("still mounted"),
+        "{said}"
+    );
+    assert!(mounted.is_mounted());
+    // A signal waits no longer than it may, either.
+    mounted.signal(rustix::process::Signal::TERM);
+    assert_eq!(mounted.wait().code(), Some(6), "{}", mounted.log());
+    assert!(
+        mounted.log().contains("not stored: file: "),
+        "{}",
+        mounted.log()
+    );
+    mounted.sshd.thaw();
+}
+
+#[test]
+fn umount_leaves_a_mount_that_is_in_use() {
+    let Some(mut mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    fs::write(mounted.here("file"), "content").unwrap();
+    let open = File::open(mounted.here("file")).unwrap();
+    let (code, said) = umount(&mounted, &[]);
+    assert_eq!(code, Some(5), "{said}");
+    assert!(
+        said.contains("in use") && said.contains("--force"),
+        "{said}"
+    );
+    assert!(mounted.is_mounted());
+    let (code, said) = umount(&mounted, &["--force"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!mounted.is_mounted());
+    drop(open);
+    assert_eq!(mounted.wait().code(), Some(0));
+}
+
+#[test]
+fn only_scpfs_mounts_are_unmounted_and_looked_at() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    for command in ["status", "umount"] {
+        let (code, text) = said(&mounted.control(&[command, "/proc"]).output().unwrap());
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains("/proc is not an scpfs mount"), "{text}");
+    }
+}
+
+#[test]
+fn the_socket_answers_nonsense_and_long_lines_without_harm() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    let path = format!("/run/scpfs/{}.sock", mounted.pid());
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(Path::new(&path)), 0o600);
+    assert_eq!(mode(Path::new("/run/scpfs")), 0o700);
+    let mut idle: Vec<UnixStream> = Vec::new();
+    for words in [
+        &b"nonsense\n"[..],
+        b"{\"ask\":\"format\"}\n",
+        &[b'x'; 100_000],
+    ] {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        // It may hang up before all of it is sent.
+        let _sent = stream.write_all(words);
+        idle.push(stream);
+    }
+    assert_eq!(status(&mounted)["pid"], mounted.pid());
+    // Many who say nothing: more are sent away, and the mount does not care.
+    idle.extend((0..40).map(|_| UnixStream::connect(&path).unwrap()));
+    fs::write(mounted.here("file"), "content").unwrap();
+    drop(idle);
+    for _ in 0..200 {
+        let output = mounted
+            .control(&["status", &point(&mounted)])
+            .output()
+            .unwrap();
+        if output.status.success() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    panic!("it does not answer any more");
+}
