@@ -20,7 +20,6 @@ use etcetera::BaseStrategy as _;
 pub use crate::cli::help::command_text;
 pub use crate::cli::help::option_text;
 
-use crate::cache::Conflicts;
 use crate::cli::args::Args;
 use crate::cli::args::Asks;
 use crate::cli::args::Error;
@@ -31,6 +30,7 @@ use crate::cli::help::help;
 use crate::cli::options::Kind;
 use crate::config;
 use crate::config::Config;
+use crate::config::Conflicts;
 use crate::config::Idmap;
 use crate::path::Escaped;
 use crate::transport::ssh_config::Query;
@@ -44,6 +44,7 @@ const USAGE: &str = "usage: scpfs [user@]host:[directory] mountpoint [options]";
 pub enum Task {
     Mount(Box<Config>),
     Status(config::Status),
+    Recover(config::Recover),
     Umount(config::Umount),
     Guard(config::Guard),
     /// Print this and be done.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cache::Conflicts;
+pub use crate::cache::Conflicts;
 use crate::transport::ssh_config::Query;
 use crate::transport::ssh_config::Surroundings;
 use crate::vfs::Symlinks;
@@ -50,6 +50,29 @@ pub struct Umount {
     /// Whether to unmount what is in use, and where something is not stored.
     pub force: bool,
     pub sockets: Sockets,
+}
+
+/// Which contents that are on no host to look after, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recover {
+    /// The directory in which each mount has a directory of its own.
+    pub base: PathBuf,
+    pub what: RecoverWhat,
+}
+
+/// Contents are named by their numbers, or the beginnings of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecoverWhat {
+    List,
+    /// Copies them into a directory; all where there are no numbers.
+    Save {
+        dir: PathBuf,
+        ids: Vec<String>,
+    },
+    /// Removes them for good.
+    Discard {
+        ids: Vec<String>,
+    },
 }
 
 /// What the guard of a mount has to know.

@@ -30,6 +30,13 @@ fn main() -> ExitCode {
             let fusermount = fusermount.as_deref();
             ended(client::umount(&task, fusermount, &mut std::io::stdout()))
         }
+        Ok(Task::Recover(task)) => match mount::recover::run(&task, &mut std::io::stdout()) {
+            Ok(status) => ExitCode::from(status),
+            Err(error) => {
+                complain(&error);
+                ExitCode::FAILURE
+            }
+        },
         Ok(Task::Guard(task)) => match guard::run(&task) {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,

@@ -9,6 +9,7 @@ pub mod end;
 pub mod guard;
 pub mod logging;
 pub mod mountinfo;
+pub mod recover;
 pub mod signals;
 pub mod terminal;
 

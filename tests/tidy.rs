@@ -50,7 +50,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "path", "stat", "clock", "sync", "workers", "remote", "cache", "vfs",
         ],
     ),
-    ("config", &["transport", "vfs"]),
+    ("config", &["transport", "cache", "vfs"]),
     ("cli", &["path", "config", "transport", "vfs"]),
 ];
 

@@ -3,7 +3,7 @@
 
 use crate::path::Name;
 use crate::path::RemotePath;
-use crate::remote::shell::answer::civil_from_days;
+use crate::stat::Civil;
 use crate::stat::Time;
 
 /// What to do with content that conflicts with somebody else's.
@@ -24,10 +24,16 @@ const NAME_MAX: usize = 255;
 /// Returns what content is called that conflicted at some time: `NAME.scpfs-conflict-DATE-TIME`, in
 /// UTC. `n` is added from the second attempt on, where that name was taken.
 pub(crate) fn name_beside(path: &RemotePath, at: Time, n: u32) -> Option<Name> {
-    let (days, secs) = (at.secs.div_euclid(86_400), at.secs.rem_euclid(86_400));
-    let (year, month, day) = civil_from_days(days);
-    let (h, m, s) = (secs / 3600, secs / 60 % 60, secs % 60);
-    let mut suffix = format!(".scpfs-conflict-{year:04}{month:02}{day:02}-{h:02}{m:02}{s:02}");
+    let Civil {
+        year,
+        month,
+        day,
+        hour,
+        minute,
+        second,
+    } = at.civil();
+    let mut suffix =
+        format!(".scpfs-conflict-{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}");
     if n > 1 {
         suffix.push_str(&format!("-{n}"));
     }

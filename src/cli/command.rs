@@ -17,7 +17,11 @@ use crate::cli::args::Error;
 use crate::cli::help::Length;
 use crate::cli::help::help;
 use crate::config;
+use crate::config::RecoverWhat;
 use crate::transport::child;
+
+const RECOVER_USAGE: &str =
+    "scpfs recover [--list | --save DIR [ID...] | --discard ID...] [--cache-dir DIR]";
 
 /// How long `umount` waits for what is not stored.
 const UMOUNT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -27,7 +31,6 @@ const UMOUNT_TIMEOUT: Duration = Duration::from_secs(60);
 pub enum Command {
     Status,
     Umount,
-    /// Reserved.
     Recover,
     /// Reserved.
     Doctor,
@@ -98,9 +101,17 @@ pub(super) fn read(
                 sockets: Environment::read()?.sockets(),
             }))
         }
-        Command::Recover | Command::Doctor => {
-            Err(Error("this command is not there yet".to_owned()))
-        }
+        Command::Recover => match parse_recover(words)? {
+            None => asks_for_help(),
+            Some((what, base)) => {
+                let base = match base {
+                    Some(base) => base,
+                    None => Environment::read()?.cache_base,
+                };
+                Ok(Task::Recover(config::Recover { base, what }))
+            }
+        },
+        Command::Doctor => Err(Error("this command is not there yet".to_owned())),
         Command::Guard => {
             let mut words = words.into_iter();
             let mut word = || words.next().unwrap_or_default();
@@ -159,6 +170,46 @@ pub fn parse_umount(words: impl IntoIterator<Item = OsString>) -> Result<UmountA
     Ok(args)
 }
 
+/// Takes the words after `recover` apart: what to do, and the directory of the caches if it was
+/// given; `None` if help was asked for.
+pub fn parse_recover(
+    words: impl IntoIterator<Item = OsString>,
+) -> Result<Option<(RecoverWhat, Option<PathBuf>)>, Error> {
+    let (mut save, mut discards, mut lists, mut base) = (None, false, false, None);
+    let mut ids = Vec::new();
+    let mut parser = Parser::from_args(words);
+    while let Some(arg) = parser.next().map_err(fault)? {
+        match arg {
+            Arg::Long("list") => lists = true,
+            Arg::Long("save") => save = Some(PathBuf::from(parser.value().map_err(fault)?)),
+            Arg::Long("discard") => discards = true,
+            Arg::Long("cache-dir" | "cache_dir") => {
+                base = Some(PathBuf::from(parser.value().map_err(fault)?));
+            }
+            Arg::Short('h') | Arg::Long("help") => return Ok(None),
+            Arg::Value(word) => ids.push(word.string().map_err(fault)?),
+            other => return Err(fault(other.unexpected())),
+        }
+    }
+    let usage = |text: &str| Error(format!("{text}\nusage: {RECOVER_USAGE}"));
+    let what = match (save, discards) {
+        (Some(_), true) => return Err(usage("--save and --discard do not go together")),
+        _ if lists && (discards || !ids.is_empty()) => {
+            return Err(usage("--list takes nothing else"));
+        }
+        (Some(dir), false) => RecoverWhat::Save { dir, ids },
+        (None, true) if ids.is_empty() => {
+            return Err(usage("--discard takes the numbers of what is to go"));
+        }
+        (None, true) => RecoverWhat::Discard { ids },
+        (None, false) if !ids.is_empty() => {
+            return Err(usage("what is to be done with these?"));
+        }
+        (None, false) => RecoverWhat::List,
+    };
+    Ok(Some((what, base)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +225,29 @@ mod tests {
         for source in ["status:", "umount:dir", "u@status:", "host:", "-h"] {
             assert_eq!(Command::of(&source.into()), None, "{source}");
         }
+    }
+
+    #[test]
+    fn recover_lists_unless_it_is_told_more() {
+        let recover = |list: &[&str]| parse_recover(words(list)).map(Option::unwrap);
+        assert_eq!(recover(&[]).unwrap(), (RecoverWhat::List, None));
+        let (what, base) = recover(&["--cache-dir=/c", "--save", "/d", "12"]).unwrap();
+        let (dir, ids) = ("/d".into(), vec!["12".to_owned()]);
+        assert_eq!(what, RecoverWhat::Save { dir, ids });
+        assert_eq!(base, Some("/c".into()));
+        let (what, _) = recover(&["12", "--discard", "34"]).unwrap();
+        let ids = vec!["12".to_owned(), "34".to_owned()];
+        assert_eq!(what, RecoverWhat::Discard { ids });
+        for bad in [
+            &["--discard"][..],
+            &["12"],
+            &["--save", "/d", "--discard", "1"],
+            &["--list", "1"],
+            &["--sav"],
+        ] {
+            assert!(recover(bad).is_err(), "{bad:?}");
+        }
+        assert!(parse_recover(words(&["-h"])).unwrap().is_none());
     }
 
     #[test]

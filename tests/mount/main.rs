@@ -12,6 +12,7 @@ mod many_files;
 mod mounted;
 mod ordinary_user;
 mod programs;
+mod recover;
 mod reference;
 mod sequences;
 mod side_by_side;

@@ -8,6 +8,8 @@ use std::time::Duration;
 use crate::mount::control::message::FileStatus;
 use crate::mount::control::message::Status;
 use crate::path::Escaped;
+use crate::stat::Civil;
+use crate::stat::Time;
 
 /// How many files are shown of each mount; `--json` has all.
 const MAX_FILES: usize = 50;
@@ -15,6 +17,19 @@ const MAX_FILES: usize = 50;
 /// Returns a local path as safe text, the same for both sides of the control socket.
 pub fn path_text(path: &Path) -> String {
     Escaped(path.as_os_str().as_bytes()).to_string()
+}
+
+/// Returns a date and a time of day, in UTC.
+pub fn date(time: Time) -> String {
+    let Civil {
+        year,
+        month,
+        day,
+        hour,
+        minute,
+        ..
+    } = time.civil();
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}Z")
 }
 
 /// Returns some lines on a mount.
@@ -150,7 +165,7 @@ fn in_unit(bytes: u64, (_, unit): (&str, u64)) -> String {
     format!("{}.{}", tenths / 10, tenths % 10)
 }
 
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     let unit = unit(bytes);
     format!("{} {}", in_unit(bytes, unit), unit.0)
 }

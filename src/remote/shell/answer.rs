@@ -104,7 +104,7 @@ fn civil_text(time: Time) -> String {
 
 /// The proleptic Gregorian date of a day counted from 1970-01-01, by eras of 400 years that
 /// begin on a 1st of March.
-pub fn civil_from_days(days: i64) -> (i64, i64, i64) {
+fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let (era, doe) = (days.div_euclid(146_097), days.rem_euclid(146_097));
     let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;

@@ -1,0 +1,134 @@
+//! What a killed daemon leaves, on real mounts, and `scpfs recover`.
+
+use std::fs;
+use std::fs::File;
+use std::io::Write as _;
+use std::process::Command;
+use std::process::Stdio;
+
+use crate::mounted::Mounted;
+
+fn recover(mounted: &Mounted, words: &[&str]) -> String {
+    let words = [&["recover"], words].concat();
+    let output = mounted.control(&words).output().unwrap();
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    String::from_utf8(text).unwrap()
+}
+
+/// Kills the daemon, and waits until the mountpoint is free.
+fn kill(mounted: &mut Mounted) {
+    mounted.kill();
+    mounted.wait_until("nothing is mounted", |mounted| !mounted.is_mounted());
+}
+
+#[test]
+fn what_was_being_written_when_the_daemon_was_killed_is_kept_and_can_be_had() {
+    let Some(mut mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    fs::write(mounted.here("file"), "the old content").unwrap();
+    // Another process, because one that is started from here would close the file as well.
+    let mut writer = Command::new("dd")
+        .arg(format!("of={}", mounted.here("file").display()))
+        .args(["conv=notrunc", "bs=3"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = writer.stdin.take().unwrap();
+    input.write_all(b"THE").unwrap();
+    mounted.wait_until("it is written", |mounted| {
+        fs::read(mounted.here("file")).unwrap() == b"THE old content"
+    });
+    let while_mounted = recover(&mounted, &[]);
+    assert!(while_mounted.contains("being written"), "{while_mounted}");
+    kill(&mut mounted);
+    drop(input);
+    writer.wait().unwrap();
+    let listed = recover(&mounted, &[]);
+    assert!(listed.contains("file: being written"), "{listed}");
+    assert!(listed.contains("15 B"), "{listed}");
+    mounted.start(&[]);
+    assert_eq!(fs::read(mounted.here("file")).unwrap(), b"the old content");
+    let log = mounted.log();
+    assert!(
+        log.contains("it was still being written when scpfs ended"),
+        "{log}"
+    );
+    let listed = recover(&mounted, &["--list"]);
+    assert!(
+        listed.contains("file: kept, it was still being written"),
+        "{listed}"
+    );
+    let id = listed
+        .lines()
+        .find_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .unwrap()
+        .to_owned();
+    let refused = recover(&mounted, &["--discard", &id]);
+    assert!(refused.contains("unmount it first"), "{refused}");
+
+    let saved = recover(
+        &mounted,
+        &["--save", mounted.aside("home").to_str().unwrap()],
+    );
+    let saved = saved.trim().rsplit_once(" is in ").unwrap().1;
+    assert_eq!(fs::read(saved).unwrap(), b"THE old content");
+    assert_eq!(mounted.unmount().code(), Some(0));
+    let gone = recover(&mounted, &["--discard", &id[..6]]);
+    assert_eq!(gone, format!("{id} is gone\n"));
+    let empty = recover(&mounted, &[]);
+    assert!(empty.contains("nothing is left"), "{empty}");
+    mounted.start(&[]);
+    let log = mounted.log();
+    assert_eq!(log.matches("left by an earlier mount").count(), 1, "{log}");
+}
+
+#[test]
+fn what_was_closed_late_is_stored_by_the_mount_after_a_kill() {
+    let Some(mut mounted) = Mounted::new(&["-o", "writeback=600"]) else {
+        return;
+    };
+    fs::create_dir(mounted.here("dir")).unwrap();
+    for n in 0..20 {
+        let mut file = File::create(mounted.here(&format!("dir/f{n}"))).unwrap();
+        writeln!(file, "content {n}").unwrap();
+    }
+    assert_eq!(fs::read_dir(mounted.there("dir")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(mounted.here("dir")).unwrap().count(), 20);
+    kill(&mut mounted);
+    mounted.start(&[]);
+    for n in 0..20 {
+        let content = fs::read_to_string(mounted.there(&format!("dir/f{n}"))).unwrap();
+        assert_eq!(content, format!("content {n}\n"));
+    }
+    assert!(
+        mounted
+            .log()
+            .contains("left by an earlier mount: dir/f7: stored")
+    );
+}
+
+#[test]
+fn upload_temporaries_of_a_killed_mount_are_removed_and_no_others() {
+    let Some(mut mounted) = Mounted::new(&["-o", "writeback=600"]) else {
+        return;
+    };
+    fs::write(mounted.here("file"), "content").unwrap();
+    let listed = recover(&mounted, &[]);
+    let id = listed
+        .lines()
+        .find_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .unwrap()
+        .to_owned();
+    kill(&mut mounted);
+    // As if the host had lost power in the middle of the upload.
+    let ours = mounted.there(&format!(".scpfs-{}00c0ffee.tmp", &id[8..]));
+    let others = mounted.there(".scpfs-0123456789abcdef.tmp");
+    fs::write(&ours, "half").unwrap();
+    fs::write(&others, "half").unwrap();
+    mounted.start(&[]);
+    assert_eq!(fs::read(mounted.there("file")).unwrap(), b"content");
+    assert!(!ours.exists());
+    assert!(others.exists());
+}
