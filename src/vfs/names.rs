@@ -76,12 +76,17 @@ impl Vfs {
         cx.may_wait()?;
         let name = Self::name(name)?;
         let (path, owner) = self.place_for_new(cx, parent, &name)?;
+        let since = self.clock.tick();
         let changed = make(&path, owner)?;
         let stat = self.created(parent, &changed, &path)?;
         let at = self.clock.tick();
         let mut tree = self.tree.lock();
         let ino = tree.add(stat, at);
         tree.bind(parent, &name, ino, at);
+        if let Some(dir) = tree.dir_mut(ino) {
+            // It was made just now, and empty.
+            dir.listed_at = Some(since);
+        }
         self.found(&mut tree, ino)
     }
 

@@ -236,3 +236,16 @@ fn fsync_is_the_store_and_close_after_it_costs_nothing() {
     );
     assert_eq!(mount.counted(|| mount.close(&opened).unwrap()).1, 0);
 }
+
+#[test]
+fn what_is_in_a_directory_that_was_just_made_is_known() {
+    let mount = Mount::new();
+    mount.names("").unwrap();
+    let made = mount.vfs.mkdir(&CX, Ino::ROOT, b"dir", 0o755).unwrap();
+    let ino = made.attr.unwrap().ino;
+    let (found, trips) = mount.counted(|| mount.vfs.lookup(&CX, ino, b"file").unwrap());
+    assert_eq!((found.attr.is_none(), trips), (true, 0));
+    fs::write(mount.at("dir/file"), "by somebody else").unwrap();
+    mount.age();
+    assert_eq!(mount.read("dir/file").unwrap(), b"by somebody else");
+}
