@@ -3,10 +3,13 @@
 //! Host words live here (list, stat, fetch, store, rename, remove); inodes and handles do not.
 //! Driven by `cache` and `vfs`.
 
+pub mod dialect;
 pub mod lane;
 pub mod lanes;
+pub mod memory;
 pub mod probe;
 pub mod retry;
+pub mod scp_only;
 pub mod shell;
 pub mod transfer;
 
@@ -121,6 +124,7 @@ pub struct Facts {
     /// One line for a person: userland, scp, login user.
     pub summary: String,
     /// The absolute path of the remote root on the host, without a trailing slash; empty for `/`.
+    /// Relative to the login directory where the host cannot say where that is.
     pub root: Vec<u8>,
     /// The ids of the login user.
     pub uid: u32,

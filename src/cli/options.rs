@@ -63,6 +63,12 @@ pub const OPTIONS: &[Spec] = &[
     ),
     spec(
         Group::Connection,
+        "dialect",
+        "auto|shell|scp-only",
+        "use the host's shell, or nothing but its scp (auto: scp-only where there is no shell)",
+    ),
+    spec(
+        Group::Connection,
         "password_stdin",
         "",
         "read the password from standard input",

@@ -91,7 +91,7 @@ pub fn probe(
 }
 
 /// What was typed after `host:` as a path for `cd` in the login directory.
-fn login_relative(typed: &[u8]) -> Vec<u8> {
+pub(super) fn login_relative(typed: &[u8]) -> Vec<u8> {
     let relative = typed.strip_prefix(b"~/").unwrap_or(typed);
     match relative {
         b"" | b"~" => b".".to_vec(),

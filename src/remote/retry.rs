@@ -91,11 +91,18 @@ fn is_worth_repeating(error: &Error) -> bool {
 }
 
 /// Whether the file has what `plan` wanted to give it. A store sets the modification time to the
-/// microsecond, so size and time together are as good as a receipt.
+/// microsecond, so size and time together are as good as a receipt. A host that tells neither
+/// inodes nor fractions of a second has no better one.
 fn is_as_planned(stat: &Stat, plan: &StorePlan) -> bool {
+    let is_coarse = stat.id.is_none() && stat.mtime.nanos == 0;
+    let is_mtime_as_planned = if is_coarse {
+        stat.mtime.secs == plan.mtime.secs
+    } else {
+        stat.mtime.to_micros() == plan.mtime.to_micros()
+    };
     stat.kind == FileKind::File
         && stat.size == plan.size
-        && stat.mtime.to_micros() == plan.mtime.to_micros()
+        && is_mtime_as_planned
         // A tool that keeps size and time makes the old file look like the new one.
         && !matches!(&plan.expect, Expect::Version(old) if old.same_content(&stat.version()))
 }

@@ -3,7 +3,11 @@
 
 #[path = "../common/local.rs"]
 mod local;
+mod scp_only;
+#[path = "../common/scp_server.rs"]
+mod scp_server;
 mod suite;
+mod things;
 
 use local::Userland;
 

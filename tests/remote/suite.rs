@@ -42,6 +42,13 @@ use scpfs::sync::Mutex;
 
 use crate::local::Userland;
 use crate::local::World;
+use crate::things::Buffer;
+use crate::things::MTIME;
+use crate::things::bytes;
+use crate::things::path;
+use crate::things::path_of;
+use crate::things::plan;
+use crate::things::reason;
 
 /// A host and the connection to it.
 pub(crate) struct Host {
@@ -80,76 +87,6 @@ impl Host {
 
     fn is_gnu(&self) -> bool {
         self.remote.facts().time_precision == TimePrecision::Nanos
-    }
-}
-
-fn path(text: &str) -> RemotePath {
-    path_of(text.as_bytes())
-}
-
-fn path_of(bytes: &[u8]) -> RemotePath {
-    bytes
-        .split(|&b| b == b'/')
-        .fold(RemotePath::root(), |dir, part| {
-            dir.join(&Name::new(part).unwrap())
-        })
-}
-
-fn reason<T: std::fmt::Debug>(result: Result<T, Error>) -> Reason {
-    result.unwrap_err().reason().expect("refused")
-}
-
-#[derive(Default)]
-struct Buffer {
-    begun: Vec<u64>,
-    data: Vec<u8>,
-}
-
-impl Receiver for Buffer {
-    fn begin(&mut self, size: u64) -> io::Result<()> {
-        self.begun.push(size);
-        self.data.clear();
-        Ok(())
-    }
-
-    fn data(&mut self, data: &[u8]) -> io::Result<()> {
-        self.data.extend_from_slice(data);
-        Ok(())
-    }
-}
-
-struct Bytes<'a>(&'a [u8]);
-
-impl Content for Bytes<'_> {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let rest = &self.0[usize::try_from(offset).unwrap().min(self.0.len())..];
-        let n = buf.len().min(rest.len());
-        buf[..n].copy_from_slice(&rest[..n]);
-        Ok(n)
-    }
-}
-
-fn bytes(data: &[u8]) -> Bytes<'_> {
-    Bytes(data)
-}
-
-const MTIME: Time = Time {
-    secs: 1_700_000_000,
-    nanos: 123_456_000,
-};
-
-fn plan(data: &[u8]) -> StorePlan {
-    StorePlan {
-        size: data.len() as u64,
-        mode: 0o640,
-        mtime: MTIME,
-        atime: MTIME,
-        owner: None,
-        expect: Expect::Anything,
-        placement: Placement::Replace,
-        durability: Durability::Lazy,
-        keep_as: None,
-        tag: 0x1234_abcd,
     }
 }
 
