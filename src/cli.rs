@@ -468,7 +468,7 @@ pub fn option_text() -> String {
             } else {
                 format!("{}={}", spec.name, spec.value)
             };
-            let _ = writeln!(text, "  {name:<24} {}", spec.help);
+            let _ = writeln!(text, "  {name:<27} {}", spec.help);
         }
     }
     text

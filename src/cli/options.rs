@@ -65,7 +65,7 @@ pub const OPTIONS: &[Spec] = &[
         Group::Connection,
         "dialect",
         "auto|shell|scp-only",
-        "use the host's shell, or nothing but its scp (auto: scp-only where there is no shell)",
+        "use the host's shell, or its scp alone (auto: the shell where there is one)",
     ),
     spec(
         Group::Connection,

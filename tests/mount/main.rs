@@ -11,6 +11,7 @@ mod mounted;
 mod ordinary_user;
 mod programs;
 mod reference;
+mod scp_only;
 mod sequences;
 #[path = "../common/sshd.rs"]
 mod sshd;
