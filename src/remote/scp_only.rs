@@ -10,10 +10,12 @@
 
 mod command;
 pub mod link;
+mod listing;
 pub mod probe;
 pub mod quirks;
 mod receive;
 mod send;
+mod trial;
 mod write;
 
 use std::sync::Arc;
@@ -44,12 +46,12 @@ use crate::remote::scp_only::command::Direction;
 use crate::remote::scp_only::command::Options;
 use crate::remote::scp_only::link::Command;
 use crate::remote::scp_only::link::Link;
+use crate::remote::scp_only::listing::Listed;
 use crate::remote::scp_only::quirks::Quirks;
 use crate::remote::scp_only::quirks::Refusal;
 use crate::remote::scp_only::receive::About;
 use crate::remote::scp_only::receive::Fetch;
 use crate::remote::scp_only::receive::Header;
-use crate::remote::scp_only::receive::Listed;
 use crate::remote::transfer::MAX_AHEAD;
 use crate::stat::DeviceNumber;
 use crate::stat::FileKind;
@@ -196,7 +198,7 @@ impl Remote for ScpOnly {
         let about = Self::about(ACT, path);
         let command = self.run(Direction::Look, &quirks, Purpose::Metadata, about)?;
         let said = self.remote_path(path);
-        match receive::list(command, &quirks, about, &said)? {
+        match listing::list(command, &quirks, about, &said)? {
             Listed::Whole {
                 directory,
                 entries,

@@ -22,14 +22,16 @@ use crate::remote::scp_only::command::Options;
 use crate::remote::scp_only::command::Quoting;
 use crate::remote::scp_only::link::Command;
 use crate::remote::scp_only::link::Link;
+use crate::remote::scp_only::listing;
+use crate::remote::scp_only::listing::Listed;
 use crate::remote::scp_only::quirks;
 use crate::remote::scp_only::quirks::Answers;
 use crate::remote::scp_only::quirks::Quirks;
 use crate::remote::scp_only::quirks::Refusal;
 use crate::remote::scp_only::receive;
 use crate::remote::scp_only::receive::About;
-use crate::remote::scp_only::receive::Listed;
-use crate::remote::scp_only::receive::Trial;
+use crate::remote::scp_only::trial;
+use crate::remote::scp_only::trial::Trial;
 use crate::sync::Mutex;
 use crate::transport;
 use crate::transport::Transport;
@@ -168,7 +170,7 @@ impl Probe<'_> {
         };
         let timeout = self.settings.timeout;
         let trial = Command::start(self.links, Purpose::Metadata, ACT, line, timeout)
-            .and_then(|command| receive::attempt(command, about))
+            .and_then(|command| trial::attempt(command, about))
             .map_err(of_remote)?;
         log::debug!("`{line}`: {trial:?}");
         Ok(trial)
@@ -262,7 +264,7 @@ impl Probe<'_> {
         let line = format!("scp -p -r -f {word}");
         let timeout = self.settings.timeout;
         let listed = Command::start(self.links, Purpose::Metadata, ACT, &line, timeout)
-            .and_then(|command| receive::list(command, &quirks, about, b""));
+            .and_then(|command| listing::list(command, &quirks, about, b""));
         match listed {
             Ok(Listed::Whole { .. }) => {}
             Ok(Listed::Unheeded)

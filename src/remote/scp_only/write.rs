@@ -263,14 +263,16 @@ impl ScpOnly {
                 return Err(self.not_made(about, &text));
             }
         }
-        let stat = quirks.is_rcp().then(|| Header {
-            kind: FileKind::Directory,
-            mode,
-            size: 0,
-            mtime: now,
-            atime: now,
-        });
-        let stat = stat.and_then(|header| self.known_after(&quirks, header));
+        let stat = self.known_after(
+            &quirks,
+            Header {
+                kind: FileKind::Directory,
+                mode,
+                size: 0,
+                mtime: now,
+                atime: now,
+            },
+        );
         Ok(Changed { stat, parent: None })
     }
 
