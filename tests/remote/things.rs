@@ -83,3 +83,40 @@ pub(crate) fn plan(data: &[u8]) -> StorePlan {
         tag: 0x1234_abcd,
     }
 }
+
+/// Names of every byte that a name can have, and some that are shell, options or records.
+pub(crate) fn odd_names() -> Vec<Vec<u8>> {
+    let mut names: Vec<Vec<u8>> = (1..=255u8)
+        .filter(|&b| b != b'/' && b != b'.')
+        .map(|b| vec![b])
+        .collect();
+    for name in [
+        "-rf",
+        "--",
+        "$(touch x)",
+        "`touch x`",
+        "a'b\"c\\",
+        "a\nb",
+        "\n",
+        "a\n",
+        " a ",
+        "*",
+        "~",
+        "!!",
+        "a\nC0644 9 evil",
+        "#",
+        "a=b",
+        ".scpfs-0123456789abcdef.tmp.x",
+        ".scpfs",
+        "...",
+        "%s%n",
+        "a\rb\x1b[2J",
+    ] {
+        names.push(name.as_bytes().to_vec());
+    }
+    names.push(vec![b'x'; 255]);
+    names.push(b"\xff\xfe\x80".to_vec());
+    names.sort();
+    names.dedup();
+    names
+}

@@ -39,6 +39,9 @@ pub(super) enum Direction {
     Store,
     /// Take a directory: `-r -t`.
     MakeDir,
+    /// Take one into a directory that is there: `-r -d -t`. Without `-d` it would be made under
+    /// the name of that directory if that is gone.
+    IntoDir,
 }
 
 /// Why a name cannot be put into a command for this server.
@@ -60,6 +63,7 @@ pub(super) fn line(
         Direction::Look => ("-r ", "-f"),
         Direction::Store => ("", "-t"),
         Direction::MakeDir => ("-r ", "-t"),
+        Direction::IntoDir => ("-r -d ", "-t"),
     };
     let flags = if has_options { "-p " } else { "" };
     let recursive = if has_options { recursive } else { "" };
@@ -165,6 +169,10 @@ mod tests {
         assert_eq!(line(Direction::Fetch, Options::Full), "scp -p -f /a");
         assert_eq!(line(Direction::Store, Options::Full), "scp -p -t /a");
         assert_eq!(line(Direction::MakeDir, Options::Full), "scp -p -r -t /a");
+        assert_eq!(
+            line(Direction::IntoDir, Options::Full),
+            "scp -p -r -d -t /a"
+        );
         assert_eq!(line(Direction::Look, Options::Minimal), "scp -f /a");
         assert_eq!(line(Direction::Store, Options::Minimal), "scp -t /a");
     }

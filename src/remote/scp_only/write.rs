@@ -255,6 +255,10 @@ impl ScpOnly {
                 Err(error) if error.reason() == Some(Reason::NotFound) => {}
                 Err(error) => return Err(error),
             }
+            let parent = path.parent().unwrap_or_default();
+            if self.look(ACT, &parent)?.kind != FileKind::Directory {
+                return Err(about.refused(Reason::NotADirectory, b""));
+            }
             self.send_dir(&quirks, about, mode, None)?
         };
         match sent {
@@ -311,7 +315,13 @@ impl ScpOnly {
             return Err(unsupported(NEWLINE));
         }
         let into = Self::about(about.act, &parent);
-        let command = self.run(Direction::MakeDir, quirks, Purpose::Metadata, into)?;
+        // Not every server knows `-d`; OpenSSH's client sends it, and dropbear's scp is a fork.
+        let direction = if quirks.is_rcp() {
+            Direction::IntoDir
+        } else {
+            Direction::MakeDir
+        };
+        let command = self.run(direction, quirks, Purpose::Metadata, into)?;
         send::directory(command, quirks, about, name.as_bytes(), mode, times)
     }
 
