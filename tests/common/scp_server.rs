@@ -275,7 +275,8 @@ impl Session {
                 return self.complain(&format!("{shown}: {text}"));
             }
         };
-        if !meta.is_file() && !(meta.is_dir() && asked.is_recursive) {
+        let is_sent = meta.is_file() || (meta.is_dir() && asked.is_recursive);
+        if !is_sent {
             return self.complain(&format!("{shown}: not a regular file"));
         }
         if asked.with_times {

@@ -5,9 +5,11 @@ mod contract;
 mod host;
 #[path = "../common/local.rs"]
 mod local;
+mod memory;
 mod scp_only;
 #[path = "../common/scp_server.rs"]
 mod scp_server;
+mod servers;
 mod suite;
 mod things;
 
@@ -32,7 +34,7 @@ macro_rules! bind {
 
 macro_rules! every_host {
     ($($name:ident)*) => {
-        bind!(memory, contract, host::Host::new(Which::Memory); $($name)*);
+        bind!(in_memory, contract, host::Host::new(Which::Memory); $($name)*);
         bind!(gnu, contract, host::Host::new(Which::Shell(Userland::Gnu)); $($name)*);
         bind!(bash, contract, host::Host::new(Which::Shell(Userland::Bash)); $($name)*);
         bind!(busybox, contract, host::Host::new(Which::Shell(Userland::BusyBox)); $($name)*);

@@ -3,12 +3,8 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use scpfs::clock::ManualClock;
 use scpfs::path::RemotePath;
@@ -22,17 +18,14 @@ use scpfs::remote::Remote;
 use scpfs::remote::dialect;
 use scpfs::remote::dialect::Choice;
 use scpfs::remote::probe::Settings;
+use scpfs::remote::retry::Retry;
 use scpfs::remote::scp_only;
-use scpfs::remote::scp_only::ScpOnly;
 use scpfs::stat::FileKind;
 use scpfs::stat::Time;
-use scpfs::transport::Transport;
-use tempfile::TempDir;
 
+use crate::host::is_unsupported;
 use crate::local::Userland;
 use crate::local::World;
-use crate::scp_server::Kind;
-use crate::scp_server::ScpServer;
 use crate::things::Buffer;
 use crate::things::MTIME;
 use crate::things::bytes;
@@ -42,47 +35,7 @@ use crate::things::reason;
 
 const OPENSSH: &str = "SSH-2.0-OpenSSH_9.2";
 
-/// A server of the test's own, and the directory it acts on.
-struct Appliance {
-    dir: TempDir,
-    server: Arc<ScpServer>,
-}
-
-impl Appliance {
-    fn new(kind: Kind) -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("scpfs-appliance-")
-            .tempdir()
-            .unwrap();
-        Self {
-            dir,
-            server: Arc::new(ScpServer::new(kind)),
-        }
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn settings(&self) -> Settings {
-        Settings {
-            directory: self.dir.path().as_os_str().as_encoded_bytes().to_vec(),
-            max_lanes: 3,
-            timeout: Duration::from_secs(20),
-        }
-    }
-
-    fn probe(&self) -> Result<ScpOnly, scp_only::probe::Error> {
-        let transport = Arc::clone(&self.server) as Arc<dyn Transport>;
-        scp_only::probe::probe(transport, &self.settings(), Arc::new(ManualClock::new()))
-    }
-
-    fn n_content(&self) -> u64 {
-        self.server.n_content.load(Ordering::SeqCst)
-    }
-}
-
-fn names(remote: &dyn Remote, dir: &RemotePath) -> Vec<String> {
+pub(crate) fn names(remote: &dyn Remote, dir: &RemotePath) -> Vec<String> {
     let mut names: Vec<_> = remote
         .list(dir)
         .unwrap()
@@ -94,11 +47,7 @@ fn names(remote: &dyn Remote, dir: &RemotePath) -> Vec<String> {
     names
 }
 
-fn is_unsupported<T: std::fmt::Debug>(result: Result<T, Error>) -> bool {
-    matches!(result, Err(Error::Unsupported { .. }))
-}
-
-fn fetch(remote: &dyn Remote, name: &str) -> Vec<u8> {
+pub(crate) fn fetch(remote: &dyn Remote, name: &str) -> Vec<u8> {
     let version = remote.stat(&path(name)).unwrap().version();
     let mut buffer = Buffer::default();
     let fetched = remote
@@ -397,118 +346,6 @@ fn modes_and_times_are_set_with_the_content_or_not_at_all() {
 }
 
 #[test]
-fn servers_without_a_shell_get_their_paths_as_they_are() {
-    for kind in [Kind::Skipping, Kind::Splitting] {
-        let appliance = Appliance::new(kind);
-        let remote = appliance.probe().unwrap();
-        assert!(remote.facts().summary.contains("with listings"));
-        let data = vec![7; 100_000];
-        for name in ["plain", "it's $(x) `y`", "\"quoted\"", "a&b;c|d"] {
-            let stored = remote.store(&path(name), &bytes(&data), &plan(&data));
-            if kind == Kind::Splitting && name.contains(' ') {
-                assert!(is_unsupported(stored), "{name}");
-                continue;
-            }
-            stored.unwrap();
-            assert_eq!(fs::read(appliance.at(name)).unwrap(), data);
-            assert_eq!(fetch(&remote, name), data);
-            let meta = fs::metadata(appliance.at(name)).unwrap();
-            assert_eq!((meta.mode() & 0o7777, meta.mtime()), (0o640, MTIME.secs));
-        }
-        let n_names = fs::read_dir(appliance.dir.path()).unwrap().count();
-        assert_eq!(names(&remote, &RemotePath::root()).len(), n_names);
-        remote.make_dir(&path("dir"), 0o2750, None).unwrap();
-        let meta = fs::metadata(appliance.at("dir")).unwrap();
-        assert_eq!(meta.mode() & 0o7777, 0o2750);
-        assert_eq!(
-            reason(remote.make_dir(&path("dir"), 0o755, None)),
-            Reason::Exists
-        );
-        let result = remote.store(&path("dir"), &bytes(b"x"), &plan(b"x"));
-        assert_eq!(reason(result), Reason::IsADirectory);
-        assert_eq!(reason(remote.stat(&path("no"))), Reason::NotFound);
-        assert_eq!(reason(remote.list(&path("plain"))), Reason::NotADirectory);
-    }
-}
-
-#[test]
-fn a_server_that_does_not_heed_refusals_is_found_out_without_content() {
-    for kind in [Kind::Insisting, Kind::HangingUp] {
-        let appliance = Appliance::new(kind);
-        fs::write(appliance.at("file"), vec![1; 3_000_000]).unwrap();
-        fs::create_dir(appliance.at("dir")).unwrap();
-        let remote = appliance.probe().unwrap();
-        let summary = &remote.facts().summary;
-        assert!(summary.contains("no listings"), "{kind:?}: {summary}");
-        // What was announced when a refusal was not heeded, and no whole file.
-        assert!(appliance.n_content() < 3_000_000, "{kind:?}");
-        let result = remote.list(&RemotePath::root());
-        assert!(is_unsupported(result), "{kind:?}");
-        // By name everything is there.
-        let stat = remote.stat(&path("file")).unwrap();
-        assert_eq!((stat.kind, stat.size), (FileKind::File, 3_000_000));
-        let before = appliance.n_content();
-        assert_eq!(remote.stat(&path("dir")).unwrap().kind, FileKind::Directory);
-        assert_eq!(appliance.n_content(), before);
-        assert_eq!(fetch(&remote, "file").len(), 3_000_000);
-        remote
-            .store(&path("dir/new"), &bytes(b"new"), &plan(b"new"))
-            .unwrap();
-        assert_eq!(fs::read(appliance.at("dir/new")).unwrap(), b"new");
-    }
-}
-
-#[test]
-fn a_network_device_reads_and_writes_named_files() {
-    let appliance = Appliance::new(Kind::Device);
-    fs::write(appliance.at("config"), "hostname x\n").unwrap();
-    fs::set_permissions(appliance.at("config"), fs::Permissions::from_mode(0o600)).unwrap();
-    let remote = appliance.probe().unwrap();
-    assert!(
-        remote
-            .facts()
-            .summary
-            .contains("named files only, no options")
-    );
-    let root = remote.stat(&RemotePath::root()).unwrap();
-    assert_eq!(root.kind, FileKind::Directory);
-    assert!(is_unsupported(remote.list(&RemotePath::root())));
-    let stat = remote.stat(&path("config")).unwrap();
-    assert_eq!(
-        (stat.kind, stat.size, stat.mode),
-        (FileKind::File, 11, 0o600)
-    );
-    assert_eq!(fetch(&remote, "config"), b"hostname x\n");
-    remote
-        .store(
-            &path("config"),
-            &bytes(b"hostname y\n"),
-            &plan(b"hostname y\n"),
-        )
-        .unwrap();
-    assert_eq!(fs::read(appliance.at("config")).unwrap(), b"hostname y\n");
-    assert!(is_unsupported(remote.stat(&path("a b"))));
-    assert!(is_unsupported(remote.make_dir(&path("dir"), 0o755, None)));
-    let mode = AttrChange {
-        mode: Some(0o600),
-        ..AttrChange::default()
-    };
-    assert!(is_unsupported(remote.set_attr(&path("config"), &mode)));
-}
-
-#[test]
-fn noise_is_reported_and_never_taken_for_an_answer() {
-    let appliance = Appliance::new(Kind::Noisy);
-    let error = appliance.probe().unwrap_err();
-    let text = error.to_string();
-    assert!(text.contains("Welcome to \\x1b[1mthe appliance"), "{text}");
-    let appliance = Appliance::new(Kind::Receiving);
-    let error = appliance.probe().unwrap_err();
-    assert!(error.to_string().contains("only receives"), "{error}");
-    assert_eq!(fs::read_dir(appliance.dir.path()).unwrap().count(), 0);
-}
-
-#[test]
 fn a_missing_root_or_one_that_is_no_directory_is_said() {
     let world = World::scp_only(OPENSSH);
     fs::write(world.root().join("file"), "").unwrap();
@@ -554,5 +391,55 @@ fn the_shell_is_chosen_where_there_is_one_and_scp_where_there_is_none() {
         let clock = Arc::new(ManualClock::new());
         let remote = dialect::connect(scp.transport(), &settings, Choice::Auto, clock).unwrap();
         remote.stat(&path(name)).unwrap();
+    }
+}
+
+#[test]
+fn a_cut_at_any_byte_is_never_a_shorter_directory_or_file() {
+    let world = World::scp_only(OPENSSH);
+    let remote = world.scp(Arc::new(ManualClock::new()));
+    for n in 0..20 {
+        fs::write(world.root().join(format!("file{n}")), "content").unwrap();
+    }
+    let whole = world.meter.bytes_read();
+    remote.list(&RemotePath::root()).unwrap();
+    let whole = world.meter.bytes_read() - whole;
+    for cut in 0..=whole {
+        world.faults.lock().cut_after_read = Some(cut);
+        let listing = remote.list(&RemotePath::root());
+        let mut buffer = Buffer::default();
+        let fetched = remote.fetch(&path("file1"), None, &mut buffer);
+        world.faults.lock().cut_after_read = None;
+        match listing {
+            Ok(listing) => assert_eq!(listing.entries.len(), 20, "cut at {cut}"),
+            Err(error) => assert!(error.is_connection_loss(), "cut at {cut}: {error}"),
+        }
+        match fetched {
+            Ok(_) => assert_eq!(buffer.data, b"content", "cut at {cut}"),
+            Err(error) => assert!(error.is_connection_loss(), "cut at {cut}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn what_was_stored_when_the_answer_was_lost_is_not_a_conflict() {
+    let world = World::scp_only(OPENSSH);
+    let remote = Retry::new(world.scp(Arc::new(ManualClock::new())));
+    let store = |data: &[u8], expect| {
+        let plan = scpfs::remote::StorePlan {
+            expect,
+            ..plan(data)
+        };
+        remote.store(&path("file"), &bytes(data), &plan)
+    };
+    // At each byte of the answers to the look and to the store.
+    for cut in 0..80 {
+        fs::write(world.root().join("file"), "old content").unwrap();
+        let version = remote.stat(&path("file")).unwrap().version();
+        world.faults.lock().cut_after_read = Some(cut);
+        let stored = store(b"new", Expect::Version(version));
+        world.faults.lock().cut_after_read = None;
+        stored.unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
+        assert_eq!(fs::read(world.root().join("file")).unwrap(), b"new");
     }
 }
