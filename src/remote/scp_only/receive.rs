@@ -107,13 +107,23 @@ impl About<'_> {
     }
 }
 
-/// Why a source or sink complained. `special` is what a file that is none means here.
+/// Why a source or sink complained: `scp: PATH: REASON`, or `scp: REASON: PATH` as asyncssh has it.
+/// `special` is what a file that is none means here.
 pub(super) fn reason_for(text: &[u8], special: Reason) -> Reason {
     let has = |needle: &[u8]| memchr::memmem::find(text, needle).is_some();
-    if has(b"not a regular file") {
+    // Without its first letter, which some write large.
+    if has(b"ot a regular file") {
         return special;
     }
-    match reason_of(text) {
+    let reason = match reason_of(text) {
+        Reason::Other => {
+            let parts = text.strip_prefix(b"scp: ").unwrap_or(text);
+            let end = memchr::memmem::find(parts, b": ").unwrap_or(parts.len());
+            reason_of(parts.get(..end).unwrap_or_default())
+        }
+        reason => reason,
+    };
+    match reason {
         // Words of servers that are not written in C.
         Reason::Other if has(b"not found") || has(b"o such file") || has(b"not exist") => {
             Reason::NotFound
@@ -244,4 +254,34 @@ fn check_pattern(path: &RemotePath, name: &[u8]) -> std::result::Result<(), scp:
         return Err(scp::ParseError::UnexpectedFile(name.to_vec()));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_complaint_is_understood_whichever_way_round_it_is() {
+        let cases: [(&[u8], Reason); 8] = [
+            // OpenSSH 9.2.
+            (b"scp: /a/b: No such file or directory", Reason::NotFound),
+            (b"scp: /a: b: Permission denied", Reason::AccessDenied),
+            (b"scp: /a/fifo: not a regular file", Reason::NotADirectory),
+            (b"scp: /a: No such device or address", Reason::NotADirectory),
+            // asyncssh 2.24.
+            (b"scp: No such file or directory: /a/b", Reason::NotFound),
+            (b"scp: Not a regular file: /a/fifo", Reason::NotADirectory),
+            // A server in another language.
+            (b"file not found", Reason::NotFound),
+            (b"scp: /a/b: something else", Reason::Other),
+        ];
+        for (text, reason) in cases {
+            let text_shown = crate::path::Escaped(text);
+            assert_eq!(
+                reason_for(text, Reason::NotADirectory),
+                reason,
+                "{text_shown}"
+            );
+        }
+    }
 }
