@@ -20,6 +20,9 @@ use crate::transport::Transport;
 /// How much is read at a time.
 const READ_SIZE: usize = 256 << 10;
 
+/// A command that should have ended may still print so much before its link is given up.
+const MAX_LEFTOVER: usize = 1 << 20;
+
 /// One connection.
 #[derive(Debug)]
 pub struct Link {
@@ -158,6 +161,26 @@ impl Command {
             .extend_from_slice(self.scratch.get(..n).unwrap_or_default());
         self.has_ended = n == 0;
         Ok(n > 0)
+    }
+
+    /// Waits for the end of a command that has all it was waiting for, which is no round trip; its
+    /// link is fit for the next.
+    ///
+    /// To close a channel on which output is still to come is allowed, but dropbear 2022.83 dies of
+    /// it (common-channel.c: "Failed assertion `!channel->sent_close'").
+    pub(super) fn conclude(mut self) {
+        let mut n_left = MAX_LEFTOVER;
+        while n_left > 0 {
+            self.start = self.buf.len();
+            match self.read_more() {
+                Ok(true) => n_left = n_left.saturating_sub(self.buf.len()),
+                Ok(false) => return self.leave(),
+                Err(error) => {
+                    log::debug!("a command did not end: {error}");
+                    return;
+                }
+            }
+        }
     }
 
     /// Forgets the command, whatever it still does; its link is fit for the next.

@@ -11,6 +11,7 @@ use crate::remote::scp_only::receive::About;
 use crate::remote::scp_only::receive::Header;
 use crate::remote::scp_only::receive::REFUSED_ENTRY;
 use crate::remote::scp_only::receive::lost;
+use crate::remote::scp_only::receive::part;
 use crate::remote::scp_only::receive::pump;
 use crate::remote::scp_only::receive::reason_for;
 use crate::remote::shell::answer::reason_of;
@@ -86,7 +87,7 @@ pub(super) fn list(
                 None
             }
             Some(Event::File { .. }) if directory.is_none() => {
-                command.leave();
+                part(command, answers);
                 return Err(about.refused(Reason::NotADirectory, b""));
             }
             Some(Event::Directory {
@@ -99,7 +100,7 @@ pub(super) fn list(
                 times,
             }) => Some((name, Header::new(FileKind::File, mode, size, times))),
             Some(Event::Warning(text) | Event::Fatal(text)) if directory.is_none() => {
-                command.leave();
+                part(command, answers);
                 return Err(about.said(&text, Reason::NotADirectory));
             }
             Some(Event::Warning(text)) => {

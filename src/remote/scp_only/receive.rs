@@ -59,6 +59,15 @@ pub(super) fn pump(
     Ok(true)
 }
 
+/// Parts with a command of which nothing more is wanted. One that has all its answers ends by
+/// itself; one that waits for an answer gets none: hanging up costs nobody content.
+pub(super) fn part(command: Command, answers: Answers) {
+    match answers {
+        Answers::Ahead => command.conclude(),
+        Answers::InTurn => command.leave(),
+    }
+}
+
 pub(super) fn lost(act: &'static str, source: transport::Error) -> Error {
     Error::OutcomeUnknown { act, source }
 }
@@ -153,7 +162,8 @@ pub(super) fn look(mut command: Command, quirks: &Quirks, about: About<'_>) -> R
                 Some(Header::new(FileKind::Directory, mode, 0, times))
             }
             Some(Event::Warning(text) | Event::Fatal(text)) => {
-                command.leave();
+                command.consume(used);
+                part(command, answers);
                 return Err(about.said(&text, Reason::NotSupported));
             }
             Some(Event::Data(_) | Event::FileEnd(_) | Event::DirectoryEnd) => {
@@ -163,8 +173,7 @@ pub(super) fn look(mut command: Command, quirks: &Quirks, about: About<'_>) -> R
         };
         command.consume(used);
         if let Some(header) = header {
-            // Who waits for an answer gets none: hanging up costs nobody content.
-            command.leave();
+            part(command, answers);
             return Ok(header);
         }
     }
@@ -231,11 +240,11 @@ pub(super) fn fetch(
                     .send(&sink.take_output())
                     .map_err(|e| lost(about.act, e))?;
             }
-            command.leave();
+            part(command, answers);
             Ok(Fetch::Complete(header))
         }
         (Some(Err(text)), _) => {
-            command.leave();
+            part(command, answers);
             Ok(Fetch::Refused(text))
         }
         _ => {

@@ -148,6 +148,11 @@ pub(super) fn store(
         replies.wait()?;
     }
     let (is_begun, refused) = (replies.is_begun, replies.refused.take());
+    if refused.is_some() && is_rcp && !is_at_once && !is_begun {
+        // It waits for another record.
+        replies.source.end();
+        replies.send()?;
+    }
     end(command, quirks, is_at_once && refused.is_some());
     Ok(match refused {
         None => Sent::Done,
@@ -248,7 +253,7 @@ fn end(command: Command, quirks: &Quirks, is_out_of_step: bool) {
         return;
     }
     if quirks.answers == Answers::Ahead {
-        command.leave();
+        command.conclude();
     } else {
         command.finish();
     }
