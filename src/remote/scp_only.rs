@@ -82,6 +82,9 @@ pub struct ScpOnly {
     root: Vec<u8>,
     timeout: Duration,
     clock: Arc<dyn Clock>,
+    /// Whether the host's filesystem keeps odd seconds, which FAT does not; `None` until one was
+    /// stored.
+    keeps_seconds: Mutex<Option<bool>>,
     /// Files of which the host may have a half of ours, because a store of them broke off.
     torn: Mutex<Vec<RemotePath>>,
 }

@@ -44,6 +44,8 @@ pub(crate) enum Kind {
     Device,
     /// A login script prints a line first.
     Noisy,
+    /// OpenSSH's scp on a filesystem that keeps even seconds only, as FAT does.
+    Fat,
     /// A forced `scp -t`, whatever is asked.
     Receiving,
 }
@@ -122,7 +124,11 @@ impl Connection for ServerConnection {
     }
 
     fn banner(&self) -> &str {
-        "SSH-2.0-Appliance_1.0"
+        if self.kind == Kind::Fat {
+            "SSH-2.0-OpenSSH_9.2"
+        } else {
+            "SSH-2.0-Appliance_1.0"
+        }
     }
 }
 
@@ -332,8 +338,11 @@ impl Session {
                 "T" => {
                     // As servers of the wish kind want it.
                     let fields: Vec<&str> = rest.split(' ').collect();
-                    assert_eq!((fields[1], fields[3]), ("0", "0"), "{line}");
-                    times = Some((fields[0].parse().unwrap(), fields[2].parse().unwrap()));
+                    let is_exact = self.kind == Kind::Fat;
+                    assert!(is_exact || (fields[1], fields[3]) == ("0", "0"), "{line}");
+                    let mtime: u64 = fields[0].parse().unwrap();
+                    let mtime = if is_exact { mtime & !1 } else { mtime };
+                    times = Some((mtime, fields[2].parse().unwrap()));
                     self.output.write_all(b"\0")?;
                 }
                 "E" => {

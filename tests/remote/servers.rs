@@ -12,6 +12,7 @@ use std::time::Duration;
 use scpfs::clock::ManualClock;
 use scpfs::path::RemotePath;
 use scpfs::remote::AttrChange;
+use scpfs::remote::Expect;
 use scpfs::remote::Reason;
 use scpfs::remote::Remote as _;
 use scpfs::remote::probe::Settings;
@@ -182,4 +183,24 @@ fn noise_is_reported_and_never_taken_for_an_answer() {
     let error = appliance.probe().unwrap_err();
     assert!(error.to_string().contains("only receives"), "{error}");
     assert_eq!(fs::read_dir(appliance.dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_host_that_rounds_times_makes_no_conflict_of_our_own_store() {
+    let appliance = Appliance::new(Kind::Fat);
+    let remote = appliance.probe().unwrap();
+    let mut expect = Expect::Absent;
+    for secs in [1_700_000_001, 1_700_000_002, 1_700_000_005] {
+        let mut plan = plan(b"content");
+        plan.expect = expect;
+        plan.mtime.secs = secs;
+        let stored = remote
+            .store(&path("file"), &bytes(b"content"), &plan)
+            .unwrap();
+        let told = remote.stat(&path("file")).unwrap();
+        assert_eq!(told.mtime.secs, secs & !1);
+        // Asked for, where it is not known.
+        assert!(stored.stat.is_none_or(|stat| stat.mtime == told.mtime));
+        expect = Expect::Version(told.version());
+    }
 }

@@ -85,6 +85,7 @@ pub(super) struct Command {
     start: usize,
     scratch: Box<[u8]>,
     has_ended: bool,
+    is_deaf: bool,
 }
 
 impl Command {
@@ -117,6 +118,7 @@ impl Command {
                         start: 0,
                         scratch: vec![0; READ_SIZE].into_boxed_slice(),
                         has_ended: false,
+                        is_deaf: false,
                     });
                 }
                 // It died while it was idle, or the server allows but one command.
@@ -126,11 +128,26 @@ impl Command {
         }
     }
 
+    /// Sends input. Where the command takes none any more, what it printed says why: the next
+    /// read tells.
     pub(super) fn send(&mut self, data: &[u8]) -> std::result::Result<(), transport::Error> {
-        if data.is_empty() {
+        if data.is_empty() || self.is_deaf {
             return Ok(());
         }
-        self.channel.write_all(data)
+        match self.channel.write_all(data) {
+            Err(error @ transport::Error::Timeout { .. }) => Err(error),
+            Err(error) => {
+                log::debug!("a command takes no input: {error}");
+                self.is_deaf = true;
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Returns whether the command is known to take no input any more.
+    pub(super) fn is_deaf(&self) -> bool {
+        self.is_deaf
     }
 
     /// Returns what was read and not used.
@@ -167,7 +184,7 @@ impl Command {
     /// link is fit for the next.
     ///
     /// To close a channel on which output is still to come is allowed, but dropbear 2022.83 dies of
-    /// it (common-channel.c: "Failed assertion `!channel->sent_close'").
+    /// it (common-channel.c:705, a failed assertion).
     pub(super) fn conclude(mut self) {
         let mut n_left = MAX_LEFTOVER;
         while n_left > 0 {

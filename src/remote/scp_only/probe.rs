@@ -143,6 +143,7 @@ pub fn probe(
         root,
         timeout: settings.timeout,
         clock,
+        keeps_seconds: Mutex::new(None),
         torn: Mutex::new(Vec::new()),
     })
 }

@@ -171,7 +171,7 @@ fn send_content(replies: &mut Replies<'_>, content: &dyn Content, plan: &StorePl
     let mut chunk = vec![0; CHUNK.min(usize::try_from(plan.size).unwrap_or(CHUNK))];
     let mut out = replies.source.take_output();
     let mut done = 0;
-    while done < plan.size {
+    while done < plan.size && !replies.command.is_deaf() {
         let want = usize::try_from(plan.size - done)
             .unwrap_or(usize::MAX)
             .min(chunk.len());

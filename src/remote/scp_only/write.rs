@@ -164,16 +164,19 @@ impl ScpOnly {
             }
         }
         match sent? {
-            Sent::Done => Ok(self.known_after(
-                &quirks,
-                Header {
-                    kind: FileKind::File,
-                    mode: plan.mode,
-                    size: plan.size,
-                    mtime: plan.mtime,
-                    atime: plan.atime,
-                },
-            )),
+            Sent::Done => {
+                let known = self.known_after(
+                    &quirks,
+                    Header {
+                        kind: FileKind::File,
+                        mode: plan.mode,
+                        size: plan.size,
+                        mtime: plan.mtime,
+                        atime: plan.atime,
+                    },
+                );
+                Ok(known.and_then(|stat| self.as_kept(path, stat)))
+            }
             Sent::Refused(text) => Err(refused(about, &text)),
             Sent::Broken(text) => Err(Error::Partial {
                 act: about.act,
@@ -181,6 +184,22 @@ impl ScpOnly {
                 reason: receive::reason_for(&text, Reason::Other),
                 text,
             }),
+        }
+    }
+
+    /// What is known of a file that was just stored, with its time as the host's filesystem keeps
+    /// it; asks for the first time that shows how it does.
+    fn as_kept(&self, path: &RemotePath, stat: Stat) -> Option<Stat> {
+        let keeps_seconds = *self.keeps_seconds.lock();
+        match keeps_seconds {
+            Some(true) => Some(stat),
+            Some(false) => None,
+            None if stat.mtime.secs % 2 == 0 => Some(stat),
+            None => {
+                let kept = self.look("store", path).ok()?;
+                *self.keeps_seconds.lock() = Some(kept.mtime == stat.mtime);
+                Some(kept)
+            }
         }
     }
 
