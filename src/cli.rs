@@ -31,6 +31,7 @@ use crate::cli::options::Kind;
 use crate::config;
 use crate::config::Config;
 use crate::config::Conflicts;
+use crate::config::Dialect;
 use crate::config::Idmap;
 use crate::path::Escaped;
 use crate::transport::ssh_config::Query;
@@ -183,6 +184,7 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Config, Error> {
             max_lanes: 4,
             timeout: Duration::from_secs(30),
             password_stdin: false,
+            dialect: Dialect::Auto,
         },
         cache: config::Cache {
             base: environment.cache_base.clone(),
@@ -323,6 +325,14 @@ fn set(config: &mut Config, name: &str, value: &Value) -> Option<()> {
         }
         "max_conns" => {
             config.connection.max_lanes = text.parse().ok().filter(|n| (1..=32).contains(n))?;
+        }
+        "dialect" => {
+            config.connection.dialect = match text {
+                "auto" => Dialect::Auto,
+                "shell" => Dialect::Shell,
+                "scp-only" => Dialect::ScpOnly,
+                _ => return None,
+            };
         }
         "cache_timeout" => config.files.ttl = seconds(text)?,
         "cache_size" => config.cache.max_bytes = Some(bytes(text)?),

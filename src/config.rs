@@ -98,6 +98,16 @@ pub struct Connection {
     pub timeout: Duration,
     /// Whether the password comes from standard input.
     pub password_stdin: bool,
+    pub dialect: Dialect,
+}
+
+/// How to talk with the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// By its shell; by scp alone where there is no shell.
+    Auto,
+    Shell,
+    ScpOnly,
 }
 
 #[derive(Debug, Clone)]

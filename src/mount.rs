@@ -32,6 +32,7 @@ use crate::cache::Limits;
 use crate::clock::Clock;
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::config::Dialect;
 use crate::config::Idmap;
 use crate::fuse::Fuse;
 use crate::fuse::N_LOOPS;
@@ -48,9 +49,9 @@ use crate::mount::terminal::Terminal;
 use crate::path::Escaped;
 use crate::remote;
 use crate::remote::Remote;
-use crate::remote::lane;
+use crate::remote::dialect;
+use crate::remote::dialect::Choice;
 use crate::remote::probe;
-use crate::remote::retry::Retry;
 use crate::sync::Mutex;
 use crate::transport;
 use crate::transport::Prompt;
@@ -86,7 +87,7 @@ pub enum Error {
         source: transport::Error,
     },
     #[error(transparent)]
-    Probe(#[from] probe::Error),
+    Dialect(#[from] dialect::Error),
     #[error("cannot use the cache directory; choose another with -o cache_dir=DIR")]
     Disk(#[from] cache::DiskError),
     #[error("cannot read the directory on the host")]
@@ -106,17 +107,22 @@ pub enum Error {
 impl Error {
     /// Returns the status to exit with, as documented in the README.
     pub fn exit_code(&self) -> u8 {
+        let of_transport = |error: &transport::Error| match error {
+            transport::Error::HostKey(_) => 3,
+            transport::Error::Auth(_) => 4,
+            _ => 2,
+        };
         match self {
-            Self::Transport(error)
-            | Self::Probe(probe::Error::Lane(lane::Error::Transport(error))) => match error {
-                transport::Error::HostKey(_) => 3,
-                transport::Error::Auth(_) => 4,
-                _ => 2,
+            Self::Transport(error) => of_transport(error),
+            Self::Dialect(error) => match error.transport() {
+                Some(error) => of_transport(error),
+                None if error.is_speechless() => 2,
+                None => 7,
             },
-            Self::NoAnswer { .. } | Self::Probe(probe::Error::Lane(_)) => 2,
+            Self::NoAnswer { .. } => 2,
             Self::Mountpoint(_) | Self::Disk(_) | Self::System { .. } => 5,
             Self::NotStored { .. } => 6,
-            Self::Probe(_) | Self::Root(_) => 7,
+            Self::Root(_) => 7,
         }
     }
 }
@@ -157,15 +163,9 @@ fn serve(
     phase: &Mutex<Phase>,
 ) -> Result<u8, Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let (transport, shell) = connect(config, terminal, &clock)?;
-    let facts = shell.facts().clone();
+    let (transport, remote) = connect(config, terminal, &clock)?;
+    let facts = remote.facts().clone();
     log::info!("{}: {}", config.source, facts.summary);
-    if config.files.is_offline_ok {
-        shell.lanes().fail_fast();
-    }
-    let patience = config.connection.timeout;
-    let remote = Retry::new(shell).with_patience(Arc::clone(&clock), patience);
-    let remote: Arc<dyn Remote> = Arc::new(remote);
     let workers = Workers::new();
     let cache = open_cache(config, &transport, &facts, &remote, &clock)?;
     recover(config, &cache);
@@ -315,7 +315,7 @@ fn connect(
     config: &Config,
     terminal: Arc<Terminal>,
     clock: &Arc<dyn Clock>,
-) -> Result<(Arc<Libssh2>, remote::shell::Shell), Error> {
+) -> Result<(Arc<Libssh2>, Arc<dyn Remote>), Error> {
     let connection = &config.connection;
     let mut settings = transport::resolve::resolve(&connection.query, &connection.surroundings)?;
     settings.timeout = connection.timeout;
@@ -329,15 +329,21 @@ fn connect(
         directory: connection.directory.clone(),
         max_lanes: connection.max_lanes,
         timeout: connection.timeout,
+        patience: connection.timeout,
+        fails_fast: config.files.is_offline_ok,
     };
     let dynamic: Arc<dyn transport::Transport> = Arc::clone(&transport) as _;
-    match probe::probe(dynamic, &settings, Arc::clone(clock)) {
-        Ok(shell) => Ok((transport, shell)),
-        Err(probe::Error::Lane(lane::Error::Transport(
-            source @ (transport::Error::Timeout { .. }
-            | transport::Error::Closed { .. }
-            | transport::Error::Failed { .. }),
-        ))) => {
+    let choice = match connection.dialect {
+        Dialect::Auto => Choice::Auto,
+        Dialect::Shell => Choice::Shell,
+        Dialect::ScpOnly => Choice::ScpOnly,
+    };
+    let error = match dialect::connect(dynamic, &settings, choice, Arc::clone(clock)) {
+        Ok(remote) => return Ok((transport, remote)),
+        Err(error) => error,
+    };
+    match error.into_lost_connection() {
+        Ok(source) => {
             let settings = transport.settings();
             let (host, port) = (settings.hostname.clone(), settings.port);
             Err(Error::NoAnswer { host, port, source })

@@ -3,10 +3,13 @@
 //! Host words live here (list, stat, fetch, store, rename, remove); inodes and handles do not.
 //! Driven by `cache` and `vfs`.
 
+pub mod dialect;
 pub mod lane;
 pub mod lanes;
+pub mod memory;
 pub mod probe;
 pub mod retry;
+pub mod scp_only;
 pub mod shell;
 pub mod transfer;
 
@@ -127,6 +130,7 @@ pub struct Facts {
     /// One line for a person: userland, scp, login user.
     pub summary: String,
     /// The absolute path of the remote root on the host, without a trailing slash; empty for `/`.
+    /// Relative to the login directory where the host cannot say where that is.
     pub root: Vec<u8>,
     /// The ids of the login user.
     pub uid: u32,
@@ -213,11 +217,18 @@ pub struct StorePlan {
 
 impl StorePlan {
     /// Returns whether the host has what the plan wanted to give it. A store sets the modification
-    /// time to the microsecond, so size and time together are as good as a receipt.
+    /// time to the microsecond, so size and time together are as good as a receipt. A host that
+    /// tells neither inodes nor fractions of a second has no better one.
     pub fn is_done(&self, stat: &Stat) -> bool {
+        let is_coarse = stat.id.is_none() && stat.mtime.nanos == 0;
+        let has_time = if is_coarse {
+            stat.mtime.secs == self.mtime.secs
+        } else {
+            stat.mtime.to_micros() == self.mtime.to_micros()
+        };
         stat.kind == FileKind::File
             && stat.size == self.size
-            && stat.mtime.to_micros() == self.mtime.to_micros()
+            && has_time
             // A tool that keeps size and time makes the old file look like the new one.
             && !matches!(&self.expect, Expect::Version(old) if old.same_content(&stat.version()))
     }

@@ -335,7 +335,11 @@ impl Vfs {
                 tree.learn_listing(ino, listing, at);
                 Ok(())
             }
-            Err(error) if error.reason() == Some(Reason::AccessDenied) => {
+            // What is in it may still be found by name.
+            Err(error)
+                if error.reason() == Some(Reason::AccessDenied)
+                    || matches!(error, crate::remote::Error::Unsupported { .. }) =>
+            {
                 if let Some(dir) = tree.dir_mut(ino) {
                     dir.is_unlistable = true;
                 }

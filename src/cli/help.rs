@@ -62,7 +62,7 @@ pub(super) fn help(length: Length) -> String {
 pub fn command_text() -> String {
     let mut text = "\nCommands\n".to_owned();
     for (name, help) in COMMANDS {
-        let _ = writeln!(text, "  {name:<24} {help}");
+        let _ = writeln!(text, "  {name:<27} {help}");
     }
     text
 }
@@ -78,7 +78,7 @@ pub fn option_text() -> String {
             } else {
                 format!("{}={}", spec.name, spec.value)
             };
-            let _ = writeln!(text, "  {name:<24} {}", spec.help);
+            let _ = writeln!(text, "  {name:<27} {}", spec.help);
         }
     }
     text

@@ -63,6 +63,12 @@ pub const OPTIONS: &[Spec] = &[
     ),
     spec(
         Group::Connection,
+        "dialect",
+        "auto|shell|scp-only",
+        "use the host's shell, or its scp alone (auto: the shell where there is one)",
+    ),
+    spec(
+        Group::Connection,
         "password_stdin",
         "",
         "read the password from standard input",

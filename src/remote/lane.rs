@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::clock::Tick;
 use crate::path::Escaped;
+use crate::remote::lanes::Pooled;
 use crate::transport;
 use crate::transport::Aborter;
 use crate::transport::Channel;
@@ -297,24 +298,34 @@ impl Lane {
         self.is_broken = true;
     }
 
-    pub(crate) fn last_used(&self) -> Tick {
+    pub(crate) fn banner(&self) -> &str {
+        self.connection.banner()
+    }
+}
+
+impl Pooled for Lane {
+    fn is_broken(&self) -> bool {
+        self.is_broken
+    }
+
+    fn last_used(&self) -> Tick {
         self.last_used
     }
 
-    pub(crate) fn set_last_used(&mut self, now: Tick) {
+    fn set_last_used(&mut self, now: Tick) {
         self.last_used = now;
     }
 
-    pub(crate) fn keepalive(&mut self) -> Result<(), transport::Error> {
+    fn keepalive(&mut self) -> Result<(), transport::Error> {
         self.connection.keepalive()
     }
 
-    pub(crate) fn aborter(&self) -> Aborter {
-        self.connection.aborter()
+    fn answers(&mut self) -> bool {
+        self.request(b"a 0\n").is_ok()
     }
 
-    pub(crate) fn banner(&self) -> &str {
-        self.connection.banner()
+    fn aborter(&self) -> Aborter {
+        self.connection.aborter()
     }
 }
 

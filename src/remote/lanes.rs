@@ -1,5 +1,7 @@
 //! The lanes of a mount: lends them, takes them back, replaces the broken ones.
 //!
+//! Knows of a lane only what [`Pooled`] says; the `scp-only` dialect has another kind.
+//!
 //! Metadata never waits behind content: content may use all lanes but one. Lanes are opened when
 //! they are needed, one at a time, while whoever needs one takes the first that gets free.
 
@@ -39,6 +41,23 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// An answer of more bytes than this says more of the link's width than of its length.
 const SHORT_ANSWER: usize = 4 << 10;
+/// One connection of a pool, with what stands on it.
+pub trait Pooled: Send + 'static {
+    /// Returns whether it can only be dropped.
+    fn is_broken(&self) -> bool;
+
+    fn last_used(&self) -> Tick;
+
+    fn set_last_used(&mut self, now: Tick);
+
+    /// Tells the host, and every router between, that it is in use; does not wait.
+    fn keepalive(&mut self) -> Result<(), transport::Error>;
+
+    /// Asks the host for a sign of life and waits for it.
+    fn answers(&mut self) -> bool;
+
+    fn aborter(&self) -> Aborter;
+}
 
 /// What a lane is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,32 +67,32 @@ pub enum Purpose {
 }
 
 /// Makes a new lane.
-pub type Opener = Box<dyn Fn() -> Result<Lane, lane::Error> + Send + Sync>;
+pub type Opener<L = Lane> = Box<dyn Fn() -> Result<L, lane::Error> + Send + Sync>;
 
 /// The pool. Cloning it gives another handle to the same lanes.
-#[derive(Clone)]
-pub struct Lanes {
-    shared: Arc<Shared>,
+pub struct Lanes<L: Pooled = Lane> {
+    shared: Arc<Shared<L>>,
 }
 
-struct Shared {
-    opener: Opener,
+struct Shared<L> {
+    opener: Opener<L>,
     clock: Arc<dyn Clock>,
     /// Guards everything below. Never held while a lane is opened or used.
-    state: Mutex<State>,
+    state: Mutex<State<L>>,
     /// Told when a lane gets free, when one is lost, and when an attempt to open one ends.
     changed: Condvar,
     /// Told when the pool is closed.
     closing: Condvar,
 }
 
-struct State {
-    idle: Vec<Lane>,
+struct State<L> {
+    idle: Vec<L>,
     /// To end the lanes that are lent.
     lent: HashMap<u64, Aborter>,
     n_lent_for_content: usize,
     is_opening: bool,
     n_waiting: usize,
+    n_waiting_for_metadata: usize,
     next_id: u64,
     max: usize,
     is_closed: bool,
@@ -92,7 +111,7 @@ struct Failure {
     is_timeout: bool,
 }
 
-impl State {
+impl<L> State<L> {
     fn n_open(&self) -> usize {
         self.idle.len() + self.lent.len()
     }
@@ -112,9 +131,9 @@ impl State {
     }
 }
 
-impl Lanes {
+impl<L: Pooled> Lanes<L> {
     /// Makes a pool of at most `max` lanes, of which `first` is one.
-    pub fn new(first: Lane, opener: Opener, max: usize, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(first: L, opener: Opener<L>, max: usize, clock: Arc<dyn Clock>) -> Self {
         let shared = Arc::new(Shared {
             opener,
             clock,
@@ -124,6 +143,7 @@ impl Lanes {
                 n_lent_for_content: 0,
                 is_opening: false,
                 n_waiting: 0,
+                n_waiting_for_metadata: 0,
                 next_id: 0,
                 max: max.max(1),
                 is_closed: false,
@@ -154,7 +174,7 @@ impl Lanes {
     ///
     /// # Errors
     /// There is no lane and none can be opened, or the pool was closed.
-    pub fn lend(&self, purpose: Purpose, act: &'static str) -> Result<Lent, Error> {
+    pub fn lend(&self, purpose: Purpose, act: &'static str) -> Result<Lent<L>, Error> {
         let shared = &self.shared;
         let mut state = shared.state.lock();
         let since = shared.clock.tick();
@@ -162,8 +182,10 @@ impl Lanes {
             if state.is_closed {
                 return Err(Error::Closed);
             }
-            let is_allowed =
-                purpose == Purpose::Metadata || state.n_lent_for_content < state.max_for_content();
+            // Content waits for metadata even where both want the only lane that is open.
+            let is_allowed = purpose == Purpose::Metadata
+                || (state.n_waiting_for_metadata == 0
+                    && state.n_lent_for_content < state.max_for_content());
             if is_allowed && let Some(lane) = state.idle.pop() {
                 return Ok(self.hand_out(&mut state, lane, purpose));
             }
@@ -186,9 +208,16 @@ impl Lanes {
                     continue;
                 }
             }
+            let n_for_metadata = usize::from(purpose == Purpose::Metadata);
             state.n_waiting += 1;
+            state.n_waiting_for_metadata += n_for_metadata;
             shared.changed.wait(&mut state);
             state.n_waiting -= 1;
+            state.n_waiting_for_metadata -= n_for_metadata;
+            if n_for_metadata > 0 && state.n_waiting_for_metadata == 0 {
+                // Who stood back for this one may find another lane.
+                shared.changed.notify_all();
+            }
         }
     }
 
@@ -199,7 +228,7 @@ impl Lanes {
     }
 
     /// Lends a lane that has just shown that it lives, for a request that cannot be repeated.
-    pub fn lend_live(&self, purpose: Purpose, act: &'static str) -> Result<Lent, Error> {
+    pub fn lend_live(&self, purpose: Purpose, act: &'static str) -> Result<Lent<L>, Error> {
         loop {
             let mut lent = self.lend(purpose, act)?;
             if lent.is_alive() {
@@ -211,7 +240,7 @@ impl Lanes {
     /// Lends one more lane for content if there is one that nobody waits for; never blocks.
     ///
     /// Where there is none but there may be, one begins to be opened, for whoever asks next.
-    pub fn lend_spare(&self) -> Option<Lent> {
+    pub fn lend_spare(&self) -> Option<Lent<L>> {
         let mut state = self.shared.state.lock();
         if state.is_closed
             || state.n_waiting > 0
@@ -241,7 +270,7 @@ impl Lanes {
         self.shared.clock.tick()
     }
 
-    fn hand_out(&self, state: &mut State, lane: Lane, purpose: Purpose) -> Lent {
+    fn hand_out(&self, state: &mut State<L>, lane: L, purpose: Purpose) -> Lent<L> {
         let id = state.next_id;
         state.next_id += 1;
         state.lent.insert(id, lane.aborter());
@@ -297,7 +326,7 @@ impl Lanes {
         drop(idle);
     }
 
-    fn take_back(&self, mut lane: Lane, id: u64, purpose: Purpose) {
+    fn take_back(&self, mut lane: L, id: u64, purpose: Purpose) {
         let mut state = self.shared.state.lock();
         state.lent.remove(&id);
         if purpose == Purpose::Content {
@@ -318,9 +347,9 @@ impl Lanes {
     }
 }
 
-impl Shared {
+impl<L: Pooled> Shared<L> {
     /// Starts to open a lane in the background if there may be one more.
-    fn open_one_more(self: &Arc<Self>, state: &mut State) {
+    fn open_one_more(self: &Arc<Self>, state: &mut State<L>) {
         let backs_off = state
             .failure
             .as_ref()
@@ -373,7 +402,7 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    fn fail(&self, state: &mut State, detail: &str, is_timeout: bool) {
+    fn fail(&self, state: &mut State<L>, detail: &str, is_timeout: bool) {
         let back_off = state
             .failure
             .as_ref()
@@ -431,7 +460,15 @@ impl Failure {
     }
 }
 
-impl fmt::Debug for Lanes {
+impl<L: Pooled> Clone for Lanes<L> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<L: Pooled> fmt::Debug for Lanes<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lanes")
             .field("n_open", &self.n_open())
@@ -440,11 +477,11 @@ impl fmt::Debug for Lanes {
 }
 
 /// A lane on loan; goes back when dropped, to be used again unless it is broken.
-pub struct Lent {
-    lane: Option<Lane>,
+pub struct Lent<L: Pooled = Lane> {
+    lane: Option<L>,
     id: u64,
     purpose: Purpose,
-    lanes: Lanes,
+    lanes: Lanes<L>,
 }
 
 impl Lent {
@@ -459,12 +496,14 @@ impl Lent {
         }
         Ok(answer)
     }
+}
 
+impl<L: Pooled> Lent<L> {
     /// Returns whether the lane is fit for a request that cannot be repeated; asks the host if
     /// the lane lay idle for long.
     pub fn is_alive(&mut self) -> bool {
         let idle = self.lanes.tick().saturating_sub(self.last_used());
-        let is_alive = idle < TRUSTED_IDLE || self.request(b"a 0\n").is_ok();
+        let is_alive = idle < TRUSTED_IDLE || self.answers();
         if !is_alive {
             log::info!("a connection died while it was idle");
         }
@@ -472,29 +511,29 @@ impl Lent {
     }
 }
 
-impl fmt::Debug for Lent {
+impl<L: Pooled> fmt::Debug for Lent<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lent").field("id", &self.id).finish()
     }
 }
 
-impl Deref for Lent {
-    type Target = Lane;
+impl<L: Pooled> Deref for Lent<L> {
+    type Target = L;
 
     #[expect(clippy::expect_used, reason = "the lane is there until drop")]
-    fn deref(&self) -> &Lane {
+    fn deref(&self) -> &L {
         self.lane.as_ref().expect("a lane on loan")
     }
 }
 
-impl DerefMut for Lent {
+impl<L: Pooled> DerefMut for Lent<L> {
     #[expect(clippy::expect_used, reason = "the lane is there until drop")]
-    fn deref_mut(&mut self) -> &mut Lane {
+    fn deref_mut(&mut self) -> &mut L {
         self.lane.as_mut().expect("a lane on loan")
     }
 }
 
-impl Drop for Lent {
+impl<L: Pooled> Drop for Lent<L> {
     fn drop(&mut self) {
         if let Some(lane) = self.lane.take() {
             self.lanes.take_back(lane, self.id, self.purpose);

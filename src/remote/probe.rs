@@ -51,6 +51,10 @@ pub struct Settings {
     pub max_lanes: usize,
     /// How long a wait for the host may go without progress.
     pub timeout: Duration,
+    /// How long a store goes on while the host cannot be reached.
+    pub patience: Duration,
+    /// Whether requests fail at once while the host is known to be away.
+    pub fails_fast: bool,
 }
 
 /// Connects to a host, finds out about it and makes the [`Shell`] dialect of it.
@@ -87,11 +91,14 @@ pub fn probe(
     let timeout = settings.timeout;
     let opener = move || Lane::open(&*transport, flavour.word(), timeout);
     let lanes = Lanes::new(lane, Box::new(opener), settings.max_lanes, clock);
+    if settings.fails_fast {
+        lanes.fail_fast();
+    }
     Ok(Shell::new(lanes, flavour, facts))
 }
 
 /// What was typed after `host:` as a path for `cd` in the login directory.
-fn login_relative(typed: &[u8]) -> Vec<u8> {
+pub(super) fn login_relative(typed: &[u8]) -> Vec<u8> {
     let relative = typed.strip_prefix(b"~/").unwrap_or(typed);
     match relative {
         b"" | b"~" => b".".to_vec(),

@@ -1,4 +1,4 @@
-//! Drives `scp::Sink` and `scp::Source` over a lane. The only place where SCP meets a transport.
+//! Drives `scp::Sink` and `scp::Source` over a lane, whose shell runs scp among other things.
 
 use crate::path::RemotePath;
 use crate::remote::Content;

@@ -31,6 +31,8 @@ use rustix::event::Timespec;
 use rustix::event::poll;
 use scpfs::clock::Clock;
 use scpfs::remote::probe;
+use scpfs::remote::scp_only;
+use scpfs::remote::scp_only::ScpOnly;
 use scpfs::remote::shell::Shell;
 use scpfs::sync::Mutex;
 use scpfs::transport::Aborter;
@@ -81,9 +83,20 @@ pub(crate) enum Userland {
     BusyBox,
 }
 
+/// Which commands the host runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Allowed {
+    All,
+    /// `scp -f` and `scp -t`, as a forced command or a restricted shell does.
+    Scp,
+}
+
 #[derive(Debug)]
 pub(crate) struct World {
     dir: TempDir,
+    allowed: Allowed,
+    /// The identification string of the server.
+    banner: &'static str,
     pub(crate) meter: Arc<Meter>,
     pub(crate) faults: Arc<Mutex<Faults>>,
 }
@@ -120,8 +133,19 @@ impl World {
         }
         Self {
             dir,
+            allowed: Allowed::All,
+            banner: "SSH-2.0-local",
             meter: Arc::default(),
             faults: Arc::default(),
+        }
+    }
+
+    /// A host that runs nothing but scp, behind a server with this name.
+    pub(crate) fn scp_only(banner: &'static str) -> Self {
+        Self {
+            allowed: Allowed::Scp,
+            banner,
+            ..Self::new(Userland::Gnu)
         }
     }
 
@@ -192,6 +216,8 @@ impl World {
         Arc::new(Local {
             bin: self.dir.path().join("bin"),
             home: self.root(),
+            allowed: self.allowed,
+            banner: self.banner,
             meter: Arc::clone(&self.meter),
             faults: Arc::clone(&self.faults),
         })
@@ -202,6 +228,8 @@ impl World {
             directory: self.root().into_os_string().into_encoded_bytes(),
             max_lanes: 3,
             timeout: Duration::from_secs(20),
+            patience: Duration::ZERO,
+            fails_fast: false,
         }
     }
 
@@ -209,12 +237,19 @@ impl World {
     pub(crate) fn shell(&self, clock: Arc<dyn Clock>) -> Shell {
         probe::probe(self.transport(), &self.settings(), clock).unwrap()
     }
+
+    /// The same by scp alone.
+    pub(crate) fn scp(&self, clock: Arc<dyn Clock>) -> ScpOnly {
+        scp_only::probe::probe(self.transport(), &self.settings(), clock).unwrap()
+    }
 }
 
 #[derive(Debug)]
 struct Local {
     bin: PathBuf,
     home: PathBuf,
+    allowed: Allowed,
+    banner: &'static str,
     meter: Arc<Meter>,
     faults: Arc<Mutex<Faults>>,
 }
@@ -227,6 +262,8 @@ impl Transport for Local {
         Ok(Box::new(LocalConnection {
             bin: self.bin.clone(),
             home: self.home.clone(),
+            allowed: self.allowed,
+            banner: self.banner,
             meter: Arc::clone(&self.meter),
             faults: Arc::clone(&self.faults),
         }))
@@ -237,12 +274,20 @@ impl Transport for Local {
 struct LocalConnection {
     bin: PathBuf,
     home: PathBuf,
+    allowed: Allowed,
+    banner: &'static str,
     meter: Arc<Meter>,
     faults: Arc<Mutex<Faults>>,
 }
 
 impl Connection for LocalConnection {
     fn exec(&mut self, command: &str) -> Result<Box<dyn Channel>, Error> {
+        let is_scp = command.starts_with("scp ")
+            && [" -f ", " -t "].iter().any(|mode| command.contains(mode));
+        let command = match self.allowed {
+            Allowed::Scp if !is_scp => "echo 'this account runs scp only'; exit 1",
+            Allowed::All | Allowed::Scp => command,
+        };
         let mut child = Command::new(self.bin.join("sh"))
             .args(["-c", command])
             .env_clear()
@@ -278,7 +323,7 @@ impl Connection for LocalConnection {
     }
 
     fn banner(&self) -> &str {
-        "SSH-2.0-local"
+        self.banner
     }
 }
 

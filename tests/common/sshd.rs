@@ -240,6 +240,11 @@ impl Sshd {
         self.unshare.wait().unwrap();
     }
 
+    /// Kills all sessions; the server goes on.
+    pub(crate) fn kill_sessions(&self) {
+        self.signal_sessions(Signal::KILL);
+    }
+
     /// Stops all sessions without closing their connections, as a broken network would.
     pub(crate) fn freeze_sessions(&self) {
         self.signal_sessions(Signal::STOP);

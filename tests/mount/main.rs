@@ -14,6 +14,7 @@ mod ordinary_user;
 mod programs;
 mod recover;
 mod reference;
+mod scp_only;
 mod sequences;
 mod side_by_side;
 #[path = "../common/sshd.rs"]

@@ -1,4 +1,4 @@
-//! The bodies of the conformance suite.
+//! What a host with a shell does beyond what every host promises.
 
 use std::collections::HashSet;
 use std::fs;
@@ -42,6 +42,12 @@ use scpfs::sync::Mutex;
 
 use crate::local::Userland;
 use crate::local::World;
+use crate::things::Buffer;
+use crate::things::MTIME;
+use crate::things::bytes;
+use crate::things::path;
+use crate::things::plan;
+use crate::things::reason;
 
 /// A host and the connection to it.
 pub(crate) struct Host {
@@ -83,141 +89,7 @@ impl Host {
     }
 }
 
-fn path(text: &str) -> RemotePath {
-    path_of(text.as_bytes())
-}
-
-fn path_of(bytes: &[u8]) -> RemotePath {
-    bytes
-        .split(|&b| b == b'/')
-        .fold(RemotePath::root(), |dir, part| {
-            dir.join(&Name::new(part).unwrap())
-        })
-}
-
-fn reason<T: std::fmt::Debug>(result: Result<T, Error>) -> Reason {
-    result.unwrap_err().reason().expect("refused")
-}
-
-#[derive(Default)]
-struct Buffer {
-    begun: Vec<u64>,
-    data: Vec<u8>,
-}
-
-impl Receiver for Buffer {
-    fn begin(&mut self, size: u64) -> io::Result<()> {
-        self.begun.push(size);
-        self.data.clear();
-        Ok(())
-    }
-
-    fn data(&mut self, data: &[u8]) -> io::Result<()> {
-        self.data.extend_from_slice(data);
-        Ok(())
-    }
-}
-
-struct Bytes<'a>(&'a [u8]);
-
-impl Content for Bytes<'_> {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let rest = &self.0[usize::try_from(offset).unwrap().min(self.0.len())..];
-        let n = buf.len().min(rest.len());
-        buf[..n].copy_from_slice(&rest[..n]);
-        Ok(n)
-    }
-}
-
-fn bytes(data: &[u8]) -> Bytes<'_> {
-    Bytes(data)
-}
-
-const MTIME: Time = Time {
-    secs: 1_700_000_000,
-    nanos: 123_456_000,
-};
-
-fn plan(data: &[u8]) -> StorePlan {
-    StorePlan {
-        size: data.len() as u64,
-        mode: 0o640,
-        mtime: MTIME,
-        atime: MTIME,
-        owner: None,
-        expect: Expect::Anything,
-        placement: Placement::Replace,
-        durability: Durability::Lazy,
-        keep_as: None,
-        tag: 0x1234_abcd,
-    }
-}
-
-/// Names of every byte that a name can have, and some that are shell, options or records.
-fn odd_names() -> Vec<Vec<u8>> {
-    let mut names: Vec<Vec<u8>> = (1..=255u8)
-        .filter(|&b| b != b'/' && b != b'.')
-        .map(|b| vec![b])
-        .collect();
-    for name in [
-        "-rf",
-        "--",
-        "$(touch x)",
-        "`touch x`",
-        "a'b\"c\\",
-        "a\nb",
-        "\n",
-        "a\n",
-        " a ",
-        "*",
-        "~",
-        "!!",
-        "a\nC0644 9 evil",
-        "#",
-        "a=b",
-        ".scpfs-0123456789abcdef.tmp.x",
-        ".scpfs",
-        "...",
-        "%s%n",
-        "a\rb\x1b[2J",
-    ] {
-        names.push(name.as_bytes().to_vec());
-    }
-    names.push(vec![b'x'; 255]);
-    names.push(b"\xff\xfe\x80".to_vec());
-    names.sort();
-    names.dedup();
-    names
-}
-
-pub(crate) fn every_byte_of_a_name_survives(host: &Host) {
-    let names = odd_names();
-    for name in &names {
-        let data = [b"content of ", &name[..]].concat();
-        host.remote
-            .store(&path_of(name), &bytes(&data), &plan(&data))
-            .unwrap();
-        let on_host = host.world.root().join(std::ffi::OsStr::from_bytes(name));
-        assert_eq!(fs::read(on_host).unwrap(), data, "{name:?}");
-    }
-    assert_eq!(host.names(), names);
-    assert_eq!(
-        fs::read_dir(host.world.root()).unwrap().count(),
-        names.len()
-    );
-    for name in &names {
-        let mut buffer = Buffer::default();
-        let stat = host.remote.stat(&path_of(name)).unwrap();
-        host.remote
-            .fetch(&path_of(name), Some(&stat.version()), &mut buffer)
-            .unwrap();
-        assert_eq!(buffer.data, [b"content of ", &name[..]].concat());
-        host.remote.remove_file(&path_of(name), None).unwrap();
-    }
-    assert_eq!(fs::read_dir(host.world.root()).unwrap().count(), 0);
-}
-
-pub(crate) fn every_kind_of_file_is_listed_as_it_is_stated(host: &Host) {
+pub(crate) fn every_attribute_is_the_hosts(host: &Host) {
     fs::write(host.at("file"), "hello").unwrap();
     fs::create_dir(host.at("dir")).unwrap();
     symlink("nowhere", host.at("link")).unwrap();
@@ -300,49 +172,6 @@ pub(crate) fn every_kind_of_file_is_listed_as_it_is_stated(host: &Host) {
     );
 }
 
-pub(crate) fn a_missing_file_is_not_found_and_a_forbidden_one_is_denied(host: &Host) {
-    let nowhere = path("nowhere");
-    assert_eq!(reason(host.remote.stat(&nowhere)), Reason::NotFound);
-    assert_eq!(reason(host.remote.list(&nowhere)), Reason::NotFound);
-    assert_eq!(
-        reason(host.remote.fetch(&nowhere, None, &mut Buffer::default())),
-        Reason::NotFound
-    );
-    assert_eq!(reason(host.remote.read_link(&nowhere)), Reason::NotFound);
-    assert_eq!(
-        reason(host.remote.remove_file(&nowhere, None)),
-        Reason::NotFound
-    );
-    assert_eq!(reason(host.remote.remove_dir(&nowhere)), Reason::NotFound);
-    let change = AttrChange {
-        mode: Some(0o600),
-        ..AttrChange::default()
-    };
-    assert_eq!(
-        reason(host.remote.set_attr(&nowhere, &change)),
-        Reason::NotFound
-    );
-    let data = b"x";
-    assert_eq!(
-        reason(
-            host.remote
-                .store(&path("nowhere/x"), &bytes(data), &plan(data))
-        ),
-        Reason::NotFound
-    );
-    fs::write(host.at("file"), "x").unwrap();
-    assert_eq!(
-        reason(host.remote.list(&path("file"))),
-        Reason::NotADirectory
-    );
-    assert_eq!(
-        reason(host.remote.stat(&path("file/x"))),
-        Reason::NotADirectory
-    );
-    let long = path_of(&[b'x'; 256]);
-    assert_eq!(reason(host.remote.stat(&long)), Reason::NameTooLong);
-}
-
 fn fetched(host: &Host, name: &str) -> Buffer {
     let stat = host.remote.stat(&path(name)).unwrap();
     let mut buffer = Buffer::default();
@@ -353,29 +182,6 @@ fn fetched(host: &Host, name: &str) -> Buffer {
     assert!(fetched.is_stable);
     assert_eq!(fetched.stat.version(), stat.version());
     buffer
-}
-
-pub(crate) fn a_file_is_fetched_byte_for_byte(host: &Host) {
-    let all: Vec<u8> = (0..=255).cycle().take(70_000).collect();
-    for (name, data) in [("empty", &b""[..]), ("nul", b"\0"), ("all", &all)] {
-        fs::write(host.at(name), data).unwrap();
-        let buffer = fetched(host, name);
-        assert_eq!(buffer.data, data);
-        assert_eq!(buffer.begun, [data.len() as u64]);
-    }
-}
-
-pub(crate) fn a_fetch_of_what_is_no_file_fails_without_content(host: &Host) {
-    fs::create_dir(host.at("dir")).unwrap();
-    let mut buffer = Buffer::default();
-    assert_eq!(
-        reason(host.remote.fetch(&path("dir"), None, &mut buffer)),
-        Reason::IsADirectory
-    );
-    assert!(buffer.begun.is_empty());
-    // The lane is still in step.
-    fs::write(host.at("file"), "x").unwrap();
-    assert_eq!(fetched(host, "file").data, b"x");
 }
 
 pub(crate) fn a_file_of_proc_is_fetched_though_its_size_says_nothing(host: &Host) {
@@ -389,7 +195,7 @@ pub(crate) fn a_file_of_proc_is_fetched_though_its_size_says_nothing(host: &Host
     assert!(!buffer.data.is_empty());
 }
 
-pub(crate) fn a_file_is_stored_with_mode_and_times(host: &Host) {
+pub(crate) fn a_store_takes_one_round_trip_and_keeps_nanoseconds(host: &Host) {
     for (name, mode, mtime) in [
         ("plain", 0o644, MTIME),
         ("setuid", 0o6755, MTIME),
@@ -475,40 +281,7 @@ pub(crate) fn a_store_keeps_hard_links_in_place(host: &Host) {
     assert_eq!(host.names().len(), 2);
 }
 
-pub(crate) fn a_store_over_a_version_that_is_not_there_is_a_conflict(host: &Host) {
-    let stored = host
-        .remote
-        .store(&path("file"), &bytes(b"one"), &plan(b"one"))
-        .unwrap();
-    let version = stored.stat.unwrap().version();
-    let expecting = |expect| StorePlan {
-        expect,
-        ..plan(b"two")
-    };
-    let store = |expect| {
-        host.remote
-            .store(&path("file"), &bytes(b"two"), &expecting(expect))
-    };
-    assert!(matches!(store(Expect::Absent), Err(Error::Conflict { .. })));
-    let again = store(Expect::Version(version)).unwrap();
-    assert_eq!(again.outcome, Outcome::AsPlanned);
-    fs::write(host.at("file"), "theirs").unwrap();
-    let version = again.stat.unwrap().version();
-    assert!(matches!(
-        store(Expect::Version(version)),
-        Err(Error::Conflict { .. })
-    ));
-    assert_eq!(fs::read(host.at("file")).unwrap(), b"theirs");
-    fs::remove_file(host.at("file")).unwrap();
-    assert!(matches!(
-        store(Expect::Version(version)),
-        Err(Error::Conflict { .. })
-    ));
-    store(Expect::Absent).unwrap();
-    assert_eq!(host.names(), [b"file"], "no temporary file is left");
-}
-
-pub(crate) fn what_conflicts_is_kept_beside(host: &Host) {
+pub(crate) fn what_conflicts_is_kept_beside_in_the_same_round_trip(host: &Host) {
     let store = |data: &[u8], expect| {
         let plan = StorePlan {
             expect,
@@ -585,7 +358,7 @@ pub(crate) fn coarse_times_are_not_trusted_alone(host: &Host) {
     assert_eq!(fs::read(host.at("file")).unwrap(), b"them");
 }
 
-pub(crate) fn only_our_own_leftovers_are_removed(host: &Host) {
+pub(crate) fn leftovers_are_removed_in_one_round_trip_and_directories_never(host: &Host) {
     fs::create_dir(host.at("d")).unwrap();
     for name in [
         ".scpfs-1234abcd00000001.tmp",
@@ -618,15 +391,7 @@ pub(crate) fn only_our_own_leftovers_are_removed(host: &Host) {
     );
 }
 
-pub(crate) fn a_store_over_a_directory_fails_and_leaves_nothing(host: &Host) {
-    fs::create_dir(host.at("dir")).unwrap();
-    let result = host.remote.store(&path("dir"), &bytes(b"x"), &plan(b"x"));
-    assert_eq!(reason(result), Reason::IsADirectory);
-    assert_eq!(fs::read_dir(host.at("dir")).unwrap().count(), 0);
-    assert_eq!(host.names(), [b"dir"]);
-}
-
-pub(crate) fn a_large_file_is_stored_and_fetched(host: &Host) {
+pub(crate) fn a_large_file_takes_two_round_trips(host: &Host) {
     let data: Vec<u8> = (0u32..2_000_000).flat_map(u32::to_le_bytes).collect();
     let (stored, trips) =
         host.counted(|remote| remote.store(&path("big"), &bytes(&data), &plan(&data)));
@@ -839,23 +604,6 @@ pub(crate) fn a_huge_store_survives_a_cut(host: &Host) {
     }
 }
 
-pub(crate) fn content_that_looks_like_shell_and_records_is_only_content(host: &Host) {
-    for data in [
-        &b"touch evil\n"[..],
-        b"E\nC0644 1 evil\nx\0E\n",
-        b"D0755 0 evil\nE\n",
-        b"\0\0\0\0\x01\x02",
-        b"\x1e0123\n",
-        b"T0 0 0 0\nC0644 4 ../evil\nevil\0",
-    ] {
-        host.remote
-            .store(&path("file"), &bytes(data), &plan(data))
-            .unwrap();
-        assert_eq!(fetched(host, "file").data, data);
-        assert_eq!(host.names(), [b"file"]);
-    }
-}
-
 pub(crate) fn a_failed_store_never_runs_its_content(host: &Host) {
     let evil = format!(
         "\n\ntouch {}\ntouch evil\nC0644 0 evil\n\0",
@@ -872,7 +620,7 @@ pub(crate) fn a_failed_store_never_runs_its_content(host: &Host) {
     assert!(!host.at("evil").exists());
 }
 
-pub(crate) fn creation_is_exclusive(host: &Host) {
+pub(crate) fn creation_takes_one_round_trip_and_follows_no_link(host: &Host) {
     let (made, trips) = host.counted(|remote| remote.create_new(&path("new"), 0o751, None));
     assert_eq!(trips, 1);
     let stat = made.unwrap().stat.unwrap();
@@ -894,99 +642,6 @@ pub(crate) fn creation_is_exclusive(host: &Host) {
         reason(host.remote.create_new(&path("no/new"), 0o600, None)),
         Reason::NotFound
     );
-}
-
-pub(crate) fn directories_are_made_and_removed(host: &Host) {
-    let changed = host.remote.make_dir(&path("dir"), 0o2750, None).unwrap();
-    assert_eq!(changed.stat.unwrap().mode, 0o2750);
-    assert_eq!(
-        changed.parent,
-        Some(host.remote.stat(&RemotePath::root()).unwrap())
-    );
-    assert_eq!(
-        reason(host.remote.make_dir(&path("dir"), 0o755, None)),
-        Reason::Exists
-    );
-    fs::write(host.at("dir/file"), "").unwrap();
-    assert_eq!(
-        reason(host.remote.remove_dir(&path("dir"))),
-        Reason::NotEmpty
-    );
-    assert_eq!(
-        reason(host.remote.remove_file(&path("dir"), None)),
-        Reason::IsADirectory
-    );
-    assert_eq!(
-        reason(host.remote.remove_dir(&path("dir/file"))),
-        Reason::NotADirectory
-    );
-    host.remote.remove_file(&path("dir/file"), None).unwrap();
-    host.remote.remove_dir(&path("dir")).unwrap();
-    assert_eq!(host.names(), [] as [&[u8]; 0]);
-}
-
-pub(crate) fn names_move_and_multiply(host: &Host) {
-    fs::write(host.at("a"), "a").unwrap();
-    fs::create_dir(host.at("dir")).unwrap();
-    let linked = host.remote.link(&path("a"), &path("dir/b")).unwrap();
-    assert_eq!(linked.stat.unwrap().nlink, 2);
-    assert_eq!(
-        reason(host.remote.link(&path("a"), &path("dir"))),
-        Reason::Exists
-    );
-    let renamed = host
-        .remote
-        .rename(&path("dir/b"), &path("c"), RenameHow::Replace)
-        .unwrap();
-    assert_eq!(renamed.stat, Some(host.remote.stat(&path("c")).unwrap()));
-    assert_eq!(
-        renamed.to_parent,
-        Some(host.remote.stat(&RemotePath::root()).unwrap())
-    );
-    let removed = host
-        .remote
-        .remove_file(&path("a"), Some(&path("c")))
-        .unwrap();
-    assert_eq!(removed.stat.unwrap().nlink, 1);
-    let linked = host
-        .remote
-        .symlink(&path("sym"), b"a 'strange'\ntarget", None)
-        .unwrap();
-    assert_eq!(linked.stat.unwrap().kind, FileKind::Symlink);
-    assert_eq!(
-        host.remote.read_link(&path("sym")).unwrap(),
-        b"a 'strange'\ntarget"
-    );
-    assert_eq!(
-        reason(host.remote.symlink(&path("dir"), b"x", None)),
-        Reason::Exists
-    );
-    // A directory takes the place of an empty one, and of no other.
-    fs::create_dir(host.at("full")).unwrap();
-    fs::write(host.at("full/x"), "").unwrap();
-    let result = host
-        .remote
-        .rename(&path("dir"), &path("full"), RenameHow::Replace);
-    assert_eq!(reason(result), Reason::NotEmpty);
-    host.remote
-        .rename(&path("full"), &path("dir"), RenameHow::Replace)
-        .unwrap();
-    assert!(host.at("dir/x").exists());
-}
-
-pub(crate) fn a_rename_that_must_not_replace_does_not(host: &Host) {
-    fs::write(host.at("a"), "a").unwrap();
-    fs::write(host.at("b"), "b").unwrap();
-    let rename = |to: &str, how| host.remote.rename(&path("a"), &path(to), how).map(|_| ());
-    assert_eq!(reason(rename("b", RenameHow::NoReplace)), Reason::Exists);
-    rename("c", RenameHow::NoReplace).unwrap();
-    assert_eq!(fs::read(host.at("b")).unwrap(), b"b");
-    if !host.remote.facts().can_exchange {
-        assert_eq!(
-            reason(rename("b", RenameHow::Exchange)),
-            Reason::InvalidArgument
-        );
-    }
 }
 
 pub(crate) fn attributes_are_set_in_one_round_trip(host: &Host) {
@@ -1107,12 +762,6 @@ pub(crate) fn a_copy_on_the_host_moves_no_bytes(host: &Host) {
         Reason::NotFound
     );
     assert_eq!(host.names(), [&b"from"[..], b"to"]);
-}
-
-pub(crate) fn the_state_of_the_filesystem_is_told(host: &Host) {
-    let fs = host.remote.fs_stat().unwrap();
-    assert!(fs.block_size > 0 && fs.blocks > 0 && fs.blocks_free <= fs.blocks);
-    assert!(fs.name_max >= 255);
 }
 
 pub(crate) fn every_operation_is_one_round_trip(host: &Host) {

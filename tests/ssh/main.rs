@@ -5,6 +5,7 @@ mod auth;
 mod channel;
 mod connect;
 mod host_keys;
+mod scp_only;
 mod script;
 #[path = "../common/sshd.rs"]
 mod sshd;

@@ -1,0 +1,136 @@
+//! What becomes of content: under its name, beside it, or nowhere.
+
+use std::io;
+
+use crate::path::Name;
+use crate::path::RemotePath;
+use crate::remote::Changed;
+use crate::remote::Content;
+use crate::remote::Expect;
+use crate::remote::Outcome;
+use crate::remote::Placement;
+use crate::remote::Reason;
+use crate::remote::StorePlan;
+use crate::remote::Stored;
+use crate::remote::memory::LOGIN;
+use crate::remote::memory::tree::Body;
+use crate::remote::memory::tree::Done;
+use crate::remote::memory::tree::Node;
+use crate::remote::memory::tree::Tree;
+use crate::stat::PERMISSIONS;
+use crate::stat::Time;
+use crate::stat::Version;
+
+pub(super) fn both(tree: &Tree, ino: u64, parent: u64) -> Done<Changed> {
+    Ok(Changed {
+        stat: Some(tree.stat(ino)?),
+        parent: Some(tree.stat(parent)?),
+    })
+}
+
+/// Whether this is the version that was expected. A time without a fraction may be a coarse one,
+/// which a second writer can have set as well; then the time of the change must be the same.
+fn is_same(expected: &Version, found: &Version) -> bool {
+    let is_coarse = expected.mtime.nanos == 0 && expected.ctime.is_some();
+    expected.same_content(found) && (!is_coarse || expected.ctime == found.ctime)
+}
+
+/// What is to become of content.
+enum Verdict {
+    Store(Outcome),
+    Beside(Name),
+    LeaveTheirs,
+    Conflict,
+}
+
+fn judge(tree: &Tree, dir: u64, name: &Name, data: &[u8], plan: &StorePlan) -> Done<Verdict> {
+    let found = tree.child(dir, name);
+    let version = found.map(|ino| tree.stat(ino)).transpose()?;
+    let is_as_expected = match (&plan.expect, &version) {
+        (Expect::Anything, _) | (Expect::Absent, None) => true,
+        (Expect::Version(expected), Some(stat)) => is_same(expected, &stat.version()),
+        (Expect::Absent, Some(_)) | (Expect::Version(_), None) => false,
+    };
+    if is_as_expected {
+        return Ok(Verdict::Store(Outcome::AsPlanned));
+    }
+    let Some(keep_as) = &plan.keep_as else {
+        return Ok(Verdict::Conflict);
+    };
+    let Some(ino) = found else {
+        return Ok(Verdict::Store(Outcome::Recreated));
+    };
+    if matches!(&tree.node(ino)?.body, Body::File(theirs) if theirs == data) {
+        return Ok(Verdict::LeaveTheirs);
+    }
+    if tree.child(dir, keep_as).is_some() {
+        return Ok(Verdict::Conflict);
+    }
+    Ok(Verdict::Beside(keep_as.clone()))
+}
+
+/// Gives a name content; `None` for a conflict.
+pub(super) fn put(
+    tree: &mut Tree,
+    path: &RemotePath,
+    data: Vec<u8>,
+    plan: &StorePlan,
+    now: Time,
+) -> Done<Option<Stored>> {
+    let (dir, name) = tree.place(path)?;
+    let found = tree.child(dir, &name);
+    if let Some(ino) = found
+        && matches!(tree.node(ino)?.body, Body::Directory(_))
+    {
+        return Err(Reason::IsADirectory);
+    }
+    let stored = |tree: &Tree, ino, outcome| -> Done<Option<Stored>> {
+        let Changed { stat, parent } = both(tree, ino, dir)?;
+        Ok(Some(Stored {
+            stat,
+            parent,
+            outcome,
+        }))
+    };
+    let (name, outcome) = match (judge(tree, dir, &name, &data, plan)?, found) {
+        (Verdict::Conflict, _) => return Ok(None),
+        (Verdict::LeaveTheirs, Some(ino)) => return stored(tree, ino, Outcome::Same),
+        (Verdict::LeaveTheirs, None) => return Ok(None),
+        (Verdict::Beside(keep_as), _) => (keep_as, Outcome::KeptBeside),
+        (Verdict::Store(outcome), _) => (name, outcome),
+    };
+    let existing = tree
+        .child(dir, &name)
+        .filter(|_| plan.placement != Placement::Replace);
+    let ino = match existing {
+        Some(ino) => {
+            let node = tree.node_mut(ino)?;
+            node.body = Body::File(data);
+            node.mode = plan.mode & PERMISSIONS;
+            node.ctime = now;
+            ino
+        }
+        None => {
+            let owner = plan.owner.unwrap_or(LOGIN);
+            let ino = tree.add(Node::new(Body::File(data), plan.mode, owner, now));
+            tree.bind(dir, &name, ino, now)?;
+            ino
+        }
+    };
+    let node = tree.node_mut(ino)?;
+    (node.mtime, node.atime) = (plan.mtime, plan.atime);
+    stored(tree, ino, outcome)
+}
+
+pub(super) fn read_all(content: &dyn Content, size: u64) -> io::Result<Vec<u8>> {
+    let size = usize::try_from(size).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    let mut data = vec![0; size];
+    let mut done = 0;
+    while let Some(rest) = data.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match content.read_at(rest, done as u64)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => done += n,
+        }
+    }
+    Ok(data)
+}

@@ -1,0 +1,341 @@
+//! The files of a host in memory: what an operation does to them, and why it cannot; no errors of
+//! connections, no calls to count.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+
+use crate::path::Name;
+use crate::path::RemotePath;
+use crate::remote::Owner;
+use crate::remote::Reason;
+use crate::remote::RenameHow;
+use crate::remote::shell::TEMP_PREFIX;
+use crate::remote::shell::TEMP_SUFFIX;
+use crate::stat::DeviceNumber;
+use crate::stat::FileId;
+use crate::stat::FileKind;
+use crate::stat::PERMISSIONS;
+use crate::stat::Stat;
+use crate::stat::Time;
+
+/// As many as Linux follows.
+const MAX_LINKS: u32 = 40;
+
+const NAME_MAX: usize = 255;
+
+pub(super) const DEVICE: u64 = 1;
+
+pub(super) type Done<T> = Result<T, Reason>;
+
+/// What a file is made of.
+#[derive(Debug, Clone)]
+pub(super) enum Body {
+    File(Vec<u8>),
+    Directory(BTreeMap<Name, u64>),
+    Symlink(Vec<u8>),
+    Node(FileKind, DeviceNumber),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub(super) body: Body,
+    pub(super) mode: u32,
+    pub(super) owner: Owner,
+    pub(super) nlink: u32,
+    pub(super) atime: Time,
+    pub(super) mtime: Time,
+    pub(super) ctime: Time,
+}
+
+impl Node {
+    pub(super) fn new(body: Body, mode: u32, owner: Owner, now: Time) -> Self {
+        Self {
+            body,
+            mode: mode & PERMISSIONS,
+            owner,
+            nlink: 0,
+            atime: now,
+            mtime: now,
+            ctime: now,
+        }
+    }
+
+    fn kind(&self) -> FileKind {
+        match &self.body {
+            Body::File(_) => FileKind::File,
+            Body::Directory(_) => FileKind::Directory,
+            Body::Symlink(_) => FileKind::Symlink,
+            Body::Node(kind, _) => *kind,
+        }
+    }
+}
+
+/// All files by their inode numbers.
+#[derive(Debug)]
+pub(super) struct Tree {
+    nodes: HashMap<u64, Node>,
+    next_ino: u64,
+    /// The absolute path of the root, for links that say it.
+    root_path: Vec<u8>,
+}
+
+const ROOT: u64 = 2;
+
+/// The components of a path, the first of them last.
+fn reversed(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|&b| b == b'/')
+        .rev()
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
+impl Tree {
+    pub(super) fn new(root_path: &[u8], owner: Owner, now: Time) -> Self {
+        let mut root = Node::new(Body::Directory(BTreeMap::new()), 0o755, owner, now);
+        root.nlink = 1;
+        Self {
+            nodes: HashMap::from([(ROOT, root)]),
+            next_ino: ROOT + 1,
+            root_path: root_path.to_vec(),
+        }
+    }
+
+    /// The number of what a path leads to; a symlink at its end is not followed.
+    pub(super) fn find(&self, path: &RemotePath) -> Done<u64> {
+        self.walk(reversed(path.as_bytes()))
+    }
+
+    /// Follows names, the first of which is last in `todo`.
+    fn walk(&self, mut todo: Vec<Vec<u8>>) -> Done<u64> {
+        let mut trail = vec![ROOT];
+        let mut n_links = 0;
+        while let Some(part) = todo.pop() {
+            let here = trail.last().copied().unwrap_or(ROOT);
+            let Body::Directory(names) = &self.node(here)?.body else {
+                return Err(Reason::NotADirectory);
+            };
+            match &part[..] {
+                b"" | b"." => continue,
+                b".." => {
+                    trail.pop();
+                    if trail.is_empty() {
+                        // It leads out of what there is.
+                        return Err(Reason::NotFound);
+                    }
+                    continue;
+                }
+                part if part.len() > NAME_MAX => return Err(Reason::NameTooLong),
+                _ => {}
+            }
+            let next = *names.get(&part[..]).ok_or(Reason::NotFound)?;
+            match &self.node(next)?.body {
+                Body::Symlink(target) if !todo.is_empty() => {
+                    n_links += 1;
+                    if n_links > MAX_LINKS {
+                        return Err(Reason::SymlinkLoop);
+                    }
+                    let relative = if target.starts_with(b"/") {
+                        trail.truncate(1);
+                        target
+                            .strip_prefix(&self.root_path[..])
+                            .ok_or(Reason::NotFound)?
+                    } else {
+                        target
+                    };
+                    todo.extend(reversed(relative));
+                }
+                _ => trail.push(next),
+            }
+        }
+        trail.last().copied().ok_or(Reason::NotFound)
+    }
+
+    pub(super) fn node(&self, ino: u64) -> Done<&Node> {
+        self.nodes.get(&ino).ok_or(Reason::Stale)
+    }
+
+    pub(super) fn node_mut(&mut self, ino: u64) -> Done<&mut Node> {
+        self.nodes.get_mut(&ino).ok_or(Reason::Stale)
+    }
+
+    pub(super) fn stat(&self, ino: u64) -> Done<Stat> {
+        let node = self.node(ino)?;
+        let size = match &node.body {
+            Body::File(data) | Body::Symlink(data) => data.len() as u64,
+            Body::Directory(_) => 4096,
+            Body::Node(..) => 0,
+        };
+        let nlink = match &node.body {
+            Body::Directory(names) => {
+                let is_dir = |ino: &&u64| {
+                    self.nodes
+                        .get(ino)
+                        .is_some_and(|node| node.kind() == FileKind::Directory)
+                };
+                let n_dirs = names.values().filter(is_dir).count();
+                u32::try_from(n_dirs).unwrap_or(u32::MAX).saturating_add(2)
+            }
+            _ => node.nlink,
+        };
+        Ok(Stat {
+            kind: node.kind(),
+            mode: node.mode,
+            nlink,
+            uid: node.owner.uid,
+            gid: node.owner.gid,
+            size,
+            blocks: size.div_ceil(512),
+            atime: node.atime,
+            mtime: node.mtime,
+            ctime: Some(node.ctime),
+            id: Some(FileId { dev: DEVICE, ino }),
+            rdev: match node.body {
+                Body::Node(_, device) => device,
+                _ => DeviceNumber::default(),
+            },
+        })
+    }
+
+    /// The directory that holds a path, and the name in it.
+    pub(super) fn place(&self, path: &RemotePath) -> Done<(u64, Name)> {
+        let name = path.name().ok_or(Reason::Busy)?;
+        if name.as_bytes().len() > NAME_MAX {
+            return Err(Reason::NameTooLong);
+        }
+        let mut parts = reversed(path.as_bytes());
+        // A dot behind the parent, so that a link to it is followed.
+        if let Some(last) = parts.first_mut() {
+            *last = b".".to_vec();
+        }
+        let dir = self.walk(parts)?;
+        match self.node(dir)?.body {
+            Body::Directory(_) => Ok((dir, name)),
+            _ => Err(Reason::NotADirectory),
+        }
+    }
+
+    pub(super) fn names(&self, dir: u64) -> Done<&BTreeMap<Name, u64>> {
+        match &self.node(dir)?.body {
+            Body::Directory(names) => Ok(names),
+            _ => Err(Reason::NotADirectory),
+        }
+    }
+
+    pub(super) fn child(&self, dir: u64, name: &Name) -> Option<u64> {
+        self.names(dir).ok()?.get(name).copied()
+    }
+
+    /// Puts a new file in the tree, under no name yet.
+    pub(super) fn add(&mut self, node: Node) -> u64 {
+        let ino = self.next_ino;
+        self.next_ino += 1;
+        self.nodes.insert(ino, node);
+        ino
+    }
+
+    /// Gives a file a name, taking it from whatever had it.
+    pub(super) fn bind(&mut self, dir: u64, name: &Name, ino: u64, now: Time) -> Done<()> {
+        self.unbind(dir, name, now)?;
+        let parent = self.node_mut(dir)?;
+        if let Body::Directory(names) = &mut parent.body {
+            names.insert(name.clone(), ino);
+        }
+        (parent.mtime, parent.ctime) = (now, now);
+        let node = self.node_mut(ino)?;
+        node.nlink += 1;
+        node.ctime = now;
+        Ok(())
+    }
+
+    /// Takes a name away, and the file with its last name.
+    pub(super) fn unbind(&mut self, dir: u64, name: &Name, now: Time) -> Done<()> {
+        let parent = self.node_mut(dir)?;
+        let Body::Directory(names) = &mut parent.body else {
+            return Err(Reason::NotADirectory);
+        };
+        let Some(ino) = names.remove(name) else {
+            return Ok(());
+        };
+        (parent.mtime, parent.ctime) = (now, now);
+        let node = self.node_mut(ino)?;
+        node.nlink = node.nlink.saturating_sub(1);
+        node.ctime = now;
+        if node.nlink == 0 {
+            self.nodes.remove(&ino);
+        }
+        Ok(())
+    }
+
+    /// Whether a directory is, or lies in, another.
+    pub(super) fn is_within(&self, dir: u64, above: u64) -> bool {
+        if dir == above {
+            return true;
+        }
+        let Ok(names) = self.names(above) else {
+            return false;
+        };
+        names.values().any(|&ino| self.is_within(dir, ino))
+    }
+
+    /// Gives a file another name; returns the directories it left and came to.
+    pub(super) fn rename(
+        &mut self,
+        from: &RemotePath,
+        to: &RemotePath,
+        how: RenameHow,
+        now: Time,
+    ) -> Done<(u64, u64)> {
+        let (from_dir, from_name) = self.place(from)?;
+        let (to_dir, to_name) = self.place(to)?;
+        let ino = self.child(from_dir, &from_name).ok_or(Reason::NotFound)?;
+        let other = self.child(to_dir, &to_name);
+        let is_dir = self.names(ino).is_ok();
+        if is_dir && self.is_within(to_dir, ino) {
+            return Err(Reason::InvalidArgument);
+        }
+        match (other, how) {
+            (Some(_), RenameHow::NoReplace) => return Err(Reason::Exists),
+            (None, RenameHow::Exchange) => return Err(Reason::NotFound),
+            (Some(other), RenameHow::Exchange) => {
+                if self.names(other).is_ok() && self.is_within(from_dir, other) {
+                    return Err(Reason::InvalidArgument);
+                }
+                // Kept alive while the two change places.
+                self.node_mut(other)?.nlink += 1;
+                self.bind(to_dir, &to_name, ino, now)?;
+                self.bind(from_dir, &from_name, other, now)?;
+                self.node_mut(other)?.nlink -= 1;
+            }
+            (Some(other), RenameHow::Replace) if other == ino => {}
+            (other, RenameHow::Replace | RenameHow::NoReplace) => {
+                match (is_dir, other.map(|other| self.names(other))) {
+                    (true, Some(Err(reason))) => return Err(reason),
+                    (true, Some(Ok(names))) if !names.is_empty() => return Err(Reason::NotEmpty),
+                    (false, Some(Ok(_))) => return Err(Reason::IsADirectory),
+                    _ => {}
+                }
+                self.bind(to_dir, &to_name, ino, now)?;
+                self.unbind(from_dir, &from_name, now)?;
+            }
+        }
+        Ok((from_dir, to_dir))
+    }
+
+    /// The temporary files in a directory that are marked with `tag`, see
+    /// [`crate::remote::Remote::remove_leftovers`].
+    pub(super) fn leftovers(&self, dir: u64, tag: u32) -> Done<Vec<Name>> {
+        let prefix = [TEMP_PREFIX, format!("{tag:08x}").as_bytes()].concat();
+        let is_ours = |name: &[u8]| {
+            let number = name
+                .strip_prefix(&prefix[..])
+                .and_then(|rest| rest.strip_suffix(TEMP_SUFFIX));
+            number
+                .is_some_and(|number| number.len() == 8 && number.iter().all(u8::is_ascii_hexdigit))
+        };
+        let names = self.names(dir)?.iter();
+        Ok(names
+            .filter(|(name, file)| is_ours(name.as_bytes()) && self.names(**file).is_err())
+            .map(|(name, _)| name.clone())
+            .collect())
+    }
+}

@@ -1,0 +1,502 @@
+//! What changes the host: files are stored, directories made, attributes set.
+
+use std::io;
+
+use crate::path::RemotePath;
+use crate::remote::AttrChange;
+use crate::remote::Changed;
+use crate::remote::Content;
+use crate::remote::Durability;
+use crate::remote::Error;
+use crate::remote::Expect;
+use crate::remote::NewTime;
+use crate::remote::Outcome;
+use crate::remote::Owner;
+use crate::remote::Placement;
+use crate::remote::Reason;
+use crate::remote::Receiver;
+use crate::remote::Result;
+use crate::remote::StorePlan;
+use crate::remote::Stored;
+use crate::remote::lanes::Purpose;
+use crate::remote::scp_only::NO_WORD;
+use crate::remote::scp_only::ScpOnly;
+use crate::remote::scp_only::command::Direction;
+use crate::remote::scp_only::command::Options;
+use crate::remote::scp_only::is_same;
+use crate::remote::scp_only::quirks::Quirks;
+use crate::remote::scp_only::receive;
+use crate::remote::scp_only::receive::About;
+use crate::remote::scp_only::receive::Fetch;
+use crate::remote::scp_only::receive::Header;
+use crate::remote::scp_only::send;
+use crate::remote::scp_only::send::IMPOSSIBLE_NAME;
+use crate::remote::scp_only::send::Pace;
+use crate::remote::scp_only::send::Sent;
+use crate::remote::transfer::MAX_AHEAD;
+use crate::stat::FileKind;
+use crate::stat::Stat;
+use crate::stat::Time;
+
+/// The largest file whose mode or times can be set, because that means to store it anew.
+const MAX_STORED_ANEW: u64 = MAX_AHEAD;
+
+/// What is at the name that a store is for.
+enum Place {
+    AsExpected(Pace),
+    /// Somebody removed the file that was expected.
+    Gone,
+    /// Somebody put something else there.
+    Taken,
+}
+
+impl ScpOnly {
+    /// [`crate::remote::Remote::store`]
+    pub(super) fn store_file(
+        &self,
+        path: &RemotePath,
+        content: &dyn Content,
+        plan: &StorePlan,
+    ) -> Result<Stored> {
+        const ACT: &str = "store";
+        self.check_owner(ACT, path, plan.owner)?;
+        let conflict = || Error::Conflict {
+            act: ACT,
+            path: path.clone(),
+        };
+        let (stat, outcome) = match (self.place(path, plan)?, &plan.keep_as) {
+            (Place::AsExpected(pace), _) => {
+                (self.put(path, content, plan, pace)?, Outcome::AsPlanned)
+            }
+            (Place::Gone, Some(_)) => (
+                self.put(path, content, plan, Pace::AtOnce)?,
+                Outcome::Recreated,
+            ),
+            (Place::Taken, Some(name)) => {
+                let beside = path.parent().unwrap_or_default().join(name);
+                let plan = StorePlan {
+                    expect: Expect::Absent,
+                    keep_as: None,
+                    ..plan.clone()
+                };
+                let Place::AsExpected(pace) = self.place(&beside, &plan)? else {
+                    return Err(conflict());
+                };
+                let stat = self.put(&beside, content, &plan, pace)?;
+                (stat, Outcome::KeptBeside)
+            }
+            (Place::Gone | Place::Taken, None) => return Err(conflict()),
+        };
+        Ok(Stored {
+            stat,
+            parent: None,
+            outcome,
+        })
+    }
+
+    /// Looks whether the host has what the plan expects. Somebody may change it before the content
+    /// arrives: there is no doing both in one step.
+    fn place(&self, path: &RemotePath, plan: &StorePlan) -> Result<Place> {
+        const ACT: &str = "store";
+        if plan.expect == Expect::Anything && self.quirks.lock().is_rcp() {
+            return Ok(Place::AsExpected(Pace::Acknowledged));
+        }
+        let found = match self.look(ACT, path) {
+            Ok(stat) if stat.kind == FileKind::Directory => {
+                return Err(Self::about(ACT, path).refused(Reason::IsADirectory, b""));
+            }
+            Ok(stat) => Some(stat),
+            Err(error) if error.reason() == Some(Reason::NotFound) => None,
+            Err(error) => return Err(error),
+        };
+        let as_expected = Place::AsExpected(Pace::AtOnce);
+        Ok(match (&plan.expect, found) {
+            (Expect::Anything, _) | (Expect::Absent, None) => as_expected,
+            (Expect::Version(_), None) => Place::Gone,
+            (Expect::Version(version), Some(stat)) if is_same(version, &stat) => as_expected,
+            (expect, Some(stat)) => {
+                let before = match expect {
+                    Expect::Version(version) => version.size,
+                    Expect::Anything | Expect::Absent => 0,
+                };
+                // A sink writes over the file from its start and cuts it at the end: what a store
+                // of ours left when it broke off is no longer than the longer of the two.
+                let is_torn = self.torn.lock().contains(path);
+                if is_torn && stat.size <= before.max(plan.size) {
+                    as_expected
+                } else {
+                    Place::Taken
+                }
+            }
+        })
+    }
+
+    /// Stores content at a path, whatever is there; returns the attributes it has then, where
+    /// they need not be asked for.
+    fn put(
+        &self,
+        path: &RemotePath,
+        content: &dyn Content,
+        plan: &StorePlan,
+        pace: Pace,
+    ) -> Result<Option<Stat>> {
+        let about = Self::about("store", path);
+        let quirks = *self.quirks.lock();
+        let name = record_name(&quirks, about)?;
+        let pace = if plan.size <= MAX_AHEAD {
+            pace
+        } else {
+            Pace::Acknowledged
+        };
+        let command = self.run(Direction::Store, &quirks, Purpose::Content, about)?;
+        let sent = send::store(command, &quirks, about, &name, content, plan, pace);
+        let is_torn = matches!(
+            sent,
+            Err(Error::OutcomeUnknown { .. } | Error::Protocol { .. } | Error::Local { .. })
+                | Ok(Sent::Broken(_))
+        );
+        let is_done = matches!(sent, Ok(Sent::Done));
+        if is_torn || is_done {
+            let mut torn = self.torn.lock();
+            torn.retain(|other| other != path);
+            if is_torn {
+                torn.push(path.clone());
+            }
+        }
+        match sent? {
+            Sent::Done => {
+                let known = self.known_after(
+                    &quirks,
+                    Header {
+                        kind: FileKind::File,
+                        mode: plan.mode,
+                        size: plan.size,
+                        mtime: plan.mtime,
+                        atime: plan.atime,
+                    },
+                );
+                Ok(known.and_then(|stat| self.as_kept(path, stat)))
+            }
+            Sent::Refused(text) => Err(refused(about, &text)),
+            Sent::Broken(text) => Err(Error::Partial {
+                act: about.act,
+                path: path.clone(),
+                reason: receive::reason_for(&text, Reason::Other),
+                text,
+            }),
+        }
+    }
+
+    /// What is known of a file that was just stored, with its time as the host's filesystem keeps
+    /// it; asks for the first time that shows how it does.
+    fn as_kept(&self, path: &RemotePath, stat: Stat) -> Option<Stat> {
+        let keeps_seconds = *self.keeps_seconds.lock();
+        match keeps_seconds {
+            Some(true) => Some(stat),
+            Some(false) => None,
+            None if stat.mtime.secs % 2 == 0 => Some(stat),
+            None => {
+                let kept = self.look("store", path).ok()?;
+                *self.keeps_seconds.lock() = Some(kept.mtime == stat.mtime);
+                Some(kept)
+            }
+        }
+    }
+
+    /// The attributes that acknowledged records have given a file: with the sink whose code is
+    /// known, what was acknowledged is so. A source will tell the times in seconds.
+    fn known_after(&self, quirks: &Quirks, header: Header) -> Option<Stat> {
+        let is_told = |time: Time| time.secs >= 0;
+        let seconds = |time: Time| Time { nanos: 0, ..time };
+        let is_known = quirks.is_rcp() && is_told(header.mtime) && is_told(header.atime);
+        is_known.then(|| {
+            self.stat_of(Header {
+                mtime: seconds(header.mtime),
+                atime: seconds(header.atime),
+                ..header
+            })
+        })
+    }
+
+    /// [`crate::remote::Remote::create_new`]: looks, then makes. Who makes the same file between
+    /// the two has it emptied.
+    pub(super) fn create_file(
+        &self,
+        path: &RemotePath,
+        mode: u32,
+        owner: Option<Owner>,
+    ) -> Result<Changed> {
+        const ACT: &str = "create";
+        self.check_owner(ACT, path, owner)?;
+        let now = self.clock.wall();
+        let plan = StorePlan {
+            size: 0,
+            mode,
+            mtime: now,
+            atime: now,
+            owner: None,
+            expect: Expect::Absent,
+            placement: Placement::Direct,
+            durability: Durability::Lazy,
+            keep_as: None,
+            tag: 0,
+        };
+        match self.look(ACT, path) {
+            Ok(_) => return Err(Self::about(ACT, path).refused(Reason::Exists, b"")),
+            Err(error) if error.reason() == Some(Reason::NotFound) => {}
+            Err(error) => return Err(error),
+        }
+        let stat = self.put(path, &Bytes(Vec::new()), &plan, Pace::AtOnce)?;
+        Ok(Changed { stat, parent: None })
+    }
+
+    /// [`crate::remote::Remote::make_dir`]
+    pub(super) fn create_dir(
+        &self,
+        path: &RemotePath,
+        mode: u32,
+        owner: Option<Owner>,
+    ) -> Result<Changed> {
+        const ACT: &str = "create";
+        self.check_owner(ACT, path, owner)?;
+        let about = Self::about(ACT, path);
+        let quirks = *self.quirks.lock();
+        let now = self.clock.wall();
+        let sent = if quirks.is_rcp() {
+            // The path is made if nothing is there; in a directory that is there already, the
+            // name cannot be made.
+            let command = self.run(Direction::MakeDir, &quirks, Purpose::Metadata, about)?;
+            let times = Some((now, now));
+            send::directory(command, &quirks, about, IMPOSSIBLE_NAME, mode, times)?
+        } else {
+            match self.look(ACT, path) {
+                Ok(_) => return Err(about.refused(Reason::Exists, b"")),
+                Err(error) if error.reason() == Some(Reason::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+            let parent = path.parent().unwrap_or_default();
+            if self.look(ACT, &parent)?.kind != FileKind::Directory {
+                return Err(about.refused(Reason::NotADirectory, b""));
+            }
+            self.send_dir(&quirks, about, mode, None)?
+        };
+        match sent {
+            Sent::Done => {}
+            Sent::Refused(text) | Sent::Broken(text) => {
+                return Err(self.not_made(about, &text));
+            }
+        }
+        let stat = self.known_after(
+            &quirks,
+            Header {
+                kind: FileKind::Directory,
+                mode,
+                size: 0,
+                mtime: now,
+                atime: now,
+            },
+        );
+        Ok(Changed { stat, parent: None })
+    }
+
+    /// Why a directory could not be made.
+    fn not_made(&self, about: About<'_>, text: &[u8]) -> Error {
+        if memchr::memmem::find(text, IMPOSSIBLE_NAME).is_some() {
+            return about.refused(Reason::Exists, b"");
+        }
+        let error = refused(about, text);
+        // A file is in the way: at the name, or above it.
+        let is_file = error.reason() == Some(Reason::NotADirectory);
+        if is_file && self.look(about.act, about.path).is_ok() {
+            return about.refused(Reason::Exists, b"");
+        }
+        error
+    }
+
+    /// Sends a D record into the directory that holds the path.
+    fn send_dir(
+        &self,
+        quirks: &Quirks,
+        about: About<'_>,
+        mode: u32,
+        times: Option<(Time, Time)>,
+    ) -> Result<Sent> {
+        const ROOT: &str = "the directory that is mounted cannot be named from above it";
+        const NEWLINE: &str = "its name has a newline, which a record of SCP cannot hold";
+        let unsupported = |why| Self::unsupported(about.act, about.path, why);
+        if quirks.options == Options::Minimal {
+            return Err(unsupported(NO_WORD));
+        }
+        let (Some(parent), Some(name)) = (about.path.parent(), about.path.name()) else {
+            return Err(unsupported(ROOT));
+        };
+        if name.as_bytes().contains(&b'\n') {
+            return Err(unsupported(NEWLINE));
+        }
+        let into = Self::about(about.act, &parent);
+        // Not every server knows `-d`; OpenSSH's client sends it, and dropbear's scp is a fork.
+        let direction = if quirks.is_rcp() {
+            Direction::IntoDir
+        } else {
+            Direction::MakeDir
+        };
+        let command = self.run(direction, quirks, Purpose::Metadata, into)?;
+        send::directory(command, quirks, about, name.as_bytes(), mode, times)
+    }
+
+    /// [`crate::remote::Remote::set_attr`]
+    pub(super) fn change_attr(&self, path: &RemotePath, change: &AttrChange) -> Result<Stat> {
+        const ACT: &str = "change";
+        const TRUNCATE: &str = "the host has nothing but scp, which cannot cut a file";
+        const LARGE: &str = "scp sets modes and times only with the whole content, and there is \
+                             more than 1 MiB of it";
+        let about = Self::about(ACT, path);
+        if change.size.is_some() {
+            return Err(Self::unsupported(ACT, path, TRUNCATE));
+        }
+        // The owner that everything is shown with may be set again.
+        self.check_owner(
+            ACT,
+            path,
+            Some(Owner {
+                uid: change.uid.unwrap_or(self.facts.uid),
+                gid: change.gid.unwrap_or(self.facts.gid),
+            }),
+        )?;
+        let stat = self.look(ACT, path)?;
+        let at = |new: Option<NewTime>, old: Time| match new {
+            None => old,
+            // Near enough to the host's own, which nobody can ask for.
+            Some(NewTime::Now) => self.clock.wall(),
+            Some(NewTime::At(time)) => time,
+        };
+        let (mtime, atime) = (at(change.mtime, stat.mtime), at(change.atime, stat.atime));
+        let mode = change.mode.unwrap_or(stat.mode);
+        let sets_times = change.mtime.is_some() || change.atime.is_some();
+        if change.mode.is_none() && !sets_times {
+            return Ok(stat);
+        }
+        let quirks = *self.quirks.lock();
+        if quirks.options == Options::Minimal {
+            return Err(Self::unsupported(ACT, path, NO_WORD));
+        }
+        if stat.kind == FileKind::Directory {
+            let times = sets_times.then_some((mtime, atime));
+            match self.send_dir(&quirks, about, mode, times)? {
+                Sent::Done => {}
+                Sent::Refused(text) | Sent::Broken(text) => return Err(refused(about, &text)),
+            }
+            let header = Header {
+                kind: FileKind::Directory,
+                mode,
+                size: 0,
+                mtime,
+                atime,
+            };
+            return match self.known_after(&quirks, header) {
+                Some(stat) => Ok(stat),
+                None => self.look(ACT, path),
+            };
+        }
+        if stat.size > MAX_STORED_ANEW {
+            return Err(Self::unsupported(ACT, path, LARGE));
+        }
+        let mut content = Bytes(Vec::new());
+        let fetched = match self.fetch_once(about, &mut content)? {
+            Fetch::Complete(header) => self.stat_of(header),
+            Fetch::Refused(text) => return Err(refused(about, &text)),
+        };
+        if !is_same(&stat.version(), &fetched) {
+            return Err(Error::Conflict {
+                act: ACT,
+                path: path.clone(),
+            });
+        }
+        let plan = StorePlan {
+            size: content.0.len() as u64,
+            mode,
+            mtime,
+            atime,
+            owner: None,
+            expect: Expect::Anything,
+            placement: Placement::Direct,
+            durability: Durability::Lazy,
+            keep_as: None,
+            tag: 0,
+        };
+        match self.put(path, &content, &plan, Pace::AtOnce)? {
+            Some(stat) => Ok(stat),
+            None => self.look(ACT, path),
+        }
+    }
+
+    fn check_owner(
+        &self,
+        act: &'static str,
+        path: &RemotePath,
+        owner: Option<Owner>,
+    ) -> Result<()> {
+        const WHY: &str = "scp gives everything to the login user";
+        let ours = Owner {
+            uid: self.facts.uid,
+            gid: self.facts.gid,
+        };
+        if owner.is_none_or(|owner| owner == ours) {
+            Ok(())
+        } else {
+            Err(Self::unsupported(act, path, WHY))
+        }
+    }
+}
+
+/// The name for a C record: one that no directory can hold, where the sink does not look at it;
+/// elsewhere the name that OpenSSH's client would send, because some sinks want it.
+fn record_name(quirks: &Quirks, about: About<'_>) -> Result<Vec<u8>> {
+    const WHY: &str = "its name has a newline, which a record of SCP cannot hold";
+    if quirks.is_rcp() {
+        return Ok(IMPOSSIBLE_NAME.to_vec());
+    }
+    let name = about.path.name();
+    let name = name.filter(|name| !name.as_bytes().contains(&b'\n'));
+    let name = name.ok_or_else(|| ScpOnly::unsupported(about.act, about.path, WHY))?;
+    Ok(name.as_bytes().to_vec())
+}
+
+/// What a sink refused, or what somebody printed before it could speak.
+fn refused(about: About<'_>, text: &[u8]) -> Error {
+    // The path is a directory, in which the record's name cannot be made.
+    if memchr::memmem::find(text, IMPOSSIBLE_NAME).is_some() {
+        return about.refused(Reason::IsADirectory, b"");
+    }
+    about.refused(receive::reason_for(text, Reason::IsADirectory), text)
+}
+
+/// Content in memory.
+struct Bytes(Vec<u8>);
+
+impl Content for Bytes {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let rest = self.0.get(start..).unwrap_or_default();
+        let n = buf.len().min(rest.len());
+        if let (Some(to), Some(from)) = (buf.get_mut(..n), rest.get(..n)) {
+            to.copy_from_slice(from);
+        }
+        Ok(n)
+    }
+}
+
+impl Receiver for Bytes {
+    fn begin(&mut self, size: u64) -> io::Result<()> {
+        if size > MAX_STORED_ANEW {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.clear();
+        Ok(())
+    }
+
+    fn data(&mut self, data: &[u8]) -> io::Result<()> {
+        self.0.extend_from_slice(data);
+        Ok(())
+    }
+}

@@ -1,0 +1,234 @@
+//! What every host promises of contents.
+
+use scpfs::path::Name;
+use scpfs::remote::Error;
+use scpfs::remote::Expect;
+use scpfs::remote::Outcome;
+use scpfs::remote::Placement;
+use scpfs::remote::Reason;
+use scpfs::remote::StorePlan;
+use scpfs::stat::Time;
+
+use crate::host::Host;
+use crate::things::Buffer;
+use crate::things::MTIME;
+use crate::things::bytes;
+use crate::things::path;
+use crate::things::path_of;
+use crate::things::plan;
+use crate::things::reason;
+
+pub(super) fn fetched(host: &Host, name: impl AsRef<[u8]>) -> Buffer {
+    let path = path_of(name.as_ref());
+    let stat = host.remote.stat(&path).unwrap();
+    let mut buffer = Buffer::default();
+    let fetched = host
+        .remote
+        .fetch(&path, Some(&stat.version()), &mut buffer)
+        .unwrap();
+    assert!(fetched.is_stable);
+    assert_eq!(fetched.stat.version(), stat.version());
+    buffer
+}
+
+pub(crate) fn a_file_is_fetched_byte_for_byte(host: &Host) {
+    let all: Vec<u8> = (0..=255).cycle().take(70_000).collect();
+    for (name, data) in [("empty", &b""[..]), ("nul", b"\0"), ("all", &all)] {
+        host.put(name, data);
+        let buffer = fetched(host, name);
+        assert_eq!(buffer.data, data);
+        assert_eq!(buffer.begun, [data.len() as u64]);
+    }
+}
+
+pub(crate) fn a_fetch_of_what_is_no_file_fails_without_content(host: &Host) {
+    host.put_dir("dir");
+    let mut buffer = Buffer::default();
+    let result = host.remote.fetch(&path("dir"), None, &mut buffer);
+    assert_eq!(reason(result), Reason::IsADirectory);
+    assert!(buffer.begun.is_empty());
+    // The connection is still in step.
+    host.put("file", "x");
+    assert_eq!(fetched(host, "file").data, b"x");
+}
+
+pub(crate) fn a_file_is_stored_with_mode_and_times(host: &Host) {
+    let seconds = Time { nanos: 0, ..MTIME };
+    for (name, mode, mtime) in [
+        ("plain", 0o644, MTIME),
+        ("setuid", 0o6755, MTIME),
+        ("none", 0, MTIME),
+        ("round", 0o600, seconds),
+    ] {
+        let plan = StorePlan {
+            mode,
+            mtime,
+            ..plan(b"hello")
+        };
+        let (stored, trips) =
+            host.counted(|| host.remote.store(&path(name), &bytes(b"hello"), &plan));
+        assert!(trips.is_none_or(|trips| trips <= host.max_trips_of_a_store()));
+        let stat = host.remote.stat(&path(name)).unwrap();
+        if let Some(told) = stored.unwrap().stat {
+            assert_eq!(told, stat);
+        }
+        assert_eq!((stat.mode, stat.size), (mode, 5));
+        assert_eq!(stat.mtime, host.told(mtime), "{name}");
+    }
+}
+
+pub(crate) fn a_store_that_gets_no_content_leaves_what_it_can(host: &Host) {
+    host.put("file", "old content");
+    let short = StorePlan {
+        size: 10,
+        ..plan(b"")
+    };
+    let result = host.remote.store(&path("file"), &bytes(b"short"), &short);
+    assert!(matches!(result, Err(Error::Local { .. })), "{result:?}");
+    if host.can.everything {
+        assert_eq!(host.get("file").unwrap(), b"old content");
+    }
+    // The next one is whole, also where the last one left a half.
+    host.remote
+        .store(&path("file"), &bytes(b"new"), &plan(b"new"))
+        .unwrap();
+    assert_eq!(host.get("file").unwrap(), b"new");
+    assert_eq!(host.names(), [b"file"]);
+}
+
+pub(crate) fn a_store_over_a_version_that_is_not_there_is_a_conflict(host: &Host) {
+    let store = |data: &[u8], expect| {
+        let plan = StorePlan {
+            expect,
+            ..plan(data)
+        };
+        host.remote.store(&path("file"), &bytes(data), &plan)
+    };
+    let version = || host.remote.stat(&path("file")).unwrap().version();
+    let is_conflict = |result| matches!(result, Err(Error::Conflict { .. }));
+    store(b"one", Expect::Absent).unwrap();
+    assert!(is_conflict(store(b"two", Expect::Absent)));
+    let first = version();
+    let again = store(b"two", Expect::Version(first)).unwrap();
+    assert_eq!(again.outcome, Outcome::AsPlanned);
+    let second = version();
+    host.put("file", "theirs");
+    assert!(is_conflict(store(b"two", Expect::Version(second))));
+    assert_eq!(host.get("file").unwrap(), b"theirs");
+    host.discard("file");
+    assert!(is_conflict(store(b"two", Expect::Version(second))));
+    assert_eq!(host.get("file"), None);
+    store(b"two", Expect::Absent).unwrap();
+    assert_eq!(host.names(), [b"file"], "no temporary file is left");
+}
+
+pub(crate) fn what_conflicts_is_kept_beside(host: &Host) {
+    let store = |data: &[u8], expect| {
+        let plan = StorePlan {
+            expect,
+            keep_as: Some(Name::new(b"file.ours $(x)").unwrap()),
+            ..plan(data)
+        };
+        host.remote.store(&path("file"), &bytes(data), &plan)
+    };
+    host.put("file", "theirs");
+    let stored = store(b"ours", Expect::Absent).unwrap();
+    assert_eq!(stored.outcome, Outcome::KeptBeside);
+    assert_eq!(host.get("file").unwrap(), b"theirs");
+    assert_eq!(host.get("file.ours $(x)").unwrap(), b"ours");
+    // A name that is taken is nothing to replace either.
+    let result = store(b"ours again", Expect::Absent);
+    assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
+    assert_eq!(host.get("file.ours $(x)").unwrap(), b"ours");
+    host.discard("file.ours $(x)");
+    // Who stored the same content is nobody to quarrel with, where the host can compare.
+    let stored = store(b"theirs", Expect::Absent).unwrap();
+    if host.can.everything {
+        assert_eq!(stored.outcome, Outcome::Same);
+    } else {
+        assert_eq!(stored.outcome, Outcome::KeptBeside);
+        host.discard("file.ours $(x)");
+    }
+    let theirs = host.remote.stat(&path("file")).unwrap().version();
+    // What somebody removed is made anew.
+    host.discard("file");
+    let stored = store(b"ours", Expect::Version(theirs)).unwrap();
+    assert_eq!(stored.outcome, Outcome::Recreated);
+    assert_eq!(host.get("file").unwrap(), b"ours");
+    assert_eq!(host.names(), [b"file"]);
+}
+
+pub(crate) fn a_store_over_a_directory_fails_and_leaves_nothing(host: &Host) {
+    host.put_dir("dir");
+    for placement in [Placement::Replace, Placement::InPlace, Placement::Direct] {
+        let plan = StorePlan {
+            placement,
+            ..plan(b"x")
+        };
+        let result = host.remote.store(&path("dir"), &bytes(b"x"), &plan);
+        assert_eq!(reason(result), Reason::IsADirectory);
+    }
+    assert_eq!(host.others_see("dir"), [] as [&[u8]; 0]);
+    assert_eq!(host.names(), [b"dir"]);
+}
+
+pub(crate) fn a_large_file_is_stored_and_fetched(host: &Host) {
+    let data: Vec<u8> = (0u32..2_000_000).flat_map(u32::to_le_bytes).collect();
+    host.remote
+        .store(&path("big"), &bytes(&data), &plan(&data))
+        .unwrap();
+    assert!(host.get("big").unwrap() == data);
+    assert!(fetched(host, "big").data == data);
+    // Shorter over longer leaves no old tail.
+    host.remote
+        .store(&path("big"), &bytes(&data[..9]), &plan(&data[..9]))
+        .unwrap();
+    assert_eq!(host.get("big").unwrap(), &data[..9]);
+    let result = host
+        .remote
+        .store(&path("no/big"), &bytes(&data), &plan(&data));
+    assert_eq!(reason(result), Reason::NotFound);
+}
+
+pub(crate) fn content_that_looks_like_shell_and_records_is_only_content(host: &Host) {
+    for data in [
+        &b"touch evil\n"[..],
+        b"E\nC0644 1 evil\nx\0E\n",
+        b"D0755 0 evil\nE\n",
+        b"\0\0\0\0\x01\x02",
+        b"\x1e0123\n",
+        b"T0 0 0 0\nC0644 4 ../evil\nevil\0",
+    ] {
+        host.remote
+            .store(&path("file"), &bytes(data), &plan(data))
+            .unwrap();
+        assert_eq!(fetched(host, "file").data, data);
+        assert_eq!(host.names(), [b"file"]);
+    }
+}
+
+pub(crate) fn a_refused_store_makes_nothing_of_its_content(host: &Host) {
+    let evil = b"\n\ntouch evil\nC0644 0 evil\n\0".repeat(100);
+    host.put_dir("dir");
+    for name in ["nowhere/file", "dir"] {
+        let result = host.remote.store(&path(name), &bytes(&evil), &plan(&evil));
+        assert!(result.is_err(), "{name}");
+        assert_eq!(host.names(), [b"dir"], "{name}");
+        assert_eq!(host.others_see("dir"), [] as [&[u8]; 0]);
+    }
+}
+
+pub(crate) fn a_copy_is_what_it_was_made_of(host: &Host) {
+    let data = vec![7; 300_000];
+    host.put("from", &data);
+    let copied = host.remote.copy(&path("from"), &path("to"), &plan(&data));
+    let Some(copied) = host.done(copied) else {
+        assert_eq!(host.names(), [b"from"]);
+        return;
+    };
+    let stat = copied.stat.unwrap();
+    assert_eq!((stat.size, stat.mode), (300_000, 0o640));
+    assert!(host.get("to").unwrap() == data);
+    let copied = host.remote.copy(&path("no"), &path("to"), &plan(&data));
+    assert_eq!(reason(copied), Reason::NotFound);
+}

@@ -1,0 +1,77 @@
+#![cfg(test)]
+//! What the host in memory is for: failures where a test wants them.
+
+use std::sync::Arc;
+
+use scpfs::clock::ManualClock;
+use scpfs::remote::Error;
+use scpfs::remote::Expect;
+use scpfs::remote::Outcome;
+use scpfs::remote::Reason;
+use scpfs::remote::Remote as _;
+use scpfs::remote::StorePlan;
+use scpfs::remote::memory::Failure;
+use scpfs::remote::memory::Memory;
+use scpfs::remote::retry::Retry;
+
+use crate::things::bytes;
+use crate::things::path;
+use crate::things::plan;
+use crate::things::reason;
+
+fn memory() -> Memory {
+    Memory::new(Arc::new(ManualClock::new()))
+}
+
+#[test]
+fn a_call_fails_before_or_after_it_is_carried_out() {
+    let memory = memory();
+    let make = |name: &str| memory.make_dir(&path(name), 0o755, None);
+    memory.fail(1, Failure::Disconnected);
+    memory.fail(2, Failure::AnswerLost);
+    memory.fail(4, Failure::Refused(Reason::NoSpace));
+    assert!(matches!(make("a"), Err(Error::Disconnected { .. })));
+    assert!(matches!(make("b"), Err(Error::OutcomeUnknown { .. })));
+    make("c").unwrap();
+    assert_eq!(reason(make("d")), Reason::NoSpace);
+    make("e").unwrap();
+    assert_eq!(memory.n_calls(), 5);
+    let names = memory.names(&scpfs::path::RemotePath::root()).unwrap();
+    let names: Vec<_> = names.iter().map(|name| name.as_bytes()).collect();
+    assert_eq!(names, [b"b", b"c", b"e"]);
+    let calls = memory.take_calls();
+    assert_eq!(calls[1], ("create", path("b")));
+    assert_eq!(memory.n_calls(), 0);
+}
+
+#[test]
+fn a_store_whose_answer_was_lost_is_not_done_twice() {
+    let retry = Retry::new(memory());
+    let plan = StorePlan {
+        expect: Expect::Absent,
+        ..plan(b"content")
+    };
+    retry.inner().fail(1, Failure::AnswerLost);
+    let stored = retry.store(&path("file"), &bytes(b"content"), &plan);
+    assert_eq!(stored.unwrap().outcome, Outcome::AsPlanned);
+    let acts: Vec<_> = retry.inner().take_calls();
+    let acts: Vec<_> = acts.iter().map(|(act, _)| *act).collect();
+    assert_eq!(acts, ["store", "clean up", "stat"]);
+    // One that never arrived is.
+    retry.inner().fail(1, Failure::Disconnected);
+    retry
+        .store(&path("other"), &bytes(b"content"), &plan)
+        .unwrap();
+    assert_eq!(retry.inner().get(&path("other")).unwrap(), b"content");
+}
+
+#[test]
+fn each_change_has_a_time_of_its_own() {
+    let memory = memory();
+    memory.put(&path("file"), b"one").unwrap();
+    let first = memory.stat(&path("file")).unwrap();
+    memory.put(&path("file"), b"two").unwrap();
+    let second = memory.stat(&path("file")).unwrap();
+    assert_eq!((first.id, first.size), (second.id, second.size));
+    assert_ne!(first.version(), second.version());
+}

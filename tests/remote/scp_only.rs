@@ -1,0 +1,445 @@
+#![cfg(test)]
+//! What is special about the `scp-only` dialect: the kinds of servers, and what is chosen when.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::symlink;
+use std::sync::Arc;
+
+use scpfs::clock::ManualClock;
+use scpfs::path::RemotePath;
+use scpfs::remote::AttrChange;
+use scpfs::remote::Error;
+use scpfs::remote::Expect;
+use scpfs::remote::NewTime;
+use scpfs::remote::Outcome;
+use scpfs::remote::Reason;
+use scpfs::remote::Remote;
+use scpfs::remote::dialect;
+use scpfs::remote::dialect::Choice;
+use scpfs::remote::probe::Settings;
+use scpfs::remote::retry::Retry;
+use scpfs::remote::scp_only;
+use scpfs::stat::FileKind;
+use scpfs::stat::Time;
+
+use crate::host::is_unsupported;
+use crate::local::Userland;
+use crate::local::World;
+use crate::things::Buffer;
+use crate::things::MTIME;
+use crate::things::bytes;
+use crate::things::path;
+use crate::things::plan;
+use crate::things::reason;
+
+const OPENSSH: &str = "SSH-2.0-OpenSSH_9.2";
+
+pub(crate) fn names(remote: &dyn Remote, dir: &RemotePath) -> Vec<String> {
+    let mut names: Vec<_> = remote
+        .list(dir)
+        .unwrap()
+        .entries
+        .iter()
+        .map(|entry| entry.name.to_string())
+        .collect();
+    names.sort();
+    names
+}
+
+pub(crate) fn fetch(remote: &dyn Remote, name: &str) -> Vec<u8> {
+    let version = remote.stat(&path(name)).unwrap().version();
+    let mut buffer = Buffer::default();
+    let fetched = remote
+        .fetch(&path(name), Some(&version), &mut buffer)
+        .unwrap();
+    assert!(fetched.is_stable);
+    assert_eq!(fetched.stat.version(), version);
+    buffer.data
+}
+
+#[test]
+fn a_directory_of_twenty_thousand_names_takes_few_round_trips() {
+    let world = World::scp_only(OPENSSH);
+    for n in 0..20_000 {
+        fs::write(world.root().join(format!("file {n}")), "content").unwrap();
+    }
+    let remote = world.scp(Arc::new(ManualClock::new()));
+    let before = (world.meter.trips(), world.meter.bytes_read());
+    let listing = remote.list(&RemotePath::root()).unwrap();
+    assert_eq!(listing.entries.len(), 20_000);
+    // The first answers are for two thousand names; what follows is sent while names arrive.
+    let trips = world.meter.trips() - before.0;
+    assert!(trips <= 7, "{trips}");
+    // About 50 bytes for each name, and none of the content.
+    assert!(world.meter.bytes_read() - before.1 < 20_000 * 60);
+    let before = world.meter.trips();
+    for n in 100..200 {
+        fs::write(world.root().join(format!("d{n}")), "content").unwrap();
+    }
+    remote.stat(&path("d100")).unwrap();
+    assert_eq!(world.meter.trips() - before, 1);
+}
+
+#[test]
+fn each_operation_takes_one_round_trip_or_two() {
+    let world = World::scp_only(OPENSSH);
+    let remote = world.scp(Arc::new(ManualClock::new()));
+    fs::create_dir(world.root().join("many")).unwrap();
+    for n in 0..500 {
+        fs::write(world.root().join(format!("many/{n}")), "x").unwrap();
+    }
+    let counted = |what: &str, expected: u64, op: &mut dyn FnMut()| {
+        let before = world.meter.trips();
+        op();
+        assert_eq!(world.meter.trips() - before, expected, "{what}");
+    };
+    counted("stat", 1, &mut || {
+        remote.stat(&path("many")).unwrap();
+    });
+    counted("a miss", 1, &mut || {
+        remote.stat(&path("no")).unwrap_err();
+    });
+    counted("list", 1, &mut || {
+        assert_eq!(remote.list(&path("many")).unwrap().entries.len(), 500);
+    });
+    let version = remote.stat(&path("many/1")).unwrap().version();
+    counted("fetch", 1, &mut || {
+        let mut buffer = Buffer::default();
+        remote
+            .fetch(&path("many/1"), Some(&version), &mut buffer)
+            .unwrap();
+        assert_eq!(buffer.data, b"x");
+    });
+    for (what, expect) in [
+        ("store of a new file", Expect::Absent),
+        ("store over anything", Expect::Anything),
+    ] {
+        counted(what, 2, &mut || {
+            let plan = scpfs::remote::StorePlan {
+                expect,
+                ..plan(b"x")
+            };
+            remote.store(&path("f"), &bytes(b"x"), &plan).unwrap();
+        });
+    }
+    counted("create", 2, &mut || {
+        remote.create_new(&path("new"), 0o600, None).unwrap();
+    });
+    counted("make_dir", 1, &mut || {
+        remote.make_dir(&path("d"), 0o750, None).unwrap();
+    });
+    let mode = AttrChange {
+        mode: Some(0o700),
+        ..AttrChange::default()
+    };
+    counted("chmod of a directory", 2, &mut || {
+        remote.set_attr(&path("d"), &mode).unwrap();
+    });
+    counted("chmod of a small file", 3, &mut || {
+        remote.set_attr(&path("f"), &mode).unwrap();
+    });
+}
+
+#[test]
+fn what_a_source_cannot_say_is_left_out_of_a_listing() {
+    let world = World::scp_only(OPENSSH);
+    let remote = world.scp(Arc::new(ManualClock::new()));
+    let at = |name: &str| world.root().join(name);
+    fs::write(at("file"), "four").unwrap();
+    fs::create_dir(at("dir")).unwrap();
+    symlink("file", at("link")).unwrap();
+    symlink("nowhere", at("dangling")).unwrap();
+    symlink("loop", at("loop")).unwrap();
+    fs::write(at("new\nline"), "").unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        at("fifo"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    assert_eq!(names(&remote, &RemotePath::root()), ["dir", "file", "link"]);
+    // A link is what it leads to.
+    let stat = remote.stat(&path("link")).unwrap();
+    assert_eq!((stat.kind, stat.size), (FileKind::File, 4));
+    assert_eq!(reason(remote.stat(&path("dangling"))), Reason::NotFound);
+    assert_eq!(reason(remote.stat(&path("fifo"))), Reason::NotSupported);
+    assert_eq!(reason(remote.list(&path("file"))), Reason::NotADirectory);
+}
+
+#[test]
+fn a_name_that_forges_records_makes_no_entry() {
+    let world = World::scp_only(OPENSSH);
+    let remote = world.scp(Arc::new(ManualClock::new()));
+    fs::write(world.root().join("file"), "").unwrap();
+    // OpenSSH writes names raw into its complaints.
+    for name in [
+        "x\nC0644 9 evil",
+        "x\nE\nx",
+        "x: No such file or directory\nE\nx",
+        "x: No such file or directory\nC0644 9 evil",
+        "x: No such file or directory\nT0 0 0 0\nC0644 9 evil\nT0 0 0 0\nC0644 9 x",
+    ] {
+        symlink("nowhere", world.root().join(name)).unwrap();
+        let result = remote.list(&RemotePath::root());
+        assert!(result.is_err(), "{name:?} {result:?}");
+        fs::remove_file(world.root().join(name)).unwrap();
+    }
+    assert_eq!(names(&remote, &RemotePath::root()), ["file"]);
+}
+
+#[test]
+fn a_store_says_what_it_overwrites() {
+    let world = World::scp_only(OPENSSH);
+    let remote = world.scp(Arc::new(ManualClock::new()));
+    let file = world.root().join("file");
+    let store = |data: &[u8], expect| {
+        let plan = scpfs::remote::StorePlan {
+            expect,
+            ..plan(data)
+        };
+        remote.store(&path("file"), &bytes(data), &plan)
+    };
+    let stored = store(b"one", Expect::Absent).unwrap();
+    assert_eq!(stored.outcome, Outcome::AsPlanned);
+    let stat = stored.stat.unwrap();
+    // What was stored is what is told later.
+    assert_eq!(
+        remote.stat(&path("file")).unwrap().version(),
+        stat.version()
+    );
+    assert_eq!(
+        (stat.mode, stat.size, stat.mtime.secs),
+        (0o640, 3, MTIME.secs)
+    );
+    let meta = fs::metadata(&file).unwrap();
+    assert_eq!(
+        (meta.mtime_nsec(), meta.mode() & 0o7777),
+        (123_456_000, 0o640)
+    );
+    assert!(matches!(
+        store(b"two", Expect::Absent),
+        Err(Error::Conflict { .. })
+    ));
+    fs::write(&file, "theirs").unwrap();
+    assert!(matches!(
+        store(b"two", Expect::Version(stat.version())),
+        Err(Error::Conflict { .. })
+    ));
+    assert_eq!(fs::read(&file).unwrap(), b"theirs");
+    fs::remove_file(&file).unwrap();
+    assert!(matches!(
+        store(b"two", Expect::Version(stat.version())),
+        Err(Error::Conflict { .. })
+    ));
+    assert!(!file.exists());
+}
+
+#[test]
+fn a_store_that_was_cut_is_repaired_by_the_next() {
+    let world = World::scp_only(OPENSSH);
+    let remote = world.scp(Arc::new(ManualClock::new()));
+    let (old, new) = (vec![1; 3_000_000], vec![2; 2_000_000]);
+    fs::write(world.root().join("file"), &old).unwrap();
+    let version = remote.stat(&path("file")).unwrap().version();
+    let plan = scpfs::remote::StorePlan {
+        expect: Expect::Version(version),
+        ..plan(&new)
+    };
+    // The connection breaks when the sink has acknowledged all but the content.
+    let look = world.meter.bytes_read();
+    remote.stat(&path("file")).unwrap();
+    let look = world.meter.bytes_read() - look;
+    world.faults.lock().cut_after_read = Some(look + 3);
+    let error = remote
+        .store(&path("file"), &bytes(&new), &plan)
+        .unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+    world.faults.lock().cut_after_read = None;
+    // Whatever is there now is ours or what was expected.
+    remote.store(&path("file"), &bytes(&new), &plan).unwrap();
+    assert!(fs::read(world.root().join("file")).unwrap() == new);
+    fs::write(world.root().join("file"), "theirs").unwrap();
+    let result = remote.store(&path("file"), &bytes(&new), &plan);
+    assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
+}
+
+#[test]
+fn nothing_is_made_in_a_directory_that_is_in_the_way() {
+    let world = World::scp_only(OPENSSH);
+    let remote = world.scp(Arc::new(ManualClock::new()));
+    fs::create_dir(world.root().join("dir")).unwrap();
+    fs::write(world.root().join("file"), "x").unwrap();
+    for size in [10, 2_000_000] {
+        let evil = b"C4755 4 evil\nevil\0\n".repeat(size / 10);
+        for expect in [Expect::Anything, Expect::Absent] {
+            let plan = scpfs::remote::StorePlan {
+                expect,
+                ..plan(&evil)
+            };
+            let result = remote.store(&path("dir"), &bytes(&evil), &plan);
+            assert_eq!(reason(result), Reason::IsADirectory);
+        }
+    }
+    let make = |name: &str| remote.make_dir(&path(name), 0o755, None);
+    assert_eq!(reason(make("dir")), Reason::Exists);
+    assert_eq!(reason(make("file")), Reason::Exists);
+    assert_eq!(reason(make("file/x")), Reason::NotADirectory);
+    assert_eq!(reason(make("no/x")), Reason::NotFound);
+    assert_eq!(fs::read_dir(world.root().join("dir")).unwrap().count(), 0);
+    assert_eq!(fs::read(world.root().join("file")).unwrap(), b"x");
+}
+
+#[test]
+fn modes_and_times_are_set_with_the_content_or_not_at_all() {
+    let world = World::scp_only(OPENSSH);
+    let remote = world.scp(Arc::new(ManualClock::new()));
+    let at = |name: &str| world.root().join(name);
+    fs::write(at("small"), "small").unwrap();
+    fs::write(at("large"), vec![0; 2 << 20]).unwrap();
+    fs::create_dir(at("dir")).unwrap();
+    let time = Time {
+        secs: 1_000_000_000,
+        nanos: 0,
+    };
+    let change = AttrChange {
+        mode: Some(0o711),
+        mtime: Some(NewTime::At(time)),
+        ..AttrChange::default()
+    };
+    for name in ["small", "dir"] {
+        let stat = remote.set_attr(&path(name), &change).unwrap();
+        assert_eq!((stat.mode, stat.mtime), (0o711, time), "{name}");
+        let meta = fs::metadata(at(name)).unwrap();
+        assert_eq!((meta.mode() & 0o7777, meta.mtime()), (0o711, time.secs));
+        // A mode alone leaves the times.
+        let mode = AttrChange {
+            mode: Some(0o750),
+            ..AttrChange::default()
+        };
+        assert_eq!(remote.set_attr(&path(name), &mode).unwrap().mtime, time);
+        assert_eq!(fs::metadata(at(name)).unwrap().mtime(), time.secs);
+    }
+    assert_eq!(fs::read(at("small")).unwrap(), b"small");
+    let before = fs::metadata(at("large")).unwrap();
+    assert!(is_unsupported(remote.set_attr(&path("large"), &change)));
+    let root = remote.set_attr(&RemotePath::root(), &change);
+    assert!(is_unsupported(root));
+    let after = fs::metadata(at("large")).unwrap();
+    assert_eq!(
+        (before.mode(), before.mtime()),
+        (after.mode(), after.mtime())
+    );
+    let owner = AttrChange {
+        uid: Some(0),
+        ..AttrChange::default()
+    };
+    assert!(is_unsupported(remote.set_attr(&path("small"), &owner)));
+    let nothing = AttrChange {
+        uid: Some(scp_only::UNKNOWN_ID),
+        gid: Some(scp_only::UNKNOWN_ID),
+        ..AttrChange::default()
+    };
+    remote.set_attr(&path("small"), &nothing).unwrap();
+}
+
+#[test]
+fn a_missing_root_or_one_that_is_no_directory_is_said() {
+    let world = World::scp_only(OPENSSH);
+    fs::write(world.root().join("file"), "").unwrap();
+    for (name, word) in [("no", "there is no directory"), ("file", "not a directory")] {
+        let mut settings = world.settings();
+        settings
+            .directory
+            .extend_from_slice(format!("/{name}").as_bytes());
+        for choice in [Choice::Auto, Choice::ScpOnly] {
+            let clock = Arc::new(ManualClock::new());
+            let result = dialect::connect(world.transport(), &settings, choice, clock);
+            let text = result.unwrap_err().to_string();
+            assert!(text.contains(word), "{text}");
+        }
+    }
+}
+
+#[test]
+fn the_shell_is_chosen_where_there_is_one_and_scp_where_there_is_none() {
+    let connect = |world: &World, choice| {
+        let clock = Arc::new(ManualClock::new());
+        dialect::connect(world.transport(), &world.settings(), choice, clock)
+    };
+    let summary = |world: &World, choice| connect(world, choice).unwrap().facts().summary.clone();
+    let shell = World::new(Userland::Gnu);
+    assert!(summary(&shell, Choice::Auto).contains("GNU userland"));
+    assert!(summary(&shell, Choice::ScpOnly).contains("no shell"));
+    let scp = World::scp_only(OPENSSH);
+    let said = summary(&scp, Choice::Auto);
+    assert!(
+        said.contains("no shell") && said.contains("OpenSSH_9.2"),
+        "{said}"
+    );
+    let error = connect(&scp, Choice::Shell).unwrap_err().to_string();
+    assert!(error.contains("this account runs scp only"), "{error}");
+    // In the login directory, and at the root of all.
+    for (directory, name) in [(&b""[..], "in login"), (b"/", "etc")] {
+        fs::write(scp.root().join("in login"), "").unwrap();
+        let settings = Settings {
+            directory: directory.to_vec(),
+            ..scp.settings()
+        };
+        let clock = Arc::new(ManualClock::new());
+        let remote = dialect::connect(scp.transport(), &settings, Choice::Auto, clock).unwrap();
+        remote.stat(&path(name)).unwrap();
+    }
+}
+
+#[test]
+fn a_cut_at_any_byte_is_never_a_shorter_directory_or_file() {
+    let world = World::scp_only(OPENSSH);
+    let remote = world.scp(Arc::new(ManualClock::new()));
+    for n in 0..20 {
+        fs::write(world.root().join(format!("file{n}")), "content").unwrap();
+    }
+    let whole = world.meter.bytes_read();
+    remote.list(&RemotePath::root()).unwrap();
+    let whole = world.meter.bytes_read() - whole;
+    for cut in 0..=whole {
+        world.faults.lock().cut_after_read = Some(cut);
+        let listing = remote.list(&RemotePath::root());
+        let mut buffer = Buffer::default();
+        let fetched = remote.fetch(&path("file1"), None, &mut buffer);
+        world.faults.lock().cut_after_read = None;
+        match listing {
+            Ok(listing) => assert_eq!(listing.entries.len(), 20, "cut at {cut}"),
+            Err(error) => assert!(error.is_connection_loss(), "cut at {cut}: {error}"),
+        }
+        match fetched {
+            Ok(_) => assert_eq!(buffer.data, b"content", "cut at {cut}"),
+            Err(error) => assert!(error.is_connection_loss(), "cut at {cut}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn what_was_stored_when_the_answer_was_lost_is_not_a_conflict() {
+    let world = World::scp_only(OPENSSH);
+    let remote = Retry::new(world.scp(Arc::new(ManualClock::new())));
+    let store = |data: &[u8], expect| {
+        let plan = scpfs::remote::StorePlan {
+            expect,
+            ..plan(data)
+        };
+        remote.store(&path("file"), &bytes(data), &plan)
+    };
+    // At each byte of the answers to the look and to the store.
+    for cut in 0..80 {
+        fs::write(world.root().join("file"), "old content").unwrap();
+        let version = remote.stat(&path("file")).unwrap().version();
+        world.faults.lock().cut_after_read = Some(cut);
+        let stored = store(b"new", Expect::Version(version));
+        world.faults.lock().cut_after_read = None;
+        stored.unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
+        assert_eq!(fs::read(world.root().join("file")).unwrap(), b"new");
+    }
+}

@@ -1,0 +1,208 @@
+#![cfg(test)]
+//! The `scp-only` dialect with servers that have no shell, of every kind.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use scpfs::clock::ManualClock;
+use scpfs::path::RemotePath;
+use scpfs::remote::AttrChange;
+use scpfs::remote::Expect;
+use scpfs::remote::Reason;
+use scpfs::remote::Remote as _;
+use scpfs::remote::probe::Settings;
+use scpfs::remote::scp_only;
+use scpfs::remote::scp_only::ScpOnly;
+use scpfs::stat::FileKind;
+use scpfs::transport::Transport;
+use tempfile::TempDir;
+
+use crate::host::is_unsupported;
+use crate::scp_only::fetch;
+use crate::scp_only::names;
+use crate::scp_server::Kind;
+use crate::scp_server::ScpServer;
+use crate::things::MTIME;
+use crate::things::bytes;
+use crate::things::path;
+use crate::things::plan;
+use crate::things::reason;
+
+/// A server of the test's own, and the directory it acts on.
+struct Appliance {
+    dir: TempDir,
+    server: Arc<ScpServer>,
+}
+
+impl Appliance {
+    fn new(kind: Kind) -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("scpfs-appliance-")
+            .tempdir()
+            .unwrap();
+        Self {
+            dir,
+            server: Arc::new(ScpServer::new(kind)),
+        }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            directory: self.dir.path().as_os_str().as_encoded_bytes().to_vec(),
+            max_lanes: 3,
+            timeout: Duration::from_secs(20),
+            patience: Duration::ZERO,
+            fails_fast: false,
+        }
+    }
+
+    fn probe(&self) -> Result<ScpOnly, scp_only::probe::Error> {
+        let transport = Arc::clone(&self.server) as Arc<dyn Transport>;
+        scp_only::probe::probe(transport, &self.settings(), Arc::new(ManualClock::new()))
+    }
+
+    fn n_content(&self) -> u64 {
+        self.server.n_content.load(Ordering::SeqCst)
+    }
+}
+
+#[test]
+fn servers_without_a_shell_get_their_paths_as_they_are() {
+    for kind in [Kind::Skipping, Kind::Splitting] {
+        let appliance = Appliance::new(kind);
+        let remote = appliance.probe().unwrap();
+        assert!(remote.facts().summary.contains("with listings"));
+        let data = vec![7; 100_000];
+        for name in ["plain", "it's $(x) `y`", "\"quoted\"", "a&b;c|d"] {
+            let stored = remote.store(&path(name), &bytes(&data), &plan(&data));
+            if kind == Kind::Splitting && name.contains(' ') {
+                assert!(is_unsupported(stored), "{name}");
+                continue;
+            }
+            stored.unwrap();
+            assert_eq!(fs::read(appliance.at(name)).unwrap(), data);
+            assert_eq!(fetch(&remote, name), data);
+            let meta = fs::metadata(appliance.at(name)).unwrap();
+            assert_eq!((meta.mode() & 0o7777, meta.mtime()), (0o640, MTIME.secs));
+        }
+        let n_names = fs::read_dir(appliance.dir.path()).unwrap().count();
+        assert_eq!(names(&remote, &RemotePath::root()).len(), n_names);
+        remote.make_dir(&path("dir"), 0o2750, None).unwrap();
+        let meta = fs::metadata(appliance.at("dir")).unwrap();
+        assert_eq!(meta.mode() & 0o7777, 0o2750);
+        assert_eq!(
+            reason(remote.make_dir(&path("dir"), 0o755, None)),
+            Reason::Exists
+        );
+        let result = remote.store(&path("dir"), &bytes(b"x"), &plan(b"x"));
+        assert_eq!(reason(result), Reason::IsADirectory);
+        assert_eq!(reason(remote.stat(&path("no"))), Reason::NotFound);
+        assert_eq!(reason(remote.list(&path("plain"))), Reason::NotADirectory);
+    }
+}
+
+#[test]
+fn a_server_that_does_not_heed_refusals_is_found_out_without_content() {
+    for kind in [Kind::Insisting, Kind::HangingUp] {
+        let appliance = Appliance::new(kind);
+        fs::write(appliance.at("file"), vec![1; 3_000_000]).unwrap();
+        fs::create_dir(appliance.at("dir")).unwrap();
+        let remote = appliance.probe().unwrap();
+        let summary = &remote.facts().summary;
+        assert!(summary.contains("no listings"), "{kind:?}: {summary}");
+        // What was announced when a refusal was not heeded, and no whole file.
+        assert!(appliance.n_content() < 3_000_000, "{kind:?}");
+        let result = remote.list(&RemotePath::root());
+        assert!(is_unsupported(result), "{kind:?}");
+        // By name everything is there.
+        let stat = remote.stat(&path("file")).unwrap();
+        assert_eq!((stat.kind, stat.size), (FileKind::File, 3_000_000));
+        let before = appliance.n_content();
+        assert_eq!(remote.stat(&path("dir")).unwrap().kind, FileKind::Directory);
+        assert_eq!(appliance.n_content(), before);
+        assert_eq!(fetch(&remote, "file").len(), 3_000_000);
+        remote
+            .store(&path("dir/new"), &bytes(b"new"), &plan(b"new"))
+            .unwrap();
+        assert_eq!(fs::read(appliance.at("dir/new")).unwrap(), b"new");
+    }
+}
+
+#[test]
+fn a_network_device_reads_and_writes_named_files() {
+    let appliance = Appliance::new(Kind::Device);
+    fs::write(appliance.at("config"), "hostname x\n").unwrap();
+    fs::set_permissions(appliance.at("config"), fs::Permissions::from_mode(0o600)).unwrap();
+    let remote = appliance.probe().unwrap();
+    assert!(
+        remote
+            .facts()
+            .summary
+            .contains("named files only, no options")
+    );
+    let root = remote.stat(&RemotePath::root()).unwrap();
+    assert_eq!(root.kind, FileKind::Directory);
+    assert!(is_unsupported(remote.list(&RemotePath::root())));
+    let stat = remote.stat(&path("config")).unwrap();
+    assert_eq!(
+        (stat.kind, stat.size, stat.mode),
+        (FileKind::File, 11, 0o600)
+    );
+    assert_eq!(fetch(&remote, "config"), b"hostname x\n");
+    remote
+        .store(
+            &path("config"),
+            &bytes(b"hostname y\n"),
+            &plan(b"hostname y\n"),
+        )
+        .unwrap();
+    assert_eq!(fs::read(appliance.at("config")).unwrap(), b"hostname y\n");
+    assert!(is_unsupported(remote.stat(&path("a b"))));
+    assert!(is_unsupported(remote.make_dir(&path("dir"), 0o755, None)));
+    let mode = AttrChange {
+        mode: Some(0o600),
+        ..AttrChange::default()
+    };
+    assert!(is_unsupported(remote.set_attr(&path("config"), &mode)));
+}
+
+#[test]
+fn noise_is_reported_and_never_taken_for_an_answer() {
+    let appliance = Appliance::new(Kind::Noisy);
+    let error = appliance.probe().unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("Welcome to \\x1b[1mthe appliance"), "{text}");
+    let appliance = Appliance::new(Kind::Receiving);
+    let error = appliance.probe().unwrap_err();
+    assert!(error.to_string().contains("only receives"), "{error}");
+    assert_eq!(fs::read_dir(appliance.dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_host_that_rounds_times_makes_no_conflict_of_our_own_store() {
+    let appliance = Appliance::new(Kind::Fat);
+    let remote = appliance.probe().unwrap();
+    let mut expect = Expect::Absent;
+    for secs in [1_700_000_001, 1_700_000_002, 1_700_000_005] {
+        let mut plan = plan(b"content");
+        plan.expect = expect;
+        plan.mtime.secs = secs;
+        let stored = remote
+            .store(&path("file"), &bytes(b"content"), &plan)
+            .unwrap();
+        let told = remote.stat(&path("file")).unwrap();
+        assert_eq!(told.mtime.secs, secs & !1);
+        // Asked for, where it is not known.
+        assert!(stored.stat.is_none_or(|stat| stat.mtime == told.mtime));
+        expect = Expect::Version(told.version());
+    }
+}

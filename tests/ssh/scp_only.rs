@@ -1,0 +1,181 @@
+#![cfg(test)]
+//! Keys that may do nothing but run scp, as `command=` in `authorized_keys` has it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use scpfs::clock::SystemClock;
+use scpfs::path::Name;
+use scpfs::path::RemotePath;
+use scpfs::remote::Content;
+use scpfs::remote::Durability;
+use scpfs::remote::Error;
+use scpfs::remote::Expect;
+use scpfs::remote::Placement;
+use scpfs::remote::Receiver;
+use scpfs::remote::Remote;
+use scpfs::remote::StorePlan;
+use scpfs::remote::dialect;
+use scpfs::remote::dialect::Choice;
+use scpfs::remote::probe::Settings;
+use scpfs::stat::Time;
+use scpfs::transport::Transport;
+
+use crate::script::unattended;
+use crate::sshd::Options;
+use crate::sshd::Sshd;
+
+struct Bytes(Vec<u8>);
+
+impl Content for Bytes {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let rest = &self.0[usize::try_from(offset).unwrap().min(self.0.len())..];
+        let n = buf.len().min(rest.len());
+        buf[..n].copy_from_slice(&rest[..n]);
+        Ok(n)
+    }
+}
+
+impl Receiver for Bytes {
+    fn begin(&mut self, _size: u64) -> io::Result<()> {
+        self.0.clear();
+        Ok(())
+    }
+
+    fn data(&mut self, data: &[u8]) -> io::Result<()> {
+        self.0.extend_from_slice(data);
+        Ok(())
+    }
+}
+
+/// A server whose key runs this script, whatever is asked; the request is in
+/// `$SSH_ORIGINAL_COMMAND`.
+fn forced(script: &str) -> Option<Sshd> {
+    let sshd = Sshd::start(Options::default())?;
+    let wrapper = sshd.dir().join("wrapper");
+    fs::write(&wrapper, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    let keys = sshd.dir().join("authorized_keys");
+    let key = fs::read_to_string(&keys).unwrap();
+    fs::write(
+        &keys,
+        format!("restrict,command=\"{}\" {key}", wrapper.display()),
+    )
+    .unwrap();
+    Some(sshd)
+}
+
+fn connect(sshd: &Sshd, timeout: u64) -> Result<Arc<dyn Remote>, dialect::Error> {
+    let transport: Arc<dyn Transport> = Arc::new(unattended(sshd.settings()));
+    let settings = Settings {
+        directory: Vec::new(),
+        max_lanes: 4,
+        timeout: Duration::from_secs(timeout),
+        patience: Duration::ZERO,
+        fails_fast: false,
+    };
+    dialect::connect(
+        transport,
+        &settings,
+        Choice::Auto,
+        Arc::new(SystemClock::new()),
+    )
+}
+
+const SCP_ONLY: &str = "case $SSH_ORIGINAL_COMMAND in 'scp -'*) ;; *) echo no >&2; exit 1;; esac
+    eval \"exec $SSH_ORIGINAL_COMMAND\"";
+
+#[test]
+fn a_key_for_scp_alone_is_enough() {
+    let Some(sshd) = forced(SCP_ONLY) else {
+        return;
+    };
+    let remote = connect(&sshd, 20).unwrap();
+    let summary = &remote.facts().summary;
+    assert!(summary.contains("no shell, with listings"), "{summary}");
+    let dir = RemotePath::root().join(&Name::new(b"scp-only it's $(x)").unwrap());
+    // A directory of an earlier run may be there.
+    let on_host = sshd.home().join("scp-only it's $(x)");
+    fs::remove_dir_all(&on_host).unwrap_or_default();
+    remote.make_dir(&dir, 0o750, None).unwrap();
+    // Several at once, over several connections; the large ones in many packets.
+    thread::scope(|scope| {
+        for n in 0u8..8 {
+            let (remote, dir) = (&remote, &dir);
+            scope.spawn(move || {
+                let path = dir.join(&Name::new(&[b'a' + n]).unwrap());
+                let data = vec![n; 1 << (2 * n + 7)];
+                let time = Time {
+                    secs: 1_700_000_000,
+                    nanos: 0,
+                };
+                let plan = StorePlan {
+                    size: data.len() as u64,
+                    mode: 0o640,
+                    mtime: time,
+                    atime: time,
+                    owner: None,
+                    expect: Expect::Absent,
+                    placement: Placement::Replace,
+                    durability: Durability::Lazy,
+                    keep_as: None,
+                    tag: 0,
+                };
+                let content = Bytes(data.clone());
+                let stored = remote.store(&path, &content, &plan).unwrap();
+                let version = stored.stat.unwrap().version();
+                let mut got = Bytes(Vec::new());
+                let fetched = remote.fetch(&path, Some(&version), &mut got).unwrap();
+                assert!(fetched.is_stable && got.0 == data, "{n}");
+                let again = remote.store(&path, &content, &plan);
+                assert!(matches!(again, Err(Error::Conflict { .. })), "{again:?}");
+            });
+        }
+    });
+    assert_eq!(remote.list(&dir).unwrap().entries.len(), 8);
+    assert_eq!(fs::read_dir(&on_host).unwrap().count(), 8);
+    remote.close();
+    fs::remove_dir_all(&on_host).unwrap();
+}
+
+#[test]
+fn a_connection_that_died_is_replaced() {
+    let Some(sshd) = forced(SCP_ONLY) else {
+        return;
+    };
+    let remote = connect(&sshd, 20).unwrap();
+    for n in 0..3 {
+        remote.stat(&RemotePath::root()).unwrap();
+        sshd.kill_sessions();
+        let listing = remote.list(&RemotePath::root());
+        assert!(listing.is_ok(), "{n}: {listing:?}");
+    }
+}
+
+#[test]
+fn a_key_that_allows_no_scp_says_so_both_times() {
+    for (script, words) in [
+        ("echo only rsync here; exit 1", &["only rsync here"][..]),
+        ("exec scp -t .", &["only receives"]),
+        ("echo hello; eval \"$SSH_ORIGINAL_COMMAND\"; exit 1", &[]),
+    ] {
+        let Some(sshd) = forced(script) else {
+            return;
+        };
+        match connect(&sshd, 3) {
+            // Noise in front of a shell is no matter.
+            Ok(remote) => assert!(words.is_empty(), "{}", remote.facts().summary),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(!words.is_empty(), "{text}");
+                for word in words {
+                    assert!(text.contains(word), "{text}");
+                }
+            }
+        }
+    }
+}
