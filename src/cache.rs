@@ -24,6 +24,7 @@ mod send;
 mod steps;
 mod uploads;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -43,6 +44,7 @@ pub use crate::cache::journal::record::Record;
 pub use crate::cache::recover::Fate;
 pub use crate::cache::recover::Recovered;
 pub use crate::cache::report::CacheReport;
+pub use crate::cache::report::Collision;
 pub use crate::cache::report::FileReport;
 pub use crate::cache::report::FileState;
 pub use crate::cache::steps::NoSteps;
@@ -116,6 +118,10 @@ pub struct Cache {
     /// Guards what is known of the clean content on disk.
     index: Mutex<Index>,
     uploads: Uploads,
+    /// The last conflicts, for whoever asks.
+    collisions: Mutex<VecDeque<Collision>>,
+    /// What earlier runs left and this one could not store.
+    left_by_others: Mutex<Vec<Id>>,
     opens: Opens,
 }
 
@@ -142,6 +148,8 @@ impl Cache {
             conflicts,
             index: Mutex::new(index),
             uploads,
+            collisions: Mutex::new(VecDeque::new()),
+            left_by_others: Mutex::new(Vec::new()),
             opens: Opens::default(),
         })
     }

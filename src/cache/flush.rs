@@ -213,6 +213,7 @@ impl Entry {
             Ok(()) => whereto.stored(at, Ok(&changed)),
             Err(error) => {
                 log::error!("{error}");
+                self.cache.note_collision(&target.path, at);
                 whereto.kept_beside(&target.path, at, &changed);
             }
         }

@@ -91,6 +91,11 @@ impl Cache {
         for record in self.disk.journal().records() {
             let (id, path) = (record.id, record.path.clone());
             if let Some(fate) = self.recover_one(record, &mut is_away) {
+                match &fate {
+                    Fate::KeptBeside(kept_as) => self.note_collision(&path, kept_as),
+                    fate if !fate.is_on_host() => self.left_by_others.lock().push(id),
+                    _ => {}
+                }
                 recovered.push(Recovered { id, path, fate });
             }
         }

@@ -8,8 +8,10 @@ use crate::cache::Cache;
 use crate::cache::Error;
 use crate::cache::entry::Content;
 use crate::cache::entry::Entry;
+use crate::cache::journal::record::Record;
 use crate::path::RemotePath;
 use crate::remote;
+use crate::stat::Time;
 
 /// One file whose content the host does not have, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +59,17 @@ pub struct CacheReport {
     pub misses: u64,
 }
 
+/// Content that was stored beside a file because somebody else had changed that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collision {
+    pub path: RemotePath,
+    pub kept_as: RemotePath,
+    pub at: Time,
+}
+
+/// How many collisions are remembered; the log has all.
+const MAX_COLLISIONS: usize = 100;
+
 /// How files were opened so far.
 #[derive(Debug, Default)]
 pub(super) struct Opens {
@@ -74,6 +87,30 @@ impl Cache {
     /// Counts a file that was opened for its content.
     pub fn count_open(&self) {
         self.opens.all.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_collision(&self, path: &RemotePath, kept_as: &RemotePath) {
+        let mut collisions = self.collisions.lock();
+        if collisions.len() == MAX_COLLISIONS {
+            collisions.pop_front();
+        }
+        collisions.push_back(Collision {
+            path: path.clone(),
+            kept_as: kept_as.clone(),
+            at: self.clock.wall(),
+        });
+    }
+
+    /// Returns the conflicts of this mount, the last of them at the end.
+    pub fn collisions(&self) -> Vec<Collision> {
+        self.collisions.lock().iter().cloned().collect()
+    }
+
+    /// Returns what earlier mounts left and what is still here.
+    pub fn left_by_others(&self) -> Vec<Record> {
+        let ids = self.left_by_others.lock().clone();
+        let journal = self.disk.journal();
+        ids.into_iter().filter_map(|id| journal.get(id)).collect()
     }
 
     pub fn report(&self) -> CacheReport {

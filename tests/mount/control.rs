@@ -6,6 +6,8 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Child;
+use std::process::ChildStdin;
 use std::process::Command;
 use std::process::Output;
 use std::process::Stdio;
@@ -318,4 +320,62 @@ fn the_socket_answers_nonsense_and_long_lines_without_harm() {
         thread::sleep(Duration::from_millis(20));
     }
     panic!("it does not answer any more");
+}
+
+/// Has another process open a file and write to it; it closes the file when its input ends. One
+/// that is started from here would close what is open here as well.
+fn open_and_write(mounted: &Mounted, name: &str, data: &str) -> (Child, ChildStdin) {
+    let mut writer = Command::new("dd")
+        .arg(format!("of={}", mounted.here(name).display()))
+        .args(["conv=notrunc", "bs=4"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = writer.stdin.take().unwrap();
+    input.write_all(data.as_bytes()).unwrap();
+    (writer, input)
+}
+
+#[test]
+fn conflicts_and_what_earlier_mounts_left_are_shown() {
+    let Some(mut mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    mounted.put("file", "base");
+    mounted.put("half", "base");
+    let (mut writer, input) = open_and_write(&mounted, "file", "ours");
+    mounted.wait_until("it is written", |mounted| {
+        fs::read(mounted.here("file")).unwrap() == b"ours"
+    });
+    mounted.put("file", "theirs");
+    drop(input);
+    assert!(!writer.wait().unwrap().success(), "dd hears of it");
+    let shown = status(&mounted);
+    let conflict = &shown["conflicts"][0];
+    assert_eq!(conflict["path"], "file");
+    let kept_as = conflict["kept_as"].as_str().unwrap();
+    assert_eq!(fs::read(mounted.there(kept_as)).unwrap(), b"ours");
+    let (_, text) = said(&mounted.control(&["status"]).output().unwrap());
+    assert!(
+        text.contains(&format!("file: yours is {kept_as}")),
+        "{text}"
+    );
+
+    let (mut writer, input) = open_and_write(&mounted, "half", "HALF");
+    mounted.wait_until("it is written", |mounted| {
+        fs::read(mounted.here("half")).unwrap() == b"HALF"
+    });
+    mounted.kill();
+    mounted.wait_until("nothing is mounted", |mounted| !mounted.is_mounted());
+    drop(input);
+    writer.wait().unwrap();
+    mounted.start(&[]);
+    let shown = status(&mounted);
+    assert_eq!(shown["left"][0]["path"], "half");
+    let (_, text) = said(&mounted.control(&["status"]).output().unwrap());
+    assert!(
+        text.contains("left        1 file of earlier mounts"),
+        "{text}"
+    );
 }

@@ -5,8 +5,10 @@ use nix::errno::Errno;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::cache::Collision;
 use crate::cache::FileReport;
 use crate::cache::FileState;
+use crate::cache::Record;
 use crate::mount::end::Left;
 use crate::mount::end::Progress;
 use crate::remote::Contact;
@@ -62,6 +64,52 @@ pub struct Status {
     pub connection: Connection,
     pub cache: CacheStatus,
     pub files: Vec<FileStatus>,
+    /// Conflicts of this mount.
+    pub conflicts: Vec<ConflictStatus>,
+    /// What earlier mounts left.
+    pub left: Vec<LeftStatus>,
+}
+
+/// Content that was stored beside a file because somebody else had changed that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConflictStatus {
+    pub path: String,
+    pub kept_as: String,
+    /// In seconds since 1970.
+    pub at: i64,
+}
+
+/// Content of an earlier mount that is not on the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftStatus {
+    pub id: String,
+    pub path: String,
+    pub size: u64,
+    /// When it was first written to, in seconds since 1970.
+    pub since: i64,
+    pub message: String,
+}
+
+impl From<Collision> for ConflictStatus {
+    fn from(collision: Collision) -> Self {
+        Self {
+            path: collision.path.to_string(),
+            kept_as: collision.kept_as.to_string(),
+            at: collision.at.secs,
+        }
+    }
+}
+
+impl From<Record> for LeftStatus {
+    fn from(record: Record) -> Self {
+        Self {
+            id: record.id.to_string(),
+            path: record.path.to_string(),
+            size: record.size,
+            since: record.since.secs,
+            message: record.why,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -22,7 +22,6 @@ use crate::mount::control::MAX_REQUEST;
 use crate::mount::control::PATIENCE;
 use crate::mount::control::message::Answer;
 use crate::mount::control::message::CacheStatus;
-use crate::mount::control::message::FileStatus;
 use crate::mount::control::message::NotStored;
 use crate::mount::control::message::Request;
 use crate::mount::control::message::Status;
@@ -199,7 +198,9 @@ impl Shared {
                 hits: cache.hits,
                 misses: cache.misses,
             },
-            files: files.into_iter().map(FileStatus::from).collect(),
+            files: of_each(files),
+            conflicts: of_each(mounted.cache.collisions()),
+            left: of_each(mounted.cache.left_by_others()),
         }
     }
 
@@ -224,6 +225,10 @@ impl Shared {
             },
         }
     }
+}
+
+fn of_each<T, U: From<T>>(all: Vec<T>) -> Vec<U> {
+    all.into_iter().map(U::from).collect()
 }
 
 /// The owner of the mount and root.

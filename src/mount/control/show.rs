@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::mount::control::message::ConflictStatus;
 use crate::mount::control::message::FileStatus;
 use crate::mount::control::message::Status;
 use crate::path::Escaped;
@@ -85,6 +86,19 @@ pub fn status(status: &Status) -> String {
     }
     if let Some(more @ 1..) = status.files.len().checked_sub(MAX_FILES) {
         let _ = writeln!(text, "    and {more} more");
+    }
+    for conflict in &status.conflicts {
+        let secs = conflict.at;
+        let at = date(Time { secs, nanos: 0 });
+        let ConflictStatus { path, kept_as, .. } = conflict;
+        let _ = writeln!(text, "  conflict    {path}: yours is {kept_as}, since {at}");
+    }
+    if !status.left.is_empty() {
+        let left = count(status.left.len());
+        let _ = writeln!(
+            text,
+            "  left        {left} of earlier mounts; see `scpfs recover`"
+        );
     }
     text
 }
