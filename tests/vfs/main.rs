@@ -7,4 +7,7 @@ mod freshness;
 #[path = "../common/local.rs"]
 mod local;
 mod names;
+mod scp_only;
+#[path = "../common/scp_server.rs"]
+mod scp_server;
 mod world;

@@ -55,7 +55,16 @@ impl Mount {
     fn of(world: World, max_bytes: u64) -> Self {
         let clock = Arc::new(ManualClock::new());
         let shell = world.shell(Arc::clone(&clock) as Arc<dyn Clock>);
-        let remote: Arc<dyn Remote> = Arc::new(Retry::new(shell));
+        Self::on(Arc::new(Retry::new(shell)), world, clock, max_bytes)
+    }
+
+    /// On a host of any kind; the world is for the cache then.
+    pub(crate) fn on(
+        remote: Arc<dyn Remote>,
+        world: World,
+        clock: Arc<ManualClock>,
+        max_bytes: u64,
+    ) -> Self {
         let disk = Disk::open(&world.cache_base(), "key", "boot").unwrap();
         let limits = Limits {
             max_bytes,
