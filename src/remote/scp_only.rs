@@ -8,6 +8,7 @@
 //! no removal, no links, no owners. No inode numbers and whole seconds only, so that a change of
 //! the same size within one second is not seen.
 
+mod attr;
 mod command;
 pub mod link;
 mod listing;

@@ -44,6 +44,9 @@ pub(crate) enum Kind {
     Device,
     /// A login script prints a line first.
     Noisy,
+    /// A restricted shell behind OpenSSH: a command with a character that is not on its list ends
+    /// without a word.
+    Restricted,
     /// OpenSSH's scp on a filesystem that keeps even seconds only, as FAT does.
     Fat,
     /// A forced `scp -t`, whatever is asked.
@@ -124,7 +127,7 @@ impl Connection for ServerConnection {
     }
 
     fn banner(&self) -> &str {
-        if self.kind == Kind::Fat {
+        if matches!(self.kind, Kind::Fat | Kind::Restricted) {
             "SSH-2.0-OpenSSH_9.2"
         } else {
             "SSH-2.0-Appliance_1.0"
@@ -222,6 +225,10 @@ enum Reply {
 
 impl Session {
     fn run(mut self, command: &str) {
+        let is_listed = |c: char| c.is_ascii_alphanumeric() || " /._-".contains(c);
+        if self.kind == Kind::Restricted && !command.chars().all(is_listed) {
+            return;
+        }
         let asked = parse(command, self.kind);
         // A client that hangs up is nobody's fault.
         let _ended = self.serve(&asked);
@@ -338,10 +345,14 @@ impl Session {
                 "T" => {
                     // As servers of the wish kind want it.
                     let fields: Vec<&str> = rest.split(' ').collect();
-                    let is_exact = self.kind == Kind::Fat;
+                    let is_exact = matches!(self.kind, Kind::Fat | Kind::Restricted);
                     assert!(is_exact || (fields[1], fields[3]) == ("0", "0"), "{line}");
                     let mtime: u64 = fields[0].parse().unwrap();
-                    let mtime = if is_exact { mtime & !1 } else { mtime };
+                    let mtime = if self.kind == Kind::Fat {
+                        mtime & !1
+                    } else {
+                        mtime
+                    };
                     times = Some((mtime, fields[2].parse().unwrap()));
                     self.output.write_all(b"\0")?;
                 }

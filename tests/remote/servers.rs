@@ -206,3 +206,26 @@ fn a_host_that_rounds_times_makes_no_conflict_of_our_own_store() {
         expect = Expect::Version(told.version());
     }
 }
+
+#[test]
+fn a_restricted_shell_gets_plain_paths_and_no_others() {
+    let appliance = Appliance::new(Kind::Restricted);
+    let remote = appliance.probe().unwrap();
+    let summary = &remote.facts().summary;
+    assert!(
+        summary.contains("with listings, paths of plain"),
+        "{summary}"
+    );
+    let store = |name: &str| remote.store(&path(name), &bytes(b"data"), &plan(b"data"));
+    store("plain-name.txt").unwrap();
+    for name in ["a b", "$(touch x)", "it's", "a;b"] {
+        assert!(is_unsupported(store(name)), "{name}");
+    }
+    assert_eq!(names(&remote, &RemotePath::root()), ["plain-name.txt"]);
+    assert_eq!(fetch(&remote, "plain-name.txt"), b"data");
+    remote.make_dir(&path("dir"), 0o711, None).unwrap();
+    assert_eq!(
+        reason(remote.make_dir(&path("dir"), 0o700, None)),
+        Reason::Exists
+    );
+}

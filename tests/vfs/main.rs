@@ -10,4 +10,7 @@ mod freshness;
 mod local;
 mod names;
 mod safety;
+mod scp_only;
+#[path = "../common/scp_server.rs"]
+mod scp_server;
 mod world;

@@ -99,7 +99,18 @@ impl Mount {
     pub(crate) fn on(world: Arc<World>, setup: Setup) -> Self {
         let clock = Arc::new(ManualClock::new());
         let shell = world.shell(Arc::clone(&clock) as Arc<dyn Clock>);
-        let remote = (setup.around)(Arc::new(Retry::new(shell)));
+        let remote = Arc::new(Retry::new(shell));
+        Self::of(remote, world, clock, setup)
+    }
+
+    /// On a host of any kind; the world is for the cache then.
+    pub(crate) fn of(
+        remote: Arc<dyn Remote>,
+        world: Arc<World>,
+        clock: Arc<ManualClock>,
+        setup: Setup,
+    ) -> Self {
+        let remote = (setup.around)(remote);
         let disk = Disk::open_with(&world.cache_base(), "key", setup.boot, setup.steps).unwrap();
         let limits = Limits {
             max_bytes: setup.max_bytes,

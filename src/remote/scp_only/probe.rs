@@ -188,17 +188,7 @@ impl Probe<'_> {
             let trial = self.attempt(&format!("scp -p -r -f {word}"))?;
             if let Trial::Directory { refusal, has_times } = trial {
                 let quoting = self.with_blanks(quoting, &word)?;
-                let refusal = match known_refusal {
-                    Some(Refusal::Unheeded) => Refusal::Unheeded,
-                    _ => refusal,
-                };
-                let quirks = Quirks {
-                    quoting,
-                    options: Options::Full,
-                    answers,
-                    refusal,
-                    has_times,
-                };
+                let quirks = found(quoting, banner, refusal, has_times);
                 return self.with_listing(quirks, known_refusal.is_none(), &word);
             }
             let said = match trial {
@@ -218,6 +208,11 @@ impl Probe<'_> {
             }
         }
         let problem = problem.unwrap_or(Error::NoScp(None));
+        if !problem.is_about_root()
+            && let Some(quirks) = self.plain(banner)?
+        {
+            return Ok(quirks);
+        }
         if answers == Answers::Ahead || problem.is_about_root() {
             return Err(problem);
         }
@@ -280,6 +275,28 @@ impl Probe<'_> {
         Ok(quirks)
     }
 
+    /// Tries a path without quotes where they may be what a restricted shell does not let through
+    /// (scponly has a list of the characters that it does). `None` if it is not that.
+    fn plain(&self, banner: &str) -> Result<Option<Quirks>, Error> {
+        let (_, known_refusal) = quirks::by_banner(banner);
+        let line = command::line(
+            command::Direction::Look,
+            Options::Full,
+            Quoting::Plain,
+            &self.directory,
+        );
+        let Ok(line) = line else {
+            return Ok(None);
+        };
+        let Trial::Directory { refusal, has_times } = self.attempt(&line)? else {
+            return Ok(None);
+        };
+        let quirks = found(Quoting::Plain, banner, refusal, has_times);
+        let word = String::from_utf8_lossy(&self.directory);
+        self.with_listing(quirks, known_refusal.is_none(), &word)
+            .map(Some)
+    }
+
     /// Tries the command without options; `problem` is what there was with them.
     fn minimal(&self, problem: Error) -> Result<Quirks, Error> {
         let path = self
@@ -307,6 +324,28 @@ impl Probe<'_> {
     }
 }
 
+/// What is known of a server that has announced its directory.
+fn found(quoting: Quoting, banner: &str, refusal: Refusal, has_times: bool) -> Quirks {
+    let (answers, known_refusal) = quirks::by_banner(banner);
+    let refusal = known_refusal.map_or(refusal, |known| match known {
+        Refusal::Skips => refusal,
+        Refusal::Unheeded => Refusal::Unheeded,
+    });
+    // Behind a server of that name there need not be its scp.
+    let is_as_named = refusal == Refusal::Skips && has_times;
+    Quirks {
+        quoting,
+        options: Options::Full,
+        answers: if is_as_named {
+            answers
+        } else {
+            Answers::InTurn
+        },
+        refusal,
+        has_times,
+    }
+}
+
 fn of_remote(error: remote::Error) -> Error {
     match error {
         remote::Error::Disconnected { source, .. }
@@ -325,7 +364,7 @@ fn summary(quirks: &Quirks, banner: &str) -> String {
     let quoting = match quirks.quoting {
         Quoting::Shell => "as a shell reads them",
         Quoting::SinglePair | Quoting::DoublePair => "in quotes",
-        Quoting::Plain => "of plain characters",
+        Quoting::Plain => "of plain characters only",
         Quoting::Literal { .. } => "as they are",
     };
     format!(

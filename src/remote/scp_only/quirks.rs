@@ -66,7 +66,7 @@ const SERVERS: &[Server] = &[
         answers: Answers::Ahead,
         refusal: Some(Refusal::Skips),
     },
-    // scp.c is a fork of OpenSSH's. OpenWrt takes the version out of the name.
+    // scp.c is a fork of OpenSSH's. Tried with 2022.83 and OpenSSH's scp behind it. OpenWrt takes the version out of the name.
     Server {
         banner: "dropbear",
         answers: Answers::Ahead,
@@ -103,7 +103,7 @@ const SERVERS: &[Server] = &[
         answers: Answers::InTurn,
         refusal: Some(Refusal::Unheeded),
     },
-    // scp.py handle_error(): the server goes on with the next.
+    // scp.py handle_error(): the server goes on with the next. Tried with 2.24.
     Server {
         banner: "AsyncSSH",
         answers: Answers::InTurn,
