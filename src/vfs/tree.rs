@@ -218,6 +218,13 @@ impl Tree {
         }
     }
 
+    /// Says that a name was certainly there at `at`: what was asked for before cannot deny it.
+    pub(super) fn confirm(&mut self, parent: Ino, name: &Name, at: Tick) {
+        if let Some(known) = self.dir_mut(parent).and_then(|dir| dir.names.get_mut(name)) {
+            known.at = known.at.max(at);
+        }
+    }
+
     /// Takes a listing that was asked for at `at`.
     pub(super) fn learn_listing(&mut self, ino: Ino, listing: Listing, at: Tick) {
         self.absorb(ino, listing.directory, at);

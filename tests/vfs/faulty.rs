@@ -36,6 +36,9 @@ pub(crate) trait Fate: Send + Sync + fmt::Debug {
 
     /// Whether requests that change nothing are answered.
     fn answers(&self) -> bool;
+
+    /// Called when a listing is made and its answer is on its way.
+    fn has_listed(&self) {}
 }
 
 #[derive(Debug)]
@@ -84,7 +87,9 @@ impl Remote for Faulty {
     }
 
     fn list(&self, path: &RemotePath) -> Result<Listing> {
-        self.ask(|r| r.list(path))
+        let listing = self.ask(|r| r.list(path));
+        self.fate.has_listed();
+        listing
     }
 
     fn read_link(&self, path: &RemotePath) -> Result<Vec<u8>> {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use scpfs::cache::Conflicts;
 use scpfs::cache::Fate;
 use scpfs::sync::Mutex;
 use scpfs::vfs::Ino;
+use scpfs::vfs::OpenFlags;
 use scpfs::vfs::RenameFlags;
 use scpfs::vfs::SetAttr;
 
@@ -510,4 +512,95 @@ fn offline_what_is_known_is_shown_however_old() {
     mount.world.faults.lock().refuses = false;
     mount.clock.advance(Duration::from_secs(60));
     assert_eq!(mount.read("dir/file").unwrap(), b"changed");
+}
+
+#[test]
+fn a_listing_from_before_a_store_does_not_take_the_name_away() {
+    /// Holds the answer to a listing back.
+    #[derive(Debug)]
+    struct Late {
+        is_late: AtomicBool,
+        is_listed: AtomicBool,
+    }
+    impl crate::faulty::Fate for Late {
+        fn before(&self, _act: &'static str) -> bool {
+            true
+        }
+        fn after(&self, _act: &'static str) -> bool {
+            true
+        }
+        fn answers(&self) -> bool {
+            true
+        }
+        fn has_listed(&self) {
+            self.is_listed.store(true, Ordering::SeqCst);
+            while self.is_late.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+    let late = Arc::new(Late {
+        is_late: AtomicBool::new(false),
+        is_listed: AtomicBool::new(false),
+    });
+    let fate = Arc::clone(&late);
+    let mount = Mount::set_up(Setup {
+        around: Box::new(|remote| Faulty::around(remote, fate)),
+        ..Setup::default()
+    });
+    mount.names("").unwrap();
+    let (attr, opened) = mount.create("file", libc::O_WRONLY).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"first").unwrap();
+    mount.age();
+    late.is_listed.store(false, Ordering::SeqCst);
+    late.is_late.store(true, Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let lister = scope.spawn(|| mount.names("").unwrap());
+        eventually("it is listed", || late.is_listed.load(Ordering::SeqCst));
+        mount.clock.advance(Duration::from_millis(1));
+        mount.close(&opened).unwrap();
+        late.is_late.store(false, Ordering::SeqCst);
+        lister.join().unwrap();
+    });
+    // The kernel knows the file by its number.
+    let opened = mount
+        .vfs
+        .open(
+            &CX,
+            attr.ino,
+            OpenFlags::new(libc::O_WRONLY | libc::O_TRUNC).unwrap(),
+        )
+        .unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"second").unwrap();
+    mount.close(&opened).unwrap();
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"second");
+}
+
+#[test]
+fn a_file_whose_name_is_gone_is_not_opened_by_its_number() {
+    let mount = Mount::new();
+    fs::write(mount.at("file"), "old").unwrap();
+    let attr = mount.find("file").unwrap();
+    fs::remove_file(mount.at("file")).unwrap();
+    mount.age();
+    assert!(mount.names("").unwrap().is_empty());
+    for flags in [libc::O_RDONLY, libc::O_RDWR, libc::O_WRONLY | libc::O_TRUNC] {
+        let error = mount
+            .vfs
+            .open(&CX, attr.ino, OpenFlags::new(flags).unwrap())
+            .unwrap_err();
+        assert_eq!(error.errno(), libc::ESTALE, "{flags:#x}");
+    }
+    // One that is open goes on working, and can be opened again.
+    mount.write("file", b"content").unwrap();
+    let attr = mount.find("file").unwrap();
+    let opened = mount.open("file", libc::O_RDONLY).unwrap();
+    mount.vfs.unlink(&CX, Ino::ROOT, b"file").unwrap();
+    let again = mount
+        .vfs
+        .open(&CX, attr.ino, OpenFlags::new(libc::O_RDONLY).unwrap())
+        .unwrap();
+    assert_eq!(mount.vfs.read(&CX, again.fh, 0, 99).unwrap(), b"content");
+    mount.close(&again).unwrap();
+    mount.close(&opened).unwrap();
 }
