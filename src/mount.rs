@@ -36,6 +36,7 @@ use crate::mount::daemon::Readiness;
 use crate::mount::terminal::StandardInput;
 use crate::mount::terminal::Terminal;
 use crate::path::Escaped;
+use crate::path::RemotePath;
 use crate::remote;
 use crate::remote::Remote;
 use crate::remote::lane;
@@ -62,6 +63,9 @@ const DEFAULT_MIN_FREE_SHARE: u64 = 20;
 
 /// How long a busy mount may be served after a signal asked for its end.
 const LAST_USERS: Duration = Duration::from_secs(10);
+
+/// How long to wait before what could not be stored at the end is tried again.
+const DRAIN_PAUSE: Duration = Duration::from_millis(250);
 
 /// Why a mount did not come about, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +125,7 @@ enum Phase {
     Mounted {
         vfs: Arc<Vfs>,
         mountpoint: Arc<Mountpoint>,
+        patience: Duration,
     },
     Ending,
 }
@@ -193,6 +198,7 @@ fn serve(
     *phase.lock() = Phase::Mounted {
         vfs: Arc::clone(&vfs),
         mountpoint: Arc::clone(&mountpoint),
+        patience,
     };
     log::info!("mounted on {}", mountpoint.path().display());
     readiness
@@ -200,13 +206,17 @@ fn serve(
         .map_err(system("go to the background"))?;
     let result = session.run();
     std::mem::forget(guard);
-    *phase.lock() = Phase::Ending;
+    // A signal has waited already.
+    let patience = match std::mem::replace(&mut *phase.lock(), Phase::Ending) {
+        Phase::Ending => Duration::ZERO,
+        Phase::Starting | Phase::Mounted { .. } => patience,
+    };
     if let Err(error) = result
         && error.raw_os_error() != Some(libc::ECONNABORTED)
     {
         log::warn!("the connection with the kernel ended: {error}");
     }
-    end(&vfs, &cache, &*remote)
+    end(&vfs, &cache, &*remote, patience)
 }
 
 /// Looks after what an earlier mount could not store, and says what became of it.
@@ -264,9 +274,24 @@ impl Drop for Unmount<'_> {
     }
 }
 
+/// Stores what is left, and returns what could not be stored. A host that is away, or was a moment
+/// ago, is given as long as a call has.
+fn drain(vfs: &Vfs, patience: Duration) -> Vec<(RemotePath, vfs::Error)> {
+    let clock = SystemClock::new();
+    let since = clock.tick();
+    loop {
+        let left = vfs.drain();
+        let is_away = left.iter().any(|(_, error)| error.is_connection_loss());
+        if !is_away || clock.tick().saturating_sub(since) >= patience {
+            return left;
+        }
+        thread::sleep(DRAIN_PAUSE);
+    }
+}
+
 /// Stores what is left, closes everything, and says what could not be stored.
-fn end(vfs: &Vfs, cache: &Cache, remote: &dyn Remote) -> Result<u8, Error> {
-    let left = vfs.drain();
+fn end(vfs: &Vfs, cache: &Cache, remote: &dyn Remote, patience: Duration) -> Result<u8, Error> {
+    let left = drain(vfs, patience);
     remote.close();
     cache.close();
     if left.is_empty() {
@@ -290,6 +315,8 @@ fn connect(
     let connection = &config.connection;
     let mut settings = transport::resolve::resolve(&connection.query, &connection.surroundings)?;
     settings.timeout = connection.timeout;
+    // Whoever waits for an answer waits for a new connection as well.
+    settings.connect_timeout = settings.connect_timeout.min(connection.timeout);
     let prompt: Arc<dyn Prompt> = if connection.password_stdin {
         Arc::new(StandardInput::new())
     } else {
@@ -466,17 +493,21 @@ fn watch_signals(phase: Arc<Mutex<Phase>>, terminal: Arc<Terminal>) -> Result<()
                 terminal.restore();
                 exit_now(130);
             }
-            Phase::Mounted { vfs, mountpoint } => unmount_for(signal, &vfs, &mountpoint),
+            Phase::Mounted {
+                vfs,
+                mountpoint,
+                patience,
+            } => unmount_for(signal, &vfs, &mountpoint, patience),
             Phase::Ending => log::info!("{signal}: ending already"),
         }
     };
     signals::watch(on_signal).map_err(system("watch for signals"))
 }
 
-fn unmount_for(signal: &'static str, vfs: &Vfs, mountpoint: &Mountpoint) {
+fn unmount_for(signal: &'static str, vfs: &Vfs, mountpoint: &Mountpoint, patience: Duration) {
     log::info!("{signal}: unmounting");
     // Before it is out of sight: what fails can still be read through the mount.
-    for (path, error) in vfs.drain() {
+    for (path, error) in drain(vfs, patience) {
         log::error!("not stored: {path}: {}", remote::chain(&error));
     }
     match mountpoint.detach() {
