@@ -3,6 +3,7 @@
 //! Real mounts of a real sshd, used as people use them.
 
 mod bad_hosts;
+mod black_hole;
 mod full_disk;
 mod lost_connection;
 mod many_files;
@@ -10,6 +11,8 @@ mod many_files;
 mod mounted;
 mod ordinary_user;
 mod programs;
+#[path = "../common/proxy.rs"]
+mod proxy;
 mod reference;
 mod sequences;
 #[path = "../common/sshd.rs"]
