@@ -188,7 +188,8 @@ impl Vfs {
         let asks_first = flags.is_exclusive && self.options.writeback.is_none();
         let (entry, stat, is_born) = if asks_first {
             cx.may_wait()?;
-            let changed = self.remote.create_new(&path, mode, owner)?;
+            let result = self.remote.create_new(&path, mode, owner);
+            let changed = self.heard(result, &[(parent, &name)])?;
             let stat = self.created(parent, &changed, &path)?;
             let entry = self.cache.entry(stat.version());
             entry.truncate(0, Wait::Allowed)?;

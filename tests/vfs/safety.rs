@@ -604,3 +604,42 @@ fn a_file_whose_name_is_gone_is_not_opened_by_its_number() {
     mount.close(&again).unwrap();
     mount.close(&opened).unwrap();
 }
+
+#[test]
+fn after_a_change_that_nobody_heard_of_the_host_is_asked_again() {
+    let unheard = Arc::new(Unheard::default());
+    let fate = Arc::clone(&unheard);
+    let mount = Mount::set_up(Setup {
+        around: Box::new(move |remote| Faulty::around(remote, fate)),
+        ..Setup::default()
+    });
+    fs::write(mount.at("file"), "old").unwrap();
+    fs::write(mount.at("file.new"), "new").unwrap();
+    for name in ["file", "file.new"] {
+        mount.read(name).unwrap();
+    }
+    mount.clock.advance(Duration::from_millis(1));
+    unheard.0.store(true, Ordering::SeqCst);
+    let flags = RenameFlags {
+        no_replace: false,
+        exchange: false,
+    };
+    let (from, to) = ((Ino::ROOT, &b"file.new"[..]), (Ino::ROOT, &b"file"[..]));
+    let error = mount.vfs.rename(&CX, from, to, flags).unwrap_err();
+    assert_eq!(error.errno(), libc::EIO);
+    let error = mount.create("born", libc::O_EXCL).unwrap_err();
+    assert_eq!(error.errno(), libc::EIO);
+    unheard.0.store(false, Ordering::SeqCst);
+    // Both have happened.
+    let error = mount.create("born", libc::O_EXCL).unwrap_err();
+    assert_eq!(error.errno(), libc::EEXIST);
+    assert_eq!(mount.read("file").unwrap(), b"new");
+    assert!(mount.find("file.new").is_err());
+    for name in ["file", "born"] {
+        let opened = mount.open(name, libc::O_RDWR).unwrap();
+        mount.vfs.write(&CX, opened.fh, 0, b"newer").unwrap();
+        mount.close(&opened).unwrap();
+        assert_eq!(fs::read(mount.at(name)).unwrap(), b"newer");
+    }
+    assert_eq!(mount.names("").unwrap(), ["born", "file"]);
+}
