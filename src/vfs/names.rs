@@ -169,7 +169,9 @@ impl Vfs {
             let path = tree.path(parent).ok_or(Error::NotFound)?.join(&name);
             let ino = tree.instantiate(parent, &name);
             let inode = ino.and_then(|ino| tree.get(ino));
-            let is_born = inode.is_some_and(|i| i.open.as_ref().is_some_and(|open| open.is_born));
+            let is_born = inode
+                .and_then(|inode| inode.open.as_ref())
+                .is_some_and(|open| open.is_born && !open.entry.may_be_on_host());
             let other = inode.and_then(|inode| {
                 inode
                     .links
@@ -182,7 +184,14 @@ impl Vfs {
         };
         if !is_born {
             let result = self.remote.remove_file(&path, other.as_ref());
-            let changed = self.heard(result, &[(parent, &name)])?;
+            let may_be_absent = ino.is_some_and(|ino| self.is_born(ino));
+            let changed = match self.heard(result, &[(parent, &name)]) {
+                Err(error) if may_be_absent && error.is_not_found() => Changed {
+                    stat: None,
+                    parent: None,
+                },
+                result => result?,
+            };
             self.parent_changed(parent, changed.parent);
             if let (Some(ino), Some(stat)) = (ino, changed.stat) {
                 let old = self.tree.lock().get(ino).map(|inode| inode.stat);

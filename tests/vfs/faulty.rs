@@ -48,8 +48,12 @@ pub(crate) struct Faulty {
 }
 
 impl Faulty {
+    pub(crate) fn new(inner: Arc<dyn Remote>, fate: Arc<dyn Fate>) -> Self {
+        Self { inner, fate }
+    }
+
     pub(crate) fn around(inner: Arc<dyn Remote>, fate: Arc<dyn Fate>) -> Arc<dyn Remote> {
-        Arc::new(Self { inner, fate })
+        Arc::new(Self::new(inner, fate))
     }
 
     fn tell<T>(&self, act: &'static str, call: impl FnOnce(&dyn Remote) -> Result<T>) -> Result<T> {
@@ -190,5 +194,35 @@ impl Fate for Unheard {
 
     fn answers(&self) -> bool {
         !self.0.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+/// The connection ends, if it is set, before the next answer to a change comes back, and no other
+/// can be made until it is set back.
+#[derive(Debug, Default)]
+pub(crate) struct Cut {
+    pub(crate) is_due: std::sync::atomic::AtomicBool,
+    is_cut: std::sync::atomic::AtomicBool,
+}
+
+impl Cut {
+    fn is_whole(&self) -> bool {
+        use std::sync::atomic::Ordering::SeqCst;
+        !(self.is_due.load(SeqCst) && self.is_cut.load(SeqCst))
+    }
+}
+
+impl Fate for Cut {
+    fn before(&self, _: &'static str) -> bool {
+        self.is_whole()
+    }
+
+    fn after(&self, _: &'static str) -> bool {
+        self.is_cut.store(true, std::sync::atomic::Ordering::SeqCst);
+        self.is_whole()
+    }
+
+    fn answers(&self) -> bool {
+        self.is_whole()
     }
 }

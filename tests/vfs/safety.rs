@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use scpfs::cache::Conflicts;
 use scpfs::cache::Fate;
+use scpfs::remote::retry::Retry;
 use scpfs::sync::Mutex;
 use scpfs::vfs::Ino;
 use scpfs::vfs::OpenFlags;
 use scpfs::vfs::RenameFlags;
 use scpfs::vfs::SetAttr;
 
+use crate::faulty::Cut;
 use crate::faulty::Faulty;
 use crate::faulty::Unheard;
 use crate::world::CX;
@@ -185,24 +187,24 @@ fn what_was_closed_in_an_outage_goes_up_when_the_host_is_back() {
 
 #[test]
 fn an_unknown_end_of_a_store_is_no_conflict_later() {
-    // The host stored the file, but nobody heard of it; the next close used to say ESTALE.
-    let unheard = Arc::new(Unheard::default());
-    let fate = Arc::clone(&unheard);
+    // The host stored the file, but nobody heard of it, nor could ask when it was tried again.
+    let cut = Arc::new(Cut::default());
+    let fate = Arc::clone(&cut);
     let mount = Mount::set_up(Setup {
-        around: Box::new(move |remote| Faulty::around(remote, fate)),
+        around: Box::new(move |remote| Arc::new(Retry::new(Faulty::new(remote, fate)))),
         ..Setup::default()
     });
     fs::write(mount.at("file"), "old").unwrap();
     let opened = mount.open("file", libc::O_RDWR).unwrap();
     mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
-    unheard.0.store(true, Ordering::SeqCst);
+    cut.is_due.store(true, Ordering::SeqCst);
     assert_eq!(
         mount.vfs.flush(&CX, opened.fh).unwrap_err().errno(),
         libc::EIO
     );
     assert_eq!(fs::read(mount.at("file")).unwrap(), b"new");
     mount.vfs.write(&CX, opened.fh, 3, b"er").unwrap();
-    unheard.0.store(false, Ordering::SeqCst);
+    cut.is_due.store(false, Ordering::SeqCst);
     mount.close(&opened).unwrap();
     assert_eq!(fs::read(mount.at("file")).unwrap(), b"newer");
     assert_eq!(mount.names("").unwrap(), ["file"]);
@@ -642,4 +644,28 @@ fn after_a_change_that_nobody_heard_of_the_host_is_asked_again() {
         assert_eq!(fs::read(mount.at(name)).unwrap(), b"newer");
     }
     assert_eq!(mount.names("").unwrap(), ["born", "file"]);
+}
+
+#[test]
+fn a_file_that_may_have_been_stored_is_removed_on_the_host_as_well() {
+    let unheard = Arc::new(Unheard::default());
+    let fate = Arc::clone(&unheard);
+    let mount = Mount::set_up(Setup {
+        around: Box::new(move |remote| Faulty::around(remote, fate)),
+        ..Setup::default()
+    });
+    for (name, is_stored) in [("stored", true), ("not stored", false)] {
+        let (_, opened) = mount.create(name, libc::O_WRONLY).unwrap();
+        mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
+        unheard.0.store(true, Ordering::SeqCst);
+        mount.close(&opened).unwrap_err();
+        unheard.0.store(false, Ordering::SeqCst);
+        if !is_stored {
+            fs::remove_file(mount.at(name)).unwrap();
+        }
+        mount.vfs.unlink(&CX, Ino::ROOT, name.as_bytes()).unwrap();
+        assert!(!mount.at(name).exists());
+        assert!(mount.find(name).is_err());
+    }
+    assert!(mount.vfs.drain().is_empty());
 }
