@@ -23,7 +23,7 @@ mod writers;
 use crate::world::World;
 
 /// Few enough for every run of the tests.
-const FEW_ROUNDS: u64 = 40;
+const FEW_ROUNDS: u64 = 36;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;

@@ -9,10 +9,12 @@ mod lost_connection;
 mod many_files;
 #[path = "../common/mounted.rs"]
 mod mounted;
+mod network;
 mod ordinary_user;
 mod programs;
 #[path = "../common/proxy.rs"]
 mod proxy;
+mod race;
 mod reference;
 mod sequences;
 #[path = "../common/sshd.rs"]
