@@ -9,12 +9,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::stat::Time;
 
-/// A point on a monotonic scale whose zero is the start of the clock.
+/// A point on a monotonic scale. Zero is before anything that a clock ever says: never.
 pub type Tick = Duration;
+
+/// What a clock says when it is made.
+const FIRST_TICK: Tick = Duration::from_secs(1);
 
 /// Where a layer gets its time from.
 pub trait Clock: Send + Sync + fmt::Debug {
-    /// Returns the monotonic time since the clock was made.
+    /// Returns the monotonic time.
     fn tick(&self) -> Tick;
 
     /// Returns the time of day, for time stamps of files.
@@ -41,7 +44,7 @@ impl SystemClock {
 
 impl Clock for SystemClock {
     fn tick(&self) -> Tick {
-        self.start.elapsed()
+        FIRST_TICK + self.start.elapsed()
     }
 
     #[expect(
@@ -81,11 +84,11 @@ impl ManualClock {
 
 impl Clock for ManualClock {
     fn tick(&self) -> Tick {
-        Duration::from_nanos(self.nanos.load(Ordering::SeqCst))
+        FIRST_TICK + Duration::from_nanos(self.nanos.load(Ordering::SeqCst))
     }
 
     fn wall(&self) -> Time {
-        let tick = self.tick();
+        let tick = self.tick() - FIRST_TICK;
         let secs = i64::try_from(tick.as_secs()).unwrap_or(i64::MAX);
         Time {
             secs: secs.saturating_add(1_700_000_000),

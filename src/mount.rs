@@ -210,6 +210,7 @@ fn serve(
         Arc::clone(&mountpoint),
         mount_id.clone(),
         config.mount.drain_timeout,
+        config.connection.timeout,
     );
     let control = start_control(config, &mounted);
     let socket = control.as_ref().map(Control::path);
@@ -319,6 +320,8 @@ fn connect(
     let connection = &config.connection;
     let mut settings = transport::resolve::resolve(&connection.query, &connection.surroundings)?;
     settings.timeout = connection.timeout;
+    // Whoever waits for an answer waits for a new connection as well.
+    settings.connect_timeout = settings.connect_timeout.min(connection.timeout);
     let prompt: Arc<dyn Prompt> = if connection.password_stdin {
         Arc::new(StandardInput::new())
     } else {

@@ -422,11 +422,12 @@ impl Vfs {
     /// Whether something that was asked for at `at` still holds; `since` is when the operation
     /// that wants to know began, so that even with no lifetime at all one answer is enough.
     fn is_fresh(&self, at: Tick, since: Tick) -> bool {
-        at >= since || self.clock.tick().saturating_sub(at) < self.options.ttl
+        let is_young = self.clock.tick().saturating_sub(at) < self.options.ttl;
+        at != Tick::ZERO && (at >= since || is_young)
     }
 
     fn ttl_left(&self, at: Tick) -> Duration {
-        if at == Tick::MAX {
+        if at == Tick::MAX || at == Tick::ZERO {
             return Duration::ZERO;
         }
         self.options

@@ -168,8 +168,12 @@ impl Disk {
                 .unwrap_or_default();
             if let Some(id) = name.strip_prefix("d-") {
                 let record = Id::parse(id).and_then(|id| self.journal.get(id));
-                if record.is_none() {
-                    self.orphans.push(path);
+                // Made for a file that was never written to.
+                let is_empty = fs::metadata(&path).is_ok_and(|meta| meta.len() == 0);
+                match record {
+                    Some(_) => {}
+                    None if is_empty => fs::remove_file(&path)?,
+                    None => self.orphans.push(path),
                 }
             } else if name.starts_with("t-") || (name.starts_with("c-") && !is_trusted) {
                 fs::remove_file(&path)?;
@@ -455,7 +459,10 @@ mod tests {
             file.write_all(b"hello").unwrap();
             disk.make_clean(&private, &version).unwrap();
             disk.create_temp().unwrap().1.write_all(b"half").unwrap();
-            let (dirty, _) = disk.create_dirty().unwrap();
+            // What nobody has written to holds nothing.
+            disk.create_dirty().unwrap();
+            let (dirty, mut file) = disk.create_dirty().unwrap();
+            file.write_all(b"x").unwrap();
             disk.private_path(&dirty)
         };
         // Not closed in order, but in the same boot: what was renamed is whole.

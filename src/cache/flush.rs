@@ -383,6 +383,11 @@ impl Entry {
         Ok(())
     }
 
+    /// Returns whether a store may have succeeded whose end nobody heard.
+    pub fn may_be_on_host(&self) -> bool {
+        !self.state.lock().doubts.is_empty()
+    }
+
     /// Returns why the last store failed, if it did and the content is still not on the host.
     pub fn failure(&self) -> Option<Error> {
         self.state.lock().failure.clone()

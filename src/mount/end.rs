@@ -37,6 +37,9 @@ const LAST_USERS: Duration = Duration::from_secs(10);
 /// What the last try to store everything gets, however long the one before it took.
 const LAST_TRY: Duration = Duration::from_secs(5);
 
+/// How long to wait before what could not be stored at the end is tried again.
+const DRAIN_PAUSE: Duration = Duration::from_millis(250);
+
 /// A mount that stands, as whoever may end it sees it.
 pub struct Mounted {
     pub(super) vfs: Arc<Vfs>,
@@ -48,6 +51,8 @@ pub struct Mounted {
     id: String,
     /// How long an end may take to store what is left.
     limit: Duration,
+    /// How long a host that is away is waited for.
+    patience: Duration,
     guard: Mutex<Option<Guard>>,
     state: Mutex<State>,
     /// Told when a drain ends, and when all has ended.
@@ -94,6 +99,7 @@ impl Mounted {
         mountpoint: Arc<Mountpoint>,
         id: String,
         limit: Duration,
+        patience: Duration,
     ) -> Arc<Self> {
         Arc::new(Self {
             vfs,
@@ -103,6 +109,7 @@ impl Mounted {
             mountpoint,
             id,
             limit,
+            patience,
             guard: Mutex::new(None),
             state: Mutex::new(State::default()),
             changed: Condvar::new(),
@@ -152,7 +159,16 @@ impl Mounted {
     }
 
     fn drain(&self) {
-        let left = self.vfs.drain();
+        let since = self.clock.tick();
+        // A host that is away, or was a moment ago, is given as long as a call has.
+        let left = loop {
+            let left = self.vfs.drain();
+            let is_away = left.iter().any(|(_, error)| error.is_connection_loss());
+            if !is_away || self.clock.tick().saturating_sub(since) >= self.patience {
+                break left;
+            }
+            thread::sleep(DRAIN_PAUSE);
+        };
         let left = left.into_iter().map(|(path, error)| Left {
             path,
             reason: remote::chain(&error),

@@ -171,7 +171,7 @@ impl<R: Remote> Remote for Retry<R> {
 
     fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Stored> {
         let mut is_outcome_unknown = false;
-        self.repeat_patiently(|r| {
+        let result = self.repeat_patiently(|r| {
             if is_outcome_unknown {
                 // The first try may still be under way over there; it must not end later.
                 r.remove_leftovers(&path.parent().unwrap_or_default(), plan.tag)?;
@@ -197,7 +197,17 @@ impl<R: Remote> Remote for Retry<R> {
                 Err(Error::OutcomeUnknown { .. } | Error::Surprise { .. })
             );
             result
-        })
+        });
+        match result {
+            // An earlier try may have succeeded: whoever comes next must ask.
+            Err(Error::Disconnected { source, .. }) if is_outcome_unknown => {
+                Err(Error::OutcomeUnknown {
+                    act: "store",
+                    source,
+                })
+            }
+            result => result,
+        }
     }
 
     fn create_new(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed> {

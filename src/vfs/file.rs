@@ -56,6 +56,11 @@ impl Vfs {
                 FileKind::Directory => return Err(Error::IsADirectory),
                 _ => return Err(Error::NotSupported),
             }
+            if inode.links.is_empty() && !inode.is_open() {
+                // The kernel goes by what it was told before the name was found to be gone: what
+                // is written would go nowhere. It looks the name up again, and makes the file.
+                return Err(Error::Stale);
+            }
             let knows_content = inode.open.is_some() || self.cache.has(&inode.stat.version());
             // Content that must be fetched anyway comes with fresh attributes.
             if knows_content && !flags.truncates {
@@ -186,7 +191,8 @@ impl Vfs {
         let asks_first = flags.is_exclusive && self.options.writeback.is_none();
         let (entry, stat, is_born) = if asks_first {
             cx.may_wait()?;
-            let changed = self.remote.create_new(&path, mode, owner)?;
+            let result = self.remote.create_new(&path, mode, owner);
+            let changed = self.heard(result, &[(parent, &name)])?;
             let stat = self.created(parent, &changed, &path)?;
             let entry = self.cache.entry(stat.version());
             entry.truncate(0, Wait::Allowed)?;

@@ -14,6 +14,7 @@ use crate::stat::DeviceNumber;
 use crate::stat::FileKind;
 use crate::stat::Stat;
 use crate::vfs::Attr;
+use crate::vfs::Change;
 use crate::vfs::Context;
 use crate::vfs::Error;
 use crate::vfs::Found;
@@ -65,6 +66,29 @@ impl Vfs {
         Ok(found)
     }
 
+    /// Passes a result on. Where nobody knows whether it happened, what is known of the names no
+    /// longer counts, neither here nor in the kernel.
+    pub(super) fn heard<T>(
+        &self,
+        result: crate::remote::Result<T>,
+        names: &[(Ino, &Name)],
+    ) -> Result<T> {
+        if let Err(error) = &result
+            && error.is_connection_loss()
+            && !error.is_before_request()
+        {
+            let mut tree = self.tree.lock();
+            for (parent, name) in names {
+                tree.doubt(*parent, name);
+            }
+            drop(tree);
+            for (parent, name) in names {
+                self.notify(Change::Name(*parent, (*name).clone()));
+            }
+        }
+        Ok(result?)
+    }
+
     fn make(
         &self,
         cx: &Context,
@@ -77,7 +101,7 @@ impl Vfs {
         let name = Self::name(name)?;
         let (path, owner) = self.place_for_new(cx, parent, &name)?;
         let since = self.clock.tick();
-        let changed = make(&path, owner)?;
+        let changed = self.heard(make(&path, owner), &[(parent, &name)])?;
         let stat = self.created(parent, &changed, &path)?;
         let at = self.clock.tick();
         let mut tree = self.tree.lock();
@@ -120,7 +144,7 @@ impl Vfs {
             Self::check_same_device(&tree, &stat, parent)?;
             (existing, path, stat)
         };
-        let changed = self.remote.link(&existing, &path)?;
+        let changed = self.heard(self.remote.link(&existing, &path), &[(parent, &name)])?;
         let stat = self.created(parent, &changed, &path)?;
         let at = self.clock.tick();
         self.changed_by_us(
@@ -150,7 +174,9 @@ impl Vfs {
             let path = tree.path(parent).ok_or(Error::NotFound)?.join(&name);
             let ino = tree.instantiate(parent, &name);
             let inode = ino.and_then(|ino| tree.get(ino));
-            let is_born = inode.is_some_and(|i| i.open.as_ref().is_some_and(|open| open.is_born));
+            let is_born = inode
+                .and_then(|inode| inode.open.as_ref())
+                .is_some_and(|open| open.is_born && !open.entry.may_be_on_host());
             let other = inode.and_then(|inode| {
                 inode
                     .links
@@ -162,7 +188,15 @@ impl Vfs {
             (path, ino, other, is_born)
         };
         if !is_born {
-            let changed = self.remote.remove_file(&path, other.as_ref())?;
+            let result = self.remote.remove_file(&path, other.as_ref());
+            let may_be_absent = ino.is_some_and(|ino| self.is_born(ino));
+            let changed = match self.heard(result, &[(parent, &name)]) {
+                Err(error) if may_be_absent && error.is_not_found() => Changed {
+                    stat: None,
+                    parent: None,
+                },
+                result => result?,
+            };
             self.parent_changed(parent, changed.parent);
             if let (Some(ino), Some(stat)) = (ino, changed.stat) {
                 let old = self.tree.lock().get(ino).map(|inode| inode.stat);
@@ -216,7 +250,7 @@ impl Vfs {
             .join(&name);
         // Files that the host has not heard of keep a directory from being empty.
         self.store_below(cx, parent, &name)?;
-        let changed = self.remote.remove_dir(&path)?;
+        let changed = self.heard(self.remote.remove_dir(&path), &[(parent, &name)])?;
         self.parent_changed(parent, changed.parent);
         let at = self.clock.tick();
         self.tree.lock().unbind(parent, &name, at);
@@ -316,7 +350,7 @@ impl Vfs {
         for (entry, _) in moving.iter().filter(|_| is_known) {
             entry.moved(result.is_ok());
         }
-        let renamed = result?;
+        let renamed = self.heard(result, &[from, to])?;
         let replaced = self.renamed(from, to, how, &renamed);
         if let Some(entry) = replaced {
             entry.abandon();

@@ -278,6 +278,10 @@ impl Whereto for StorePlace {
             // It was made anew.
             tree.bind(*parent, name, self.ino, at);
         }
+        if let Some((parent, name)) = &place {
+            // A listing that is under way may be from before.
+            tree.confirm(*parent, name, at);
+        }
         let Some(inode) = tree.get_mut(self.ino) else {
             return;
         };

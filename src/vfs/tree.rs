@@ -218,6 +218,30 @@ impl Tree {
         }
     }
 
+    /// Says that nobody knows what a name is now: the host is asked when it is next wanted.
+    pub(super) fn doubt(&mut self, parent: Ino, name: &Name) {
+        let Some(dir) = self.dir_mut(parent) else {
+            return;
+        };
+        dir.listed_at = None;
+        let Some(known) = dir.names.get_mut(name) else {
+            return;
+        };
+        known.at = Tick::ZERO;
+        if let What::Inode(ino) = known.what
+            && let Some(inode) = self.inodes.get_mut(&ino)
+        {
+            inode.stat_at = Tick::ZERO;
+        }
+    }
+
+    /// Says that a name was certainly there at `at`: what was asked for before cannot deny it.
+    pub(super) fn confirm(&mut self, parent: Ino, name: &Name, at: Tick) {
+        if let Some(known) = self.dir_mut(parent).and_then(|dir| dir.names.get_mut(name)) {
+            known.at = known.at.max(at);
+        }
+    }
+
     /// Takes a listing that was asked for at `at`.
     pub(super) fn learn_listing(&mut self, ino: Ino, listing: Listing, at: Tick) {
         self.absorb(ino, listing.directory, at);

@@ -40,8 +40,8 @@ pub(crate) struct Mounted {
     daemon: Option<Child>,
     /// Holds the directory on the host, the mountpoint, the cache and the log.
     dir: TempDir,
-    /// Ends the watchdog when it is dropped.
-    _watched: mpsc::Sender<()>,
+    /// Ends the watchdog of the daemon when it is dropped.
+    watched: Option<mpsc::Sender<()>>,
 }
 
 impl Mounted {
@@ -79,22 +79,26 @@ impl Mounted {
                 .unwrap()
                 .success()
         );
-        let (watched, ended) = mpsc::channel();
         let mut mounted = Self {
             sshd,
             daemon: None,
             dir,
-            _watched: watched,
+            watched: None,
         };
         mounted.start(args);
-        let pid = mounted.pid();
+        Some(mounted)
+    }
+
+    fn watch(&mut self) {
+        let (watched, ended) = mpsc::channel();
+        self.watched = Some(watched);
+        let pid = self.pid();
         thread::spawn(move || {
             if ended.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout) {
                 eprintln!("the watchdog ends a mount");
                 let _gone = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
             }
         });
-        Some(mounted)
     }
 
     /// A command for the program, with its home and cache in the directory of this mount.
@@ -127,6 +131,7 @@ impl Mounted {
             .spawn()
             .unwrap();
         self.daemon = Some(child);
+        self.watch();
         self.wait_until("it is mounted", |mounted| {
             let daemon = mounted.daemon.as_mut().unwrap();
             assert!(
@@ -263,7 +268,27 @@ impl Mounted {
             status.is_some()
         });
         self.daemon = None;
+        self.watched = None;
         status.unwrap()
+    }
+
+    /// Ends the daemon as a crash would, and takes off what is left of its mount.
+    pub(crate) fn crash(&mut self) {
+        self.signal(Signal::KILL);
+        self.wait();
+        self.clear_away();
+    }
+
+    /// Takes off the mount of a daemon that was killed.
+    pub(crate) fn clear_away(&self) {
+        let mut umount = Command::new("umount");
+        umount.arg("-l").arg(self.dir.path().join("mnt"));
+        assert!(umount.status().unwrap().success());
+    }
+
+    /// Starts the log anew; no daemon must be running.
+    pub(crate) fn forget_log(&self) {
+        fs::write(self.log_file(), "").unwrap();
     }
 
     /// Unmounts in order; returns the daemon's exit status.

@@ -255,29 +255,45 @@ impl Sshd {
         self.signal_sessions(Signal::CONT);
     }
 
-    /// Stops the server as well, so that nobody gets a new connection either.
+    /// Stops the server and all its sessions: connections are taken, and nobody answers.
     pub(crate) fn freeze(&self) {
-        for server in children(self.unshare.id()) {
-            signal(server, Signal::STOP);
+        for pid in children(self.unshare.id()) {
+            signal(pid, Signal::STOP);
         }
         self.freeze_sessions();
     }
 
+    /// Lets a stopped server and its sessions go on.
     pub(crate) fn thaw(&self) {
-        self.thaw_sessions();
-        for server in children(self.unshare.id()) {
-            signal(server, Signal::CONT);
+        for pid in children(self.unshare.id()) {
+            signal(pid, Signal::CONT);
         }
+        self.thaw_sessions();
     }
 
-    fn signal_sessions(&self, what: Signal) {
+    /// Kills a process of a session, or of what it started.
+    pub(crate) fn kill_one(&self, pid: u32) {
+        signal(pid, Signal::KILL);
+    }
+
+    /// The processes of all sessions and what they started, with their names.
+    pub(crate) fn session_processes(&self) -> Vec<(u32, String)> {
         let mut todo: Vec<u32> = children(self.unshare.id())
             .into_iter()
             .flat_map(children)
             .collect();
+        let mut found = Vec::new();
         while let Some(pid) = todo.pop() {
-            signal(pid, what);
             todo.extend(children(pid));
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            found.push((pid, name.trim_end().to_owned()));
+        }
+        found
+    }
+
+    fn signal_sessions(&self, what: Signal) {
+        for (pid, _) in self.session_processes() {
+            signal(pid, what);
         }
     }
 

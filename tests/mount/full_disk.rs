@@ -1,10 +1,12 @@
 //! Full disks, here and there.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
 use crate::mounted::Mounted;
+use crate::proxy::Proxy;
 use crate::sshd::Options;
 use crate::sshd::Sshd;
 
@@ -125,4 +127,82 @@ fn a_full_cache_disk_is_enospc_for_the_writer_and_the_mount_stays_up() {
     let error = fs::read(mounted.here("huge")).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
     assert_eq!(fs::read(mounted.here("small")).unwrap(), b"fits");
+}
+
+#[test]
+fn what_waits_for_the_host_survives_a_full_cache_disk() {
+    if !is_root() {
+        return;
+    }
+    let small = Small::new("8m");
+    let cache = format!(
+        "cache_dir={},min_free=0,cache_timeout=1,timeout=1",
+        small.path().join("cache").display()
+    );
+    let args = ["-o", &cache];
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let proxy = Proxy::before(&sshd);
+    let Some(mut mounted) = Mounted::on(sshd, &args) else {
+        return;
+    };
+    // Whole pages: what is written beyond the last one is then written whole or not at all.
+    let content = |round: u8, n: u8| vec![round * 16 + n; 122 << 12];
+    for round in 0..2 {
+        let names = [0, 1, 2].map(|n| (format!("round{round}-{n}"), content(round, n)));
+        // Made now: no name can be looked up when the host is away.
+        let files = names.each_ref().map(|(name, content)| {
+            let file = fs::File::create(mounted.here(name)).unwrap();
+            (file, content)
+        });
+        let mut big = fs::File::create(mounted.here(&format!("big{round}"))).unwrap();
+        proxy.refuse();
+        for (mut file, content) in files {
+            // Closing it fails, and nobody looks.
+            file.write_all(content).unwrap();
+        }
+        // One more takes the rest of the disk, and then somebody else the very last of it.
+        let error = (0..200).find_map(|_| big.write_all(&[0; 64 << 10]).err());
+        assert_eq!(error.unwrap().raw_os_error(), Some(libc::ENOSPC));
+        let filler = small.path().join("filler");
+        let script = format!("cat /dev/zero > {} 2>/dev/null || :", filler.display());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &script])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let mut options = fs::File::options();
+        options.append(true);
+        let mut file = options.open(mounted.here(&names[0].0)).unwrap();
+        let error = file.write_all(&[0; 100_000]).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+        drop(file);
+        for (name, content) in &names {
+            let read = fs::read(mounted.here(name)).unwrap();
+            let n_more = read.len().checked_sub(content.len());
+            assert!(read == *content, "{name}: {n_more:?} bytes more");
+        }
+        drop(big);
+        if round == 1 {
+            mounted.crash();
+            fs::remove_file(&filler).unwrap();
+            proxy.heal();
+            mounted.start(&args);
+        }
+        proxy.heal();
+        for (name, content) in &names {
+            mounted.wait_until(name, |mounted| {
+                fs::read(mounted.there(name)).is_ok_and(|data| data == *content)
+            });
+        }
+        if round == 0 {
+            fs::remove_file(&filler).unwrap();
+            fs::remove_file(mounted.here("big0")).unwrap();
+        }
+    }
+    fs::write(mounted.here("after"), "after").unwrap();
+    assert_eq!(fs::read(mounted.there("after")).unwrap(), b"after");
 }

@@ -3,6 +3,7 @@
 //! Real mounts of a real sshd, used as people use them.
 
 mod bad_hosts;
+mod black_hole;
 mod control;
 mod full_disk;
 mod guard;
@@ -10,8 +11,12 @@ mod lost_connection;
 mod many_files;
 #[path = "../common/mounted.rs"]
 mod mounted;
+mod network;
 mod ordinary_user;
 mod programs;
+#[path = "../common/proxy.rs"]
+mod proxy;
+mod race;
 mod recover;
 mod reference;
 mod scp_only;

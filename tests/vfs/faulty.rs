@@ -37,6 +37,9 @@ pub(crate) trait Fate: Send + Sync + fmt::Debug {
 
     /// Whether requests that change nothing are answered.
     fn answers(&self) -> bool;
+
+    /// Called when a listing is made and its answer is on its way.
+    fn has_listed(&self) {}
 }
 
 #[derive(Debug)]
@@ -46,8 +49,12 @@ pub(crate) struct Faulty {
 }
 
 impl Faulty {
+    pub(crate) fn new(inner: Arc<dyn Remote>, fate: Arc<dyn Fate>) -> Self {
+        Self { inner, fate }
+    }
+
     pub(crate) fn around(inner: Arc<dyn Remote>, fate: Arc<dyn Fate>) -> Arc<dyn Remote> {
-        Arc::new(Self { inner, fate })
+        Arc::new(Self::new(inner, fate))
     }
 
     fn tell<T>(&self, act: &'static str, call: impl FnOnce(&dyn Remote) -> Result<T>) -> Result<T> {
@@ -85,7 +92,9 @@ impl Remote for Faulty {
     }
 
     fn list(&self, path: &RemotePath) -> Result<Listing> {
-        self.ask(|r| r.list(path))
+        let listing = self.ask(|r| r.list(path));
+        self.fate.has_listed();
+        listing
     }
 
     fn read_link(&self, path: &RemotePath) -> Result<Vec<u8>> {
@@ -190,5 +199,35 @@ impl Fate for Unheard {
 
     fn answers(&self) -> bool {
         !self.0.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+/// The connection ends, if it is set, before the next answer to a change comes back, and no other
+/// can be made until it is set back.
+#[derive(Debug, Default)]
+pub(crate) struct Cut {
+    pub(crate) is_due: std::sync::atomic::AtomicBool,
+    is_cut: std::sync::atomic::AtomicBool,
+}
+
+impl Cut {
+    fn is_whole(&self) -> bool {
+        use std::sync::atomic::Ordering::SeqCst;
+        !(self.is_due.load(SeqCst) && self.is_cut.load(SeqCst))
+    }
+}
+
+impl Fate for Cut {
+    fn before(&self, _: &'static str) -> bool {
+        self.is_whole()
+    }
+
+    fn after(&self, _: &'static str) -> bool {
+        self.is_cut.store(true, std::sync::atomic::Ordering::SeqCst);
+        self.is_whole()
+    }
+
+    fn answers(&self) -> bool {
+        self.is_whole()
     }
 }

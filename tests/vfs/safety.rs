@@ -3,16 +3,20 @@
 use std::fs;
 use std::io::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use scpfs::cache::Conflicts;
 use scpfs::cache::Fate;
+use scpfs::remote::retry::Retry;
 use scpfs::sync::Mutex;
 use scpfs::vfs::Ino;
+use scpfs::vfs::OpenFlags;
 use scpfs::vfs::RenameFlags;
 use scpfs::vfs::SetAttr;
 
+use crate::faulty::Cut;
 use crate::faulty::Faulty;
 use crate::faulty::Unheard;
 use crate::world::CX;
@@ -183,24 +187,24 @@ fn what_was_closed_in_an_outage_goes_up_when_the_host_is_back() {
 
 #[test]
 fn an_unknown_end_of_a_store_is_no_conflict_later() {
-    // The host stored the file, but nobody heard of it; the next close used to say ESTALE.
-    let unheard = Arc::new(Unheard::default());
-    let fate = Arc::clone(&unheard);
+    // The host stored the file, but nobody heard of it, nor could ask when it was tried again.
+    let cut = Arc::new(Cut::default());
+    let fate = Arc::clone(&cut);
     let mount = Mount::set_up(Setup {
-        around: Box::new(move |remote| Faulty::around(remote, fate)),
+        around: Box::new(move |remote| Arc::new(Retry::new(Faulty::new(remote, fate)))),
         ..Setup::default()
     });
     fs::write(mount.at("file"), "old").unwrap();
     let opened = mount.open("file", libc::O_RDWR).unwrap();
     mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
-    unheard.0.store(true, Ordering::SeqCst);
+    cut.is_due.store(true, Ordering::SeqCst);
     assert_eq!(
         mount.vfs.flush(&CX, opened.fh).unwrap_err().errno(),
         libc::EIO
     );
     assert_eq!(fs::read(mount.at("file")).unwrap(), b"new");
     mount.vfs.write(&CX, opened.fh, 3, b"er").unwrap();
-    unheard.0.store(false, Ordering::SeqCst);
+    cut.is_due.store(false, Ordering::SeqCst);
     mount.close(&opened).unwrap();
     assert_eq!(fs::read(mount.at("file")).unwrap(), b"newer");
     assert_eq!(mount.names("").unwrap(), ["file"]);
@@ -510,4 +514,158 @@ fn offline_what_is_known_is_shown_however_old() {
     mount.world.faults.lock().refuses = false;
     mount.clock.advance(Duration::from_secs(60));
     assert_eq!(mount.read("dir/file").unwrap(), b"changed");
+}
+
+#[test]
+fn a_listing_from_before_a_store_does_not_take_the_name_away() {
+    /// Holds the answer to a listing back.
+    #[derive(Debug)]
+    struct Late {
+        is_late: AtomicBool,
+        is_listed: AtomicBool,
+    }
+    impl crate::faulty::Fate for Late {
+        fn before(&self, _act: &'static str) -> bool {
+            true
+        }
+        fn after(&self, _act: &'static str) -> bool {
+            true
+        }
+        fn answers(&self) -> bool {
+            true
+        }
+        fn has_listed(&self) {
+            self.is_listed.store(true, Ordering::SeqCst);
+            while self.is_late.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+    let late = Arc::new(Late {
+        is_late: AtomicBool::new(false),
+        is_listed: AtomicBool::new(false),
+    });
+    let fate = Arc::clone(&late);
+    let mount = Mount::set_up(Setup {
+        around: Box::new(|remote| Faulty::around(remote, fate)),
+        ..Setup::default()
+    });
+    mount.names("").unwrap();
+    let (attr, opened) = mount.create("file", libc::O_WRONLY).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"first").unwrap();
+    mount.age();
+    late.is_listed.store(false, Ordering::SeqCst);
+    late.is_late.store(true, Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let lister = scope.spawn(|| mount.names("").unwrap());
+        eventually("it is listed", || late.is_listed.load(Ordering::SeqCst));
+        mount.clock.advance(Duration::from_millis(1));
+        mount.close(&opened).unwrap();
+        late.is_late.store(false, Ordering::SeqCst);
+        lister.join().unwrap();
+    });
+    // The kernel knows the file by its number.
+    let opened = mount
+        .vfs
+        .open(
+            &CX,
+            attr.ino,
+            OpenFlags::new(libc::O_WRONLY | libc::O_TRUNC).unwrap(),
+        )
+        .unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"second").unwrap();
+    mount.close(&opened).unwrap();
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"second");
+}
+
+#[test]
+fn a_file_whose_name_is_gone_is_not_opened_by_its_number() {
+    let mount = Mount::new();
+    fs::write(mount.at("file"), "old").unwrap();
+    let attr = mount.find("file").unwrap();
+    fs::remove_file(mount.at("file")).unwrap();
+    mount.age();
+    assert!(mount.names("").unwrap().is_empty());
+    for flags in [libc::O_RDONLY, libc::O_RDWR, libc::O_WRONLY | libc::O_TRUNC] {
+        let error = mount
+            .vfs
+            .open(&CX, attr.ino, OpenFlags::new(flags).unwrap())
+            .unwrap_err();
+        assert_eq!(error.errno(), libc::ESTALE, "{flags:#x}");
+    }
+    // One that is open goes on working, and can be opened again.
+    mount.write("file", b"content").unwrap();
+    let attr = mount.find("file").unwrap();
+    let opened = mount.open("file", libc::O_RDONLY).unwrap();
+    mount.vfs.unlink(&CX, Ino::ROOT, b"file").unwrap();
+    let again = mount
+        .vfs
+        .open(&CX, attr.ino, OpenFlags::new(libc::O_RDONLY).unwrap())
+        .unwrap();
+    assert_eq!(mount.vfs.read(&CX, again.fh, 0, 99).unwrap(), b"content");
+    mount.close(&again).unwrap();
+    mount.close(&opened).unwrap();
+}
+
+#[test]
+fn after_a_change_that_nobody_heard_of_the_host_is_asked_again() {
+    let unheard = Arc::new(Unheard::default());
+    let fate = Arc::clone(&unheard);
+    let mount = Mount::set_up(Setup {
+        around: Box::new(move |remote| Faulty::around(remote, fate)),
+        ..Setup::default()
+    });
+    fs::write(mount.at("file"), "old").unwrap();
+    fs::write(mount.at("file.new"), "new").unwrap();
+    for name in ["file", "file.new"] {
+        mount.read(name).unwrap();
+    }
+    mount.clock.advance(Duration::from_millis(1));
+    unheard.0.store(true, Ordering::SeqCst);
+    let flags = RenameFlags {
+        no_replace: false,
+        exchange: false,
+    };
+    let (from, to) = ((Ino::ROOT, &b"file.new"[..]), (Ino::ROOT, &b"file"[..]));
+    let error = mount.vfs.rename(&CX, from, to, flags).unwrap_err();
+    assert_eq!(error.errno(), libc::EIO);
+    let error = mount.create("born", libc::O_EXCL).unwrap_err();
+    assert_eq!(error.errno(), libc::EIO);
+    unheard.0.store(false, Ordering::SeqCst);
+    // Both have happened.
+    let error = mount.create("born", libc::O_EXCL).unwrap_err();
+    assert_eq!(error.errno(), libc::EEXIST);
+    assert_eq!(mount.read("file").unwrap(), b"new");
+    assert!(mount.find("file.new").is_err());
+    for name in ["file", "born"] {
+        let opened = mount.open(name, libc::O_RDWR).unwrap();
+        mount.vfs.write(&CX, opened.fh, 0, b"newer").unwrap();
+        mount.close(&opened).unwrap();
+        assert_eq!(fs::read(mount.at(name)).unwrap(), b"newer");
+    }
+    assert_eq!(mount.names("").unwrap(), ["born", "file"]);
+}
+
+#[test]
+fn a_file_that_may_have_been_stored_is_removed_on_the_host_as_well() {
+    let unheard = Arc::new(Unheard::default());
+    let fate = Arc::clone(&unheard);
+    let mount = Mount::set_up(Setup {
+        around: Box::new(move |remote| Faulty::around(remote, fate)),
+        ..Setup::default()
+    });
+    for (name, is_stored) in [("stored", true), ("not stored", false)] {
+        let (_, opened) = mount.create(name, libc::O_WRONLY).unwrap();
+        mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
+        unheard.0.store(true, Ordering::SeqCst);
+        mount.close(&opened).unwrap_err();
+        unheard.0.store(false, Ordering::SeqCst);
+        if !is_stored {
+            fs::remove_file(mount.at(name)).unwrap();
+        }
+        mount.vfs.unlink(&CX, Ino::ROOT, name.as_bytes()).unwrap();
+        assert!(!mount.at(name).exists());
+        assert!(mount.find(name).is_err());
+    }
+    assert!(mount.vfs.drain().is_empty());
 }

@@ -1,0 +1,51 @@
+#![cfg(test)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests run programs and take time"
+)]
+//! Programs write through a real mount of a real sshd while things break at random, and what is
+//! there afterwards is compared with what was acknowledged.
+//!
+//! `scripts/chaos` runs many rounds of it. The faults are drawn from a seed; when the programs
+//! meet them is up to the machine.
+
+mod faults;
+mod model;
+#[path = "../common/mounted.rs"]
+mod mounted;
+#[path = "../common/proxy.rs"]
+mod proxy;
+#[path = "../common/sshd.rs"]
+mod sshd;
+mod world;
+mod writers;
+
+use crate::world::World;
+
+/// Few enough for every run of the tests.
+const FEW_ROUNDS: u64 = 36;
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is no number")),
+    )
+}
+
+#[test]
+fn whatever_breaks_nothing_that_was_acknowledged_is_lost() {
+    let n_rounds = number("SCPFS_CHAOS_ROUNDS").unwrap_or(FEW_ROUNDS);
+    let seed = number("SCPFS_CHAOS_SEED").unwrap_or(1);
+    let first = number("SCPFS_CHAOS_FIRST").unwrap_or(0);
+    let Some(mut world) = World::new() else {
+        return;
+    };
+    for n in first..first + n_rounds {
+        world.round(seed, n);
+    }
+    world.end();
+    let totals = world.totals();
+    println!("seed {seed}, {totals}");
+    assert!(totals.is_good(), "seed {seed}: {totals}");
+}

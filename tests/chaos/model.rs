@@ -1,0 +1,141 @@
+//! What was written, what was acknowledged, and whether what is found fits that.
+//!
+//! Each file has one writer at a time, and each content says which version of which file it is. The
+//! model knows every content that a writer could have meant; whatever else is found is a mixture.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::hash::DefaultHasher;
+use std::hash::Hasher as _;
+
+use scpfs::sync::Mutex;
+
+pub(crate) const N_FILES: usize = 8;
+
+/// What a file is called, and what its next version is called before it is renamed over it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Slot {
+    File,
+    New,
+}
+
+pub(crate) fn name_of(file: usize, slot: Slot) -> String {
+    match slot {
+        Slot::File => format!("f{file}"),
+        Slot::New => format!("f{file}.new"),
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Model {
+    files: Vec<Mutex<File>>,
+}
+
+#[derive(Debug, Default)]
+struct File {
+    /// Each content that a writer meant, or that is the part of one that it got written.
+    known: HashMap<(usize, u64), u64>,
+    last: u64,
+    acknowledged: [u64; 2],
+    /// Wholly written, whatever came of the close, and not written over since.
+    complete: [u64; 2],
+    /// A close has said that somebody else changed the file.
+    is_in_conflict: bool,
+}
+
+fn key(content: &[u8]) -> (usize, u64) {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(content);
+    (content.len(), hasher.finish())
+}
+
+impl Model {
+    pub(crate) fn new() -> Self {
+        let files = (0..N_FILES).map(|_| Mutex::new(File::default())).collect();
+        Self { files }
+    }
+
+    /// The next version of a file: its number, and a record of about so many bytes.
+    pub(crate) fn next(&self, file: usize, len: usize) -> (u64, Vec<u8>) {
+        let mut state = self.files[file].lock();
+        state.last += 1;
+        let version = state.last;
+        drop(state);
+        let mut text = String::with_capacity(len + 100);
+        writeln!(text, "file {file} version {version} length {len}").unwrap();
+        let mut x = version ^ ((file as u64) << 40) ^ 0x9e37_79b9_7f4a_7c15;
+        while text.len() < len {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            write!(text, "{x:016x}").unwrap();
+        }
+        let sum = key(text.as_bytes()).1;
+        writeln!(text, "\nend of {version}: {sum:x}").unwrap();
+        (version, text.into_bytes())
+    }
+
+    /// Says what a version of a file may be found as.
+    pub(crate) fn know(&self, file: usize, version: u64, content: &[u8]) {
+        self.files[file].lock().known.insert(key(content), version);
+    }
+
+    /// The version of a content; `None` if it is none.
+    pub(crate) fn identify(&self, file: usize, content: &[u8]) -> Option<u64> {
+        self.files[file].lock().known.get(&key(content)).copied()
+    }
+
+    /// A writer has begun to write over what was there.
+    pub(crate) fn begin(&self, file: usize, slot: Slot) {
+        self.files[file].lock().complete[slot as usize] = 0;
+    }
+
+    pub(crate) fn complete(&self, file: usize, slot: Slot, version: u64) {
+        self.files[file].lock().complete[slot as usize] = version;
+    }
+
+    pub(crate) fn acknowledge(&self, file: usize, slot: Slot, version: u64) {
+        self.files[file].lock().acknowledged[slot as usize] = version;
+    }
+
+    /// The new one has replaced the old.
+    pub(crate) fn renamed(&self, file: usize, version: u64) {
+        let mut state = self.files[file].lock();
+        state.acknowledged = [version, 0];
+        state.complete = [version, 0];
+    }
+
+    /// Nobody wants what is there.
+    pub(crate) fn give_up(&self, file: usize, slot: Slot) {
+        let mut state = self.files[file].lock();
+        state.acknowledged[slot as usize] = 0;
+        state.complete[slot as usize] = 0;
+    }
+
+    pub(crate) fn conflict(&self, file: usize) {
+        self.files[file].lock().is_in_conflict = true;
+    }
+
+    /// Whether a version is older than one that was acknowledged under the name.
+    pub(crate) fn is_stale(&self, file: usize, version: u64) -> bool {
+        let state = self.files[file].lock();
+        version < state.acknowledged[0] && !state.is_in_conflict
+    }
+
+    pub(crate) fn acknowledged(&self, file: usize, slot: Slot) -> u64 {
+        self.files[file].lock().acknowledged[slot as usize]
+    }
+
+    pub(crate) fn completed(&self, file: usize, slot: Slot) -> u64 {
+        self.files[file].lock().complete[slot as usize]
+    }
+
+    /// Goes on from what is there.
+    pub(crate) fn settle(&self, file: usize, slot: Slot, found: u64) {
+        let mut state = self.files[file].lock();
+        let acknowledged = &mut state.acknowledged[slot as usize];
+        *acknowledged = found.min(*acknowledged);
+        state.complete[slot as usize] = 0;
+        state.is_in_conflict = false;
+    }
+}

@@ -1,0 +1,378 @@
+//! A server, a network, a mount, and the check of what is there.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use scpfs::cache::Phase;
+use scpfs::cache::leftovers;
+use scpfs::cache::leftovers::Shelf;
+
+use crate::faults::Fault;
+use crate::model::Model;
+use crate::model::N_FILES;
+use crate::model::Slot;
+use crate::model::name_of;
+use crate::mounted::Mounted;
+use crate::proxy::Proxy;
+use crate::sshd;
+use crate::sshd::Sshd;
+use crate::writers::Random;
+use crate::writers::Seen;
+use crate::writers::Writers;
+use crate::writers::head;
+
+const ARGS: &[&str] = &["-o", "timeout=2,cache_timeout=1"];
+
+/// A call that takes longer than this hangs: a store waits for its deadline once for each way in
+/// which it can be told that the host is away, and this machine is busy.
+const HANGS: Duration = Duration::from_secs(15);
+
+/// What was counted over all rounds.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    n_rounds: u64,
+    faults: BTreeMap<Fault, u64>,
+    n_acknowledged: u64,
+    n_failed: u64,
+    n_conflicts: u64,
+    n_kept: u64,
+    n_orphans: u64,
+    slowest: Duration,
+    n_losses: u64,
+    n_mixtures: u64,
+    n_other: u64,
+}
+
+impl Totals {
+    pub(crate) fn is_good(&self) -> bool {
+        self.n_losses + self.n_mixtures + self.n_other == 0
+    }
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} rounds", self.n_rounds)?;
+        for (fault, n) in &self.faults {
+            writeln!(f, "  {n} x {fault:?}")?;
+        }
+        writeln!(
+            f,
+            "{} versions acknowledged, {} calls failed, the slowest took {} ms",
+            self.n_acknowledged,
+            self.n_failed,
+            self.slowest.as_millis()
+        )?;
+        writeln!(
+            f,
+            "{} conflict copies, {} unfinished contents kept, {} contents nothing is known of",
+            self.n_conflicts, self.n_kept, self.n_orphans
+        )?;
+        write!(
+            f,
+            "{} losses, {} mixtures, {} other faults of ours",
+            self.n_losses, self.n_mixtures, self.n_other
+        )
+    }
+}
+
+/// Where the versions of a name were found.
+#[derive(Debug, Default, Clone)]
+struct Found {
+    /// On the host, under the name or beside it.
+    host: u64,
+    /// In the journal, whole.
+    journal: u64,
+}
+
+impl Found {
+    fn best(&self) -> u64 {
+        self.host.max(self.journal)
+    }
+}
+
+pub(crate) struct World {
+    mounted: Mounted,
+    proxy: Proxy,
+    model: Arc<Model>,
+    totals: Totals,
+    what: String,
+    story: Vec<String>,
+}
+
+impl World {
+    pub(crate) fn new() -> Option<Self> {
+        let sshd = Sshd::start(sshd::Options::default())?;
+        let proxy = Proxy::before(&sshd);
+        let mounted = Mounted::on(sshd, ARGS)?;
+        Some(Self {
+            mounted,
+            proxy,
+            model: Arc::new(Model::new()),
+            totals: Totals::default(),
+            what: String::new(),
+            story: Vec::new(),
+        })
+    }
+
+    pub(crate) fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    pub(crate) fn round(&mut self, seed: u64, n: u64) {
+        let mut random = Random(seed.wrapping_mul(1_000_003).wrapping_add(n));
+        let fault = Fault::any(&mut random);
+        self.what = format!("seed {seed} round {n} {fault:?}");
+        let writers = Writers::start(self.mounted.here(""), &self.model, &mut random);
+        thread::sleep(Duration::from_millis(20 + random.below(300)));
+        fault.strike(&self.mounted, &self.proxy, &mut random);
+        let after = random.below(if fault.ends_the_daemon() { 20 } else { 250 });
+        thread::sleep(Duration::from_millis(after));
+        let seen = writers.finish();
+        self.note(fault, seen);
+        if fault.ends_the_daemon() {
+            self.mounted.wait();
+            self.mounted.clear_away();
+            self.mounted.start(ARGS);
+        }
+        self.proxy.heal();
+        self.mounted.sshd.thaw();
+        if random.one_in(2) {
+            self.remount();
+        } else {
+            self.wait_until_all_is_stored();
+            self.check(false);
+        }
+    }
+
+    pub(crate) fn end(&mut self) {
+        "at the end".clone_into(&mut self.what);
+        self.remount();
+    }
+
+    fn note(&mut self, fault: Fault, seen: Seen) {
+        let totals = &mut self.totals;
+        totals.n_rounds += 1;
+        *totals.faults.entry(fault).or_default() += 1;
+        totals.n_acknowledged += seen.n_acknowledged;
+        totals.n_failed += seen.n_failed;
+        totals.slowest = totals.slowest.max(seen.slowest);
+        self.story.push(format!("== {}", self.what));
+        self.story.extend(seen.story);
+        if seen.slowest > HANGS {
+            self.wrong(&format!("HANG: a call took {:?}", seen.slowest));
+        }
+        for what in seen.wrong {
+            self.wrong(&what);
+        }
+    }
+
+    fn wrong(&mut self, what: &str) {
+        let count = match what.split([' ', ':']).next() {
+            Some("LOSS") => &mut self.totals.n_losses,
+            Some("MIXTURE") => &mut self.totals.n_mixtures,
+            _ => &mut self.totals.n_other,
+        };
+        *count += 1;
+        println!("{}: {what}", self.what);
+        let file = what
+            .split([' ', ':'])
+            .find_map(|word| place(word).map(|(file, _)| file));
+        let name = file.map_or_else(String::new, |file| name_of(file, Slot::File));
+        self.print_story(&name);
+    }
+
+    /// What the writers did last and what the daemon said, with a word in it.
+    fn print_story(&self, word: &str) {
+        let told = |line: &&str| line.starts_with("==") || line.contains(word);
+        let story: Vec<&str> = self.story.iter().map(String::as_str).filter(told).collect();
+        for line in &story[story.len().saturating_sub(60)..] {
+            println!("    {line}");
+        }
+        let log = self.mounted.log();
+        let lines: Vec<&str> = log.lines().filter(told).collect();
+        for line in &lines[lines.len().saturating_sub(60)..] {
+            println!("  log: {line}");
+        }
+    }
+
+    fn shelves(&self) -> Vec<Shelf> {
+        leftovers::find(&self.mounted.aside("home/.cache/scpfs")).unwrap()
+    }
+
+    /// What a daemon that lives stores by itself.
+    fn wait_until_all_is_stored(&mut self) {
+        let mut pending = Vec::new();
+        for _ in 0..600 {
+            pending = self
+                .shelves()
+                .into_iter()
+                .flat_map(|shelf| shelf.leftovers)
+                .filter(|left| left.record.as_ref().is_some_and(|r| r.phase != Phase::Kept))
+                .collect();
+            if pending.is_empty() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        self.wrong(&format!("PENDING: it is not stored by itself: {pending:?}"));
+    }
+
+    /// Unmounts, looks, and mounts again.
+    fn remount(&mut self) {
+        let status = self.mounted.unmount();
+        if status.code() != Some(0) {
+            self.wrong(&format!("UNMOUNT: {status}"));
+        }
+        // Until nothing on the host acts for a mount that is gone.
+        let mut sessions = Vec::new();
+        for _ in 0..1000 {
+            sessions = self.mounted.sshd.session_processes();
+            if sessions.is_empty() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        if !sessions.is_empty() {
+            self.wrong(&format!("SESSIONS: they do not end: {sessions:?}"));
+        }
+        self.check(true);
+        self.mounted.forget_log();
+        self.story.clear();
+        self.mounted.start(ARGS);
+        let temps = self.names().into_iter();
+        let temps: Vec<String> = temps.filter(|name| name.starts_with(".scpfs-")).collect();
+        if !temps.is_empty() {
+            self.wrong(&format!("TEMPORARY: {temps:?}"));
+            for name in temps {
+                fs::remove_file(self.mounted.there(&name)).unwrap();
+            }
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        let items = fs::read_dir(self.mounted.there("")).unwrap();
+        let names = items.map(|item| item.unwrap().file_name().into_string().unwrap());
+        names.collect()
+    }
+
+    /// Compares what is there with what was acknowledged. Where no mount is up, tidies as well.
+    fn check(&mut self, tidies: bool) {
+        let mut found: Vec<[Found; 2]> = vec![Default::default(); N_FILES];
+        for name in self.names() {
+            self.look_at(&name, &mut found, tidies);
+        }
+        for shelf in self.shelves() {
+            self.look_into(&shelf, &mut found, tidies);
+        }
+        for file in 0..N_FILES {
+            for slot in [Slot::File, Slot::New] {
+                let own = &found[file][slot as usize];
+                // What is not under the new name may have been renamed after all.
+                let here = match slot {
+                    Slot::File => own.clone(),
+                    Slot::New => Found {
+                        host: own.host.max(found[file][0].host),
+                        journal: own.journal.max(found[file][0].journal),
+                    },
+                };
+                let name = name_of(file, slot);
+                let acknowledged = self.model.acknowledged(file, slot);
+                let complete = self.model.completed(file, slot);
+                if here.best() < acknowledged {
+                    self.wrong(&format!(
+                        "LOSS: {name}: version {acknowledged} was acknowledged; there is {here:?}"
+                    ));
+                } else if here.best() < complete {
+                    self.wrong(&format!(
+                        "LOSS of what was not acknowledged: {name}: version {complete} was \
+                         written; there is {here:?}"
+                    ));
+                }
+                if tidies || here.best() < acknowledged.max(complete) {
+                    self.model.settle(file, slot, here.host);
+                }
+            }
+        }
+    }
+
+    /// A file of the host.
+    fn look_at(&mut self, name: &str, found: &mut [[Found; 2]], tidies: bool) {
+        if name.starts_with(".scpfs-") {
+            return;
+        }
+        let Some((file, slot)) = place(name) else {
+            return self.wrong(&format!("NAME: {name}"));
+        };
+        let path = self.mounted.there(name);
+        let content = fs::read(&path).unwrap();
+        match self.model.identify(file, &content) {
+            None => self.wrong(&format!("MIXTURE on the host: {name}: {}", head(&content))),
+            Some(version) => {
+                let host = &mut found[file][slot as usize].host;
+                *host = version.max(*host);
+            }
+        }
+        if name.contains(".scpfs-conflict-") && tidies {
+            self.totals.n_conflicts += 1;
+            println!("{}: conflict copy {name}", self.what);
+            self.print_story(&name_of(file, Slot::File));
+            fs::remove_file(path).unwrap();
+        }
+    }
+
+    /// A cache directory.
+    fn look_into(&mut self, shelf: &Shelf, found: &mut [[Found; 2]], tidies: bool) {
+        if shelf.n_damaged > 0 {
+            self.wrong(&format!("DAMAGE: {shelf:?}"));
+        }
+        for left in &shelf.leftovers {
+            let Some(record) = &left.record else {
+                if tidies {
+                    self.totals.n_orphans += 1;
+                    println!("{}: nothing is known of {left:?}", self.what);
+                    shelf.discard(left).unwrap();
+                }
+                continue;
+            };
+            let content = fs::read(&left.file).unwrap_or_default();
+            let paths = [Some(&record.path), record.was.as_ref()];
+            for path in paths.into_iter().flatten() {
+                let name = String::from_utf8(path.as_bytes().to_vec()).unwrap();
+                let (file, slot) = place(&name).unwrap();
+                let version = self.model.identify(file, &content);
+                if version.is_none() && !matches!(record.phase, Phase::Open | Phase::Kept) {
+                    self.wrong(&format!(
+                        "MIXTURE in the journal: {left:?}: {}",
+                        head(&content)
+                    ));
+                }
+                let journal = &mut found[file][slot as usize].journal;
+                *journal = version.unwrap_or(0).max(*journal);
+            }
+            if tidies {
+                self.totals.n_kept += 1;
+                if record.phase != Phase::Kept {
+                    self.wrong(&format!("LEFT after an unmount in order: {left:?}"));
+                }
+                shelf.discard(left).unwrap();
+            }
+        }
+    }
+}
+
+/// The file to which a name belongs.
+fn place(name: &str) -> Option<(usize, Slot)> {
+    let name = name.split(".scpfs-conflict-").next()?;
+    for file in 0..N_FILES {
+        for slot in [Slot::File, Slot::New] {
+            if name == name_of(file, slot) {
+                return Some((file, slot));
+            }
+        }
+    }
+    None
+}

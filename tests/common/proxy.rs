@@ -1,0 +1,235 @@
+#![cfg(test)]
+//! A TCP proxy in front of a server, which fails as networks do.
+//!
+//! What it was given before a stall it delivers after it, however long that took and whether or not
+//! the other end has given up meanwhile: that is what TCP does when a network heals.
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+use std::fs;
+use std::io;
+use std::io::Read as _;
+use std::io::Write as _;
+use std::net::Shutdown;
+use std::net::TcpListener;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use rustix::net::sockopt::set_socket_linger;
+use scpfs::sync::Mutex;
+
+use crate::sshd::Sshd;
+
+/// How often a connection looks whether something is to go wrong.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// A proxy; it and its connections end when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    port: u16,
+    state: Arc<Mutex<State>>,
+}
+
+/// Connections are numbered; the first so many suffer.
+#[derive(Debug, Default)]
+struct State {
+    n_connections: u64,
+    /// Nothing passes on these for now.
+    stalled: u64,
+    /// These are to be reset, on both sides.
+    dropped: u64,
+    /// The client of these is gone, and the server is not told for now.
+    parted: u64,
+    refuses: bool,
+    is_closed: bool,
+}
+
+impl Proxy {
+    /// Puts a proxy in front of a server: its files for clients lead here from now on.
+    pub(crate) fn before(sshd: &Sshd) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (old, new) = (sshd.port().to_string(), port.to_string());
+        for (file, before) in [
+            (sshd.known_hosts(), "[127.0.0.1]:"),
+            (sshd.ssh_config(), "Port "),
+        ] {
+            let text = fs::read_to_string(&file).unwrap();
+            let text = text.replace(&format!("{before}{old}"), &format!("{before}{new}"));
+            fs::write(file, text).unwrap();
+        }
+        let state = Arc::new(Mutex::new(State::default()));
+        let (shared, target) = (Arc::clone(&state), sshd.port());
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                if shared.lock().is_closed {
+                    return;
+                }
+                if shared.lock().refuses {
+                    reset(&client);
+                } else if let Ok(server) = TcpStream::connect(("127.0.0.1", target)) {
+                    connect(&shared, client, server);
+                }
+            }
+        });
+        Self { port, state }
+    }
+
+    /// Stops everything, new connections included.
+    pub(crate) fn stall(&self) {
+        self.state.lock().stalled = u64::MAX;
+    }
+
+    /// Stops the connections that there are; new ones work.
+    pub(crate) fn stall_present(&self) {
+        let mut state = self.state.lock();
+        state.stalled = state.n_connections;
+    }
+
+    /// Resets the connections that there are.
+    pub(crate) fn drop_present(&self) {
+        let mut state = self.state.lock();
+        state.dropped = state.n_connections;
+    }
+
+    /// Resets the connections that there are for the client; the server hears of it in
+    /// [`Proxy::heal`].
+    pub(crate) fn part_present(&self) {
+        let mut state = self.state.lock();
+        state.parted = state.n_connections;
+    }
+
+    /// Resets everything, new connections included.
+    pub(crate) fn refuse(&self) {
+        let mut state = self.state.lock();
+        state.dropped = state.n_connections;
+        state.refuses = true;
+    }
+
+    /// All is well again.
+    pub(crate) fn heal(&self) {
+        let mut state = self.state.lock();
+        state.dropped = state.dropped.max(state.parted);
+        state.parted = 0;
+        state.stalled = 0;
+        state.refuses = false;
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.state.lock().is_closed = true;
+        // So that whoever waits for a connection sees it.
+        drop(TcpStream::connect(("127.0.0.1", self.port)));
+    }
+}
+
+fn reset(stream: &TcpStream) {
+    set_socket_linger(stream, Some(Duration::ZERO)).unwrap_or_default();
+    drop(stream.shutdown(Shutdown::Both));
+}
+
+fn connect(state: &Arc<Mutex<State>>, client: TcpStream, server: TcpStream) {
+    for stream in [&client, &server] {
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(LOOK)).unwrap();
+        stream.set_write_timeout(Some(LOOK)).unwrap();
+    }
+    let id = {
+        let mut state = state.lock();
+        state.n_connections += 1;
+        state.n_connections - 1
+    };
+    let (client, server) = (Arc::new(client), Arc::new(server));
+    for is_up in [true, false] {
+        let pump = Pump {
+            id,
+            state: Arc::clone(state),
+            client: Arc::clone(&client),
+            server: Arc::clone(&server),
+            is_up,
+        };
+        thread::spawn(move || pump.run());
+    }
+}
+
+/// One direction of a connection.
+struct Pump {
+    id: u64,
+    state: Arc<Mutex<State>>,
+    client: Arc<TcpStream>,
+    server: Arc<TcpStream>,
+    is_up: bool,
+}
+
+impl Pump {
+    fn run(self) {
+        let (mut from, mut to): (&TcpStream, &TcpStream) = if self.is_up {
+            (&self.client, &self.server)
+        } else {
+            (&self.server, &self.client)
+        };
+        let mut buf = vec![0; 64 << 10];
+        while self.may_go_on() {
+            let n = match from.read(&mut buf) {
+                Ok(n) => n,
+                Err(error) if is_timeout(&error) => continue,
+                Err(_) => 0,
+            };
+            let mut left = &buf[..n];
+            loop {
+                if !self.may_go_on() {
+                    return;
+                }
+                if left.is_empty() {
+                    break;
+                }
+                match to.write(left) {
+                    Ok(n) => left = &left[n..],
+                    Err(error) if is_timeout(&error) => {}
+                    Err(_) => {
+                        drop(from.shutdown(Shutdown::Both));
+                        return;
+                    }
+                }
+            }
+            if n == 0 {
+                drop(to.shutdown(Shutdown::Write));
+                return;
+            }
+        }
+    }
+
+    /// Waits as long as nothing may pass; false when nothing ever will.
+    fn may_go_on(&self) -> bool {
+        loop {
+            let (is_dropped, is_parted, is_stalled) = {
+                let state = self.state.lock();
+                (
+                    state.is_closed || state.dropped > self.id,
+                    state.parted > self.id,
+                    state.stalled > self.id,
+                )
+            };
+            if is_dropped {
+                reset(&self.client);
+                reset(&self.server);
+                return false;
+            }
+            if is_parted {
+                reset(&self.client);
+            } else if !is_stalled {
+                return true;
+            }
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+    )
+}

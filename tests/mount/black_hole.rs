@@ -1,0 +1,305 @@
+//! Hosts that take everything and answer nothing.
+
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::os::fd::IntoRawFd as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use rustix::process::Signal;
+
+use crate::mounted::Mounted;
+use crate::proxy::Proxy;
+use crate::sshd::Options;
+use crate::sshd::Sshd;
+
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What a busy machine may add to a deadline.
+const MARGIN: Duration = Duration::from_secs(3);
+
+/// What is answered here takes no longer than this, on a busy machine.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+const ARGS: &[&str] = &["-o", "timeout=3,cache_timeout=1"];
+
+/// How the host falls silent.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// Its processes stop: the kernel over there still takes connections and bytes.
+    Server,
+    /// The network passes nothing.
+    Network,
+}
+
+struct Hole {
+    mounted: Mounted,
+    proxy: Proxy,
+    way: Way,
+}
+
+impl Hole {
+    fn new(way: Way) -> Option<Self> {
+        let sshd = Sshd::start(Options::default())?;
+        let proxy = Proxy::before(&sshd);
+        let mounted = Mounted::on(sshd, ARGS)?;
+        Some(Self {
+            mounted,
+            proxy,
+            way,
+        })
+    }
+
+    fn begin(&self) {
+        match self.way {
+            Way::Server => self.mounted.sshd.freeze(),
+            Way::Network => self.proxy.stall(),
+        }
+    }
+
+    fn end(&self) {
+        self.mounted.sshd.thaw();
+        self.proxy.heal();
+    }
+
+    /// Does something that must end by a deadline.
+    fn within<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        what: &str,
+        op: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let (told, answer) = mpsc::channel();
+        let begun = Instant::now();
+        thread::spawn(move || told.send(op()).unwrap_or_default());
+        let result = answer.recv_timeout(limit);
+        if result.is_err() {
+            self.end();
+            panic!("{what} hangs; log:\n{}", self.mounted.log());
+        }
+        eprintln!(
+            "{:?}: {what} took {} ms",
+            self.way,
+            begun.elapsed().as_millis()
+        );
+        result.unwrap()
+    }
+
+    /// Does something that cannot succeed now, and must say so by the deadline.
+    fn fails<T: Send + 'static>(
+        &self,
+        what: &str,
+        op: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) {
+        let result = self.within(TIMEOUT + MARGIN, what, op);
+        let errno = result.err().map(|error| error.raw_os_error());
+        let fine = [libc::ETIMEDOUT, libc::EHOSTUNREACH, libc::EIO];
+        assert!(
+            fine.iter().any(|e| errno == Some(Some(*e))),
+            "{what}: {errno:?}"
+        );
+    }
+
+    /// Waits for the host to have a content, which nobody asks for any more.
+    fn gets(&mut self, name: &str, content: &[u8]) {
+        self.mounted.wait_until(name, |mounted| {
+            fs::read(mounted.there(name)).is_ok_and(|data| data == content)
+        });
+    }
+}
+
+fn close(file: File) -> io::Result<()> {
+    // SAFETY: the descriptor is ours alone, and nobody uses it after this.
+    match unsafe { libc::close(file.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn write_new(path: &Path) -> io::Result<()> {
+    let file = File::create(path)?;
+    file.write_all_at(b"new", 0)?;
+    close(file)
+}
+
+fn no_call_hangs(way: Way) {
+    let Some(mut hole) = Hole::new(way) else {
+        return;
+    };
+    for name in ["file", "known", "unknown"] {
+        hole.mounted.put(name, "content");
+    }
+    for name in ["dir", "other"] {
+        fs::create_dir(hole.mounted.there(name)).unwrap();
+        fs::write(hole.mounted.there(name).join("inside"), "content").unwrap();
+    }
+    let pid = hole.mounted.pid();
+    let options = File::options().read(true).write(true).clone();
+    // Shared, not copied: closing a copy is a close.
+    let file = Arc::new(options.open(hole.mounted.here("file")).unwrap());
+    assert_eq!(fs::read(hole.mounted.here("known")).unwrap(), b"content");
+    hole.begin();
+
+    let reader = Arc::clone(&file);
+    let mut buf = [0; 7];
+    let read = hole.within(AT_ONCE, "read of an open file", move || {
+        reader.read_exact_at(&mut buf, 0).map(|()| buf)
+    });
+    assert_eq!(read.unwrap(), *b"content");
+    let writer = Arc::clone(&file);
+    let written = hole.within(AT_ONCE, "write", move || writer.write_all_at(b"written", 0));
+    written.unwrap();
+    let file = Arc::into_inner(file).unwrap();
+    hole.fails("close", move || close(file));
+    thread::sleep(Duration::from_millis(1100));
+    let at = |name: &str| hole.mounted.here(name);
+    let (unknown, inside, new) = (at("unknown"), at("dir/inside"), at("new"));
+    let (dir, other, root) = (at("dir"), at("other"), at(""));
+    hole.fails("stat", move || fs::metadata(unknown));
+    hole.fails("open", move || File::open(inside));
+    hole.fails("readdir", move || fs::read_dir(dir).map(Iterator::count));
+    hole.fails("mkdir", move || fs::create_dir(other.join("made")));
+    hole.fails("statfs", move || Ok(rustix::fs::statfs(&root)?));
+    hole.fails("create, write and close", move || write_new(&new));
+    // All at once as well.
+    let names = ["unknown", "dir/inside", "other/inside", "known", "nothing"];
+    let threads: Vec<_> = names
+        .iter()
+        .map(|name| {
+            let path = hole.mounted.here(name);
+            thread::spawn(move || fs::metadata(path))
+        })
+        .collect();
+    let begun = Instant::now();
+    for thread in threads {
+        thread.join().unwrap().unwrap_err();
+    }
+    assert!(begun.elapsed() < TIMEOUT + MARGIN);
+
+    thread::sleep(Duration::from_secs(2));
+    hole.end();
+    hole.gets("file", b"written");
+    let path = hole.mounted.here("unknown");
+    hole.mounted.wait_until("it works again", |_| {
+        fs::read(&path).is_ok_and(|data| data == b"content")
+    });
+    assert_eq!(pid, hole.mounted.pid());
+    fs::write(hole.mounted.here("after"), "after").unwrap();
+    assert_eq!(fs::read(hole.mounted.there("after")).unwrap(), b"after");
+}
+
+#[test]
+fn no_call_hangs_on_a_server_that_stops() {
+    no_call_hangs(Way::Server);
+}
+
+#[test]
+fn no_call_hangs_on_a_network_that_passes_nothing() {
+    no_call_hangs(Way::Network);
+}
+
+#[test]
+fn a_mount_of_a_silent_host_can_be_ended_and_loses_nothing() {
+    for (way, signal) in [(Way::Server, Signal::TERM), (Way::Network, Signal::INT)] {
+        let Some(mut hole) = Hole::new(way) else {
+            return;
+        };
+        hole.mounted.put("file", "content");
+        let file = File::options()
+            .write(true)
+            .open(hole.mounted.here("file"))
+            .unwrap();
+        hole.begin();
+        file.write_all_at(b"written", 0).unwrap();
+        hole.fails("close", move || close(file));
+        let begun = Instant::now();
+        hole.mounted.signal(signal);
+        let status = hole.mounted.wait();
+        let took = begun.elapsed();
+        eprintln!("{way:?}: the end took {} ms", took.as_millis());
+        assert!(took < 3 * TIMEOUT + MARGIN, "{took:?}");
+        assert_eq!(status.code(), Some(6), "{}", hole.mounted.log());
+        assert!(!hole.mounted.is_mounted());
+        hole.end();
+        hole.mounted.start(ARGS);
+        assert_eq!(fs::read(hole.mounted.there("file")).unwrap(), b"written");
+    }
+}
+
+/// Nobody hears of a host that is silent for less than the deadline.
+#[test]
+fn a_short_silence_is_only_a_pause() {
+    for way in [Way::Server, Way::Network] {
+        let Some(hole) = Hole::new(way) else {
+            return;
+        };
+        for n in 0..3 {
+            hole.mounted.put(&format!("old{n}"), "content");
+        }
+        for n in 0..3 {
+            hole.begin();
+            let (old, new) = (format!("old{n}"), hole.mounted.here(&format!("new{n}")));
+            let old = hole.mounted.here(&old);
+            let reader = thread::spawn(move || fs::read(old));
+            let writer = thread::spawn(move || write_new(&new));
+            thread::sleep(Duration::from_secs(1));
+            hole.end();
+            assert_eq!(reader.join().unwrap().unwrap(), b"content");
+            writer.join().unwrap().unwrap();
+            let there = hole.mounted.there(&format!("new{n}"));
+            assert_eq!(fs::read(there).unwrap(), b"new");
+        }
+    }
+}
+
+#[test]
+#[ignore = "takes more than two minutes"]
+fn a_mount_outlives_a_silence_of_a_minute() {
+    for way in [Way::Server, Way::Network] {
+        let Some(mut hole) = Hole::new(way) else {
+            return;
+        };
+        hole.mounted.put("file", "content");
+        let file = File::create(hole.mounted.here("file")).unwrap();
+        hole.begin();
+        file.write_all_at(b"written", 0).unwrap();
+        hole.fails("close", move || close(file));
+        thread::sleep(Duration::from_secs(60));
+        hole.end();
+        hole.gets("file", b"written");
+        fs::write(hole.mounted.here("file"), "again").unwrap();
+        assert_eq!(fs::read(hole.mounted.there("file")).unwrap(), b"again");
+    }
+}
+
+/// Connections that lay idle are asked for a sign of life before a request that cannot be
+/// repeated: not one after the other, each for the whole deadline.
+#[test]
+fn idle_connections_do_not_add_their_deadlines_up() {
+    let Some(hole) = Hole::new(Way::Network) else {
+        return;
+    };
+    for n in 0..16 {
+        hole.mounted.put(&format!("file{n}"), vec![7; 1 << 20]);
+    }
+    let readers: Vec<_> = (0..16)
+        .map(|n| {
+            let path = hole.mounted.here(&format!("file{n}"));
+            thread::spawn(move || fs::read(path))
+        })
+        .collect();
+    for reader in readers {
+        reader.join().unwrap().unwrap();
+    }
+    thread::sleep(Duration::from_secs(11));
+    hole.begin();
+    let made = hole.mounted.here("made");
+    hole.fails("mkdir", move || fs::create_dir(made));
+    hole.end();
+}
