@@ -268,15 +268,15 @@ impl World {
         for shelf in self.shelves() {
             self.look_into(&shelf, &mut found, tidies);
         }
-        for file in 0..N_FILES {
+        for (file, slots) in found.iter().enumerate() {
             for slot in [Slot::File, Slot::New] {
-                let own = &found[file][slot as usize];
+                let own = &slots[slot as usize];
                 // What is not under the new name may have been renamed after all.
                 let here = match slot {
                     Slot::File => own.clone(),
                     Slot::New => Found {
-                        host: own.host.max(found[file][0].host),
-                        journal: own.journal.max(found[file][0].journal),
+                        host: own.host.max(slots[0].host),
+                        journal: own.journal.max(slots[0].journal),
                     },
                 };
                 let name = name_of(file, slot);

@@ -6,6 +6,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::io::Read as _;
 use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
 use std::os::fd::IntoRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
@@ -69,14 +70,17 @@ pub(crate) struct Writers {
 }
 
 impl Writers {
+    /// `dir` is the mountpoint. The writers hold it open: when the daemon is killed, and the mount is
+    /// taken off, there is a plain directory under its name.
     pub(crate) fn start(dir: PathBuf, model: &Arc<Model>, random: &mut Random) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::new(Mutex::new(Seen::default()));
         let since = Instant::now();
+        let dir = Arc::new(File::open(dir).unwrap());
         let threads = (0..N_WRITERS)
             .map(|n| {
                 let mut writer = Writer {
-                    dir: dir.clone(),
+                    dir: Arc::clone(&dir),
                     model: Arc::clone(model),
                     random: Random(random.next()),
                     seen: Arc::clone(&seen),
@@ -109,7 +113,7 @@ impl Writers {
 }
 
 struct Writer {
-    dir: PathBuf,
+    dir: Arc<File>,
     model: Arc<Model>,
     random: Random,
     seen: Arc<Mutex<Seen>>,
@@ -155,7 +159,8 @@ impl Writer {
     }
 
     fn path(&self, file: usize, slot: Slot) -> PathBuf {
-        self.dir.join(name_of(file, slot))
+        let dir = PathBuf::from(format!("/proc/self/fd/{}", self.dir.as_raw_fd()));
+        dir.join(name_of(file, slot))
     }
 
     /// Does something that may take long, and notes how it went.
@@ -217,7 +222,7 @@ impl Writer {
         self.seen.lock().wrong.push(what);
     }
 
-    /// Over a file, from its beginning; O_TRUNC.
+    /// Over a file, from its beginning; `O_TRUNC`.
     fn rewrite(&mut self, file: usize) -> io::Result<()> {
         let mut options = File::options();
         options.write(true).create(true).truncate(true);

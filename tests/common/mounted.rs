@@ -279,11 +279,9 @@ impl Mounted {
         self.clear_away();
     }
 
-    /// Takes off the mount of a daemon that was killed.
-    pub(crate) fn clear_away(&self) {
-        let mut umount = Command::new("umount");
-        umount.arg("-l").arg(self.dir.path().join("mnt"));
-        assert!(umount.status().unwrap().success());
+    /// Waits until the guard of a daemon that was killed has taken off its mount.
+    pub(crate) fn clear_away(&mut self) {
+        self.wait_until("nothing is mounted", |mounted| !mounted.is_mounted());
     }
 
     /// Starts the log anew; no daemon must be running.
