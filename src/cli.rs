@@ -46,6 +46,7 @@ pub enum Task {
     Mount(Box<Config>),
     Status(config::Status),
     Recover(config::Recover),
+    Doctor(Box<Config>),
     Umount(config::Umount),
     Guard(config::Guard),
     /// Print this and be done.

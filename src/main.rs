@@ -30,6 +30,16 @@ fn main() -> ExitCode {
             let fusermount = fusermount.as_deref();
             ended(client::umount(&task, fusermount, &mut std::io::stdout()))
         }
+        Ok(Task::Doctor(config)) => {
+            let fusermount = cli::find_program("fusermount3");
+            match mount::doctor::run(&config, fusermount, &mut std::io::stdout()) {
+                Ok(status) => ExitCode::from(status),
+                Err(error) => {
+                    complain(&error);
+                    ExitCode::FAILURE
+                }
+            }
+        }
         Ok(Task::Recover(task)) => match mount::recover::run(&task, &mut std::io::stdout()) {
             Ok(status) => ExitCode::from(status),
             Err(error) => {

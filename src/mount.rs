@@ -5,6 +5,7 @@
 pub mod attach;
 pub mod control;
 pub mod daemon;
+pub mod doctor;
 pub mod end;
 pub mod guard;
 pub mod logging;

@@ -3,6 +3,7 @@
 //! Host words live here (list, stat, fetch, store, rename, remove); inodes and handles do not.
 //! Driven by `cache` and `vfs`.
 
+pub mod ability;
 pub mod dialect;
 pub mod lane;
 pub mod lanes;
@@ -19,6 +20,7 @@ mod error;
 use std::fmt;
 use std::io;
 
+pub use crate::remote::ability::Ability;
 pub use crate::remote::contact::Contact;
 pub use crate::remote::contact::ContactState;
 pub use crate::remote::error::Error;
@@ -116,6 +118,9 @@ pub trait Remote: Send + Sync + fmt::Debug {
     /// Removes the temporary files that stores marked with `tag` left in a directory when their
     /// connection broke. A store that still goes on there finds its file gone and fails.
     fn remove_leftovers(&self, dir: &RemotePath, tag: u32) -> Result<()>;
+
+    /// Returns what can be done on this host, for people.
+    fn abilities(&self) -> Vec<Ability>;
 
     /// Returns how the connections are, without asking the host.
     fn contact(&self) -> Contact;

@@ -13,12 +13,16 @@ use lexopt::ValueExt as _;
 
 use crate::cli::Environment;
 use crate::cli::Task;
+use crate::cli::args;
 use crate::cli::args::Error;
 use crate::cli::help::Length;
 use crate::cli::help::help;
+use crate::cli::resolve;
 use crate::config;
 use crate::config::RecoverWhat;
 use crate::transport::child;
+
+const DOCTOR_USAGE: &str = "scpfs doctor [user@]host[:dir] [options]";
 
 const RECOVER_USAGE: &str =
     "scpfs recover [--list | --save DIR [ID...] | --discard ID...] [--cache-dir DIR]";
@@ -32,7 +36,6 @@ pub enum Command {
     Status,
     Umount,
     Recover,
-    /// Reserved.
     Doctor,
     /// The guard of a mount; only a daemon says this.
     Guard,
@@ -111,7 +114,23 @@ pub(super) fn read(
                 Ok(Task::Recover(config::Recover { base, what }))
             }
         },
-        Command::Doctor => Err(Error("this command is not there yet".to_owned())),
+        Command::Doctor => {
+            let mut args = args::parse(words)?;
+            if args.asks_for.is_some() {
+                return asks_for_help();
+            }
+            if args.mountpoint.is_some() {
+                return Err(Error(format!(
+                    "there is nothing to mount\nusage: {DOCTOR_USAGE}"
+                )));
+            }
+            let source = args.source.take();
+            let source =
+                source.ok_or_else(|| Error(format!("no host was given\nusage: {DOCTOR_USAGE}")))?;
+            args.source = Some(with_colon(source));
+            args.mountpoint = Some(PathBuf::from("/"));
+            resolve(args, &Environment::read()?).map(|config| Task::Doctor(Box::new(config)))
+        }
         Command::Guard => {
             let mut words = words.into_iter();
             let mut word = || words.next().unwrap_or_default();
@@ -123,6 +142,20 @@ pub(super) fn read(
             }))
         }
     }
+}
+
+/// A host that was given without a directory, as a source.
+fn with_colon(source: OsString) -> OsString {
+    let bytes = source.as_encoded_bytes();
+    let host = bytes.rsplit(|&b| b == b'@').next().unwrap_or_default();
+    // In brackets there are colons that are none of a source.
+    let after = host.rsplit(|&b| b == b']').next().unwrap_or_default();
+    if after.contains(&b':') {
+        return source;
+    }
+    let mut source = source;
+    source.push(":");
+    source
 }
 
 fn fault(error: lexopt::Error) -> Error {
@@ -224,6 +257,19 @@ mod tests {
         assert_eq!(Command::of(&"doctor".into()), Some(Command::Doctor));
         for source in ["status:", "umount:dir", "u@status:", "host:", "-h"] {
             assert_eq!(Command::of(&source.into()), None, "{source}");
+        }
+    }
+
+    #[test]
+    fn a_host_alone_is_a_source_for_the_doctor() {
+        for (typed, source) in [
+            ("host", "host:"),
+            ("u@host", "u@host:"),
+            ("host:dir", "host:dir"),
+            ("u@[::1]", "u@[::1]:"),
+            ("[::1]:/x", "[::1]:/x"),
+        ] {
+            assert_eq!(with_colon(typed.into()), OsString::from(source));
         }
     }
 

@@ -20,6 +20,10 @@ const COMMANDS: &[(&str, &str)] = &[
         "recover",
         "contents that are on no host: --list, --save DIR [ID...], --discard ID...",
     ),
+    (
+        "doctor HOST[:DIR]",
+        "what a mount would find and do; takes the options of a mount",
+    ),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

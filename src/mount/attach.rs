@@ -84,6 +84,22 @@ pub struct Mountpoint {
     fusermount: Option<PathBuf>,
 }
 
+/// Checks that this machine can mount at all.
+pub fn check_machine(is_root: bool, fusermount: Option<&Path>) -> Result<(), Error> {
+    match File::options().read(true).write(true).open("/dev/fuse") {
+        Ok(_) => {}
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound => return Err(Error::NoDevice),
+            io::ErrorKind::PermissionDenied => return Err(Error::DeviceDenied),
+            _ => return Err(Error::Device { source: error }),
+        },
+    }
+    if !is_root && fusermount.is_none() {
+        return Err(Error::NoFusermount);
+    }
+    Ok(())
+}
+
 impl Mountpoint {
     /// Looks whether something can be mounted, before the host is even asked.
     pub fn check(config: &config::Mount, fusermount: Option<PathBuf>) -> Result<Self, Error> {
@@ -103,17 +119,7 @@ impl Mountpoint {
         if !is_root && meta.uid() != config.uid {
             return Err(Error::NotYours(path));
         }
-        match File::options().read(true).write(true).open("/dev/fuse") {
-            Ok(_) => {}
-            Err(error) => match error.kind() {
-                io::ErrorKind::NotFound => return Err(Error::NoDevice),
-                io::ErrorKind::PermissionDenied => return Err(Error::DeviceDenied),
-                _ => return Err(Error::Device { source: error }),
-            },
-        }
-        if !is_root && fusermount.is_none() {
-            return Err(Error::NoFusermount);
-        }
+        check_machine(is_root, fusermount.as_deref())?;
         Ok(Self {
             path,
             fusermount: fusermount.filter(|_| !is_root),

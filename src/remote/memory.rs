@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::path::RemotePath;
+use crate::remote::Ability;
 use crate::remote::AttrChange;
 use crate::remote::Changed;
 use crate::remote::Contact;
@@ -35,6 +36,8 @@ use crate::remote::Result;
 use crate::remote::StorePlan;
 use crate::remote::Stored;
 use crate::remote::TimePrecision;
+use crate::remote::ability;
+use crate::remote::ability::Extent;
 use crate::remote::memory::store::both;
 use crate::remote::memory::store::put;
 use crate::remote::memory::store::read_all;
@@ -464,6 +467,10 @@ impl Remote for Memory {
             }
             Ok(())
         })
+    }
+
+    fn abilities(&self) -> Vec<Ability> {
+        ability::all(|_| Extent::Full)
     }
 
     fn contact(&self) -> Contact {

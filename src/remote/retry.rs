@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::path::RemotePath;
+use crate::remote::Ability;
 use crate::remote::AttrChange;
 use crate::remote::Changed;
 use crate::remote::Contact;
@@ -268,6 +269,10 @@ impl<R: Remote> Remote for Retry<R> {
 
     fn remove_leftovers(&self, dir: &RemotePath, tag: u32) -> Result<()> {
         self.reading(|r| r.remove_leftovers(dir, tag))
+    }
+
+    fn abilities(&self) -> Vec<Ability> {
+        self.inner.abilities()
     }
 
     fn contact(&self) -> Contact {

@@ -8,6 +8,7 @@
 //! no removal, no links, no owners. No inode numbers and whole seconds only, so that a change of
 //! the same size within one second is not seen.
 
+mod abilities;
 mod attr;
 mod command;
 pub mod link;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::path::RemotePath;
+use crate::remote::Ability;
 use crate::remote::AttrChange;
 use crate::remote::Changed;
 use crate::remote::Contact;
@@ -347,6 +349,10 @@ impl Remote for ScpOnly {
     /// There are no temporary files.
     fn remove_leftovers(&self, _dir: &RemotePath, _tag: u32) -> Result<()> {
         Ok(())
+    }
+
+    fn abilities(&self) -> Vec<Ability> {
+        abilities::abilities(&self.quirks.lock())
     }
 
     fn contact(&self) -> Contact {

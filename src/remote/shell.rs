@@ -2,6 +2,7 @@
 //!
 //! Each operation is one line for a lane and one answer: one round trip.
 
+mod abilities;
 pub mod answer;
 mod content;
 mod outcome;
@@ -13,6 +14,7 @@ use std::collections::HashMap;
 
 use crate::path::Name;
 use crate::path::RemotePath;
+use crate::remote::Ability;
 use crate::remote::AttrChange;
 use crate::remote::Changed;
 use crate::remote::Contact;
@@ -447,6 +449,10 @@ impl Remote for Shell {
         let line = Line::new("clean").arg(&self.absolute(dir));
         let answer = self.ask(ACT, line.raw(&format!("{tag:08x}")))?;
         check(ACT, dir, &answer)
+    }
+
+    fn abilities(&self) -> Vec<Ability> {
+        abilities::abilities(&self.facts)
     }
 
     fn contact(&self) -> Contact {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use scpfs::path::RemotePath;
+use scpfs::remote::Ability;
 use scpfs::remote::AttrChange;
 use scpfs::remote::Changed;
 use scpfs::remote::Contact;
@@ -173,6 +174,10 @@ impl Remote for Faulty {
 
     fn remove_leftovers(&self, dir: &RemotePath, tag: u32) -> Result<()> {
         self.tell("clean up", |r| r.remove_leftovers(dir, tag))
+    }
+
+    fn abilities(&self) -> Vec<Ability> {
+        self.inner.abilities()
     }
 
     fn contact(&self) -> Contact {
