@@ -217,7 +217,7 @@ impl Writer {
         self.seen.lock().wrong.push(what);
     }
 
-    /// Over a file, from its beginning; O_TRUNC.
+    /// Over a file, from its beginning: `O_TRUNC`.
     fn rewrite(&mut self, file: usize) -> io::Result<()> {
         let mut options = File::options();
         options.write(true).create(true).truncate(true);

@@ -303,3 +303,41 @@ fn idle_connections_do_not_add_their_deadlines_up() {
     hole.fails("mkdir", move || fs::create_dir(made));
     hole.end();
 }
+
+/// A network that heals delivers what was sent before, whatever has happened meanwhile.
+#[test]
+fn a_store_that_arrives_late_does_not_replace_a_newer_one() {
+    let Some(hole) = Hole::new(Way::Network) else {
+        return;
+    };
+    let path = hole.mounted.here("file");
+    for begun_anew in [true, false] {
+        let mut options = File::options();
+        options.write(true).create(true).truncate(begun_anew);
+        fs::write(&path, "first").unwrap();
+        let file = options.open(&path).unwrap();
+        file.write_all_at(b"second", 0).unwrap();
+        hole.proxy.stall_present();
+        hole.fails("close", move || close(file));
+        let mut result = Err(io::ErrorKind::NotConnected.into());
+        for _ in 0..200 {
+            let file = options.open(&path).and_then(|file| {
+                file.write_all_at(b"third, longer", 0)?;
+                Ok(file)
+            });
+            result = file.and_then(close);
+            if result.is_ok() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        result.unwrap();
+        let there = hole.mounted.there("file");
+        assert_eq!(fs::read(&there).unwrap(), b"third, longer");
+        hole.proxy.heal();
+        for _ in 0..30 {
+            thread::sleep(Duration::from_millis(100));
+            assert_eq!(fs::read(&there).unwrap(), b"third, longer", "{begun_anew}");
+        }
+    }
+}
