@@ -1,6 +1,7 @@
 #![cfg(test)]
 //! One conformance suite for the `Remote` trait, run for each kind of host.
 
+mod late;
 #[path = "../common/local.rs"]
 mod local;
 mod suite;
