@@ -7,6 +7,10 @@ use std::process::Stdio;
 const HELPERS: &str = include_str!("../../src/remote/shell/helpers.sh");
 
 #[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests start the programs they test against"
+)]
 fn pieces_that_arrive_when_nobody_listens_leave_nothing() {
     for shell in [&["dash"][..], &["bash"], &["busybox", "sh"]] {
         let dir = tempfile::tempdir().unwrap();
