@@ -122,9 +122,7 @@ impl Entry {
             }
             self.empty(&mut state)?;
         }
-        if state.base != Expect::Absent {
-            state.base = Expect::Anything;
-        }
+        state.replaces = state.base != Expect::Absent;
         Ok(())
     }
 

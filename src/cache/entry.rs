@@ -71,6 +71,8 @@ pub(super) struct State {
     pub(super) content: Content,
     /// What must be on the host for our content to replace it.
     pub(super) base: Expect,
+    /// Whether our content replaces whatever else is on the host: `O_TRUNC`.
+    pub(super) replaces: bool,
     pub(super) size: u64,
     pub(super) mtime: Time,
     pub(super) atime: Option<Time>,
@@ -150,6 +152,7 @@ impl Entry {
             state: Mutex::new(State {
                 content,
                 base,
+                replaces: false,
                 size,
                 mtime,
                 atime: None,
@@ -413,7 +416,13 @@ impl Entry {
         owner: Option<Owner>,
         placement: Placement,
     ) -> StorePlan {
-        let expect = self.state.lock().base;
+        let state = self.state.lock();
+        let expect = if state.replaces {
+            Expect::Anything
+        } else {
+            state.base
+        };
+        drop(state);
         let durability = Durability::Lazy;
         StorePlan {
             size,
@@ -488,6 +497,7 @@ impl Entry {
 impl State {
     pub(super) fn set_base(&mut self, version: Version) {
         self.base = Expect::Version(version);
+        self.replaces = false;
         self.size = version.size;
         self.mtime = version.mtime;
         self.atime = None;

@@ -50,8 +50,12 @@ struct Job {
     mtime: Time,
     atime: Option<Time>,
     base: Expect,
+    replaces: bool,
     doubts: Vec<(u64, Time)>,
 }
+
+/// How often content that is to replace a file meets another one before that is a conflict after all.
+const MAX_REPLACEMENTS: u32 = 9;
 
 impl Entry {
     /// Stores the content on the host if the host does not have it, and waits for that.
@@ -111,6 +115,7 @@ impl Entry {
             mtime: state.mtime,
             atime: state.atime,
             base: state.base,
+            replaces: state.replaces,
             doubts: state.doubts.clone(),
         };
         drop(state);
@@ -170,7 +175,33 @@ impl Entry {
             plan.expect = Expect::Version(stat.version());
         }
         let content = FromFile::new(&job.file).counted(&self.sent);
+        if job.replaces && plan.expect != Expect::Anything {
+            return self.replace_there(path, &content, &mut plan);
+        }
         Ok(self.cache.send_or_keep_both(path, &content, &mut plan)?)
+    }
+
+    /// Stores content that replaces whatever is there. It says what that is all the same: a store
+    /// that nobody waits for any more may arrive late, and must not replace what came after it.
+    fn replace_there(
+        &self,
+        path: &RemotePath,
+        content: &FromFile<'_>,
+        plan: &mut StorePlan,
+    ) -> Result<Sent, Error> {
+        for _ in 0..MAX_REPLACEMENTS {
+            match self.cache.remote.store(path, content, plan) {
+                Ok(stored) => return Ok(Sent::new(path, stored)),
+                Err(remote::Error::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            plan.expect = match self.cache.remote.stat(path) {
+                Ok(stat) => Expect::Version(stat.version()),
+                Err(error) if error.reason() == Some(Reason::NotFound) => Expect::Absent,
+                Err(error) => return Err(error.into()),
+            };
+        }
+        Ok(self.cache.send_or_keep_both(path, content, plan)?)
     }
 
     /// Asks whether a store whose end nobody heard succeeded after all; returns what the host has

@@ -1,8 +1,5 @@
 #![cfg(test)]
-#![allow(
-    clippy::disallowed_methods,
-    reason = "tests run programs and take time"
-)]
+#![allow(clippy::disallowed_methods, reason = "tests run programs")]
 //! Programs write through a real mount of a real sshd while things break at random, and what is
 //! there afterwards is compared with what was acknowledged.
 //!

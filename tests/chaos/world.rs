@@ -268,15 +268,14 @@ impl World {
         for shelf in self.shelves() {
             self.look_into(&shelf, &mut found, tidies);
         }
-        for (file, slots) in found.iter().enumerate() {
+        for (file, [old, new]) in found.iter().enumerate() {
             for slot in [Slot::File, Slot::New] {
-                let own = &slots[slot as usize];
                 // What is not under the new name may have been renamed after all.
                 let here = match slot {
-                    Slot::File => own.clone(),
+                    Slot::File => old.clone(),
                     Slot::New => Found {
-                        host: own.host.max(slots[0].host),
-                        journal: own.journal.max(slots[0].journal),
+                        host: new.host.max(old.host),
+                        journal: new.journal.max(old.journal),
                     },
                 };
                 let name = name_of(file, slot);

@@ -24,6 +24,9 @@ use crate::sshd::Sshd;
 /// How often a connection looks whether something is to go wrong.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// How much later than the last byte the end of a connection arrives.
+const END: Duration = Duration::from_millis(200);
+
 /// A proxy; it and its connections end when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Proxy {
@@ -195,6 +198,8 @@ impl Pump {
                 }
             }
             if n == 0 {
+                // The end of a connection that was given up comes in a packet of its own.
+                thread::sleep(END);
                 drop(to.shutdown(Shutdown::Write));
                 return;
             }

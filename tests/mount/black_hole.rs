@@ -303,3 +303,51 @@ fn idle_connections_do_not_add_their_deadlines_up() {
     hole.fails("mkdir", move || fs::create_dir(made));
     hole.end();
 }
+
+/// A network that heals delivers what was sent before, and a server that goes on does what it was
+/// about to do, whatever has happened meanwhile.
+#[test]
+fn a_store_that_arrives_late_does_not_replace_a_newer_one() {
+    for way in [Way::Network, Way::Server] {
+        arrives_late(way);
+    }
+}
+
+fn arrives_late(way: Way) {
+    let Some(hole) = Hole::new(way) else {
+        return;
+    };
+    let path = hole.mounted.here("file");
+    for begun_anew in [true, false] {
+        let mut options = File::options();
+        options.write(true).create(true).truncate(begun_anew);
+        fs::write(&path, "first").unwrap();
+        let file = options.open(&path).unwrap();
+        file.write_all_at(b"second", 0).unwrap();
+        match way {
+            Way::Network => hole.proxy.stall_present(),
+            Way::Server => hole.mounted.sshd.freeze_sessions(),
+        }
+        hole.fails("close", move || close(file));
+        let mut result = Err(io::ErrorKind::NotConnected.into());
+        for _ in 0..200 {
+            let file = options.open(&path).and_then(|file| {
+                file.write_all_at(b"third, longer", 0)?;
+                Ok(file)
+            });
+            result = file.and_then(close);
+            if result.is_ok() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        result.unwrap();
+        let there = hole.mounted.there("file");
+        assert_eq!(fs::read(&there).unwrap(), b"third, longer");
+        hole.end();
+        for _ in 0..30 {
+            thread::sleep(Duration::from_millis(100));
+            assert_eq!(fs::read(&there).unwrap(), b"third, longer", "{begun_anew}");
+        }
+    }
+}

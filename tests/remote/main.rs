@@ -3,6 +3,7 @@
 
 mod contract;
 mod host;
+mod late;
 #[path = "../common/local.rs"]
 mod local;
 mod memory;

@@ -41,6 +41,9 @@ pub(crate) trait Fate: Send + Sync + fmt::Debug {
 
     /// Called when a listing is made and its answer is on its way.
     fn has_listed(&self) {}
+
+    /// Called before content is stored.
+    fn stores(&self, _plan: &StorePlan) {}
 }
 
 #[derive(Debug)]
@@ -112,6 +115,7 @@ impl Remote for Faulty {
     }
 
     fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Stored> {
+        self.fate.stores(plan);
         self.tell("store", |r| r.store(path, content, plan))
     }
 

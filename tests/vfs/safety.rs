@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use scpfs::cache::Conflicts;
 use scpfs::cache::Fate;
+use scpfs::remote::Expect;
+use scpfs::remote::StorePlan;
 use scpfs::remote::retry::Retry;
 use scpfs::sync::Mutex;
 use scpfs::vfs::Ino;
@@ -668,4 +670,51 @@ fn a_file_that_may_have_been_stored_is_removed_on_the_host_as_well() {
         assert!(mount.find(name).is_err());
     }
     assert!(mount.vfs.drain().is_empty());
+}
+
+#[test]
+fn what_replaces_a_file_says_which_one() {
+    // A store that arrives late must find that another came after it.
+    #[derive(Debug, Default)]
+    struct Plans(Mutex<Vec<Expect>>);
+    impl crate::faulty::Fate for Plans {
+        fn before(&self, _act: &'static str) -> bool {
+            true
+        }
+        fn after(&self, _act: &'static str) -> bool {
+            true
+        }
+        fn answers(&self) -> bool {
+            true
+        }
+        fn stores(&self, plan: &StorePlan) {
+            self.0.lock().push(plan.expect);
+        }
+    }
+    let plans = Arc::new(Plans::default());
+    let fate = Arc::clone(&plans);
+    let mount = Mount::set_up(Setup {
+        around: Box::new(|remote| Faulty::around(remote, fate)),
+        ..Setup::default()
+    });
+    fs::write(mount.at("file"), "old").unwrap();
+    mount.find("file").unwrap();
+    mount.write("file", b"new").unwrap();
+    // Somebody else's is replaced as well, or made anew.
+    for is_there in [true, false] {
+        let opened = mount.open("file", libc::O_WRONLY | libc::O_TRUNC).unwrap();
+        mount.vfs.write(&CX, opened.fh, 0, b"newer").unwrap();
+        fs::remove_file(mount.at("file")).unwrap();
+        if is_there {
+            fs::write(mount.at("file"), "somebody else's").unwrap();
+        }
+        mount.close(&opened).unwrap();
+        assert_eq!(fs::read(mount.at("file")).unwrap(), b"newer");
+    }
+    let plans = plans.0.lock();
+    assert!(
+        plans.len() >= 3 && !plans.contains(&Expect::Anything),
+        "{plans:?}"
+    );
+    assert_eq!(mount.names("").unwrap(), ["file"]);
 }

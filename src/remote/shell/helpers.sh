@@ -127,10 +127,12 @@ qs() { t=$1; shift; "$@" 2>&1 </dev/null || lost $? "$t"; }
 # piece OFFSET LENGTH BLOCK: copies so many bytes, not one more, to that place of its output.
 piece() { dd bs="$3" seek="$1" count="$2" iflag=fullblock,count_bytes oflag=seek_bytes; }
 
-# wb TEMP: makes the file that pieces go into. It goes when this lane ends before `we` is done.
+# wb TEMP: makes the file that pieces go into. It goes when this lane ends before `we` is done, also
+# where that is because nobody listens any more.
 wb() {
 	P=$1
 	trap '[ -z "$P" ] || rm -f -- "$P"' EXIT
+	trap 'exit 1' HUP PIPE TERM
 	(set -C; : >"$1") || qs "$1" touch -- "$1"
 }
 
