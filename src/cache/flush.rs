@@ -159,9 +159,6 @@ impl Entry {
             keep_as: None,
             tag: tag(job.private.id),
         };
-        if self.cache.conflicts == Conflicts::Overwrite {
-            plan.expect = Expect::Anything;
-        }
         if !job.doubts.is_empty()
             && let Some(stat) = self.settle_doubts(job, path)?
         {
@@ -175,7 +172,8 @@ impl Entry {
             plan.expect = Expect::Version(stat.version());
         }
         let content = FromFile::new(&job.file).counted(&self.sent);
-        if job.replaces && plan.expect != Expect::Anything {
+        let replaces = job.replaces || self.cache.conflicts == Conflicts::Overwrite;
+        if replaces && plan.expect != Expect::Anything {
             return self.replace_there(path, &content, &mut plan);
         }
         Ok(self.cache.send_or_keep_both(path, &content, &mut plan)?)

@@ -10,6 +10,7 @@ use std::sync::Weak;
 use std::thread;
 use std::time::Duration;
 
+use crate::cache::Error;
 use crate::cache::Whereto;
 use crate::cache::entry::Entry;
 use crate::cache::flush::may_pass;
@@ -22,6 +23,10 @@ use crate::workers::Workers;
 /// How long after a failure the next attempt comes; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(300);
+
+/// The longest pause while the host cannot be reached: the connections have a pause of their own, so
+/// that asking costs nothing, and what is to be stored goes soon after the host is back.
+const MAX_PAUSE_AWAY: Duration = Duration::from_secs(5);
 
 /// More at once would only wait for connections.
 const MAX_AT_ONCE: usize = 8;
@@ -201,9 +206,10 @@ impl Shared {
             && !queue.is_closed
             && may_pass(&error)
         {
+            let is_away = matches!(&error, Error::Remote(error) if error.is_connection_loss());
             let pause = FIRST_PAUSE
                 .saturating_mul(1 << tries.min(16))
-                .min(MAX_PAUSE);
+                .min(if is_away { MAX_PAUSE_AWAY } else { MAX_PAUSE });
             let due = self.clock.tick() + pause;
             // The failed store has put it into the queue for the first pause.
             match queue

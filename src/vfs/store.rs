@@ -34,8 +34,12 @@ impl Vfs {
     pub fn flush(&self, cx: &Context, fh: Fh) -> Result<()> {
         let handle = self.handles.lock().file(fh)?;
         let is_writer = handle.flags.writes || self.is_born(handle.ino);
-        if !is_writer && handle.entry.failure().is_none() {
-            return Ok(());
+        if !is_writer {
+            // Those who wrote it have tried, and so does the cache: a reader need not wait for that.
+            return handle
+                .entry
+                .failure()
+                .map_or(Ok(()), |error| Err(not_stored(error)));
         }
         self.store_closed(cx, handle.ino, &handle.entry)?;
         Self::check_epoch(&handle)
