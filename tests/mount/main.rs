@@ -5,6 +5,7 @@
 mod bad_hosts;
 mod black_hole;
 mod control;
+mod doctor;
 mod full_disk;
 mod guard;
 mod lost_connection;
