@@ -76,7 +76,48 @@ pub(crate) enum Userland {
     /// GNU tools with bash as `sh`.
     Bash,
     BusyBox,
+    /// toybox, with mksh as `sh`, as on Android.
+    Toybox,
+    /// The BusyBox of OpenWrt: without `stat` and others, with `scp`.
+    OpenWrt,
+    /// A BusyBox of few options, without `stat` and `scp`.
+    Bare,
+    /// GNU tools without `scp`.
+    NoScp,
+    /// Tools that take the options of BSD; made of GNU tools.
+    Bsd,
 }
+
+/// What OpenWrt leaves out of BusyBox, and what else this machine has that it has not.
+const NOT_OPENWRT: &[&str] = &[
+    "base64", "diff", "groups", "install", "link", "od", "perl", "printenv", "python3", "realpath",
+    "stat", "stty", "timeout", "truncate", "unlink",
+];
+
+/// What an old BusyBox lacks as well, or what its owner left out.
+const NOT_BARE: &[&str] = &["cmp", "fsync", "head", "scp", "xargs"];
+
+/// A program that is there, but not with that option.
+fn without(program: &str, options: &str) -> String {
+    format!(
+        "#!/bin/dash\nfor a; do case $a in\n{options}) echo \"invalid option -- $a\" >&2; exit 1;;\n\
+         --) break;;\nesac; done\nexec {program} \"$@\"\n"
+    )
+}
+
+/// BSD's `stat -f`, `find` and others with the programs of GNU.
+const BSD: &[(&str, &str)] = &[
+    (
+        "stat",
+        r#"#!/bin/dash
+[ "$1" = -f ] || { echo "stat: illegal option -- $1" >&2; exit 1; }
+f=$(printf '%s\n' "$2" | sed 's/%Xp/%f/; s/%z/%s/; s/%l/%h/; s/%XHr/%t/; s/%XLr/%T/
+    s/%Fa/%.9X/; s/%Fm/%.9Y/; s/%Fc/%.9Z/; s/%N/%n/')
+shift 2
+exec /usr/bin/stat -c "$f" "$@"
+"#,
+    ),
+];
 
 #[derive(Debug)]
 pub(crate) struct World {
@@ -94,31 +135,114 @@ impl World {
         fs::create_dir(dir.path().join("root")).unwrap();
         let bin = dir.path().join("bin");
         fs::create_dir(&bin).unwrap();
+        let world = Self {
+            dir,
+            meter: Arc::default(),
+            faults: Arc::default(),
+        };
         let link = |program: &str, name: &str| symlink(program, bin.join(name)).unwrap();
         match userland {
             Userland::Gnu => link("/bin/dash", "sh"),
             Userland::Bash => link("/bin/bash", "sh"),
-            Userland::BusyBox => {
-                let list = Command::new("busybox")
-                    .arg("--list")
-                    .output()
-                    .expect("busybox")
-                    .stdout;
-                let busybox = ["/bin/busybox", "/usr/bin/busybox"];
-                let busybox = busybox
-                    .iter()
-                    .find(|path| Path::new(path).exists())
-                    .unwrap();
-                for applet in String::from_utf8(list).unwrap().lines() {
-                    link(busybox, applet);
-                }
+            Userland::BusyBox => world.install_busybox(),
+            Userland::Toybox => {
+                world.install("/usr/bin/toybox", "");
+                link("/bin/mksh", "sh");
                 link("/usr/bin/scp", "scp");
+                world.lacks(&["dd", "install"]);
+            }
+            Userland::OpenWrt => {
+                world.install_busybox();
+                world.lacks(NOT_OPENWRT);
+            }
+            Userland::Bare => {
+                world.install_busybox();
+                world.lacks(NOT_OPENWRT);
+                world.lacks(NOT_BARE);
+                for (name, options) in [
+                    ("dd", "iflag=*|oflag=*"),
+                    ("ln", "-*T*"),
+                    ("mv", "-*T*|-*h*"),
+                    ("touch", "-h|-*[dh]@*"),
+                ] {
+                    world.put(name, &without(&format!("/bin/busybox {name}"), options));
+                }
+            }
+            Userland::NoScp => {
+                link("/bin/dash", "sh");
+                world.lacks(&["scp"]);
+            }
+            Userland::Bsd => {
+                link("/bin/dash", "sh");
+                for (name, script) in BSD {
+                    world.put(name, script);
+                }
+                for (name, options) in [
+                    ("dd", "iflag=*|oflag=*"),
+                    ("find", "-printf"),
+                    ("ln", "-*T*|-*P*"),
+                    ("mknod", "-m"),
+                    ("mv", "-*T*|--*[a-z]*"),
+                    ("touch", "-d@*|@*"),
+                ] {
+                    let real = format!("/usr/bin/{name}");
+                    let mut script = without(&real, options);
+                    // What BSD calls -h of these two, GNU calls -T.
+                    if ["ln", "mv"].contains(&name) {
+                        script = script.replace("exec ", "o=$1; shift; exec ");
+                        script = script.replace(
+                            "\"$@\"\n",
+                            "$(printf '%s\\n' \"$o\" | tr h T) \"$@\"\n",
+                        );
+                    }
+                    world.put(name, &script);
+                }
             }
         }
-        Self {
-            dir,
-            meter: Arc::default(),
-            faults: Arc::default(),
+        world
+    }
+
+    fn install_busybox(&self) {
+        let busybox = ["/bin/busybox", "/usr/bin/busybox"];
+        let busybox = busybox
+            .iter()
+            .find(|path| Path::new(path).exists())
+            .expect("busybox");
+        self.install(busybox, "--list");
+        symlink("/usr/bin/scp", self.bin().join("scp")).unwrap();
+    }
+
+    /// Links each name that a program of many names says it has.
+    fn install(&self, program: &str, option: &str) {
+        let mut list = Command::new(program);
+        if !option.is_empty() {
+            list.arg(option);
+        }
+        let list = list.output().expect(program).stdout;
+        for applet in String::from_utf8(list).unwrap().split_whitespace() {
+            symlink(program, self.bin().join(applet)).unwrap();
+        }
+    }
+
+    fn bin(&self) -> PathBuf {
+        self.dir.path().join("bin")
+    }
+
+    /// Puts a script among the programs of the host.
+    pub(crate) fn put(&self, name: &str, script: &str) {
+        let path = self.bin().join(name);
+        if path.symlink_metadata().is_ok() {
+            fs::remove_file(&path).unwrap();
+        }
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Takes programs away, those of this machine included.
+    fn lacks(&self, programs: &[&str]) {
+        for name in programs {
+            let script = format!("#!/bin/dash\necho 'sh: {name}: not found' >&2\nexit 127\n");
+            self.put(name, &script);
         }
     }
 

@@ -27,6 +27,11 @@ macro_rules! for_worlds {
         conformance!(gnu, Userland::Gnu; $($name)*);
         conformance!(bash, Userland::Bash; $($name)*);
         conformance!(busybox, Userland::BusyBox; $($name)*);
+        conformance!(toybox, Userland::Toybox; $($name)*);
+        conformance!(openwrt, Userland::OpenWrt; $($name)*);
+        conformance!(bare, Userland::Bare; $($name)*);
+        conformance!(no_scp, Userland::NoScp; $($name)*);
+        conformance!(bsd, Userland::Bsd; $($name)*);
     };
 }
 
