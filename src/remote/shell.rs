@@ -263,7 +263,7 @@ impl Remote for Shell {
     }
 
     fn make_dir(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed> {
-        let line = Line::new(&format!("q mkdir -m {mode:04o} --")).arg(&self.absolute(path));
+        let line = Line::new(&format!("q mkd {mode:04o}")).arg(&self.absolute(path));
         self.change("create", path, self.given_away(line, path, owner), 2)
             .map(pair)
     }
@@ -281,7 +281,7 @@ impl Remote for Shell {
         let DeviceNumber { major, minor } = device;
         let mknod = Line::new(&format!("q mkn {mode:04o}")).arg(&name);
         let line = match kind {
-            FileKind::Fifo => Line::new(&format!("q mkfifo -m {mode:04o} --")).arg(&name),
+            FileKind::Fifo => Line::new(&format!("q mkn {mode:04o}")).arg(&name),
             FileKind::CharDevice => mknod.raw(&format!("c {major} {minor}")),
             FileKind::BlockDevice => mknod.raw(&format!("b {major} {minor}")),
             FileKind::Socket => {
@@ -306,9 +306,7 @@ impl Remote for Shell {
     }
 
     fn symlink(&self, path: &RemotePath, target: &[u8], owner: Option<Owner>) -> Result<Changed> {
-        let line = Line::new("q sym")
-            .arg(target)
-            .arg(&self.absolute(path));
+        let line = Line::new("q sym").arg(target).arg(&self.absolute(path));
         self.change("create", path, self.given_away(line, path, owner), 2)
             .map(pair)
             .map_err(taken)

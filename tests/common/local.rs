@@ -8,6 +8,8 @@
 #![allow(clippy::disallowed_methods, reason = "the host is a process here")]
 
 use std::fs;
+use std::io;
+use std::io::PipeReader;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
@@ -17,7 +19,6 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
 use std::process::ChildStdin;
-use std::process::ChildStdout;
 use std::process::Command;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -95,7 +96,7 @@ const NOT_OPENWRT: &[&str] = &[
 ];
 
 /// What an old BusyBox lacks as well, or what its owner left out.
-const NOT_BARE: &[&str] = &["cmp", "fsync", "head", "scp", "xargs"];
+const NOT_BARE: &[&str] = &["cmp", "fsync", "scp", "xargs"];
 
 /// A program that is there, but not with that option.
 fn without(program: &str, options: &str) -> String {
@@ -106,18 +107,16 @@ fn without(program: &str, options: &str) -> String {
 }
 
 /// BSD's `stat -f`, `find` and others with the programs of GNU.
-const BSD: &[(&str, &str)] = &[
-    (
-        "stat",
-        r#"#!/bin/dash
+const BSD: &[(&str, &str)] = &[(
+    "stat",
+    r#"#!/bin/dash
 [ "$1" = -f ] || { echo "stat: illegal option -- $1" >&2; exit 1; }
 f=$(printf '%s\n' "$2" | sed 's/%Xp/%f/; s/%z/%s/; s/%l/%h/; s/%XHr/%t/; s/%XLr/%T/
     s/%Fa/%.9X/; s/%Fm/%.9Y/; s/%Fc/%.9Z/; s/%N/%n/')
 shift 2
 exec /usr/bin/stat -c "$f" "$@"
 "#,
-    ),
-];
+)];
 
 #[derive(Debug)]
 pub(crate) struct World {
@@ -163,7 +162,7 @@ impl World {
                     ("dd", "iflag=*|oflag=*"),
                     ("ln", "-*T*"),
                     ("mv", "-*T*|-*h*"),
-                    ("touch", "-h|-*[dh]@*"),
+                    ("touch", "-h|-d*"),
                 ] {
                     world.put(name, &without(&format!("/bin/busybox {name}"), options));
                 }
@@ -189,11 +188,9 @@ impl World {
                     let mut script = without(&real, options);
                     // What BSD calls -h of these two, GNU calls -T.
                     if ["ln", "mv"].contains(&name) {
-                        script = script.replace("exec ", "o=$1; shift; exec ");
-                        script = script.replace(
-                            "\"$@\"\n",
-                            "$(printf '%s\\n' \"$o\" | tr h T) \"$@\"\n",
-                        );
+                        let translate = "n=$#; for a; do case $a in -h) a=-T;; -fh) a=-fT;; esac; \
+                                         set -- \"$@\" \"$a\"; done; shift $n\nexec ";
+                        script = script.replace("exec ", translate);
                     }
                     world.put(name, &script);
                 }
@@ -253,17 +250,24 @@ impl World {
 
     /// From now on, what logs in cannot make a file larger than this.
     pub(crate) fn limit_file_size(&self, n_bytes: u64) {
-        let sh = self.dir.path().join("bin/sh");
-        let real = self.dir.path().join("sh");
-        fs::rename(&sh, &real).unwrap();
         // POSIX: `ulimit -f` counts blocks of 512 bytes.
-        let script = format!(
-            "#!/bin/dash\ntrap '' XFSZ\nulimit -f {}\nexec '{}' \"$@\"\n",
-            n_bytes / 512,
+        self.at_login(&format!("trap '' XFSZ\nulimit -f {}", n_bytes / 512));
+    }
+
+    /// From now on, whoever logs in runs this script first, as a shell would its start-up files.
+    pub(crate) fn at_login(&self, script: &str) {
+        let sh = self.bin().join("sh");
+        let real = self.dir.path().join("sh");
+        if !real.exists() {
+            fs::rename(&sh, &real).unwrap();
+        }
+        // The command of a lane starts one more shell, which is no login.
+        let wrapper = format!(
+            "#!/bin/bash\nif [ -z \"$LOGGED_IN\" ]; then\nexport LOGGED_IN=1\n{script}\nfi\n\
+             exec '{}' \"$@\"\n",
             real.display()
         );
-        fs::write(&sh, script).unwrap();
-        fs::set_permissions(&sh, fs::Permissions::from_mode(0o755)).unwrap();
+        self.put("sh", &wrapper);
     }
 
     /// A directory for a cache.
@@ -326,7 +330,11 @@ struct LocalConnection {
 
 impl Connection for LocalConnection {
     fn exec(&mut self, command: &str) -> Result<Box<dyn Channel>, Error> {
-        let mut child = Command::new(self.bin.join("sh"))
+        // dropbear refuses commands of more than 9000 bytes.
+        assert!(command.len() < 1000);
+        // What goes to standard error before the lane begins is merged, as by the real transport.
+        let (stdout, writer) = io::pipe().unwrap();
+        let child = Command::new(self.bin.join("sh"))
             .args(["-c", command])
             .env_clear()
             .env("PATH", format!("{}:/usr/bin:/bin", self.bin.display()))
@@ -334,16 +342,16 @@ impl Connection for LocalConnection {
             .env("TZ", "Asia/Kolkata")
             .current_dir(&self.home)
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|error| Error::Failed {
-                act: "spawning",
-                detail: error.to_string(),
-            })?;
+            .stdout(writer.try_clone().unwrap())
+            .stderr(writer)
+            .spawn();
+        let mut child = child.map_err(|error| Error::Failed {
+            act: "spawning",
+            detail: error.to_string(),
+        })?;
         Ok(Box::new(LocalChannel {
             stdin: child.stdin.take(),
-            stdout: child.stdout.take().unwrap(),
+            stdout,
             child,
             meter: Arc::clone(&self.meter),
             faults: Arc::clone(&self.faults),
@@ -369,7 +377,7 @@ impl Connection for LocalConnection {
 struct LocalChannel {
     child: Child,
     stdin: Option<ChildStdin>,
-    stdout: ChildStdout,
+    stdout: PipeReader,
     meter: Arc<Meter>,
     faults: Arc<Mutex<Faults>>,
     wrote_last: bool,

@@ -3,7 +3,9 @@
 
 #[path = "../common/local.rs"]
 mod local;
+mod noise;
 mod suite;
+mod tools;
 
 use local::Userland;
 

@@ -45,8 +45,8 @@ use crate::local::World;
 
 /// A host and the connection to it.
 pub(crate) struct Host {
-    world: World,
-    remote: Retry<Shell>,
+    pub(crate) world: World,
+    pub(crate) remote: Retry<Shell>,
 }
 
 impl Host {
@@ -56,7 +56,7 @@ impl Host {
         Self { world, remote }
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.world.root().join(name)
     }
 
@@ -67,7 +67,7 @@ impl Host {
         (result, self.world.meter.trips() - before)
     }
 
-    fn names(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn names(&self) -> Vec<Vec<u8>> {
         let listing = self.remote.list(&RemotePath::root()).unwrap();
         let mut names: Vec<_> = listing
             .entries
@@ -78,16 +78,36 @@ impl Host {
         names
     }
 
+    /// Whether `touch` can set nanoseconds.
     fn is_gnu(&self) -> bool {
         self.remote.facts().time_precision == TimePrecision::Nanos
     }
+
+    /// The time that a file has which was stored with `mtime`, as the host tells it.
+    fn told(&self, mtime: Time) -> Time {
+        let has_record = !self.remote.facts().summary.contains("no scp");
+        if self.is_gnu() || (has_record && mtime.to_micros() == mtime) {
+            self.seen(mtime)
+        } else {
+            Time { nanos: 0, ..mtime }
+        }
+    }
+
+    /// What the host says of a file with this time.
+    fn seen(&self, mtime: Time) -> Time {
+        if self.remote.facts().summary.contains("no stat") {
+            Time { nanos: 0, ..mtime }
+        } else {
+            mtime
+        }
+    }
 }
 
-fn path(text: &str) -> RemotePath {
+pub(crate) fn path(text: &str) -> RemotePath {
     path_of(text.as_bytes())
 }
 
-fn path_of(bytes: &[u8]) -> RemotePath {
+pub(crate) fn path_of(bytes: &[u8]) -> RemotePath {
     bytes
         .split(|&b| b == b'/')
         .fold(RemotePath::root(), |dir, part| {
@@ -95,14 +115,14 @@ fn path_of(bytes: &[u8]) -> RemotePath {
         })
 }
 
-fn reason<T: std::fmt::Debug>(result: Result<T, Error>) -> Reason {
+pub(crate) fn reason<T: std::fmt::Debug>(result: Result<T, Error>) -> Reason {
     result.unwrap_err().reason().expect("refused")
 }
 
 #[derive(Default)]
-struct Buffer {
-    begun: Vec<u64>,
-    data: Vec<u8>,
+pub(crate) struct Buffer {
+    pub(crate) begun: Vec<u64>,
+    pub(crate) data: Vec<u8>,
 }
 
 impl Receiver for Buffer {
@@ -118,7 +138,7 @@ impl Receiver for Buffer {
     }
 }
 
-struct Bytes<'a>(&'a [u8]);
+pub(crate) struct Bytes<'a>(&'a [u8]);
 
 impl Content for Bytes<'_> {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -129,7 +149,7 @@ impl Content for Bytes<'_> {
     }
 }
 
-fn bytes(data: &[u8]) -> Bytes<'_> {
+pub(crate) fn bytes(data: &[u8]) -> Bytes<'_> {
     Bytes(data)
 }
 
@@ -138,7 +158,7 @@ const MTIME: Time = Time {
     nanos: 123_456_000,
 };
 
-fn plan(data: &[u8]) -> StorePlan {
+pub(crate) fn plan(data: &[u8]) -> StorePlan {
     StorePlan {
         size: data.len() as u64,
         mode: 0o640,
@@ -154,7 +174,7 @@ fn plan(data: &[u8]) -> StorePlan {
 }
 
 /// Names of every byte that a name can have, and some that are shell, options or records.
-fn odd_names() -> Vec<Vec<u8>> {
+pub(crate) fn odd_names() -> Vec<Vec<u8>> {
     let mut names: Vec<Vec<u8>> = (1..=255u8)
         .filter(|&b| b != b'/' && b != b'.')
         .map(|b| vec![b])
@@ -241,14 +261,17 @@ pub(crate) fn every_kind_of_file_is_listed_as_it_is_stated(host: &Host) {
         host.remote
             .make_node(&path(name), FileKind::Socket, 0o640, device, None)
     };
-    let stat = socket(
+    let made = socket(
         "socket ' of a long name that is too long for the address of a socket, \
                        which has a hundred and seven bytes for all of its path and no more",
-    )
-    .unwrap()
-    .stat
-    .unwrap();
-    assert_eq!((stat.kind, stat.mode), (FileKind::Socket, 0o640));
+    );
+    if host.remote.facts().summary.contains("no stat") {
+        // Nothing of BusyBox makes a socket.
+        assert_eq!(reason(made), Reason::NotSupported);
+    } else {
+        let stat = made.unwrap().stat.unwrap();
+        assert_eq!((stat.kind, stat.mode), (FileKind::Socket, 0o640));
+    }
     assert_eq!(reason(socket("file")), Reason::Exists);
     let listing = host.remote.list(&RemotePath::root()).unwrap();
     // Listing a directory changes when it was last read.
@@ -277,10 +300,11 @@ pub(crate) fn every_kind_of_file_is_listed_as_it_is_stated(host: &Host) {
             (stat.uid, stat.gid, stat.nlink),
             (meta.uid(), meta.gid(), u32::try_from(meta.nlink()).unwrap())
         );
-        assert_eq!(
-            (stat.mtime.secs, i64::from(stat.mtime.nanos)),
-            (meta.mtime(), meta.mtime_nsec())
-        );
+        let mtime = Time {
+            secs: meta.mtime(),
+            nanos: u32::try_from(meta.mtime_nsec()).unwrap(),
+        };
+        assert_eq!(stat.mtime, host.seen(mtime));
         assert_eq!((stat.size, stat.blocks), (meta.size(), meta.blocks()));
         if let Some(listed) = entry.stat {
             // So does reading a link.
@@ -414,13 +438,7 @@ pub(crate) fn a_file_is_stored_with_mode_and_times(host: &Host) {
         let stat = changed.unwrap().stat.unwrap();
         assert_eq!(stat, host.remote.stat(&path(name)).unwrap());
         assert_eq!((stat.mode, stat.size), (mode, 5));
-        let is_exact = host.is_gnu() || mtime.to_micros() == mtime;
-        let expected = if is_exact {
-            mtime
-        } else {
-            Time { nanos: 0, ..mtime }
-        };
-        assert_eq!(stat.mtime, expected, "{name}");
+        assert_eq!(stat.mtime, host.told(mtime), "{name}");
     }
 }
 
@@ -457,7 +475,8 @@ pub(crate) fn a_store_keeps_hard_links_in_place(host: &Host) {
         .unwrap();
     assert_eq!(fs::read(host.at("other")).unwrap(), b"new");
     let stat = changed.stat.unwrap();
-    assert_eq!((stat.nlink, stat.mode, stat.mtime), (2, 0o640, MTIME));
+    assert_eq!((stat.nlink, stat.mode), (2, 0o640));
+    assert_eq!(stat.mtime, host.told(MTIME));
     let plan = StorePlan {
         placement: Placement::Direct,
         ..plan
@@ -646,10 +665,9 @@ fn forty_mib() -> Vec<u8> {
     (0u32..10 << 20).flat_map(u32::to_le_bytes).collect()
 }
 
-/// A plan for which a host of any kind takes pieces: BusyBox cannot set a fraction of a second
-/// without SCP.
+/// A plan for which any host takes pieces whose `dd` can count bytes: BusyBox cannot set a
+/// fraction of a second without SCP.
 fn in_pieces(host: &Host, data: &[u8]) -> StorePlan {
-    assert!(host.remote.facts().can_take_pieces);
     let nanos = if host.is_gnu() { 123_456_789 } else { 0 };
     StorePlan {
         mtime: Time { nanos, ..MTIME },
@@ -716,6 +734,9 @@ impl Content for ByTwo<'_> {
 }
 
 pub(crate) fn a_huge_file_is_stored_in_pieces_by_several_lanes(host: &Host) {
+    if !host.remote.facts().can_take_pieces {
+        return;
+    }
     let data = &forty_mib()[..(40 << 20) - 1];
     open_two_lanes(host);
     let content = ByTwo {
@@ -812,6 +833,9 @@ pub(crate) fn a_full_disk_never_runs_the_pieces(host: &Host) {
 }
 
 pub(crate) fn a_huge_store_survives_a_cut(host: &Host) {
+    if !host.remote.facts().can_take_pieces {
+        return;
+    }
     let data = forty_mib();
     let plan = in_pieces(host, &data);
     // An answer that says no more than a status has some 40 bytes.

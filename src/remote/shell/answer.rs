@@ -201,10 +201,18 @@ mod tests {
         let df = |line: &str| {
             let head = "Filesystem 1024-blocks Used Available Capacity Mounted on\n";
             let fs = parse_df([head, line].concat().as_bytes())?;
-            Some((fs.block_size, fs.blocks, fs.blocks_free, fs.blocks_available))
+            Some((
+                fs.block_size,
+                fs.blocks,
+                fs.blocks_free,
+                fs.blocks_available,
+            ))
         };
         for (line, found) in [
-            ("/dev/root 264212 24309 70976 26% /\n", (264_212, 239_903, 70_976)),
+            (
+                "/dev/root 264212 24309 70976 26% /\n",
+                (264_212, 239_903, 70_976),
+            ),
             ("//nas/a b 1 2 100 40 50 45% /mnt/1 2 3 4%\n", (100, 60, 50)),
             ("/dev/ada0p2 100 99 -7 108% /\n", (100, 1, 0)),
             ("overlayfs:/overlay   0 0 0 - /\n", (0, 0, 0)),

@@ -7,7 +7,9 @@
 #   nl  a newline
 # and what `helpers/probe.sh` has found out on the first lane:
 #   F   the flavour of the userland: `gnu`, `busybox`, `bsd` or `ls`
-#   MV  the options of mv that keep it from moving into a directory, as far as it has such
+#   MV  the options of mv that keep it from moving into a directory, as far as it has such: `-fT`;
+#       `-Tf` if it does not replace empty directories; `-fh` if links to directories are all it
+#       does not move into; `-f`
 #   LN  the same for ln
 #   TH  the option of touch that keeps it from following a link, if it has it
 #   TR  whether there is a truncate
@@ -107,12 +109,20 @@ tch() {
 	touch -c $TH $1 $2 -- "$3"
 }
 
-# mkn MODE PATH TYPE NUMBERS: makes a device.
+# mkd MODE PATH: makes a directory. Some mkdir keep only permissions of a mode.
+mkd() {
+	case $1 in
+	0*) mkdir -m "$1" -- "$2" ;;
+	*) mkdir -- "$2" && chmod "$1" -- "$2" ;;
+	esac
+}
+
+# mkn MODE PATH, mkn MODE PATH TYPE NUMBERS: makes a FIFO or a device. Not all can do so with a mode.
 mkn() {
 	m=$1
 	p=$2
 	shift 2
-	mknod -- "$p" "$@" && chmod "$m" -- "$p"
+	if [ $# = 0 ]; then mkfifo -- "$p"; else mknod -- "$p" "$@"; fi && chmod "$m" -- "$p"
 }
 
 # clean DIR TAG: removes what stores marked with TAG left behind.

@@ -134,6 +134,10 @@ impl Tools {
             TimePrecision::Seconds => Time { nanos: 0, ..time },
         };
         match (self.stamps, self.time_precision) {
+            // toybox adds the decimals, to a negative number as well.
+            (Stamps::Epoch, TimePrecision::Nanos) if self.flavour != Flavour::Gnu => {
+                format!("-d@{}.{:09}", time.secs, time.nanos)
+            }
             (Stamps::Epoch, TimePrecision::Nanos) => format!("-d@{}", epoch_text(time)),
             (Stamps::Epoch, TimePrecision::Seconds) => format!("-d@{}", time.secs),
             (Stamps::Iso, _) => format!("-d{}", iso_text(time)),

@@ -51,7 +51,8 @@ pub(super) fn parse_block(block: &[u8]) -> Option<Vec<Stat>> {
         order.iter().zip(modified.iter().zip(changed).zip(accessed))
     {
         let path = paths.get(*at)?;
-        if !line.is_of(path) || changed.ino != line.ino || accessed.ino != line.ino {
+        let key = |line: &Line<'_>| (line.ino, line.tail.to_vec());
+        if !line.is_of(path) || key(changed) != key(line) || key(accessed) != key(line) {
             return None;
         }
         *stats.get_mut(*at)? =
@@ -126,8 +127,7 @@ pub fn parse_listing(body: &[u8], mark: &[u8], top: &[u8]) -> Option<ParsedListi
 /// Returns the type of the filesystem that `path` is on, from what `ft` prints.
 pub fn filesystem_type(body: &[u8], path: &[u8]) -> Option<Vec<u8>> {
     let mounts = parse_mounts(&body.split(|&b| b == 0).collect::<Vec<_>>())?;
-    let mount = mounts.iter().rev().find(|mount| mount.holds(path))?;
-    Some(mount.kind.to_vec())
+    Some(mount_of(&mounts, path)?.kind.to_vec())
 }
 
 enum Found<'a, 'b> {
@@ -193,13 +193,12 @@ impl Line<'_> {
     /// What a symlink says, where no byte of that or of its name can have been replaced.
     fn target(&self, name: &[u8]) -> Option<Box<[u8]>> {
         let target = self.tail.strip_prefix(name)?.strip_prefix(b" -> ")?;
-        let is_exact =
-            self.stat.kind == FileKind::Symlink && is_clean(name) && is_clean(target);
+        let is_exact = self.stat.kind == FileKind::Symlink && is_clean(name) && is_clean(target);
         is_exact.then(|| target.into())
     }
 
     fn complete(&self, changed: Time, accessed: Time, mounts: &[Mount<'_>], path: &[u8]) -> Stat {
-        let mount = mounts.iter().rev().find(|mount| mount.holds(path));
+        let mount = mount_of(mounts, path);
         Stat {
             atime: accessed,
             ctime: Some(changed),
@@ -227,7 +226,13 @@ impl Mount<'_> {
     }
 }
 
-/// Later ones hide earlier ones, as they do on the host.
+/// The mount that a path is on. The order of the table says only which of two with the same
+/// mountpoint hides the other.
+fn mount_of<'a, 'b>(mounts: &'a [Mount<'b>], path: &[u8]) -> Option<&'a Mount<'b>> {
+    let holding = mounts.iter().filter(|mount| mount.holds(path));
+    holding.max_by_key(|mount| mount.point.len())
+}
+
 fn parse_mounts<'a>(words: &[&'a [u8]]) -> Option<Vec<Mount<'a>>> {
     let parse = |word: &&'a [u8]| {
         let mut parts = word.splitn(3, |&b| b == b' ');
@@ -240,7 +245,11 @@ fn parse_mounts<'a>(words: &[&'a [u8]]) -> Option<Vec<Mount<'a>>> {
             point: unescape(parts.next()?),
         })
     };
-    words.iter().filter(|it| !it.is_empty()).map(parse).collect()
+    words
+        .iter()
+        .filter(|it| !it.is_empty())
+        .map(parse)
+        .collect()
 }
 
 /// Undoes what the kernel does to mountpoints: `\040` is a space.
@@ -409,7 +418,10 @@ mod tests {
         // toybox and GNU print decimals; a name may begin with spaces.
         let line = b"2 4 drwxr-xr-x 21 0 0 4096 2026-11-22 18:04:32.5 +0000  sp ";
         let line = parse_line(line).unwrap();
-        assert_eq!((line.stat.mtime.nanos, line.tail), (500_000_000, &b" sp "[..]));
+        assert_eq!(
+            (line.stat.mtime.nanos, line.tail),
+            (500_000_000, &b" sp "[..])
+        );
         for bad in [
             &b""[..],
             b"ls: /x: No such file or directory",
@@ -418,7 +430,11 @@ mod tests {
             b"1 2 -rw-r--r-- 1 0 0 1 Nov 22 18:24 x",
             b"1 2 -rw-r--r-- 1 0 0 1 2026-11-22 18:24:27 +0000",
         ] {
-            assert!(parse_line(bad).is_none(), "{}", String::from_utf8_lossy(bad));
+            assert!(
+                parse_line(bad).is_none(),
+                "{}",
+                String::from_utf8_lossy(bad)
+            );
         }
     }
 
@@ -437,8 +453,17 @@ mod tests {
             + &lines(22);
         let stats = parse_block(block.as_bytes()).unwrap();
         let [link, dir] = stats[..] else { panic!() };
-        assert_eq!((link.kind, dir.kind), (FileKind::Symlink, FileKind::Directory));
-        assert_eq!(dir.id, Some(FileId { dev: 254 << 32, ino: 1 }));
+        assert_eq!(
+            (link.kind, dir.kind),
+            (FileKind::Symlink, FileKind::Directory)
+        );
+        assert_eq!(
+            dir.id,
+            Some(FileId {
+                dev: 254 << 32,
+                ino: 1
+            })
+        );
         assert_eq!(link.id, Some(FileId { dev: 5, ino: 2 }));
         let secs = |time: Time| time.secs - 1_700_000_000;
         assert_eq!(secs(link.mtime), 0);
@@ -510,12 +535,12 @@ mod tests {
 
     #[test]
     fn a_mount_is_found_by_its_longest_name() {
-        let mounts = b"8:1 ext4 /\x000:9 proc /proc\x000:7 tmpfs /a\\040b\0";
+        let mounts = b"0:9 proc /proc\x008:1 ext4 /\x000:6 tmpfs /a\\040b\x000:7 ramfs /a\\040b\0";
         for (path, kind) in [
             (&b"/"[..], &b"ext4"[..]),
             (b"/proc", b"proc"),
             (b"/procx", b"ext4"),
-            (b"/a b/c", b"tmpfs"),
+            (b"/a b/c", b"ramfs"),
         ] {
             assert_eq!(filesystem_type(mounts, path).unwrap(), kind);
         }

@@ -58,8 +58,8 @@ l() {
 }
 
 # These get what ls -lnid prints: inode, mode, links, owner, group, size, date, time, name.
-vf_() { printf '%s %s %s %s ' "$1" "$6" "$7" "${8%.000000000}"; }
-vc_() { printf '%s %s ' "$7" "${8%.000000000}"; }
+vf_() { printf '%s %s %s %s' "$1" "$6" "$7" "${8%.000000000}"; }
+vc_() { printf ' %s %s' "$7" "${8%.000000000}"; }
 sz_() { printf '%s\n' "$6"; }
 
 # shellcheck disable=SC2046

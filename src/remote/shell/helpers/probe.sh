@@ -30,8 +30,17 @@ fi
 finds() { case $("$@" 2>&1) in *"$nowhere"*'No such file'*) return 0 ;; esac; return 1; }
 
 MV=-f LN='' TH='' TR='' CS=slow
-if finds mv -fT -- $nowhere $nowhere.2; then MV=-fT; elif finds mv -fh -- $nowhere $nowhere.2; then MV=-fh; fi
-if finds ln -T -- $nowhere $nowhere.2; then LN=-T; elif finds ln -h -- $nowhere $nowhere.2; then LN=-h; fi
+if finds mv -fT -- $nowhere $nowhere.2; then
+	MV=-fT
+	case $(mv --help 2>&1) in *[Tt]oybox*) MV=-Tf ;; esac
+elif finds mv -fh -- $nowhere $nowhere.2; then
+	MV=-fh
+fi
+if finds ln -T -- $nowhere $nowhere.2; then
+	LN=-T
+elif finds ln -h -- $nowhere $nowhere.2; then
+	LN=-h
+fi
 if touch -c -h -- $nowhere; then TH=-h; fi
 if truncate -c -s 1 -- $nowhere; then TR=y; fi
 case $(printf '\0' | scp -f $nowhere 2>&1) in
