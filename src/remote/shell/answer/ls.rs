@@ -447,7 +447,7 @@ mod tests {
         let lines = |second| {
             line(1, "drwxr-xr-x", second, "/r") + &line(2, "lrwxrwxrwx", second, "/r/?? -> x")
         };
-        let block = "/r/\u{fc}\0/r\0\0254:0 ext4 /\0000:5 tmpfs /r/\\303\\274\0\0".to_owned()
+        let block = "/r/\u{fc}\0/r\0\x00254:0 ext4 /\x000:5 tmpfs /r/\\303\\274\0\0".to_owned()
             + &lines(20)
             + &lines(21)
             + &lines(22);
@@ -480,7 +480,7 @@ mod tests {
         for name in names {
             body += &format!("/r/{name}\0");
         }
-        body += "\00008:1 ext4 /\0\0";
+        body += "\x008:1 ext4 /\0\0";
         for _ in 0..3 {
             body += "total 8\n";
             body += &line(1, "drwxr-xr-x", 20, ".");
