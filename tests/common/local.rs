@@ -89,6 +89,29 @@ pub(crate) enum Userland {
     Bsd,
 }
 
+impl Userland {
+    /// Whether this machine has the programs of that host; says so if not, and fails where
+    /// `SCPFS_REQUIRE` names `shells`.
+    pub(crate) fn is_here(self) -> bool {
+        let missing = match self {
+            Self::Toybox => ["/usr/bin/toybox", "/bin/mksh"]
+                .into_iter()
+                .find(|program| !Path::new(program).exists()),
+            _ => None,
+        };
+        let Some(missing) = missing else {
+            return true;
+        };
+        let required = std::env::var("SCPFS_REQUIRE").unwrap_or_default();
+        assert!(
+            !required.contains("shells"),
+            "SCPFS_REQUIRE has shells, but missing: {missing}"
+        );
+        eprintln!("SKIPPED: missing {missing} for a test of a host with it");
+        false
+    }
+}
+
 /// What OpenWrt leaves out of BusyBox, and what else this machine has that it has not.
 const NOT_OPENWRT: &[&str] = &[
     "base64", "diff", "groups", "install", "link", "od", "perl", "printenv", "python3", "realpath",
