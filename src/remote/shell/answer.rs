@@ -3,6 +3,7 @@
 #![warn(clippy::indexing_slicing)]
 
 pub mod ls;
+pub mod mounts;
 pub mod stat;
 pub mod time;
 

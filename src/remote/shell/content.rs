@@ -287,7 +287,7 @@ impl Shell {
             (b"securityfs", b"73636673"),
         ];
         let lies = match self.tools.flavour {
-            Flavour::Ls => answer::ls::filesystem_type(&answer.body, &name)
+            Flavour::Ls => answer::mounts::filesystem_type(&answer.body, &name)
                 .is_some_and(|kind| liars.iter().any(|(liar, _)| kind == *liar)),
             _ => {
                 let magic = answer.body.trim_ascii();

@@ -243,6 +243,33 @@ mod tests {
         );
     }
 
+    /// `stat -f '%Xp %z %b %l %u %g %d %i %XHr %XLr %Fa %Fm %Fc'`, by its manual.
+    const BSD: &[u8] =
+        b"21b6 0 0 1 0 0 1895825407 4 3 2 1700000000.123456789 1700000001.000000000 1.5";
+
+    #[test]
+    fn a_line_of_bsd_stat_is_parsed() {
+        let stat = parse_stat(BSD).unwrap();
+        assert_eq!(stat.kind, FileKind::CharDevice);
+        assert_eq!(stat.rdev, DeviceNumber { major: 3, minor: 2 });
+        assert_eq!(stat.atime.nanos, 123_456_789);
+        assert_eq!(stat.mtime.secs, 1_700_000_001);
+        assert_eq!(stat.id.unwrap().dev, 1_895_825_407);
+        for (path, name) in [
+            ("/r", ""),
+            ("/r/a | b 12:3-4", "a | b 12:3-4"),
+            ("/r/\n", "\n"),
+        ] {
+            let body = [b"\x1dTOK ", BSD, b" ", path.as_bytes(), b"\n\x1dTOK!"].concat();
+            let parsed = parse_marked_listing(&body, b"TOK", b"/r").unwrap();
+            let names: Vec<&[u8]> = parsed.entries.iter().map(|e| e.name.as_bytes()).collect();
+            match name {
+                "" => assert!(parsed.top.is_some() && names.is_empty()),
+                name => assert_eq!(names, [name.as_bytes()]),
+            }
+        }
+    }
+
     #[test]
     fn nonsense_is_not_a_stat() {
         for bad in [
