@@ -61,8 +61,38 @@ const HARMLESS: &[(&str, &str)] = &[
         "functions",
         "ls() { echo no; }; stat() { echo no; }; export -f ls stat",
     ),
+    ("options", "set -efuC; export SHELLOPTS"),
     ("limits", "ulimit -c 0; ulimit -n 64; trap '' HUP"),
 ];
+
+#[test]
+fn a_start_up_file_that_goes_elsewhere_takes_nobody_along() {
+    for userland in [Userland::Gnu, Userland::Bash, Userland::OpenWrt] {
+        let world = World::new(userland);
+        fs::create_dir(world.root().join("sub")).unwrap();
+        world.at_login("cd /tmp");
+        for (typed, inside) in [("", ""), ("~/sub", "/sub"), ("sub", "/sub")] {
+            let settings = probe::Settings {
+                directory: typed.into(),
+                ..world.settings()
+            };
+            let clock = Arc::new(ManualClock::new());
+            let shell = probe::probe(world.transport(), &settings, clock).unwrap();
+            let root = world.root().into_os_string().into_encoded_bytes();
+            assert_eq!(shell.facts().root, [&root, inside.as_bytes()].concat());
+        }
+    }
+}
+
+#[test]
+fn a_shell_that_is_to_leave_when_idle_stays() {
+    let world = World::new(Userland::Bash);
+    world.at_login("export TMOUT=1");
+    let shell = world.shell(Arc::new(ManualClock::new()));
+    // No clock but the shell's own can tell.
+    std::thread::sleep(Duration::from_millis(1500));
+    shell.make_dir(&path("dir"), 0o755, None).unwrap();
+}
 
 fn quiet_settings(world: &World, timeout: Duration) -> probe::Settings {
     probe::Settings {
@@ -73,8 +103,17 @@ fn quiet_settings(world: &World, timeout: Duration) -> probe::Settings {
 
 #[test]
 fn what_a_login_says_changes_no_byte() {
-    for userland in [Userland::Gnu, Userland::OpenWrt, Userland::NoScp] {
+    for userland in [
+        Userland::Gnu,
+        Userland::Bash,
+        Userland::OpenWrt,
+        Userland::NoScp,
+    ] {
         for (what, script) in HARMLESS {
+            // One long time is enough.
+            if *what == "a long time" && userland != Userland::Gnu {
+                continue;
+            }
             let world = World::new(userland);
             let data: Vec<u8> = (0..=255).cycle().take(70_000).collect();
             for name in ["file", "odd \n\x1b name"] {

@@ -205,18 +205,39 @@ fn a_fifo_is_never_opened() {
 }
 
 #[test]
-fn content_comes_a_byte_at_a_time_where_nothing_else_counts() {
-    let world = World::new(Userland::Bare);
-    world.put("head", "#!/bin/dash\nexit 127\n");
-    let shell = world.shell(Arc::new(ManualClock::new()));
-    let data: Vec<u8> = (0..=255).cycle().take(70_000).collect();
-    shell
-        .store(&path("file"), &bytes(&data), &plan(&data))
-        .unwrap();
-    assert_eq!(fs::read(world.root().join("file")).unwrap(), data);
-    let mut buffer = Buffer::default();
-    shell.fetch(&path("file"), None, &mut buffer).unwrap();
-    assert_eq!(buffer.data, data);
+fn content_of_any_length_comes_and_goes_without_scp() {
+    let all: Vec<u8> = (0..=255).cycle().take((1 << 20) + 1).collect();
+    for (userland, has_head) in [
+        (Userland::NoScp, true),
+        (Userland::Bare, true),
+        (Userland::Bare, false),
+    ] {
+        let world = World::new(userland);
+        if !has_head {
+            // A byte at a time, then.
+            world.put("head", "#!/bin/dash\nexit 127\n");
+        }
+        let shell = world.shell(Arc::new(ManualClock::new()));
+        for size in [0, 1, 65_535, 65_536, 65_537, all.len() - 1, all.len()] {
+            if size > 70_000 && !has_head {
+                continue;
+            }
+            let data = &all[..size];
+            for placement in [Placement::Replace, Placement::InPlace, Placement::Direct] {
+                let plan = StorePlan {
+                    placement,
+                    ..plan(data)
+                };
+                let stored = shell.store(&path("file"), &bytes(data), &plan).unwrap();
+                assert_eq!(stored.stat.unwrap().size, size as u64);
+                assert!(fs::read(world.root().join("file")).unwrap() == data);
+            }
+            let mut buffer = Buffer::default();
+            let fetched = shell.fetch(&path("file"), None, &mut buffer).unwrap();
+            assert!(fetched.is_stable, "without a version from before");
+            assert!(buffer.data == data);
+        }
+    }
 }
 
 /// A cut in the middle of content without scp: what has arrived must not look like the file.

@@ -26,9 +26,15 @@
 #   ln_ OLD NEW  makes a hard link
 # shellcheck disable=SC2154
 
+# What a login may have left in the environment.
+set +efuvxC
 export LC_ALL=C TZ=UTC0
-unset CDPATH POSIXLY_CORRECT TIME_STYLE LS_COLORS BLOCK_SIZE GREP_OPTIONS
+unset CDPATH POSIXLY_CORRECT TIME_STYLE LS_COLORS BLOCK_SIZE DF_BLOCK_SIZE QUOTING_STYLE GREP_OPTIONS
+# With this the shell would leave when nothing is asked for some time.
+unset TMOUT
 unalias -a
+unset -f cat chmod chown cmp cp dd df find fsync head id ln ls mkdir mkfifo mknod mv perl \
+	python3 readlink rm rmdir scp sha256sum stat sync touch truncate uname xargs
 PATH=$PATH:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
 umask 077
 exec 2>/dev/null 3>&1

@@ -75,6 +75,8 @@ probe() {
 	case $(printf 12345 | { piece 1 3 2 2>&1 >/dev/null; cat; }) in
 	"1+1 records in${nl}1+1 records out$nl"*45) printf 'pieces yes\n' ;;
 	esac
+	# A start-up file may have gone elsewhere.
+	case $1 in /*) ;; *) cd -- "$HOME" || : ;; esac
 	if ! x "$1"; then a 211; return; fi
 	if ! [ -d "$1" ]; then a 212; return; fi
 	if ! cd -P -- "$1" || ! [ -r . ]; then a 213; return; fi
