@@ -68,6 +68,9 @@ pub(crate) struct Faults {
     /// Nothing more is read from any connection once so many more bytes were, until this is
     /// `None` again.
     pub(crate) stops_after_read: Option<u64>,
+    /// A connection that ends is the end of its shell's input, and the shell may see to that;
+    /// else it is killed.
+    pub(crate) hangs_up_gently: bool,
 }
 
 /// Which programs the host has.
@@ -496,6 +499,10 @@ impl Channel for LocalChannel {
 impl Drop for LocalChannel {
     fn drop(&mut self) {
         self.stdin = None;
+        if self.faults.lock().hangs_up_gently {
+            self.child.wait().unwrap();
+            return;
+        }
         // Its children end with their pipes.
         let _gone = self.child.kill();
         self.child.wait().unwrap();

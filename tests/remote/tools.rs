@@ -245,12 +245,14 @@ fn content_of_any_length_comes_and_goes_without_scp() {
 fn content_that_is_cut_never_takes_the_name() {
     for userland in [Userland::Bare, Userland::NoScp] {
         let host = Host::new(userland);
+        host.world.faults.lock().hangs_up_gently = true;
         for size in [10, 3_000_000] {
             fs::write(host.at("file"), "old").unwrap();
             let plan = StorePlan { size, ..plan(b"") };
             let result = host.remote.store(&path("file"), &bytes(b"short"), &plan);
             assert!(matches!(result, Err(Error::Local { .. })), "{result:?}");
             assert_eq!(fs::read(host.at("file")).unwrap(), b"old");
+            assert_eq!(host.names(), [b"file"], "nothing is left of it");
         }
     }
 }
