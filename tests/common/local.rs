@@ -247,6 +247,11 @@ impl World {
         }
     }
 
+    /// What a login has as `PATH`.
+    pub(crate) fn path(&self) -> String {
+        format!("{}:/usr/bin:/bin", self.bin().display())
+    }
+
     fn bin(&self) -> PathBuf {
         self.dir.path().join("bin")
     }

@@ -4,6 +4,8 @@
 
 mod bad_hosts;
 mod full_disk;
+#[path = "../common/local.rs"]
+mod local;
 mod lost_connection;
 mod many_files;
 #[path = "../common/mounted.rs"]
@@ -12,6 +14,7 @@ mod ordinary_user;
 mod programs;
 mod reference;
 mod sequences;
+mod small_hosts;
 #[path = "../common/sshd.rs"]
 mod sshd;
 mod start;

@@ -77,7 +77,8 @@ mv_() {
 	elif [ -d "$1" ] && ! [ -h "$1" ] && x "$2"; then
 		say 'Not a directory'
 		return
-	elif [ "$MV" = -f ] && [ -h "$2" ] && [ -d "$2" ]; then
+	elif [ "$MV" = -f ] && [ -h "$2" ] && ! [ -f "$2" ] && x "$1"; then
+		# mv would follow a link to a directory, and stumble over one to itself.
 		rm -f -- "$2" || return
 	fi
 	mv "$MV" -- "$1" "$2"
