@@ -51,3 +51,21 @@ fn operations_on_a_host_without_scp_have_the_results_of_a_local_directory() {
         assert_eq!(n_said, 1, "{}", mounted.log());
     });
 }
+
+#[test]
+fn operations_on_other_userlands_have_the_results_of_a_local_directory() {
+    for (userland, found) in [
+        (Userland::BusyBox, "BusyBox ash, stat, scp"),
+        (Userland::Toybox, "mksh, toybox tools, stat, scp"),
+        (Userland::Bsd, "dash, BSD tools, stat, scp"),
+        (Userland::NoScp, "dash, GNU tools, stat, no scp"),
+    ] {
+        if userland.is_here() {
+            with_programs(userland, found, |mounted| {
+                for seed in 401..=402 {
+                    compare(mounted, seed, 200);
+                }
+            });
+        }
+    }
+}

@@ -65,6 +65,7 @@ for_worlds! {
     creation_is_exclusive
     directories_are_made_and_removed
     names_move_and_multiply
+    a_rename_takes_the_place_of_any_link
     a_rename_that_must_not_replace_does_not
     attributes_are_set_in_one_round_trip
     times_before_1970_are_kept

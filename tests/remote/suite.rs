@@ -998,6 +998,43 @@ pub(crate) fn names_move_and_multiply(host: &Host) {
     assert!(host.at("dir/x").exists());
 }
 
+pub(crate) fn a_rename_takes_the_place_of_any_link(host: &Host) {
+    fs::create_dir(host.at("dir")).unwrap();
+    for target in ["dir", "nowhere", "link"] {
+        for what in ["file", "other dir", "other link"] {
+            symlink(target, host.at("link")).unwrap();
+            match what {
+                "file" => fs::write(host.at(what), "x").unwrap(),
+                "other dir" => fs::create_dir(host.at(what)).unwrap(),
+                _ => symlink("there", host.at(what)).unwrap(),
+            }
+            let kind = host.remote.stat(&path(what)).unwrap().kind;
+            let renamed = host
+                .remote
+                .rename(&path(what), &path("link"), RenameHow::Replace);
+            if what == "other dir" {
+                assert_eq!(reason(renamed), Reason::NotADirectory, "over {target}");
+                host.remote.remove_dir(&path(what)).unwrap();
+            } else {
+                let stat = renamed.unwrap().stat.unwrap();
+                assert_eq!(stat.kind, kind, "{what} over {target}");
+            }
+            assert_eq!(host.names(), [&b"dir"[..], b"link"]);
+            assert_eq!(fs::read_dir(host.at("dir")).unwrap().count(), 0);
+            host.remote.remove_file(&path("link"), None).unwrap();
+        }
+    }
+    // What a directory holds does not take its place.
+    fs::write(host.at("dir/file"), "x").unwrap();
+    let result = host
+        .remote
+        .rename(&path("dir/file"), &path("dir"), RenameHow::Replace);
+    let refused = reason(result);
+    let is_known = [Reason::NotEmpty, Reason::IsADirectory, Reason::Exists];
+    assert!(is_known.contains(&refused), "{refused}");
+    assert!(host.at("dir/file").exists());
+}
+
 pub(crate) fn a_rename_that_must_not_replace_does_not(host: &Host) {
     fs::write(host.at("a"), "a").unwrap();
     fs::write(host.at("b"), "b").unwrap();

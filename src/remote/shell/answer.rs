@@ -107,10 +107,11 @@ pub fn reason_of(text: &[u8]) -> Reason {
     let line = line.trim_ascii_end();
     let tail = memchr::memmem::rfind(line, b": ").map_or(line, |at| line.get(at..).unwrap_or(line));
     let has = |needle: &[u8]| memchr::memmem::find(tail, needle).is_some();
-    let table: [(&[u8], Reason); 34] = [
+    let table: [(&[u8], Reason); 35] = [
         (b"No such file or directory", Reason::NotFound),
         (b"File exists", Reason::Exists),
         (b"cannot overwrite directory", Reason::Exists),
+        (b"cannot overwrite non-directory", Reason::NotADirectory),
         (b"Permission denied", Reason::AccessDenied),
         (b"ermission denied", Reason::AccessDenied),
         (b"Operation not permitted", Reason::NotPermitted),

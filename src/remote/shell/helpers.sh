@@ -8,7 +8,7 @@
 # and what `helpers/probe.sh` has found out on the first lane:
 #   F   the flavour of the userland: `gnu`, `busybox`, `bsd` or `ls`
 #   MV  the options of mv that keep it from moving into a directory, as far as it has such: `-fT`;
-#       `-Tf` if it does not replace empty directories; `-fh` if links to directories are all it
+#       `-Tf` if it has that but is no rename(2) for all kinds of files; `-fh` if links to directories are all it
 #       does not move into; `-f`
 #   LN  the same for ln
 #   TH  the option of touch that keeps it from following a link, if it has it
@@ -70,6 +70,8 @@ mv_() {
 		return
 	fi
 	if [ -d "$2" ] && ! [ -h "$2" ]; then
+		# Linux says so of a directory that the file is in.
+		case $1/ in "$2"/*) say 'Directory not empty'; return ;; esac
 		if ! [ -d "$1" ] || [ -h "$1" ]; then say 'Is a directory'; return; fi
 		# POSIX rename(): an empty directory is replaced, and no other. It must not lose itself.
 		case $2/ in "$1"/*) say 'Invalid argument'; return ;; esac
@@ -77,11 +79,23 @@ mv_() {
 	elif [ -d "$1" ] && ! [ -h "$1" ] && x "$2"; then
 		say 'Not a directory'
 		return
-	elif [ "$MV" = -f ] && [ -h "$2" ] && ! [ -f "$2" ] && x "$1"; then
-		# mv would follow a link to a directory, and stumble over one to itself.
+	elif [ "$MV" != -fh ] && [ -h "$2" ] && [ -d "$2" ] && x "$1"; then
+		# mv would follow a link to a directory; that of BusyBox refuses it with -T.
 		rm -f -- "$2" || return
 	fi
-	mv "$MV" -- "$1" "$2"
+	e=$(mv "$MV" -- "$1" "$2" 2>&1) && return
+	s=$?
+	case $e in
+	# BusyBox stumbles over a link to itself.
+	*' loop'* | *'Too many'*link*)
+		if [ -h "$2" ] && ! [ -e "$2" ] && x "$1"; then
+			rm -f -- "$2" && mv "$MV" -- "$1" "$2"
+			return
+		fi
+		;;
+	esac
+	printf '%s\n' "$e"
+	return $s
 }
 
 # free PATH: whether a new link can have the name; ln would put it into a directory.

@@ -32,7 +32,7 @@ finds() { case $("$@" 2>&1) in *"$nowhere"*'No such file'*) return 0 ;; esac; re
 MV=-f LN='' TH='' TR='' CS=slow
 if finds mv -fT -- $nowhere $nowhere.2; then
 	MV=-fT
-	case $(mv --help 2>&1) in *[Tt]oybox*) MV=-Tf ;; esac
+	case $(mv --help 2>&1) in *[Tt]oybox* | *BusyBox*) MV=-Tf ;; esac
 elif finds mv -fh -- $nowhere $nowhere.2; then
 	MV=-fh
 fi
