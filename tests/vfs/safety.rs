@@ -15,6 +15,8 @@ use scpfs::vfs::SetAttr;
 
 use crate::faulty::Faulty;
 use crate::faulty::Unheard;
+use crate::local::Userland;
+use crate::local::World;
 use crate::world::CX;
 use crate::world::Mount;
 use crate::world::Setup;
@@ -183,13 +185,21 @@ fn what_was_closed_in_an_outage_goes_up_when_the_host_is_back() {
 
 #[test]
 fn an_unknown_end_of_a_store_is_no_conflict_later() {
+    // The second tells whole seconds.
+    for userland in [Userland::Gnu, Userland::OpenWrt] {
+        the_end_of_a_store_is_not_heard(userland);
+    }
+}
+
+fn the_end_of_a_store_is_not_heard(userland: Userland) {
     // The host stored the file, but nobody heard of it; the next close used to say ESTALE.
     let unheard = Arc::new(Unheard::default());
     let fate = Arc::clone(&unheard);
-    let mount = Mount::set_up(Setup {
+    let setup = Setup {
         around: Box::new(move |remote| Faulty::around(remote, fate)),
         ..Setup::default()
-    });
+    };
+    let mount = Mount::on(Arc::new(World::new(userland)), setup);
     fs::write(mount.at("file"), "old").unwrap();
     let opened = mount.open("file", libc::O_RDWR).unwrap();
     mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
@@ -325,7 +335,7 @@ fn sshfs_leaves_a_truncated_file_when_the_link_drops() {
 
 #[test]
 fn two_mounts_and_a_writer_on_the_host_lose_no_closed_version() {
-    let world = Arc::new(crate::local::World::new(crate::local::Userland::Gnu));
+    let world = Arc::new(World::new(Userland::Gnu));
     for name in ["a", "b"] {
         fs::write(world.root().join(name), "base\n").unwrap();
     }
