@@ -284,6 +284,23 @@ impl World {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
+    /// Has each of these programs run a script first.
+    pub(crate) fn before(&self, programs: &[&str], script: &str) {
+        // What has many names goes by the last part of its path.
+        let real = self.dir.path().join("real");
+        fs::create_dir(&real).unwrap();
+        for name in programs {
+            if self.bin().join(name).symlink_metadata().is_ok() {
+                fs::rename(self.bin().join(name), real.join(name)).unwrap();
+            } else {
+                symlink(Path::new("/usr/bin").join(name), real.join(name)).unwrap();
+            }
+            let real = real.join(name);
+            let script = format!("#!/bin/dash\n{script}\nexec '{}' \"$@\"\n", real.display());
+            self.put(name, &script);
+        }
+    }
+
     /// Takes programs away, those of this machine included.
     fn lacks(&self, programs: &[&str]) {
         for name in programs {

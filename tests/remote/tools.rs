@@ -9,8 +9,10 @@ use std::time::Duration;
 use scpfs::clock::Clock as _;
 use scpfs::clock::ManualClock;
 use scpfs::clock::SystemClock;
+use scpfs::path::Name;
 use scpfs::path::RemotePath;
 use scpfs::remote::Error;
+use scpfs::remote::Expect;
 use scpfs::remote::Placement;
 use scpfs::remote::Reason;
 use scpfs::remote::Remote as _;
@@ -167,6 +169,45 @@ fn what_is_mounted_on_the_host_has_a_device_of_its_own() {
         assert_eq!((id.dev, id.ino), device(name), "{name}");
     }
     assert_ne!(device("etc").0, device("proc").0);
+}
+
+/// Between the look whether a name is free and the move to it, somebody may take it.
+#[test]
+fn a_name_that_is_taken_in_the_last_moment_is_not_replaced() {
+    for userland in [
+        Userland::Gnu,
+        Userland::Toybox,
+        Userland::OpenWrt,
+        Userland::Bare,
+        Userland::Bsd,
+    ] {
+        if !userland.is_here() {
+            continue;
+        }
+        let world = World::new(userland);
+        let taken = world.root().with_extension("taken");
+        let script = format!(
+            "if read -r name <'{0}'; then rm '{0}'; echo theirs >\"$name\"; fi 2>/dev/null",
+            taken.display()
+        );
+        world.before(&["ln", "mv"], &script);
+        let shell = world.shell(Arc::new(ManualClock::new()));
+        for name in ["file", "beside"] {
+            let file = world.root().join(name);
+            fs::write(&taken, format!("{}\n", file.display())).unwrap();
+            let plan = StorePlan {
+                expect: Expect::Absent,
+                // The second time `file` is there, so that it goes beside it.
+                keep_as: (name == "beside").then(|| Name::new(name.as_bytes()).unwrap()),
+                ..plan(b"ours")
+            };
+            let result = shell.store(&path("file"), &bytes(b"ours"), &plan);
+            let is_conflict = matches!(result, Err(Error::Conflict { .. }));
+            assert!(is_conflict, "{userland:?} {name}: {result:?}");
+            assert_eq!(fs::read(file).unwrap(), b"theirs\n", "{userland:?}");
+        }
+        assert_eq!(fs::read_dir(world.root()).unwrap().count(), 2);
+    }
 }
 
 /// The scp of dropbear opens without `O_NONBLOCK`: it would wait for ever.

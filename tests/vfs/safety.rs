@@ -200,6 +200,7 @@ fn the_end_of_a_store_is_not_heard(userland: Userland) {
         ..Setup::default()
     };
     let mount = Mount::on(Arc::new(World::new(userland)), setup);
+    mount.clock.advance(Duration::from_micros(123_456));
     fs::write(mount.at("file"), "old").unwrap();
     let opened = mount.open("file", libc::O_RDWR).unwrap();
     mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
