@@ -223,17 +223,11 @@ pub struct StorePlan {
 impl StorePlan {
     /// Returns whether the host has what the plan wanted to give it. A store sets the modification
     /// time to the microsecond, so size and time together are as good as a receipt. A host that
-    /// tells neither inodes nor fractions of a second has no better one.
+    /// sets or tells whole seconds has no better one.
     pub fn is_done(&self, stat: &Stat) -> bool {
-        let is_coarse = stat.id.is_none() && stat.mtime.nanos == 0;
-        let has_time = if is_coarse {
-            stat.mtime.secs == self.mtime.secs
-        } else {
-            stat.mtime.to_micros() == self.mtime.to_micros()
-        };
         stat.kind == FileKind::File
             && stat.size == self.size
-            && has_time
+            && self.mtime.may_be_told_as(stat.mtime)
             // A tool that keeps size and time makes the old file look like the new one.
             && !matches!(&self.expect, Expect::Version(old) if old.same_content(&stat.version()))
     }

@@ -16,6 +16,16 @@ impl Time {
             nanos: self.nanos - self.nanos % 1000,
         }
     }
+
+    /// Returns whether a host on which a store set this time may tell it so: to the microsecond, as
+    /// a `T` record carries it, or in whole seconds, which are all that some hosts set or tell.
+    pub fn may_be_told_as(self, told: Self) -> bool {
+        if told.nanos == 0 {
+            self.secs == told.secs
+        } else {
+            self.to_micros() == told.to_micros()
+        }
+    }
 }
 
 /// A point in time as a calendar has it, in UTC.

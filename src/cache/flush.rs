@@ -207,9 +207,10 @@ impl Entry {
     fn settle_doubts(&self, job: &Job, path: &RemotePath) -> Result<Option<Stat>, Error> {
         match self.cache.remote.stat(path) {
             Ok(stat) => {
-                let is_ours = job.doubts.iter().any(|(size, mtime)| {
-                    stat.size == *size && stat.mtime.to_micros() == mtime.to_micros()
-                });
+                let is_ours = job
+                    .doubts
+                    .iter()
+                    .any(|(size, mtime)| stat.size == *size && mtime.may_be_told_as(stat.mtime));
                 Ok(is_ours.then_some(stat))
             }
             Err(error) if error.reason() == Some(Reason::NotFound) => Ok(None),

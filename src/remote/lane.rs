@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use crate::clock::Clock;
 use crate::clock::Tick;
 use crate::path::Escaped;
 use crate::remote::lanes::Pooled;
@@ -29,9 +30,6 @@ const MAX_ANSWER: usize = 512 << 20;
 
 /// How much is read at a time.
 const READ_SIZE: usize = 256 << 10;
-
-/// What a lane runs once it stands.
-const HELPERS: &str = include_str!("shell/helpers.sh");
 
 /// A lane that stands between two requests, or is broken.
 #[derive(Debug)]
@@ -91,11 +89,12 @@ fn quoted(noise: &[u8]) -> String {
 impl Lane {
     /// Opens a connection, waits for the resident shell and gives it its helper functions.
     ///
-    /// `flavour` is the helpers' word for the host's userland, empty to find out.
+    /// `helpers` are lines of shell without comments, see `shell::tools`.
     pub fn open(
         transport: &dyn Transport,
-        flavour: &str,
+        helpers: &[u8],
         timeout: Duration,
+        clock: &dyn Clock,
     ) -> Result<Self, Error> {
         let mut connection = transport.connect()?;
         let token = random_token()?;
@@ -124,16 +123,23 @@ impl Lane {
             last_used: Tick::ZERO,
         };
         lane.channel.set_timeout(timeout);
-        lane.skip_noise(&mark)?;
+        lane.skip_noise(&mark, timeout, clock)?;
         lane.channel.discard_stderr()?;
-        let preamble = lane.preamble(flavour);
+        let preamble = lane.preamble(helpers);
         lane.request(&preamble)?;
         Ok(lane)
     }
 
     /// Reads what a login prints until the shell's mark. Nothing is sent before that, so that a
-    /// login script that reads its input gets nothing of ours.
-    fn skip_noise(&mut self, mark: &[u8]) -> Result<(), Error> {
+    /// login script that reads its input gets nothing of ours. Noise is no progress: it may go on
+    /// for `timeout` in all.
+    fn skip_noise(
+        &mut self,
+        mark: &[u8],
+        timeout: Duration,
+        clock: &dyn Clock,
+    ) -> Result<(), Error> {
+        let since = clock.tick();
         let mut n_skipped = 0;
         loop {
             if let Some(at) = memchr::memmem::find(&self.buf, mark) {
@@ -150,7 +156,7 @@ impl Lane {
             let no_shell = |lane: &Self| Error::NoShell {
                 noise: lane.buf.clone(),
             };
-            if n_skipped > MAX_NOISE {
+            if n_skipped > MAX_NOISE || clock.tick().saturating_sub(since) > timeout {
                 return Err(no_shell(self));
             }
             match self.read_more() {
@@ -167,25 +173,15 @@ impl Lane {
 
     /// The lines that define the helper functions, read by a loop because the resident loop
     /// takes one line at a time.
-    fn preamble(&self, flavour: &str) -> Vec<u8> {
+    fn preamble(&self, helpers: &[u8]) -> Vec<u8> {
         let token = String::from_utf8_lossy(&self.token);
         let mark = String::from_utf8_lossy(&self.listing_mark);
-        let mut lines = format!(
-            "T={token}; K={mark}; F={flavour}; nl=$(printf '\\n.'); nl=${{nl%.}}; h=\n\
+        let start = format!(
+            "T={token}; K={mark}; nl=$(printf '\\n.'); nl=${{nl%.}}; h=\n\
              while IFS= read -r l; do case $l in \"$T\") break;; esac; h=$h$l$nl; done; \
-             eval \"$h\"; a 0\n"
-        )
-        .into_bytes();
-        for line in HELPERS.lines() {
-            let line = line.trim_start_matches('\t');
-            if !line.is_empty() && !line.starts_with('#') {
-                lines.extend_from_slice(line.as_bytes());
-                lines.push(b'\n');
-            }
-        }
-        lines.extend_from_slice(&self.token);
-        lines.push(b'\n');
-        lines
+             eval \"$h\"; h=; a 0\n"
+        );
+        [start.as_bytes(), helpers, &self.token, b"\n"].concat()
     }
 
     /// Sends one line, its newline included, and waits for its answer: one round trip.
@@ -201,8 +197,26 @@ impl Lane {
         Ok(())
     }
 
-    /// Reads the rest of the answer: all up to and with its frame.
+    /// Reads the rest of the answer: all up to and with its frame, behind which is nothing.
     pub(crate) fn answer(&mut self) -> Result<Answer, Error> {
+        let answer = self.frame()?;
+        self.rest_is_none()?;
+        Ok(answer)
+    }
+
+    /// Says that the frame just read was the last: the lane stands between two requests.
+    pub(crate) fn rest_is_none(&mut self) -> Result<(), Error> {
+        if !self.unread().is_empty() {
+            return Err(self.surprise("something follows it"));
+        }
+        self.buf.clear();
+        self.start = 0;
+        self.is_broken = false;
+        Ok(())
+    }
+
+    /// Reads all up to and with the next frame; more of the answer may follow.
+    pub(crate) fn frame(&mut self) -> Result<Answer, Error> {
         let mut searched = 0;
         let at = loop {
             let unread = self.unread();
@@ -231,13 +245,17 @@ impl Lane {
             return Err(self.surprise("bad status"));
         };
         self.start += end + 1;
-        if !self.unread().is_empty() {
-            return Err(self.surprise("something follows it"));
-        }
-        self.buf.clear();
-        self.start = 0;
-        self.is_broken = false;
         Ok(Answer { status, body })
+    }
+
+    /// Returns how much of [`Lane::unread`] lies before the next frame for sure, and whether that
+    /// frame begins behind it.
+    pub(crate) fn before_frame(&self) -> (usize, bool) {
+        let unread = self.unread();
+        match memchr::memmem::find(unread, &self.frame) {
+            Some(at) => (at, true),
+            None => (unread.len().saturating_sub(self.frame.len() - 1), false),
+        }
     }
 
     /// Returns what was read and not used.

@@ -12,8 +12,11 @@ use crate::remote::lane::Lane;
 use crate::remote::lanes::Lanes;
 use crate::remote::shell::Shell;
 use crate::remote::shell::answer;
-use crate::remote::shell::answer::Flavour;
 use crate::remote::shell::quote::Line;
+use crate::remote::shell::tools;
+use crate::remote::shell::tools::Flavour;
+use crate::remote::shell::tools::Stamps;
+use crate::remote::shell::tools::Tools;
 use crate::transport::Transport;
 
 /// Why a host cannot be mounted.
@@ -28,13 +31,8 @@ pub enum Error {
     #[error("the host does not let this user read the directory {}", Escaped(.0))]
     RootDenied(Vec<u8>),
     #[error(
-        "the host has no `scp` program; install openssh-client (openssh-clients on Fedora and \
-         RHEL, the scp of dropbear on OpenWrt) on it"
-    )]
-    NoScp,
-    #[error(
-        "the host has a shell, but neither GNU find and stat nor BusyBox with stat (system: {}); \
-         other userlands are not supported yet",
+        "the host has a shell, but no tool that tells the attributes of files: neither `stat` of GNU, \
+         BusyBox, toybox or BSD nor `ls --full-time` (system: {})",
         Escaped(.0)
     )]
     UnknownUserland(Vec<u8>),
@@ -63,7 +61,12 @@ pub fn probe(
     settings: &Settings,
     clock: Arc<dyn Clock>,
 ) -> Result<Shell, Error> {
-    let mut lane = Lane::open(&*transport, "", settings.timeout)?;
+    let mut lane = Lane::open(
+        &*transport,
+        &tools::helpers(None),
+        settings.timeout,
+        &*clock,
+    )?;
     let directory = login_relative(&settings.directory);
     let reply = lane.request(&Line::new("probe").arg(&directory).finish())?;
     let shown = || {
@@ -81,20 +84,22 @@ pub fn probe(
         _ => return Err(Error::Surprise(reply.body)),
     }
     let found = parse(&reply.body).ok_or_else(|| Error::Surprise(reply.body.clone()))?;
-    let Some(flavour) = found.flavour else {
+    let Some(tools) = found.tools.clone() else {
         return Err(Error::UnknownUserland(found.system));
     };
-    if !found.has_scp {
-        return Err(Error::NoScp);
+    let facts = found.into_facts(&tools, lane.banner());
+    if !tools.has_scp {
+        log::warn!("the host has no usable scp: contents come and go through its shell's tools");
     }
-    let facts = found.into_facts(flavour, lane.banner());
     let timeout = settings.timeout;
-    let opener = move || Lane::open(&*transport, flavour.word(), timeout);
+    let helpers = tools::helpers(Some(&tools));
+    let lane_clock = Arc::clone(&clock);
+    let opener = move || Lane::open(&*transport, &helpers, timeout, &*lane_clock);
     let lanes = Lanes::new(lane, Box::new(opener), settings.max_lanes, clock);
     if settings.fails_fast {
         lanes.fail_fast();
     }
-    Ok(Shell::new(lanes, flavour, facts))
+    Ok(Shell::new(lanes, tools, facts))
 }
 
 /// What was typed after `host:` as a path for `cd` in the login directory.
@@ -109,13 +114,14 @@ pub(super) fn login_relative(typed: &[u8]) -> Vec<u8> {
 
 #[derive(Debug, Default)]
 struct Found {
-    flavour: Option<Flavour>,
+    tools: Option<Tools>,
     uid: u32,
     gid: u32,
     groups: Vec<u32>,
     system: Vec<u8>,
-    has_scp: bool,
-    has_nanos: bool,
+    /// What the shell and the tools are called, for a person.
+    shell: Vec<u8>,
+    family: Vec<u8>,
     can_exchange: bool,
     can_take_pieces: bool,
     root: Vec<u8>,
@@ -145,15 +151,26 @@ fn parse(body: &[u8]) -> Option<Found> {
         let (word, value) = line.split_at_checked(memchr::memchr(b' ', line)?)?;
         let value = value.get(1..)?;
         match word {
-            b"flavour" => found.flavour = Flavour::from_word(value),
+            b"preset" => found.tools = Tools::from_preset(value),
             b"uid" => found.uid = number(value)?,
             b"gid" => found.gid = number(value)?,
             b"groups" => {
                 found.groups = value.split(|&b| b == b' ').filter_map(number).collect();
             }
             b"system" => found.system = value.to_vec(),
-            b"scp" => found.has_scp = true,
-            b"times" => found.has_nanos = true,
+            b"shell" => found.shell = value.to_vec(),
+            b"tools" => found.family = value.to_vec(),
+            b"times" => {
+                let tools = found.tools.as_mut()?;
+                let mut words = value.split(|&b| b == b' ');
+                tools.stamps = match words.next()? {
+                    b"epoch" => Stamps::Epoch,
+                    _ => Stamps::Iso,
+                };
+                if words.next() == Some(b"nanos") {
+                    tools.time_precision = TimePrecision::Nanos;
+                }
+            }
             b"exchange" => found.can_exchange = true,
             b"pieces" => found.can_take_pieces = true,
             _ => {}
@@ -162,17 +179,8 @@ fn parse(body: &[u8]) -> Option<Found> {
 }
 
 impl Found {
-    fn into_facts(self, flavour: Flavour, banner: &str) -> Facts {
-        let userland = match flavour {
-            Flavour::Gnu => "GNU userland",
-            Flavour::BusyBox => "BusyBox with stat",
-        };
-        let summary = format!(
-            "{}, {userland}, server {}, login uid {}",
-            Escaped(&self.system),
-            Escaped(banner.trim().trim_start_matches("SSH-2.0-").as_bytes()),
-            self.uid
-        );
+    fn into_facts(self, tools: &Tools, banner: &str) -> Facts {
+        let summary = self.summary(tools, banner);
         Facts {
             summary,
             root: self.root,
@@ -180,13 +188,46 @@ impl Found {
             gid: self.gid,
             groups: self.groups,
             can_exchange: self.can_exchange,
-            time_precision: if self.has_nanos {
-                TimePrecision::Nanos
-            } else {
-                TimePrecision::Seconds
-            },
+            time_precision: tools.time_precision,
             can_take_pieces: self.can_take_pieces,
         }
+    }
+
+    /// `BusyBox ash, no stat, scp: listing by ls+find, 1 RTT; Linux mips, server dropbear, ...`
+    fn summary(&self, tools: &Tools, banner: &str) -> String {
+        let shell = self.shell.rsplit(|&b| b == b'/').next();
+        let shell = match shell.unwrap_or_default() {
+            b"" => "sh".to_owned(),
+            b"busybox" => "BusyBox ash".to_owned(),
+            name => Escaped(name).to_string(),
+        };
+        let family = if shell.starts_with("BusyBox") && self.family == b"BusyBox" {
+            String::new()
+        } else if self.family.is_empty() {
+            match tools.flavour {
+                Flavour::Gnu => ", GNU tools".to_owned(),
+                Flavour::Bsd => ", BSD tools".to_owned(),
+                Flavour::BusyBox | Flavour::Ls => String::new(),
+            }
+        } else {
+            format!(", {} tools", Escaped(&self.family))
+        };
+        let stat = match tools.flavour {
+            Flavour::Ls => "no stat",
+            _ => "stat",
+        };
+        let scp = if tools.has_scp { "scp" } else { "no scp" };
+        let listing = match tools.flavour {
+            Flavour::Gnu => "find",
+            Flavour::BusyBox | Flavour::Bsd => "stat+find",
+            Flavour::Ls => "ls+find",
+        };
+        format!(
+            "{shell}{family}, {stat}, {scp}: listing by {listing}, 1 RTT; {}, server {}, login uid {}",
+            Escaped(&self.system),
+            Escaped(banner.trim().trim_start_matches("SSH-2.0-").as_bytes()),
+            self.uid
+        )
     }
 }
 

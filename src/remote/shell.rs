@@ -1,4 +1,4 @@
-//! The `shell` dialect: a host with a POSIX shell and `scp`.
+//! The `shell` dialect: a host with a POSIX shell, and `scp` or else `cat` and `dd`.
 //!
 //! Each operation is one line for a lane and one answer: one round trip.
 
@@ -7,8 +7,10 @@ pub mod answer;
 mod content;
 mod outcome;
 pub mod quote;
+pub mod tools;
 
 mod pieces;
+mod plain;
 
 use std::collections::HashMap;
 
@@ -34,12 +36,10 @@ use crate::remote::Renamed;
 use crate::remote::Result;
 use crate::remote::StorePlan;
 use crate::remote::Stored;
-use crate::remote::TimePrecision;
 use crate::remote::lane::Answer;
 use crate::remote::lanes::Lanes;
 use crate::remote::lanes::Lent;
 use crate::remote::lanes::Purpose;
-use crate::remote::shell::answer::Flavour;
 use crate::remote::shell::outcome::check;
 use crate::remote::shell::outcome::one_stat;
 use crate::remote::shell::outcome::owner_text;
@@ -50,12 +50,13 @@ use crate::remote::shell::outcome::stats;
 use crate::remote::shell::outcome::surprise;
 use crate::remote::shell::outcome::taken;
 use crate::remote::shell::quote::Line;
+use crate::remote::shell::tools::Flavour;
+use crate::remote::shell::tools::Tools;
 use crate::remote::transfer::lost;
 use crate::stat::DeviceNumber;
 use crate::stat::FileKind;
 use crate::stat::FsStat;
 use crate::stat::Stat;
-use crate::stat::Time;
 use crate::stat::Version;
 use crate::sync::Mutex;
 
@@ -63,11 +64,11 @@ use crate::sync::Mutex;
 pub const TEMP_PREFIX: &[u8] = b".scpfs-";
 pub const TEMP_SUFFIX: &[u8] = b".tmp";
 
-/// A host with a POSIX shell and `scp`, reached over [`Lanes`].
+/// A host with a POSIX shell, reached over [`Lanes`].
 #[derive(Debug)]
 pub struct Shell {
     lanes: Lanes,
-    flavour: Flavour,
+    tools: Tools,
     facts: Facts,
     /// Uploads that are under way, by the directory they are in; their temporary names are left
     /// out of listings.
@@ -77,10 +78,10 @@ pub struct Shell {
 }
 
 impl Shell {
-    pub fn new(lanes: Lanes, flavour: Flavour, facts: Facts) -> Self {
+    pub fn new(lanes: Lanes, tools: Tools, facts: Facts) -> Self {
         Self {
             lanes,
-            flavour,
+            tools,
             facts,
             temps: Mutex::new(Vec::new()),
             lying_devices: Mutex::new(HashMap::new()),
@@ -162,13 +163,6 @@ impl Shell {
         check(act, path, &answer)?;
         Ok(stats(&answer.body, n_wanted))
     }
-
-    fn time_text(&self, time: Time) -> String {
-        match self.facts.time_precision {
-            TimePrecision::Nanos => format!("@{}", answer::epoch_text(time)),
-            TimePrecision::Seconds => format!("@{}", time.secs),
-        }
-    }
 }
 
 impl Remote for Shell {
@@ -189,11 +183,11 @@ impl Remote for Shell {
         let answer = lane
             .request(&Line::new("l").arg(&top).finish())
             .map_err(|error| lost(ACT, error))?;
-        let parsed = match self.flavour {
-            Flavour::Gnu => answer::parse_gnu_listing(&answer.body),
-            Flavour::BusyBox => {
-                answer::parse_busybox_listing(&answer.body, lane.listing_mark(), &top)
-            }
+        let (body, mark) = (&answer.body, lane.listing_mark());
+        let parsed = match self.tools.flavour {
+            Flavour::Gnu => answer::stat::parse_gnu_listing(body),
+            Flavour::BusyBox | Flavour::Bsd => answer::stat::parse_marked_listing(body, mark, &top),
+            Flavour::Ls => answer::ls::parse_listing(body, mark, &top),
         };
         drop(lane);
         let parsed = parsed.ok_or_else(|| surprise(ACT, &answer.body))?;
@@ -220,6 +214,18 @@ impl Remote for Shell {
         });
         drop(temps);
         self.complete(path, &mut entries)?;
+        for name in parsed.unclear {
+            match self.stat(&path.join(&name)) {
+                Ok(stat) => entries.push(ListEntry {
+                    name,
+                    kind: stat.kind,
+                    stat: Some(stat),
+                    target: None,
+                }),
+                Err(error) if error.reason() == Some(Reason::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
         Ok(Listing { directory, entries })
     }
 
@@ -265,7 +271,7 @@ impl Remote for Shell {
     }
 
     fn make_dir(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed> {
-        let line = Line::new(&format!("q mkdir -m {mode:04o} --")).arg(&self.absolute(path));
+        let line = Line::new(&format!("q mkd {mode:04o}")).arg(&self.absolute(path));
         self.change("create", path, self.given_away(line, path, owner), 2)
             .map(pair)
     }
@@ -281,9 +287,9 @@ impl Remote for Shell {
         const ACT: &str = "create";
         let name = self.absolute(path);
         let DeviceNumber { major, minor } = device;
-        let mknod = Line::new(&format!("q mknod -m {mode:04o} --")).arg(&name);
+        let mknod = Line::new(&format!("q mkn {mode:04o}")).arg(&name);
         let line = match kind {
-            FileKind::Fifo => Line::new(&format!("q mkfifo -m {mode:04o} --")).arg(&name),
+            FileKind::Fifo => Line::new(&format!("q mkn {mode:04o}")).arg(&name),
             FileKind::CharDevice => mknod.raw(&format!("c {major} {minor}")),
             FileKind::BlockDevice => mknod.raw(&format!("b {major} {minor}")),
             FileKind::Socket => {
@@ -308,9 +314,7 @@ impl Remote for Shell {
     }
 
     fn symlink(&self, path: &RemotePath, target: &[u8], owner: Option<Owner>) -> Result<Changed> {
-        let line = Line::new("q ln -sT --")
-            .arg(target)
-            .arg(&self.absolute(path));
+        let line = Line::new("q sym").arg(target).arg(&self.absolute(path));
         self.change("create", path, self.given_away(line, path, owner), 2)
             .map(pair)
             .map_err(taken)
@@ -362,7 +366,7 @@ impl Remote for Shell {
                 .arg(&dirs[1])
         };
         let line = match how {
-            RenameHow::Replace => moved("q mv -fT --"),
+            RenameHow::Replace => moved("q mv_"),
             RenameHow::Exchange if self.facts.can_exchange => moved("q mv --exchange -T --"),
             RenameHow::Exchange => {
                 return Err(refused(ACT, from, Reason::InvalidArgument, b""));
@@ -399,26 +403,23 @@ impl Remote for Shell {
             line = line.raw(&format!("&& q chmod {mode:05o} --")).arg(&name);
         }
         if let Some(size) = change.size {
-            line = line
-                .raw(&format!("&& q truncate -c -s {size} --"))
-                .arg(&name);
+            line = line.raw(&format!("&& q trunc {size}")).arg(&name);
         }
-        line = match (change.atime, change.mtime) {
-            (Some(NewTime::Now), Some(NewTime::Now)) => line.raw("&& q touch -c -h --").arg(&name),
-            (atime, mtime) => {
-                for (option, time) in [("-a", atime), ("-m", mtime)] {
-                    let stamp = match time {
-                        None => continue,
-                        Some(NewTime::Now) => String::new(),
-                        Some(NewTime::At(time)) => format!("-d {}", self.time_text(time)),
-                    };
-                    line = line
-                        .raw(&format!("&& q touch -c -h {option} {stamp} --"))
-                        .arg(&name);
-                }
-                line
-            }
+        let mut touch = |options: &str, time| {
+            let stamp = match time {
+                None => return,
+                Some(NewTime::Now) => "''".to_owned(),
+                Some(NewTime::At(time)) => self.tools.stamp(time),
+            };
+            let tch = format!("&& q tch {options} {stamp}");
+            line = std::mem::take(&mut line).raw(&tch).arg(&name);
         };
+        if (change.atime, change.mtime) == (Some(NewTime::Now), Some(NewTime::Now)) {
+            touch("''", change.mtime);
+        } else {
+            touch("-a", change.atime);
+            touch("-m", change.mtime);
+        }
         let answer = self.tell(ACT, line.raw("&& g").arg(&name))?;
         check(ACT, path, &answer)?;
         one_stat(ACT, &answer.body)
@@ -430,10 +431,14 @@ impl Remote for Shell {
 
     fn fs_stat(&self) -> Result<FsStat> {
         let root = self.absolute(&RemotePath::root());
-        let line = Line::new("stat -f -c '%S %b %f %a %c %d %l' --").arg(&root);
+        let line = Line::new("fs").arg(&root);
         let answer = self.ask("stat", line.raw("2>&1; a $?"))?;
         check("stat", &RemotePath::root(), &answer)?;
-        answer::parse_fs_stat(&answer.body).ok_or_else(|| surprise("stat", &answer.body))
+        let fs = match self.tools.flavour {
+            Flavour::Gnu | Flavour::BusyBox => answer::parse_fs_stat(&answer.body),
+            Flavour::Bsd | Flavour::Ls => answer::parse_df(&answer.body),
+        };
+        fs.ok_or_else(|| surprise("stat", &answer.body))
     }
 
     fn sync(&self, path: &RemotePath) -> Result<()> {
@@ -452,7 +457,7 @@ impl Remote for Shell {
     }
 
     fn abilities(&self) -> Vec<Ability> {
-        abilities::abilities(&self.facts)
+        abilities::abilities(&self.facts, &self.tools)
     }
 
     fn contact(&self) -> Contact {

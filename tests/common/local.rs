@@ -8,6 +8,8 @@
 #![allow(clippy::disallowed_methods, reason = "the host is a process here")]
 
 use std::fs;
+use std::io;
+use std::io::PipeReader;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
@@ -17,7 +19,6 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
 use std::process::ChildStdin;
-use std::process::ChildStdout;
 use std::process::Command;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -72,6 +73,9 @@ pub(crate) struct Faults {
     /// Nothing more is read from any connection once so many more bytes were, until this is
     /// `None` again.
     pub(crate) stops_after_read: Option<u64>,
+    /// A connection that ends is the end of its shell's input, and the shell may see to that;
+    /// else it is killed.
+    pub(crate) hangs_up_gently: bool,
 }
 
 /// Which programs the host has.
@@ -81,6 +85,16 @@ pub(crate) enum Userland {
     /// GNU tools with bash as `sh`.
     Bash,
     BusyBox,
+    /// toybox, with mksh as `sh`, as on Android.
+    Toybox,
+    /// The BusyBox of OpenWrt: without `stat` and others, with `scp`.
+    OpenWrt,
+    /// A BusyBox of few options, without `stat` and `scp`.
+    Bare,
+    /// GNU tools without `scp`.
+    NoScp,
+    /// Tools that take the options of BSD; made of GNU tools.
+    Bsd,
 }
 
 /// Which commands the host runs.
@@ -90,6 +104,58 @@ enum Allowed {
     /// `scp -f` and `scp -t`, as a forced command or a restricted shell does.
     Scp,
 }
+
+impl Userland {
+    /// Whether this machine has the programs of that host; says so if not, and fails where
+    /// `SCPFS_REQUIRE` names `shells`.
+    pub(crate) fn is_here(self) -> bool {
+        let missing = match self {
+            Self::Toybox => ["/usr/bin/toybox", "/bin/mksh"]
+                .into_iter()
+                .find(|program| !Path::new(program).exists()),
+            _ => None,
+        };
+        let Some(missing) = missing else {
+            return true;
+        };
+        let required = std::env::var("SCPFS_REQUIRE").unwrap_or_default();
+        assert!(
+            !required.contains("shells"),
+            "SCPFS_REQUIRE has shells, but missing: {missing}"
+        );
+        eprintln!("SKIPPED: missing {missing} for a test of a host with it");
+        false
+    }
+}
+
+/// What OpenWrt leaves out of BusyBox, and what else this machine has that it has not.
+const NOT_OPENWRT: &[&str] = &[
+    "base64", "diff", "groups", "install", "link", "od", "perl", "printenv", "python3", "realpath",
+    "stat", "stty", "timeout", "truncate", "unlink",
+];
+
+/// What an old BusyBox lacks as well, or what its owner left out.
+const NOT_BARE: &[&str] = &["cmp", "fsync", "scp", "xargs"];
+
+/// A program that is there, but not with that option.
+fn without(program: &str, options: &str) -> String {
+    format!(
+        "#!/bin/dash\nfor a; do case $a in\n{options}) echo \"invalid option -- $a\" >&2; exit 1;;\n\
+         --) break;;\nesac; done\nexec {program} \"$@\"\n"
+    )
+}
+
+/// BSD's `stat -f`, `find` and others with the programs of GNU.
+const BSD: &[(&str, &str)] = &[(
+    "stat",
+    r#"#!/bin/dash
+[ "$1" = -f ] || { echo "stat: illegal option -- $1" >&2; exit 1; }
+f=$(printf '%s\n' "$2" | sed 's/%Xp/%f/; s/%z/%s/; s/%l/%h/; s/%XHr/%t/; s/%XLr/%T/
+    s/%Fa/%.9X/; s/%Fm/%.9Y/; s/%Fc/%.9Z/; s/%N/%n/')
+shift 2
+exec /usr/bin/stat -c "$f" "$@"
+"#,
+)];
 
 #[derive(Debug)]
 pub(crate) struct World {
@@ -110,33 +176,136 @@ impl World {
         fs::create_dir(dir.path().join("root")).unwrap();
         let bin = dir.path().join("bin");
         fs::create_dir(&bin).unwrap();
-        let link = |program: &str, name: &str| symlink(program, bin.join(name)).unwrap();
-        match userland {
-            Userland::Gnu => link("/bin/dash", "sh"),
-            Userland::Bash => link("/bin/bash", "sh"),
-            Userland::BusyBox => {
-                let list = Command::new("busybox")
-                    .arg("--list")
-                    .output()
-                    .expect("busybox")
-                    .stdout;
-                let busybox = ["/bin/busybox", "/usr/bin/busybox"];
-                let busybox = busybox
-                    .iter()
-                    .find(|path| Path::new(path).exists())
-                    .unwrap();
-                for applet in String::from_utf8(list).unwrap().lines() {
-                    link(busybox, applet);
-                }
-                link("/usr/bin/scp", "scp");
-            }
-        }
-        Self {
+        let world = Self {
             dir,
             allowed: Allowed::All,
             banner: "SSH-2.0-local",
             meter: Arc::default(),
             faults: Arc::default(),
+        };
+        let link = |program: &str, name: &str| symlink(program, bin.join(name)).unwrap();
+        match userland {
+            Userland::Gnu => link("/bin/dash", "sh"),
+            Userland::Bash => link("/bin/bash", "sh"),
+            Userland::BusyBox => world.install_busybox(),
+            Userland::Toybox => {
+                world.install("/usr/bin/toybox", "");
+                link("/bin/mksh", "sh");
+                link("/usr/bin/scp", "scp");
+                world.lacks(&["dd", "install"]);
+            }
+            Userland::OpenWrt => {
+                world.install_busybox();
+                world.lacks(NOT_OPENWRT);
+            }
+            Userland::Bare => {
+                world.install_busybox();
+                world.lacks(NOT_OPENWRT);
+                world.lacks(NOT_BARE);
+                for (name, options) in [
+                    ("dd", "iflag=*|oflag=*"),
+                    ("ln", "-*T*"),
+                    ("mv", "-*T*|-*h*"),
+                    ("touch", "-h|-d*"),
+                ] {
+                    world.put(name, &without(&format!("/bin/busybox {name}"), options));
+                }
+            }
+            Userland::NoScp => {
+                link("/bin/dash", "sh");
+                world.lacks(&["scp"]);
+            }
+            Userland::Bsd => {
+                link("/bin/dash", "sh");
+                for (name, script) in BSD {
+                    world.put(name, script);
+                }
+                for (name, options) in [
+                    ("dd", "iflag=*|oflag=*"),
+                    ("find", "-printf"),
+                    ("ln", "-*T*|-*P*"),
+                    ("mknod", "-m"),
+                    ("mv", "-*T*|--*[a-z]*"),
+                    ("touch", "-d@*|@*"),
+                ] {
+                    let real = format!("/usr/bin/{name}");
+                    let mut script = without(&real, options);
+                    // What BSD calls -h of these two, GNU calls -T.
+                    if ["ln", "mv"].contains(&name) {
+                        let translate = "n=$#; for a; do case $a in -h) a=-T;; -fh) a=-fT;; esac; \
+                                         set -- \"$@\" \"$a\"; done; shift $n\nexec ";
+                        script = script.replace("exec ", translate);
+                    }
+                    world.put(name, &script);
+                }
+            }
+        }
+        world
+    }
+
+    fn install_busybox(&self) {
+        let busybox = ["/bin/busybox", "/usr/bin/busybox"];
+        let busybox = busybox
+            .iter()
+            .find(|path| Path::new(path).exists())
+            .expect("busybox");
+        self.install(busybox, "--list");
+        symlink("/usr/bin/scp", self.bin().join("scp")).unwrap();
+    }
+
+    /// Links each name that a program of many names says it has.
+    fn install(&self, program: &str, option: &str) {
+        let mut list = Command::new(program);
+        if !option.is_empty() {
+            list.arg(option);
+        }
+        let list = list.output().expect(program).stdout;
+        for applet in String::from_utf8(list).unwrap().split_whitespace() {
+            symlink(program, self.bin().join(applet)).unwrap();
+        }
+    }
+
+    /// What a login has as `PATH`.
+    pub(crate) fn path(&self) -> String {
+        format!("{}:/usr/bin:/bin", self.bin().display())
+    }
+
+    fn bin(&self) -> PathBuf {
+        self.dir.path().join("bin")
+    }
+
+    /// Puts a script among the programs of the host.
+    pub(crate) fn put(&self, name: &str, script: &str) {
+        let path = self.bin().join(name);
+        if path.symlink_metadata().is_ok() {
+            fs::remove_file(&path).unwrap();
+        }
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Has each of these programs run a script first.
+    pub(crate) fn before(&self, programs: &[&str], script: &str) {
+        // What has many names goes by the last part of its path.
+        let real = self.dir.path().join("real");
+        fs::create_dir(&real).unwrap();
+        for name in programs {
+            if self.bin().join(name).symlink_metadata().is_ok() {
+                fs::rename(self.bin().join(name), real.join(name)).unwrap();
+            } else {
+                symlink(Path::new("/usr/bin").join(name), real.join(name)).unwrap();
+            }
+            let real = real.join(name);
+            let script = format!("#!/bin/dash\n{script}\nexec '{}' \"$@\"\n", real.display());
+            self.put(name, &script);
+        }
+    }
+
+    /// Takes programs away, those of this machine included.
+    fn lacks(&self, programs: &[&str]) {
+        for name in programs {
+            let script = format!("#!/bin/dash\necho 'sh: {name}: not found' >&2\nexit 127\n");
+            self.put(name, &script);
         }
     }
 
@@ -157,26 +326,18 @@ impl World {
     /// From now on, what logs in counts the programs that it runs, and dies instead of running one
     /// when there are none left, see [`Self::leave_programs`].
     pub(crate) fn count_programs(&self) {
-        let bin = self.dir.path().join("bin");
         let left = self.dir.path().join("programs left");
-        let script = |name: &str, text: &str| {
-            let path = bin.join(name);
-            fs::write(&path, format!("#!/bin/dash\n{text}\n")).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        };
-        fs::remove_file(bin.join("sh")).unwrap();
-        script("sh", "export LANE=$$; exec /bin/dash \"$@\"");
+        self.put("sh", "#!/bin/dash\nexport LANE=$$; exec /bin/dash \"$@\"\n");
         for name in [
             "scp", "mv", "stat", "chmod", "touch", "rm", "ls", "ln", "cat", "flock", "cmp", "dd",
         ] {
             let left = left.display();
-            script(
-                name,
-                &format!(
-                    "read -r n <'{left}'; [ \"$n\" -gt 0 ] || {{ kill -9 $LANE; exit 1; }}\n\
-                     echo $((n - 1)) >'{left}'; exec /usr/bin/{name} \"$@\""
-                ),
+            let script = format!(
+                "#!/bin/dash\nread -r n <'{left}'; \
+                 [ \"$n\" -gt 0 ] || {{ kill -9 $LANE; exit 1; }}\n\
+                 echo $((n - 1)) >'{left}'; exec /usr/bin/{name} \"$@\"\n"
             );
+            self.put(name, &script);
         }
         self.leave_programs(1_000_000);
     }
@@ -194,17 +355,24 @@ impl World {
 
     /// From now on, what logs in cannot make a file larger than this.
     pub(crate) fn limit_file_size(&self, n_bytes: u64) {
-        let sh = self.dir.path().join("bin/sh");
-        let real = self.dir.path().join("sh");
-        fs::rename(&sh, &real).unwrap();
         // POSIX: `ulimit -f` counts blocks of 512 bytes.
-        let script = format!(
-            "#!/bin/dash\ntrap '' XFSZ\nulimit -f {}\nexec '{}' \"$@\"\n",
-            n_bytes / 512,
+        self.at_login(&format!("trap '' XFSZ\nulimit -f {}", n_bytes / 512));
+    }
+
+    /// From now on, whoever logs in runs this script first, as a shell would its start-up files.
+    pub(crate) fn at_login(&self, script: &str) {
+        let sh = self.bin().join("sh");
+        let real = self.dir.path().join("sh");
+        if !real.exists() {
+            fs::rename(&sh, &real).unwrap();
+        }
+        // The command of a lane starts one more shell, which is no login.
+        let wrapper = format!(
+            "#!/bin/bash\nif [ -z \"$LOGGED_IN\" ]; then\nexport LOGGED_IN=1\n{script}\nfi\n\
+             exec '{}' \"$@\"\n",
             real.display()
         );
-        fs::write(&sh, script).unwrap();
-        fs::set_permissions(&sh, fs::Permissions::from_mode(0o755)).unwrap();
+        self.put("sh", &wrapper);
     }
 
     /// A directory for a cache.
@@ -288,7 +456,11 @@ impl Connection for LocalConnection {
             Allowed::Scp if !is_scp => "echo 'this account runs scp only'; exit 1",
             Allowed::All | Allowed::Scp => command,
         };
-        let mut child = Command::new(self.bin.join("sh"))
+        // dropbear refuses commands of more than 9000 bytes.
+        assert!(command.len() < 9000);
+        // What goes to standard error before the lane begins is merged, as by the real transport.
+        let (stdout, writer) = io::pipe().unwrap();
+        let child = Command::new(self.bin.join("sh"))
             .args(["-c", command])
             .env_clear()
             .env("PATH", format!("{}:/usr/bin:/bin", self.bin.display()))
@@ -296,16 +468,16 @@ impl Connection for LocalConnection {
             .env("TZ", "Asia/Kolkata")
             .current_dir(&self.home)
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|error| Error::Failed {
-                act: "spawning",
-                detail: error.to_string(),
-            })?;
+            .stdout(writer.try_clone().unwrap())
+            .stderr(writer)
+            .spawn();
+        let mut child = child.map_err(|error| Error::Failed {
+            act: "spawning",
+            detail: error.to_string(),
+        })?;
         Ok(Box::new(LocalChannel {
             stdin: child.stdin.take(),
-            stdout: child.stdout.take().unwrap(),
+            stdout,
             child,
             meter: Arc::clone(&self.meter),
             faults: Arc::clone(&self.faults),
@@ -331,7 +503,7 @@ impl Connection for LocalConnection {
 struct LocalChannel {
     child: Child,
     stdin: Option<ChildStdin>,
-    stdout: ChildStdout,
+    stdout: PipeReader,
     meter: Arc<Meter>,
     faults: Arc<Mutex<Faults>>,
     wrote_last: bool,
@@ -443,6 +615,10 @@ impl Channel for LocalChannel {
 impl Drop for LocalChannel {
     fn drop(&mut self) {
         self.stdin = None;
+        if self.faults.lock().hangs_up_gently {
+            self.child.wait().unwrap();
+            return;
+        }
         // Its children end with their pipes.
         let _gone = self.child.kill();
         self.child.wait().unwrap();

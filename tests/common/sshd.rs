@@ -122,12 +122,7 @@ impl Sshd {
     /// Returns `None`, loudly, where the machine lacks something.
     pub(crate) fn start(options: Options) -> Option<Self> {
         if let Some(missing) = missing() {
-            let required = std::env::var("SCPFS_REQUIRE").unwrap_or_default();
-            assert!(
-                !required.contains("sshd"),
-                "SCPFS_REQUIRE has sshd, but missing: {missing}"
-            );
-            eprintln!("SKIPPED: missing {missing} for a test with sshd");
+            skip("sshd", missing);
             return None;
         }
         ensure_account(options.account);
@@ -233,11 +228,7 @@ impl Sshd {
 
     /// Kills the server and all its sessions at once, as a crash of the host would.
     pub(crate) fn kill(&mut self) {
-        // The server is the first process of its namespace: the kernel ends the others with it.
-        for pid in children(self.unshare.id()) {
-            signal(pid, Signal::KILL);
-        }
-        self.unshare.wait().unwrap();
+        kill(&mut self.unshare);
     }
 
     /// Kills all sessions; the server goes on.
@@ -349,7 +340,26 @@ pub(crate) fn command(program: &str) -> Command {
     Command::new(program)
 }
 
-fn missing() -> Option<&'static str> {
+/// Says that a test is skipped; fails where `SCPFS_REQUIRE` names `what`.
+pub(crate) fn skip(what: &str, missing: &str) {
+    let required = std::env::var("SCPFS_REQUIRE").unwrap_or_default();
+    assert!(
+        !required.contains(what),
+        "SCPFS_REQUIRE has {what}, but missing: {missing}"
+    );
+    eprintln!("SKIPPED: missing {missing} for a test with {what}");
+}
+
+/// Ends a server that `unshare` started.
+pub(crate) fn kill(unshare: &mut Child) {
+    // The server is the first process of its namespace: the kernel ends the others with it.
+    for pid in children(unshare.id()) {
+        signal(pid, Signal::KILL);
+    }
+    unshare.wait().unwrap();
+}
+
+pub(crate) fn missing() -> Option<&'static str> {
     if !rustix::process::getuid().is_root() {
         return Some("root");
     }
@@ -370,12 +380,12 @@ fn missing() -> Option<&'static str> {
 /// the machine.
 const PASSWORD_FILE: &str = "/run/scpfs-test-password";
 
-fn home(account: Account) -> PathBuf {
+pub(crate) fn home(account: Account) -> PathBuf {
     Path::new("/home").join(account.name)
 }
 
 /// Makes the account if it is missing. Tests of several processes may do that at once.
-fn ensure_account(account: Account) {
+pub(crate) fn ensure_account(account: Account) {
     let lock = fs::File::create("/run/scpfs-test-account.lock").unwrap();
     flock(&lock, FlockOperation::LockExclusive).unwrap();
     let exists = fs::read_to_string("/etc/passwd")
@@ -390,7 +400,9 @@ fn ensure_account(account: Account) {
             .arg(account.name));
     }
     for (name, content) in account.files {
-        fs::write(home(account).join(name), content).unwrap();
+        let file = home(account).join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, content).unwrap();
     }
     let has_password = Path::new(PASSWORD_FILE).exists();
     if !exists || !has_password {
@@ -522,7 +534,7 @@ fn launch(dir: &Path) -> Option<(Child, Arc<Mutex<String>>)> {
     None
 }
 
-fn children(pid: u32) -> Vec<u32> {
+pub(crate) fn children(pid: u32) -> Vec<u32> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     text.split_whitespace()
         .filter_map(|it| it.parse().ok())

@@ -71,7 +71,7 @@ fn status_says_how_a_mount_is() {
     assert!(status["source"].as_str().unwrap().starts_with("host:/"));
     assert_eq!(status["pid"], mounted.pid());
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
-    assert!(status["host"].as_str().unwrap().contains("GNU userland"));
+    assert!(status["host"].as_str().unwrap().contains("GNU tools"));
     assert_eq!(status["connection"]["state"], "connected");
     assert!(status["connection"]["lanes_open"].as_u64().unwrap() >= 1);
     assert_eq!(status["connection"]["lanes_max"], 4);
@@ -83,7 +83,7 @@ fn status_says_how_a_mount_is() {
     assert_eq!(status["cache"]["hits"], 2);
     assert_eq!(status["files"], Value::Array(Vec::new()));
     let (_, text) = said(&mounted.control(&["status"]).output().unwrap());
-    for word in [&point(&mounted), "connected", "GNU userland", "not stored"] {
+    for word in [&point(&mounted), "connected", "GNU tools", "not stored"] {
         assert!(text.contains(word), "no `{word}` in: {text}");
     }
 }

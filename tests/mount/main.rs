@@ -8,6 +8,8 @@ mod control;
 mod doctor;
 mod full_disk;
 mod guard;
+#[path = "../common/local.rs"]
+mod local;
 mod lost_connection;
 mod many_files;
 #[path = "../common/mounted.rs"]
@@ -23,6 +25,7 @@ mod reference;
 mod scp_only;
 mod sequences;
 mod side_by_side;
+mod small_hosts;
 #[path = "../common/sshd.rs"]
 mod sshd;
 mod start;

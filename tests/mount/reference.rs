@@ -282,7 +282,7 @@ fn whole(root: &Path) -> Vec<String> {
     lines
 }
 
-fn compare(mounted: &Mounted, seed: u64, n_ops: usize) {
+pub(crate) fn compare(mounted: &Mounted, seed: u64, n_ops: usize) {
     let (here, local) = (
         mounted.here(&format!("s{seed}")),
         mounted.aside(&format!("local{seed}")),

@@ -8,8 +8,6 @@ use std::process::Stdio;
 
 use crate::mounted::Mounted;
 use crate::mounted::is_mounted;
-use crate::sshd::Options;
-use crate::sshd::Sshd;
 
 /// Runs the program, which must fail, and returns its exit status and what it said.
 fn fails(command: &mut Command) -> (i32, String) {
@@ -189,23 +187,4 @@ fn a_key_or_password_that_is_not_accepted_is_said() {
     command.env("HOME", "/nonexistent").arg("-F").arg(&other);
     command.args(["-oIdentityAgent=none", "-oBatchMode=yes"]);
     expect(command.arg("h:").arg(&point), 4, &["ssh-copy-id"]);
-}
-
-#[test]
-fn a_host_without_scp_is_told_what_to_install() {
-    // In a namespace of its own, the login finds no program under that name.
-    let hide = "unshare -rm sh -c 'mount --bind /dev/null /usr/bin/scp && \
-                exec sh -c \"$SSH_ORIGINAL_COMMAND\"'";
-    let options = Options::default().line(&format!("ForceCommand {hide}"));
-    let Some(sshd) = Sshd::start(options) else {
-        return;
-    };
-    let point = tempfile::tempdir().unwrap();
-    let mut command = scpfs();
-    command
-        .arg("-F")
-        .arg(sshd.ssh_config())
-        .arg("h:")
-        .arg(point.path());
-    expect(&mut command, 7, &["no `scp` program", "openssh-client"]);
 }

@@ -26,6 +26,7 @@ use crate::local::Userland;
 use crate::local::World;
 use crate::scp_server::Kind;
 use crate::scp_server::ScpServer;
+use crate::things::odd_names;
 use crate::things::path_of;
 
 /// What a host can do. What it cannot must be refused with a reason, and change nothing.
@@ -39,8 +40,10 @@ pub(crate) struct Can {
     pub(crate) newlines: bool,
     /// Take names that are not UTF-8.
     pub(crate) any_bytes: bool,
-    /// Tell the time of a content finer than in seconds.
+    /// Tell the time of a content that was stored finer than in seconds.
     pub(crate) fractions: bool,
+    /// Make sockets.
+    pub(crate) sockets: bool,
     /// Tell inodes, links and owners.
     pub(crate) identify: bool,
 }
@@ -51,6 +54,7 @@ const EVERYTHING: Can = Can {
     newlines: true,
     any_bytes: true,
     fractions: true,
+    sockets: true,
     identify: true,
 };
 
@@ -60,6 +64,7 @@ const SCP: Can = Can {
     newlines: false,
     any_bytes: false,
     fractions: false,
+    sockets: false,
     identify: false,
 };
 
@@ -84,10 +89,20 @@ enum Side {
 pub(crate) struct Host {
     pub(crate) remote: Arc<dyn Remote>,
     pub(crate) can: Can,
+    /// Others quote and list as this one does.
+    is_one_of_many: bool,
     side: Side,
 }
 
 impl Host {
+    /// A host of that kind, where this machine has its programs.
+    pub(crate) fn of(which: Which) -> Option<Self> {
+        match which {
+            Which::Shell(userland) if !userland.is_here() => None,
+            _ => Some(Self::new(which)),
+        }
+    }
+
     pub(crate) fn new(which: Which) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::new());
         match which {
@@ -96,14 +111,29 @@ impl Host {
                 Self {
                     remote: Arc::clone(&memory) as _,
                     can: EVERYTHING,
+                    is_one_of_many: false,
                     side: Side::Memory(memory),
                 }
             }
             Which::Shell(userland) => {
                 let world = World::new(userland);
+                let remote = Retry::new(world.shell(clock));
+                let facts = remote.facts();
+                let has = |tool: &str| !facts.summary.contains(&format!("no {tool}"));
+                let can = Can {
+                    fractions: has("stat")
+                        && (has("scp") || facts.time_precision == TimePrecision::Nanos),
+                    // Nothing of such a BusyBox makes one.
+                    sockets: has("stat"),
+                    ..EVERYTHING
+                };
                 Self {
-                    remote: Arc::new(Retry::new(world.shell(clock))),
-                    can: EVERYTHING,
+                    remote: Arc::new(remote),
+                    can,
+                    is_one_of_many: !matches!(
+                        userland,
+                        Userland::Gnu | Userland::BusyBox | Userland::OpenWrt
+                    ),
                     side: Side::World(world),
                 }
             }
@@ -112,6 +142,7 @@ impl Host {
                 Self {
                     remote: Arc::new(Retry::new(world.scp(clock))),
                     can: SCP,
+                    is_one_of_many: false,
                     side: Side::World(world),
                 }
             }
@@ -135,6 +166,7 @@ impl Host {
                         list: kind == Kind::Skipping,
                         ..SCP
                     },
+                    is_one_of_many: false,
                     side: Side::Directory(dir),
                 }
             }
@@ -280,6 +312,19 @@ impl Host {
             result,
             meter.map(trips).zip(before).map(|(now, then)| now - then),
         )
+    }
+
+    /// Names to try: one byte a name, where the others do not stand for this host.
+    pub(crate) fn names_to_try(&self) -> Vec<Vec<u8>> {
+        let mut names = odd_names();
+        if !self.is_one_of_many {
+            return names;
+        }
+        names.retain(|name| name.len() > 1);
+        let every_byte: Vec<u8> = (1..=255).filter(|&b| b != b'/').collect();
+        names.extend(every_byte.chunks(100).map(<[u8]>::to_vec));
+        names.sort();
+        names
     }
 
     /// How many round trips a store may take.

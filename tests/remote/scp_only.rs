@@ -371,7 +371,7 @@ fn the_shell_is_chosen_where_there_is_one_and_scp_where_there_is_none() {
     };
     let summary = |world: &World, choice| connect(world, choice).unwrap().facts().summary.clone();
     let shell = World::new(Userland::Gnu);
-    assert!(summary(&shell, Choice::Auto).contains("GNU userland"));
+    assert!(summary(&shell, Choice::Auto).contains("GNU tools"));
     assert!(summary(&shell, Choice::ScpOnly).contains("no shell"));
     let scp = World::scp_only(OPENSSH);
     let said = summary(&scp, Choice::Auto);

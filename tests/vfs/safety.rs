@@ -21,6 +21,8 @@ use scpfs::vfs::SetAttr;
 use crate::faulty::Cut;
 use crate::faulty::Faulty;
 use crate::faulty::Unheard;
+use crate::local::Userland;
+use crate::local::World;
 use crate::world::CX;
 use crate::world::Mount;
 use crate::world::Setup;
@@ -189,13 +191,22 @@ fn what_was_closed_in_an_outage_goes_up_when_the_host_is_back() {
 
 #[test]
 fn an_unknown_end_of_a_store_is_no_conflict_later() {
+    // The second tells whole seconds.
+    for userland in [Userland::Gnu, Userland::OpenWrt] {
+        the_end_of_a_store_is_not_heard(userland);
+    }
+}
+
+fn the_end_of_a_store_is_not_heard(userland: Userland) {
     // The host stored the file, but nobody heard of it, nor could ask when it was tried again.
     let cut = Arc::new(Cut::default());
     let fate = Arc::clone(&cut);
-    let mount = Mount::set_up(Setup {
+    let setup = Setup {
         around: Box::new(move |remote| Arc::new(Retry::new(Faulty::new(remote, fate)))),
         ..Setup::default()
-    });
+    };
+    let mount = Mount::on(Arc::new(World::new(userland)), setup);
+    mount.clock.advance(Duration::from_micros(123_456));
     fs::write(mount.at("file"), "old").unwrap();
     let opened = mount.open("file", libc::O_RDWR).unwrap();
     mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
@@ -331,7 +342,7 @@ fn sshfs_leaves_a_truncated_file_when_the_link_drops() {
 
 #[test]
 fn two_mounts_and_a_writer_on_the_host_lose_no_closed_version() {
-    let world = Arc::new(crate::local::World::new(crate::local::Userland::Gnu));
+    let world = Arc::new(World::new(Userland::Gnu));
     for name in ["a", "b"] {
         fs::write(world.root().join(name), "base\n").unwrap();
     }

@@ -6,9 +6,21 @@ use crate::remote::ability;
 use crate::remote::ability::Ability;
 use crate::remote::ability::Extent;
 use crate::remote::ability::Operation;
+use crate::remote::shell::tools::Flavour;
+use crate::remote::shell::tools::Tools;
 
-pub(super) fn abilities(facts: &Facts) -> Vec<Ability> {
+pub(super) fn abilities(facts: &Facts, tools: &Tools) -> Vec<Ability> {
+    let has_stat = tools.flavour != Flavour::Ls;
     ability::all(|what| match what {
+        Operation::Stat if !has_stat => {
+            Extent::Limited("from ls, which tells whole seconds on many hosts")
+        }
+        Operation::Read | Operation::Write if !tools.has_scp => {
+            Extent::Limited("without scp, through the shell's own tools")
+        }
+        Operation::KeepBoth if !has_stat => {
+            Extent::Limited("a change of the same size within a second may not be seen")
+        }
         Operation::Exchange if !facts.can_exchange => {
             Extent::Impossible("the host's mv has no --exchange")
         }

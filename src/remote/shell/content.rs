@@ -28,7 +28,9 @@ use crate::remote::shell::outcome::owner_text;
 use crate::remote::shell::outcome::refused;
 use crate::remote::shell::outcome::stored;
 use crate::remote::shell::outcome::surprise;
+use crate::remote::shell::plain;
 use crate::remote::shell::quote::Line;
+use crate::remote::shell::tools::Flavour;
 use crate::remote::transfer;
 use crate::remote::transfer::Fetch;
 use crate::remote::transfer::lost;
@@ -83,6 +85,7 @@ impl Shell {
             Expect::Anything => "-".to_owned(),
             Expect::Absent => "0".to_owned(),
             Expect::Version(version) => self
+                .tools
                 .flavour
                 .version_text(version)
                 .unwrap_or_else(|| "?".to_owned()),
@@ -115,7 +118,7 @@ impl Shell {
         if fits_record && has_record {
             String::new()
         } else {
-            self.time_text(mtime)
+            self.tools.stamp(mtime)
         }
     }
 
@@ -128,10 +131,17 @@ impl Shell {
     ) -> Result<Fetched> {
         const ACT: &str = "fetch";
         let mut known = known.copied();
-        let line = Line::new("f").arg(&self.absolute(path)).finish();
+        let helper = if self.tools.has_scp { "f" } else { "fc" };
+        let line = Line::new(helper).arg(&self.absolute(path)).finish();
         for n_left in (0..MAX_FETCHES).rev() {
             let mut lane = self.content_lane(ACT)?;
-            let fetch = transfer::fetch(&mut lane, &line, path, receiver)?;
+            let fetch = if self.tools.has_scp {
+                transfer::fetch(&mut lane, &line, path, receiver)?
+            } else {
+                let (before, fetch) = plain::fetch(&mut lane, &line, path, receiver)?;
+                known = before.map(|stat| stat.version());
+                fetch
+            };
             drop(lane);
             let (size, answer) = match fetch {
                 Fetch::Complete { size, answer } => (size, answer),
@@ -174,11 +184,18 @@ impl Shell {
         if self.goes_in_pieces(plan) {
             return self.store_in_pieces(path, &temp, content, plan);
         }
-        let stamp = self.stamp(plan);
-        let line = self.place(Line::new("w"), path, &temp, plan, &stamp);
-        let line = line.finish();
         let mut lane = self.content_lane(ACT)?;
-        let store = transfer::store(&mut lane, &line, path, content, plan)?;
+        let store = if self.tools.has_scp {
+            let stamp = self.stamp(plan);
+            let line = self.place(Line::new("w"), path, &temp, plan, &stamp);
+            transfer::store(&mut lane, &line.finish(), path, content, plan)?
+        } else {
+            let line = Line::new(&format!("wx {}", plan.size))
+                .arg(self.tools.stamp(plan.atime).as_bytes());
+            let stamp = self.tools.stamp(plan.mtime);
+            let line = self.place(line, path, &temp, plan, &stamp);
+            plain::store(&mut lane, &line.finish(), path, content, plan)?
+        };
         let outcome = outcome(store.answer.status);
         if outcome.is_none() {
             // The shell ends after a failed store, see `helpers.sh`.
@@ -227,7 +244,7 @@ impl Shell {
         let temp = self.new_temp(to, plan)?;
         let line = Line::new("cpy").arg(&self.absolute(from));
         // No T record sets the time of a copy.
-        let stamp = self.time_text(plan.mtime);
+        let stamp = self.tools.stamp(plan.mtime);
         let line = self.place(line, to, &temp, plan, &stamp);
         let mut lane = self.content_lane(ACT)?;
         let answer = lane
@@ -256,22 +273,27 @@ impl Shell {
         if let Some(&lies) = self.lying_devices.lock().get(&id.dev) {
             return Ok(lies);
         }
-        let line = Line::new("stat -f -c %t --")
-            .arg(&self.absolute(path))
-            .raw("; a $?");
-        let answer = self.ask("stat", line)?;
+        let name = self.absolute(path);
+        let answer = self.ask("stat", Line::new("ft").arg(&name).raw("; a $?"))?;
         check("stat", path, &answer)?;
-        // Magic numbers of Linux: proc, sysfs, debugfs, tracefs, cgroup, cgroup2, securityfs.
-        let magics: [&[u8]; 7] = [
-            b"9fa0",
-            b"62656572",
-            b"64626720",
-            b"74726163",
-            b"27e0eb",
-            b"63677270",
-            b"73636673",
+        // The types that lie, with their magic numbers on Linux.
+        let liars: [(&[u8], &[u8]); 7] = [
+            (b"proc", b"9fa0"),
+            (b"sysfs", b"62656572"),
+            (b"debugfs", b"64626720"),
+            (b"tracefs", b"74726163"),
+            (b"cgroup", b"27e0eb"),
+            (b"cgroup2", b"63677270"),
+            (b"securityfs", b"73636673"),
         ];
-        let lies = magics.contains(&answer.body.trim_ascii());
+        let lies = match self.tools.flavour {
+            Flavour::Ls => answer::mounts::filesystem_type(&answer.body, &name)
+                .is_some_and(|kind| liars.iter().any(|(liar, _)| kind == *liar)),
+            _ => {
+                let magic = answer.body.trim_ascii();
+                liars.iter().any(|(_, liar)| magic == *liar)
+            }
+        };
         self.lying_devices.lock().insert(id.dev, lies);
         Ok(lies)
     }

@@ -81,7 +81,7 @@ pub(super) fn one_stat(act: &'static str, body: &[u8]) -> Result<Stat> {
 
 /// The last `n` lines of an answer as attributes; a program may have warned before them.
 pub(super) fn stats(body: &[u8], n: usize) -> Option<Vec<Stat>> {
-    let stats = answer::parse_stats(body)?;
+    let stats = answer::stat::parse_stats(body)?;
     (stats.len() == n).then_some(stats)
 }
 

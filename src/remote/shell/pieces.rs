@@ -71,8 +71,10 @@ const PIECE_MILLIS: u64 = 1000;
 impl Shell {
     /// Whether content is to go in pieces.
     pub(super) fn goes_in_pieces(&self, plan: &StorePlan) -> bool {
-        // Without SCP only `touch` sets the time, and it must be able to.
-        let is_exact = self.facts.time_precision == TimePrecision::Nanos || plan.mtime.nanos == 0;
+        // Without SCP only `touch` sets the time, and it should be able to.
+        let is_exact = !self.tools.has_scp
+            || self.facts.time_precision == TimePrecision::Nanos
+            || plan.mtime.nanos == 0;
         self.facts.can_take_pieces
             && is_exact
             && plan.size > MIN_FILE
@@ -111,8 +113,8 @@ impl Shell {
             return Err(error);
         }
         let line =
-            Line::new(&format!("we {}", plan.size)).arg(self.time_text(plan.atime).as_bytes());
-        let stamp = self.time_text(plan.mtime);
+            Line::new(&format!("we {}", plan.size)).arg(self.tools.stamp(plan.atime).as_bytes());
+        let stamp = self.tools.stamp(plan.mtime);
         let line = self.place(line, path, temp, plan, &stamp).finish();
         let answer = lane.request(&line).map_err(|error| lost(ACT, error))?;
         let outcome = outcome(answer.status);

@@ -1,0 +1,149 @@
+#![cfg(test)]
+//! A throwaway dropbear on the loopback, for tests: the server of OpenWrt and other small hosts.
+//!
+//! As with [`crate::sshd`] it has a port, keys and an account of its own, and everything that its
+//! sessions started dies with it. Needs `dropbear` besides what that needs; without it tests are
+//! skipped, or fail where `SCPFS_REQUIRE` names `dropbear`.
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+use std::fs;
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use scpfs::transport::settings::IdentityFile;
+use scpfs::transport::settings::Settings;
+use scpfs::transport::settings::StrictHostKeyChecking;
+use tempfile::TempDir;
+
+use crate::sshd::Account;
+use crate::sshd::children;
+use crate::sshd::command;
+use crate::sshd::ensure_account;
+use crate::sshd::free_port;
+use crate::sshd::home;
+use crate::sshd::keygen;
+use crate::sshd::kill;
+use crate::sshd::missing;
+use crate::sshd::run;
+use crate::sshd::skip;
+
+/// dropbear reads keys from the home directory only, so that its account is nobody else's.
+const ACCOUNT: Account = Account {
+    name: "scpfs-dropbear",
+    shell: "/bin/dash",
+    files: &[],
+};
+
+/// A running server; it ends, with all its sessions, when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Dropbear {
+    dir: TempDir,
+    port: u16,
+    /// `unshare`, whose only child is the server.
+    unshare: Child,
+}
+
+impl Dropbear {
+    /// Starts a server and waits until it listens. Only one may run at a time.
+    ///
+    /// Returns `None`, loudly, where the machine lacks something.
+    pub(crate) fn start() -> Option<Self> {
+        let is_there = Path::new("/usr/sbin/dropbear").exists();
+        if let Some(missing) = missing().or((!is_there).then_some("dropbear")) {
+            skip("dropbear", missing);
+            return None;
+        }
+        ensure_account(ACCOUNT);
+        let dir = tempfile::Builder::new()
+            .prefix("scpfs-dropbear-")
+            .tempdir()
+            .unwrap();
+        keygen(&dir.path().join("id"), "ed25519", "");
+        let ssh = home(ACCOUNT).join(".ssh");
+        fs::create_dir_all(&ssh).unwrap();
+        fs::copy(dir.path().join("id.pub"), ssh.join("authorized_keys")).unwrap();
+        for path in [&ssh, &ssh.join("authorized_keys")] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let host_key = dir.path().join("host");
+        run(command("dropbearkey")
+            .args(["-t", "ed25519", "-f"])
+            .arg(&host_key));
+        // Another program may take the port between our look and the server's.
+        for _ in 0..5 {
+            let port = free_port();
+            let mut unshare = command("unshare")
+                .args(["--mount", "--propagation", "private", "--pid", "--fork"])
+                .args(["--kill-child", "--mount-proc"])
+                .args(["/usr/sbin/dropbear", "-F", "-s", "-P", "/dev/null", "-p"])
+                .arg(format!("127.0.0.1:{port}"))
+                .arg("-r")
+                .arg(&host_key)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            for _ in 0..3000 {
+                if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                    let dropbear = Self { dir, port, unshare };
+                    dropbear.write_known_hosts();
+                    return Some(dropbear);
+                }
+                if unshare.try_wait().unwrap().is_some() {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            kill(&mut unshare);
+        }
+        panic!("dropbear found no port to listen on");
+    }
+
+    fn write_known_hosts(&self) {
+        let shown = command("dropbearkey")
+            .arg("-y")
+            .arg("-f")
+            .arg(self.dir.path().join("host"))
+            .output()
+            .unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        let key = shown.lines().find(|line| line.starts_with("ssh-")).unwrap();
+        let line = format!("[127.0.0.1]:{} {key}\n", self.port);
+        fs::write(self.known_hosts(), line).unwrap();
+    }
+
+    fn known_hosts(&self) -> PathBuf {
+        self.dir.path().join("known_hosts")
+    }
+
+    /// Settings that lead to this server with its client key, asking nobody.
+    pub(crate) fn settings(&self) -> Settings {
+        let mut settings = Settings::new("127.0.0.1", self.port, ACCOUNT.name);
+        settings.identity_files = vec![IdentityFile {
+            path: self.dir.path().join("id"),
+            is_explicit: true,
+        }];
+        settings.user_known_hosts_files = vec![self.known_hosts()];
+        settings.strict = StrictHostKeyChecking::Yes;
+        settings
+    }
+
+    pub(crate) fn user(&self) -> &'static str {
+        ACCOUNT.name
+    }
+}
+
+impl Drop for Dropbear {
+    fn drop(&mut self) {
+        if !children(self.unshare.id()).is_empty() {
+            kill(&mut self.unshare);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+#![cfg(test)]
+//! Hosts of few programs, mounted: random operations as on any other.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use crate::local::Userland;
+use crate::local::World;
+use crate::mounted::Mounted;
+use crate::reference::compare;
+use crate::sshd::Options;
+use crate::sshd::Sshd;
+
+/// Mounts a host whose logins find these programs only; `found` is what it must say of them.
+fn with_programs(userland: Userland, found: &str, check: impl FnOnce(&Mounted)) {
+    let world = World::new(userland);
+    let open = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(world.root().parent().unwrap(), open).unwrap();
+    let login = format!(
+        "ForceCommand env PATH='{}' sh -c \"$SSH_ORIGINAL_COMMAND\"",
+        world.path()
+    );
+    let Some(sshd) = Sshd::start(Options::default().line(&login)) else {
+        return;
+    };
+    let Some(mounted) = Mounted::on(sshd, &[]) else {
+        return;
+    };
+    assert!(mounted.log().contains(found), "{}", mounted.log());
+    check(&mounted);
+}
+
+#[test]
+fn operations_on_a_small_router_have_the_results_of_a_local_directory() {
+    let found = "BusyBox ash, no stat, scp: listing by ls+find, 1 RTT";
+    with_programs(Userland::OpenWrt, found, |mounted| {
+        for seed in 201..=203 {
+            compare(mounted, seed, 300);
+        }
+    });
+}
+
+#[test]
+fn operations_on_a_host_without_scp_have_the_results_of_a_local_directory() {
+    let found = "BusyBox ash, no stat, no scp: listing by ls+find, 1 RTT";
+    with_programs(Userland::Bare, found, |mounted| {
+        for seed in 301..=302 {
+            compare(mounted, seed, 200);
+        }
+        let n_said = mounted.log().matches("no usable scp").count();
+        assert_eq!(n_said, 1, "{}", mounted.log());
+    });
+}
+
+#[test]
+fn operations_on_other_userlands_have_the_results_of_a_local_directory() {
+    for (userland, found) in [
+        (Userland::BusyBox, "BusyBox ash, stat, scp"),
+        (Userland::Toybox, "mksh, toybox tools, stat, scp"),
+        (Userland::Bsd, "dash, BSD tools, stat, scp"),
+        (Userland::NoScp, "dash, GNU tools, stat, no scp"),
+    ] {
+        if userland.is_here() {
+            with_programs(userland, found, |mounted| {
+                for seed in 401..=402 {
+                    compare(mounted, seed, 200);
+                }
+            });
+        }
+    }
+}

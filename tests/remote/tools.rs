@@ -1,0 +1,299 @@
+#![cfg(test)]
+//! Hosts whose programs are special: what is found out about them, and what must not be done.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use scpfs::clock::Clock as _;
+use scpfs::clock::ManualClock;
+use scpfs::clock::SystemClock;
+use scpfs::path::Name;
+use scpfs::path::RemotePath;
+use scpfs::remote::Error;
+use scpfs::remote::Expect;
+use scpfs::remote::Placement;
+use scpfs::remote::Reason;
+use scpfs::remote::Remote as _;
+use scpfs::remote::StorePlan;
+use scpfs::remote::probe;
+use scpfs::stat::DeviceNumber;
+use scpfs::stat::FileKind;
+
+use crate::local::Userland;
+use crate::local::World;
+use crate::suite::Host;
+use crate::things::Buffer;
+use crate::things::bytes;
+use crate::things::path;
+use crate::things::plan;
+use crate::things::reason;
+
+#[test]
+fn a_line_says_what_was_found() {
+    for (userland, start) in [
+        (
+            Userland::Gnu,
+            "dash, GNU tools, stat, scp: listing by find, 1 RTT; Linux ",
+        ),
+        (
+            Userland::Bash,
+            "bash, GNU tools, stat, scp: listing by find, 1 RTT; ",
+        ),
+        (
+            Userland::BusyBox,
+            "BusyBox ash, stat, scp: listing by stat+find, 1 RTT; ",
+        ),
+        (
+            Userland::Toybox,
+            "mksh, toybox tools, stat, scp: listing by stat+find, 1 RTT; ",
+        ),
+        (
+            Userland::OpenWrt,
+            "BusyBox ash, no stat, scp: listing by ls+find, 1 RTT; ",
+        ),
+        (
+            Userland::Bare,
+            "BusyBox ash, no stat, no scp: listing by ls+find, 1 RTT; ",
+        ),
+        (
+            Userland::NoScp,
+            "dash, GNU tools, stat, no scp: listing by find, 1 RTT; ",
+        ),
+        (
+            Userland::Bsd,
+            "dash, BSD tools, stat, scp: listing by stat+find, 1 RTT; ",
+        ),
+    ] {
+        if !userland.is_here() {
+            continue;
+        }
+        let host = Host::new(userland);
+        let summary = &host.remote.facts().summary;
+        assert!(summary.starts_with(start), "{summary}");
+    }
+}
+
+#[test]
+fn a_host_that_tells_no_attributes_is_refused_in_words() {
+    let world = World::new(Userland::Bare);
+    world.put("ls", "#!/bin/dash\nexit 127\n");
+    let clock = Arc::new(ManualClock::new());
+    let error = probe::probe(world.transport(), &world.settings(), clock).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("`ls --full-time` (system: Linux "), "{text}");
+}
+
+#[test]
+fn an_scp_that_is_forbidden_is_none() {
+    // As the scp of Red Hat answers where /etc/ssh/disable_scp exists.
+    let forbidden = "#!/bin/dash\necho 'scp: SCP protocol is forbidden via \
+                     /etc/ssh/disable_scp' >&2\nexit 1\n";
+    let world = World::new(Userland::Gnu);
+    world.put("scp", forbidden);
+    let shell = world.shell(Arc::new(ManualClock::new()));
+    assert!(shell.facts().summary.contains("no scp"));
+}
+
+#[test]
+fn a_listing_without_stat_starts_no_process_for_each_file() {
+    let host = Host::new(Userland::OpenWrt);
+    fs::create_dir(host.at("many")).unwrap();
+    for n in 0..500 {
+        fs::write(host.at(&format!("many/{n}")), "x").unwrap();
+    }
+    let log = host.world.root().join("log");
+    for name in ["find", "ls", "readlink", "xargs"] {
+        let script = format!(
+            "#!/bin/dash\necho {name} >>'{}'\nexec /bin/busybox {name} \"$@\"\n",
+            log.display()
+        );
+        host.world.put(name, &script);
+    }
+    let listing = host.remote.list(&path("many")).unwrap();
+    assert_eq!(listing.entries.len(), 500);
+    assert!(listing.entries.iter().all(|entry| entry.stat.is_some()));
+    let started = fs::read_to_string(log).unwrap();
+    assert_eq!(started, "find\nls\nls\nls\n");
+}
+
+/// `find` reads the names, `ls` the attributes, and between them anything may happen.
+#[test]
+fn a_directory_that_changes_while_it_is_listed_gets_no_wrong_attributes() {
+    let host = Host::new(Userland::OpenWrt);
+    for (name, len) in [("a", 1), ("b", 2), ("\u{fc}", 3), ("\u{f6}", 4), ("c d", 5)] {
+        fs::write(host.at(name), vec![b'x'; len]).unwrap();
+    }
+    let script = format!(
+        "#!/bin/dash\n/bin/busybox find \"$@\"\ncd '{}' && rm -f a \u{f6} && echo new >aa\n",
+        host.world.root().display()
+    );
+    host.world.put("find", &script);
+    let listing = host.remote.list(&RemotePath::root()).unwrap();
+    let mut found: Vec<_> = listing
+        .entries
+        .iter()
+        .map(|entry| (entry.name.as_bytes(), entry.stat.unwrap().size))
+        .collect();
+    found.sort();
+    assert_eq!(
+        found,
+        [(&b"b"[..], 2), (b"c d", 5), ("\u{fc}".as_bytes(), 3)]
+    );
+}
+
+/// Inode numbers mean nothing without the device, which `ls` does not tell.
+#[test]
+fn what_is_mounted_on_the_host_has_a_device_of_its_own() {
+    let world = World::new(Userland::OpenWrt);
+    let settings = probe::Settings {
+        directory: b"/".to_vec(),
+        ..world.settings()
+    };
+    let clock = Arc::new(ManualClock::new());
+    let shell = probe::probe(world.transport(), &settings, clock).unwrap();
+    let listing = shell.list(&RemotePath::root()).unwrap();
+    let device = |name: &str| {
+        let meta = fs::metadata(format!("/{name}")).unwrap();
+        let (dev, ino) = (meta.dev(), meta.ino());
+        let numbers = [rustix::fs::major(dev), rustix::fs::minor(dev)].map(u64::from);
+        (numbers[0] << 32 | numbers[1], ino)
+    };
+    for name in ["etc", "proc", "sys", "dev", "tmp"] {
+        let mut entries = listing.entries.iter();
+        let entry = entries.find(|entry| entry.name.as_bytes() == name.as_bytes());
+        let id = entry.unwrap().stat.unwrap().id.unwrap();
+        assert_eq!((id.dev, id.ino), device(name), "{name}");
+        let id = shell.stat(&path(name)).unwrap().id.unwrap();
+        assert_eq!((id.dev, id.ino), device(name), "{name}");
+    }
+    assert_ne!(device("etc").0, device("proc").0);
+}
+
+/// Between the look whether a name is free and the move to it, somebody may take it.
+#[test]
+fn a_name_that_is_taken_in_the_last_moment_is_not_replaced() {
+    for userland in [
+        Userland::Gnu,
+        Userland::Toybox,
+        Userland::OpenWrt,
+        Userland::Bare,
+        Userland::Bsd,
+    ] {
+        if !userland.is_here() {
+            continue;
+        }
+        let world = World::new(userland);
+        let taken = world.root().with_extension("taken");
+        let script = format!(
+            "if read -r name <'{0}'; then rm '{0}'; echo theirs >\"$name\"; fi 2>/dev/null",
+            taken.display()
+        );
+        world.before(&["ln", "mv"], &script);
+        let shell = world.shell(Arc::new(ManualClock::new()));
+        for name in ["file", "beside"] {
+            let file = world.root().join(name);
+            fs::write(&taken, format!("{}\n", file.display())).unwrap();
+            let plan = StorePlan {
+                expect: Expect::Absent,
+                // The second time `file` is there, so that it goes beside it.
+                keep_as: (name == "beside").then(|| Name::new(name.as_bytes()).unwrap()),
+                ..plan(b"ours")
+            };
+            let result = shell.store(&path("file"), &bytes(b"ours"), &plan);
+            let is_conflict = matches!(result, Err(Error::Conflict { .. }));
+            assert!(is_conflict, "{userland:?} {name}: {result:?}");
+            assert_eq!(fs::read(file).unwrap(), b"theirs\n", "{userland:?}");
+        }
+        assert_eq!(fs::read_dir(world.root()).unwrap().count(), 2);
+    }
+}
+
+/// The scp of dropbear opens without `O_NONBLOCK`: it would wait for ever.
+#[test]
+fn a_fifo_is_never_opened() {
+    const WAITING: &str = "#!/bin/dash\nfor last; do :; done\n[ -p \"$last\" ] && exec <\"$last\"\n\
+                           exec /usr/bin/scp \"$@\"\n";
+    for userland in [Userland::Gnu, Userland::OpenWrt, Userland::Bare] {
+        let host = Host::new(userland);
+        if userland != Userland::Bare {
+            host.world.put("scp", WAITING);
+        }
+        let begun = SystemClock::new();
+        let device = DeviceNumber::default();
+        let fifo = path("fifo");
+        host.remote
+            .make_node(&fifo, FileKind::Fifo, 0o600, device, None)
+            .unwrap();
+        let mut buffer = Buffer::default();
+        let result = host.remote.fetch(&fifo, None, &mut buffer);
+        assert_eq!(reason(result), Reason::IsADirectory, "as scp calls it");
+        for placement in [Placement::Direct, Placement::InPlace] {
+            let plan = StorePlan {
+                placement,
+                ..plan(b"x")
+            };
+            let result = host.remote.store(&fifo, &bytes(b"x"), &plan);
+            assert_eq!(reason(result), Reason::InvalidArgument);
+        }
+        let result = host.remote.copy(&fifo, &path("copy"), &plan(b"x"));
+        assert_eq!(reason(result), Reason::InvalidArgument);
+        assert_eq!(host.names(), [b"fifo"]);
+        assert!(begun.tick() < Duration::from_secs(10));
+        assert!(buffer.begun.is_empty());
+    }
+}
+
+#[test]
+fn content_of_any_length_comes_and_goes_without_scp() {
+    let all: Vec<u8> = (0..=255).cycle().take((1 << 20) + 1).collect();
+    for (userland, has_head) in [
+        (Userland::NoScp, true),
+        (Userland::Bare, true),
+        (Userland::Bare, false),
+    ] {
+        let world = World::new(userland);
+        if !has_head {
+            // A byte at a time, then.
+            world.put("head", "#!/bin/dash\nexit 127\n");
+        }
+        let shell = world.shell(Arc::new(ManualClock::new()));
+        for size in [0, 1, 65_535, 65_536, 65_537, all.len() - 1, all.len()] {
+            if size > 70_000 && !has_head {
+                continue;
+            }
+            let data = &all[..size];
+            for placement in [Placement::Replace, Placement::InPlace, Placement::Direct] {
+                let plan = StorePlan {
+                    placement,
+                    ..plan(data)
+                };
+                let stored = shell.store(&path("file"), &bytes(data), &plan).unwrap();
+                assert_eq!(stored.stat.unwrap().size, size as u64);
+                assert!(fs::read(world.root().join("file")).unwrap() == data);
+            }
+            let mut buffer = Buffer::default();
+            let fetched = shell.fetch(&path("file"), None, &mut buffer).unwrap();
+            assert!(fetched.is_stable, "without a version from before");
+            assert!(buffer.data == data);
+        }
+    }
+}
+
+/// A cut in the middle of content without scp: what has arrived must not look like the file.
+#[test]
+fn content_that_is_cut_never_takes_the_name() {
+    for userland in [Userland::Bare, Userland::NoScp] {
+        let host = Host::new(userland);
+        host.world.faults.lock().hangs_up_gently = true;
+        for size in [10, 3_000_000] {
+            fs::write(host.at("file"), "old").unwrap();
+            let plan = StorePlan { size, ..plan(b"") };
+            let result = host.remote.store(&path("file"), &bytes(b"short"), &plan);
+            assert!(matches!(result, Err(Error::Local { .. })), "{result:?}");
+            assert_eq!(fs::read(host.at("file")).unwrap(), b"old");
+            assert_eq!(host.names(), [b"file"], "nothing is left of it");
+        }
+    }
+}

@@ -1,0 +1,270 @@
+#![cfg(test)]
+//! The `shell` dialect through real connections: another server, login shells, start-up files.
+
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use scpfs::clock::SystemClock;
+use scpfs::path::Name;
+use scpfs::path::RemotePath;
+use scpfs::remote::Content;
+use scpfs::remote::Durability;
+use scpfs::remote::Expect;
+use scpfs::remote::Placement;
+use scpfs::remote::Receiver;
+use scpfs::remote::Remote as _;
+use scpfs::remote::RenameHow;
+use scpfs::remote::StorePlan;
+use scpfs::remote::probe;
+use scpfs::remote::shell::Shell;
+use scpfs::stat::Time;
+use scpfs::transport::settings::Settings;
+
+use crate::dropbear::Dropbear;
+use crate::script::unattended;
+use crate::sshd::Account;
+use crate::sshd::Options;
+use crate::sshd::Sshd;
+use crate::sshd::command;
+use crate::sshd::run;
+use crate::sshd::skip;
+
+/// Only in memory, whole.
+#[derive(Default)]
+struct Bytes(Vec<u8>);
+
+impl Content for Bytes {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let rest = &self.0[usize::try_from(offset).unwrap()..];
+        let n = buf.len().min(rest.len());
+        buf[..n].copy_from_slice(&rest[..n]);
+        Ok(n)
+    }
+}
+
+impl Receiver for Bytes {
+    fn begin(&mut self, _size: u64) -> io::Result<()> {
+        self.0.clear();
+        Ok(())
+    }
+
+    fn data(&mut self, data: &[u8]) -> io::Result<()> {
+        self.0.extend_from_slice(data);
+        Ok(())
+    }
+}
+
+/// A directory of this machine that a user of it owns.
+struct Root(PathBuf);
+
+impl Root {
+    fn new(user: &str) -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("scpfs-root-")
+            .tempdir()
+            .unwrap();
+        let root = Self(dir.keep());
+        run(command("chown").arg(user).arg(&root.0));
+        root
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+fn connect(settings: Settings, root: &Path) -> Result<Shell, probe::Error> {
+    let probe_settings = probe::Settings {
+        directory: root.as_os_str().as_bytes().to_vec(),
+        max_lanes: 2,
+        timeout: settings.timeout,
+        patience: Duration::ZERO,
+        fails_fast: false,
+    };
+    let transport = Arc::new(unattended(settings));
+    probe::probe(transport, &probe_settings, Arc::new(SystemClock::new()))
+}
+
+/// One name with every byte that a name can have.
+fn every_byte() -> RemotePath {
+    let bytes: Vec<u8> = (1..=255).filter(|&b| b != b'/').collect();
+    RemotePath::root().join(&Name::new(&bytes).unwrap())
+}
+
+/// Stores, lists, fetches, moves and removes a file of that size.
+fn works(shell: &Shell, root: &Path, size: usize) {
+    let path = every_byte();
+    let name = path.name().unwrap();
+    let data = Bytes((0..=255).cycle().take(size).collect());
+    let time = Time {
+        secs: 1_700_000_000,
+        nanos: 0,
+    };
+    let plan = StorePlan {
+        size: size as u64,
+        mode: 0o640,
+        mtime: time,
+        atime: time,
+        owner: None,
+        expect: Expect::Absent,
+        placement: Placement::Replace,
+        durability: Durability::Lazy,
+        keep_as: None,
+        tag: 7,
+    };
+    let stored = shell.store(&path, &data, &plan).unwrap().stat.unwrap();
+    let on_host = root.join(std::ffi::OsStr::from_bytes(name.as_bytes()));
+    assert!(fs::read(on_host).unwrap() == data.0);
+    let listing = shell.list(&RemotePath::root()).unwrap();
+    let [entry] = &listing.entries[..] else {
+        panic!("{listing:?}");
+    };
+    assert_eq!(entry.name, name);
+    assert_eq!(entry.stat.unwrap().version(), stored.version());
+    assert_eq!((stored.mode, stored.mtime), (0o640, time));
+    let mut fetched = Bytes::default();
+    shell
+        .fetch(&path, Some(&stored.version()), &mut fetched)
+        .unwrap();
+    assert!(fetched.0 == data.0);
+    let again = StorePlan {
+        expect: Expect::Version(stored.version()),
+        ..plan
+    };
+    shell.store(&path, &data, &again).unwrap();
+    let moved = RemotePath::root().join(&Name::new(b"moved").unwrap());
+    shell.rename(&path, &moved, RenameHow::Replace).unwrap();
+    shell.remove_file(&moved, None).unwrap();
+    assert_eq!(fs::read_dir(root).unwrap().count(), 0);
+}
+
+#[test]
+fn dropbear_serves_files() {
+    let Some(dropbear) = Dropbear::start() else {
+        return;
+    };
+    let root = Root::new(dropbear.user());
+    let shell = connect(dropbear.settings(), &root.0).unwrap();
+    assert!(shell.facts().summary.contains("server dropbear"));
+    // More than the window of 24 KiB that it grants, once ahead of the acknowledgement.
+    for size in [0, 1, 24_575, 24_576, 24_577, 1 << 20, (1 << 20) + 1] {
+        works(&shell, &root.0, size);
+    }
+    // More than a few names, so that a listing does not fit into it either.
+    for n in 0..2000 {
+        fs::write(root.0.join(format!("file {n}")), "x").unwrap();
+    }
+    let listing = shell.list(&RemotePath::root()).unwrap();
+    assert_eq!(listing.entries.len(), 2000);
+    shell.close();
+}
+
+/// A login shell, and start-up files of it that print.
+const LOGIN_SHELLS: &[Account] = &[
+    Account {
+        name: "scpfs-csh",
+        shell: "/bin/csh",
+        files: &[(".cshrc", "echo 'welcome!'\necho\n")],
+    },
+    Account {
+        name: "scpfs-tcsh",
+        shell: "/bin/tcsh",
+        files: &[(".tcshrc", "echo -n 'no newline'\n")],
+    },
+    Account {
+        name: "scpfs-fish",
+        shell: "/usr/bin/fish",
+        files: &[(
+            ".config/fish/config.fish",
+            "echo; printf 'C0644 6 hello.txt\\nhello\\n\\0'\n",
+        )],
+    },
+    Account {
+        name: "scpfs-zsh",
+        shell: "/bin/zsh",
+        files: &[(".zshenv", "print -n '\\033[2J'; print error >&2\n")],
+    },
+    Account {
+        name: "scpfs-mksh",
+        shell: "/bin/mksh",
+        files: &[],
+    },
+    Account {
+        name: "scpfs-ksh93",
+        shell: "/bin/ksh93",
+        files: &[],
+    },
+];
+
+#[test]
+fn every_login_shell_leads_to_the_same_lane() {
+    for &account in LOGIN_SHELLS {
+        if !Path::new(account.shell).exists() {
+            skip("shells", account.shell);
+            continue;
+        }
+        let Some(sshd) = Sshd::start(Options::default().account(account)) else {
+            return;
+        };
+        let root = Root::new(sshd.user());
+        let shell = connect(sshd.settings(), &root.0);
+        let shell = shell.unwrap_or_else(|error| panic!("{}: {error}", account.shell));
+        works(&shell, &root.0, 70_000);
+        shell.close();
+    }
+}
+
+/// Runs something with an account whose `.bashrc` says this.
+fn with_bashrc(name: &'static str, text: &'static str, check: impl FnOnce(&Sshd, &Path)) {
+    let files: &'static [(&str, &str)] = Box::leak(Box::new([(".bashrc", text)]));
+    let account = Account {
+        name,
+        shell: "/bin/bash",
+        files,
+    };
+    if let Some(sshd) = Sshd::start(Options::default().account(account)) {
+        let root = Root::new(sshd.user());
+        check(&sshd, &root.0);
+    }
+}
+
+#[test]
+fn a_megabyte_of_errors_at_login_does_no_harm() {
+    // Nobody reads it for half a second, and the window is not for it alone.
+    let text = "yes mind the gap | head -c 3000000 >&2\nprintf '\\0\\1\\2'\nsleep 0.5\n";
+    with_bashrc("scpfs-loud", text, |sshd, root| {
+        let shell = connect(sshd.settings(), root).unwrap();
+        works(&shell, root, 70_000);
+        shell.close();
+    });
+}
+
+#[test]
+fn a_login_that_ends_is_quoted() {
+    let text = "printf '\\033[31mThis account is closed.\\033[0m\\n' >&2\nexit 1\n";
+    with_bashrc("scpfs-closed", text, |sshd, root| {
+        let text = connect(sshd.settings(), root).unwrap_err().to_string();
+        assert!(text.contains("This account is closed."), "{text}");
+        assert!(!text.contains('\x1b'), "{text:?}");
+    });
+}
+
+#[test]
+fn a_login_that_asks_is_given_up() {
+    let text = "printf 'Your token: '\nread token\n";
+    with_bashrc("scpfs-asking", text, |sshd, root| {
+        let settings = Settings {
+            timeout: Duration::from_secs(2),
+            ..sshd.settings()
+        };
+        let text = connect(settings, root).unwrap_err().to_string();
+        assert!(text.contains("but said: Your token:"), "{text}");
+    });
+}
