@@ -126,7 +126,9 @@ fn a_directory_that_changes_while_it_is_listed_gets_no_wrong_attributes() {
         fs::write(host.at(name), vec![b'x'; len]).unwrap();
     }
     let script = format!(
-        "#!/bin/dash\n/bin/busybox find \"$@\"\ncd '{}' && rm -f a \u{f6} && echo new >aa\n",
+        // All that it found is changed before anybody reads it.
+        "#!/bin/dash\n/bin/busybox find \"$@\" >$0.out\ncd '{}' && rm -f a \u{f6} && echo new >aa\n\
+         cat $0.out\n",
         host.world.root().display()
     );
     host.world.put("find", &script);
