@@ -62,7 +62,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("ssh2", &["transport"]),
     ("libssh2_sys", &["transport"]),
     ("ssh2_config", &["transport"]),
-    ("lru", &["cache"]),
+    ("lru", &["cache", "remote"]),
     ("env_logger", &["mount"]),
     ("lexopt", &["cli"]),
     ("etcetera", &["cli"]),

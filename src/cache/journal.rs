@@ -83,7 +83,22 @@ impl Journal {
     ///
     /// Returns how many lines were damaged; they are in the file `damaged` from now on.
     pub(crate) fn open(dir: &Path, steps: Arc<dyn Steps>) -> io::Result<(Self, usize)> {
-        let found = read(dir)?;
+        let found = match read(dir) {
+            Ok(found) => found,
+            // It must not keep anybody from mounting.
+            Err(error) => {
+                let aside = dir.join("journal.unreadable");
+                log::error!(
+                    "cannot read the journal in {}: {error}; it is set aside",
+                    dir.display()
+                );
+                fs::rename(path(dir), aside)?;
+                Found {
+                    damaged: vec![Vec::new()],
+                    ..Found::default()
+                }
+            }
+        };
         if !found.damaged.is_empty() {
             set_aside(dir, &found.damaged)?;
         }
@@ -339,6 +354,16 @@ mod tests {
             let (journal, n_damaged) = open(dir.path());
             assert_eq!((journal.records().len(), n_damaged), (0, 1), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_read_is_no_reason_not_to_mount() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(path(dir.path())).unwrap();
+        let (journal, n_damaged) = open(dir.path());
+        assert_eq!((journal.records().len(), n_damaged), (0, 1));
+        journal.put(sample(1), Durable::Yes).unwrap();
+        assert!(dir.path().join("journal.unreadable").is_dir());
     }
 
     #[test]

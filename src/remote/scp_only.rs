@@ -6,7 +6,7 @@
 //!
 //! What SCP has no word for cannot be done: no rename, so that a store goes straight to its name;
 //! no removal, no links, no owners. No inode numbers and whole seconds only, so that a change of
-//! the same size within one second is not seen.
+//! the same size within one second is seen only in small files, whose content is compared.
 
 mod abilities;
 mod attr;
@@ -16,6 +16,7 @@ mod listing;
 pub mod probe;
 pub mod quirks;
 mod receive;
+mod samples;
 mod send;
 mod trial;
 mod write;
@@ -56,6 +57,8 @@ use crate::remote::scp_only::quirks::Refusal;
 use crate::remote::scp_only::receive::About;
 use crate::remote::scp_only::receive::Fetch;
 use crate::remote::scp_only::receive::Header;
+use crate::remote::scp_only::samples::Hashing;
+use crate::remote::scp_only::samples::Samples;
 use crate::remote::transfer::MAX_AHEAD;
 use crate::stat::DeviceNumber;
 use crate::stat::FileKind;
@@ -65,12 +68,15 @@ use crate::stat::Stat;
 use crate::stat::Time;
 use crate::stat::Version;
 use crate::sync::Mutex;
+use crate::transport;
 
 /// The owner and group of everything, as SCP does not tell: nobody's.
 pub const UNKNOWN_ID: u32 = 65_534;
 
 /// How often a file is fetched that changes while it is sent.
 const MAX_FETCHES: u32 = 3;
+
+const STUCK: &str = "the host's scp does not get through it; files in it can be opened by name";
 
 const NO_WORD: &str = "the host has nothing but scp, which has no word for it";
 
@@ -91,6 +97,10 @@ pub struct ScpOnly {
     keeps_seconds: Mutex<Option<bool>>,
     /// Files of which the host may have a half of ours, because a store of them broke off.
     torn: Mutex<Vec<RemotePath>>,
+    /// What small files held that were changed lately.
+    samples: Mutex<Samples>,
+    /// Directories that the host's scp does not get through: it waits for ever at a FIFO.
+    stuck: Mutex<Vec<RemotePath>>,
 }
 
 impl ScpOnly {
@@ -167,6 +177,13 @@ impl ScpOnly {
         Ok(self.stat_of(header))
     }
 
+    pub(super) fn note_sample(&self, path: &RemotePath, version: &Version, hash: Option<[u8; 32]>) {
+        let now = self.clock.wall();
+        self.samples
+            .lock()
+            .note(path.as_bytes(), version, hash, now);
+    }
+
     /// What a file was when it was fetched, and how it ended.
     fn fetch_once(&self, about: About<'_>, receiver: &mut dyn Receiver) -> Result<Fetch> {
         let quirks = *self.quirks.lock();
@@ -202,10 +219,25 @@ impl Remote for ScpOnly {
         if quirks.refusal == Refusal::Unheeded || quirks.options == Options::Minimal {
             return Err(Self::unsupported(ACT, path, WHY));
         }
+        if self.stuck.lock().contains(path) {
+            return Err(Self::unsupported(ACT, path, STUCK));
+        }
         let about = Self::about(ACT, path);
         let command = self.run(Direction::Look, &quirks, Purpose::Metadata, about)?;
         let said = self.remote_path(path);
-        match listing::list(command, &quirks, about, &said)? {
+        let listed = listing::list(command, &quirks, about, &said);
+        if matches!(
+            &listed,
+            Err(Error::OutcomeUnknown {
+                source: transport::Error::Timeout { .. },
+                ..
+            })
+        ) {
+            // Whoever asks next gets what is in it by name.
+            log::warn!("the host's scp does not get through {path}; is there a FIFO in it?");
+            self.stuck.lock().push(path.clone());
+        }
+        match listed? {
             Listed::Whole {
                 directory,
                 entries,
@@ -249,7 +281,8 @@ impl Remote for ScpOnly {
     ) -> Result<Fetched> {
         let about = Self::about("fetch", path);
         for n_left in (0..MAX_FETCHES).rev() {
-            let header = match self.fetch_once(about, receiver)? {
+            let mut hashing = Hashing::around(receiver);
+            let header = match self.fetch_once(about, &mut hashing)? {
                 Fetch::Complete(header) => header,
                 Fetch::Refused(text) => {
                     let reason = receive::reason_for(&text, Reason::IsADirectory);
@@ -266,6 +299,8 @@ impl Remote for ScpOnly {
             let is_quick = is_known && stat.size <= MAX_AHEAD;
             let is_stable = is_quick || is_same(&stat.version(), &self.look("fetch", path)?);
             if is_stable || n_left == 0 {
+                let hash = hashing.finish().filter(|_| is_stable);
+                self.note_sample(path, &stat.version(), hash);
                 return Ok(Fetched { stat, is_stable });
             }
         }

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::symlink;
 use std::sync::Arc;
+use std::time::Duration;
 
 use scpfs::clock::ManualClock;
 use scpfs::path::RemotePath;
@@ -442,4 +443,73 @@ fn what_was_stored_when_the_answer_was_lost_is_not_a_conflict() {
         stored.unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
         assert_eq!(fs::read(world.root().join("file")).unwrap(), b"new");
     }
+}
+
+/// Two changes of one size within the second that is all that the host tells.
+#[test]
+fn a_change_of_the_same_size_in_the_same_second_is_seen_in_a_small_file() {
+    let world = World::scp_only(OPENSSH);
+    let remote = world.scp(Arc::new(ManualClock::new()));
+    let second = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let write = |data: &str| {
+        fs::write(world.root().join("file"), data).unwrap();
+        let file = fs::File::options()
+            .append(true)
+            .open(world.root().join("file"))
+            .unwrap();
+        file.set_modified(second).unwrap();
+    };
+    let store = |data: &[u8], version| {
+        let plan = scpfs::remote::StorePlan {
+            expect: Expect::Version(version),
+            ..plan(data)
+        };
+        let before = world.meter.trips();
+        let result = remote.store(&path("file"), &bytes(data), &plan);
+        (result, world.meter.trips() - before)
+    };
+    write("seen");
+    assert_eq!(fetch(&remote, "file"), b"seen");
+    let version = remote.stat(&path("file")).unwrap().version();
+    write("they");
+    let (result, _) = store(b"ours", version);
+    assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
+    assert_eq!(fs::read(world.root().join("file")).unwrap(), b"they");
+    // What was stored here is known as well, and comparing costs no further round trip.
+    assert_eq!(fetch(&remote, "file"), b"they");
+    let (stored, trips) = store(b"ours", version);
+    let version = stored.unwrap().stat.unwrap().version();
+    assert_eq!(trips, 2);
+    write("them");
+    let (result, _) = store(b"more", version);
+    assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
+    // A file of another size is not even fetched.
+    let before = world.meter.bytes_read();
+    write(&"x".repeat(1_000_000));
+    let (result, _) = store(b"more", version);
+    assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
+    assert!(world.meter.bytes_read() - before < 200_000);
+}
+
+/// dropbear's scp opens what it lists, and waits at a FIFO.
+#[test]
+fn a_directory_that_scp_does_not_get_through_is_found_by_names_afterwards() {
+    let world = World::scp_only(OPENSSH);
+    fs::create_dir(world.root().join("dir")).unwrap();
+    fs::write(world.root().join("dir/file"), "content").unwrap();
+    world.put(
+        "scp",
+        "#!/bin/dash\ncase $* in *-r*/dir) exec sleep 5;; esac\nexec /usr/bin/scp \"$@\"\n",
+    );
+    let settings = Settings {
+        timeout: Duration::from_millis(500),
+        ..world.settings()
+    };
+    let clock = Arc::new(ManualClock::new());
+    let remote = scp_only::probe::probe(world.transport(), &settings, clock).unwrap();
+    let error = remote.list(&path("dir")).unwrap_err();
+    assert!(error.is_connection_loss(), "{error}");
+    assert!(is_unsupported(remote.list(&path("dir"))));
+    assert_eq!(remote.stat(&path("dir/file")).unwrap().size, 7);
+    assert_eq!(names(&remote, &RemotePath::root()), ["dir"]);
 }

@@ -27,7 +27,7 @@ pub(super) fn abilities(quirks: &Quirks) -> Vec<Ability> {
             Extent::Limited("a moment passes between the look and the creation")
         }
         Operation::KeepBoth => {
-            Extent::Limited("a change of the same size within a second is not seen")
+            Extent::Limited("a change of the same size within a second is not seen above 64 KiB")
         }
         Operation::MakeDirectory => Extent::Full,
         Operation::Mode | Operation::Times => {

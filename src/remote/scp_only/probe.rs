@@ -30,6 +30,7 @@ use crate::remote::scp_only::quirks::Quirks;
 use crate::remote::scp_only::quirks::Refusal;
 use crate::remote::scp_only::receive;
 use crate::remote::scp_only::receive::About;
+use crate::remote::scp_only::samples::Samples;
 use crate::remote::scp_only::trial;
 use crate::remote::scp_only::trial::Trial;
 use crate::sync::Mutex;
@@ -148,6 +149,8 @@ pub fn probe(
         clock,
         keeps_seconds: Mutex::new(None),
         torn: Mutex::new(Vec::new()),
+        samples: Mutex::new(Samples::new()),
+        stuck: Mutex::new(Vec::new()),
     })
 }
 

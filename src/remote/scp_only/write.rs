@@ -23,7 +23,10 @@ use crate::remote::scp_only::is_same;
 use crate::remote::scp_only::quirks::Quirks;
 use crate::remote::scp_only::receive;
 use crate::remote::scp_only::receive::About;
+use crate::remote::scp_only::receive::Fetch;
 use crate::remote::scp_only::receive::Header;
+use crate::remote::scp_only::samples;
+use crate::remote::scp_only::samples::Hashing;
 use crate::remote::scp_only::send;
 use crate::remote::scp_only::send::IMPOSSIBLE_NAME;
 use crate::remote::scp_only::send::Pace;
@@ -32,6 +35,7 @@ use crate::remote::transfer::MAX_AHEAD;
 use crate::stat::FileKind;
 use crate::stat::Stat;
 use crate::stat::Time;
+use crate::stat::Version;
 
 /// What is at the name that a store is for.
 enum Place {
@@ -93,6 +97,15 @@ impl ScpOnly {
         if plan.expect == Expect::Anything && self.quirks.lock().is_rcp() {
             return Ok(Place::AsExpected(Pace::Acknowledged));
         }
+        if let Expect::Version(version) = &plan.expect
+            && let Some(is_same) = self.compare(path, version)?
+        {
+            return Ok(if is_same || self.torn.lock().contains(path) {
+                Place::AsExpected(Pace::AtOnce)
+            } else {
+                Place::Taken
+            });
+        }
         let found = match self.look(ACT, path) {
             Ok(stat) if stat.kind == FileKind::Directory => {
                 return Err(Self::about(ACT, path).refused(Reason::IsADirectory, b""));
@@ -121,6 +134,26 @@ impl ScpOnly {
                 }
             }
         })
+    }
+
+    /// Compares what the host has with what was seen of this version, attributes and content;
+    /// `None` where that was not noted, or where it differs in a way that a look shows as well.
+    fn compare(&self, path: &RemotePath, version: &Version) -> Result<Option<bool>> {
+        let expected = self.samples.lock().expected(path.as_bytes(), version);
+        let Some(expected) = expected else {
+            return Ok(None);
+        };
+        let mut hashing = Hashing::of_size(version.size);
+        let header = match self.fetch_once(Self::about("store", path), &mut hashing) {
+            Ok(Fetch::Complete(header)) => header,
+            Ok(Fetch::Refused(_)) => return Ok(None),
+            Err(_) if hashing.is_other => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if !is_same(version, &self.stat_of(header)) {
+            return Ok(None);
+        }
+        Ok(Some(hashing.finish() == Some(expected)))
     }
 
     /// Stores content at a path, whatever is there; returns the attributes it has then, where
@@ -167,7 +200,12 @@ impl ScpOnly {
                         atime: plan.atime,
                     },
                 );
-                Ok(known.and_then(|stat| self.as_kept(path, stat)))
+                let stat = known.and_then(|stat| self.as_kept(path, stat));
+                if let Some(stat) = &stat {
+                    let hash = samples::hash_of(content, plan.size);
+                    self.note_sample(path, &stat.version(), hash);
+                }
+                Ok(stat)
             }
             Sent::Refused(text) => Err(refused(about, &text)),
             Sent::Broken(text) => Err(Error::Partial {
