@@ -4,7 +4,11 @@
 
 use std::fmt;
 
-/// One component of a path: not empty, not `.` or `..`, without `/` and NUL.
+/// The longest name, in bytes: `FUSE_NAME_MAX` of the kernel's fs/fuse/fuse_i.h. A listing with a
+/// longer one in it could not be read, or would end there; no common filesystem has one.
+pub const MAX_NAME: usize = 1024;
+
+/// One component of a path: not empty, not `.` or `..`, without `/` and NUL, not too long.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(Box<[u8]>);
 
@@ -17,6 +21,8 @@ pub enum BadName {
     Dots,
     #[error("the name has a slash or a NUL byte")]
     Separator,
+    #[error("the name is longer than {MAX_NAME} bytes")]
+    TooLong,
 }
 
 impl Name {
@@ -28,6 +34,8 @@ impl Name {
             Err(BadName::Dots)
         } else if bytes.iter().any(|&b| b == b'/' || b == 0) {
             Err(BadName::Separator)
+        } else if bytes.len() > MAX_NAME {
+            Err(BadName::TooLong)
         } else {
             Ok(Self(bytes.into()))
         }
@@ -197,6 +205,8 @@ mod tests {
         for bad in [&b""[..], b".", b"..", b"a/b", b"/", b"a\0"] {
             assert!(Name::new(bad).is_err(), "{bad:?}");
         }
+        assert!(Name::new(&[b'x'; MAX_NAME]).is_ok());
+        assert_eq!(Name::new(&[b'x'; MAX_NAME + 1]), Err(BadName::TooLong));
     }
 
     #[test]
