@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::clock::Tick;
-use crate::path::Escaped;
+use crate::path::Excerpt;
 use crate::remote::lanes::Pooled;
 use crate::transport;
 use crate::transport::Aborter;
@@ -84,7 +84,7 @@ fn quoted(noise: &[u8]) -> String {
     if noise.is_empty() {
         " and said nothing".to_owned()
     } else {
-        format!(" but said: {}", Escaped(noise))
+        format!(" but said: {}", Excerpt(noise))
     }
 }
 
@@ -277,9 +277,8 @@ impl Lane {
 
     pub(crate) fn surprise(&mut self, detail: &str) -> Error {
         self.is_broken = true;
-        let sample: Vec<u8> = self.unread().iter().copied().take(200).collect();
         Error::Surprise {
-            detail: format!("{detail}; it goes on with `{}`", Escaped(&sample)),
+            detail: format!("{detail}; it goes on with `{}`", Excerpt(self.unread())),
         }
     }
 

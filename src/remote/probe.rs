@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::path::Escaped;
+use crate::path::Excerpt;
 use crate::remote::Facts;
 use crate::remote::TimePrecision;
 use crate::remote::lane;
@@ -21,11 +21,11 @@ use crate::transport::Transport;
 pub enum Error {
     #[error(transparent)]
     Lane(#[from] lane::Error),
-    #[error("there is no directory {} on the host", Escaped(.0))]
+    #[error("there is no directory {} on the host", Excerpt(.0))]
     RootMissing(Vec<u8>),
-    #[error("{} is not a directory on the host; mount the directory it is in", Escaped(.0))]
+    #[error("{} is not a directory on the host; mount the directory it is in", Excerpt(.0))]
     RootNotADirectory(Vec<u8>),
-    #[error("the host does not let this user read the directory {}", Escaped(.0))]
+    #[error("the host does not let this user read the directory {}", Excerpt(.0))]
     RootDenied(Vec<u8>),
     #[error(
         "the host has no `scp` program; install openssh-client (openssh-clients on Fedora and \
@@ -35,10 +35,10 @@ pub enum Error {
     #[error(
         "the host has a shell, but neither GNU find and stat nor BusyBox with stat (system: {}); \
          other userlands are not supported yet",
-        Escaped(.0)
+        Excerpt(.0)
     )]
     UnknownUserland(Vec<u8>),
-    #[error("the host's answer about itself makes no sense: {}", Escaped(.0))]
+    #[error("the host's answer about itself makes no sense: {}", Excerpt(.0))]
     Surprise(Vec<u8>),
 }
 
@@ -169,8 +169,8 @@ impl Found {
         };
         let summary = format!(
             "{}, {userland}, server {}, login uid {}",
-            Escaped(&self.system),
-            Escaped(banner.trim().trim_start_matches("SSH-2.0-").as_bytes()),
+            Excerpt(&self.system),
+            Excerpt(banner.trim().trim_start_matches("SSH-2.0-").as_bytes()),
             self.uid
         );
         Facts {

@@ -1,6 +1,7 @@
 //! Lists a directory by refusing everything in it.
 
-use crate::path::Escaped;
+use crate::path::Excerpt;
+use crate::path::MAX_EXCERPT;
 use crate::path::Name;
 use crate::remote::Reason;
 use crate::remote::Result;
@@ -70,7 +71,7 @@ pub(super) fn list(
         if has_end {
             // A name in a complaint could have forged the end.
             return Err(about.protocol(scp::ParseError::NotARecord(
-                command.unread().iter().copied().take(200).collect(),
+                command.unread().iter().copied().take(MAX_EXCERPT).collect(),
             )));
         }
         let step = sink.step(command.unread());
@@ -194,7 +195,7 @@ fn complain(text: &[u8], dir: &[u8], about: About<'_>, denied: &mut Vec<Name>) -
         _ if memchr::memmem::find(text, b"filename contains a newline").is_some() => {}
         reason => return Err(about.refused(reason, text)),
     }
-    log::debug!("left out of {}: {}", about.path, Escaped(text));
+    log::debug!("left out of {}: {}", about.path, Excerpt(text));
     Ok(())
 }
 
