@@ -24,8 +24,12 @@ const MAX_NOISE: usize = 16 << 20;
 /// How much of that is kept for an error message.
 const KEPT_NOISE: usize = 2048;
 
-/// The largest answer: a listing of some million names.
-const MAX_ANSWER: usize = 512 << 20;
+/// The largest answer: the attributes of some hundred files, or what a program complained of, take
+/// a tenth of that.
+const MAX_ANSWER: usize = 1 << 20;
+
+/// The largest answer that has names or content in it: a listing of some million names.
+const MAX_LONG_ANSWER: usize = 512 << 20;
 
 /// How much is read at a time.
 const READ_SIZE: usize = 256 << 10;
@@ -194,6 +198,12 @@ impl Lane {
         self.answer()
     }
 
+    /// As [`Self::request`], for an answer that has all names of a directory or content in it.
+    pub(crate) fn request_long(&mut self, line: &[u8]) -> Result<Answer, Error> {
+        self.send(line)?;
+        self.answer_within(MAX_LONG_ANSWER)
+    }
+
     /// Sends bytes. From here until its answer is read, the lane counts as broken.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.is_broken = true;
@@ -203,6 +213,10 @@ impl Lane {
 
     /// Reads the rest of the answer: all up to and with its frame.
     pub(crate) fn answer(&mut self) -> Result<Answer, Error> {
+        self.answer_within(MAX_ANSWER)
+    }
+
+    fn answer_within(&mut self, max: usize) -> Result<Answer, Error> {
         let mut searched = 0;
         let at = loop {
             let unread = self.unread();
@@ -210,7 +224,7 @@ impl Lane {
                 break searched + at;
             }
             searched = unread.len().saturating_sub(self.frame.len());
-            if unread.len() > MAX_ANSWER {
+            if unread.len() > max {
                 return Err(self.surprise("it does not end"));
             }
             self.read_more().map_err(Error::NoAnswer)?;
@@ -227,7 +241,10 @@ impl Lane {
             }
         };
         let status = std::str::from_utf8(&self.unread()[..end]).ok();
-        let Some(status) = status.and_then(|s| s.strip_prefix(' ')?.parse().ok()) else {
+        let digits = status
+            .and_then(|status| status.strip_prefix(' '))
+            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        let Some(status) = digits.and_then(|digits| digits.parse().ok()) else {
             return Err(self.surprise("bad status"));
         };
         self.start += end + 1;

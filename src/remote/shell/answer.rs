@@ -4,6 +4,7 @@
 
 use crate::path::Name;
 use crate::remote::ListEntry;
+use crate::remote::MAX_NAMES;
 use crate::remote::Reason;
 use crate::stat::DeviceNumber;
 use crate::stat::FileId;
@@ -32,6 +33,9 @@ pub const SAME: u32 = 208;
 pub const ROOT_MISSING: u32 = 211;
 pub const ROOT_NOT_A_DIRECTORY: u32 = 212;
 pub const ROOT_DENIED: u32 = 213;
+
+/// What a symlink says is shorter than this, or the kernel does not take it.
+pub(super) const MAX_TARGET: usize = 4096;
 
 /// How the tools of a host print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,8 +138,9 @@ pub fn parse_stat(line: &[u8]) -> Option<Stat> {
     let line = std::str::from_utf8(line).ok()?;
     let mut fields = line.splitn(11, ' ');
     let mode = u32::from_str_radix(fields.next()?, 16).ok()?;
-    let mut number = || fields.next()?.parse::<u64>().ok();
-    let (size, blocks, nlink) = (number()?, number()?, number()?);
+    let size = parse_size(fields.next()?.as_bytes())?;
+    let mut number = || parse_number(fields.next()?.as_bytes());
+    let (blocks, nlink) = (number()?, number()?);
     let (uid, gid, dev, ino) = (number()?, number()?, number()?, number()?);
     let mut hex = || u32::from_str_radix(fields.next()?, 16).ok();
     let rdev = DeviceNumber {
@@ -271,8 +276,9 @@ pub fn parse_gnu_listing(body: &[u8]) -> Option<ParsedListing> {
             _ => return None,
         };
         let mode = u32::from_str_radix(std::str::from_utf8(field()?).ok()?, 8).ok()?;
+        let size = parse_size(field()?)?;
         let mut number = || parse_number(field()?);
-        let (size, blocks, nlink) = (number()?, number()?, number()?);
+        let (blocks, nlink) = (number()?, number()?);
         let (uid, gid, dev, ino) = (number()?, number()?, number()?, number()?);
         let mut text = || std::str::from_utf8(field()?).ok();
         let (atime, mtime, ctime) = (text()?, text()?, text()?);
@@ -296,6 +302,9 @@ pub fn parse_gnu_listing(body: &[u8]) -> Option<ParsedListing> {
             parsed.top = Some(stat);
             continue;
         }
+        if parsed.entries.len() >= MAX_NAMES {
+            return None;
+        }
         // findutils 4.9 prints -2.5 for what stat prints as -1.5, and it has no number of a device.
         let is_exact = !matches!(kind, FileKind::CharDevice | FileKind::BlockDevice)
             && ![atime, mtime, ctime]
@@ -305,7 +314,7 @@ pub fn parse_gnu_listing(body: &[u8]) -> Option<ParsedListing> {
             name: Name::new(name).ok()?,
             kind,
             stat: is_exact.then_some(stat),
-            target: (kind == FileKind::Symlink).then(|| target.into()),
+            target: (kind == FileKind::Symlink && target.len() < MAX_TARGET).then(|| target.into()),
         });
     }
 }
@@ -344,6 +353,9 @@ pub fn parse_busybox_listing(body: &[u8], token: &[u8], top: &[u8]) -> Option<Pa
             parsed.top = Some(stat);
             continue;
         }
+        if parsed.entries.len() >= MAX_NAMES {
+            return None;
+        }
         let name = path.strip_prefix(top)?;
         let name = name.strip_prefix(b"/").unwrap_or(name);
         parsed.entries.push(ListEntry {
@@ -373,6 +385,11 @@ pub fn parse_fs_stat(body: &[u8]) -> Option<FsStat> {
 
 fn parse_number(text: &[u8]) -> Option<u64> {
     digits(std::str::from_utf8(text).ok()?)?.parse().ok()
+}
+
+/// A size or an offset: no file is larger than what `off_t` counts, and sums of two of them fit.
+fn parse_size(text: &[u8]) -> Option<u64> {
+    parse_number(text).filter(|&size| i64::try_from(size).is_ok())
 }
 
 /// The lines of an answer, without an empty last one.
@@ -652,6 +669,26 @@ mod tests {
         assert_eq!(serious_complaint(vanished), None);
         let denied = b"find: 'a': No such file or directory\nfind: 'b': Permission denied\n";
         assert_eq!(serious_complaint(denied), Some(Reason::AccessDenied));
+    }
+
+    #[test]
+    fn numbers_that_no_file_has_are_no_attributes() {
+        let line = |size: &str, links: &str| {
+            let line = format!("81a4 {size} 8 {links} 0 0 1 2 0 0 1.0 1.0 1.0");
+            parse_stat(line.as_bytes())
+        };
+        assert!(line("9223372036854775807", "1").is_some());
+        for (size, links) in [
+            ("9223372036854775808", "1"),
+            ("18446744073709551615", "1"),
+            ("-1", "1"),
+            ("+1", "1"),
+            ("", "1"),
+            ("1", "+1"),
+            ("1", "4294967296"),
+        ] {
+            assert_eq!(line(size, links), None, "{size} {links}");
+        }
     }
 
     #[test]
