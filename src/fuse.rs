@@ -163,6 +163,8 @@ fn absent_attr() -> fuser::FileAttr {
 }
 
 fn init(config: &mut KernelConfig) -> io::Result<()> {
+    // No FUSE_CACHE_SYMLINKS: what a link is shown to say depends on how deep it lies, and the
+    // kernel would keep it when a directory above it moves up.
     let wanted = [
         // `> file` on a big file must not fetch it first.
         InitFlags::FUSE_ATOMIC_O_TRUNC,
@@ -170,7 +172,6 @@ fn init(config: &mut KernelConfig) -> io::Result<()> {
         InitFlags::FUSE_DO_READDIRPLUS,
         InitFlags::FUSE_READDIRPLUS_AUTO,
         InitFlags::FUSE_AUTO_INVAL_DATA,
-        InitFlags::FUSE_CACHE_SYMLINKS,
         InitFlags::FUSE_ASYNC_DIO,
     ];
     for capability in wanted {

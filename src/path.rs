@@ -4,7 +4,11 @@
 
 use std::fmt;
 
-/// One component of a path: not empty, not `.` or `..`, without `/` and NUL.
+/// The longest name, in bytes: `FUSE_NAME_MAX` of the kernel's `fuse_i.h`. A listing with a longer
+/// one in it could not be read, or would end there; no common filesystem has one.
+pub const MAX_NAME: usize = 1024;
+
+/// One component of a path: not empty, not `.` or `..`, without `/` and NUL, not too long.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(Box<[u8]>);
 
@@ -17,6 +21,8 @@ pub enum BadName {
     Dots,
     #[error("the name has a slash or a NUL byte")]
     Separator,
+    #[error("the name is longer than {MAX_NAME} bytes")]
+    TooLong,
 }
 
 impl Name {
@@ -28,6 +34,8 @@ impl Name {
             Err(BadName::Dots)
         } else if bytes.iter().any(|&b| b == b'/' || b == 0) {
             Err(BadName::Separator)
+        } else if bytes.len() > MAX_NAME {
+            Err(BadName::TooLong)
         } else {
             Ok(Self(bytes.into()))
         }
@@ -151,6 +159,31 @@ impl fmt::Debug for Escaped<'_> {
     }
 }
 
+/// How many bytes of a foreign text a message carries: a path of some depth and what is wrong with
+/// it. What is longer would hide what the message is about, and fill the log.
+pub const MAX_EXCERPT: usize = 500;
+
+/// The beginning of a foreign text of any length, as safe text.
+pub struct Excerpt<'a>(pub &'a [u8]);
+
+impl fmt::Display for Excerpt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.get(..MAX_EXCERPT) {
+            Some(start) if start.len() < self.0.len() => {
+                escape(start, f)?;
+                f.write_str("...")
+            }
+            _ => escape(self.0, f),
+        }
+    }
+}
+
+impl fmt::Debug for Excerpt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
 fn escape(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
@@ -197,6 +230,8 @@ mod tests {
         for bad in [&b""[..], b".", b"..", b"a/b", b"/", b"a\0"] {
             assert!(Name::new(bad).is_err(), "{bad:?}");
         }
+        assert!(Name::new(&[b'x'; MAX_NAME]).is_ok());
+        assert_eq!(Name::new(&[b'x'; MAX_NAME + 1]), Err(BadName::TooLong));
     }
 
     #[test]
@@ -232,5 +267,14 @@ mod tests {
         let shown = Escaped(b"a\nb\x1b[2Jc\xff\\\xe2\x80\xae\xc2\x9b").to_string();
         assert_eq!(shown, "a\\nb\\x1b[2Jc\\xff\\\\\\u{202e}\\u{9b}");
         assert_eq!(Escaped(b"na\xc3\xafve").to_string(), "na\u{ef}ve");
+    }
+
+    #[test]
+    fn a_foreign_text_is_shown_up_to_a_length() {
+        assert_eq!(Excerpt(b"a\x1bb").to_string(), "a\\x1bb");
+        let long = vec![b'x'; MAX_EXCERPT];
+        assert_eq!(Excerpt(&long).to_string().len(), MAX_EXCERPT);
+        let longer = Excerpt(&[&long[..], b"\n"].concat()).to_string();
+        assert_eq!(longer.strip_suffix("...").unwrap().len(), MAX_EXCERPT);
     }
 }

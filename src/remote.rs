@@ -35,6 +35,17 @@ use crate::stat::Stat;
 use crate::stat::Time;
 use crate::stat::Version;
 
+/// The most names that one listing may have. Four million need a gigabyte of memory, and no listing
+/// ends before its last name: who holds more does not mean them to be read.
+pub(crate) const MAX_NAMES: usize = 4 << 20;
+
+/// The most bytes that the names of one listing may have together: four million of the usual
+/// length, and fewer of a hostile one.
+pub(crate) const MAX_NAME_BYTES: usize = 256 << 20;
+
+/// Why a listing that is longer than that fails.
+pub(crate) const TOO_MANY_NAMES: &str = "it has more names than scpfs can hold";
+
 /// How long the name is that a store has until it is complete.
 pub const TEMP_NAME_LEN: usize = 27;
 

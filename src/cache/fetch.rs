@@ -62,6 +62,7 @@ impl Entry {
             file: &file,
             have: 0,
             total: 0,
+            room: version.size,
             said: 0,
             said_at: Tick::ZERO,
         };
@@ -135,6 +136,8 @@ struct Progress<'a> {
     file: &'a Arc<File>,
     have: u64,
     total: u64,
+    /// How large the file may get, as far as the disk was asked.
+    room: u64,
     /// How far it had come when it was last said, and when that was.
     said: u64,
     said_at: Tick,
@@ -166,6 +169,12 @@ impl Receiver for Progress<'_> {
         {
             // Whoever read from the first attempt would get a mixture of two versions.
             return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        // Room was made for what the attributes said; the host may announce as much as it likes.
+        if size > self.room {
+            let full = |_| io::Error::from_raw_os_error(libc::ENOSPC);
+            self.entry.cache.make_room(size).map_err(full)?;
+            self.room = size;
         }
         self.file.set_len(0)?;
         (self.have, self.total, self.said) = (0, size, 0);

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::path::Escaped;
+use crate::path::Excerpt;
 use crate::path::RemotePath;
 use crate::scp;
 use crate::transport;
@@ -142,7 +142,7 @@ fn said(text: &[u8]) -> String {
     if text.is_empty() {
         String::new()
     } else {
-        format!(" (the host says: {})", Escaped(text))
+        format!(" (the host says: {})", Excerpt(text))
     }
 }
 

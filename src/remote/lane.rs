@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::clock::Tick;
-use crate::path::Escaped;
+use crate::path::Excerpt;
 use crate::remote::lanes::Pooled;
 use crate::transport;
 use crate::transport::Aborter;
@@ -25,8 +25,12 @@ const MAX_NOISE: usize = 16 << 20;
 /// How much of that is kept for an error message.
 const KEPT_NOISE: usize = 2048;
 
-/// The largest answer: a listing of some million names.
-const MAX_ANSWER: usize = 512 << 20;
+/// The largest answer: the attributes of some hundred files, or what a program complained of, take
+/// a tenth of that.
+const MAX_ANSWER: usize = 1 << 20;
+
+/// The largest answer that has names or content in it: a listing of some million names.
+const MAX_LONG_ANSWER: usize = 512 << 20;
 
 /// How much is read at a time.
 const READ_SIZE: usize = 256 << 10;
@@ -82,7 +86,7 @@ fn quoted(noise: &[u8]) -> String {
     if noise.is_empty() {
         " and said nothing".to_owned()
     } else {
-        format!(" but said: {}", Escaped(noise))
+        format!(" but said: {}", Excerpt(noise))
     }
 }
 
@@ -204,6 +208,14 @@ impl Lane {
         Ok(answer)
     }
 
+    /// As [`Self::request`], for an answer that has all names of a directory or content in it.
+    pub(crate) fn request_long(&mut self, line: &[u8]) -> Result<Answer, Error> {
+        self.send(line)?;
+        let answer = self.frame_within(MAX_LONG_ANSWER)?;
+        self.rest_is_none()?;
+        Ok(answer)
+    }
+
     /// Says that the frame just read was the last: the lane stands between two requests.
     pub(crate) fn rest_is_none(&mut self) -> Result<(), Error> {
         if !self.unread().is_empty() {
@@ -217,6 +229,10 @@ impl Lane {
 
     /// Reads all up to and with the next frame; more of the answer may follow.
     pub(crate) fn frame(&mut self) -> Result<Answer, Error> {
+        self.frame_within(MAX_ANSWER)
+    }
+
+    fn frame_within(&mut self, max: usize) -> Result<Answer, Error> {
         let mut searched = 0;
         let at = loop {
             let unread = self.unread();
@@ -224,7 +240,7 @@ impl Lane {
                 break searched + at;
             }
             searched = unread.len().saturating_sub(self.frame.len());
-            if unread.len() > MAX_ANSWER {
+            if unread.len() > max {
                 return Err(self.surprise("it does not end"));
             }
             self.read_more().map_err(Error::NoAnswer)?;
@@ -241,7 +257,10 @@ impl Lane {
             }
         };
         let status = std::str::from_utf8(&self.unread()[..end]).ok();
-        let Some(status) = status.and_then(|s| s.strip_prefix(' ')?.parse().ok()) else {
+        let digits = status
+            .and_then(|status| status.strip_prefix(' '))
+            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        let Some(status) = digits.and_then(|digits| digits.parse().ok()) else {
             return Err(self.surprise("bad status"));
         };
         self.start += end + 1;
@@ -295,9 +314,8 @@ impl Lane {
 
     pub(crate) fn surprise(&mut self, detail: &str) -> Error {
         self.is_broken = true;
-        let sample: Vec<u8> = self.unread().iter().copied().take(200).collect();
         Error::Surprise {
-            detail: format!("{detail}; it goes on with `{}`", Escaped(&sample)),
+            detail: format!("{detail}; it goes on with `{}`", Excerpt(self.unread())),
         }
     }
 

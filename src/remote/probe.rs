@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::path::Escaped;
+use crate::path::Excerpt;
 use crate::remote::Facts;
 use crate::remote::TimePrecision;
 use crate::remote::lane;
@@ -24,19 +24,19 @@ use crate::transport::Transport;
 pub enum Error {
     #[error(transparent)]
     Lane(#[from] lane::Error),
-    #[error("there is no directory {} on the host", Escaped(.0))]
+    #[error("there is no directory {} on the host", Excerpt(.0))]
     RootMissing(Vec<u8>),
-    #[error("{} is not a directory on the host; mount the directory it is in", Escaped(.0))]
+    #[error("{} is not a directory on the host; mount the directory it is in", Excerpt(.0))]
     RootNotADirectory(Vec<u8>),
-    #[error("the host does not let this user read the directory {}", Escaped(.0))]
+    #[error("the host does not let this user read the directory {}", Excerpt(.0))]
     RootDenied(Vec<u8>),
     #[error(
         "the host has a shell, but no tool that tells the attributes of files: neither `stat` of GNU, \
          BusyBox, toybox or BSD nor `ls --full-time` (system: {})",
-        Escaped(.0)
+        Excerpt(.0)
     )]
     UnknownUserland(Vec<u8>),
-    #[error("the host's answer about itself makes no sense: {}", Escaped(.0))]
+    #[error("the host's answer about itself makes no sense: {}", Excerpt(.0))]
     Surprise(Vec<u8>),
 }
 
@@ -199,7 +199,7 @@ impl Found {
         let shell = match shell.unwrap_or_default() {
             b"" => "sh".to_owned(),
             b"busybox" => "BusyBox ash".to_owned(),
-            name => Escaped(name).to_string(),
+            name => Excerpt(name).to_string(),
         };
         let family = if shell.starts_with("BusyBox") && self.family == b"BusyBox" {
             String::new()
@@ -210,7 +210,7 @@ impl Found {
                 Flavour::BusyBox | Flavour::Ls => String::new(),
             }
         } else {
-            format!(", {} tools", Escaped(&self.family))
+            format!(", {} tools", Excerpt(&self.family))
         };
         let stat = match tools.flavour {
             Flavour::Ls => "no stat",
@@ -224,8 +224,8 @@ impl Found {
         };
         format!(
             "{shell}{family}, {stat}, {scp}: listing by {listing}, 1 RTT; {}, server {}, login uid {}",
-            Escaped(&self.system),
-            Escaped(banner.trim().trim_start_matches("SSH-2.0-").as_bytes()),
+            Excerpt(&self.system),
+            Excerpt(banner.trim().trim_start_matches("SSH-2.0-").as_bytes()),
             self.uid
         )
     }

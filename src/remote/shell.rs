@@ -181,7 +181,7 @@ impl Remote for Shell {
         let top = self.absolute(path);
         let mut lane = self.lanes.lend(Purpose::Metadata, ACT)?;
         let answer = lane
-            .request(&Line::new("l").arg(&top).finish())
+            .request_long(&Line::new("l").arg(&top).finish())
             .map_err(|error| lost(ACT, error))?;
         let (body, mark) = (&answer.body, lane.listing_mark());
         let parsed = match self.tools.flavour {
@@ -244,6 +244,10 @@ impl Remote for Shell {
                 Reason::InvalidArgument
             };
             return Err(refused(ACT, path, reason, b""));
+        }
+        // Linux symlink(7): at most `PATH_MAX` bytes with the NUL behind them, none of which is in it.
+        if answer.body.len() >= answer::MAX_TARGET || answer.body.contains(&0) {
+            return Err(surprise(ACT, &answer.body));
         }
         Ok(answer.body)
     }

@@ -25,6 +25,10 @@ pub(crate) const CHUNK: usize = 256 << 10;
 /// name of the user's ever gets into a record.
 const RECORD_NAME: &[u8] = b"scpfs";
 
+/// A name that no directory can hold. A sink whose target is one explicit path does not look at
+/// the name in the record; one that finds a directory there cannot make anything in it.
+pub(crate) const IMPOSSIBLE_NAME: &[u8] = &[b'-'; 1000];
+
 /// How a fetch ended.
 #[derive(Debug)]
 pub(crate) enum Fetch {
@@ -93,6 +97,18 @@ pub(crate) fn fetch(
     })
 }
 
+/// Whether a sink that reads the content as records would go on after its first line.
+///
+/// OpenSSH 9.2 scp.c `sink()`, and dropbear's: a line that begins with anything but C, D, T or 1 is
+/// the last that it reads. Content that begins with one of those waits until the file is open:
+/// where somebody puts a directory, or a link to one, in the place of the target in time, the
+/// records in it would name files in that directory.
+pub(crate) fn begins_like_record(content: &dyn Content, size: u64) -> bool {
+    let mut first = [0];
+    // What cannot be read fails where it is sent.
+    size > 0 && !matches!(content.read_at(&mut first, 0), Ok(1) if !b"CDT\x01".contains(&first[0]))
+}
+
 /// How a store ended.
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -124,7 +140,10 @@ pub(crate) fn store(
         path: path.clone(),
         source,
     };
-    let is_small = plan.size <= MAX_AHEAD;
+    // Nobody can guess the name of a temporary file in time.
+    let is_guessable = plan.placement == Placement::Direct;
+    let is_small =
+        plan.size <= MAX_AHEAD && !(is_guessable && begins_like_record(content, plan.size));
     let ahead = if is_small {
         scp::Ahead::ToOneFile
     } else {
@@ -134,7 +153,13 @@ pub(crate) fn store(
     if plan.placement != Placement::Direct {
         source.times(plan.mtime, plan.atime);
     }
-    source.file(plan.mode, plan.size, RECORD_NAME);
+    // Somebody may put a directory in the place of a file that has a name to be known by.
+    let name = if is_guessable {
+        IMPOSSIBLE_NAME
+    } else {
+        RECORD_NAME
+    };
+    source.file(plan.mode, plan.size, name);
     let mut out = line.to_vec();
     out.extend(source.take_output());
     let mut refused = None;

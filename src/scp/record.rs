@@ -2,7 +2,8 @@
 
 #![warn(clippy::indexing_slicing)]
 
-use crate::path::Escaped;
+use crate::path::Excerpt;
+use crate::path::MAX_EXCERPT;
 use crate::stat::PERMISSIONS;
 use crate::stat::Time;
 
@@ -32,17 +33,17 @@ pub enum Record {
 /// What a peer sent that is not SCP. The peer cannot be trusted any further after one of these.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
-    #[error("expected an SCP record, got `{}`", Escaped(.0))]
+    #[error("expected an SCP record, got `{}`", Excerpt(.0))]
     NotARecord(Vec<u8>),
-    #[error("bad SCP record `{}`", Escaped(.0))]
+    #[error("bad SCP record `{}`", Excerpt(.0))]
     Malformed(Vec<u8>),
     #[error("an SCP line is longer than {MAX_LINE} bytes")]
     LineTooLong,
-    #[error("the host sent a bad file name `{}`", Escaped(.0))]
+    #[error("the host sent a bad file name `{}`", Excerpt(.0))]
     BadName(Vec<u8>),
     #[error("the host sent a directory where a file was asked for")]
     UnexpectedDirectory,
-    #[error("the host sent a file that was not asked for: `{}`", Escaped(.0))]
+    #[error("the host sent a file that was not asked for: `{}`", Excerpt(.0))]
     UnexpectedFile(Vec<u8>),
     #[error("the host ended a directory that it had not begun")]
     UnexpectedEnd,
@@ -172,14 +173,15 @@ fn parse_decimal(digits: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// As much of a foreign line as an error message should carry.
+/// As much of a foreign line as an error keeps: more than a message shows, so that it can tell.
 fn clip(line: &[u8]) -> Vec<u8> {
-    line.iter().copied().take(200).collect()
+    line.iter().copied().take(MAX_EXCERPT + 1).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::path::Escaped;
 
     #[test]
     fn records_of_openssh_are_understood() {

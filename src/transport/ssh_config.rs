@@ -177,6 +177,8 @@ fn is_for_shells(c: char) -> bool {
 /// Makes settings out of configuration.
 pub fn settings(pairs: &Pairs, query: &Query, around: &Surroundings) -> Result<Settings, Error> {
     let hostname = pairs.some("hostname").unwrap_or(&query.host).to_owned();
+    // A proxy command gets it in the place of `%h`.
+    check_host(&hostname)?;
     let port = match pairs.first("port") {
         Some(text) => text.parse().map_err(|_| Error::Config {
             detail: format!("port {text:?} is not a port number"),
@@ -354,8 +356,18 @@ fn proxy(
     let (before, last) = jumps
         .rsplit_once(',')
         .map_or((None, jumps), |(a, b)| (Some(a), b));
+    // CVE-2026-48711 of sshfs: what begins with `-` becomes an option of `ssh`.
+    for jump in jumps.split(',') {
+        let (user, host, port) = split_jump(jump);
+        check_host(host)?;
+        user.map_or(Ok(()), check_user)?;
+        if port.is_some_and(|port| port.parse::<u16>().is_err()) {
+            return Err(Error::Config {
+                detail: format!("{jump:?} is not a host to jump over"),
+            });
+        }
+    }
     let (user, host, port) = split_jump(last);
-    check_host(host)?;
     let mut args: Vec<OsString> = Vec::new();
     let mut add = |option: &str, value: OsString| args.extend([option.into(), value]);
     if let Some(file) = &query.config_file {
@@ -527,6 +539,35 @@ mod tests {
             ..Query::default()
         };
         settings(&Pairs::parse(text), &query, &around()).unwrap()
+    }
+
+    #[test]
+    fn no_jump_and_no_host_name_becomes_an_option() {
+        let resolved = |line: &str| {
+            let query = Query {
+                host: "box".to_owned(),
+                ..Query::default()
+            };
+            settings(&Pairs::parse(line), &query, &around())
+        };
+        for good in ["one", "u@one:22,[::1]:2222,ssh://u@two:23/", "a-b"] {
+            assert!(resolved(&format!("proxyjump {good}")).is_ok(), "{good}");
+        }
+        for bad in [
+            "proxyjump -oProxyCommand=x",
+            "proxyjump -oProxyCommand=x,one",
+            "proxyjump one,-x,two",
+            "proxyjump -x@one,two",
+            "proxyjump -x@one",
+            "proxyjump one:-1",
+            "proxyjump one:22x,two",
+            "proxyjump ,one",
+            "hostname -oProxyCommand=x",
+            "hostname $(x)",
+        ] {
+            let error = resolved(bad).unwrap_err();
+            assert!(matches!(error, Error::Config { .. }), "{bad}: {error}");
+        }
     }
 
     #[test]

@@ -179,12 +179,18 @@ impl Vfs {
         match self.options.symlinks {
             Symlinks::AsIs => Ok(Some(target.to_vec())),
             Symlinks::Contain => {
-                let dir = tree
-                    .path(ino)
-                    .and_then(|path| path.parent())
-                    .unwrap_or_default();
                 let root = &self.remote.facts().root;
-                symlink::contain(target, &dir, root, &self.options.mountpoint)
+                let shown_in = |dir: &RemotePath| {
+                    symlink::contain(target, dir, root, &self.options.mountpoint)
+                };
+                // The kernel does not say under which of its names a link is followed: what is
+                // shown must stay inside for each of them.
+                let links = tree.get(ino).map_or(&[][..], |inode| &inode.links[..]);
+                let mut dirs = links.iter().filter_map(|(parent, _)| tree.path(*parent));
+                let shown = shown_in(&dirs.next().unwrap_or_default());
+                let is_same = dirs.all(|dir| shown_in(&dir) == shown);
+                shown
+                    .filter(|_| is_same)
                     .map(Some)
                     .ok_or(Error::LeadsOutside)
             }

@@ -318,6 +318,14 @@ impl World {
         }
     }
 
+    pub(crate) fn banner(&self) -> &'static str {
+        self.banner
+    }
+
+    pub(crate) fn is_scp_only(&self) -> bool {
+        self.allowed == Allowed::Scp
+    }
+
     /// The directory that is the remote root, as the host sees it.
     pub(crate) fn root(&self) -> PathBuf {
         self.dir.path().join("root")

@@ -29,7 +29,7 @@ fn the_doctor_says_what_a_mount_would_find() {
     assert_eq!(status, Some(0), "{said}");
     for word in [
         "logged in to 127.0.0.1 port",
-        "GNU userland",
+        "GNU tools",
         "round trip",
         "store a file               full",
         "A mount would work.",

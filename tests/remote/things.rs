@@ -1,4 +1,5 @@
 //! Small things that tests of any remote need.
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 use std::io;
 

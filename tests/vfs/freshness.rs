@@ -115,6 +115,24 @@ fn links_that_lead_out_of_the_root_cannot_be_read() {
 }
 
 #[test]
+fn a_link_with_two_names_leads_inside_from_both_or_cannot_be_read() {
+    let mount = Mount::new();
+    fs::create_dir(mount.at("dir")).unwrap();
+    symlink("../file", mount.at("dir/link")).unwrap();
+    let deep = mount.find("dir/link").unwrap().ino;
+    assert_eq!(mount.vfs.readlink(&CX, deep).unwrap(), b"../file");
+    // From the root it leads outside. The kernel does not say where it comes from.
+    fs::hard_link(mount.at("dir/link"), mount.at("link")).unwrap();
+    mount.age();
+    let top = mount.find("link").unwrap().ino;
+    mount.find("dir/link").unwrap();
+    for ino in [top, mount.find("link").unwrap().ino] {
+        let result = mount.vfs.readlink(&CX, ino);
+        assert!(matches!(result, Err(Error::LeadsOutside)), "{result:?}");
+    }
+}
+
+#[test]
 fn inodes_that_are_forgotten_are_not_kept() {
     let mount = Mount::new();
     for n in 0..100 {

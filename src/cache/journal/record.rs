@@ -298,6 +298,10 @@ fn path(text: &str) -> Option<RemotePath> {
 }
 
 #[cfg(test)]
+#[path = "../../../tests/common/fuzz.rs"]
+mod fuzz;
+
+#[cfg(test)]
 pub(crate) mod tests {
     use proptest::prelude::*;
 
@@ -343,6 +347,28 @@ pub(crate) mod tests {
             }
             assert_eq!(parse(&line[..at]), None, "torn at {at}");
         }
+    }
+
+    /// What is read is written as it was read; a line whose checksum is put right is read as a
+    /// whole or not at all.
+    fn check_lines(input: &[u8]) {
+        for text in input.split(|&b| b == b'\n') {
+            let rest = text.get(9..).unwrap_or_default();
+            let crc = format!("{:08x} ", crc32fast::hash(rest));
+            let whole = [crc.as_bytes(), rest, b"\n"].concat();
+            for candidate in [[text, b"\n"].concat(), whole] {
+                if let Some(entry) = parse(&candidate) {
+                    assert_eq!(parse(&line(&entry)), Some(entry));
+                }
+            }
+        }
+        let found = crate::cache::journal::parse(input);
+        assert!(found.damaged.iter().map(Vec::len).sum::<usize>() <= input.len());
+    }
+
+    #[test]
+    fn fuzz_journal() {
+        fuzz::run("journal", check_lines);
     }
 
     proptest! {

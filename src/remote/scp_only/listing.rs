@@ -1,9 +1,14 @@
 //! Lists a directory by refusing everything in it.
 
-use crate::path::Escaped;
+use crate::path::Excerpt;
+use crate::path::MAX_EXCERPT;
 use crate::path::Name;
+use crate::remote::Error;
+use crate::remote::MAX_NAME_BYTES;
+use crate::remote::MAX_NAMES;
 use crate::remote::Reason;
 use crate::remote::Result;
+use crate::remote::TOO_MANY_NAMES;
 use crate::remote::scp_only::link::Command;
 use crate::remote::scp_only::quirks::Answers;
 use crate::remote::scp_only::quirks::Quirks;
@@ -27,9 +32,6 @@ const FIRST_REFUSALS: u64 = 2048;
 /// How many are kept ahead once a directory turned out to be larger. Less than a pipe and the
 /// smallest window hold, so that sending them never waits for somebody who waits for us.
 const MORE_REFUSALS: u64 = 8192;
-
-/// More names than this are no directory.
-const MAX_ENTRIES: usize = 8 << 20;
 
 /// What came of a listing.
 #[derive(Debug)]
@@ -57,6 +59,8 @@ pub(super) fn list(
     let answers = quirks.answers;
     let mut sink = scp::Sink::new(scp::Scope::Tree, quirks.has_times);
     let (mut n_seen, mut n_ahead) = (0, 0);
+    // Counts what is left out as well: it must end, too.
+    let (mut n_told, mut n_bytes) = (0, 0);
     if answers == Answers::Ahead {
         n_ahead = FIRST_REFUSALS;
         let ahead = [b"\0\0\0", &refusals(n_ahead)[..]].concat();
@@ -70,7 +74,7 @@ pub(super) fn list(
         if has_end {
             // A name in a complaint could have forged the end.
             return Err(about.protocol(scp::ParseError::NotARecord(
-                command.unread().iter().copied().take(200).collect(),
+                command.unread().iter().copied().take(MAX_EXCERPT).collect(),
             )));
         }
         let step = sink.step(command.unread());
@@ -80,6 +84,7 @@ pub(super) fn list(
             Err(_) if answers == Answers::InTurn && n_seen > 0 => return Ok(Listed::Unheeded),
             Err(source) => return Err(about.protocol(source)),
         };
+        let has_told = event.is_some();
         let entry = match event {
             Some(Event::Directory { mode, times, .. }) if directory.is_none() => {
                 directory = Some(Header::new(FileKind::Directory, mode, 0, times));
@@ -116,6 +121,15 @@ pub(super) fn list(
             Some(Event::Data(_) | Event::FileEnd(_)) | None => None,
         };
         command.consume(used);
+        n_told += usize::from(has_told);
+        n_bytes += used;
+        if n_told > MAX_NAMES || n_bytes > MAX_NAME_BYTES {
+            return Err(Error::Unsupported {
+                act: about.act,
+                path: about.path.clone(),
+                why: TOO_MANY_NAMES,
+            });
+        }
         let Some((name, header)) = entry else {
             continue;
         };
@@ -141,9 +155,6 @@ pub(super) fn list(
         if memchr::memmem::find(&name, b"\\^J").is_some() {
             log::debug!("a name with a newline is left out of {}", about.path);
             continue;
-        }
-        if entries.len() >= MAX_ENTRIES {
-            return Err(about.refused(Reason::Other, b"too many names"));
         }
         // The sink has checked it.
         if let Ok(name) = Name::new(&name) {
@@ -194,7 +205,7 @@ fn complain(text: &[u8], dir: &[u8], about: About<'_>, denied: &mut Vec<Name>) -
         _ if memchr::memmem::find(text, b"filename contains a newline").is_some() => {}
         reason => return Err(about.refused(reason, text)),
     }
-    log::debug!("left out of {}: {}", about.path, Escaped(text));
+    log::debug!("left out of {}: {}", about.path, Excerpt(text));
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::clock::Clock;
-use crate::path::Escaped;
+use crate::path::Excerpt;
 use crate::path::RemotePath;
 use crate::remote;
 use crate::remote::Facts;
@@ -44,18 +44,18 @@ const ACT: &str = "try scp";
 pub enum Error {
     #[error(transparent)]
     Transport(#[from] transport::Error),
-    #[error("there is no directory {} on the host", Escaped(.0))]
+    #[error("there is no directory {} on the host", Excerpt(.0))]
     RootMissing(Vec<u8>),
-    #[error("{} is not a directory on the host; mount the directory it is in", Escaped(.0))]
+    #[error("{} is not a directory on the host; mount the directory it is in", Excerpt(.0))]
     RootNotADirectory(Vec<u8>),
-    #[error("the host does not let this user read the directory {}", Escaped(.0))]
+    #[error("the host does not let this user read the directory {}", Excerpt(.0))]
     RootDenied(Vec<u8>),
     #[error("{0}")]
     RootUnsayable(&'static str),
     #[error(
         "the host prints something before scp can speak: `{}`; a login script must print nothing \
          where there is no terminal",
-        Escaped(.0)
+        Excerpt(.0)
     )]
     Noise(Vec<u8>),
     #[error(
@@ -65,7 +65,7 @@ pub enum Error {
     ReceivesOnly,
     #[error("the host runs no scp (exit status {})", status_text(.0))]
     NoScp(Option<i32>),
-    #[error("the host's scp says: {}", Escaped(.0))]
+    #[error("the host's scp says: {}", Excerpt(.0))]
     Refused(Vec<u8>),
     #[error(transparent)]
     Remote(remote::Error),
@@ -372,6 +372,6 @@ fn summary(quirks: &Quirks, banner: &str) -> String {
     };
     format!(
         "scp and no shell, {listings}, paths {quoting}, server {}",
-        Escaped(banner.trim().trim_start_matches("SSH-2.0-").as_bytes()),
+        Excerpt(banner.trim().trim_start_matches("SSH-2.0-").as_bytes()),
     )
 }

@@ -1,5 +1,6 @@
 //! Drives `scp::Sink` over a command: attributes and contents come in.
 
+use crate::path::MAX_EXCERPT;
 use crate::path::RemotePath;
 use crate::remote::Error;
 use crate::remote::Reason;
@@ -85,7 +86,7 @@ impl About<'_> {
             act: self.act,
             path: self.path.clone(),
             reason,
-            text: text.iter().copied().take(500).collect(),
+            text: text.iter().copied().take(MAX_EXCERPT).collect(),
         }
     }
 

@@ -10,15 +10,12 @@ use crate::remote::scp_only::quirks::Answers;
 use crate::remote::scp_only::quirks::Quirks;
 use crate::remote::scp_only::receive::About;
 use crate::remote::transfer::CHUNK;
+use crate::remote::transfer::begins_like_record;
 use crate::scp;
 use crate::scp::Reply;
 use crate::scp::Step;
 use crate::stat::Time;
 use crate::transport;
-
-/// A name that no directory can hold. A sink whose target is one explicit path does not look at
-/// the name in the record; one that finds a directory there cannot make anything in it.
-pub(super) const IMPOSSIBLE_NAME: &[u8] = &[b'-'; 1000];
 
 /// What a sink made of it.
 #[derive(Debug)]
@@ -37,15 +34,31 @@ struct Replies<'a> {
     about: About<'a>,
     is_begun: bool,
     refused: Option<Vec<u8>>,
+    /// Whether all that was sent has its reply, so that nothing more can come.
+    is_answered: bool,
 }
 
 impl Replies<'_> {
     /// Sends what is queued.
     fn send(&mut self) -> Result<()> {
+        self.check_turn()?;
         let out = self.source.take_output();
+        self.is_answered = false;
         self.command
             .send(&out)
             .map_err(|source| unknown(self.about, source))
+    }
+
+    /// CVE-2020-12062: a sink that says two things of one step would have the second of them taken
+    /// for the reply to the next, and what follows a record for its content.
+    fn check_turn(&self) -> Result<()> {
+        match (self.is_answered, self.command.unread().first()) {
+            (true, Some(&byte)) => {
+                let source = scp::ParseError::UnexpectedReply(byte);
+                Err(self.about.protocol(source))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Waits for the replies to all that was queued; stops at a refusal.
@@ -73,6 +86,7 @@ impl Replies<'_> {
                 Some(Reply::Done(_)) | None => {}
             }
         }
+        self.is_answered = self.refused.is_none();
         Ok(())
     }
 }
@@ -105,7 +119,7 @@ pub(super) fn store(
     pace: Pace,
 ) -> Result<Sent> {
     let is_rcp = quirks.is_rcp();
-    let is_at_once = is_rcp && pace == Pace::AtOnce;
+    let is_at_once = is_rcp && pace == Pace::AtOnce && !begins_like_record(content, plan.size);
     let mut source = scp::Source::new(if is_at_once {
         scp::Ahead::ToOneFile
     } else {
@@ -117,6 +131,7 @@ pub(super) fn store(
         about,
         is_begun: false,
         refused: None,
+        is_answered: false,
     };
     // Everything up to the content may go in one write; who loses bytes that come early gets
     // one record at a time.
@@ -168,6 +183,8 @@ fn send_content(replies: &mut Replies<'_>, content: &dyn Content, plan: &StorePl
         path: about.path.clone(),
         source,
     };
+    replies.check_turn()?;
+    replies.is_answered = false;
     let mut chunk = vec![0; CHUNK.min(usize::try_from(plan.size).unwrap_or(CHUNK))];
     let mut out = replies.source.take_output();
     let mut done = 0;
@@ -214,6 +231,7 @@ pub(super) fn directory(
         about,
         is_begun: false,
         refused: None,
+        is_answered: false,
     };
     let turn = |replies: &mut Replies<'_>| -> Result<bool> {
         if !is_rcp && replies.refused.is_none() {

@@ -1,5 +1,6 @@
 //! Tries a command on a server of which nothing is known, and puts nothing at risk.
 
+use crate::path::MAX_EXCERPT;
 use crate::remote::Result;
 use crate::remote::scp_only::link::Command;
 use crate::remote::scp_only::quirks::Refusal;
@@ -27,6 +28,11 @@ pub(super) enum Trial {
     Silent(Option<i32>),
 }
 
+/// As much of what a server said as is kept for a message.
+fn start_of(said: &[u8]) -> Vec<u8> {
+    said.iter().copied().take(MAX_EXCERPT + 1).collect()
+}
+
 /// Asks for a path and refuses it: a source that heeds that ends at once.
 pub(super) fn attempt(mut command: Command, about: About<'_>) -> Result<Trial> {
     let act = about.act;
@@ -45,7 +51,7 @@ pub(super) fn attempt(mut command: Command, about: About<'_>) -> Result<Trial> {
             }
             let is_long = command.unread().len() > scp::MAX_LINE;
             if is_long || !command.read_more().map_err(|e| lost(act, e))? {
-                let said = command.unread().to_vec();
+                let said = start_of(command.unread());
                 if said.is_empty() && !is_long {
                     return Ok(Trial::Silent(command.finish()));
                 }
@@ -90,11 +96,11 @@ pub(super) fn attempt(mut command: Command, about: About<'_>) -> Result<Trial> {
             }
             Ok(scp::Record::Warning(text) | scp::Record::Fatal(text)) => {
                 command.leave();
-                return Ok(Trial::Refused(text));
+                return Ok(Trial::Refused(start_of(&text)));
             }
             Ok(scp::Record::Times { .. } | scp::Record::End) | Err(_) => {
                 command.leave();
-                return Ok(Trial::Noise(line));
+                return Ok(Trial::Noise(start_of(&line)));
             }
         }
     }

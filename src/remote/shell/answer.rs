@@ -9,6 +9,7 @@ pub mod time;
 
 use crate::path::Name;
 use crate::remote::ListEntry;
+use crate::remote::MAX_NAMES;
 use crate::remote::Reason;
 use crate::stat::FsStat;
 use crate::stat::Stat;
@@ -32,6 +33,9 @@ pub const ROOT_MISSING: u32 = 211;
 pub const ROOT_NOT_A_DIRECTORY: u32 = 212;
 pub const ROOT_DENIED: u32 = 213;
 
+/// What a symlink says is shorter than this, or the kernel does not take it.
+pub(super) const MAX_TARGET: usize = 4096;
+
 /// A listing and what the host complained of while it listed.
 #[derive(Debug, PartialEq, Eq, Default)]
 pub struct ParsedListing {
@@ -41,6 +45,17 @@ pub struct ParsedListing {
     /// Names of which nothing else is known: each has to be asked for.
     pub unclear: Vec<Name>,
     pub complaints: Vec<u8>,
+}
+
+impl ParsedListing {
+    /// Adds an entry; `None` if there are more than any directory has.
+    pub(super) fn push(&mut self, entry: ListEntry) -> Option<()> {
+        if self.entries.len() >= MAX_NAMES {
+            return None;
+        }
+        self.entries.push(entry);
+        Some(())
+    }
 }
 
 /// Parses what `stat -f -c '%S %b %f %a %c %d %l'` prints.
@@ -89,6 +104,11 @@ pub fn parse_df(body: &[u8]) -> Option<FsStat> {
 
 pub(super) fn parse_number(text: &[u8]) -> Option<u64> {
     digits(std::str::from_utf8(text).ok()?)?.parse().ok()
+}
+
+/// A size or an offset: no file is larger than what `off_t` counts, and sums of two of them fit.
+pub(super) fn parse_size(text: &[u8]) -> Option<u64> {
+    parse_number(text).filter(|&size| i64::try_from(size).is_ok())
 }
 
 /// The lines of an answer, without an empty last one.

@@ -303,7 +303,7 @@ impl Shell {
         const ACT: &str = "fetch";
         let mut lane = self.content_lane(ACT)?;
         let line = Line::new("pc").arg(&self.absolute(path)).finish();
-        let content = lane.request(&line).map_err(|error| lost(ACT, error))?;
+        let content = lane.request_long(&line).map_err(|error| lost(ACT, error))?;
         check(ACT, path, &content)?;
         let local = |source| Error::Local {
             act: ACT,

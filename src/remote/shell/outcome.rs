@@ -1,6 +1,7 @@
 //! What an answer means: attributes, or why not; pure.
 
-use crate::path::Escaped;
+use crate::path::Excerpt;
+use crate::path::MAX_EXCERPT;
 use crate::path::RemotePath;
 use crate::remote::Changed;
 use crate::remote::Error;
@@ -36,7 +37,7 @@ pub(super) fn owner_text(owner: Option<Owner>) -> String {
 }
 
 pub(super) fn refused(act: &'static str, path: &RemotePath, reason: Reason, text: &[u8]) -> Error {
-    let text = text.iter().copied().take(500).collect();
+    let text = text.iter().copied().take(MAX_EXCERPT).collect();
     Error::Refused {
         act,
         path: path.clone(),
@@ -46,10 +47,9 @@ pub(super) fn refused(act: &'static str, path: &RemotePath, reason: Reason, text
 }
 
 pub(super) fn surprise(act: &'static str, body: &[u8]) -> Error {
-    let sample: Vec<u8> = body.iter().copied().take(200).collect();
     Error::Surprise {
         act,
-        detail: format!("`{}`", Escaped(&sample)),
+        detail: format!("`{}`", Excerpt(body)),
     }
 }
 

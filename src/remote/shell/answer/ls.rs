@@ -9,11 +9,13 @@ use std::collections::HashMap;
 
 use crate::path::Name;
 use crate::remote::ListEntry;
+use crate::remote::shell::answer::MAX_TARGET;
 use crate::remote::shell::answer::ParsedListing;
 use crate::remote::shell::answer::lines;
 use crate::remote::shell::answer::mounts::Mount;
 use crate::remote::shell::answer::mounts::mount_of;
 use crate::remote::shell::answer::mounts::parse_mounts;
+use crate::remote::shell::answer::parse_size;
 use crate::remote::shell::answer::time::parse_civil;
 use crate::stat::DeviceNumber;
 use crate::stat::FileId;
@@ -116,12 +118,12 @@ pub fn parse_listing(body: &[u8], mark: &[u8], top: &[u8]) -> Option<ParsedListi
         match name {
             b"." => parsed.top = stat,
             b".." => {}
-            name => parsed.entries.push(ListEntry {
+            name => parsed.push(ListEntry {
                 name: Name::new(name).ok()?,
                 kind: line.stat.kind,
                 stat,
                 target: line.target(name),
-            }),
+            })?,
         }
     }
     Some(parsed)
@@ -191,7 +193,7 @@ impl Line<'_> {
     fn target(&self, name: &[u8]) -> Option<Box<[u8]>> {
         let target = self.tail.strip_prefix(name)?.strip_prefix(b" -> ")?;
         let is_exact = self.stat.kind == FileKind::Symlink && is_clean(name) && is_clean(target);
-        is_exact.then(|| target.into())
+        (is_exact && target.len() < MAX_TARGET).then(|| target.into())
     }
 
     fn complete(&self, changed: Time, accessed: Time, mounts: &[Mount<'_>], path: &[u8]) -> Stat {
@@ -279,7 +281,7 @@ fn parse_line(line: &[u8]) -> Option<Line<'_>> {
             minor: word()?.parse().ok()?,
         };
     } else {
-        stat.size = size.parse().ok()?;
+        stat.size = parse_size(size.as_bytes())?;
     }
     let (date, clock, zone) = (word()?, word()?, word()?);
     if zone != "+0000" {

@@ -4,10 +4,12 @@
 
 use crate::path::Name;
 use crate::remote::ListEntry;
+use crate::remote::shell::answer::MAX_TARGET;
 use crate::remote::shell::answer::ParsedListing;
 use crate::remote::shell::answer::lines;
 use crate::remote::shell::answer::ls;
 use crate::remote::shell::answer::parse_number;
+use crate::remote::shell::answer::parse_size;
 use crate::remote::shell::answer::time::parse_epoch;
 use crate::remote::shell::answer::time::parse_times;
 use crate::stat::DeviceNumber;
@@ -30,8 +32,9 @@ pub fn parse_stat(line: &[u8]) -> Option<Stat> {
     let line = std::str::from_utf8(line).ok()?;
     let mut fields = line.splitn(11, ' ');
     let mode = u32::from_str_radix(fields.next()?, 16).ok()?;
-    let mut number = || fields.next()?.parse::<u64>().ok();
-    let (size, blocks, nlink) = (number()?, number()?, number()?);
+    let size = parse_size(fields.next()?.as_bytes())?;
+    let mut number = || parse_number(fields.next()?.as_bytes());
+    let (blocks, nlink) = (number()?, number()?);
     let (uid, gid, dev, ino) = (number()?, number()?, number()?, number()?);
     let mut hex = || u32::from_str_radix(fields.next()?, 16).ok();
     let rdev = DeviceNumber {
@@ -83,8 +86,9 @@ pub fn parse_gnu_listing(body: &[u8]) -> Option<ParsedListing> {
             _ => return None,
         };
         let mode = u32::from_str_radix(std::str::from_utf8(field()?).ok()?, 8).ok()?;
+        let size = parse_size(field()?)?;
         let mut number = || parse_number(field()?);
-        let (size, blocks, nlink) = (number()?, number()?, number()?);
+        let (blocks, nlink) = (number()?, number()?);
         let (uid, gid, dev, ino) = (number()?, number()?, number()?, number()?);
         let mut text = || std::str::from_utf8(field()?).ok();
         let (atime, mtime, ctime) = (text()?, text()?, text()?);
@@ -113,12 +117,12 @@ pub fn parse_gnu_listing(body: &[u8]) -> Option<ParsedListing> {
             && ![atime, mtime, ctime]
                 .iter()
                 .any(|time| time.starts_with('-'));
-        parsed.entries.push(ListEntry {
+        parsed.push(ListEntry {
             name: Name::new(name).ok()?,
             kind,
             stat: is_exact.then_some(stat),
-            target: (kind == FileKind::Symlink).then(|| target.into()),
-        });
+            target: (kind == FileKind::Symlink && target.len() < MAX_TARGET).then(|| target.into()),
+        })?;
     }
 }
 
@@ -158,12 +162,12 @@ pub fn parse_marked_listing(body: &[u8], token: &[u8], top: &[u8]) -> Option<Par
         }
         let name = path.strip_prefix(top)?;
         let name = name.strip_prefix(b"/").unwrap_or(name);
-        parsed.entries.push(ListEntry {
+        parsed.push(ListEntry {
             name: Name::new(name).ok()?,
             kind: stat.kind,
             stat: Some(stat),
             target: None,
-        });
+        })?;
     }
     None
 }
@@ -347,5 +351,25 @@ mod tests {
             None
         );
         assert_eq!(parse_marked_listing(b"", b"TOK", b"/r"), None);
+    }
+
+    #[test]
+    fn numbers_that_no_file_has_are_no_attributes() {
+        let line = |size: &str, links: &str| {
+            let line = format!("81a4 {size} 8 {links} 0 0 1 2 0 0 1.0 1.0 1.0");
+            parse_stat(line.as_bytes())
+        };
+        assert!(line("9223372036854775807", "1").is_some());
+        for (size, links) in [
+            ("9223372036854775808", "1"),
+            ("18446744073709551615", "1"),
+            ("-1", "1"),
+            ("+1", "1"),
+            ("", "1"),
+            ("1", "+1"),
+            ("1", "4294967296"),
+        ] {
+            assert_eq!(line(size, links), None, "{size} {links}");
+        }
     }
 }

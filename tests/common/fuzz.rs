@@ -1,0 +1,152 @@
+#![cfg(test)]
+//! Mutates captured inputs and feeds them to a function that must neither panic nor hang.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "how long an input takes is measured"
+)]
+
+use std::fs;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::path::PathBuf;
+use std::time::Duration;
+use std::time::Instant;
+
+/// How long one input may take, in a debug build on a busy machine.
+const MAX_TIME: Duration = Duration::from_secs(5);
+
+/// The longest input. Everything of interest happens at borders that are nearer.
+const MAX_INPUT: usize = 64 << 10;
+
+/// Numbers at which something may turn over.
+const NUMBERS: &[&[u8]] = &[
+    b"0",
+    b"-1",
+    b"+1",
+    b"255",
+    b"1024",
+    b"65536",
+    b"2147483647",
+    b"2147483648",
+    b"4294967295",
+    b"4294967296",
+    b"9223372036854775807",
+    b"9223372036854775808",
+    b"18446744073709551615",
+    b"18446744073709551616",
+    b"99999999999999999999999999",
+    b"1e9",
+    b"0x7f",
+    b"07777",
+    b"-9223372036854775808.999999999",
+];
+
+/// Bytes that mean something to one of the readers.
+const BYTES: &[u8] = b"\0\x01\x02\x1b\x1d\x1e\x7f\x80\xff\n\r\t .,:;/\\-+|%@#*?![]\"'CDET";
+
+/// Xorshift: enough to mix bytes, and the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        usize::try_from(self.next() % u64::try_from(limit.max(1)).unwrap()).unwrap()
+    }
+}
+
+fn corpus_dir(target: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(target)
+}
+
+fn number_from(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Tries the corpus of a target, then mutations of it.
+pub(crate) fn run(target: &str, body: fn(&[u8])) {
+    let mut files: Vec<PathBuf> = fs::read_dir(corpus_dir(target))
+        .unwrap()
+        .map(|item| item.unwrap().path())
+        .collect();
+    files.sort();
+    let corpus: Vec<Vec<u8>> = files.iter().map(|file| fs::read(file).unwrap()).collect();
+    assert!(!corpus.is_empty(), "no corpus for {target}");
+    for input in &corpus {
+        try_one(target, body, input);
+    }
+    let seed = number_from("FUZZ_SEED").unwrap_or_else(|| getrandom::u64().unwrap()) | 1;
+    let limit = Duration::from_secs(number_from("FUZZ_SECONDS").unwrap_or(2));
+    let mut random = Random(seed);
+    let (since, mut n_inputs) = (Instant::now(), corpus.len());
+    while since.elapsed() < limit {
+        let input = mutated(&corpus, &mut random);
+        try_one(target, body, &input);
+        n_inputs += 1;
+    }
+    println!("{target}: {n_inputs} inputs, FUZZ_SEED={seed}");
+}
+
+/// Tries an input; what breaks is left in the corpus.
+fn try_one(target: &str, body: fn(&[u8]), input: &[u8]) {
+    let since = Instant::now();
+    let result = catch_unwind(AssertUnwindSafe(|| body(input)));
+    let took = since.elapsed();
+    if result.is_ok() && took < MAX_TIME {
+        return;
+    }
+    let hash = crc32fast::hash(input);
+    let file = corpus_dir(target).join(format!("broke-{hash:08x}"));
+    fs::write(&file, input).unwrap();
+    panic!("{target} breaks after {took:?} with {}", file.display());
+}
+
+fn mutated(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
+    let mut input = corpus[random.below(corpus.len())].clone();
+    for _ in 0..=random.below(4) {
+        let at = random.below(input.len() + 1);
+        let end = (at + random.below(40)).min(input.len());
+        match random.below(10) {
+            0 if at < input.len() => input[at] ^= 1 << random.below(8),
+            1 => input.truncate(at),
+            2 => drop(input.drain(at..end)),
+            3 => {
+                let other = &corpus[random.below(corpus.len())];
+                let from = random.below(other.len() + 1);
+                input.truncate(at);
+                input.extend_from_slice(&other[from..]);
+            }
+            4 => {
+                let part = input[at..end].to_vec();
+                let n_times = 1 << random.below(10);
+                drop(input.splice(at..at, part.repeat(n_times)));
+            }
+            5 => {
+                // In the place of a number, if there is one.
+                let is_digit = |byte: &u8| byte.is_ascii_digit();
+                let start = input[at..].iter().position(is_digit).map_or(at, |n| at + n);
+                let n_digits = input[start..].iter().take_while(|b| is_digit(b)).count();
+                let number = NUMBERS[random.below(NUMBERS.len())];
+                drop(input.splice(start..start + n_digits, number.iter().copied()));
+            }
+            6 if at < input.len() => input[at] = BYTES[random.below(BYTES.len())],
+            7 => input.insert(at, BYTES[random.below(BYTES.len())]),
+            8 if at < input.len() => input[at] = random.next().to_le_bytes()[0],
+            _ => {
+                let other = &corpus[random.below(corpus.len())];
+                let from = random.below(other.len() + 1);
+                let to = (from + random.below(200)).min(other.len());
+                drop(input.splice(at..end, other[from..to].iter().copied()));
+            }
+        }
+        input.truncate(MAX_INPUT);
+    }
+    input
+}

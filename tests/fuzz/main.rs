@@ -1,0 +1,42 @@
+#![cfg(test)]
+//! Everything that reads foreign bytes, with bytes that nobody wrote.
+//!
+//! Each target takes the captured inputs in `fuzz/corpus/TARGET` as they are, then mutations of
+//! them for `FUZZ_SECONDS` (2 where it is not set). `FUZZ_SEED` repeats a run. An input that
+//! breaks something is left in the corpus, where it is tried first from then on.
+
+#[path = "../common/fuzz.rs"]
+mod fuzz;
+#[path = "../common/scripted.rs"]
+mod scripted;
+mod targets;
+#[path = "../remote/things.rs"]
+mod things;
+#[path = "../hostile/world.rs"]
+mod world;
+
+/// Makes a test of each target.
+macro_rules! targets {
+    ($($name:ident)*) => {
+        $(
+            #[test]
+            fn $name() {
+                fuzz::run(stringify!($name), targets::$name);
+            }
+        )*
+    };
+}
+
+targets! {
+    sink
+    source
+    record
+    stat_lines
+    gnu_listing
+    busybox_listing
+    ls_listing
+    shell_dialect
+    scp_only_dialect
+    ssh_config
+    known_hosts
+}

@@ -1,0 +1,15 @@
+#![cfg(test)]
+//! Hosts that mean harm: whatever they say, the client is unharmed, ends, and its words are clear
+//! and fit for a terminal.
+
+mod cuts;
+mod lane;
+#[path = "../common/local.rs"]
+mod local;
+mod scp_only;
+#[path = "../common/scripted.rs"]
+mod scripted;
+mod stores;
+#[path = "../remote/things.rs"]
+mod things;
+mod world;

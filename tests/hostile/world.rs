@@ -1,0 +1,162 @@
+//! What all of these tests need: settings, operations, and the judgement of what came of them.
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+use std::io;
+use std::sync::Once;
+use std::time::Duration;
+
+use scpfs::path::RemotePath;
+use scpfs::remote::Error;
+use scpfs::remote::Receiver;
+use scpfs::remote::Remote;
+use scpfs::remote::probe::Settings;
+use scpfs::stat::FileId;
+use scpfs::stat::Time;
+use scpfs::stat::Version;
+use scpfs::sync::Mutex;
+
+use crate::things::path;
+
+pub(crate) fn settings() -> Settings {
+    Settings {
+        directory: b"/srv".to_vec(),
+        max_lanes: 1,
+        timeout: Duration::from_secs(1),
+        patience: Duration::ZERO,
+        fails_fast: false,
+    }
+}
+
+/// Log lines that could act on a terminal.
+static UNFIT: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Judge;
+
+impl log::Log for Judge {
+    fn enabled(&self, _metadata: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let text = record.args().to_string();
+        if record.target().starts_with("scpfs") && !is_fit(&text) {
+            UNFIT.lock().push(text);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Has every log line judged from now on, see [`assert_log_is_fit`].
+pub(crate) fn judge_log() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        log::set_logger(&Judge).unwrap();
+        log::set_max_level(log::LevelFilter::Trace);
+    });
+}
+
+pub(crate) fn assert_log_is_fit() {
+    let unfit = UNFIT.lock();
+    assert!(unfit.is_empty(), "{unfit:?}");
+}
+
+/// The longest message: longer ones hide what they are about.
+const MAX_MESSAGE: usize = 8 << 10;
+
+fn is_fit(text: &str) -> bool {
+    text.len() < MAX_MESSAGE
+        && !text
+            .chars()
+            .any(|c| c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c))
+}
+
+/// An error and its causes in one line, which must be fit for a terminal.
+pub(crate) fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    assert!(is_fit(&text), "not fit for a terminal: {text:?}");
+    text
+}
+
+/// Takes content as a disk does that has room for so much.
+#[derive(Debug, Default)]
+pub(crate) struct SmallDisk {
+    pub(crate) data: Vec<u8>,
+    pub(crate) announced: u64,
+}
+
+const ROOM: usize = 8 << 20;
+
+impl Receiver for SmallDisk {
+    fn begin(&mut self, size: u64) -> io::Result<()> {
+        (self.announced, self.data) = (size, Vec::new());
+        Ok(())
+    }
+
+    fn data(&mut self, data: &[u8]) -> io::Result<()> {
+        if self.data.len() + data.len() > ROOM {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.data.extend_from_slice(data);
+        Ok(())
+    }
+}
+
+/// Something that a host is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ask {
+    Stat,
+    List,
+    Fetch,
+    ReadLink,
+    FsStat,
+    MakeDir,
+}
+
+impl Ask {
+    /// Asks for it; the answer as a line that starts with its kind.
+    pub(crate) fn of(self, remote: &dyn Remote) -> Result<String, Error> {
+        let at = path("file");
+        Ok(match self {
+            Self::Stat => {
+                let stat = remote.stat(&at)?;
+                format!("{:?} {:o} {}", stat.kind, stat.mode, stat.size)
+            }
+            Self::List => {
+                let listing = remote.list(&RemotePath::root())?;
+                let names = listing.entries.iter().map(|entry| {
+                    let mode = entry.stat.map_or(0, |stat| stat.mode);
+                    format!("{:?} {mode:o} {}", entry.kind, entry.name)
+                });
+                names.collect::<Vec<_>>().join(", ")
+            }
+            Self::Fetch => {
+                let mut disk = SmallDisk::default();
+                // What the honest answer of a shell says, so that it need not be asked twice.
+                let time = Time { secs: 1, nanos: 0 };
+                let known = Version {
+                    size: 2,
+                    mtime: time,
+                    ctime: Some(time),
+                    id: Some(FileId { dev: 1, ino: 42 }),
+                };
+                let fetched = remote.fetch(&at, Some(&known), &mut disk)?;
+                assert_eq!(
+                    disk.data.len() as u64,
+                    disk.announced,
+                    "only what is whole counts"
+                );
+                let mode = fetched.stat.mode;
+                format!("{mode:o} {}", String::from_utf8_lossy(&disk.data))
+            }
+            Self::ReadLink => String::from_utf8_lossy(&remote.read_link(&at)?).into_owned(),
+            Self::FsStat => format!("{:?}", remote.fs_stat()?),
+            Self::MakeDir => format!("{:?}", remote.make_dir(&at, 0o755, None)?),
+        })
+    }
+}
