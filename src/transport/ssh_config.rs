@@ -15,6 +15,7 @@ use super::settings::Method;
 use super::settings::Proxy;
 use super::settings::Settings;
 use super::settings::StrictHostKeyChecking;
+use crate::path::Excerpt;
 
 /// What was asked for on the command line.
 #[derive(Clone, Debug, Default)]
@@ -140,7 +141,7 @@ pub fn split_option(option: &str) -> Result<(String, String), Error> {
     let value = rest.trim_start().trim_start_matches('=').trim();
     if key.is_empty() || value.is_empty() {
         return Err(Error::Config {
-            detail: format!("option {option:?} is not KEY=VALUE"),
+            detail: format!("option `{}` is not KEY=VALUE", Excerpt(option.as_bytes())),
         });
     }
     Ok((key.to_ascii_lowercase(), value.trim_matches('"').to_owned()))
@@ -152,7 +153,7 @@ pub fn check_host(host: &str) -> Result<(), Error> {
     let is_bad = |c: char| c.is_whitespace() || matches!(c, '/' | '@') || is_for_shells(c);
     if host.is_empty() || host.starts_with('-') || host.contains(is_bad) {
         return Err(Error::Config {
-            detail: format!("{host:?} is not a host name"),
+            detail: format!("`{}` is not a host name", Excerpt(host.as_bytes())),
         });
     }
     Ok(())
@@ -162,7 +163,7 @@ pub fn check_host(host: &str) -> Result<(), Error> {
 pub fn check_user(user: &str) -> Result<(), Error> {
     if user.is_empty() || user.starts_with('-') || user.contains(is_for_shells) {
         return Err(Error::Config {
-            detail: format!("{user:?} is not a user name"),
+            detail: format!("`{}` is not a user name", Excerpt(user.as_bytes())),
         });
     }
     Ok(())
@@ -181,7 +182,7 @@ pub fn settings(pairs: &Pairs, query: &Query, around: &Surroundings) -> Result<S
     check_host(&hostname)?;
     let port = match pairs.first("port") {
         Some(text) => text.parse().map_err(|_| Error::Config {
-            detail: format!("port {text:?} is not a port number"),
+            detail: format!("port `{}` is not a port number", Excerpt(text.as_bytes())),
         })?,
         None => 22,
     };
@@ -363,7 +364,7 @@ fn proxy(
         user.map_or(Ok(()), check_user)?;
         if port.is_some_and(|port| port.parse::<u16>().is_err()) {
             return Err(Error::Config {
-                detail: format!("{jump:?} is not a host to jump over"),
+                detail: format!("`{}` is not a host to jump over", Excerpt(jump.as_bytes())),
             });
         }
     }
