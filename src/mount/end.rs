@@ -34,6 +34,9 @@ use crate::vfs::Vfs;
 /// How long a busy mount may be served after its end was asked for.
 const LAST_USERS: Duration = Duration::from_secs(10);
 
+/// How long an answer to whoever asked for the end may take to get there.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// What the last try to store everything gets, however long the one before it took.
 const LAST_TRY: Duration = Duration::from_secs(5);
 
@@ -69,6 +72,8 @@ struct State {
     ending_since: Option<Tick>,
     /// Whether the mount was taken off, or is about to be.
     is_detaching: bool,
+    /// Whether the session with the kernel has ended.
+    is_finishing: bool,
     /// What was not stored in the end.
     outcome: Option<Vec<Left>>,
 }
@@ -264,8 +269,8 @@ impl Mounted {
         }
         let detached = self.mountpoint.detach(&self.id, when_busy);
         match detached {
-            Ok(Detached::Gone) => {}
-            Ok(Detached::Hidden) => self.end_soon(),
+            // Another mount namespace may have a copy of it, as that of a container does.
+            Ok(Detached::Gone | Detached::Hidden) => self.end_soon(),
             Err(_) => self.state.lock().is_detaching = false,
         }
         detached
@@ -276,10 +281,20 @@ impl Mounted {
         let mounted = Arc::clone(self);
         let last = move || {
             thread::sleep(LAST_USERS);
+            if mounted.state.lock().is_finishing {
+                // It ends in order, and takes its time to store what is left.
+                return;
+            }
+            log::warn!("the mount is still in use; ending all the same");
             let left = mounted.drain_within(LAST_TRY);
             log_left(&left);
+            let status = if left.is_empty() { 0 } else { 6 };
+            mounted.state.lock().outcome = Some(left);
+            mounted.changed.notify_all();
             mounted.release_guard();
-            super::exit_now(if left.is_empty() { 0 } else { 6 });
+            // Whoever asked for the end gets an answer.
+            thread::sleep(LAST_WORDS);
+            super::exit_now(status);
         };
         let spawned = thread::Builder::new()
             .name("scpfs-last-users".to_owned())
@@ -292,7 +307,10 @@ impl Mounted {
     /// Stores what is left after the session with the kernel has ended, closes everything, and
     /// says what could not be stored.
     pub fn finish(self: &Arc<Self>) -> Result<u8, Error> {
-        self.state.lock().is_detaching = true;
+        {
+            let mut state = self.state.lock();
+            (state.is_detaching, state.is_finishing) = (true, true);
+        }
         let left = self.drain_within(self.rest_of_limit());
         self.remote.close();
         self.cache.close();

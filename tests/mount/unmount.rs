@@ -4,6 +4,8 @@ use std::fs;
 use std::fs::File;
 use std::io::Write as _;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -218,4 +220,32 @@ fn mount_line(point: &std::path::Path) -> String {
         .rfind(|line| line.split(' ').nth(4) == Some(wanted))
         .unwrap()
         .to_owned()
+}
+
+/// As a container or a service with private mounts does.
+#[test]
+fn a_copy_of_the_mount_elsewhere_does_not_keep_the_daemon() {
+    let Some(mut mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    fs::write(mounted.here("file"), "content").unwrap();
+    // Those of other tests are none of its business.
+    let script = r#"
+        sed -n 's/^\([^ ]* \)\{4\}\([^ ]*\) .* - fuse\.scpfs .*/\2/p' /proc/self/mountinfo |
+            while read -r copy; do [ "$copy" = "$1" ] || umount -l "$copy"; done
+        exec sleep 100"#;
+    let mut other = Command::new("unshare")
+        .args(["--mount", "--propagation", "private"])
+        .args(["sh", "-c", script, "sh"])
+        .arg(mounted.aside("mnt"))
+        .spawn()
+        .unwrap();
+    thread::sleep(Duration::from_millis(300));
+    let status = mounted.unmount();
+    let ended = status.code();
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert_eq!(ended, Some(0), "{}", mounted.log());
+    assert!(mounted.log().contains("still in use"), "{}", mounted.log());
+    assert_eq!(fs::read(mounted.there("file")).unwrap(), b"content");
 }
