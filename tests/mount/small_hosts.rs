@@ -69,3 +69,31 @@ fn operations_on_other_userlands_have_the_results_of_a_local_directory() {
         }
     }
 }
+
+#[test]
+fn programs_work_on_a_small_router() {
+    let found = "BusyBox ash, no stat, scp: listing by ls+find, 1 RTT";
+    with_programs(Userland::OpenWrt, found, |mounted| {
+        mounted.put("hello", "hello\n");
+        mounted.sh(r#"
+            test "$(cat hello)" = hello
+            ls -la | grep -q 'hello$'
+            mkdir "$ASIDE/tree" "$ASIDE/tree/sub" "$ASIDE/tree/it's \$(a) sub"
+            printf 'a b' > "$ASIDE/tree/sub/a b"
+            head -c 3000000 /dev/urandom > "$ASIDE/tree/big"
+            ln -s big "$ASIDE/tree/link"
+            chmod 750 "$ASIDE/tree/sub"
+            cp -r "$ASIDE/tree" tree
+            diff -r "$ASIDE/tree" tree
+            diff -r "$ASIDE/tree" "$THERE/tree"
+            cp -r tree "$ASIDE/back"
+            diff -r "$ASIDE/tree" "$ASIDE/back"
+            vim -u NONE -es -c 'normal Gosaved by vim' -c wq hello
+            test "$(tail -n 1 "$THERE/hello")" = 'saved by vim'
+            tar -cf packed.tar tree && tar -tf packed.tar | grep -q big
+            rsync -a "$ASIDE/tree/" synced/ && diff -r "$ASIDE/tree" "$THERE/synced"
+            mv tree moved && rm -r moved synced packed.tar
+            test "$(ls -A "$THERE" | tr '\n' ' ')" = 'hello '
+            "#);
+    });
+}
