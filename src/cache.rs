@@ -90,6 +90,9 @@ pub enum Error {
         path: RemotePath,
         kept_as: RemotePath,
     },
+    /// Nobody knows any more where the content goes; it stays here.
+    #[error("{}", flush::NO_PLACE)]
+    NoPlace,
     /// Nothing was done because it would have had to wait, and was told not to.
     #[error("this would have to wait")]
     WouldWait,

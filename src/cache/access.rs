@@ -253,6 +253,7 @@ impl Entry {
         state.ctime = state.mtime;
         state.is_synced = false;
         state.is_sealed = false;
+        state.n_changes += 1;
         self.changed.notify_all();
     }
 }

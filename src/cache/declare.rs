@@ -11,6 +11,7 @@ use crate::cache::entry::Journaled;
 use crate::cache::entry::Place;
 use crate::cache::entry::State;
 use crate::cache::entry::Wait;
+use crate::cache::flush::NO_PLACE;
 use crate::cache::flush::Target;
 use crate::cache::journal::Durable;
 use crate::cache::journal::record::Id;
@@ -79,6 +80,12 @@ impl Entry {
 
     fn record(&self, state: &State, id: Id, phase: Phase, target: &Target) -> Record {
         let journal = self.cache.disk.journal();
+        // What has no place must not be stored at any.
+        let (phase, why) = if target.is_unknown {
+            (Phase::Kept, NO_PLACE)
+        } else {
+            (phase, "")
+        };
         Record {
             id,
             phase,
@@ -94,7 +101,7 @@ impl Entry {
             since: journal
                 .get(id)
                 .map_or_else(|| self.cache.clock.wall(), |record| record.since),
-            why: String::new(),
+            why: why.to_owned(),
         }
     }
 

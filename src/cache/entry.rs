@@ -83,8 +83,10 @@ pub(super) struct State {
     pub(super) journaled: Journaled,
     /// Whether the content is as it was when it was last closed.
     pub(super) is_sealed: bool,
-    /// Size and time of contents that may have reached the host: nobody heard the end.
-    pub(super) doubts: Vec<(u64, Time)>,
+    /// Contents that may have reached the host: nobody heard the end.
+    pub(super) doubts: Vec<Doubt>,
+    /// Counts what was done to the content.
+    pub(super) n_changes: u64,
     /// Counts the conflicts, see [`Entry::epoch`].
     pub(super) epoch: u64,
     /// Renames and removals under way, during which no store may begin.
@@ -96,6 +98,14 @@ pub(super) struct State {
     /// Attributes that came with the content and that nobody has seen yet.
     pub(super) news: Option<Stat>,
     pub(super) room: u64,
+}
+
+/// A content that may have reached the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Doubt {
+    pub(super) size: u64,
+    pub(super) mtime: Time,
+    pub(super) n_changes: u64,
 }
 
 /// What the journal knows of the content.
@@ -162,6 +172,7 @@ impl Entry {
                 journaled: Journaled::No,
                 is_sealed: false,
                 doubts: Vec::new(),
+                n_changes: 0,
                 epoch: 0,
                 holds: 0,
                 is_synced: false,

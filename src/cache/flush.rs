@@ -9,6 +9,7 @@ use crate::cache::Whereto;
 use crate::cache::conflict::Conflicts;
 use crate::cache::disk::Private;
 use crate::cache::entry::Content;
+use crate::cache::entry::Doubt;
 use crate::cache::entry::Entry;
 use crate::cache::entry::Place;
 use crate::cache::entry::State;
@@ -40,7 +41,13 @@ pub struct Target {
     pub placement: Placement,
     /// Used unless a time was set for the content.
     pub atime: Time,
+    /// Whether nobody knows where it goes any more: its directory is gone. The path is what is left
+    /// of it, for people.
+    pub is_unknown: bool,
 }
+
+/// Why content is kept here whose directory is gone.
+pub(super) const NO_PLACE: &str = "its directory was removed or moved on the host";
 
 /// What a store is to do, as the state was when it began.
 struct Job {
@@ -51,7 +58,8 @@ struct Job {
     atime: Option<Time>,
     base: Expect,
     replaces: bool,
-    doubts: Vec<(u64, Time)>,
+    doubts: Vec<Doubt>,
+    n_changes: u64,
 }
 
 /// How often content that is to replace a file meets another one before that is a conflict after all.
@@ -117,6 +125,7 @@ impl Entry {
             base: state.base,
             replaces: state.replaces,
             doubts: state.doubts.clone(),
+            n_changes: state.n_changes,
         };
         drop(state);
 
@@ -126,6 +135,14 @@ impl Entry {
             self.changed.notify_all();
             return Ok(());
         };
+        if target.is_unknown {
+            let result = self.lose(&target);
+            let mut state = self.state.lock();
+            (state.is_flushing, state.is_sealed) = (false, true);
+            drop(state);
+            self.changed.notify_all();
+            return result;
+        }
         {
             let mut state = self.state.lock();
             state.is_sealed = true;
@@ -160,9 +177,10 @@ impl Entry {
             tag: tag(job.private.id),
         };
         if !job.doubts.is_empty()
-            && let Some(stat) = self.settle_doubts(job, path)?
+            && let Some((stat, doubt)) = self.settle_doubts(job, path)?
         {
-            if plan.is_done(&stat) {
+            // What was changed since may have the same size and time.
+            if doubt.n_changes == job.n_changes && plan.is_done(&stat) {
                 let stored = Stored::as_planned(Changed {
                     stat: Some(stat),
                     parent: None,
@@ -204,14 +222,13 @@ impl Entry {
 
     /// Asks whether a store whose end nobody heard succeeded after all; returns what the host has
     /// if it is what we sent.
-    fn settle_doubts(&self, job: &Job, path: &RemotePath) -> Result<Option<Stat>, Error> {
+    fn settle_doubts(&self, job: &Job, path: &RemotePath) -> Result<Option<(Stat, Doubt)>, Error> {
         match self.cache.remote.stat(path) {
             Ok(stat) => {
-                let is_ours = job
-                    .doubts
-                    .iter()
-                    .any(|(size, mtime)| stat.size == *size && mtime.may_be_told_as(stat.mtime));
-                Ok(is_ours.then_some(stat))
+                let mut doubts = job.doubts.iter().rev();
+                let ours =
+                    doubts.find(|it| stat.size == it.size && it.mtime.may_be_told_as(stat.mtime));
+                Ok(ours.map(|doubt| (stat, *doubt)))
             }
             Err(error) if error.reason() == Some(Reason::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
@@ -283,14 +300,25 @@ impl Entry {
         target: &Target,
         error: &Error,
     ) {
+        let is_partial = matches!(error, Error::Remote(error) if matches!(**error, remote::Error::Partial { .. }));
+        let half = is_partial.then(|| self.cache.remote.stat(&target.path).ok());
         let is_news = {
             let mut state = self.state.lock();
             if let Error::Remote(error) = error {
                 match &**error {
-                    // What the host has now is our own half: the next store may replace it.
-                    remote::Error::Partial { .. } => state.base = Expect::Anything,
+                    // What the host has now is our own half: the next store may replace it, but
+                    // not what somebody else makes of it.
+                    remote::Error::Partial { .. } => {
+                        let half = half.flatten();
+                        state.base =
+                            half.map_or(Expect::Anything, |stat| Expect::Version(stat.version()));
+                    }
                     remote::Error::OutcomeUnknown { .. } | remote::Error::Surprise { .. } => {
-                        state.doubts.push((job.size, job.mtime));
+                        state.doubts.push(Doubt {
+                            size: job.size,
+                            mtime: job.mtime,
+                            n_changes: job.n_changes,
+                        });
                     }
                     _ => {}
                 }
@@ -342,26 +370,33 @@ impl Entry {
         if wait == Wait::Never {
             return Err(Error::WouldWait);
         }
-        let Some(target) = whereto.target() else {
-            return Ok(());
-        };
         let mut state = self.state.lock();
-        while Self::is_busy(&state) {
+        // A rename under way changes where it goes.
+        while Self::is_busy(&state) || Self::is_held(&state) {
             self.wait(&mut state, wait)?;
         }
         if !matches!(state.content, Content::Dirty { .. }) {
             return Ok(());
         }
-        let is_sealed = std::mem::replace(&mut state.is_sealed, true);
         let failure = state.failure.clone();
+        let is_sealed = state.is_sealed;
         // Nobody writes while the disk takes it.
-        state.is_flushing = !is_sealed;
+        state.is_flushing = true;
         drop(state);
-        if !is_sealed {
-            let result = self.say_synced(&target, "");
-            self.state.lock().is_flushing = false;
-            self.changed.notify_all();
-            result?;
+        let target = whereto.target();
+        let result = match &target {
+            Some(target) if target.is_unknown => self.lose(target),
+            Some(target) if !is_sealed => self.say_synced(target, ""),
+            _ => Ok(()),
+        };
+        let mut state = self.state.lock();
+        state.is_flushing = false;
+        state.is_sealed = result.is_ok() && target.is_some();
+        drop(state);
+        self.changed.notify_all();
+        result?;
+        if target.is_none() {
+            return Ok(());
         }
         self.cache.uploads.add(self, whereto, delay);
         failure.map_or(Ok(()), Err)
@@ -370,19 +405,28 @@ impl Entry {
     /// Makes sure of content here that the host will not get before the end of the mount: the next
     /// one stores it.
     pub fn keep(&self, whereto: &dyn Whereto, why: &str) -> Result<(), Error> {
-        let Some(target) = whereto.target() else {
-            return Ok(());
-        };
         let mut state = self.state.lock();
-        while Self::is_busy(&state) {
+        while Self::is_busy(&state) || Self::is_held(&state) {
             self.changed.wait(&mut state);
         }
-        (state.is_flushing, state.is_sealed) = (true, true);
+        state.is_flushing = true;
         drop(state);
-        let result = self.say_synced(&target, why);
-        self.state.lock().is_flushing = false;
+        let result = match whereto.target() {
+            Some(target) if target.is_unknown => self.lose(&target),
+            Some(target) => self.say_synced(&target, why),
+            None => Ok(()),
+        };
+        let mut state = self.state.lock();
+        (state.is_flushing, state.is_sealed) = (false, result.is_ok());
+        drop(state);
         self.changed.notify_all();
         result
+    }
+
+    /// Makes sure of content here whose place on the host nobody knows any more.
+    fn lose(&self, target: &Target) -> Result<(), Error> {
+        self.say_synced(target, NO_PLACE)?;
+        Err(Error::NoPlace)
     }
 
     /// Gives stored content the name of its version.

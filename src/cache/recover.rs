@@ -25,6 +25,7 @@ use crate::remote::Expect;
 use crate::remote::Outcome;
 use crate::remote::Reason;
 use crate::remote::StorePlan;
+use crate::stat::Stat;
 
 /// A content that an earlier run left, and what became of it.
 #[derive(Debug)]
@@ -190,6 +191,14 @@ impl Cache {
         matches!(self.remote.stat(&record.path), Ok(stat) if plan.is_done(&stat))
     }
 
+    fn is_missing(&self, dir: &RemotePath) -> remote::Result<bool> {
+        match self.remote.stat(dir) {
+            Ok(_) => Ok(false),
+            Err(error) if error.reason() == Some(Reason::NotFound) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     fn store_again(&self, record: &Record, file: &File) -> remote::Result<Fate> {
         let mut path = record.path.clone();
         let mut plan = plan_of(record);
@@ -207,6 +216,7 @@ impl Cache {
             }
         }
         let mut is_there = false;
+        let mut found: Option<Stat> = None;
         for place in [Some(&record.path), record.was.as_ref()]
             .into_iter()
             .flatten()
@@ -219,6 +229,7 @@ impl Cache {
             if plan.is_done(&stat) {
                 return Ok(Fate::WasStored);
             }
+            found = found.or(Some(stat));
             let is_base =
                 matches!(record.base, Expect::Version(base) if base.same_content(&stat.version()));
             if is_base && !is_there {
@@ -227,8 +238,17 @@ impl Cache {
                 plan.expect = Expect::Version(stat.version());
             }
         }
-        if self.conflicts == Conflicts::Overwrite {
-            plan.expect = Expect::Anything;
+        if found.is_none()
+            && let Some(was) = &record.was
+            && self.is_missing(&record.path.parent().unwrap_or_default())?
+        {
+            // The rename of its directory never happened.
+            path = was.clone();
+        }
+        let replaces = self.conflicts == Conflicts::Overwrite || plan.expect == Expect::Anything;
+        if replaces && !is_there {
+            // What comes after this look is somebody's newer version.
+            plan.expect = found.map_or(Expect::Absent, |stat| Expect::Version(stat.version()));
         }
         let content = FromFile::new(file);
         let sent = self.send_or_keep_both(&path, &content, &mut plan)?;

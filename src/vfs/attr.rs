@@ -249,10 +249,12 @@ impl Vfs {
         let mut set = *set;
         set.uid = set.uid.map(|uid| self.options.ids.uid_to_host(uid));
         set.gid = set.gid.map(|gid| self.options.ids.gid_to_host(gid));
+        let mut is_cut_here = false;
         if let Some(size) = set.size
             && self.truncate_open(cx, ino, fh, size)?
         {
             set.size = None;
+            is_cut_here = true;
         }
         // What a store under way has read of the file, it would put back.
         let entry = self.tree.lock().get(ino).and_then(entry_of);
@@ -262,6 +264,15 @@ impl Vfs {
             self.change_on_host(ino, &change)?;
         }
         drop(hold);
+        let is_open = self.handles.lock().is_open_for_writing(ino);
+        if is_cut_here
+            && fh.is_none()
+            && !is_open
+            && let Some(entry) = &entry
+        {
+            // Nobody is going to close it.
+            self.store_closed(cx, ino, entry)?;
+        }
         let tree = self.tree.lock();
         self.attr_of(&tree, ino)
     }

@@ -124,7 +124,7 @@ fn of_cache(error: &cache::Error) -> c_int {
         cache::Error::Full => libc::ENOSPC,
         // `vfs` brings content that is missing; where that did not help, it is lost.
         cache::Error::NotHere | cache::Error::NotDeclared => libc::EIO,
-        cache::Error::KeptBeside { .. } => libc::ESTALE,
+        cache::Error::KeptBeside { .. } | cache::Error::NoPlace => libc::ESTALE,
         cache::Error::WouldWait => libc::EAGAIN,
     }
 }

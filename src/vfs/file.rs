@@ -90,6 +90,11 @@ impl Vfs {
         let keeps_pages = self.take_pages(ino, &entry);
         let is_unsized = self.is_unsized(ino, &entry);
         let epoch = entry.epoch();
+        // Who cuts a file has changed it, whatever else may be done with the descriptor.
+        let flags = OpenFlags {
+            writes: flags.writes || flags.truncates,
+            ..flags
+        };
         let handle = FileHandle {
             ino,
             entry,
@@ -186,6 +191,23 @@ impl Vfs {
     ) -> Result<(Attr, Opened)> {
         self.check_writable()?;
         let name = Self::name(name)?;
+        // The kernel may go by what it was told before the file was made anew.
+        let existing = {
+            let tree = self.tree.lock();
+            let bound = tree.bound(parent, &name);
+            bound.filter(|&ino| tree.get(ino).is_some_and(Inode::is_ours))
+        };
+        if let Some(ino) = existing {
+            if flags.is_exclusive {
+                return Err(Error::Exists);
+            }
+            let opened = self.open(cx, ino, flags)?;
+            let mut tree = self.tree.lock();
+            if let Some(inode) = tree.get_mut(ino) {
+                inode.lookups += 1;
+            }
+            return Ok((self.attr_of(&tree, ino)?, opened));
+        }
         let (path, owner) = self.place_for_new(cx, parent, &name)?;
         // Whether somebody else was faster shows when it is stored, where that is later anyway.
         let asks_first = flags.is_exclusive && self.options.writeback.is_none();

@@ -39,6 +39,8 @@ pub(super) struct Inode {
     /// The name that somebody else took away while it was open: what is written to it must not be
     /// dropped as if we had removed it.
     pub(super) lost: Option<(Ino, Name)>,
+    /// Whether that name was removed here, and the file has another that nobody here knows.
+    pub(super) is_elsewhere: bool,
 }
 
 /// The content of a file that is open, or not yet stored.
@@ -103,6 +105,7 @@ impl Inode {
             pages_of: None,
             ctime: None,
             lost: None,
+            is_elsewhere: false,
         }
     }
 

@@ -212,7 +212,13 @@ impl Vfs {
         if let Some(inode) = ino.and_then(|ino| tree.get_mut(ino))
             && inode.links.len() <= 1
         {
-            abandoned = entry_of(inode);
+            if inode.stat.nlink > 1 {
+                // It has a name that nobody here knows, and what is written to it belongs there.
+                inode.lost = Some((parent, name.clone()));
+                inode.is_elsewhere = true;
+            } else {
+                abandoned = entry_of(inode);
+            }
             if inode.open.is_none() {
                 self.cache.forget(&inode.stat.version());
             }
@@ -341,8 +347,13 @@ impl Vfs {
             (source, target)
         };
         let moving = self.moving(&source, &target);
-        for (entry, path) in &moving {
-            entry.moves(path)?;
+        for (n, (entry, path)) in moving.iter().enumerate() {
+            if let Err(error) = entry.moves(path) {
+                for (entry, _) in moving.iter().take(n) {
+                    entry.moved(false);
+                }
+                return Err(error.into());
+            }
         }
         let result = self.remote.rename(&source, &target, how);
         // Where nobody knows whether it happened, the journal goes on saying so.

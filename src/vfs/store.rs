@@ -172,6 +172,7 @@ impl Vfs {
             owner,
             placement,
             atime,
+            is_unknown: false,
         }) = place.target()
         else {
             return Err(Error::NotSupported);
@@ -219,8 +220,11 @@ impl Whereto for StorePlace {
         let vfs = &self.vfs;
         let facts = vfs.remote.facts();
         let tree = vfs.tree.lock();
-        let path = tree.place_path(self.ino)?;
         let inode = tree.get(self.ino)?;
+        let (_, name) = inode.place()?;
+        let known = tree.place_path(self.ino);
+        let is_unknown = known.is_none() || inode.is_elsewhere;
+        let path = known.unwrap_or_else(|| RemotePath::root().join(name));
         let stat = inode.stat;
         let is_born = inode.open.as_ref().is_some_and(|open| open.is_born);
         let (parent, _) = inode.place()?;
@@ -261,6 +265,7 @@ impl Whereto for StorePlace {
             owner,
             placement,
             atime: stat.atime,
+            is_unknown,
         })
     }
 
@@ -281,6 +286,7 @@ impl Whereto for StorePlace {
         {
             // It was made anew.
             tree.bind(*parent, name, self.ino, at);
+            self.vfs.notify(Change::Name(*parent, name.clone()));
         }
         if let Some((parent, name)) = &place {
             // A listing that is under way may be from before.
@@ -325,7 +331,9 @@ impl Whereto for StorePlace {
         // Who has it open goes on with the content that was moved aside; under the name there is
         // another file now. The new name first: an inode without one might be dropped.
         tree.bind(parent, &name, self.ino, at);
-        tree.forget_name(parent, &old, at);
+        if tree.bound(parent, &old) == Some(self.ino) {
+            tree.forget_name(parent, &old, at);
+        }
         match changed.stat {
             Some(stat) => tree.set_stat(self.ino, stat, at),
             None => {

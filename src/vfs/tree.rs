@@ -376,6 +376,7 @@ impl Tree {
             return;
         }
         if had.is_some() {
+            self.note_displaced(parent, name);
             self.unbind(parent, name, at);
         }
         self.put(
@@ -391,6 +392,7 @@ impl Tree {
         }
         if let Some(inode) = self.inodes.get_mut(&ino) {
             inode.lost = None;
+            inode.is_elsewhere = false;
             inode.links.push((parent, name.clone()));
         }
     }
@@ -491,8 +493,36 @@ impl Tree {
         }
     }
 
+    /// Returns the inode that has a name.
+    pub(super) fn bound(&self, parent: Ino, name: &Name) -> Option<Ino> {
+        match self
+            .inodes
+            .get(&parent)?
+            .dir
+            .as_ref()?
+            .names
+            .get(name)?
+            .what
+        {
+            What::Inode(ino) => Some(ino),
+            _ => None,
+        }
+    }
+
+    /// Says of whatever has a name that it loses it although nobody here removed it: what is written
+    /// to it must not be dropped.
+    fn note_displaced(&mut self, parent: Ino, name: &Name) {
+        if let Some(ino) = self.bound(parent, name)
+            && let Some(inode) = self.inodes.get_mut(&ino)
+            && (inode.is_open() || inode.is_ours())
+        {
+            inode.lost = Some((parent, name.clone()));
+        }
+    }
+
     /// Forgets all about a name, so that the host is asked when it is next wanted.
     pub(super) fn forget_name(&mut self, parent: Ino, name: &Name, at: Tick) {
+        self.note_displaced(parent, name);
         let _ = self.unbind(parent, name, at);
         if let Some(dir) = self.dir_mut(parent) {
             dir.listed_at = None;

@@ -4,6 +4,7 @@
 mod budget;
 mod content;
 mod crash;
+mod displaced;
 mod faulty;
 mod freshness;
 #[path = "../common/local.rs"]

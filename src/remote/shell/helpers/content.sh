@@ -109,13 +109,14 @@ flush() { sync -- "$1" || fsync "$1" || :; }
 # acl PATH: whether the file has more than mode bits, which a replacement would lose.
 acl() { case $(ls -ld -- "$1") in ??????????+*) return 0 ;; esac; return 1; }
 
-# inplace TEMP PATH MODE: the content goes into the file that is there.
+# inplace TEMP PATH MODE SYNC: the content goes into the file that is there.
 inplace() {
 	i=
 	{ i=1; cat -- "$1" 2>&1 >&4; } 4>"$2" || { [ -z "$i" ] || lost 205 "$1"; lost 1 "$1"; }
 	# Who may write a file of somebody else's may not change its mode and times.
 	chmod "$3" -- "$2"
 	touch -c -r "$1" -- "$2"
+	[ -z "$4" ] || flush "$2"
 	rm -f -- "$1"
 }
 
@@ -188,6 +189,7 @@ w() {
 		scp -t "$3" || lost 205 "$2"
 		chmod "$7" -- "$3"
 		touch -c -m "$8" -- "$3"
+		[ -z "$9" ] || flush "$3"
 	else
 		scp -p -t "$2" || lost $? "$2"
 		put "$@"
@@ -226,6 +228,7 @@ wx() {
 		if [ "$1" = direct ]; then
 			chmod "$7" -- "$3"
 			touch -c -m "$8" -- "$3"
+			[ -z "$9" ] || flush "$3"
 		else
 			qs "$2" chmod "$7" -- "$2"
 			qs "$2" touch -c -a "$atime" -- "$2"
@@ -266,7 +269,7 @@ settle() {
 		w=1
 		[ -w "$3" ] || w=
 		if [ -z "$w" ]; then say 'Permission denied'; lost 1 "$2"; fi
-		inplace "$2" "$3" "$7"
+		inplace "$2" "$3" "$7" "$9"
 	elif [ "$5" = 0 ]; then
 		anew "$2" "$3" || conflict "$2" "$3" "${10}"
 	else

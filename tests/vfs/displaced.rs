@@ -1,0 +1,244 @@
+//! Contents whose file lost its name, or changes it: none of them is dropped.
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use scpfs::sync::Mutex;
+use scpfs::vfs::Ino;
+use scpfs::vfs::OpenFlags;
+use scpfs::vfs::RenameFlags;
+use scpfs::vfs::SetAttr;
+
+use crate::faulty::Fate;
+use crate::faulty::Faulty;
+use crate::world::CX;
+use crate::world::Mount;
+use crate::world::Setup;
+
+/// Whether any file in the mounted directory of the host holds exactly this.
+fn is_on_host(mount: &Mount, data: &[u8]) -> bool {
+    let mut items = fs::read_dir(mount.world.root()).unwrap();
+    items.any(|item| {
+        let path = item.unwrap().path();
+        path.is_file() && fs::read(path).unwrap() == data
+    })
+}
+
+type Hook = Box<dyn FnOnce() -> bool + Send>;
+
+/// Does something while a rename is under way; it is refused if that says so.
+#[derive(Default)]
+struct DuringRename(Mutex<Option<Hook>>);
+
+impl std::fmt::Debug for DuringRename {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DuringRename")
+    }
+}
+
+impl Fate for DuringRename {
+    fn before(&self, act: &'static str) -> bool {
+        let hook = (act == "rename").then(|| self.0.lock().take()).flatten();
+        hook.is_none_or(|hook| hook())
+    }
+
+    fn after(&self, _: &'static str) -> bool {
+        true
+    }
+
+    fn answers(&self) -> bool {
+        true
+    }
+}
+
+fn with_writeback(during: &Arc<DuringRename>) -> Mount {
+    let fate = Arc::clone(during);
+    Mount::set_up(Setup {
+        writeback: Some(Duration::from_secs(60)),
+        around: Box::new(move |remote| Faulty::around(remote, fate)),
+        ..Setup::default()
+    })
+}
+
+fn rename(mount: &Mount, from: &[u8], to: &[u8]) -> Result<(), scpfs::vfs::Error> {
+    let flags = RenameFlags {
+        no_replace: false,
+        exchange: false,
+    };
+    let (from, to) = ((Ino::ROOT, from), (Ino::ROOT, to));
+    mount.vfs.rename(&CX, from, to, flags)
+}
+
+#[test]
+fn what_is_moved_aside_takes_no_name_from_what_another_writes() {
+    let mount = Mount::new();
+    fs::write(mount.at("file"), "base").unwrap();
+    let one = mount.open("file", libc::O_RDWR).unwrap();
+    fs::write(mount.at("other"), "theirs").unwrap();
+    fs::rename(mount.at("other"), mount.at("file")).unwrap();
+    mount.age();
+    let two = mount.open("file", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, two.fh, 0, b"second").unwrap();
+    mount.vfs.write(&CX, one.fh, 0, b"ours").unwrap();
+    assert_eq!(mount.close(&one).unwrap_err().errno(), libc::ESTALE);
+    mount.close(&two).unwrap();
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"second");
+    assert_eq!(fs::read(mount.at(&mount.beside("file"))).unwrap(), b"ours");
+}
+
+#[test]
+fn what_is_made_anew_takes_no_name_from_a_new_file() {
+    let mount = Mount::new();
+    fs::write(mount.at("file"), "base").unwrap();
+    let one = mount.open("file", libc::O_RDWR).unwrap();
+    fs::remove_file(mount.at("file")).unwrap();
+    mount.age();
+    assert!(mount.names("").unwrap().is_empty());
+    let (_, two) = mount.create("file", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, two.fh, 0, b"second").unwrap();
+    mount.vfs.write(&CX, one.fh, 0, b"ours").unwrap();
+    let closed = [mount.close(&one), mount.close(&two)];
+    assert!(closed.iter().any(Result::is_err), "one of them is told");
+    assert!(is_on_host(&mount, b"ours") && is_on_host(&mount, b"second"));
+}
+
+#[test]
+fn a_file_that_is_created_while_it_is_there_is_the_one_that_is_there() {
+    // The kernel does so when it was told before that there is none.
+    let mount = Mount::new();
+    let (attr, one) = mount.create("file", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, one.fh, 0, b"one").unwrap();
+    let (again, two) = mount.create("file", libc::O_RDWR).unwrap();
+    assert_eq!(attr.ino, again.ino);
+    mount.vfs.write(&CX, two.fh, 3, b", two").unwrap();
+    mount.close(&one).unwrap();
+    mount.close(&two).unwrap();
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"one, two");
+}
+
+#[test]
+fn what_is_written_where_the_directory_is_gone_outlives_the_mount() {
+    for writeback in [None, Some(Duration::from_secs(60))] {
+        let mount = Mount::set_up(Setup {
+            writeback,
+            ..Setup::default()
+        });
+        fs::create_dir(mount.at("dir")).unwrap();
+        fs::write(mount.at("dir/below"), "hello").unwrap();
+        mount.age();
+        let opened = mount.open("dir/below", libc::O_RDWR).unwrap();
+        fs::rename(mount.at("dir"), mount.at("away")).unwrap();
+        mount.age();
+        mount.names("").unwrap();
+        mount.vfs.write(&CX, opened.fh, 0, b"precious").unwrap();
+        assert_eq!(mount.close(&opened).unwrap_err().errno(), libc::ESTALE);
+        let mount = Mount::on(mount.crash(), Setup::default());
+        let [one] = &mount.recovered[..] else {
+            panic!("{:?}", mount.recovered);
+        };
+        let scpfs::cache::Fate::Kept { file, .. } = &one.fate else {
+            panic!("{one}");
+        };
+        assert_eq!(fs::read(file).unwrap(), b"precious");
+        assert!(!mount.at("below").exists(), "it goes nowhere else");
+    }
+}
+
+#[test]
+fn a_file_that_is_cut_by_who_only_reads_is_cut_on_the_host() {
+    let mount = Mount::new();
+    fs::write(mount.at("file"), "base").unwrap();
+    let opened = mount.open("file", libc::O_RDONLY | libc::O_TRUNC).unwrap();
+    mount.close(&opened).unwrap();
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"");
+}
+
+#[test]
+fn what_waits_to_be_stored_and_is_cut_by_its_path_is_stored() {
+    let mount = Mount::set_up(Setup {
+        writeback: Some(Duration::from_secs(5)),
+        ..Setup::default()
+    });
+    let (attr, opened) = mount.create("file", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"precious").unwrap();
+    mount.close(&opened).unwrap();
+    let set = SetAttr {
+        size: Some(4),
+        ..SetAttr::default()
+    };
+    mount.vfs.setattr(&CX, attr.ino, None, &set).unwrap();
+    let mount = Mount::on(mount.crash(), Setup::default());
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"prec");
+}
+
+#[test]
+fn what_is_closed_while_it_is_renamed_belongs_to_the_new_name() {
+    let during = Arc::new(DuringRename::default());
+    let mount = with_writeback(&during);
+    fs::write(mount.at("file"), "base").unwrap();
+    let opened = mount.open("file", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
+    let (vfs, fh) = (Arc::clone(&mount.vfs), opened.fh);
+    let (closed, ended) = std::sync::mpsc::channel();
+    *during.0.lock() = Some(Box::new(move || {
+        // It waits for the rename.
+        std::thread::spawn(move || {
+            let result = vfs.flush(&CX, fh);
+            closed.send(result.is_ok()).unwrap();
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        true
+    }));
+    rename(&mount, b"file", b"moved").unwrap();
+    assert!(ended.recv().unwrap());
+    let mount = Mount::on(mount.crash(), Setup::default());
+    assert_eq!(fs::read(mount.at("moved")).unwrap(), b"ours");
+    assert!(!mount.at("file").exists());
+}
+
+#[test]
+fn a_rename_that_never_was_keeps_nothing_from_being_stored() {
+    let during = Arc::new(DuringRename::default());
+    let mount = with_writeback(&during);
+    fs::create_dir(mount.at("dir")).unwrap();
+    mount.names("").unwrap();
+    let dir = mount.find("dir").unwrap().ino;
+    let flags = OpenFlags::new(libc::O_RDWR | libc::O_CREAT).unwrap();
+    let (_, opened) = mount.vfs.create(&CX, dir, b"new", 0o644, flags).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
+    mount.close(&opened).unwrap();
+    // What a crash leaves that comes when the journal knows and the host does not.
+    let cache = mount.cache.disk().dir().to_owned();
+    let seen = Arc::new(Mutex::new(None));
+    let journal = Arc::clone(&seen);
+    *during.0.lock() = Some(Box::new(move || {
+        let copied = fs::read(cache.join("journal"));
+        *journal.lock() = Some(copied);
+        false
+    }));
+    rename(&mount, b"dir", b"moved").unwrap_err();
+    let at = mount.cache.disk().dir().join("journal");
+    let world = mount.crash();
+    let journal: io::Result<Vec<u8>> = seen.lock().take().unwrap();
+    fs::write(at, journal.unwrap()).unwrap();
+    let mount = Mount::on(world, Setup::default());
+    assert_eq!(fs::read(mount.at("dir/new")).unwrap(), b"ours");
+}
+
+#[test]
+fn what_is_written_to_a_file_whose_other_name_is_not_known_is_kept() {
+    let mount = Mount::new();
+    fs::create_dir(mount.at("sub")).unwrap();
+    fs::write(mount.at("file"), "base").unwrap();
+    fs::hard_link(mount.at("file"), mount.at("sub/other")).unwrap();
+    let opened = mount.open("file", libc::O_RDWR).unwrap();
+    mount.vfs.unlink(&CX, Ino::ROOT, b"file").unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
+    assert_eq!(mount.close(&opened).unwrap_err().errno(), libc::ESTALE);
+    let mount = Mount::on(mount.crash(), Setup::default());
+    assert_eq!(mount.recovered.len(), 1);
+    assert!(!mount.at("file").exists());
+    assert_eq!(fs::read(mount.at("sub/other")).unwrap(), b"base");
+}
