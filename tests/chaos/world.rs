@@ -253,10 +253,26 @@ impl World {
         }
     }
 
+    /// The names on the host, once nothing changes there any more: a request that nobody waits for
+    /// may still be carried out.
     fn names(&self) -> Vec<String> {
-        let items = fs::read_dir(self.mounted.there("")).unwrap();
-        let names = items.map(|item| item.unwrap().file_name().into_string().unwrap());
-        names.collect()
+        let look = || {
+            let items = fs::read_dir(self.mounted.there("")).unwrap();
+            let names = items.map(|item| item.unwrap().file_name().into_string().unwrap());
+            let mut names: Vec<String> = names.collect();
+            names.sort();
+            names
+        };
+        let mut names = look();
+        for _ in 0..100 {
+            thread::sleep(Duration::from_millis(30));
+            let again = look();
+            if again == names {
+                break;
+            }
+            names = again;
+        }
+        names
     }
 
     /// Compares what is there with what was acknowledged. Where no mount is up, tidies as well.
@@ -307,7 +323,10 @@ impl World {
             return self.wrong(&format!("NAME: {name}"));
         };
         let path = self.mounted.there(name);
-        let content = fs::read(&path).unwrap();
+        // A rename that was still under way when the directory was read is not lost: see `names`.
+        let Ok(content) = fs::read(&path) else {
+            return;
+        };
         match self.model.identify(file, &content) {
             None => self.wrong(&format!("MIXTURE on the host: {name}: {}", head(&content))),
             Some(version) => {
