@@ -108,7 +108,8 @@ struct Failure {
     at: Tick,
     back_off: Duration,
     detail: String,
-    is_timeout: bool,
+    /// How long the host was waited for, if it did not answer at all.
+    timeout: Option<Duration>,
 }
 
 impl<L> State<L> {
@@ -364,7 +365,7 @@ impl<L: Pooled> Shared<L> {
             .spawn(move || shared.open());
         if let Err(error) = spawned {
             state.is_opening = false;
-            self.fail(state, &error.to_string(), false);
+            self.fail(state, &error.to_string(), None);
         }
     }
 
@@ -390,19 +391,21 @@ impl<L: Pooled> Shared<L> {
             }
             Err(error) => {
                 log::warn!("cannot open a connection: {}", crate::remote::chain(&error));
-                let is_timeout = matches!(
-                    error,
-                    lane::Error::Transport(transport::Error::Timeout { .. })
-                        | lane::Error::NoAnswer(transport::Error::Timeout { .. })
-                );
-                self.fail(&mut state, &crate::remote::chain(&error), is_timeout);
+                let timeout = match &error {
+                    lane::Error::Transport(transport::Error::Timeout { timeout, .. })
+                    | lane::Error::NoAnswer(transport::Error::Timeout { timeout, .. }) => {
+                        Some(*timeout)
+                    }
+                    _ => None,
+                };
+                self.fail(&mut state, &crate::remote::chain(&error), timeout);
             }
         }
         drop(state);
         self.changed.notify_all();
     }
 
-    fn fail(&self, state: &mut State<L>, detail: &str, is_timeout: bool) {
+    fn fail(&self, state: &mut State<L>, detail: &str, timeout: Option<Duration>) {
         let back_off = state
             .failure
             .as_ref()
@@ -411,7 +414,7 @@ impl<L: Pooled> Shared<L> {
             at: self.clock.tick(),
             back_off: back_off.min(MAX_BACK_OFF),
             detail: detail.to_owned(),
-            is_timeout,
+            timeout,
         });
     }
 
@@ -445,10 +448,10 @@ impl<L: Pooled> Shared<L> {
 
 impl Failure {
     fn to_error(&self, act: &'static str) -> Error {
-        let source = if self.is_timeout {
+        let source = if let Some(timeout) = self.timeout {
             transport::Error::Timeout {
                 act: "connecting",
-                timeout: Duration::ZERO,
+                timeout,
             }
         } else {
             transport::Error::Failed {
