@@ -11,6 +11,7 @@ use scpfs::clock::ManualClock;
 use scpfs::clock::SystemClock;
 use scpfs::path::Name;
 use scpfs::path::RemotePath;
+use scpfs::remote::Durability;
 use scpfs::remote::Error;
 use scpfs::remote::Expect;
 use scpfs::remote::Placement;
@@ -296,6 +297,43 @@ fn content_that_is_cut_never_takes_the_name() {
             assert!(matches!(result, Err(Error::Local { .. })), "{result:?}");
             assert_eq!(fs::read(host.at("file")).unwrap(), b"old");
             assert_eq!(host.names(), [b"file"], "nothing is left of it");
+        }
+    }
+}
+
+/// What is flushed must be the file that has the content in the end.
+#[test]
+fn a_store_that_is_to_be_flushed_flushes_the_file_itself() {
+    for userland in [Userland::Gnu, Userland::NoScp] {
+        for placement in [Placement::Replace, Placement::InPlace, Placement::Direct] {
+            let host = Host::new(userland);
+            fs::write(host.at("file"), "old").unwrap();
+            let log = host.world.root().join("log");
+            // The content at that moment: a name may be another file's by now.
+            let script = format!(
+                "#!/bin/dash\nfor f; do [ ! -f \"$f\" ] || cat \"$f\" >>'{0}'; done\n\
+                 echo \" $*\" >>'{0}'\n",
+                log.display()
+            );
+            host.world.put("sync", &script);
+            let plan = StorePlan {
+                placement,
+                durability: Durability::Fsync,
+                ..plan(b"content")
+            };
+            host.remote
+                .store(&path("file"), &bytes(b"content"), &plan)
+                .unwrap();
+            let flushed = fs::read_to_string(&log).unwrap();
+            let what = if placement == Placement::Replace {
+                ".tmp"
+            } else {
+                "/file"
+            };
+            let is_flushed = flushed
+                .lines()
+                .any(|line| line.starts_with("content ") && line.ends_with(what));
+            assert!(is_flushed, "{userland:?} {placement:?}: {flushed}");
         }
     }
 }

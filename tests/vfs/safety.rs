@@ -427,6 +427,40 @@ fn a_write_that_the_journal_cannot_take_is_refused() {
 }
 
 #[test]
+fn what_the_disk_could_not_take_at_close_is_not_said_to_be_safe() {
+    // The second close used to succeed although the journal said that the file was half written.
+    #[derive(Debug, Default)]
+    struct FailsOnce(AtomicBool);
+    impl scpfs::cache::Steps for FailsOnce {
+        fn before(&self, step: scpfs::cache::Step) -> std::io::Result<()> {
+            let is_due = step == scpfs::cache::Step::SyncContent;
+            if is_due && self.0.swap(false, Ordering::SeqCst) {
+                return Err(std::io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+            Ok(())
+        }
+    }
+    let steps = Arc::new(FailsOnce(AtomicBool::new(true)));
+    let mount = Mount::set_up(Setup {
+        writeback: Some(Duration::from_secs(60)),
+        steps,
+        ..Setup::default()
+    });
+    let (_, opened) = mount.create("file", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"content").unwrap();
+    let failed = mount.vfs.flush(&CX, opened.fh).unwrap_err();
+    assert_eq!(failed.errno(), libc::ENOSPC);
+    mount.close(&opened).unwrap();
+    let setup = Setup {
+        boot: "another boot",
+        ..Setup::default()
+    };
+    let mount = Mount::on(mount.crash(), setup);
+    assert_eq!(fates(&mount), [("file".to_owned(), "stored".to_owned())]);
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"content");
+}
+
+#[test]
 fn with_writeback_closing_waits_for_nobody_and_fsync_does() {
     let mount = Mount::set_up(Setup {
         writeback: Some(Duration::from_secs(5)),
