@@ -6,8 +6,6 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Child;
-use std::process::ChildStdin;
 use std::process::Command;
 use std::process::Output;
 use std::process::Stdio;
@@ -17,6 +15,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::mounted::Mounted;
+use crate::writer::Writer;
 
 fn point(mounted: &Mounted) -> String {
     mounted.aside("mnt").display().to_string()
@@ -93,20 +92,7 @@ fn status_lists_what_is_not_stored_and_why() {
     let Some(mut mounted) = Mounted::new(&["-o", "cache_timeout=0"]) else {
         return;
     };
-    // In another process: a program that this one starts closes a copy of what it has open, and
-    // each close stores.
-    let mut writer = Command::new("dd")
-        .arg("bs=512")
-        .arg(format!("of={}", mounted.here("b\ny").display()))
-        .stdin(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut input = writer.stdin.take().unwrap();
-    input.write_all(b"12345").unwrap();
-    mounted.wait_until("it is written", |mounted| {
-        status(mounted)["files"][0]["size"] == 5
-    });
+    let writer = Writer::start(&mounted.here("b\ny"), b"12345");
     let files = status(&mounted)["files"].clone();
     assert_eq!(files[0]["path"], "b\\ny");
     assert_eq!(
@@ -133,8 +119,7 @@ fn status_lists_what_is_not_stored_and_why() {
     );
     assert!(text.contains("failed     file  7 B: EACCES: "), "{text}");
     refuse_stores(&mounted, false);
-    drop(input);
-    writer.wait().unwrap();
+    assert!(writer.close().success());
 }
 
 #[test]
@@ -322,21 +307,6 @@ fn the_socket_answers_nonsense_and_long_lines_without_harm() {
     panic!("it does not answer any more");
 }
 
-/// Has another process open a file and write to it; it closes the file when its input ends. One
-/// that is started from here would close what is open here as well.
-fn open_and_write(mounted: &Mounted, name: &str, data: &str) -> (Child, ChildStdin) {
-    let mut writer = Command::new("dd")
-        .arg(format!("of={}", mounted.here(name).display()))
-        .args(["conv=notrunc", "bs=4"])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut input = writer.stdin.take().unwrap();
-    input.write_all(data.as_bytes()).unwrap();
-    (writer, input)
-}
-
 #[test]
 fn conflicts_and_what_earlier_mounts_left_are_shown() {
     let Some(mut mounted) = Mounted::new(&[]) else {
@@ -344,13 +314,9 @@ fn conflicts_and_what_earlier_mounts_left_are_shown() {
     };
     mounted.put("file", "base");
     mounted.put("half", "base");
-    let (mut writer, input) = open_and_write(&mounted, "file", "ours");
-    mounted.wait_until("it is written", |mounted| {
-        fs::read(mounted.here("file")).unwrap() == b"ours"
-    });
+    let writer = Writer::start(&mounted.here("file"), b"ours");
     mounted.put("file", "theirs");
-    drop(input);
-    assert!(!writer.wait().unwrap().success(), "dd hears of it");
+    assert!(!writer.close().success(), "it hears of it");
     let shown = status(&mounted);
     let conflict = &shown["conflicts"][0];
     assert_eq!(conflict["path"], "file");
@@ -362,14 +328,10 @@ fn conflicts_and_what_earlier_mounts_left_are_shown() {
         "{text}"
     );
 
-    let (mut writer, input) = open_and_write(&mounted, "half", "HALF");
-    mounted.wait_until("it is written", |mounted| {
-        fs::read(mounted.here("half")).unwrap() == b"HALF"
-    });
+    let writer = Writer::start(&mounted.here("half"), b"HALF");
     mounted.kill();
     mounted.wait_until("nothing is mounted", |mounted| !mounted.is_mounted());
-    drop(input);
-    writer.wait().unwrap();
+    assert!(!writer.close().success(), "it hears of it");
     mounted.start(&[]);
     let shown = status(&mounted);
     assert_eq!(shown["left"][0]["path"], "half");

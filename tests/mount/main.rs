@@ -30,3 +30,4 @@ mod small_hosts;
 mod sshd;
 mod start;
 mod unmount;
+mod writer;

@@ -3,10 +3,9 @@
 use std::fs;
 use std::fs::File;
 use std::io::Write as _;
-use std::process::Command;
-use std::process::Stdio;
 
 use crate::mounted::Mounted;
+use crate::writer::Writer;
 
 fn recover(mounted: &Mounted, words: &[&str]) -> String {
     let words = [&["recover"], words].concat();
@@ -27,24 +26,11 @@ fn what_was_being_written_when_the_daemon_was_killed_is_kept_and_can_be_had() {
         return;
     };
     fs::write(mounted.here("file"), "the old content").unwrap();
-    // Another process, because one that is started from here would close the file as well.
-    let mut writer = Command::new("dd")
-        .arg(format!("of={}", mounted.here("file").display()))
-        .args(["conv=notrunc", "bs=3"])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut input = writer.stdin.take().unwrap();
-    input.write_all(b"THE").unwrap();
-    mounted.wait_until("it is written", |mounted| {
-        fs::read(mounted.here("file")).unwrap() == b"THE old content"
-    });
+    let writer = Writer::start(&mounted.here("file"), b"THE");
     let while_mounted = recover(&mounted, &[]);
     assert!(while_mounted.contains("being written"), "{while_mounted}");
     kill(&mut mounted);
-    drop(input);
-    writer.wait().unwrap();
+    assert!(!writer.close().success(), "it hears of it");
     let listed = recover(&mounted, &[]);
     assert!(listed.contains("file: being written"), "{listed}");
     assert!(listed.contains("15 B"), "{listed}");

@@ -1,0 +1,75 @@
+//! Another process that writes to a file and keeps it open.
+//!
+//! Another one, because a program that a test starts closes a copy of what the test has open, and
+//! each close stores.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Child;
+use std::process::ChildStdin;
+use std::process::Command;
+use std::process::ExitStatus;
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+pub(crate) struct Writer {
+    process: Child,
+    input: Option<ChildStdin>,
+}
+
+impl Writer {
+    /// Opens the file, without truncating it, and returns when all of `data` is written at its
+    /// start: when `write()` has returned, which is later than others can read it.
+    ///
+    /// # Panics
+    ///
+    /// After some seconds without that.
+    pub(crate) fn start(path: &Path, data: &[u8]) -> Self {
+        let mut process = Command::new("dd")
+            .arg(format!("of={}", path.display()))
+            .args(["conv=notrunc", "bs=64K"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut input = process.stdin.take().unwrap();
+        input.write_all(data).unwrap();
+        let writer = Self {
+            process,
+            input: Some(input),
+        };
+        for _ in 0..2000 {
+            if writer.offset(path) == Some(data.len()) {
+                return writer;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        panic!("{} is not written", path.display());
+    }
+
+    /// The offset in the file, which `write()` moves when it is done.
+    fn offset(&self, path: &Path) -> Option<usize> {
+        let process = format!("/proc/{}", self.process.id());
+        // It is born with another output.
+        let is_open = fs::read_link(format!("{process}/fd/1")).ok()? == path;
+        let text = fs::read_to_string(format!("{process}/fdinfo/1")).ok()?;
+        let offset = text.lines().find_map(|line| line.strip_prefix("pos:"))?;
+        is_open.then(|| offset.trim().parse().ok())?
+    }
+
+    /// Has it close the file, and says how it ended.
+    pub(crate) fn close(mut self) -> ExitStatus {
+        drop(self.input.take());
+        self.process.wait().unwrap()
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        // A test that fails leaves none behind; one that was closed is gone already.
+        let _done = self.process.wait();
+    }
+}
