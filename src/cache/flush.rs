@@ -157,7 +157,13 @@ impl Entry {
                 Err(error)
             }
         };
-        self.state.lock().is_flushing = false;
+        let mut state = self.state.lock();
+        state.is_flushing = false;
+        if !Self::is_wanted(&state) && matches!(state.content, Content::Clean { .. }) {
+            // Its last handle went before or while it was stored.
+            self.put_away(&mut state);
+        }
+        drop(state);
         self.changed.notify_all();
         result
     }
@@ -287,9 +293,6 @@ impl Entry {
             place,
         };
         self.undeclare(&mut state);
-        if !Self::is_wanted(&state) {
-            self.put_away(&mut state);
-        }
         result
     }
 
