@@ -40,6 +40,13 @@ const ACCOUNT: Account = Account {
     files: &[],
 };
 
+/// Its own scp, as built by `scripts/dropbear-scp`.
+const OWN_SCP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/dropbear/scp");
+
+/// Runs the arguments with the program `$0`, if there is one, in the place of OpenSSH's scp.
+const WITH_ITS_SCP: &str =
+    "[ ! -e \"$0\" ] || mount --bind \"$0\" /usr/bin/scp || exit; exec \"$@\"";
+
 /// A running server; it ends, with all its sessions, when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Dropbear {
@@ -58,6 +65,9 @@ impl Dropbear {
         if let Some(missing) = missing().or((!is_there).then_some("dropbear")) {
             skip("dropbear", missing);
             return None;
+        }
+        if !Path::new(OWN_SCP).exists() {
+            eprintln!("SKIPPED: missing {OWN_SCP}; OpenSSH's scp stands for it");
         }
         ensure_account(ACCOUNT);
         let dir = tempfile::Builder::new()
@@ -80,7 +90,14 @@ impl Dropbear {
             let port = free_port();
             let mut unshare = command("unshare")
                 .args(["--mount", "--propagation", "private", "--pid", "--fork"])
-                .args(["--kill-child", "--mount-proc"])
+                .args([
+                    "--kill-child",
+                    "--mount-proc",
+                    "sh",
+                    "-c",
+                    WITH_ITS_SCP,
+                    OWN_SCP,
+                ])
                 .args(["/usr/sbin/dropbear", "-F", "-s", "-P", "/dev/null", "-p"])
                 .arg(format!("127.0.0.1:{port}"))
                 .arg("-r")

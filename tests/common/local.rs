@@ -89,6 +89,8 @@ pub(crate) enum Userland {
     Toybox,
     /// The BusyBox of OpenWrt: without `stat` and others, with `scp`.
     OpenWrt,
+    /// The same with the `scp` of dropbear, as built by `scripts/dropbear-scp`.
+    Dropbear,
     /// A BusyBox of few options, without `stat` and `scp`.
     Bare,
     /// GNU tools without `scp`.
@@ -107,26 +109,28 @@ enum Allowed {
 
 impl Userland {
     /// Whether this machine has the programs of that host; says so if not, and fails where
-    /// `SCPFS_REQUIRE` names `shells`.
+    /// `SCPFS_REQUIRE` names `shells` or, for dropbear's, `built`.
     pub(crate) fn is_here(self) -> bool {
-        let missing = match self {
-            Self::Toybox => ["/usr/bin/toybox", "/bin/mksh"]
-                .into_iter()
-                .find(|program| !Path::new(program).exists()),
-            _ => None,
+        let (programs, word): (&[&str], _) = match self {
+            Self::Toybox => (&["/usr/bin/toybox", "/bin/mksh"], "shells"),
+            Self::Dropbear => (&[DROPBEAR_SCP], "built"),
+            _ => return true,
         };
+        let missing = programs.iter().find(|path| !Path::new(path).exists());
         let Some(missing) = missing else {
             return true;
         };
         let required = std::env::var("SCPFS_REQUIRE").unwrap_or_default();
         assert!(
-            !required.contains("shells"),
-            "SCPFS_REQUIRE has shells, but missing: {missing}"
+            !required.contains(word),
+            "SCPFS_REQUIRE has {word}, but missing: {missing}"
         );
         eprintln!("SKIPPED: missing {missing} for a test of a host with it");
         false
     }
 }
+
+const DROPBEAR_SCP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/dropbear/scp");
 
 /// What OpenWrt leaves out of BusyBox, and what else this machine has that it has not.
 const NOT_OPENWRT: &[&str] = &[
@@ -198,6 +202,11 @@ impl World {
                 world.install_busybox();
                 world.lacks(NOT_OPENWRT);
             }
+            Userland::Dropbear => {
+                world.install_busybox();
+                world.lacks(NOT_OPENWRT);
+                world.has_dropbears_scp();
+            }
             Userland::Bare => {
                 world.install_busybox();
                 world.lacks(NOT_OPENWRT);
@@ -251,6 +260,14 @@ impl World {
             .expect("busybox");
         self.install(busybox, "--list");
         symlink("/usr/bin/scp", self.bin().join("scp")).unwrap();
+    }
+
+    fn has_dropbears_scp(&self) {
+        let path = self.bin().join("scp");
+        if path.symlink_metadata().is_ok() {
+            fs::remove_file(&path).unwrap();
+        }
+        symlink(DROPBEAR_SCP, path).unwrap();
     }
 
     /// Links each name that a program of many names says it has.
@@ -316,6 +333,13 @@ impl World {
             banner,
             ..Self::new(Userland::Gnu)
         }
+    }
+
+    /// The same with the scp of dropbear behind a server of that name; see [`Userland::is_here`].
+    pub(crate) fn dropbear_only() -> Self {
+        let world = Self::scp_only("SSH-2.0-dropbear");
+        world.has_dropbears_scp();
+        world
     }
 
     pub(crate) fn banner(&self) -> &'static str {

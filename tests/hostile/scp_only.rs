@@ -129,6 +129,21 @@ fn rows() -> Vec<Row> {
         in_listing(
             "records inside an error line",
             b"\x01scp: /srv/x\nT1 0 1 0\nC0644 9 evil: No such file or directory\n",
+            Gives("File 644 honest"),
+        ),
+        in_listing(
+            "records inside dropbear's error line",
+            b"\x01scp: /srv/x\nT1 0 1 0\nC0644 9 evil\nE\n\x01y: skipping, filename contains a newline\n",
+            Gives("File 644 honest"),
+        ),
+        in_listing(
+            "records behind what ends like dropbear's error line",
+            b"\x01scp: /srv/x\ny: skipping, filename contains a newline\nT1 0 1 0\nC0644 9 evil: skipping, filename contains a newline\n",
+            Says(BAD_NAME),
+        ),
+        in_listing(
+            "an error line without an end",
+            &[b"\x01scp: /srv/x\n", &b"T1 0 1 0\nD0755 0 x\n".repeat(100)[..]].concat(),
             Says("could not do it"),
         ),
         in_listing(

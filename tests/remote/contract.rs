@@ -49,8 +49,20 @@ pub(crate) fn every_byte_of_a_name_survives(host: &Host) {
     host.names();
     for name in &names {
         let data = [b"content of ", &name[..]].concat();
-        assert_eq!(fetched(host, name).data, data);
+        if host.can.send_newlines || !name.contains(&b'\n') {
+            assert_eq!(fetched(host, name).data, data);
+        } else {
+            let (path, mut buffer) = (path_of(name), Buffer::default());
+            assert_eq!(reason(host.remote.stat(&path)), Reason::NotSupported);
+            let result = host.remote.fetch(&path, None, &mut buffer);
+            assert_eq!(reason(result), Reason::NotSupported);
+        }
         host.done(host.remote.remove_file(&path_of(name), None));
+    }
+    match host.remote.stat(&path_of(b"not\nthere\n")) {
+        Err(Error::Unsupported { .. }) => assert!(!host.can.any_bytes),
+        missing if host.can.send_newlines => assert_eq!(reason(missing), Reason::NotFound),
+        untold => assert_eq!(reason(untold), Reason::NotSupported),
     }
     if host.can.everything {
         assert_eq!(host.names(), [] as [&[u8]; 0]);

@@ -38,6 +38,8 @@ pub(crate) struct Can {
     pub(crate) list: bool,
     /// Show names with a newline, and take them in a new directory's name.
     pub(crate) newlines: bool,
+    /// Tell of a file with a newline in its name, and send it.
+    pub(crate) send_newlines: bool,
     /// Take names that are not UTF-8.
     pub(crate) any_bytes: bool,
     /// Tell the time of a content that was stored finer than in seconds.
@@ -52,6 +54,7 @@ const EVERYTHING: Can = Can {
     everything: true,
     list: true,
     newlines: true,
+    send_newlines: true,
     any_bytes: true,
     fractions: true,
     sockets: true,
@@ -62,6 +65,7 @@ const SCP: Can = Can {
     everything: false,
     list: true,
     newlines: false,
+    send_newlines: true,
     any_bytes: false,
     fractions: false,
     sockets: false,
@@ -69,12 +73,14 @@ const SCP: Can = Can {
 };
 
 /// Which host.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Which {
     Memory,
     Shell(Userland),
     /// scp of OpenSSH behind a server that runs nothing else.
     ScpOnly,
+    /// The same with dropbear's.
+    DropbearOnly,
     /// A server without any shell behind it.
     Appliance(Kind),
 }
@@ -99,6 +105,7 @@ impl Host {
     pub(crate) fn of(which: Which) -> Option<Self> {
         match which {
             Which::Shell(userland) if !userland.is_here() => None,
+            Which::DropbearOnly if !Userland::Dropbear.is_here() => None,
             _ => Some(Self::new(which)),
         }
     }
@@ -137,11 +144,17 @@ impl Host {
                     side: Side::World(world),
                 }
             }
-            Which::ScpOnly => {
-                let world = World::scp_only("SSH-2.0-OpenSSH_9.2");
+            Which::ScpOnly | Which::DropbearOnly => {
+                let world = match which {
+                    Which::DropbearOnly => World::dropbear_only(),
+                    _ => World::scp_only("SSH-2.0-OpenSSH_9.2"),
+                };
                 Self {
                     remote: Arc::new(Retry::new(world.scp(clock))),
-                    can: SCP,
+                    can: Can {
+                        send_newlines: which != Which::DropbearOnly,
+                        ..SCP
+                    },
                     is_one_of_many: false,
                     side: Side::World(world),
                 }

@@ -45,10 +45,12 @@ macro_rules! every_host {
         bind!(busybox, contract, host::Host::of(Which::Shell(Userland::BusyBox)); $($name)*);
         bind!(toybox, contract, host::Host::of(Which::Shell(Userland::Toybox)); $($name)*);
         bind!(openwrt, contract, host::Host::of(Which::Shell(Userland::OpenWrt)); $($name)*);
+        bind!(dropbear, contract, host::Host::of(Which::Shell(Userland::Dropbear)); $($name)*);
         bind!(bare, contract, host::Host::of(Which::Shell(Userland::Bare)); $($name)*);
         bind!(no_scp, contract, host::Host::of(Which::Shell(Userland::NoScp)); $($name)*);
         bind!(bsd, contract, host::Host::of(Which::Shell(Userland::Bsd)); $($name)*);
         bind!(scp, contract, host::Host::of(Which::ScpOnly); $($name)*);
+        bind!(dropbear_scp, contract, host::Host::of(Which::DropbearOnly); $($name)*);
         bind!(appliance, contract, host::Host::of(Which::Appliance(Kind::Skipping)); $($name)*);
         bind!(insisting, contract, host::Host::of(Which::Appliance(Kind::Insisting)); $($name)*);
         bind!(hanging_up, contract, host::Host::of(Which::Appliance(Kind::HangingUp)); $($name)*);
@@ -87,6 +89,7 @@ macro_rules! hosts_with_a_shell {
         bind!(busybox_shell, suite, suite::Host::of(Userland::BusyBox); $($name)*);
         bind!(toybox_shell, suite, suite::Host::of(Userland::Toybox); $($name)*);
         bind!(openwrt_shell, suite, suite::Host::of(Userland::OpenWrt); $($name)*);
+        bind!(dropbear_shell, suite, suite::Host::of(Userland::Dropbear); $($name)*);
         bind!(bare_shell, suite, suite::Host::of(Userland::Bare); $($name)*);
         bind!(no_scp_shell, suite, suite::Host::of(Userland::NoScp); $($name)*);
         bind!(bsd_shell, suite, suite::Host::of(Userland::Bsd); $($name)*);
@@ -121,6 +124,7 @@ macro_rules! hosts_of_each_way {
         bind!(gnu_long, suite, suite::Host::of(Userland::Gnu); $($name)*);
         bind!(busybox_long, suite, suite::Host::of(Userland::BusyBox); $($name)*);
         bind!(openwrt_long, suite, suite::Host::of(Userland::OpenWrt); $($name)*);
+        bind!(dropbear_long, suite, suite::Host::of(Userland::Dropbear); $($name)*);
         bind!(bare_long, suite, suite::Host::of(Userland::Bare); $($name)*);
     };
 }

@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,11 @@ pub(crate) fn names(remote: &dyn Remote, dir: &RemotePath) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+fn make_fifo(path: &Path) {
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+    rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, 0).unwrap();
 }
 
 pub(crate) fn fetch(remote: &dyn Remote, name: &str) -> Vec<u8> {
@@ -153,14 +159,7 @@ fn what_a_source_cannot_say_is_left_out_of_a_listing() {
     symlink("nowhere", at("dangling")).unwrap();
     symlink("loop", at("loop")).unwrap();
     fs::write(at("new\nline"), "").unwrap();
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        at("fifo"),
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::RUSR,
-        0,
-    )
-    .unwrap();
+    make_fifo(&at("fifo"));
     assert_eq!(names(&remote, &RemotePath::root()), ["dir", "file", "link"]);
     // A link is what it leads to.
     let stat = remote.stat(&path("link")).unwrap();
@@ -184,8 +183,13 @@ fn a_name_that_forges_records_makes_no_entry() {
         "x: No such file or directory\nT0 0 0 0\nC0644 9 evil\nT0 0 0 0\nC0644 9 x",
     ] {
         symlink("nowhere", world.root().join(name)).unwrap();
-        let result = remote.list(&RemotePath::root());
-        assert!(result.is_err(), "{name:?} {result:?}");
+        // Where the first line shows that more follows, it is left out, else nothing is believed.
+        if name.starts_with("x: ") {
+            let result = remote.list(&RemotePath::root());
+            assert!(result.is_err(), "{name:?} {result:?}");
+        } else {
+            assert_eq!(names(&remote, &RemotePath::root()), ["file"], "{name:?}");
+        }
         fs::remove_file(world.root().join(name)).unwrap();
     }
     assert_eq!(names(&remote, &RemotePath::root()), ["file"]);
@@ -494,15 +498,15 @@ fn a_change_of_the_same_size_in_the_same_second_is_seen_in_a_small_file() {
 /// dropbear's scp opens what it lists, and waits at a FIFO.
 #[test]
 fn a_directory_that_scp_does_not_get_through_is_found_by_names_afterwards() {
-    let world = World::scp_only(OPENSSH);
+    if !Userland::Dropbear.is_here() {
+        return;
+    }
+    let world = World::dropbear_only();
     fs::create_dir(world.root().join("dir")).unwrap();
     fs::write(world.root().join("dir/file"), "content").unwrap();
-    world.put(
-        "scp",
-        "#!/bin/dash\ncase $* in *-r*/dir) exec sleep 5;; esac\nexec /usr/bin/scp \"$@\"\n",
-    );
+    make_fifo(&world.root().join("dir/fifo"));
     let settings = Settings {
-        timeout: Duration::from_millis(500),
+        timeout: Duration::from_secs(2),
         ..world.settings()
     };
     let clock = Arc::new(ManualClock::new());
@@ -512,4 +516,8 @@ fn a_directory_that_scp_does_not_get_through_is_found_by_names_afterwards() {
     assert!(is_unsupported(remote.list(&path("dir"))));
     assert_eq!(remote.stat(&path("dir/file")).unwrap().size, 7);
     assert_eq!(names(&remote, &RemotePath::root()), ["dir"]);
+    // The scp that still waits may go.
+    let options = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
+    let fifo = world.root().join("dir/fifo");
+    let _woken = rustix::fs::open(fifo, options, rustix::fs::Mode::empty());
 }

@@ -157,12 +157,18 @@ fn dropbear_serves_files() {
     for size in [0, 1, 24_575, 24_576, 24_577, 1 << 20, (1 << 20) + 1] {
         works(&shell, &root.0, size);
     }
+    // Its scp sends no file with a newline in its name.
+    let odd = RemotePath::root().join(&Name::new(b"-rf $(x)\n").unwrap());
+    fs::write(root.0.join("-rf $(x)\n"), "odd").unwrap();
+    let mut odd_content = Bytes::default();
+    shell.fetch(&odd, None, &mut odd_content).unwrap();
+    assert_eq!(odd_content.0, b"odd");
     // More than a few names, so that a listing does not fit into it either.
     for n in 0..2000 {
         fs::write(root.0.join(format!("file {n}")), "x").unwrap();
     }
     let listing = shell.list(&RemotePath::root()).unwrap();
-    assert_eq!(listing.entries.len(), 2000);
+    assert_eq!(listing.entries.len(), 2001);
     shell.close();
 }
 

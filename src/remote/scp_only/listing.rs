@@ -70,12 +70,25 @@ pub(super) fn list(
     let mut entries = Vec::new();
     let mut denied = Vec::new();
     let (mut has_complained, mut has_end) = (false, false);
+    let mut torn: Option<Torn> = None;
     while pump(&mut command, &mut sink, answers, about.act)? {
         if has_end {
             // A name in a complaint could have forged the end.
             return Err(about.protocol(scp::ParseError::NotARecord(
                 command.unread().iter().copied().take(MAX_EXCERPT).collect(),
             )));
+        }
+        if let Some(complaint) = &mut torn {
+            let used = complaint.take(command.unread());
+            command.consume(used);
+            if complaint.n_taken > MAX_REST {
+                return Err(about.refused(Reason::Other, &complaint.first));
+            }
+            if complaint.has_ended {
+                log::debug!("left out of {}: a name with a newline", about.path);
+                torn = None;
+            }
+            continue;
         }
         let step = sink.step(command.unread());
         let (used, event) = match step {
@@ -109,7 +122,10 @@ pub(super) fn list(
                 return Err(about.said(&text, Reason::NotADirectory));
             }
             Some(Event::Warning(text)) => {
-                complain(&text, said, about, &mut denied)?;
+                match complain(&text, said, about, &mut denied) {
+                    Err(_) if is_torn(&text, said) => torn = Some(Torn::new(text)),
+                    result => result?,
+                }
                 has_complained = true;
                 None
             }
@@ -146,7 +162,7 @@ pub(super) fn list(
         // A name stands raw in a complaint, and its lines could be records; the last of them ends
         // as the complaint does.
         let is_like_complaint =
-            memchr::memmem::find(&name, b": ").is_some() && reason_of(&name) != Reason::Other;
+            memchr::memmem::find(&name, b": ").is_some() && ends_a_complaint(&name);
         if has_complained && is_like_complaint {
             return Err(about.protocol(scp::ParseError::BadName(name)));
         }
@@ -201,12 +217,63 @@ fn complain(text: &[u8], dir: &[u8], about: About<'_>, denied: &mut Vec<Name>) -
     match reason_for(text, Reason::NotSupported) {
         Reason::NotFound | Reason::NotSupported | Reason::SymlinkLoop | Reason::NameTooLong => {}
         Reason::AccessDenied => denied.extend(denied_name(text, dir)),
-        // dropbear's words for a name that it cannot send.
-        _ if memchr::memmem::find(text, b"filename contains a newline").is_some() => {}
         reason => return Err(about.refused(reason, text)),
     }
     log::debug!("left out of {}: {}", about.path, Excerpt(text));
     Ok(())
+}
+
+/// dropbear's words for a name that it cannot send (scp.c `source()`).
+const HAS_NEWLINE: &[u8] = b": skipping, filename contains a newline";
+
+/// How long a complaint of one entry may be beyond what its first line has: a name and some words.
+const MAX_REST: usize = 512;
+
+/// A complaint about a name with a newline, of which the first line has come. What follows is the
+/// rest of the name, whatever it looks like, up to a line that ends as complaints do.
+struct Torn {
+    first: Vec<u8>,
+    line: Vec<u8>,
+    n_taken: usize,
+    has_ended: bool,
+}
+
+impl Torn {
+    fn new(first: Vec<u8>) -> Self {
+        Self {
+            first,
+            line: Vec::new(),
+            n_taken: 0,
+            has_ended: false,
+        }
+    }
+
+    /// Takes what is there of the next line; returns how many bytes that is.
+    fn take(&mut self, input: &[u8]) -> usize {
+        let newline = memchr::memchr(b'\n', input);
+        let used = newline.map_or(input.len(), |at| at + 1);
+        self.n_taken += used;
+        self.line
+            .extend_from_slice(input.get(..newline.unwrap_or(used)).unwrap_or_default());
+        if newline.is_some() {
+            self.has_ended = ends_a_complaint(&self.line);
+            self.line.clear();
+        }
+        used
+    }
+}
+
+/// Whether this is the first line of a complaint about a name that goes on in the next.
+fn is_torn(text: &[u8], dir: &[u8]) -> bool {
+    let name = text
+        .strip_prefix(b"scp: ")
+        .and_then(|rest| rest.strip_prefix(dir));
+    name.is_some_and(|name| memchr::memmem::find(name, b": ").is_none())
+}
+
+/// Whether a complaint of OpenSSH or dropbear can end so.
+fn ends_a_complaint(line: &[u8]) -> bool {
+    reason_of(line) != Reason::Other || line.ends_with(HAS_NEWLINE)
 }
 
 /// The name in `scp: DIR/NAME: Permission denied`, where it is one.

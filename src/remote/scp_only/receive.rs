@@ -134,6 +134,8 @@ pub(super) fn reason_for(text: &[u8], special: Reason) -> Reason {
         reason => reason,
     };
     match reason {
+        // dropbear's scp (scp.c source()).
+        Reason::Other if has(b"filename contains a newline") => Reason::NotSupported,
         // Words of servers that are not written in C.
         Reason::Other if has(b"not found") || has(b"o such file") || has(b"not exist") => {
             Reason::NotFound
@@ -142,6 +144,28 @@ pub(super) fn reason_for(text: &[u8], special: Reason) -> Reason {
         Reason::NoSuchDevice => special,
         reason => reason,
     }
+}
+
+/// The whole of a complaint about this path, of which the first line has come: names stand raw in
+/// it, so that it has as many newlines as the path.
+fn whole_complaint(command: &mut Command, first: Vec<u8>, about: About<'_>) -> Result<Vec<u8>> {
+    let mut text = first;
+    let mut n_left = memchr::memchr_iter(b'\n', about.path.as_bytes()).count();
+    if n_left > 0 {
+        text.push(b'\n');
+    }
+    while n_left > 0 {
+        if command.unread().is_empty() && !command.read_more().map_err(|e| lost(about.act, e))? {
+            break;
+        }
+        let unread = command.unread();
+        let newline = memchr::memchr(b'\n', unread);
+        let used = newline.map_or(unread.len(), |at| at + 1);
+        text.extend(unread.iter().take(used));
+        n_left -= usize::from(newline.is_some());
+        command.consume(used);
+    }
+    Ok(text)
 }
 
 /// Learns what a path is: `scp -p -r -f` of it, and neither content nor entries are accepted.
@@ -164,6 +188,7 @@ pub(super) fn look(mut command: Command, quirks: &Quirks, about: About<'_>) -> R
             }
             Some(Event::Warning(text) | Event::Fatal(text)) => {
                 command.consume(used);
+                let text = whole_complaint(&mut command, text, about)?;
                 part(command, answers);
                 return Err(about.said(&text, Reason::NotSupported));
             }
@@ -245,6 +270,7 @@ pub(super) fn fetch(
             Ok(Fetch::Complete(header))
         }
         (Some(Err(text)), _) => {
+            let text = whole_complaint(&mut command, text, about)?;
             part(command, answers);
             Ok(Fetch::Refused(text))
         }

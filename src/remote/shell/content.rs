@@ -131,11 +131,14 @@ impl Shell {
     ) -> Result<Fetched> {
         const ACT: &str = "fetch";
         let mut known = known.copied();
-        let helper = if self.tools.has_scp { "f" } else { "fc" };
-        let line = Line::new(helper).arg(&self.absolute(path)).finish();
+        let whole = self.absolute(path);
+        // dropbear's scp sends no file whose path has a newline (scp.c source()).
+        let by_scp = self.tools.has_scp && !whole.contains(&b'\n');
+        let helper = if by_scp { "f" } else { "fc" };
+        let line = Line::new(helper).arg(&whole).finish();
         for n_left in (0..MAX_FETCHES).rev() {
             let mut lane = self.content_lane(ACT)?;
-            let fetch = if self.tools.has_scp {
+            let fetch = if by_scp {
                 transfer::fetch(&mut lane, &line, path, receiver)?
             } else {
                 let (before, fetch) = plain::fetch(&mut lane, &line, path, receiver)?;
