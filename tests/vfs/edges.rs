@@ -3,10 +3,23 @@
 use std::fs;
 use std::sync::Arc;
 
+use scpfs::vfs::Ino;
+use scpfs::vfs::RenameFlags;
+
 use crate::local::Userland;
 use crate::local::World;
+use crate::world::CX;
 use crate::world::Mount;
 use crate::world::Setup;
+
+fn rename(mount: &Mount, from: &str, to: &str) {
+    let flags = RenameFlags {
+        no_replace: false,
+        exchange: false,
+    };
+    let (from, to) = ((Ino::ROOT, from.as_bytes()), (Ino::ROOT, to.as_bytes()));
+    mount.vfs.rename(&CX, from, to, flags).unwrap();
+}
 
 #[test]
 fn stores_within_one_second_leave_the_last_content_in_the_cache() {
@@ -19,5 +32,37 @@ fn stores_within_one_second_leave_the_last_content_in_the_cache() {
         assert_eq!(fs::read(mount.at("file")).unwrap(), data);
         let read = mount.read("file").unwrap();
         assert_eq!(read, data, "{}", String::from_utf8_lossy(&read));
+    }
+}
+
+#[test]
+fn what_is_written_to_a_file_that_a_rename_replaces_is_seen_under_its_other_name() {
+    for is_written_before in [true, false] {
+        let mount = Mount::new();
+        fs::create_dir(mount.at("sub")).unwrap();
+        fs::write(mount.at("file"), "base").unwrap();
+        fs::hard_link(mount.at("file"), mount.at("sub/other")).unwrap();
+        fs::write(mount.at("new"), "new").unwrap();
+        let opened = mount.open("file", libc::O_RDWR).unwrap();
+        let write = || mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
+        if is_written_before {
+            write();
+        }
+        rename(&mount, "new", "file");
+        if !is_written_before {
+            write();
+        }
+        let closed = mount.close(&opened);
+        assert_eq!(fs::read(mount.at("file")).unwrap(), b"new");
+        let other = fs::read(mount.at("sub/other")).unwrap();
+        if is_written_before {
+            closed.unwrap();
+            assert_eq!(other, b"ours");
+        } else {
+            // Nobody here knows that name.
+            assert_eq!(closed.unwrap_err().errno(), libc::ESTALE);
+            let mount = Mount::on(mount.crash(), Setup::default());
+            assert_eq!(mount.recovered.len(), 1);
+        }
     }
 }
