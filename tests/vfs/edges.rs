@@ -1,10 +1,13 @@
 //! Rare orders of events, none of which may lose or mix contents.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use scpfs::vfs::Ino;
 use scpfs::vfs::RenameFlags;
+use scpfs::vfs::SetAttr;
 
 use crate::local::Userland;
 use crate::local::World;
@@ -65,4 +68,26 @@ fn what_is_written_to_a_file_that_a_rename_replaces_is_seen_under_its_other_name
             assert_eq!(mount.recovered.len(), 1);
         }
     }
+}
+
+#[test]
+fn a_mode_that_was_set_on_what_waits_to_be_stored_outlives_a_crash() {
+    let setup = || Setup {
+        writeback: Some(Duration::from_secs(3600)),
+        ..Setup::default()
+    };
+    let mount = Mount::set_up(setup());
+    mount.write("secret", b"content").unwrap();
+    let ino = mount.find("secret").unwrap().ino;
+    let mtime = scpfs::stat::Time { secs: 5, nanos: 0 };
+    let set = SetAttr {
+        mode: Some(0o600),
+        mtime: Some(scpfs::remote::NewTime::At(mtime)),
+        ..SetAttr::default()
+    };
+    mount.vfs.setattr(&CX, ino, None, &set).unwrap();
+    let mount = Mount::on(mount.crash(), setup());
+    let meta = fs::metadata(mount.at("secret")).unwrap();
+    assert_eq!(meta.permissions().mode() & 0o7777, 0o600);
+    assert_eq!(std::os::unix::fs::MetadataExt::mtime(&meta), 5);
 }
