@@ -3,17 +3,21 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use scpfs::vfs::Ino;
 use scpfs::vfs::RenameFlags;
 use scpfs::vfs::SetAttr;
 
+use crate::faulty::Faulty;
 use crate::local::Userland;
 use crate::local::World;
 use crate::world::CX;
 use crate::world::Mount;
 use crate::world::Setup;
+use crate::world::eventually;
 
 fn rename(mount: &Mount, from: &str, to: &str) {
     let flags = RenameFlags {
@@ -90,4 +94,55 @@ fn a_mode_that_was_set_on_what_waits_to_be_stored_outlives_a_crash() {
     let meta = fs::metadata(mount.at("secret")).unwrap();
     assert_eq!(meta.permissions().mode() & 0o7777, 0o600);
     assert_eq!(std::os::unix::fs::MetadataExt::mtime(&meta), 5);
+}
+
+#[test]
+fn who_opens_a_file_whose_fetch_was_just_given_up_gets_it() {
+    /// Holds the end of a fetch back.
+    #[derive(Debug, Default)]
+    struct Late {
+        is_late: AtomicBool,
+        has_ended: AtomicBool,
+    }
+    impl crate::faulty::Fate for Late {
+        fn before(&self, _act: &'static str) -> bool {
+            true
+        }
+        fn after(&self, _act: &'static str) -> bool {
+            true
+        }
+        fn answers(&self) -> bool {
+            true
+        }
+        fn has_fetched(&self) {
+            self.has_ended.store(true, Ordering::SeqCst);
+            while self.is_late.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+    let late = Arc::new(Late::default());
+    let fate = Arc::clone(&late);
+    let mount = Mount::set_up(Setup {
+        around: Box::new(|remote| Faulty::around(remote, fate)),
+        ..Setup::default()
+    });
+    let data: Vec<u8> = (0..4_000_000u32).flat_map(u32::to_le_bytes).collect();
+    fs::write(mount.at("file"), &data).unwrap();
+    mount.find("file").unwrap();
+    mount.world.faults.lock().stops_after_read = Some(4 << 20);
+    late.is_late.store(true, Ordering::SeqCst);
+    let opened = mount.open("file", libc::O_RDONLY).unwrap();
+    mount.vfs.read(&CX, opened.fh, 0, 100).unwrap();
+    mount.close(&opened).unwrap();
+    mount.world.faults.lock().stops_after_read = None;
+    eventually("the fetch has ended", || {
+        late.has_ended.load(Ordering::SeqCst)
+    });
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| mount.read("file"));
+        std::thread::sleep(Duration::from_millis(50));
+        late.is_late.store(false, Ordering::SeqCst);
+        assert!(reader.join().unwrap().unwrap() == data);
+    });
 }

@@ -26,17 +26,7 @@ use crate::local::World;
 use crate::world::CX;
 use crate::world::Mount;
 use crate::world::Setup;
-
-/// Waits for something that another thread does.
-fn eventually(what: &str, is_so: impl Fn() -> bool) {
-    for _ in 0..500 {
-        if is_so() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    panic!("in vain: {what}");
-}
+use crate::world::eventually;
 
 fn rename(mount: &Mount, from: &str, to: &str) {
     let flags = RenameFlags {
