@@ -146,3 +146,16 @@ fn who_opens_a_file_whose_fetch_was_just_given_up_gets_it() {
         assert!(reader.join().unwrap().unwrap() == data);
     });
 }
+
+#[test]
+fn a_lock_that_somebody_holds_for_long_keeps_nothing_from_being_stored() {
+    // As a script does that must run once.
+    let mount = Mount::new();
+    fs::write(mount.at("file"), "base").unwrap();
+    let held = fs::File::open(mount.at("file")).unwrap();
+    held.lock().unwrap();
+    let opened = mount.open("file", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
+    mount.close(&opened).unwrap();
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"ours");
+}
