@@ -159,3 +159,26 @@ fn a_lock_that_somebody_holds_for_long_keeps_nothing_from_being_stored() {
     mount.close(&opened).unwrap();
     assert_eq!(fs::read(mount.at("file")).unwrap(), b"ours");
 }
+
+#[test]
+fn what_the_local_disk_cannot_keep_until_later_is_stored_at_once() {
+    #[derive(Debug)]
+    struct FullDisk;
+    impl scpfs::cache::Steps for FullDisk {
+        fn before(&self, step: scpfs::cache::Step) -> std::io::Result<()> {
+            if step == scpfs::cache::Step::SyncContent {
+                return Err(std::io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+            Ok(())
+        }
+    }
+    let mount = Mount::set_up(Setup {
+        writeback: Some(Duration::from_secs(60)),
+        steps: Arc::new(FullDisk),
+        ..Setup::default()
+    });
+    let (_, opened) = mount.create("file", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"content").unwrap();
+    mount.close(&opened).unwrap();
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"content");
+}
