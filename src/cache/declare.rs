@@ -168,6 +168,25 @@ impl Entry {
         state.journaled = Journaled::Nameless;
     }
 
+    /// Says how content that was closed is to be stored, after its mode, owner or times were set.
+    pub fn restate(&self, target: &Target) {
+        let (mtime, atime) = {
+            let state = self.state.lock();
+            if !state.is_sealed {
+                // That is said when it is closed.
+                return;
+            }
+            (state.mtime, state.atime)
+        };
+        let result = self.rewrite(Durable::No, |record| {
+            (record.mode, record.owner) = (target.mode, target.owner);
+            (record.mtime, record.atime) = (mtime, atime);
+        });
+        if let Err(error) = result {
+            log::warn!("cannot write the journal: {error}");
+        }
+    }
+
     /// Says where the content will belong once a rename is done that is about to be asked for.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 //! lock      held by the mount that uses the directory
 //! format    the version of this layout
 //! log       what a mount in the background has to say
-//! running   the boot in which a mount uses it; gone after an orderly end
+//! running   the boot whose content is in it, while a mount uses it; gone after an orderly end
 //! source    what it is the cache of, for people
 //! journal   what is known of the contents that are not on the host, see `journal.rs`
 //! damaged   lines of the journal that made no sense
@@ -26,6 +26,7 @@ use std::fs;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
+use std::io::Write as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -61,6 +62,7 @@ pub struct Error {
 pub struct Disk {
     dir: PathBuf,
     content: PathBuf,
+    boot: String,
     /// Holds the lock until it is closed.
     _lock: File,
     journal: Journal,
@@ -137,13 +139,14 @@ impl Disk {
         let running_path = dir.join("running");
         let format = fs::read_to_string(&format_path).unwrap_or_default();
         let running = fs::read_to_string(&running_path).ok();
-        let is_sound = running.is_none_or(|b| b == boot);
+        let is_sound = running.as_deref().is_none_or(|b| b == boot);
         let journal_path = dir.join("journal");
         let (journal, n_damaged) =
             Journal::open(&dir, Arc::clone(&steps)).map_err(wrap("open", &journal_path))?;
         let mut disk = Self {
             dir,
             content,
+            boot: boot.to_owned(),
             _lock: lock,
             journal,
             steps,
@@ -153,7 +156,9 @@ impl Disk {
         };
         disk.sweep(is_sound && format == FORMAT)
             .map_err(wrap("read", &disk.content))?;
-        fs::write(&running_path, boot).map_err(wrap("write", &running_path))?;
+        if running.is_none() {
+            disk.say_running().map_err(wrap("write", &running_path))?;
+        }
         fs::write(&format_path, FORMAT).map_err(wrap("write", &format_path))?;
         Ok(Some(disk))
     }
@@ -223,6 +228,26 @@ impl Disk {
     /// Returns whether all that was written in earlier runs is there, as far as one can know.
     pub(crate) fn is_sound(&self) -> bool {
         self.is_sound
+    }
+
+    /// Says that what a power failure left was looked at: what is here from now on is of this boot.
+    /// Until then a run that is killed leaves what it found as untrusted as it was.
+    pub(crate) fn trust(&self) {
+        if let Err(error) = self.say_running() {
+            log::warn!("cannot write {}: {error}", self.running_path().display());
+        }
+    }
+
+    fn running_path(&self) -> PathBuf {
+        self.dir.join("running")
+    }
+
+    /// Durably: a power failure that took the word away would make all that is here look sound.
+    fn say_running(&self) -> io::Result<()> {
+        let mut file = File::create(self.running_path())?;
+        file.write_all(self.boot.as_bytes())?;
+        file.sync_all()?;
+        File::open(&self.dir)?.sync_all()
     }
 
     /// Returns how many lines of the journal were damaged.
@@ -368,7 +393,7 @@ impl Disk {
     pub(crate) fn close(&self) {
         let result = File::open(&self.content).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
         match result {
-            Ok(()) => remove(&self.dir.join("running")),
+            Ok(()) => remove(&self.running_path()),
             Err(error) => log::warn!("cannot flush the cache to the disk: {error}"),
         }
     }
@@ -425,8 +450,6 @@ fn remove(path: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-
     use super::clean_name::tests::version;
     use super::*;
 
@@ -493,6 +516,20 @@ mod tests {
         let private = disk.make_dirty(&version, private).unwrap();
         assert!(disk.open_clean(&version).is_none());
         assert_eq!(fs::read(disk.private_path(&private)).unwrap(), b"hello");
+    }
+
+    #[test]
+    fn what_a_power_failure_left_is_not_trusted_before_somebody_has_looked_at_it() {
+        let base = tempfile::tempdir().unwrap();
+        let open = |boot| Disk::open(base.path(), "key", boot).unwrap();
+        assert!(open("boot").is_sound());
+        // Killed before it came to look.
+        assert!(!open("other boot").is_sound());
+        let disk = open("other boot");
+        assert!(!disk.is_sound());
+        disk.trust();
+        drop(disk);
+        assert!(open("other boot").is_sound());
     }
 
     #[test]

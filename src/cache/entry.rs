@@ -373,16 +373,22 @@ impl Entry {
 
     /// Says that the file's metadata changed by our own doing while its content stayed.
     pub fn revise(&self, old: &Version, new: &Version) {
+        if old == new {
+            return;
+        }
         let mut state = self.state.lock();
         if state.base == Expect::Version(*old) {
             state.base = Expect::Version(*new);
         }
         if let Content::Clean { version, place, .. } = &mut state.content
             && version == old
-            && (matches!(place, Place::Private(_))
-                || self.cache.disk.rename_clean(old, new).is_ok())
         {
-            *version = *new;
+            // What had the new one before must not be found in the place of this.
+            self.cache.forget(new);
+            if matches!(place, Place::Private(_)) || self.cache.disk.rename_clean(old, new).is_ok()
+            {
+                *version = *new;
+            }
         }
     }
 

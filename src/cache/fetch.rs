@@ -65,6 +65,7 @@ impl Entry {
             room: version.size,
             said: 0,
             said_at: Tick::ZERO,
+            is_given_up: false,
         };
         let result = self.cache.remote.fetch(path, Some(&version), &mut receiver);
         let mut state = self.state.lock();
@@ -77,11 +78,13 @@ impl Entry {
         match result {
             Ok(fetched) => self.fetched(&mut state, &fetched, private, file),
             Err(error) => {
-                log_failure(&error);
                 self.cache.disk.remove_private(&private);
-                state.content = Content::Absent {
-                    failure: Some(error.into()),
-                };
+                // Whoever came after it was given up starts another.
+                let failure = (!receiver.is_given_up).then(|| {
+                    log_failure(&error);
+                    error.into()
+                });
+                state.content = Content::Absent { failure };
             }
         }
         drop(state);
@@ -141,6 +144,8 @@ struct Progress<'a> {
     /// How far it had come when it was last said, and when that was.
     said: u64,
     said_at: Tick,
+    /// Whether nobody wanted it any more.
+    is_given_up: bool,
 }
 
 impl Progress<'_> {
@@ -196,6 +201,7 @@ impl Receiver for Progress<'_> {
         if self.report() {
             Ok(())
         } else {
+            self.is_given_up = true;
             Err(io::Error::new(
                 io::ErrorKind::Interrupted,
                 "nobody wants the file any more",

@@ -434,6 +434,8 @@ impl Entry {
 
     /// Gives stored content the name of its version.
     fn settle(&self, private: Private, version: &Version, size: u64) -> Place {
+        // Where times are whole seconds, an earlier content may have had the same version.
+        self.cache.forget(version);
         let is_named =
             version.size == size && self.cache.disk.make_clean(&private, version).is_ok();
         if is_named {

@@ -42,6 +42,9 @@ const WORTH_COMPACTING: u64 = 1 << 20;
 /// the rest.
 const MAX_LINE: usize = 32 << 10;
 
+/// A reason of more bytes than this is cut, so that no line gets too long.
+const MAX_WHY: usize = 1500;
+
 /// What is known of contents that are not on the host.
 pub(crate) struct Journal {
     dir: PathBuf,
@@ -58,6 +61,8 @@ struct Log {
     end: u64,
     /// Up to where the disk has room for it.
     room: u64,
+    /// From how many bytes on it is worth while to write it anew.
+    compact_at: u64,
     /// Counts what was ever appended; unlike `end` it never goes back.
     n_appended: u64,
     live: HashMap<Id, Record>,
@@ -103,6 +108,7 @@ impl Journal {
             set_aside(dir, &found.damaged)?;
         }
         let (file, end) = write_anew(dir, &found.live)?;
+        File::open(dir)?.sync_all()?;
         let journal = Self {
             dir: dir.to_owned(),
             steps,
@@ -110,6 +116,7 @@ impl Journal {
                 file: Arc::new(file),
                 end,
                 room: end,
+                compact_at: WORTH_COMPACTING,
                 n_appended: 0,
                 live: found.live,
             }),
@@ -119,8 +126,10 @@ impl Journal {
     }
 
     /// Says what is known of a content from now on.
-    pub(crate) fn put(&self, record: Record, durable: Durable) -> io::Result<()> {
+    pub(crate) fn put(&self, mut record: Record, durable: Durable) -> io::Result<()> {
         self.steps.before(Step::JournalPut)?;
+        let cut = record.why.floor_char_boundary(MAX_WHY);
+        record.why.truncate(cut);
         let line = record::line(&Line::Dirty(Box::new(record.clone())));
         let upto = self.append(&line, |live| {
             live.insert(record.id, record);
@@ -167,11 +176,26 @@ impl Journal {
         log.n_appended += line.len() as u64;
         apply(&mut log.live);
         let upto = log.n_appended;
-        if log.end > WORTH_COMPACTING && (log.live.len() as u64) < log.end / 4096 {
-            let (file, end) = write_anew(&self.dir, &log.live)?;
-            (log.file, log.end, log.room) = (Arc::new(file), end, end);
+        if log.end > log.compact_at && (log.live.len() as u64) < log.end / 4096 {
+            self.compact(&mut log)?;
         }
         Ok(upto)
+    }
+
+    fn compact(&self, log: &mut Log) -> io::Result<()> {
+        match write_anew(&self.dir, &log.live) {
+            Ok((file, end)) => {
+                (log.file, log.end, log.room) = (Arc::new(file), end, end);
+                log.compact_at = WORTH_COMPACTING;
+                File::open(&self.dir)?.sync_all()
+            }
+            Err(error) => {
+                // The old one is as good, and longer.
+                log::debug!("cannot write the journal anew: {error}");
+                log.compact_at = log.end + ROOM;
+                Ok(())
+            }
+        }
     }
 
     /// Has the disk keep all that was appended up to there.
@@ -244,7 +268,8 @@ fn path(dir: &Path) -> PathBuf {
     dir.join("journal")
 }
 
-/// Writes a journal of these records and puts it in the place of the old one.
+/// Writes a journal of these records and puts it in the place of the old one, which is as it was if
+/// that fails. The directory is not flushed to the disk yet.
 fn write_anew(dir: &Path, live: &HashMap<Id, Record>) -> io::Result<(File, u64)> {
     let mut bytes = HEADER.as_bytes().to_vec();
     for record in live.values() {
@@ -261,7 +286,6 @@ fn write_anew(dir: &Path, live: &HashMap<Id, Record>) -> io::Result<(File, u64)>
     file.write_all(&bytes)?;
     file.sync_all()?;
     fs::rename(&new, path(dir))?;
-    File::open(dir)?.sync_all()?;
     Ok((file, bytes.len() as u64))
 }
 
@@ -344,6 +368,43 @@ mod tests {
         // What was set aside is not read again.
         drop(journal);
         assert_eq!(open(dir.path()).1, 0);
+    }
+
+    #[test]
+    fn no_reason_is_too_long_for_its_line_to_be_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (journal, _) = open(dir.path());
+        // As of a path of the longest kind, quoted, and quoted again.
+        let record = Record {
+            why: "\u{e4}\\xff".repeat(10_000),
+            ..sample(1)
+        };
+        journal.put(record, Durable::Yes).unwrap();
+        drop(journal);
+        let (journal, n_damaged) = open(dir.path());
+        assert_eq!((journal.records().len(), n_damaged), (1, 0));
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_written_anew_is_written_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let (journal, _) = open(dir.path());
+        journal.put(sample(1), Durable::Yes).unwrap();
+        fs::create_dir(dir.path().join("journal.new")).unwrap();
+        let n_lines =
+            3 * WORTH_COMPACTING / record::line(&Line::Dirty(Box::new(sample(2)))).len() as u64;
+        for _ in 0..n_lines {
+            journal.put(sample(2), Durable::No).unwrap();
+        }
+        fs::remove_dir(dir.path().join("journal.new")).unwrap();
+        for _ in 0..=ROOM / 64 {
+            journal.put(sample(2), Durable::No).unwrap();
+        }
+        journal.done(Id(2)).unwrap();
+        drop(journal);
+        let len = fs::metadata(path(dir.path())).unwrap().len();
+        assert!(len < WORTH_COMPACTING, "{len}");
+        assert_eq!(open(dir.path()).0.records(), [sample(1)]);
     }
 
     #[test]

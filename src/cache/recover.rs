@@ -100,6 +100,11 @@ impl Cache {
                 recovered.push(Recovered { id, path, fate });
             }
         }
+        let records = self.disk.journal().records();
+        if !self.disk.is_sound() && records.iter().all(|it| it.phase != Phase::Closed) {
+            // What may not be whole is said to be so.
+            self.disk.trust();
+        }
         recovered
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::cache::Entry;
+use crate::cache::Whereto as _;
 use crate::clock::Tick;
 use crate::path::RemotePath;
 use crate::remote::AttrChange;
@@ -260,6 +261,11 @@ impl Vfs {
         let entry = self.tree.lock().get(ino).and_then(entry_of);
         let hold = entry.as_ref().map(Entry::hold);
         let change = self.fold(ino, set)?;
+        if let Some(entry) = entry.as_ref().filter(|entry| entry.is_dirty())
+            && let Some(target) = self.store_place(ino)?.target()
+        {
+            entry.restate(&target);
+        }
         if change != AttrChange::default() {
             self.change_on_host(ino, &change)?;
         }

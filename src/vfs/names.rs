@@ -212,13 +212,7 @@ impl Vfs {
         if let Some(inode) = ino.and_then(|ino| tree.get_mut(ino))
             && inode.links.len() <= 1
         {
-            if inode.stat.nlink > 1 {
-                // It has a name that nobody here knows, and what is written to it belongs there.
-                inode.lost = Some((parent, name.clone()));
-                inode.is_elsewhere = true;
-            } else {
-                abandoned = entry_of(inode);
-            }
+            abandoned = abandoned_with(inode, (parent, &name));
             if inode.open.is_none() {
                 self.cache.forget(&inode.stat.version());
             }
@@ -321,6 +315,7 @@ impl Vfs {
         }
         // Nor is a directory empty that holds such a file.
         self.store_below(cx, to.0, to.1)?;
+        self.store_for_other_names(cx, to.0, to.1)?;
         let held = self.hold(|tree| {
             let moved = [
                 tree.instantiate(from.0, from.1),
@@ -402,11 +397,11 @@ impl Vfs {
             return None;
         }
         let replaced = tree.instantiate(to.0, to.1);
-        let abandoned = replaced
-            .and_then(|ino| tree.get(ino))
-            .filter(|inode| inode.links.len() <= 1)
-            .and_then(entry_of);
+        let mut abandoned = None;
         if let Some(inode) = replaced.and_then(|ino| tree.get_mut(ino)) {
+            if inode.links.len() <= 1 {
+                abandoned = abandoned_with(inode, to);
+            }
             inode.stat.nlink = inode.stat.nlink.saturating_sub(1);
             inode.stat.ctime = inode.stat.ctime.map(|_| self.clock.wall());
             // Its other names, if it has any, are asked for again.
@@ -454,6 +449,18 @@ impl Vfs {
 
 pub(super) fn entry_of(inode: &Inode) -> Option<Arc<Entry>> {
     inode.open.as_ref().map(|open| Arc::clone(&open.entry))
+}
+
+/// The content of a file that loses the last name that is known here, by our own doing, if it has no
+/// other.
+fn abandoned_with(inode: &mut Inode, (parent, name): (Ino, &Name)) -> Option<Arc<Entry>> {
+    if inode.stat.nlink > 1 && inode.dir.is_none() {
+        // It has a name that nobody here knows, and what is written to it belongs there.
+        inode.lost = Some((parent, name.clone()));
+        inode.is_elsewhere = true;
+        return None;
+    }
+    entry_of(inode)
 }
 
 fn is_born(tree: &Tree, ino: Ino) -> bool {

@@ -51,7 +51,13 @@ impl Vfs {
             None => self.flush_entry(cx, ino, entry, Durability::Lazy),
             Some(delay) => {
                 let place: Arc<dyn Whereto> = self.store_place(ino)?;
-                entry.seal(&place, delay, cx.wait).map_err(not_stored)
+                match entry.seal(&place, delay, cx.wait) {
+                    // This machine cannot keep it until later.
+                    Err(cache::Error::Local { .. }) => {
+                        self.flush_entry(cx, ino, entry, Durability::Lazy)
+                    }
+                    result => result.map_err(not_stored),
+                }
             }
         }
     }

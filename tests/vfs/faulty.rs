@@ -42,6 +42,9 @@ pub(crate) trait Fate: Send + Sync + fmt::Debug {
     /// Called when a listing is made and its answer is on its way.
     fn has_listed(&self) {}
 
+    /// Called when a fetch has ended, however it did.
+    fn has_fetched(&self) {}
+
     /// Called before content is stored.
     fn stores(&self, _plan: &StorePlan) {}
 }
@@ -111,7 +114,9 @@ impl Remote for Faulty {
         known: Option<&Version>,
         receiver: &mut dyn Receiver,
     ) -> Result<Fetched> {
-        self.ask(|r| r.fetch(path, known, receiver))
+        let fetched = self.ask(|r| r.fetch(path, known, receiver));
+        self.fate.has_fetched();
+        fetched
     }
 
     fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Stored> {

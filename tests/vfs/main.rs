@@ -5,6 +5,7 @@ mod budget;
 mod content;
 mod crash;
 mod displaced;
+mod edges;
 mod faulty;
 mod freshness;
 #[path = "../common/local.rs"]

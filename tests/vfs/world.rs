@@ -41,6 +41,17 @@ pub(crate) const CX: Context = Context {
     wait: Wait::Allowed,
 };
 
+/// Waits for something that another thread does.
+pub(crate) fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..500 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("in vain: {what}");
+}
+
 pub(crate) struct Mount {
     pub(crate) world: Arc<World>,
     pub(crate) remote: Arc<dyn Remote>,

@@ -1,6 +1,7 @@
 //! Taking over what a mount of the same root left in a directory of its own.
 
 use std::fs;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -39,6 +40,7 @@ impl Disk {
                 .and_then(|()| {
                     fs::rename(other.private_path(&private), self.private_path(&private))
                 })
+                .and_then(|()| File::open(&self.content)?.sync_all())
                 .and_then(|()| other.journal.done(id));
             if let Err(error) = result
                 && error.kind() != io::ErrorKind::NotFound

@@ -34,7 +34,7 @@ unset CDPATH POSIXLY_CORRECT TIME_STYLE LS_COLORS BLOCK_SIZE DF_BLOCK_SIZE QUOTI
 unset TMOUT
 unalias -a
 unset -f cat chmod chown cmp cp dd df find flock fsync head id ln ls mkdir mkfifo mknod mv perl \
-	python3 readlink rm rmdir scp sha256sum stat sync touch truncate uname xargs
+	python3 readlink rm rmdir scp sha256sum sleep stat sync touch truncate uname xargs
 PATH=$PATH:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
 umask 077
 exec 2>/dev/null 3>&1

@@ -241,6 +241,16 @@ wx() {
 	if [ "$1" = direct ]; then lost 205 "$2"; else lost 1 "$2"; fi
 }
 
+# lock: takes the lock of descriptor 9, where there is a program for it. Whoever else stores the file
+# has it for a moment; a program that keeps it for its own reasons keeps nothing from being stored.
+lock() {
+	for n in 1 2 3 4 5; do
+		flock -n 9
+		[ $? = 1 ] || return
+		sleep 1
+	done
+}
+
 # put: the arguments of w; moves a complete temporary file to its place. Between the look at the file
 # that is to be replaced and its replacement nobody else who does the same may come: both lock the
 # file that they expect, where the host has a program for it.
@@ -249,7 +259,7 @@ put() {
 	fin "$2" "$6" "$7" "$8" "$9"
 	case $5 in
 	- | 0) ;;
-	*) ! [ -f "$3" ] || { i=1; flock 9; settle "$@"; } 9<"$3" ;;
+	*) ! [ -f "$3" ] || { i=1; lock; settle "$@"; } 9<"$3" ;;
 	esac
 	[ -n "$i" ] || settle "$@"
 	[ -z "$9" ] || flush "$4"

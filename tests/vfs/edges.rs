@@ -1,0 +1,184 @@
+//! Rare orders of events, none of which may lose or mix contents.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use scpfs::vfs::Ino;
+use scpfs::vfs::RenameFlags;
+use scpfs::vfs::SetAttr;
+
+use crate::faulty::Faulty;
+use crate::local::Userland;
+use crate::local::World;
+use crate::world::CX;
+use crate::world::Mount;
+use crate::world::Setup;
+use crate::world::eventually;
+
+fn rename(mount: &Mount, from: &str, to: &str) {
+    let flags = RenameFlags {
+        no_replace: false,
+        exchange: false,
+    };
+    let (from, to) = ((Ino::ROOT, from.as_bytes()), (Ino::ROOT, to.as_bytes()));
+    mount.vfs.rename(&CX, from, to, flags).unwrap();
+}
+
+#[test]
+fn stores_within_one_second_leave_the_last_content_in_the_cache() {
+    // This host tells whole seconds, and what is stored in place keeps its number.
+    let mount = Mount::on(Arc::new(World::new(Userland::OpenWrt)), Setup::default());
+    fs::write(mount.at("file"), "base").unwrap();
+    fs::hard_link(mount.at("file"), mount.at("other")).unwrap();
+    for data in [&b"one"[..], b"two", b"3rd"] {
+        mount.write("file", data).unwrap();
+        assert_eq!(fs::read(mount.at("file")).unwrap(), data);
+        let read = mount.read("file").unwrap();
+        assert_eq!(read, data, "{}", String::from_utf8_lossy(&read));
+    }
+}
+
+#[test]
+fn what_is_written_to_a_file_that_a_rename_replaces_is_seen_under_its_other_name() {
+    for is_written_before in [true, false] {
+        let mount = Mount::new();
+        fs::create_dir(mount.at("sub")).unwrap();
+        fs::write(mount.at("file"), "base").unwrap();
+        fs::hard_link(mount.at("file"), mount.at("sub/other")).unwrap();
+        fs::write(mount.at("new"), "new").unwrap();
+        let opened = mount.open("file", libc::O_RDWR).unwrap();
+        let write = || mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
+        if is_written_before {
+            write();
+        }
+        rename(&mount, "new", "file");
+        if !is_written_before {
+            write();
+        }
+        let closed = mount.close(&opened);
+        assert_eq!(fs::read(mount.at("file")).unwrap(), b"new");
+        let other = fs::read(mount.at("sub/other")).unwrap();
+        if is_written_before {
+            closed.unwrap();
+            assert_eq!(other, b"ours");
+        } else {
+            // Nobody here knows that name.
+            assert_eq!(closed.unwrap_err().errno(), libc::ESTALE);
+            let mount = Mount::on(mount.crash(), Setup::default());
+            assert_eq!(mount.recovered.len(), 1);
+        }
+    }
+}
+
+#[test]
+fn a_mode_that_was_set_on_what_waits_to_be_stored_outlives_a_crash() {
+    let setup = || Setup {
+        writeback: Some(Duration::from_secs(3600)),
+        ..Setup::default()
+    };
+    let mount = Mount::set_up(setup());
+    mount.write("secret", b"content").unwrap();
+    let ino = mount.find("secret").unwrap().ino;
+    let mtime = scpfs::stat::Time { secs: 5, nanos: 0 };
+    let set = SetAttr {
+        mode: Some(0o600),
+        mtime: Some(scpfs::remote::NewTime::At(mtime)),
+        ..SetAttr::default()
+    };
+    mount.vfs.setattr(&CX, ino, None, &set).unwrap();
+    let mount = Mount::on(mount.crash(), setup());
+    let meta = fs::metadata(mount.at("secret")).unwrap();
+    assert_eq!(meta.permissions().mode() & 0o7777, 0o600);
+    assert_eq!(std::os::unix::fs::MetadataExt::mtime(&meta), 5);
+}
+
+#[test]
+fn who_opens_a_file_whose_fetch_was_just_given_up_gets_it() {
+    /// Holds the end of a fetch back.
+    #[derive(Debug, Default)]
+    struct Late {
+        is_late: AtomicBool,
+        has_ended: AtomicBool,
+    }
+    impl crate::faulty::Fate for Late {
+        fn before(&self, _act: &'static str) -> bool {
+            true
+        }
+        fn after(&self, _act: &'static str) -> bool {
+            true
+        }
+        fn answers(&self) -> bool {
+            true
+        }
+        fn has_fetched(&self) {
+            self.has_ended.store(true, Ordering::SeqCst);
+            while self.is_late.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+    let late = Arc::new(Late::default());
+    let fate = Arc::clone(&late);
+    let mount = Mount::set_up(Setup {
+        around: Box::new(|remote| Faulty::around(remote, fate)),
+        ..Setup::default()
+    });
+    let data: Vec<u8> = (0..4_000_000u32).flat_map(u32::to_le_bytes).collect();
+    fs::write(mount.at("file"), &data).unwrap();
+    mount.find("file").unwrap();
+    mount.world.faults.lock().stops_after_read = Some(4 << 20);
+    late.is_late.store(true, Ordering::SeqCst);
+    let opened = mount.open("file", libc::O_RDONLY).unwrap();
+    mount.vfs.read(&CX, opened.fh, 0, 100).unwrap();
+    mount.close(&opened).unwrap();
+    mount.world.faults.lock().stops_after_read = None;
+    eventually("the fetch has ended", || {
+        late.has_ended.load(Ordering::SeqCst)
+    });
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| mount.read("file"));
+        std::thread::sleep(Duration::from_millis(50));
+        late.is_late.store(false, Ordering::SeqCst);
+        assert!(reader.join().unwrap().unwrap() == data);
+    });
+}
+
+#[test]
+fn a_lock_that_somebody_holds_for_long_keeps_nothing_from_being_stored() {
+    // As a script does that must run once.
+    let mount = Mount::new();
+    fs::write(mount.at("file"), "base").unwrap();
+    let held = fs::File::open(mount.at("file")).unwrap();
+    held.lock().unwrap();
+    let opened = mount.open("file", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
+    mount.close(&opened).unwrap();
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"ours");
+}
+
+#[test]
+fn what_the_local_disk_cannot_keep_until_later_is_stored_at_once() {
+    #[derive(Debug)]
+    struct FullDisk;
+    impl scpfs::cache::Steps for FullDisk {
+        fn before(&self, step: scpfs::cache::Step) -> std::io::Result<()> {
+            if step == scpfs::cache::Step::SyncContent {
+                return Err(std::io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+            Ok(())
+        }
+    }
+    let mount = Mount::set_up(Setup {
+        writeback: Some(Duration::from_secs(60)),
+        steps: Arc::new(FullDisk),
+        ..Setup::default()
+    });
+    let (_, opened) = mount.create("file", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"content").unwrap();
+    mount.close(&opened).unwrap();
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"content");
+}
