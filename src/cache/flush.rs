@@ -326,6 +326,7 @@ impl Entry {
                     _ => {}
                 }
             }
+            state.replaces = false;
             let is_news =
                 state.failure.as_ref().map(ToString::to_string) != Some(error.to_string());
             state.failure = Some(error.clone());
@@ -395,6 +396,7 @@ impl Entry {
         let mut state = self.state.lock();
         state.is_flushing = false;
         state.is_sealed = result.is_ok() && target.is_some();
+        state.replaces &= !state.is_sealed;
         drop(state);
         self.changed.notify_all();
         result?;

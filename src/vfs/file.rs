@@ -48,7 +48,7 @@ impl Vfs {
         if flags.writes || flags.truncates {
             self.check_writable()?;
         }
-        let entry = {
+        let (entry, version) = {
             let mut tree = self.tree.lock();
             let inode = tree.get(ino).ok_or(Error::Stale)?;
             match inode.stat.kind {
@@ -72,11 +72,11 @@ impl Vfs {
             if flags.writes && !permission::permits(&inode.stat, &login, permission::WRITE) {
                 return Err(Error::AccessDenied);
             }
-            self.open_entry(inode)
+            (self.open_entry(inode), inode.stat.version())
         };
         entry.retain();
         let result = if flags.truncates {
-            self.with_entry(cx, ino, &entry, || entry.replace(cx.wait))
+            self.with_entry(cx, ino, &entry, || entry.replace(version, cx.wait))
         } else {
             self.fill(cx, ino, &entry)
         };

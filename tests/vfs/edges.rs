@@ -182,3 +182,47 @@ fn what_the_local_disk_cannot_keep_until_later_is_stored_at_once() {
     mount.close(&opened).unwrap();
     assert_eq!(fs::read(mount.at("file")).unwrap(), b"content");
 }
+
+#[test]
+fn what_others_wrote_after_a_close_is_not_replaced_when_it_is_tried_again() {
+    for writeback in [None, Some(Duration::from_secs(5))] {
+        let mount = Mount::set_up(Setup {
+            writeback,
+            ..Setup::default()
+        });
+        fs::write(mount.at("file"), "old").unwrap();
+        let opened = mount.open("file", libc::O_WRONLY | libc::O_TRUNC).unwrap();
+        mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
+        mount.world.cut_off();
+        assert_eq!(mount.close(&opened).is_ok(), writeback.is_some());
+        fs::write(mount.at("file"), "theirs, which is newer").unwrap();
+        mount.world.faults.lock().refuses = false;
+        mount.clock.advance(Duration::from_secs(60));
+        eventually("it is stored", || mount.vfs.drain().is_empty());
+        assert_eq!(
+            fs::read(mount.at("file")).unwrap(),
+            b"theirs, which is newer"
+        );
+        assert_eq!(fs::read(mount.at(&mount.beside("file"))).unwrap(), b"ours");
+    }
+}
+
+#[test]
+fn who_truncates_a_file_knows_what_others_made_of_it_before() {
+    let mount = Mount::set_up(Setup {
+        writeback: Some(Duration::from_secs(5)),
+        ..Setup::default()
+    });
+    mount.write("file", b"first").unwrap();
+    for data in [&b"one"[..], b"another"] {
+        assert!(mount.vfs.drain().is_empty());
+        // Somebody else's, seen here and truncated.
+        fs::write(mount.at("file"), "theirs").unwrap();
+        mount.age();
+        assert_eq!(mount.find("file").unwrap().stat.size, 6);
+        mount.write("file", data).unwrap();
+        assert!(mount.vfs.drain().is_empty());
+        assert_eq!(fs::read(mount.at("file")).unwrap(), data);
+    }
+    assert_eq!(mount.names("").unwrap(), ["file"]);
+}
