@@ -227,13 +227,15 @@ impl Entry {
     }
 
     /// Asks whether a store whose end nobody heard succeeded after all; returns what the host has
-    /// if it is what we sent.
+    /// if it is what we sent. Where times are whole seconds it may be more than one of them: then it
+    /// counts as another than what is here now, which is sent again.
     fn settle_doubts(&self, job: &Job, path: &RemotePath) -> Result<Option<(Stat, Doubt)>, Error> {
         match self.cache.remote.stat(path) {
             Ok(stat) => {
-                let mut doubts = job.doubts.iter().rev();
                 let ours =
-                    doubts.find(|it| stat.size == it.size && it.mtime.may_be_told_as(stat.mtime));
+                    |it: &&Doubt| stat.size == it.size && it.mtime.may_be_told_as(stat.mtime);
+                let doubts = job.doubts.iter().filter(ours);
+                let ours = doubts.max_by_key(|it| it.n_changes != job.n_changes);
                 Ok(ours.map(|doubt| (stat, *doubt)))
             }
             Err(error) if error.reason() == Some(Reason::NotFound) => Ok(None),

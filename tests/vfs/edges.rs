@@ -4,9 +4,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use scpfs::clock::Clock;
+use scpfs::clock::ManualClock;
+use scpfs::remote::memory::Memory;
 use scpfs::vfs::Ino;
 use scpfs::vfs::RenameFlags;
 use scpfs::vfs::SetAttr;
@@ -225,4 +229,65 @@ fn who_truncates_a_file_knows_what_others_made_of_it_before() {
         assert_eq!(fs::read(mount.at("file")).unwrap(), data);
     }
     assert_eq!(mount.names("").unwrap(), ["file"]);
+}
+
+#[test]
+fn which_of_two_contents_reached_the_host_is_not_guessed() {
+    /// The first store is carried out and the second is not; nobody hears of either.
+    #[derive(Debug, Default)]
+    struct TwoUnheard(AtomicUsize);
+    impl crate::faulty::Fate for TwoUnheard {
+        fn before(&self, act: &'static str) -> bool {
+            if act == "store" {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+            true
+        }
+        fn after(&self, act: &'static str) -> bool {
+            act != "store" || self.0.load(Ordering::SeqCst) != 1
+        }
+        fn answers(&self) -> bool {
+            true
+        }
+        fn is_lost(&self, act: &'static str) -> bool {
+            act == "store" && self.0.load(Ordering::SeqCst) == 2
+        }
+    }
+    // It tells whole seconds.
+    let world = Arc::new(World::new(Userland::OpenWrt));
+    let setup = Setup {
+        around: Box::new(|remote| Faulty::around(remote, Arc::new(TwoUnheard::default()))),
+        ..Setup::default()
+    };
+    let mount = Mount::on(world, setup);
+    fs::write(mount.at("file"), "old").unwrap();
+    let opened = mount.open("file", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"one").unwrap();
+    mount.vfs.flush(&CX, opened.fh).unwrap_err();
+    mount.vfs.write(&CX, opened.fh, 0, b"two").unwrap();
+    mount.vfs.flush(&CX, opened.fh).unwrap_err();
+    mount.close(&opened).unwrap();
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"two");
+}
+
+#[test]
+fn a_deep_chain_of_directories_is_forgotten_from_its_top() {
+    let clock = Arc::new(ManualClock::new());
+    let remote = Arc::new(Memory::new(Arc::clone(&clock) as Arc<dyn Clock>));
+    let world = Arc::new(World::new(Userland::Gnu));
+    let mount = Mount::of(remote, world, clock, Setup::default());
+    let mut chain = vec![Ino::ROOT];
+    for _ in 0..1900 {
+        let found = mount.vfs.mkdir(&CX, chain[chain.len() - 1], b"d", 0o755);
+        chain.push(found.unwrap().attr.unwrap().ino);
+    }
+    // As several threads may hear of it; one that works for requests has a small stack.
+    let vfs = Arc::clone(&mount.vfs);
+    let small = std::thread::Builder::new().stack_size(512 << 10);
+    let thread = small.spawn(move || {
+        for &ino in &chain[1..] {
+            vfs.forget(ino, 1);
+        }
+    });
+    thread.unwrap().join().unwrap();
 }

@@ -36,6 +36,11 @@ pub(crate) trait Fate: Send + Sync + fmt::Debug {
     /// Whether the answer still comes back.
     fn after(&self, act: &'static str) -> bool;
 
+    /// Whether the request is lost on its way, so that nobody knows whether it was carried out.
+    fn is_lost(&self, _act: &'static str) -> bool {
+        false
+    }
+
     /// Whether requests that change nothing are answered.
     fn answers(&self) -> bool;
 
@@ -69,6 +74,10 @@ impl Faulty {
         if !self.fate.before(act) {
             let source = source();
             return Err(Error::Disconnected { act, source });
+        }
+        if self.fate.is_lost(act) {
+            let source = source();
+            return Err(Error::OutcomeUnknown { act, source });
         }
         let result = call(&*self.inner);
         if !self.fate.after(act) {
