@@ -312,11 +312,11 @@ impl Entry {
             if let Error::Remote(error) = error {
                 match &**error {
                     // What the host has now is our own half: the next store may replace it, but
-                    // not what somebody else makes of it.
+                    // not what somebody else makes of it, which it may be if nobody could look.
                     remote::Error::Partial { .. } => {
-                        let half = half.flatten();
-                        state.base =
-                            half.map_or(Expect::Anything, |stat| Expect::Version(stat.version()));
+                        if let Some(half) = half.flatten() {
+                            state.base = Expect::Version(half.version());
+                        }
                     }
                     remote::Error::OutcomeUnknown { .. } | remote::Error::Surprise { .. } => {
                         state.doubts.push(Doubt {

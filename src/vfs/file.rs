@@ -69,7 +69,8 @@ impl Vfs {
             }
             let login = self.login();
             let inode = tree.get_mut(ino).ok_or(Error::Stale)?;
-            if flags.writes && !permission::permits(&inode.stat, &login, permission::WRITE) {
+            let changes = flags.writes || flags.truncates;
+            if changes && !permission::permits(&inode.stat, &login, permission::WRITE) {
                 return Err(Error::AccessDenied);
             }
             (self.open_entry(inode), inode.stat.version())

@@ -10,6 +10,10 @@ use std::time::Duration;
 
 use scpfs::clock::Clock;
 use scpfs::clock::ManualClock;
+use scpfs::path::Name;
+use scpfs::path::RemotePath;
+use scpfs::remote::AttrChange;
+use scpfs::remote::Remote;
 use scpfs::remote::memory::Memory;
 use scpfs::vfs::Ino;
 use scpfs::vfs::RenameFlags;
@@ -290,4 +294,62 @@ fn a_deep_chain_of_directories_is_forgotten_from_its_top() {
         }
     });
     thread.unwrap().join().unwrap();
+}
+
+#[test]
+fn what_came_after_half_a_store_that_nobody_could_look_at_is_not_overwritten() {
+    /// Stores break off, and the host is not there to be asked, while it says so.
+    #[derive(Debug, Default)]
+    struct Half(AtomicBool);
+    impl crate::faulty::Fate for Half {
+        fn before(&self, _act: &'static str) -> bool {
+            true
+        }
+        fn after(&self, _act: &'static str) -> bool {
+            true
+        }
+        fn breaks_off(&self) -> bool {
+            self.0.load(Ordering::SeqCst)
+        }
+        fn answers(&self) -> bool {
+            !self.0.load(Ordering::SeqCst)
+        }
+    }
+    let half = Arc::new(Half::default());
+    let fate = Arc::clone(&half);
+    let mount = Mount::set_up(Setup {
+        around: Box::new(|remote| Faulty::around(remote, fate)),
+        ..Setup::default()
+    });
+    fs::write(mount.at("file"), "base").unwrap();
+    let opened = mount.open("file", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
+    half.0.store(true, Ordering::SeqCst);
+    mount.vfs.flush(&CX, opened.fh).unwrap_err();
+    half.0.store(false, Ordering::SeqCst);
+    fs::write(mount.at("file"), "theirs").unwrap();
+    assert_eq!(mount.close(&opened).unwrap_err().errno(), libc::ESTALE);
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"theirs");
+    assert_eq!(fs::read(mount.at(&mount.beside("file"))).unwrap(), b"ours");
+}
+
+#[test]
+fn who_may_not_write_a_file_does_not_truncate_it() {
+    // The user of this host is not root.
+    let clock = Arc::new(ManualClock::new());
+    let host = Arc::new(Memory::new(Arc::clone(&clock) as Arc<dyn Clock>));
+    let path = RemotePath::root().join(&Name::new(b"file").unwrap());
+    host.put(&path, b"content").unwrap();
+    let change = AttrChange {
+        mode: Some(0o444),
+        ..AttrChange::default()
+    };
+    host.set_attr(&path, &change).unwrap();
+    let world = Arc::new(World::new(Userland::Gnu));
+    let remote = Arc::clone(&host) as Arc<dyn Remote>;
+    let mount = Mount::of(remote, world, clock, Setup::default());
+    let flags = libc::O_RDONLY | libc::O_TRUNC;
+    let error = mount.open("file", flags).unwrap_err();
+    assert_eq!(error.errno(), libc::EACCES);
+    assert_eq!(host.get(&path).unwrap(), b"content");
 }

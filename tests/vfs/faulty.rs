@@ -14,6 +14,7 @@ use scpfs::remote::Facts;
 use scpfs::remote::Fetched;
 use scpfs::remote::Listing;
 use scpfs::remote::Owner;
+use scpfs::remote::Reason;
 use scpfs::remote::Receiver;
 use scpfs::remote::Remote;
 use scpfs::remote::RenameHow;
@@ -38,6 +39,11 @@ pub(crate) trait Fate: Send + Sync + fmt::Debug {
 
     /// Whether the request is lost on its way, so that nobody knows whether it was carried out.
     fn is_lost(&self, _act: &'static str) -> bool {
+        false
+    }
+
+    /// Whether the host gives up in the middle of a store in place.
+    fn breaks_off(&self) -> bool {
         false
     }
 
@@ -130,6 +136,14 @@ impl Remote for Faulty {
 
     fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Stored> {
         self.fate.stores(plan);
+        if self.fate.breaks_off() {
+            return Err(Error::Partial {
+                act: "store",
+                path: path.clone(),
+                reason: Reason::NoSpace,
+                text: Vec::new(),
+            });
+        }
         self.tell("store", |r| r.store(path, content, plan))
     }
 
