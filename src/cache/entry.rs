@@ -434,13 +434,7 @@ impl Entry {
         owner: Option<Owner>,
         placement: Placement,
     ) -> StorePlan {
-        let state = self.state.lock();
-        let expect = if state.replaces {
-            Expect::Anything
-        } else {
-            state.base
-        };
-        drop(state);
+        let expect = self.state.lock().base;
         let durability = Durability::Lazy;
         StorePlan {
             size,

@@ -353,3 +353,31 @@ fn who_may_not_write_a_file_does_not_truncate_it() {
     assert_eq!(error.errno(), libc::EACCES);
     assert_eq!(host.get(&path).unwrap(), b"content");
 }
+
+#[test]
+fn a_copy_on_the_host_replaces_only_what_was_seen() {
+    for flags in [libc::O_WRONLY | libc::O_TRUNC, libc::O_WRONLY] {
+        let mount = Mount::new();
+        fs::write(mount.at("from"), "content").unwrap();
+        fs::write(mount.at("to"), "").unwrap();
+        let from = mount.open("from", libc::O_RDONLY).unwrap();
+        let to = mount.open("to", flags).unwrap();
+        fs::write(mount.at("to"), "theirs").unwrap();
+        let copied = mount
+            .vfs
+            .copy_file_range(&CX, (from.fh, 0), (to.fh, 0), 1 << 20);
+        // The kernel reads and writes then.
+        assert_eq!(copied.unwrap_err().errno(), libc::EOPNOTSUPP);
+        assert_eq!(fs::read(mount.at("to")).unwrap(), b"theirs");
+        mount.vfs.write(&CX, to.fh, 0, b"content").unwrap();
+        let closed = mount.close(&to);
+        mount.close(&from).unwrap();
+        if flags & libc::O_TRUNC != 0 {
+            closed.unwrap();
+            assert_eq!(fs::read(mount.at("to")).unwrap(), b"content");
+        } else {
+            assert_eq!(closed.unwrap_err().errno(), libc::ESTALE);
+            assert_eq!(fs::read(mount.at("to")).unwrap(), b"theirs");
+        }
+    }
+}
