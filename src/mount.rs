@@ -139,7 +139,7 @@ enum Phase {
 ///
 /// Returns the status to exit with.
 pub fn run(config: &Config, fusermount: Option<PathBuf>) -> Result<u8, Error> {
-    let mountpoint = Mountpoint::check(&config.mount, fusermount)?;
+    let mountpoint = Mountpoint::check(&config.mount, &config.cache.base, fusermount)?;
     let readiness = if config.mount.is_foreground {
         Readiness::nobody()
     } else {

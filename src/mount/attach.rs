@@ -53,6 +53,12 @@ pub enum Error {
     #[error("{} belongs to somebody else; only its owner can mount on it", .0.display())]
     NotYours(PathBuf),
     #[error(
+        "{} lies below the mountpoint, where it could not be reached any more; choose another \
+         directory for the cache with -o cache_dir=DIR, or another mountpoint",
+        .0.display()
+    )]
+    CacheBelow(PathBuf),
+    #[error(
         "there is no /dev/fuse; load the module with `modprobe fuse`, or install a kernel with FUSE"
     )]
     NoDevice,
@@ -100,9 +106,20 @@ pub fn check_machine(is_root: bool, fusermount: Option<&Path>) -> Result<(), Err
     Ok(())
 }
 
+/// Whether `path`, which need not be there yet, is below `dir` or is it.
+fn is_above(dir: &Path, path: &Path) -> bool {
+    let there = path.ancestors().find_map(|up| fs::canonicalize(up).ok());
+    there.is_some_and(|there| there.starts_with(dir))
+}
+
 impl Mountpoint {
-    /// Looks whether something can be mounted, before the host is even asked.
-    pub fn check(config: &config::Mount, fusermount: Option<PathBuf>) -> Result<Self, Error> {
+    /// Looks whether something can be mounted, before the host is even asked; `cache` is where the
+    /// cache is going to be.
+    pub fn check(
+        config: &config::Mount,
+        cache: &Path,
+        fusermount: Option<PathBuf>,
+    ) -> Result<Self, Error> {
         let typed = &config.mountpoint;
         let path = match fs::canonicalize(typed) {
             Ok(path) => path,
@@ -118,6 +135,10 @@ impl Mountpoint {
         let is_root = config.uid == 0;
         if !is_root && meta.uid() != config.uid {
             return Err(Error::NotYours(path));
+        }
+        if is_above(&path, cache) {
+            // Whatever reads or writes the cache would wait for itself.
+            return Err(Error::CacheBelow(cache.to_owned()));
         }
         check_machine(is_root, fusermount.as_deref())?;
         Ok(Self {
