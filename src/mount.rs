@@ -165,6 +165,7 @@ fn serve(
 ) -> Result<u8, Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let (transport, remote) = connect(config, terminal, &clock)?;
+    mountpoint.check_keys(transport.settings())?;
     let facts = remote.facts().clone();
     log::info!("{}: {}", config.source, facts.summary);
     let workers = Workers::new();

@@ -30,6 +30,7 @@ use crate::mount::mountinfo;
 use crate::mount::mountinfo::MountLine;
 use crate::path::Escaped;
 use crate::transport::child;
+use crate::transport::settings::Settings;
 
 /// `fusermount3` answers at once.
 const FUSERMOUNT_LIMIT: Duration = Duration::from_secs(20);
@@ -58,6 +59,12 @@ pub enum Error {
         .0.display()
     )]
     CacheBelow(PathBuf),
+    #[error(
+        "{} lies below the mountpoint, where it could not be read any more when the connection has \
+         to be made again; choose another mountpoint, or another file",
+        .0.display()
+    )]
+    KeysBelow(PathBuf),
     #[error(
         "there is no /dev/fuse; load the module with `modprobe fuse`, or install a kernel with FUSE"
     )]
@@ -149,6 +156,20 @@ impl Mountpoint {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Looks whether what a new connection needs can still be read when the mount is there: whoever
+    /// read it through the mount would wait for itself.
+    pub fn check_keys(&self, settings: &Settings) -> Result<(), Error> {
+        let identities = settings.identity_files.iter().map(|file| &file.path);
+        let mut files = identities
+            .chain(&settings.certificate_files)
+            .chain(&settings.user_known_hosts_files)
+            .chain(&settings.global_known_hosts_files);
+        match files.find(|file| file.exists() && is_above(&self.path, file)) {
+            None => Ok(()),
+            Some(file) => Err(Error::KeysBelow(file.clone())),
+        }
     }
 
     /// Mounts, and returns the device on which the kernel speaks.

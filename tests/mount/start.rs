@@ -202,3 +202,21 @@ fn a_mount_over_its_own_cache_is_refused() {
         );
     }
 }
+
+#[test]
+fn a_mount_over_the_keys_of_its_host_is_refused() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    let point = mounted.aside("point");
+    fs::create_dir(&point).unwrap();
+    let known = point.join("known_hosts");
+    fs::copy(mounted.sshd.known_hosts(), &known).unwrap();
+    let option = format!("-oUserKnownHostsFile={}", known.display());
+    let mut command = mounted.command();
+    expect(
+        command.arg(&option).arg("h:").arg(&point),
+        5,
+        &["below the mountpoint", &known.display().to_string()],
+    );
+}
