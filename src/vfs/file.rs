@@ -48,7 +48,7 @@ impl Vfs {
         if flags.writes || flags.truncates {
             self.check_writable()?;
         }
-        let entry = {
+        let (entry, version) = {
             let mut tree = self.tree.lock();
             let inode = tree.get(ino).ok_or(Error::Stale)?;
             match inode.stat.kind {
@@ -69,14 +69,16 @@ impl Vfs {
             }
             let login = self.login();
             let inode = tree.get(ino).ok_or(Error::Stale)?;
-            if flags.writes && !permission::permits(&inode.stat, &login, permission::WRITE) {
+            let version = inode.stat.version();
+            let changes = flags.writes || flags.truncates;
+            if changes && !permission::permits(&inode.stat, &login, permission::WRITE) {
                 return Err(Error::AccessDenied);
             }
-            self.open_entry(&mut tree, ino)?
+            (self.open_entry(&mut tree, ino)?, version)
         };
         entry.retain();
         let result = if flags.truncates {
-            self.with_entry(cx, ino, &entry, || entry.replace(cx.wait))
+            self.with_entry(cx, ino, &entry, || entry.replace(version, cx.wait))
         } else {
             self.fill(cx, ino, &entry)
         };
