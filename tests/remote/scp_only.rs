@@ -499,10 +499,10 @@ fn a_directory_that_scp_does_not_get_through_is_found_by_names_afterwards() {
     fs::write(world.root().join("dir/file"), "content").unwrap();
     world.put(
         "scp",
-        "#!/bin/dash\ncase $* in *-r*/dir) exec sleep 5;; esac\nexec /usr/bin/scp \"$@\"\n",
+        "#!/bin/dash\ncase $* in *-r*/dir) exec sleep 30;; esac\nexec /usr/bin/scp \"$@\"\n",
     );
     let settings = Settings {
-        timeout: Duration::from_millis(500),
+        timeout: Duration::from_secs(4),
         ..world.settings()
     };
     let clock = Arc::new(ManualClock::new());

@@ -29,7 +29,7 @@ use crate::world::Setup;
 
 /// Waits for something that another thread does.
 fn eventually(what: &str, is_so: impl Fn() -> bool) {
-    for _ in 0..500 {
+    for _ in 0..3000 {
         if is_so() {
             return;
         }
