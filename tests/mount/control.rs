@@ -147,7 +147,7 @@ fn a_host_that_is_gone_is_away_and_status_answers_all_the_same() {
 
 #[test]
 fn an_upload_shows_how_far_it_is() {
-    let Some(mounted) = Mounted::new(&["-o", "timeout=20"]) else {
+    let Some(mut mounted) = Mounted::new(&["-o", "timeout=60"]) else {
         return;
     };
     let mut writer = Command::new("dd")
@@ -156,14 +156,24 @@ fn an_upload_shows_how_far_it_is() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let mut seen = Value::Null;
-    for _ in 0..2000 {
-        seen = status(&mounted)["files"][0].clone();
-        if seen["size"] == 100 << 20 && seen["sent"].as_u64().unwrap() > 0 {
+    // The host stops when it has got some of it, and so waits to be looked at.
+    let has_begun = || {
+        let mut files = fs::read_dir(mounted.there("")).unwrap().flatten();
+        files.any(|file| file.metadata().is_ok_and(|meta| meta.len() > 0))
+    };
+    for _ in 0..60_000 {
+        if has_begun() {
             break;
         }
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(1));
     }
+    mounted.sshd.freeze_sessions();
+    let mut seen = Value::Null;
+    mounted.wait_until("it is said how much was sent", |mounted| {
+        seen = status(mounted)["files"][0].clone();
+        seen["sent"].as_u64().is_some_and(|sent| sent > 0)
+    });
+    mounted.sshd.thaw_sessions();
     assert!(writer.wait().unwrap().success());
     assert_eq!(seen["state"], "uploading", "{seen}");
     assert_eq!(seen["size"], 100 << 20, "{seen}");
