@@ -227,14 +227,29 @@ impl Entry {
     }
 
     /// Asks whether a store whose end nobody heard succeeded after all; returns what the host has
-    /// if it is what we sent.
-    fn settle_doubts(&self, job: &Job, path: &RemotePath) -> Result<Option<(Stat, Doubt)>, Error> {
+    /// if it is what we sent. Removes what such stores left: where the host itself broke down,
+    /// nobody over there does.
+    fn settle_doubts<'a>(
+        &self,
+        job: &'a Job,
+        path: &RemotePath,
+    ) -> Result<Option<(Stat, &'a Doubt)>, Error> {
+        let mut last = None;
+        for Doubt { dir, tag, .. } in &job.doubts {
+            if last.replace((dir, tag)) == Some((dir, tag)) {
+                continue;
+            }
+            match self.cache.remote.remove_leftovers(dir, *tag) {
+                Err(error) if error.is_connection_loss() => return Err(error.into()),
+                Ok(()) | Err(_) => {}
+            }
+        }
         match self.cache.remote.stat(path) {
             Ok(stat) => {
                 let mut doubts = job.doubts.iter().rev();
                 let ours =
                     doubts.find(|it| stat.size == it.size && it.mtime.may_be_told_as(stat.mtime));
-                Ok(ours.map(|doubt| (stat, *doubt)))
+                Ok(ours.map(|doubt| (stat, doubt)))
             }
             Err(error) if error.reason() == Some(Reason::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
@@ -318,6 +333,8 @@ impl Entry {
                     }
                     remote::Error::OutcomeUnknown { .. } | remote::Error::Surprise { .. } => {
                         state.doubts.push(Doubt {
+                            dir: target.path.parent().unwrap_or_default(),
+                            tag: tag(job.private.id),
                             size: job.size,
                             mtime: job.mtime,
                             n_changes: job.n_changes,
