@@ -102,8 +102,12 @@ pub(super) struct State {
 }
 
 /// A content that may have reached the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Doubt {
+    /// Where it was sent to.
+    pub(super) dir: RemotePath,
+    /// Marks what the store may have left there.
+    pub(super) tag: u32,
     pub(super) size: u64,
     pub(super) mtime: Time,
     pub(super) n_changes: u64,

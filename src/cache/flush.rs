@@ -228,15 +228,30 @@ impl Entry {
 
     /// Asks whether a store whose end nobody heard succeeded after all; returns what the host has
     /// if it is what we sent. Where times are whole seconds it may be more than one of them: then it
-    /// counts as another than what is here now, which is sent again.
-    fn settle_doubts(&self, job: &Job, path: &RemotePath) -> Result<Option<(Stat, Doubt)>, Error> {
+    /// counts as another than what is here now, which is sent again. Removes what such stores left:
+    /// where the host itself broke down, nobody over there does.
+    fn settle_doubts<'a>(
+        &self,
+        job: &'a Job,
+        path: &RemotePath,
+    ) -> Result<Option<(Stat, &'a Doubt)>, Error> {
+        let mut last = None;
+        for Doubt { dir, tag, .. } in &job.doubts {
+            if last.replace((dir, tag)) == Some((dir, tag)) {
+                continue;
+            }
+            match self.cache.remote.remove_leftovers(dir, *tag) {
+                Err(error) if error.is_connection_loss() => return Err(error.into()),
+                Ok(()) | Err(_) => {}
+            }
+        }
         match self.cache.remote.stat(path) {
             Ok(stat) => {
                 let ours =
                     |it: &&Doubt| stat.size == it.size && it.mtime.may_be_told_as(stat.mtime);
                 let doubts = job.doubts.iter().filter(ours);
                 let ours = doubts.max_by_key(|it| it.n_changes != job.n_changes);
-                Ok(ours.map(|doubt| (stat, *doubt)))
+                Ok(ours.map(|doubt| (stat, doubt)))
             }
             Err(error) if error.reason() == Some(Reason::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
@@ -320,6 +335,8 @@ impl Entry {
                     }
                     remote::Error::OutcomeUnknown { .. } | remote::Error::Surprise { .. } => {
                         state.doubts.push(Doubt {
+                            dir: target.path.parent().unwrap_or_default(),
+                            tag: tag(job.private.id),
                             size: job.size,
                             mtime: job.mtime,
                             n_changes: job.n_changes,

@@ -504,18 +504,9 @@ fn a_directory_that_scp_does_not_get_through_is_found_by_names_afterwards() {
     let world = World::dropbear_only();
     fs::create_dir(world.root().join("dir")).unwrap();
     fs::write(world.root().join("dir/file"), "content").unwrap();
-<<<<<<< HEAD
     make_fifo(&world.root().join("dir/fifo"));
     let settings = Settings {
-        timeout: Duration::from_secs(2),
-=======
-    world.put(
-        "scp",
-        "#!/bin/dash\ncase $* in *-r*/dir) exec sleep 30;; esac\nexec /usr/bin/scp \"$@\"\n",
-    );
-    let settings = Settings {
         timeout: Duration::from_secs(4),
->>>>>>> f4bb0af62b4f8350ce907f6c5f637ffd509452b1
         ..world.settings()
     };
     let clock = Arc::new(ManualClock::new());

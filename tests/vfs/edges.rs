@@ -381,3 +381,38 @@ fn a_copy_on_the_host_replaces_only_what_was_seen() {
         }
     }
 }
+
+fn temporaries(mount: &Mount) -> Vec<String> {
+    let names = fs::read_dir(mount.at("")).unwrap();
+    names
+        .map(|item| item.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with(".scpfs-"))
+        .collect()
+}
+
+#[test]
+fn what_a_store_left_on_a_host_that_broke_down_is_removed_by_a_later_one() {
+    let mount = Mount::new();
+    fs::write(mount.at("file"), "old").unwrap();
+    let opened = mount.open("file", libc::O_RDWR).unwrap();
+    // Its content waits for an acknowledgement.
+    let data = vec![b'x'; 5 << 20];
+    mount.vfs.write(&CX, opened.fh, 0, &data).unwrap();
+    {
+        // All that runs over there is killed, and the host stays away for a while.
+        let mut faults = mount.world.faults.lock();
+        faults.cut_after_read = Some(3);
+        faults.refuses = true;
+    }
+    mount.close(&opened).unwrap_err();
+    assert_eq!(temporaries(&mount).len(), 1);
+    {
+        let mut faults = mount.world.faults.lock();
+        faults.cut_after_read = None;
+        faults.refuses = false;
+    }
+    mount.clock.advance(Duration::from_secs(60));
+    eventually("stored", || fs::read(mount.at("file")).unwrap() == data);
+    assert!(mount.vfs.drain().is_empty());
+    assert!(temporaries(&mount).is_empty());
+}
