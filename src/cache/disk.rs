@@ -32,6 +32,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use crate::cache::disk::private::Kind;
 pub(crate) use crate::cache::disk::private::Private;
@@ -69,6 +71,8 @@ pub struct Disk {
     steps: Arc<dyn Steps>,
     /// Whether what was written before is there: no power failure came between.
     is_sound: bool,
+    /// Whether somebody has looked at what was there if it is not sound.
+    is_trusted: AtomicBool,
     n_damaged: usize,
     orphans: Vec<PathBuf>,
 }
@@ -151,6 +155,7 @@ impl Disk {
             journal,
             steps,
             is_sound,
+            is_trusted: AtomicBool::new(is_sound),
             n_damaged,
             orphans: Vec::new(),
         };
@@ -233,8 +238,9 @@ impl Disk {
     /// Says that what a power failure left was looked at: what is here from now on is of this boot.
     /// Until then a run that is killed leaves what it found as untrusted as it was.
     pub(crate) fn trust(&self) {
-        if let Err(error) = self.say_running() {
-            log::warn!("cannot write {}: {error}", self.running_path().display());
+        match self.say_running() {
+            Ok(()) => self.is_trusted.store(true, Ordering::Relaxed),
+            Err(error) => log::warn!("cannot write {}: {error}", self.running_path().display()),
         }
     }
 
@@ -393,6 +399,7 @@ impl Disk {
     pub(crate) fn close(&self) {
         let result = File::open(&self.content).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
         match result {
+            Ok(()) if !self.is_trusted.load(Ordering::Relaxed) => {}
             Ok(()) => remove(&self.running_path()),
             Err(error) => log::warn!("cannot flush the cache to the disk: {error}"),
         }
@@ -523,8 +530,10 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let open = |boot| Disk::open(base.path(), "key", boot).unwrap();
         assert!(open("boot").is_sound());
-        // Killed before it came to look.
+        // Killed before it came to look, and ended in order without a look, as a mount that is only
+        // for reading does.
         assert!(!open("other boot").is_sound());
+        open("other boot").close();
         let disk = open("other boot");
         assert!(!disk.is_sound());
         disk.trust();

@@ -53,6 +53,7 @@ impl Disk {
         }
         self.orphans.extend(other.orphans.iter().cloned());
         if other.orphans.is_empty() && other.journal.records().is_empty() {
+            other.trust();
             other.close();
         }
     }
