@@ -30,7 +30,7 @@ impl Disk {
         self.n_damaged += other.n_damaged;
         for mut record in other.journal.records() {
             let private = Private::dirty(record.id);
-            if record.phase == Phase::Closed && !other.is_sound {
+            if record.phase == Phase::Closed && !other.running.is_sound {
                 record.phase = Phase::Open;
             }
             let id = record.id;
