@@ -1,6 +1,7 @@
 //! Rare orders of events, none of which may lose or mix contents.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -13,8 +14,14 @@ use scpfs::clock::ManualClock;
 use scpfs::path::Name;
 use scpfs::path::RemotePath;
 use scpfs::remote::AttrChange;
+use scpfs::remote::Content;
+use scpfs::remote::Durability;
+use scpfs::remote::Expect;
+use scpfs::remote::Placement;
 use scpfs::remote::Remote;
+use scpfs::remote::StorePlan;
 use scpfs::remote::memory::Memory;
+use scpfs::stat::Time;
 use scpfs::vfs::Ino;
 use scpfs::vfs::RenameFlags;
 use scpfs::vfs::SetAttr;
@@ -91,7 +98,7 @@ fn a_mode_that_was_set_on_what_waits_to_be_stored_outlives_a_crash() {
     let mount = Mount::set_up(setup());
     mount.write("secret", b"content").unwrap();
     let ino = mount.find("secret").unwrap().ino;
-    let mtime = scpfs::stat::Time { secs: 5, nanos: 0 };
+    let mtime = Time { secs: 5, nanos: 0 };
     let set = SetAttr {
         mode: Some(0o600),
         mtime: Some(scpfs::remote::NewTime::At(mtime)),
@@ -173,9 +180,9 @@ fn what_the_local_disk_cannot_keep_until_later_is_stored_at_once() {
     #[derive(Debug)]
     struct FullDisk;
     impl scpfs::cache::Steps for FullDisk {
-        fn before(&self, step: scpfs::cache::Step) -> std::io::Result<()> {
+        fn before(&self, step: scpfs::cache::Step) -> io::Result<()> {
             if step == scpfs::cache::Step::SyncContent {
-                return Err(std::io::Error::from_raw_os_error(libc::ENOSPC));
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
             }
             Ok(())
         }
@@ -380,4 +387,60 @@ fn a_copy_on_the_host_replaces_only_what_was_seen() {
             assert_eq!(fs::read(mount.at("to")).unwrap(), b"theirs");
         }
     }
+}
+
+#[test]
+fn a_small_file_does_not_wait_for_large_ones() {
+    /// Content that comes to a halt.
+    struct Slow<'a>(&'a AtomicBool);
+    impl Content for Slow<'_> {
+        fn read_at(&self, buf: &mut [u8], _offset: u64) -> io::Result<usize> {
+            while self.0.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok(buf.len())
+        }
+    }
+    let mount = Mount::new();
+    fs::write(mount.at("small"), "content").unwrap();
+    mount.find("small").unwrap();
+    let is_halted = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        for n in 0..mount.remote.contact().max {
+            let (remote, is_halted) = (&mount.remote, &is_halted);
+            scope.spawn(move || {
+                let path =
+                    RemotePath::root().join(&Name::new(format!("large{n}").as_bytes()).unwrap());
+                let plan = StorePlan {
+                    size: 1 << 20,
+                    mode: 0o644,
+                    mtime: Time::default(),
+                    atime: Time::default(),
+                    owner: None,
+                    expect: Expect::Absent,
+                    placement: Placement::Replace,
+                    durability: Durability::Lazy,
+                    keep_as: None,
+                    tag: 0,
+                };
+                remote.store(&path, &Slow(is_halted), &plan).unwrap();
+            });
+        }
+        let reader = scope.spawn(|| {
+            let read = mount.read("small");
+            let written = mount.write("other", b"content");
+            (read, written, is_halted.load(Ordering::SeqCst))
+        });
+        for _ in 0..100 {
+            if reader.is_finished() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        is_halted.store(false, Ordering::SeqCst);
+        let (read, written, was_halted) = reader.join().unwrap();
+        assert_eq!(read.unwrap(), b"content");
+        written.unwrap();
+        assert!(was_halted, "it waited");
+    });
 }
