@@ -444,3 +444,20 @@ fn a_small_file_does_not_wait_for_large_ones() {
         assert!(was_halted, "it waited");
     });
 }
+
+#[test]
+fn what_lost_one_name_to_others_and_the_last_one_here_is_gone() {
+    let mount = Mount::new();
+    fs::write(mount.at("one"), "base").unwrap();
+    fs::hard_link(mount.at("one"), mount.at("two")).unwrap();
+    let opened = mount.open("one", libc::O_RDWR).unwrap();
+    mount.find("two").unwrap();
+    fs::remove_file(mount.at("one")).unwrap();
+    mount.age();
+    assert_eq!(mount.names("").unwrap(), ["two"]);
+    mount.vfs.unlink(&CX, Ino::ROOT, b"two").unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
+    mount.close(&opened).unwrap();
+    assert!(mount.names("").unwrap().is_empty());
+    assert_eq!(fs::read_dir(mount.world.root()).unwrap().count(), 0);
+}
