@@ -17,6 +17,7 @@ use scpfs::remote::AttrChange;
 use scpfs::remote::Content;
 use scpfs::remote::Durability;
 use scpfs::remote::Expect;
+use scpfs::remote::NewTime;
 use scpfs::remote::Placement;
 use scpfs::remote::Remote;
 use scpfs::remote::StorePlan;
@@ -101,7 +102,7 @@ fn a_mode_that_was_set_on_what_waits_to_be_stored_outlives_a_crash() {
     let mtime = Time { secs: 5, nanos: 0 };
     let set = SetAttr {
         mode: Some(0o600),
-        mtime: Some(scpfs::remote::NewTime::At(mtime)),
+        mtime: Some(NewTime::At(mtime)),
         ..SetAttr::default()
     };
     mount.vfs.setattr(&CX, ino, None, &set).unwrap();
@@ -460,4 +461,32 @@ fn what_lost_one_name_to_others_and_the_last_one_here_is_gone() {
     mount.close(&opened).unwrap();
     assert!(mount.names("").unwrap().is_empty());
     assert_eq!(fs::read_dir(mount.world.root()).unwrap().count(), 0);
+}
+
+#[test]
+fn times_that_are_set_do_not_hide_what_others_wrote() {
+    for is_open in [false, true] {
+        let mount = Mount::new();
+        fs::write(mount.at("file"), "base").unwrap();
+        assert_eq!(mount.read("file").unwrap(), b"base");
+        let opened = mount.open("file", libc::O_RDWR).unwrap();
+        if !is_open {
+            mount.close(&opened).unwrap();
+        }
+        // In place, of the same size, and not so long ago that anybody would look.
+        mount.clock.advance(Duration::from_secs(2));
+        fs::write(mount.at("file"), "them").unwrap();
+        let ino = mount.find("file").unwrap().ino;
+        let set = SetAttr {
+            mtime: Some(NewTime::At(Time { secs: 5, nanos: 7 })),
+            ..SetAttr::default()
+        };
+        mount.vfs.setattr(&CX, ino, None, &set).unwrap();
+        if is_open {
+            mount.vfs.write(&CX, opened.fh, 0, b"B").unwrap();
+            assert_eq!(mount.close(&opened).unwrap_err().errno(), libc::ESTALE);
+            assert_eq!(fs::read(mount.at("file")).unwrap(), b"them");
+        }
+        assert_eq!(mount.read("file").unwrap(), b"them");
+    }
 }
