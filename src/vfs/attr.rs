@@ -21,12 +21,16 @@ use crate::vfs::MAX_ROUNDS;
 use crate::vfs::Result;
 use crate::vfs::Vfs;
 use crate::vfs::inode::Inode;
+use crate::vfs::inode::Listed;
 use crate::vfs::names::entry_of;
 use crate::vfs::permission;
 use crate::vfs::permission::Who;
 use crate::vfs::symlink;
 use crate::vfs::symlink::Symlinks;
 use crate::vfs::tree::Tree;
+
+/// What the host said not longer ago is taken for true even where a change would not show later.
+const JUST_NOW: Duration = Duration::from_secs(1);
 
 /// Attributes as they are shown on this machine.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -351,7 +355,38 @@ impl Vfs {
         Ok(change)
     }
 
+    /// Looks whether the content that is here is still the host's, before its time is set: afterwards
+    /// nothing would show what others have written meanwhile.
+    fn look_at_content(&self, ino: Ino) -> Result<()> {
+        let (parent, name, path) = {
+            let tree = self.tree.lock();
+            let inode = tree.get(ino).ok_or(Error::Stale)?;
+            let is_here = inode.open.is_some() || self.cache.has(&inode.stat.version());
+            let age = self.clock.tick().saturating_sub(inode.stat_at);
+            if !is_here || inode.is_ours() || age < JUST_NOW {
+                return Ok(());
+            }
+            let Some((parent, name)) = inode.links.first().cloned() else {
+                return Ok(());
+            };
+            let path = tree.path(parent).ok_or(Error::NotFound)?.join(&name);
+            (parent, name, path)
+        };
+        let at = self.clock.tick();
+        let stat = self.remote.stat(&path)?;
+        let listed = Listed {
+            kind: stat.kind,
+            stat: Some(stat),
+            target: None,
+        };
+        self.tree.lock().learn(parent, &name, Some(listed), at);
+        Ok(())
+    }
+
     fn change_on_host(&self, ino: Ino, change: &AttrChange) -> Result<()> {
+        if change.mtime.is_some() {
+            self.look_at_content(ino)?;
+        }
         let (path, old) = {
             let tree = self.tree.lock();
             let inode = tree.get(ino).ok_or(Error::Stale)?;

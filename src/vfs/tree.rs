@@ -195,7 +195,7 @@ impl Tree {
                                 && kind == FileKind::File)
                     });
                 if !is_same {
-                    inode.lost = inode.is_open().then(|| (parent, name.clone()));
+                    inode.loses(parent, name);
                     self.unbind(parent, name, at);
                     let what = What::Listed(Box::new(Listed { kind, stat, target }));
                     self.put(parent, name, Known { at, what });
@@ -212,7 +212,7 @@ impl Tree {
                 }
             }
             None => {
-                inode.lost = inode.is_open().then(|| (parent, name.clone()));
+                inode.loses(parent, name);
                 self.unbind(parent, name, at);
             }
         }
@@ -525,9 +525,8 @@ impl Tree {
     fn note_displaced(&mut self, parent: Ino, name: &Name) {
         if let Some(ino) = self.bound(parent, name)
             && let Some(inode) = self.inodes.get_mut(&ino)
-            && (inode.is_open() || inode.is_ours())
         {
-            inode.lost = Some((parent, name.clone()));
+            inode.loses(parent, name);
         }
     }
 

@@ -137,7 +137,7 @@ impl Shell {
         let helper = if by_scp { "f" } else { "fc" };
         let line = Line::new(helper).arg(&whole).finish();
         for n_left in (0..MAX_FETCHES).rev() {
-            let mut lane = self.content_lane(ACT)?;
+            let mut lane = self.content_lane(ACT, known.map_or(u64::MAX, |it| it.size))?;
             let fetch = if by_scp {
                 transfer::fetch(&mut lane, &line, path, receiver)?
             } else {
@@ -187,7 +187,7 @@ impl Shell {
         if self.goes_in_pieces(plan) {
             return self.store_in_pieces(path, &temp, content, plan);
         }
-        let mut lane = self.content_lane(ACT)?;
+        let mut lane = self.content_lane(ACT, plan.size)?;
         let store = if self.tools.has_scp {
             let stamp = self.stamp(plan);
             let line = self.place(Line::new("w"), path, &temp, plan, &stamp);
@@ -249,7 +249,7 @@ impl Shell {
         // No T record sets the time of a copy.
         let stamp = self.tools.stamp(plan.mtime);
         let line = self.place(line, to, &temp, plan, &stamp);
-        let mut lane = self.content_lane(ACT)?;
+        let mut lane = self.content_lane(ACT, plan.size)?;
         let answer = lane
             .request(&line.finish())
             .map_err(|error| lost(ACT, error))?;
@@ -307,7 +307,7 @@ impl Shell {
     /// Receives a file by `cat`: for content whose length nobody knows before.
     fn fetch_unsized(&self, path: &RemotePath, receiver: &mut dyn Receiver) -> Result<Fetched> {
         const ACT: &str = "fetch";
-        let mut lane = self.content_lane(ACT)?;
+        let mut lane = self.content_lane(ACT, u64::MAX)?;
         let line = Line::new("pc").arg(&self.absolute(path)).finish();
         let content = lane.request_long(&line).map_err(|error| lost(ACT, error))?;
         check(ACT, path, &content)?;

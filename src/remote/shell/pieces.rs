@@ -91,7 +91,7 @@ impl Shell {
         content: &dyn Content,
         plan: &StorePlan,
     ) -> Result<Stored> {
-        let mut lane = self.content_lane(ACT)?;
+        let mut lane = self.content_lane(ACT, plan.size)?;
         let pieces = Pieces {
             lanes: &self.lanes,
             path,
