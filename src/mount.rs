@@ -139,7 +139,7 @@ enum Phase {
 ///
 /// Returns the status to exit with.
 pub fn run(config: &Config, fusermount: Option<PathBuf>) -> Result<u8, Error> {
-    let mountpoint = Mountpoint::check(&config.mount, fusermount)?;
+    let mountpoint = Mountpoint::check(&config.mount, &config.cache.base, fusermount)?;
     let readiness = if config.mount.is_foreground {
         Readiness::nobody()
     } else {
@@ -165,6 +165,7 @@ fn serve(
 ) -> Result<u8, Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let (transport, remote) = connect(config, terminal, &clock)?;
+    mountpoint.check_keys(transport.settings())?;
     let facts = remote.facts().clone();
     log::info!("{}: {}", config.source, facts.summary);
     let workers = Workers::new();

@@ -16,6 +16,7 @@ mod file;
 mod handle;
 mod ids;
 mod inode;
+mod moving;
 mod names;
 mod open_flags;
 mod permission;
@@ -62,6 +63,7 @@ use crate::sync::MutexGuard;
 use crate::vfs::handle::Handles;
 use crate::vfs::inode::Listed;
 use crate::vfs::inode::What;
+use crate::vfs::moving::Moving;
 use crate::vfs::tree::Tree;
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -151,6 +153,8 @@ pub struct Vfs {
     options: Options,
     /// Guards inodes, names and attributes.
     tree: Mutex<Tree>,
+    /// Guards what is known of names that are about to change; taken after `tree`.
+    moving: Mutex<Moving>,
     /// Told when a listing that others wait for is there.
     listed: Condvar,
     /// Guards the table of open files and directories.
@@ -188,6 +192,7 @@ impl Vfs {
             clock,
             options,
             tree: Mutex::new(Tree::new(root, at)),
+            moving: Mutex::new(Moving::default()),
             listed: Condvar::new(),
             handles: Mutex::new(Handles::new()),
             fs: Mutex::new(None),

@@ -17,6 +17,7 @@ use crate::cache::entry::Wait;
 use crate::cache::local;
 use crate::cache::steps::Step;
 use crate::remote::Expect;
+use crate::stat::Version;
 use crate::sync::MutexGuard;
 
 /// Room for writes is made in steps of this many bytes, so that not every write asks the disk.
@@ -103,8 +104,9 @@ impl Entry {
         self.empty(&mut state)
     }
 
-    /// Drops the content for an empty one that replaces whatever the host has: `O_TRUNC`.
-    pub fn replace(&self, wait: Wait) -> Result<(), Error> {
+    /// Drops the content for an empty one that replaces whatever the host has when it is closed:
+    /// `O_TRUNC`. `version` is what the host is known to have.
+    pub fn replace(&self, version: Version, wait: Wait) -> Result<(), Error> {
         let mut state = self.state.lock();
         while Self::is_busy(&state) {
             self.wait(&mut state, wait)?;
@@ -121,6 +123,7 @@ impl Entry {
                 self.cache.forget(&old);
             }
             self.empty(&mut state)?;
+            state.base = Expect::Version(version);
         }
         state.replaces = state.base != Expect::Absent;
         Ok(())

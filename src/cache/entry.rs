@@ -71,7 +71,8 @@ pub(super) struct State {
     pub(super) content: Content,
     /// What must be on the host for our content to replace it.
     pub(super) base: Expect,
-    /// Whether our content replaces whatever else is on the host: `O_TRUNC`.
+    /// Whether our content replaces whatever else is on the host: `O_TRUNC`. Only when it is
+    /// closed: what is tried again later must not replace what others stored meanwhile.
     pub(super) replaces: bool,
     pub(super) size: u64,
     pub(super) mtime: Time,
@@ -437,13 +438,7 @@ impl Entry {
         owner: Option<Owner>,
         placement: Placement,
     ) -> StorePlan {
-        let state = self.state.lock();
-        let expect = if state.replaces {
-            Expect::Anything
-        } else {
-            state.base
-        };
-        drop(state);
+        let expect = self.state.lock().base;
         let durability = Durability::Lazy;
         StorePlan {
             size,

@@ -227,8 +227,9 @@ impl Entry {
     }
 
     /// Asks whether a store whose end nobody heard succeeded after all; returns what the host has
-    /// if it is what we sent. Removes what such stores left: where the host itself broke down,
-    /// nobody over there does.
+    /// if it is what we sent. Where times are whole seconds it may be more than one of them: then it
+    /// counts as another than what is here now, which is sent again. Removes what such stores left:
+    /// where the host itself broke down, nobody over there does.
     fn settle_doubts<'a>(
         &self,
         job: &'a Job,
@@ -246,9 +247,10 @@ impl Entry {
         }
         match self.cache.remote.stat(path) {
             Ok(stat) => {
-                let mut doubts = job.doubts.iter().rev();
                 let ours =
-                    doubts.find(|it| stat.size == it.size && it.mtime.may_be_told_as(stat.mtime));
+                    |it: &&Doubt| stat.size == it.size && it.mtime.may_be_told_as(stat.mtime);
+                let doubts = job.doubts.iter().filter(ours);
+                let ours = doubts.max_by_key(|it| it.n_changes != job.n_changes);
                 Ok(ours.map(|doubt| (stat, doubt)))
             }
             Err(error) if error.reason() == Some(Reason::NotFound) => Ok(None),
@@ -325,11 +327,11 @@ impl Entry {
             if let Error::Remote(error) = error {
                 match &**error {
                     // What the host has now is our own half: the next store may replace it, but
-                    // not what somebody else makes of it.
+                    // not what somebody else makes of it, which it may be if nobody could look.
                     remote::Error::Partial { .. } => {
-                        let half = half.flatten();
-                        state.base =
-                            half.map_or(Expect::Anything, |stat| Expect::Version(stat.version()));
+                        if let Some(half) = half.flatten() {
+                            state.base = Expect::Version(half.version());
+                        }
                     }
                     remote::Error::OutcomeUnknown { .. } | remote::Error::Surprise { .. } => {
                         state.doubts.push(Doubt {
@@ -343,6 +345,7 @@ impl Entry {
                     _ => {}
                 }
             }
+            state.replaces = false;
             let is_news =
                 state.failure.as_ref().map(ToString::to_string) != Some(error.to_string());
             state.failure = Some(error.clone());
@@ -412,6 +415,7 @@ impl Entry {
         let mut state = self.state.lock();
         state.is_flushing = false;
         state.is_sealed = result.is_ok() && target.is_some();
+        state.replaces &= !state.is_sealed;
         drop(state);
         self.changed.notify_all();
         result?;

@@ -128,8 +128,9 @@ impl Journal {
     /// Says what is known of a content from now on.
     pub(crate) fn put(&self, mut record: Record, durable: Durable) -> io::Result<()> {
         self.steps.before(Step::JournalPut)?;
-        let cut = record.why.floor_char_boundary(MAX_WHY);
-        record.why.truncate(cut);
+        while record.why.len() > MAX_WHY {
+            record.why.pop();
+        }
         let line = record::line(&Line::Dirty(Box::new(record.clone())));
         let upto = self.append(&line, |live| {
             live.insert(record.id, record);

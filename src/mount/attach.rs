@@ -30,6 +30,7 @@ use crate::mount::mountinfo;
 use crate::mount::mountinfo::MountLine;
 use crate::path::Escaped;
 use crate::transport::child;
+use crate::transport::settings::Settings;
 
 /// `fusermount3` answers at once.
 const FUSERMOUNT_LIMIT: Duration = Duration::from_secs(20);
@@ -52,6 +53,18 @@ pub enum Error {
     Look { path: PathBuf, source: io::Error },
     #[error("{} belongs to somebody else; only its owner can mount on it", .0.display())]
     NotYours(PathBuf),
+    #[error(
+        "{} lies below the mountpoint, where it could not be reached any more; choose another \
+         directory for the cache with -o cache_dir=DIR, or another mountpoint",
+        .0.display()
+    )]
+    CacheBelow(PathBuf),
+    #[error(
+        "{} lies below the mountpoint, where it could not be read any more when the connection has \
+         to be made again; choose another mountpoint, or another file",
+        .0.display()
+    )]
+    KeysBelow(PathBuf),
     #[error(
         "there is no /dev/fuse; load the module with `modprobe fuse`, or install a kernel with FUSE"
     )]
@@ -100,9 +113,20 @@ pub fn check_machine(is_root: bool, fusermount: Option<&Path>) -> Result<(), Err
     Ok(())
 }
 
+/// Whether `path`, which need not be there yet, is below `dir` or is it.
+fn is_above(dir: &Path, path: &Path) -> bool {
+    let there = path.ancestors().find_map(|up| fs::canonicalize(up).ok());
+    there.is_some_and(|there| there.starts_with(dir))
+}
+
 impl Mountpoint {
-    /// Looks whether something can be mounted, before the host is even asked.
-    pub fn check(config: &config::Mount, fusermount: Option<PathBuf>) -> Result<Self, Error> {
+    /// Looks whether something can be mounted, before the host is even asked; `cache` is where the
+    /// cache is going to be.
+    pub fn check(
+        config: &config::Mount,
+        cache: &Path,
+        fusermount: Option<PathBuf>,
+    ) -> Result<Self, Error> {
         let typed = &config.mountpoint;
         let path = match fs::canonicalize(typed) {
             Ok(path) => path,
@@ -119,6 +143,10 @@ impl Mountpoint {
         if !is_root && meta.uid() != config.uid {
             return Err(Error::NotYours(path));
         }
+        if is_above(&path, cache) {
+            // Whatever reads or writes the cache would wait for itself.
+            return Err(Error::CacheBelow(cache.to_owned()));
+        }
         check_machine(is_root, fusermount.as_deref())?;
         Ok(Self {
             path,
@@ -128,6 +156,20 @@ impl Mountpoint {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Looks whether what a new connection needs can still be read when the mount is there: whoever
+    /// read it through the mount would wait for itself.
+    pub fn check_keys(&self, settings: &Settings) -> Result<(), Error> {
+        let identities = settings.identity_files.iter().map(|file| &file.path);
+        let mut files = identities
+            .chain(&settings.certificate_files)
+            .chain(&settings.user_known_hosts_files)
+            .chain(&settings.global_known_hosts_files);
+        match files.find(|file| file.exists() && is_above(&self.path, file)) {
+            None => Ok(()),
+            Some(file) => Err(Error::KeysBelow(file.clone())),
+        }
     }
 
     /// Mounts, and returns the device on which the kernel speaks.

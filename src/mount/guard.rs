@@ -76,8 +76,9 @@ pub fn run(task: &config::Guard) -> io::Result<()> {
     // It fails in who leads a process group: a shell that was told to start it by hand.
     let _leads = rustix::process::setsid();
     rustix::process::chdir("/")?;
-    rustix::thread::set_name(c"scpfs-guard")?;
     close_the_rest();
+    // Last: whoever sees the name finds a guard that is ready.
+    rustix::thread::set_name(c"scpfs-guard")?;
     let mut byte = [0];
     let n = io::stdin().lock().read(&mut byte)?;
     if let Some(socket) = &task.socket {

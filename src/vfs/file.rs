@@ -48,7 +48,7 @@ impl Vfs {
         if flags.writes || flags.truncates {
             self.check_writable()?;
         }
-        let entry = {
+        let (entry, version) = {
             let mut tree = self.tree.lock();
             let inode = tree.get(ino).ok_or(Error::Stale)?;
             match inode.stat.kind {
@@ -68,15 +68,17 @@ impl Vfs {
                 tree = self.fresh_attr(cx, ino)?;
             }
             let login = self.login();
-            let inode = tree.get_mut(ino).ok_or(Error::Stale)?;
-            if flags.writes && !permission::permits(&inode.stat, &login, permission::WRITE) {
+            let inode = tree.get(ino).ok_or(Error::Stale)?;
+            let version = inode.stat.version();
+            let changes = flags.writes || flags.truncates;
+            if changes && !permission::permits(&inode.stat, &login, permission::WRITE) {
                 return Err(Error::AccessDenied);
             }
-            self.open_entry(inode)
+            (self.open_entry(&mut tree, ino)?, version)
         };
         entry.retain();
         let result = if flags.truncates {
-            self.with_entry(cx, ino, &entry, || entry.replace(cx.wait))
+            self.with_entry(cx, ino, &entry, || entry.replace(version, cx.wait))
         } else {
             self.fill(cx, ino, &entry)
         };
@@ -110,18 +112,20 @@ impl Vfs {
     }
 
     /// The entry of an inode, made if need be, with one more handle to its name in the tree.
-    fn open_entry(&self, inode: &mut Inode) -> Arc<Entry> {
-        let version = inode.stat.version();
-        let open = inode.open.get_or_insert_with(|| {
-            let entry = self.cache.entry(version);
-            Box::new(Open {
-                entry,
-                handles: 0,
-                is_born: false,
-            })
-        });
-        open.handles += 1;
-        Arc::clone(&open.entry)
+    fn open_entry(&self, tree: &mut Tree, ino: Ino) -> Result<Arc<Entry>> {
+        let inode = tree.get_mut(ino).ok_or(Error::Stale)?;
+        if let Some(open) = &mut inode.open {
+            open.handles += 1;
+            return Ok(Arc::clone(&open.entry));
+        }
+        let entry = self.cache.entry(inode.stat.version());
+        inode.open = Some(Box::new(Open {
+            entry: Arc::clone(&entry),
+            handles: 1,
+            is_born: false,
+        }));
+        self.hold_if_moving(tree, ino, &entry);
+        Ok(entry)
     }
 
     /// Brings the content of an entry here, or starts to.
@@ -238,6 +242,7 @@ impl Vfs {
                 is_born,
             }));
         }
+        self.hold_if_moving(&tree, ino, &entry);
         let attr = self.attr_of(&tree, ino)?;
         drop(tree);
         let epoch = entry.epoch();

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::cache::Entry;
-use crate::cache::Hold;
 use crate::path::Name;
 use crate::path::RemotePath;
 use crate::remote::Changed;
@@ -165,7 +164,7 @@ impl Vfs {
         cx.may_wait()?;
         let name = Self::name(name)?;
         self.store_for_other_names(cx, parent, &name)?;
-        let held = self.hold(|tree| {
+        let held = self.hold(&[(parent, &name)], |tree| {
             let ino = tree.instantiate(parent, &name);
             ino.into_iter().collect()
         });
@@ -316,7 +315,7 @@ impl Vfs {
         // Nor is a directory empty that holds such a file.
         self.store_below(cx, to.0, to.1)?;
         self.store_for_other_names(cx, to.0, to.1)?;
-        let held = self.hold(|tree| {
+        let held = self.hold(&[from, to], |tree| {
             let moved = [
                 tree.instantiate(from.0, from.1),
                 tree.instantiate(to.0, to.1),
@@ -423,18 +422,6 @@ impl Vfs {
             );
         }
         abandoned
-    }
-
-    /// Keeps the content of some inodes from being stored while their paths change.
-    fn hold(&self, which: impl FnOnce(&mut Tree) -> Vec<Ino>) -> Vec<Hold> {
-        let entries: Vec<Arc<Entry>> = {
-            let mut tree = self.tree.lock();
-            let inos = which(&mut tree);
-            inos.into_iter()
-                .filter_map(|ino| tree.get(ino).and_then(entry_of))
-                .collect()
-        };
-        entries.iter().map(Entry::hold).collect()
     }
 
     /// A host's `mv` copies what it cannot rename, and its `ln` fails late: neither is a rename.

@@ -7,6 +7,7 @@ use crate::cache::Entry;
 use crate::cache::Target;
 use crate::cache::Whereto;
 use crate::path::RemotePath;
+use crate::remote;
 use crate::remote::Changed;
 use crate::remote::Durability;
 use crate::remote::Owner;
@@ -188,7 +189,11 @@ impl Vfs {
             .plan_copy(size, mode, mtime, atime, owner, placement);
         // Held, so that no flush stores the empty content meanwhile.
         let hold = target.entry.hold();
-        let changed = self.remote.copy(&path, &to, &plan)?;
+        let changed = match self.remote.copy(&path, &to, &plan) {
+            // What to do about it is decided where content is stored.
+            Err(remote::Error::Conflict { .. }) => return Err(Error::NotSupported),
+            result => result?,
+        };
         let changed = match changed.stat {
             Some(_) => changed,
             None => Changed {

@@ -448,10 +448,21 @@ impl Tree {
         self.collect(ino);
     }
 
-    /// Drops an inode that nobody needs; what is known of it stays with its name.
+    /// Drops an inode that nobody needs, and then the directories above it that nobody needs either;
+    /// what is known of each stays with its name.
     pub(super) fn collect(&mut self, ino: Ino) {
+        // No recursion: directories may lie deeper than a stack reaches.
+        let mut left = vec![ino];
+        while let Some(ino) = left.pop() {
+            let links = self.collect_one(ino);
+            left.extend(links.into_iter().map(|(parent, _)| parent));
+        }
+    }
+
+    /// Returns the names of an inode that was dropped.
+    fn collect_one(&mut self, ino: Ino) -> Vec<(Ino, Name)> {
         let Some(inode) = self.inodes.get(&ino) else {
-            return;
+            return Vec::new();
         };
         let is_needed = ino == Ino::ROOT
             || inode.lookups > 0
@@ -462,10 +473,10 @@ impl Tree {
                 .as_ref()
                 .is_some_and(|dir| dir.n_inodes > 0 || dir.is_listing);
         if is_needed {
-            return;
+            return Vec::new();
         }
         let Some(inode) = self.inodes.remove(&ino) else {
-            return;
+            return Vec::new();
         };
         if let Some(open) = &inode.open {
             open.entry.discard();
@@ -489,8 +500,8 @@ impl Tree {
                     known.what = What::Listed(Box::new(listed));
                 }
             }
-            self.collect(*parent);
         }
+        inode.links
     }
 
     /// Returns the inode that has a name.

@@ -28,10 +28,10 @@ use crate::sshd;
 use crate::sshd::Sshd;
 
 /// How long a condition is waited for on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long one test may use a mount.
-const WATCHDOG: Duration = Duration::from_secs(400);
+const WATCHDOG: Duration = Duration::from_secs(1200);
 
 /// A mounted directory of a throwaway server.
 #[derive(Debug)]
@@ -308,7 +308,7 @@ impl Drop for Mounted {
         let pid = Pid::from_child(&daemon);
         let _gone = kill_process(pid, Signal::TERM);
         let mut status = None;
-        for _ in 0..1500 {
+        for _ in 0..6000 {
             status = daemon.try_wait().unwrap();
             if status.is_some() {
                 break;

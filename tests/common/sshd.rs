@@ -39,7 +39,7 @@ use tempfile::TempDir;
 const SSHD: &str = "/usr/sbin/sshd";
 
 /// How long anything here may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An account of this machine that sessions run in. It is made when it is missing and stays.
 #[derive(Clone, Copy, Debug)]
@@ -233,9 +233,25 @@ impl Sshd {
         writeln!(file, "{}", public_key_line.trim_end()).unwrap();
     }
 
-    /// What the server has logged so far.
+    /// What the server has logged so far; what it did last may be missing, see [`Self::log_with`].
     pub(crate) fn log(&self) -> String {
         self.log.lock().clone()
+    }
+
+    /// Waits until the log has a text so many times, and returns it: it comes through a pipe, and
+    /// may be later than what a client sees.
+    pub(crate) fn log_with(&self, text: &str, n_times: usize) -> String {
+        let mut left = PATIENCE;
+        let step = Duration::from_millis(10);
+        loop {
+            let log = self.log();
+            if log.matches(text).count() >= n_times {
+                return log;
+            }
+            assert!(!left.is_zero(), "not {n_times} times `{text}`:\n{log}");
+            thread::sleep(step);
+            left = left.saturating_sub(step);
+        }
     }
 
     /// Kills the server and all its sessions at once, as a crash of the host would.

@@ -91,10 +91,12 @@ fn an_ordinary_user_mounts_uses_and_unmounts() {
     let (ends, told, complained) = as_user(&format!(
         "pid() {{ ./scpfs status --json mnt | sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/'; }}
          gone() {{ n=0; while grep -q \" $PWD/mnt \" /proc/self/mountinfo; do
-             n=$((n+1)); test $n -lt 300; sleep 0.1; done; }}
+             n=$((n+1)); test $n -lt 600; sleep 0.1; done; }}
          {mount}; ./scpfs status; kill -9 $(pid); gone; ls mnt
-         {mount}; daemon=$(pid); kill -9 $(pgrep -P $daemon scpfs-guard) $daemon
-         until ./scpfs umount mnt; do sleep 0.1; done; gone
+         guard() {{ n=0; until pgrep -P $daemon scpfs-guard; do
+             n=$((n+1)); test $n -lt 600; sleep 0.1; done; }}
+         clear() {{ n=0; until ./scpfs umount mnt; do n=$((n+1)); test $n -lt 600; sleep 0.1; done; }}
+         {mount}; daemon=$(pid); guard=$(guard); kill -9 $guard $daemon; clear; gone
          {mount}; echo new > mnt/file; ./scpfs umount mnt; gone; cat host/file"
     ));
     // The cache of somebody else, from both sides.

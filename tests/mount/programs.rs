@@ -62,17 +62,18 @@ fn editors_save_their_way() {
         test "$(cat "$THERE/file")" = "$(printf 'ONE\nTWO\nthree')"
         test "$(stat -c %a "$THERE/file")" = 640
         "#);
-    // nano wants a terminal, and somebody who waits for what it shows.
+    // nano wants a terminal, and somebody who waits for what it shows before the next key.
     mounted.sh(r#"
         cat > "$ASIDE/keys.py" <<'END'
-import os, pty, select, sys
+import os, pty, sys
 pid, tty = pty.fork()
 if pid == 0:
-    os.environ["TERM"] = "xterm"
+    os.environ.update(TERM="xterm", LC_ALL="C")
     os.execvp("nano", ["nano", "--ignorercfiles", "file"])
-for keys in [b"x", b"\x18", b"y", b"\r"]:
-    while select.select([tty], [], [], 1.0)[0]:
-        os.read(tty, 65536)
+for shown, keys in [(b"ONE", b"x"), (b"Modified", b"\x18"), (b"Save mod", b"y"), (b"to Write", b"\r")]:
+    seen = b""
+    while shown not in seen:
+        seen += os.read(tty, 65536)
     os.write(tty, keys)
 while True:
     try:
@@ -82,7 +83,7 @@ while True:
         break
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 END
-        timeout 60 python3 "$ASIDE/keys.py"
+        timeout 300 python3 "$ASIDE/keys.py"
         head -c 4 "$THERE/file" | grep xONE
         "#);
 }

@@ -78,7 +78,7 @@ m.close()
         data.len() == 10_000 && &data[4000..4005] == b"hello" && &data[9000..9003] == b"end"
     };
     // The last part was written after the last close: it comes with the release.
-    for _ in 0..500 {
+    for _ in 0..3000 {
         if is_there("file") {
             return;
         }

@@ -188,3 +188,35 @@ fn a_key_or_password_that_is_not_accepted_is_said() {
     command.args(["-oIdentityAgent=none", "-oBatchMode=yes"]);
     expect(command.arg("h:").arg(&point), 4, &["ssh-copy-id"]);
 }
+
+#[test]
+fn a_mount_over_its_own_cache_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for cache in ["cache", "not/there/yet"] {
+        let option = format!("-ocache_dir={}", dir.path().join(cache).display());
+        let mut command = scpfs();
+        expect(
+            command.arg("h.invalid:").arg(dir.path()).arg(option),
+            5,
+            &["below the mountpoint", "cache_dir="],
+        );
+    }
+}
+
+#[test]
+fn a_mount_over_the_keys_of_its_host_is_refused() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    let point = mounted.aside("point");
+    fs::create_dir(&point).unwrap();
+    let known = point.join("known_hosts");
+    fs::copy(mounted.sshd.known_hosts(), &known).unwrap();
+    let option = format!("-oUserKnownHostsFile={}", known.display());
+    let mut command = mounted.command();
+    expect(
+        command.arg(&option).arg("h:").arg(&point),
+        5,
+        &["below the mountpoint", &known.display().to_string()],
+    );
+}

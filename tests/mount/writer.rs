@@ -25,7 +25,7 @@ impl Writer {
     ///
     /// # Panics
     ///
-    /// After some seconds without that.
+    /// After a minute without that.
     pub(crate) fn start(path: &Path, data: &[u8]) -> Self {
         let mut process = Command::new("dd")
             .arg(format!("of={}", path.display()))
@@ -40,7 +40,7 @@ impl Writer {
             process,
             input: Some(input),
         };
-        for _ in 0..2000 {
+        for _ in 0..12_000 {
             if writer.offset(path) == Some(data.len()) {
                 return writer;
             }

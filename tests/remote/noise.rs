@@ -187,7 +187,7 @@ const HOPELESS: &[(&str, &str)] = &[
 
 #[test]
 fn what_a_login_makes_impossible_is_said_in_its_words() {
-    const TIMEOUT: Duration = Duration::from_secs(2);
+    const TIMEOUT: Duration = Duration::from_secs(4);
     for (script, words) in HOPELESS {
         let world = World::new(Userland::Gnu);
         world.at_login(script);

@@ -506,7 +506,7 @@ fn a_directory_that_scp_does_not_get_through_is_found_by_names_afterwards() {
     fs::write(world.root().join("dir/file"), "content").unwrap();
     make_fifo(&world.root().join("dir/fifo"));
     let settings = Settings {
-        timeout: Duration::from_secs(2),
+        timeout: Duration::from_secs(4),
         ..world.settings()
     };
     let clock = Arc::new(ManualClock::new());

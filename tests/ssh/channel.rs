@@ -258,14 +258,14 @@ fn an_abandoned_command_leaves_the_connection_usable() {
 fn keepalives_answer_those_of_the_host_and_consume_no_output() {
     // The server hangs up after one unanswered question.
     let options = Options::default()
-        .line("ClientAliveInterval 1")
+        .line("ClientAliveInterval 3")
         .line("ClientAliveCountMax 1");
     let Some(sshd) = Sshd::start(options) else {
         return;
     };
     let mut connection = connect(&sshd);
     let flag = sshd.home().join("keepalive flag");
-    let command = "rm -f keep*; echo before; sleep 3; : > 'keepalive flag'; read -r x; echo after";
+    let command = "rm -f keep*; echo before; sleep 8; : > 'keepalive flag'; read -r x; echo after";
     let mut channel = connection.exec(command).unwrap();
     // A flag of an earlier run is gone once the command has begun.
     assert_eq!(read_exactly(&mut *channel, 4), b"befo");

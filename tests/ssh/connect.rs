@@ -21,11 +21,7 @@ use crate::sshd::Sshd;
 use crate::sshd::free_port;
 
 fn to(host: &str, port: u16) -> Settings {
-    Settings {
-        connect_timeout: Duration::from_millis(500),
-        timeout: Duration::from_millis(500),
-        ..Settings::new(host, port, "nobody")
-    }
+    Settings::new(host, port, "nobody")
 }
 
 fn query(sshd: &Sshd) -> Query {
@@ -60,17 +56,17 @@ fn a_port_where_nothing_listens_is_a_refused_connection() {
 
 #[test]
 fn a_name_without_an_address_is_told_apart() {
-    let mut settings = to("nowhere.invalid", 22);
-    settings.connect_timeout = Duration::from_secs(20);
-    let err = unattended(settings).connect().unwrap_err();
+    let err = unattended(to("nowhere.invalid", 22)).connect().unwrap_err();
     assert!(matches!(err, Error::Resolve { .. }), "{err}");
 }
 
 #[test]
 fn a_server_that_never_speaks_is_given_up() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = silent.local_addr().unwrap().port();
-    let err = unattended(to("127.0.0.1", port)).connect().unwrap_err();
+    let mut settings = to("127.0.0.1", silent.local_addr().unwrap().port());
+    // Even an address goes through the resolver's thread, which a busy machine lets wait.
+    settings.connect_timeout = Duration::from_secs(2);
+    let err = unattended(settings).connect().unwrap_err();
     assert!(matches!(err, Error::Timeout { .. }), "{err}");
 }
 
@@ -184,7 +180,8 @@ fn a_jump_host_carries_the_connection() {
     assert!(matches!(settings.proxy, Some(Proxy::Jump { .. })));
     // OpenSSH too would go through the jump hosts to reach the jump hosts with this file.
     assert_eq!(whoami(&unattended(settings)).unwrap(), sshd.user());
-    assert_eq!(sshd.log().matches("Accepted publickey").count(), 3);
+    let log = sshd.log_with("Accepted publickey", 3);
+    assert_eq!(log.matches("Accepted publickey").count(), 3);
 }
 
 #[test]

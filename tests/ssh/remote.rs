@@ -267,7 +267,7 @@ fn a_login_that_asks_is_given_up() {
     let text = "printf 'Your token: '\nread token\n";
     with_bashrc("scpfs-asking", text, |sshd, root| {
         let settings = Settings {
-            timeout: Duration::from_secs(2),
+            timeout: Duration::from_secs(6),
             ..sshd.settings()
         };
         let text = connect(settings, root).unwrap_err().to_string();

@@ -166,7 +166,7 @@ fn a_key_that_allows_no_scp_says_so_both_times() {
         let Some(sshd) = forced(script) else {
             return;
         };
-        match connect(&sshd, 3) {
+        match connect(&sshd, 8) {
             // Noise in front of a shell is no matter.
             Ok(remote) => assert!(words.is_empty(), "{}", remote.facts().summary),
             Err(error) => {

@@ -28,9 +28,10 @@ fn is_on_host(mount: &Mount, data: &[u8]) -> bool {
 
 type Hook = Box<dyn FnOnce() -> bool + Send>;
 
-/// Does something while a rename is under way; it is refused if that says so.
+/// Does something while a rename is under way; before the host does it, and then it is refused if
+/// that says so, or after.
 #[derive(Default)]
-struct DuringRename(Mutex<Option<Hook>>);
+struct DuringRename(Mutex<Option<Hook>>, Mutex<Option<Hook>>);
 
 impl std::fmt::Debug for DuringRename {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -44,8 +45,10 @@ impl Fate for DuringRename {
         hook.is_none_or(|hook| hook())
     }
 
-    fn after(&self, _: &'static str) -> bool {
-        true
+    fn after(&self, act: &'static str) -> bool {
+        let acts = ["rename", "remove"];
+        let hook = acts.contains(&act).then(|| self.1.lock().take()).flatten();
+        hook.is_none_or(|hook| hook())
     }
 
     fn answers(&self) -> bool {
@@ -192,10 +195,76 @@ fn what_is_closed_while_it_is_renamed_belongs_to_the_new_name() {
         true
     }));
     rename(&mount, b"file", b"moved").unwrap();
-    assert!(ended.recv().unwrap());
+    assert!(ended.recv_timeout(Duration::from_secs(20)).unwrap());
     let mount = Mount::on(mount.crash(), Setup::default());
     assert_eq!(fs::read(mount.at("moved")).unwrap(), b"ours");
     assert!(!mount.at("file").exists());
+}
+
+/// Opens `name` below `dir`, writes and closes it once the host has done what `during` waits for.
+fn write_after(
+    during: &DuringRename,
+    mount: &Mount,
+    name: &'static str,
+) -> std::sync::mpsc::Receiver<bool> {
+    let ino = mount.find(name).unwrap().ino;
+    // Its content is known here.
+    mount
+        .close(&mount.open(name, libc::O_RDONLY).unwrap())
+        .unwrap();
+    let vfs = Arc::clone(&mount.vfs);
+    let (closed, ended) = std::sync::mpsc::channel();
+    *during.1.lock() = Some(Box::new(move || {
+        let flags = OpenFlags::new(libc::O_RDWR).unwrap();
+        let opened = vfs.open(&CX, ino, flags).unwrap();
+        vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
+        // It waits for the answer.
+        std::thread::spawn(move || {
+            let result = vfs.flush(&CX, opened.fh);
+            vfs.release(&CX, opened.fh).unwrap_or_default();
+            closed.send(result.is_ok()).unwrap();
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        true
+    }));
+    ended
+}
+
+fn without_writeback(during: &Arc<DuringRename>) -> Mount {
+    let fate = Arc::clone(during);
+    Mount::set_up(Setup {
+        around: Box::new(move |remote| Faulty::around(remote, fate)),
+        ..Setup::default()
+    })
+}
+
+#[test]
+fn what_is_opened_while_it_is_renamed_belongs_to_the_new_name() {
+    for (from, to, name, there) in [
+        ("file", "moved", "file", "moved"),
+        ("dir", "moved", "dir/file", "moved/file"),
+    ] {
+        let during = Arc::new(DuringRename::default());
+        let mount = without_writeback(&during);
+        fs::create_dir(mount.at("dir")).unwrap();
+        fs::write(mount.at(name), "base").unwrap();
+        let ended = write_after(&during, &mount, name);
+        rename(&mount, from.as_bytes(), to.as_bytes()).unwrap();
+        assert!(ended.recv_timeout(Duration::from_secs(20)).unwrap());
+        assert_eq!(fs::read(mount.at(there)).unwrap(), b"ours");
+        assert!(!mount.at(name).exists());
+    }
+}
+
+#[test]
+fn what_is_opened_while_it_is_removed_does_not_come_back() {
+    let during = Arc::new(DuringRename::default());
+    let mount = without_writeback(&during);
+    fs::write(mount.at("file"), "base").unwrap();
+    let ended = write_after(&during, &mount, "file");
+    mount.vfs.unlink(&CX, Ino::ROOT, b"file").unwrap();
+    assert!(ended.recv_timeout(Duration::from_secs(20)).unwrap());
+    assert_eq!(fs::read_dir(mount.world.root()).unwrap().count(), 0);
 }
 
 #[test]

@@ -4,9 +4,17 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use scpfs::clock::Clock;
+use scpfs::clock::ManualClock;
+use scpfs::path::Name;
+use scpfs::path::RemotePath;
+use scpfs::remote::AttrChange;
+use scpfs::remote::Remote;
+use scpfs::remote::memory::Memory;
 use scpfs::vfs::Ino;
 use scpfs::vfs::RenameFlags;
 use scpfs::vfs::SetAttr;
@@ -181,6 +189,197 @@ fn what_the_local_disk_cannot_keep_until_later_is_stored_at_once() {
     mount.vfs.write(&CX, opened.fh, 0, b"content").unwrap();
     mount.close(&opened).unwrap();
     assert_eq!(fs::read(mount.at("file")).unwrap(), b"content");
+}
+
+#[test]
+fn what_others_wrote_after_a_close_is_not_replaced_when_it_is_tried_again() {
+    for writeback in [None, Some(Duration::from_secs(5))] {
+        let mount = Mount::set_up(Setup {
+            writeback,
+            ..Setup::default()
+        });
+        fs::write(mount.at("file"), "old").unwrap();
+        let opened = mount.open("file", libc::O_WRONLY | libc::O_TRUNC).unwrap();
+        mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
+        mount.world.cut_off();
+        assert_eq!(mount.close(&opened).is_ok(), writeback.is_some());
+        fs::write(mount.at("file"), "theirs, which is newer").unwrap();
+        mount.world.faults.lock().refuses = false;
+        mount.clock.advance(Duration::from_secs(60));
+        eventually("it is stored", || mount.vfs.drain().is_empty());
+        assert_eq!(
+            fs::read(mount.at("file")).unwrap(),
+            b"theirs, which is newer"
+        );
+        assert_eq!(fs::read(mount.at(&mount.beside("file"))).unwrap(), b"ours");
+    }
+}
+
+#[test]
+fn who_truncates_a_file_knows_what_others_made_of_it_before() {
+    let mount = Mount::set_up(Setup {
+        writeback: Some(Duration::from_secs(5)),
+        ..Setup::default()
+    });
+    mount.write("file", b"first").unwrap();
+    for data in [&b"one"[..], b"another"] {
+        assert!(mount.vfs.drain().is_empty());
+        // Somebody else's, seen here and truncated.
+        fs::write(mount.at("file"), "theirs").unwrap();
+        mount.age();
+        assert_eq!(mount.find("file").unwrap().stat.size, 6);
+        mount.write("file", data).unwrap();
+        assert!(mount.vfs.drain().is_empty());
+        assert_eq!(fs::read(mount.at("file")).unwrap(), data);
+    }
+    assert_eq!(mount.names("").unwrap(), ["file"]);
+}
+
+#[test]
+fn which_of_two_contents_reached_the_host_is_not_guessed() {
+    /// The first store is carried out and the second is not; nobody hears of either.
+    #[derive(Debug, Default)]
+    struct TwoUnheard(AtomicUsize);
+    impl crate::faulty::Fate for TwoUnheard {
+        fn before(&self, act: &'static str) -> bool {
+            if act == "store" {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+            true
+        }
+        fn after(&self, act: &'static str) -> bool {
+            act != "store" || self.0.load(Ordering::SeqCst) != 1
+        }
+        fn answers(&self) -> bool {
+            true
+        }
+        fn is_lost(&self, act: &'static str) -> bool {
+            act == "store" && self.0.load(Ordering::SeqCst) == 2
+        }
+    }
+    // It tells whole seconds.
+    let world = Arc::new(World::new(Userland::OpenWrt));
+    let setup = Setup {
+        around: Box::new(|remote| Faulty::around(remote, Arc::new(TwoUnheard::default()))),
+        ..Setup::default()
+    };
+    let mount = Mount::on(world, setup);
+    fs::write(mount.at("file"), "old").unwrap();
+    let opened = mount.open("file", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"one").unwrap();
+    mount.vfs.flush(&CX, opened.fh).unwrap_err();
+    mount.vfs.write(&CX, opened.fh, 0, b"two").unwrap();
+    mount.vfs.flush(&CX, opened.fh).unwrap_err();
+    mount.close(&opened).unwrap();
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"two");
+}
+
+#[test]
+fn a_deep_chain_of_directories_is_forgotten_from_its_top() {
+    let clock = Arc::new(ManualClock::new());
+    let remote = Arc::new(Memory::new(Arc::clone(&clock) as Arc<dyn Clock>));
+    let world = Arc::new(World::new(Userland::Gnu));
+    let mount = Mount::of(remote, world, clock, Setup::default());
+    let mut chain = vec![Ino::ROOT];
+    for _ in 0..1900 {
+        let found = mount.vfs.mkdir(&CX, chain[chain.len() - 1], b"d", 0o755);
+        chain.push(found.unwrap().attr.unwrap().ino);
+    }
+    // As several threads may hear of it; one that works for requests has a small stack.
+    let vfs = Arc::clone(&mount.vfs);
+    let small = std::thread::Builder::new().stack_size(512 << 10);
+    let thread = small.spawn(move || {
+        for &ino in &chain[1..] {
+            vfs.forget(ino, 1);
+        }
+    });
+    thread.unwrap().join().unwrap();
+}
+
+#[test]
+fn what_came_after_half_a_store_that_nobody_could_look_at_is_not_overwritten() {
+    /// Stores break off, and the host is not there to be asked, while it says so.
+    #[derive(Debug, Default)]
+    struct Half(AtomicBool);
+    impl crate::faulty::Fate for Half {
+        fn before(&self, _act: &'static str) -> bool {
+            true
+        }
+        fn after(&self, _act: &'static str) -> bool {
+            true
+        }
+        fn breaks_off(&self) -> bool {
+            self.0.load(Ordering::SeqCst)
+        }
+        fn answers(&self) -> bool {
+            !self.0.load(Ordering::SeqCst)
+        }
+    }
+    let half = Arc::new(Half::default());
+    let fate = Arc::clone(&half);
+    let mount = Mount::set_up(Setup {
+        around: Box::new(|remote| Faulty::around(remote, fate)),
+        ..Setup::default()
+    });
+    fs::write(mount.at("file"), "base").unwrap();
+    let opened = mount.open("file", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
+    half.0.store(true, Ordering::SeqCst);
+    mount.vfs.flush(&CX, opened.fh).unwrap_err();
+    half.0.store(false, Ordering::SeqCst);
+    fs::write(mount.at("file"), "theirs").unwrap();
+    assert_eq!(mount.close(&opened).unwrap_err().errno(), libc::ESTALE);
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"theirs");
+    assert_eq!(fs::read(mount.at(&mount.beside("file"))).unwrap(), b"ours");
+}
+
+#[test]
+fn who_may_not_write_a_file_does_not_truncate_it() {
+    // The user of this host is not root.
+    let clock = Arc::new(ManualClock::new());
+    let host = Arc::new(Memory::new(Arc::clone(&clock) as Arc<dyn Clock>));
+    let path = RemotePath::root().join(&Name::new(b"file").unwrap());
+    host.put(&path, b"content").unwrap();
+    let change = AttrChange {
+        mode: Some(0o444),
+        ..AttrChange::default()
+    };
+    host.set_attr(&path, &change).unwrap();
+    let world = Arc::new(World::new(Userland::Gnu));
+    let remote = Arc::clone(&host) as Arc<dyn Remote>;
+    let mount = Mount::of(remote, world, clock, Setup::default());
+    let flags = libc::O_RDONLY | libc::O_TRUNC;
+    let error = mount.open("file", flags).unwrap_err();
+    assert_eq!(error.errno(), libc::EACCES);
+    assert_eq!(host.get(&path).unwrap(), b"content");
+}
+
+#[test]
+fn a_copy_on_the_host_replaces_only_what_was_seen() {
+    for flags in [libc::O_WRONLY | libc::O_TRUNC, libc::O_WRONLY] {
+        let mount = Mount::new();
+        fs::write(mount.at("from"), "content").unwrap();
+        fs::write(mount.at("to"), "").unwrap();
+        let from = mount.open("from", libc::O_RDONLY).unwrap();
+        let to = mount.open("to", flags).unwrap();
+        fs::write(mount.at("to"), "theirs").unwrap();
+        let copied = mount
+            .vfs
+            .copy_file_range(&CX, (from.fh, 0), (to.fh, 0), 1 << 20);
+        // The kernel reads and writes then.
+        assert_eq!(copied.unwrap_err().errno(), libc::EOPNOTSUPP);
+        assert_eq!(fs::read(mount.at("to")).unwrap(), b"theirs");
+        mount.vfs.write(&CX, to.fh, 0, b"content").unwrap();
+        let closed = mount.close(&to);
+        mount.close(&from).unwrap();
+        if flags & libc::O_TRUNC != 0 {
+            closed.unwrap();
+            assert_eq!(fs::read(mount.at("to")).unwrap(), b"content");
+        } else {
+            assert_eq!(closed.unwrap_err().errno(), libc::ESTALE);
+            assert_eq!(fs::read(mount.at("to")).unwrap(), b"theirs");
+        }
+    }
 }
 
 fn temporaries(mount: &Mount) -> Vec<String> {

@@ -14,6 +14,7 @@ use scpfs::remote::Facts;
 use scpfs::remote::Fetched;
 use scpfs::remote::Listing;
 use scpfs::remote::Owner;
+use scpfs::remote::Reason;
 use scpfs::remote::Receiver;
 use scpfs::remote::Remote;
 use scpfs::remote::RenameHow;
@@ -35,6 +36,16 @@ pub(crate) trait Fate: Send + Sync + fmt::Debug {
 
     /// Whether the answer still comes back.
     fn after(&self, act: &'static str) -> bool;
+
+    /// Whether the request is lost on its way, so that nobody knows whether it was carried out.
+    fn is_lost(&self, _act: &'static str) -> bool {
+        false
+    }
+
+    /// Whether the host gives up in the middle of a store in place.
+    fn breaks_off(&self) -> bool {
+        false
+    }
 
     /// Whether requests that change nothing are answered.
     fn answers(&self) -> bool;
@@ -69,6 +80,10 @@ impl Faulty {
         if !self.fate.before(act) {
             let source = source();
             return Err(Error::Disconnected { act, source });
+        }
+        if self.fate.is_lost(act) {
+            let source = source();
+            return Err(Error::OutcomeUnknown { act, source });
         }
         let result = call(&*self.inner);
         if !self.fate.after(act) {
@@ -121,6 +136,14 @@ impl Remote for Faulty {
 
     fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Stored> {
         self.fate.stores(plan);
+        if self.fate.breaks_off() {
+            return Err(Error::Partial {
+                act: "store",
+                path: path.clone(),
+                reason: Reason::NoSpace,
+                text: Vec::new(),
+            });
+        }
         self.tell("store", |r| r.store(path, content, plan))
     }
 

@@ -43,7 +43,7 @@ pub(crate) const CX: Context = Context {
 
 /// Waits for something that another thread does.
 pub(crate) fn eventually(what: &str, is_so: impl Fn() -> bool) {
-    for _ in 0..500 {
+    for _ in 0..3000 {
         if is_so() {
             return;
         }

@@ -58,9 +58,13 @@ fn listen_in(dir: &Path, uid: u32) -> io::Result<Socket> {
         // Two namespaces of process numbers share this directory.
         return Err(io::ErrorKind::AddrInUse.into());
     }
-    remove(&path);
-    let listener = UnixListener::bind(&path)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    // It gets its name when it is listened on: before that it would be taken for one that a
+    // daemon has left.
+    let unready = path.with_extension("new");
+    remove(&unready);
+    let listener = UnixListener::bind(&unready)?;
+    fs::set_permissions(&unready, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&unready, &path)?;
     Ok(Socket { path, listener })
 }
 
@@ -154,6 +158,30 @@ mod tests {
         let path = socket.path.clone();
         drop(socket);
         assert!(!path.exists());
+    }
+
+    /// Nobody listens on a socket between its birth and its first word.
+    #[test]
+    fn a_socket_that_is_being_made_is_not_taken_for_a_stale_one() {
+        use std::sync::atomic::AtomicBool;
+        use std::sync::atomic::Ordering;
+
+        let base = tempfile::tempdir().unwrap();
+        let dir = base.path().join("scpfs");
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    connect_all(&dir, true);
+                }
+            });
+            let made = || listen_in(&dir, own(base.path()));
+            let n_kept = (0..2000)
+                .filter(|_| made().is_ok_and(|socket| socket.path.exists()))
+                .count();
+            is_over.store(true, Ordering::Relaxed);
+            assert_eq!(n_kept, 2000);
+        });
     }
 
     #[test]

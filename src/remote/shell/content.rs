@@ -253,7 +253,8 @@ impl Shell {
         let answer = lane
             .request(&line.finish())
             .map_err(|error| lost(ACT, error))?;
-        if answer.status != 0 {
+        let is_done = outcome(answer.status).is_some();
+        if !is_done {
             lane.set_broken();
         }
         drop(lane);
@@ -263,7 +264,9 @@ impl Shell {
                 path: to.clone(),
             });
         }
-        check(ACT, to, &answer)?;
+        if !is_done {
+            check(ACT, to, &answer)?;
+        }
         changed(&answer.body)
     }
 

@@ -243,6 +243,7 @@ wx() {
 
 # lock: takes the lock of descriptor 9, where there is a program for it. Whoever else stores the file
 # has it for a moment; a program that keeps it for its own reasons keeps nothing from being stored.
+# shellcheck disable=SC2034
 lock() {
 	for n in 1 2 3 4 5; do
 		flock -n 9
