@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::mounted::Mounted;
-use crate::proxy::Proxy;
+use crate::network::Side;
+use crate::scene::Scene;
+use crate::scene::Way;
 use crate::writers::Random;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {
     /// The daemon is killed.
     KillDaemon,
+    /// The server is killed, with its sessions, and starts again after a while.
+    KillServer,
     /// A process of a session is killed: the server's, or the shell of a lane.
     KillSession,
     /// The program that receives or sends content is killed.
@@ -21,7 +24,31 @@ pub(crate) enum Fault {
     StopSessions,
     /// The server is stopped, with its sessions, for a while.
     StopServer,
-    /// Nothing passes the network for a while; then all that was sent arrives.
+
+    /// The interface on this side is down for a while: there is no network.
+    NetDown,
+    /// The interface of the host is down for a while: there is no carrier.
+    NetDownAtHost,
+    /// All packets are lost for a while.
+    NetLoss,
+    /// The packets to the host are lost for a while.
+    NetLossOfRequests,
+    /// The packets from the host are lost for a while: it acts, and nobody hears of it.
+    NetLossOfAnswers,
+    /// The packets of the connections that there are are lost, for longer than the daemon waits; it
+    /// makes new ones.
+    NetLossOnPresent,
+    /// Both ends are answered with resets for a while.
+    NetReject,
+    /// What is sent to the host is answered with resets for a while; the host is not told.
+    NetRejectRequests,
+    /// What the host sends is answered with resets for a while; the daemon is not told.
+    NetRejectAnswers,
+    /// The daemon is killed while all packets of its connections are lost; what it had sent arrives
+    /// when the next one is mounted, if at all.
+    NetKillInLoss,
+
+    /// Nothing passes the proxy for a while; then all that was sent arrives.
     Stall,
     /// Nothing passes on the connections that there are, for longer than the daemon waits; it makes
     /// new ones, and what was sent on the old arrives late.
@@ -37,12 +64,29 @@ pub(crate) enum Fault {
     KillStalled,
 }
 
-const ALL: &[Fault] = &[
+const OF_PROCESSES: &[Fault] = &[
     Fault::KillDaemon,
+    Fault::KillServer,
     Fault::KillSession,
     Fault::KillScp,
     Fault::StopSessions,
     Fault::StopServer,
+];
+
+const OF_THE_WIRE: &[Fault] = &[
+    Fault::NetDown,
+    Fault::NetDownAtHost,
+    Fault::NetLoss,
+    Fault::NetLossOfRequests,
+    Fault::NetLossOfAnswers,
+    Fault::NetLossOnPresent,
+    Fault::NetReject,
+    Fault::NetRejectRequests,
+    Fault::NetRejectAnswers,
+    Fault::NetKillInLoss,
+];
+
+const OF_THE_PROXY: &[Fault] = &[
     Fault::Stall,
     Fault::StallPresent,
     Fault::Reset,
@@ -52,25 +96,62 @@ const ALL: &[Fault] = &[
 ];
 
 impl Fault {
-    pub(crate) fn any(random: &mut Random) -> Self {
-        ALL[usize::try_from(random.below(ALL.len() as u64)).unwrap()]
+    pub(crate) fn any(way: Way, random: &mut Random) -> Self {
+        let of_the_way = match way {
+            Way::Wire => OF_THE_WIRE,
+            Way::Proxy => OF_THE_PROXY,
+        };
+        let all = [OF_PROCESSES, of_the_way].concat();
+        all[usize::try_from(random.below(all.len() as u64)).unwrap()]
     }
 
     pub(crate) fn ends_the_daemon(self) -> bool {
-        matches!(self, Self::KillDaemon | Self::KillStalled)
+        matches!(
+            self,
+            Self::KillDaemon | Self::KillStalled | Self::NetKillInLoss
+        )
     }
 
-    /// Breaks it, and mends all but what [`Fault::ends_the_daemon`] and
-    /// [`Fault::mends_late`] say.
-    pub(crate) fn strike(self, mounted: &Mounted, proxy: &Proxy, random: &mut Random) {
-        let sshd = &mounted.sshd;
+    /// To be called before programs write.
+    pub(crate) fn prepare(self, scene: &mut Scene) {
+        if self == Self::KillServer {
+            scene.stand_by();
+        }
+    }
+
+    /// Breaks it, and mends all but the daemon and what it is to find as it was left.
+    pub(crate) fn strike(self, scene: &mut Scene, random: &mut Random) {
         // Mostly shorter than the daemon's patience, which is 2 s.
-        let a_while = Duration::from_millis(match random.below(6) {
-            0 => 2200 + random.below(1500),
-            _ => 50 + random.below(700),
-        });
+        let is_long = random.one_in(if OF_THE_WIRE.contains(&self) { 4 } else { 6 });
+        let longer = Duration::from_millis(2200 + random.below(1500));
+        let shorter = Duration::from_millis(50 + random.below(700));
+        let a_while = match self {
+            Self::StallPresent | Self::NetLossOnPresent => longer,
+            Self::KillStalled | Self::NetKillInLoss => {
+                Duration::from_millis(20 + random.below(100))
+            }
+            Self::KillDaemon | Self::KillSession | Self::KillScp | Self::Reset => Duration::ZERO,
+            _ if is_long => longer,
+            _ => shorter,
+        };
+        self.begin(scene, random);
+        thread::sleep(a_while);
+        if self.ends_the_daemon() {
+            scene.mounted.signal(Signal::KILL);
+            return;
+        }
+        if self == Self::KillServer {
+            scene.mounted.sshd.start_again();
+        }
+        scene.mend();
+    }
+
+    fn begin(self, scene: &mut Scene, random: &mut Random) {
+        let (network, proxy) = (&scene.network, &scene.proxy);
+        let sshd = &mut scene.mounted.sshd;
         match self {
-            Self::KillDaemon => mounted.signal(Signal::KILL),
+            Self::KillDaemon => {}
+            Self::KillServer => sshd.kill(),
             Self::KillSession => {
                 let all = sshd.session_processes();
                 if !all.is_empty() {
@@ -89,43 +170,25 @@ impl Fault {
                     thread::sleep(Duration::from_millis(1));
                 }
             }
-            Self::StopSessions => {
-                sshd.freeze_sessions();
-                thread::sleep(a_while);
-                sshd.thaw();
+            Self::StopSessions => sshd.freeze_sessions(),
+            Self::StopServer => sshd.freeze(),
+            Self::NetDown => network.take_down(Side::Near),
+            Self::NetDownAtHost => network.take_down(Side::Far),
+            Self::NetLoss => {
+                network.lose(Side::Near);
+                network.lose(Side::Far);
             }
-            Self::StopServer => {
-                sshd.freeze();
-                thread::sleep(a_while);
-                sshd.thaw();
-            }
-            Self::Stall => {
-                proxy.stall();
-                thread::sleep(a_while);
-                proxy.heal();
-            }
-            Self::StallPresent => {
-                proxy.stall_present();
-                let longer = Duration::from_millis(2100 + random.below(1500));
-                thread::sleep(longer);
-                proxy.heal();
-            }
+            Self::NetLossOfRequests => network.lose(Side::Far),
+            Self::NetLossOfAnswers => network.lose(Side::Near),
+            Self::NetReject => network.refuse(),
+            Self::NetRejectRequests => network.reject(Side::Far),
+            Self::NetRejectAnswers => network.reject(Side::Near),
+            Self::NetLossOnPresent | Self::NetKillInLoss => network.lose_present(),
+            Self::Stall => proxy.stall(),
+            Self::StallPresent | Self::KillStalled => proxy.stall_present(),
             Self::Reset => proxy.drop_present(),
-            Self::Part => {
-                proxy.part_present();
-                thread::sleep(a_while);
-                proxy.heal();
-            }
-            Self::Refuse => {
-                proxy.refuse();
-                thread::sleep(a_while);
-                proxy.heal();
-            }
-            Self::KillStalled => {
-                proxy.stall_present();
-                thread::sleep(Duration::from_millis(20 + random.below(100)));
-                mounted.signal(Signal::KILL);
-            }
+            Self::Part => proxy.part_present(),
+            Self::Refuse => proxy.refuse(),
         }
     }
 }

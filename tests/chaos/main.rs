@@ -3,6 +3,7 @@
 //! Programs write through a real mount of a real sshd while things break at random, and what is
 //! there afterwards is compared with what was acknowledged.
 //!
+//! Daemon and server stand in network namespaces of their own, so that the network can break as well.
 //! `scripts/chaos` runs many rounds of it. The faults are drawn from a seed; when the programs
 //! meet them is up to the machine.
 
@@ -10,12 +11,17 @@ mod faults;
 mod model;
 #[path = "../common/mounted.rs"]
 mod mounted;
+#[path = "../common/network.rs"]
+mod network;
 #[path = "../common/proxy.rs"]
 mod proxy;
+mod scene;
 #[path = "../common/sshd.rs"]
 mod sshd;
 mod world;
 mod writers;
+
+use std::thread;
 
 use crate::world::World;
 
@@ -32,10 +38,16 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn whatever_breaks_nothing_that_was_acknowledged_is_lost() {
+    // A thread that ends takes its network with it.
+    let result = thread::spawn(run).join();
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+}
+
+fn run() {
     let n_rounds = number("SCPFS_CHAOS_ROUNDS").unwrap_or(FEW_ROUNDS);
     let seed = number("SCPFS_CHAOS_SEED").unwrap_or(1);
     let first = number("SCPFS_CHAOS_FIRST").unwrap_or(0);
-    let Some(mut world) = World::new() else {
+    let Some(mut world) = World::new(first) else {
         return;
     };
     for n in first..first + n_rounds {

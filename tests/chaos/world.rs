@@ -16,16 +16,12 @@ use crate::model::Model;
 use crate::model::N_FILES;
 use crate::model::Slot;
 use crate::model::name_of;
-use crate::mounted::Mounted;
-use crate::proxy::Proxy;
-use crate::sshd;
-use crate::sshd::Sshd;
+use crate::scene::Scene;
+use crate::scene::Way;
 use crate::writers::Random;
 use crate::writers::Seen;
 use crate::writers::Writers;
 use crate::writers::head;
-
-const ARGS: &[&str] = &["-o", "timeout=2,cache_timeout=1"];
 
 /// A call that takes longer than this hangs: a store waits for its deadline once for each way in
 /// which it can be told that the host is away, and this machine is busy.
@@ -95,8 +91,7 @@ impl Found {
 }
 
 pub(crate) struct World {
-    mounted: Mounted,
-    proxy: Proxy,
+    scene: Scene,
     model: Arc<Model>,
     totals: Totals,
     what: String,
@@ -104,13 +99,10 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new() -> Option<Self> {
-        let sshd = Sshd::start(sshd::Options::default())?;
-        let proxy = Proxy::before(&sshd);
-        let mounted = Mounted::on(sshd, ARGS)?;
+    /// `first` is the number of the first round.
+    pub(crate) fn new(first: u64) -> Option<Self> {
         Some(Self {
-            mounted,
-            proxy,
+            scene: Scene::new(way_of(first))?,
             model: Arc::new(Model::new()),
             totals: Totals::default(),
             what: String::new(),
@@ -124,24 +116,25 @@ impl World {
 
     pub(crate) fn round(&mut self, seed: u64, n: u64) {
         let mut random = Random(seed.wrapping_mul(1_000_003).wrapping_add(n));
-        let fault = Fault::any(&mut random);
+        let fault = Fault::any(way_of(n), &mut random);
         self.what = format!("seed {seed} round {n} {fault:?}");
-        let writers = Writers::start(self.mounted.here(""), &self.model, &mut random);
+        fault.prepare(&mut self.scene);
+        let writers = Writers::start(self.scene.mounted.here(""), &self.model, &mut random);
         thread::sleep(Duration::from_millis(20 + random.below(300)));
-        fault.strike(&self.mounted, &self.proxy, &mut random);
+        fault.strike(&mut self.scene, &mut random);
         let after = random.below(if fault.ends_the_daemon() { 20 } else { 250 });
         thread::sleep(Duration::from_millis(after));
         let seen = writers.finish();
         self.note(fault, seen);
         if fault.ends_the_daemon() {
-            self.mounted.wait();
-            self.mounted.clear_away();
-            self.mounted.start(ARGS);
+            self.scene.mounted.wait();
+            self.scene.mounted.clear_away();
+            self.scene.mount();
+            self.scene.mend();
         }
-        self.proxy.heal();
-        self.mounted.sshd.thaw();
-        if random.one_in(2) {
-            self.remount();
+        let next = way_of(n + 1);
+        if random.one_in(2) || next != way_of(n) {
+            self.remount(next);
         } else {
             self.wait_until_all_is_stored();
             self.check(false);
@@ -150,7 +143,7 @@ impl World {
 
     pub(crate) fn end(&mut self) {
         "at the end".clone_into(&mut self.what);
-        self.remount();
+        self.remount(Way::Wire);
     }
 
     fn note(&mut self, fault: Fault, seen: Seen) {
@@ -192,7 +185,7 @@ impl World {
         for line in &story[story.len().saturating_sub(60)..] {
             println!("    {line}");
         }
-        let log = self.mounted.log();
+        let log = self.scene.mounted.log();
         let lines: Vec<&str> = log.lines().filter(told).collect();
         for line in &lines[lines.len().saturating_sub(60)..] {
             println!("  log: {line}");
@@ -200,7 +193,7 @@ impl World {
     }
 
     fn shelves(&self) -> Vec<Shelf> {
-        leftovers::find(&self.mounted.aside("home/.cache/scpfs")).unwrap()
+        leftovers::find(&self.scene.mounted.aside("home/.cache/scpfs")).unwrap()
     }
 
     /// What a daemon that lives stores by itself.
@@ -222,15 +215,15 @@ impl World {
     }
 
     /// Unmounts, looks, and mounts again.
-    fn remount(&mut self) {
-        let status = self.mounted.unmount();
+    fn remount(&mut self, way: Way) {
+        let status = self.scene.mounted.unmount();
         if status.code() != Some(0) {
             self.wrong(&format!("UNMOUNT: {status}"));
         }
         // Until nothing on the host acts for a mount that is gone.
         let mut sessions = Vec::new();
         for _ in 0..1000 {
-            sessions = self.mounted.sshd.session_processes();
+            sessions = self.scene.mounted.sshd.session_processes();
             if sessions.is_empty() {
                 break;
             }
@@ -240,24 +233,17 @@ impl World {
             self.wrong(&format!("SESSIONS: they do not end: {sessions:?}"));
         }
         self.check(true);
-        self.mounted.forget_log();
+        self.scene.mounted.forget_log();
         self.story.clear();
-        self.mounted.start(ARGS);
-        let temps = self.names().into_iter();
-        let temps: Vec<String> = temps.filter(|name| name.starts_with(".scpfs-")).collect();
-        if !temps.is_empty() {
-            self.wrong(&format!("TEMPORARY: {temps:?}"));
-            for name in temps {
-                fs::remove_file(self.mounted.there(&name)).unwrap();
-            }
-        }
+        self.scene.take(way);
+        self.scene.mount();
     }
 
     /// The names on the host, once nothing changes there any more: a request that nobody waits for
     /// may still be carried out.
     fn names(&self) -> Vec<String> {
         let look = || {
-            let items = fs::read_dir(self.mounted.there("")).unwrap();
+            let items = fs::read_dir(self.scene.mounted.there("")).unwrap();
             let names = items.map(|item| item.unwrap().file_name().into_string().unwrap());
             let mut names: Vec<String> = names.collect();
             names.sort();
@@ -316,13 +302,18 @@ impl World {
 
     /// A file of the host.
     fn look_at(&mut self, name: &str, found: &mut [[Found; 2]], tidies: bool) {
+        let path = self.scene.mounted.there(name);
         if name.starts_with(".scpfs-") {
+            if tidies {
+                let content = head(&fs::read(&path).unwrap_or_default());
+                self.wrong(&format!("TEMPORARY: {name}: {content}"));
+                fs::remove_file(path).unwrap();
+            }
             return;
         }
         let Some((file, slot)) = place(name) else {
             return self.wrong(&format!("NAME: {name}"));
         };
-        let path = self.mounted.there(name);
         // A rename that was still under way when the directory was read is not lost: see `names`.
         let Ok(content) = fs::read(&path) else {
             return;
@@ -379,6 +370,15 @@ impl World {
                 shelf.discard(left).unwrap();
             }
         }
+    }
+}
+
+/// A few rounds by the one, a few by the other.
+fn way_of(round: u64) -> Way {
+    if (round / 4).is_multiple_of(2) {
+        Way::Wire
+    } else {
+        Way::Proxy
     }
 }
 

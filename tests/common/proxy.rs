@@ -10,6 +10,7 @@ use std::io;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::net::Shutdown;
+use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -30,7 +31,7 @@ const END: Duration = Duration::from_millis(200);
 /// A proxy; it and its connections end when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Proxy {
-    port: u16,
+    address: SocketAddr,
     state: Arc<Mutex<State>>,
 }
 
@@ -51,8 +52,8 @@ struct State {
 impl Proxy {
     /// Puts a proxy in front of a server: its files for clients lead here from now on.
     pub(crate) fn before(sshd: &Sshd) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let proxy = Self::between(("127.0.0.1", 0), ("127.0.0.1", sshd.port()));
+        let port = proxy.address.port();
         let (old, new) = (sshd.port().to_string(), port.to_string());
         for (file, before) in [
             (sshd.known_hosts(), "[127.0.0.1]:"),
@@ -62,8 +63,15 @@ impl Proxy {
             let text = text.replace(&format!("{before}{old}"), &format!("{before}{new}"));
             fs::write(file, text).unwrap();
         }
+        proxy
+    }
+
+    /// Leads connections from one address to another, both in the network of this thread.
+    pub(crate) fn between(from: (&str, u16), to: (&'static str, u16)) -> Self {
+        let listener = TcpListener::bind(from).unwrap();
+        let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State::default()));
-        let (shared, target) = (Arc::clone(&state), sshd.port());
+        let shared = Arc::clone(&state);
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if shared.lock().is_closed {
@@ -71,12 +79,12 @@ impl Proxy {
                 }
                 if shared.lock().refuses {
                     reset(&client);
-                } else if let Ok(server) = TcpStream::connect(("127.0.0.1", target)) {
+                } else if let Ok(server) = TcpStream::connect(to) {
                     connect(&shared, client, server);
                 }
             }
         });
-        Self { port, state }
+        Self { address, state }
     }
 
     /// Stops everything, new connections included.
@@ -124,7 +132,7 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.state.lock().is_closed = true;
         // So that whoever waits for a connection sees it.
-        drop(TcpStream::connect(("127.0.0.1", self.port)));
+        drop(TcpStream::connect(self.address));
     }
 }
 

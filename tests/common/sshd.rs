@@ -1,5 +1,5 @@
 #![cfg(test)]
-//! A throwaway OpenSSH server on the loopback, for tests.
+//! A throwaway OpenSSH server, on the loopback unless told otherwise, for tests.
 //!
 //! It has its own port, keys, configuration and account, no SFTP subsystem, and runs in its own
 //! mount and process namespaces: an absolute symlink on a mount can then not lead the server into
@@ -71,6 +71,8 @@ pub(crate) const NOISY: Account = Account {
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) account: Account,
+    /// Where it listens and is found.
+    pub(crate) address: &'static str,
     /// Further lines for `sshd_config`. They come first, and the first value counts there.
     pub(crate) lines: Vec<String>,
     /// The content of `/etc/pam.d/sshd` as this server sees it; with it goes `UsePAM yes`.
@@ -81,6 +83,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             account: PLAIN,
+            address: "127.0.0.1",
             lines: Vec::new(),
             pam: None,
         }
@@ -110,9 +113,11 @@ impl Options {
 pub(crate) struct Sshd {
     dir: TempDir,
     account: Account,
+    address: &'static str,
     port: u16,
     /// `unshare`, whose only child is the server.
     unshare: Child,
+    standby: Option<Standby>,
     log: Arc<Mutex<String>>,
 }
 
@@ -149,12 +154,15 @@ impl Sshd {
         for _ in 0..5 {
             let port = free_port();
             write_config(dir.path(), &options, port);
-            if let Some((unshare, log)) = launch(dir.path()) {
+            let log = Arc::default();
+            if let Some(unshare) = Standby::new(dir.path(), &log).start(&log) {
                 let sshd = Self {
                     dir,
                     account: options.account,
+                    address: options.address,
                     port,
                     unshare,
+                    standby: None,
                     log,
                 };
                 sshd.write_client_files();
@@ -162,6 +170,10 @@ impl Sshd {
             }
         }
         panic!("sshd found no port to listen on");
+    }
+
+    pub(crate) fn address(&self) -> &'static str {
+        self.address
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -204,7 +216,7 @@ impl Sshd {
 
     /// Settings that lead to this server with its client key, asking nobody.
     pub(crate) fn settings(&self) -> Settings {
-        let mut settings = Settings::new("127.0.0.1", self.port, self.account.name);
+        let mut settings = Settings::new(self.address, self.port, self.account.name);
         settings.identity_files = vec![IdentityFile {
             path: self.client_key(),
             is_explicit: true,
@@ -245,6 +257,17 @@ impl Sshd {
     /// Kills the server and all its sessions at once, as a crash of the host would.
     pub(crate) fn kill(&mut self) {
         kill(&mut self.unshare);
+    }
+
+    /// Has a second server stand by, in the network of this thread.
+    pub(crate) fn stand_by(&mut self) {
+        self.standby = Some(Standby::new(self.dir.path(), &self.log));
+    }
+
+    /// Starts the server that stands by in the place of one that was killed.
+    pub(crate) fn start_again(&mut self) {
+        let standby = self.standby.take().unwrap();
+        self.unshare = standby.start(&self.log).unwrap();
     }
 
     /// Kills all sessions; the server goes on.
@@ -308,13 +331,14 @@ impl Sshd {
         let mut known = String::new();
         for file in ["host_ed25519.pub", "host_ecdsa.pub"] {
             let key = fs::read_to_string(self.dir.path().join(file)).unwrap();
-            known += &format!("[127.0.0.1]:{} {key}", self.port);
+            known += &format!("[{}]:{} {key}", self.address, self.port);
         }
         fs::write(self.known_hosts(), known).unwrap();
         let config = format!(
-            "Host *\n HostName 127.0.0.1\n Port {}\n User {}\n IdentityFile {}\n \
+            "Host *\n HostName {}\n Port {}\n User {}\n IdentityFile {}\n \
              IdentitiesOnly yes\n IdentityAgent none\n UserKnownHostsFile {}\n \
              GlobalKnownHostsFile none\n StrictHostKeyChecking yes\n",
+            self.address,
             self.port,
             self.account.name,
             self.client_key().display(),
@@ -477,9 +501,10 @@ fn write_config(dir: &Path, options: &Options, port: u16) {
         config += "\nUsePAM yes";
     }
     let dir = dir.display();
+    let address = options.address;
     config += &format!(
         "
-        ListenAddress 127.0.0.1
+        ListenAddress {address}
         Port {port}
         HostKey {dir}/host_ed25519
         HostKey {dir}/host_ecdsa
@@ -499,55 +524,64 @@ fn write_config(dir: &Path, options: &Options, port: u16) {
     fs::write(Path::new(&dir.to_string()).join("sshd_config"), config).unwrap();
 }
 
-/// Starts the server; `None` when its port was taken.
-fn launch(dir: &Path) -> Option<(Child, Arc<Mutex<String>>)> {
-    // Mounts that are not this server's affair would live on in its namespace.
-    let script = "sed -n 's/^\\([^ ]* \\)\\{4\\}\\([^ ]*\\) .* - fuse\\.scpfs .*/\\2/p' \
+/// A server that waits for the word to start, so that the word needs no new process.
+#[derive(Debug)]
+struct Standby {
+    /// Becomes `unshare`.
+    child: Child,
+    listens: mpsc::Receiver<()>,
+}
+
+impl Standby {
+    fn new(dir: &Path, log: &Arc<Mutex<String>>) -> Self {
+        // Mounts that are not this server's affair would live on in its namespace.
+        let script = "sed -n 's/^\\([^ ]* \\)\\{4\\}\\([^ ]*\\) .* - fuse\\.scpfs .*/\\2/p' \
             /proc/self/mountinfo | while read -r copy; do umount -l \"$copy\"; done
         if [ -e \"$1/pam\" ]; then mount --bind \"$1/pam\" /etc/pam.d/sshd || exit 1; fi
         exec \"$2\" -D -e -f \"$1/sshd_config\"";
-    let mut unshare = command("unshare")
-        .args([
-            "--mount",
-            "--propagation",
-            "private",
-            "--pid",
-            "--fork",
-            "--kill-child",
-        ])
-        .args(["--mount-proc", "/bin/sh", "-c", script, "sh"])
-        .arg(dir)
-        .arg(SSHD)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let log = Arc::new(Mutex::new(String::new()));
-    let (sender, receiver) = mpsc::channel();
-    let lines = BufReader::new(unshare.stderr.take().unwrap()).lines();
-    let writer = Arc::clone(&log);
-    thread::spawn(move || {
-        for line in lines.map_while(Result::ok) {
-            let is_listening = line.starts_with("Server listening on ");
-            writer.lock().push_str(&format!("{line}\n"));
-            if is_listening {
-                sender.send(()).unwrap_or_default();
+        let mut child = command("/bin/sh")
+            .args(["-c", "read -r word && exec \"$@\" </dev/null", "sh"])
+            .args(["unshare", "--mount", "--propagation", "private", "--pid"])
+            .args(["--fork", "--kill-child", "--mount-proc"])
+            .args(["/bin/sh", "-c", script, "sh"])
+            .arg(dir)
+            .arg(SSHD)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, listens) = mpsc::channel();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let writer = Arc::clone(log);
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let is_listening = line.starts_with("Server listening on ");
+                writer.lock().push_str(&format!("{line}\n"));
+                if is_listening {
+                    sender.send(()).unwrap_or_default();
+                }
             }
-        }
-    });
-    // The sender is dropped when the server ends, so this fails at once then.
-    if receiver.recv_timeout(PATIENCE).is_ok() {
-        return Some((unshare, log));
+        });
+        Self { child, listens }
     }
-    unshare.kill().unwrap();
-    unshare.wait().unwrap();
-    let text = log.lock().clone();
-    assert!(
-        text.contains("Address already in use"),
-        "sshd does not start:\n{text}"
-    );
-    None
+
+    /// Starts the server; `None` when its port was taken.
+    fn start(mut self, log: &Mutex<String>) -> Option<Child> {
+        writeln!(self.child.stdin.take().unwrap()).unwrap();
+        // The sender is dropped when the server ends, so this fails at once then.
+        if self.listens.recv_timeout(PATIENCE).is_ok() {
+            return Some(self.child);
+        }
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let text = log.lock().clone();
+        assert!(
+            text.contains("Address already in use"),
+            "sshd does not start:\n{text}"
+        );
+        None
+    }
 }
 
 pub(crate) fn children(pid: u32) -> Vec<u32> {

@@ -1,11 +1,16 @@
 //! Hosts that take everything and answer nothing.
 
+use std::collections::HashSet;
 use std::fs;
 use std::fs::File;
 use std::io;
 use std::os::fd::IntoRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
@@ -181,6 +186,7 @@ fn no_call_hangs(way: Way) {
         thread.join().unwrap().unwrap_err();
     }
     assert!(begun.elapsed() < TIMEOUT + MARGIN);
+    nobody_here_is_stuck();
 
     thread::sleep(Duration::from_secs(2));
     hole.end();
@@ -202,6 +208,113 @@ fn no_call_hangs_on_a_server_that_stops() {
 #[test]
 fn no_call_hangs_on_a_network_that_passes_nothing() {
     no_call_hangs(Way::Network);
+}
+
+/// The tasks of a process with their state, as in `/proc/PID/stat`; none if it is gone.
+fn tasks(pid: u32) -> Vec<(PathBuf, char)> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
+    let state = |task: PathBuf| {
+        let stat = fs::read_to_string(task.join("stat")).ok()?;
+        let state = stat.rsplit_once(") ")?.1.chars().next()?;
+        Some((task, state))
+    };
+    let paths = tasks.flatten().map(|task| task.path());
+    paths.filter_map(state).collect()
+}
+
+/// The tasks of a process that wait in state D: nothing but an answer ends that.
+fn stuck(pid: u32) -> HashSet<PathBuf> {
+    let in_the_kernel = |(task, state)| (state == 'D').then_some(task);
+    tasks(pid).into_iter().filter_map(in_the_kernel).collect()
+}
+
+/// Looks whether a task of this process stays in state D, which each may be in for a moment.
+fn nobody_here_is_stuck() {
+    let mut left = stuck(std::process::id());
+    let begun = Instant::now();
+    while !left.is_empty() {
+        assert!(begun.elapsed() < TIMEOUT + MARGIN, "they hang: {left:?}");
+        thread::sleep(Duration::from_millis(100));
+        let now = stuck(std::process::id());
+        left.retain(|task| now.contains(task));
+    }
+}
+
+/// Programs that ask the mount for things nobody knows yet.
+fn programs(hole: &Hole) -> Vec<Child> {
+    let start = |words: &[&str]| {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).current_dir(hole.mounted.here(""));
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(Stdio::null()).spawn().unwrap()
+    };
+    vec![
+        start(&["cat", "unknown"]),
+        start(&["stat", "dir/inside"]),
+        start(&["ls", "other"]),
+        start(&["mkdir", "third/made"]),
+        start(&["sh", "-c", "echo new >fourth/made"]),
+        start(&["df", "."]),
+    ]
+}
+
+/// A process that waits for a mount sleeps, and can be woken; one that is killed meanwhile waits in
+/// state D, and nothing but an answer ends it.
+fn nobody_stays_in_the_kernel(way: Way) {
+    let Some(mut hole) = Hole::new(way) else {
+        return;
+    };
+    hole.mounted.put("unknown", "content");
+    for name in ["dir", "other", "third", "fourth"] {
+        fs::create_dir(hole.mounted.there(name)).unwrap();
+        fs::write(hole.mounted.there(name).join("inside"), "content").unwrap();
+    }
+    hole.begin();
+    let begun = Instant::now();
+    let mut killed = programs(&hole);
+    let mut left = programs(&hole);
+    thread::sleep(AT_ONCE);
+    for program in &mut killed {
+        program.kill().unwrap();
+    }
+    thread::sleep(Duration::from_millis(200));
+    let is_stuck = |program: &&Child| !stuck(program.id()).is_empty();
+    let n_stuck = killed.iter().filter(is_stuck).count();
+    let is_soon = begun.elapsed() < TIMEOUT;
+
+    thread::sleep((TIMEOUT + MARGIN).saturating_sub(begun.elapsed()));
+    let all = killed.iter().chain(&left);
+    // Nobody has waited for them.
+    let still_there: Vec<_> = all
+        .flat_map(|program| tasks(program.id()))
+        .filter(|(_, state)| *state != 'Z')
+        .collect();
+    nobody_here_is_stuck();
+    hole.end();
+    eprintln!("{way:?}: {n_stuck} killed programs were in state D before the deadline");
+    let log = hole.mounted.log();
+    assert!(still_there.is_empty(), "{still_there:?}; log:\n{log}");
+    // Or the look would see nothing where something hangs.
+    assert!(n_stuck >= 4 || !is_soon, "{n_stuck}; log:\n{log}");
+    for program in killed.iter_mut().chain(&mut left) {
+        program.wait().unwrap();
+    }
+    let path = hole.mounted.here("unknown");
+    hole.mounted.wait_until("it works again", |_| {
+        fs::read(&path).is_ok_and(|data| data == b"content")
+    });
+}
+
+#[test]
+fn whoever_is_killed_while_a_server_is_stopped_is_gone_by_the_deadline() {
+    nobody_stays_in_the_kernel(Way::Server);
+}
+
+#[test]
+fn whoever_is_killed_while_a_network_passes_nothing_is_gone_by_the_deadline() {
+    nobody_stays_in_the_kernel(Way::Network);
 }
 
 #[test]

@@ -11,9 +11,11 @@ mod guard;
 #[path = "../common/local.rs"]
 mod local;
 mod lost_connection;
+mod lost_packets;
 mod many_files;
 #[path = "../common/mounted.rs"]
 mod mounted;
+#[path = "../common/network.rs"]
 mod network;
 mod ordinary_user;
 mod programs;

@@ -1,65 +1,49 @@
-//! A network of its own that loses every packet for a while.
+//! A host in a network of its own that loses every packet for a while.
 
 use std::fs;
-use std::process::Command;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
 use crate::mounted::Mounted;
-
-fn is_done(program: &str, args: &[&str]) -> bool {
-    let output = Command::new(program).args(args).output();
-    output.is_ok_and(|output| output.status.success())
-}
-
-/// In a network namespace of this thread, which goes with it and with what it started.
-fn enter_a_network() -> bool {
-    if !rustix::process::geteuid().is_root() {
-        return false;
-    }
-    // SAFETY: the call takes no pointer, and only this thread changes its network.
-    let is_inside = unsafe { libc::unshare(libc::CLONE_NEWNET) } == 0;
-    is_inside
-        && is_done("ip", &["link", "set", "lo", "up"])
-        && is_done("nft", &["add", "table", "inet", "cut"])
-}
-
-fn cut() {
-    let chain = "{ type filter hook input priority 0; policy drop; }";
-    assert!(is_done(
-        "nft",
-        &["add", "chain", "inet", "cut", "input", chain]
-    ));
-}
-
-fn heal() {
-    assert!(is_done("nft", &["delete", "chain", "inet", "cut", "input"]));
-}
+use crate::network::HOST;
+use crate::network::Network;
+use crate::network::Side;
+use crate::sshd::Options;
+use crate::sshd::Sshd;
 
 /// Nothing is refused or reset: packets are lost, and TCP sends them again when it thinks best.
 #[test]
 fn a_network_that_loses_everything_for_a_while_costs_nothing_but_time() {
-    thread::spawn(|| {
-        if !enter_a_network() {
-            eprintln!("SKIPPED: no network namespace with nft for a test of lost packets");
+    // A thread that ends takes its network with it.
+    let result = thread::spawn(|| {
+        let Some(network) = Network::new() else {
             return;
-        }
+        };
+        network.enter();
+        let options = Options {
+            address: HOST,
+            ..Options::default()
+        };
+        let Some(sshd) = network.at(Side::Far, || Sshd::start(options)) else {
+            return;
+        };
         let args = ["-o", "timeout=3,cache_timeout=1"];
-        let Some(mut mounted) = Mounted::new(&args) else {
+        let Some(mut mounted) = Mounted::on(sshd, &args) else {
             return;
         };
         for length in [Duration::from_millis(700), Duration::from_secs(8)] {
             let is_short = length < Duration::from_secs(3);
             fs::write(mounted.here("file"), "old").unwrap();
-            cut();
+            network.lose(Side::Near);
+            network.lose(Side::Far);
             let path = mounted.here("file");
             let begun = Instant::now();
             let writer = thread::spawn(move || fs::write(path, "new").map_err(|_| ()));
             thread::sleep(length);
             assert_eq!(fs::read(mounted.there("file")).unwrap(), b"old");
             let is_over = writer.is_finished();
-            heal();
+            network.heal();
             // `fs::write` does not look at what close(2) says.
             writer.join().unwrap().unwrap_or_default();
             eprintln!("cut for {length:?}, written after {:?}", begun.elapsed());
@@ -75,6 +59,6 @@ fn a_network_that_loses_everything_for_a_while_costs_nothing_but_time() {
         mounted.start(&args);
         assert_eq!(fs::read(mounted.here("file")).unwrap(), b"new");
     })
-    .join()
-    .unwrap();
+    .join();
+    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }

@@ -1,0 +1,85 @@
+//! A daemon and a host, and the two ways between them.
+
+use crate::mounted::Mounted;
+use crate::network;
+use crate::network::Network;
+use crate::network::Side;
+use crate::proxy::Proxy;
+use crate::sshd;
+use crate::sshd::Sshd;
+
+const ARGS: &[&str] = &["-o", "timeout=2,cache_timeout=1"];
+
+/// How the daemon reaches the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By a wire between two network namespaces: a connection is between the two.
+    Wire,
+    /// Through a proxy on the near side, which has acknowledged what it delivers late.
+    Proxy,
+}
+
+/// What stands there; all but the server is mended when this is dropped.
+pub(crate) struct Scene {
+    pub(crate) mounted: Mounted,
+    pub(crate) network: Network,
+    pub(crate) proxy: Proxy,
+    way: Way,
+}
+
+impl Scene {
+    /// Moves this thread into the network of the daemon, and mounts there. Returns `None`, loudly,
+    /// where the machine lacks something.
+    pub(crate) fn new(way: Way) -> Option<Self> {
+        let network = Network::new()?;
+        network.enter();
+        let options = sshd::Options {
+            address: network::HOST,
+            ..sshd::Options::default()
+        }
+        .line(&format!("ListenAddress {}", network::HOST_BEHIND));
+        let sshd = network.at(Side::Far, || Sshd::start(options))?;
+        let port = sshd.port();
+        let proxy = Proxy::between(("0.0.0.0", port), (network::HOST_BEHIND, port));
+        if way == Way::Proxy {
+            network.stand_in(true);
+        }
+        Some(Self {
+            mounted: Mounted::on(sshd, ARGS)?,
+            network,
+            proxy,
+            way,
+        })
+    }
+
+    /// Has a server stand by: while a program writes to the mount no process must be started here,
+    /// which would close its files.
+    pub(crate) fn stand_by(&mut self) {
+        let sshd = &mut self.mounted.sshd;
+        self.network.at(Side::Far, || sshd.stand_by());
+    }
+
+    pub(crate) fn mount(&mut self) {
+        self.mounted.start(ARGS);
+    }
+
+    /// Takes a way from now on; nothing must be mounted.
+    pub(crate) fn take(&mut self, way: Way) {
+        if way != self.way {
+            self.network.stand_in(way == Way::Proxy);
+            self.way = way;
+        }
+    }
+
+    pub(crate) fn mend(&self) {
+        self.network.heal();
+        self.proxy.heal();
+        self.mounted.sshd.thaw();
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        self.mend();
+    }
+}

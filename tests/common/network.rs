@@ -1,0 +1,273 @@
+#![cfg(test)]
+//! Two network namespaces with one wire between them, which breaks as wires and firewalls do.
+//!
+//! The host stands on the far side, its clients on the near one, and both have a real TCP: what is
+//! lost is sent again, later and later. Nothing outside the two is touched, and the kernel takes
+//! them away with the last process in them. What breaks is told to two shells that were started before:
+//! a process that is started closes its copies of files that are open, which on a mount is a close,
+//! and waits for the host. Needs root, `ip` and `nft`; without them tests are
+//! skipped, or fail where `SCPFS_REQUIRE` names `network`.
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+use std::fs;
+use std::fs::File;
+use std::io::BufRead as _;
+use std::io::BufReader;
+use std::io::Write as _;
+use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
+use std::panic::resume_unwind;
+use std::process::Child;
+use std::process::ChildStdin;
+use std::process::ChildStdout;
+use std::process::Stdio;
+use std::thread;
+
+use rustix::thread::LinkNameSpaceType;
+use rustix::thread::UnshareFlags;
+use rustix::thread::move_into_link_name_space;
+use rustix::thread::unshare_unsafe;
+use scpfs::sync::Mutex;
+
+use crate::sshd::command;
+use crate::sshd::skip;
+
+/// The host as its clients know it.
+pub(crate) const HOST: &str = "10.80.0.2";
+
+/// The host as whoever stands in its place finds it.
+pub(crate) const HOST_BEHIND: &str = "10.80.0.3";
+
+/// Resets pass, or who is rejected would not hear of it where both sides reject.
+const REJECT_BUT_RESETS: &str = "tcp flags & rst == 0 reject with tcp reset";
+
+/// What a host does that looks after its connections: one whose client is gone, and whose end was
+/// lost with the packet that told it, ends a few seconds after the network is well.
+const FAR_SETTINGS: &[(&str, &str)] = &[
+    ("tcp_keepalive_time", "2"),
+    ("tcp_keepalive_intvl", "1"),
+    ("tcp_keepalive_probes", "5"),
+];
+
+/// An end of the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Near,
+    Far,
+}
+
+/// Both sides; all that is broken is mended when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Network {
+    near: End,
+    far: End,
+    is_broken: Mutex<bool>,
+}
+
+/// A side, and who acts there.
+#[derive(Debug)]
+struct End {
+    namespace: File,
+    shell: Mutex<Shell>,
+}
+
+#[derive(Debug)]
+struct Shell {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Network {
+    /// Returns `None`, loudly, where the machine lacks something.
+    pub(crate) fn new() -> Option<Self> {
+        // Namespaces belong to threads.
+        let network = thread::spawn(Self::lay).join();
+        let network = network.unwrap_or_else(|panic| resume_unwind(panic));
+        if network.is_none() {
+            skip("network", "network namespaces with ip and nft");
+        }
+        network
+    }
+
+    fn lay() -> Option<Self> {
+        let can = |program: &str| command(program).arg("-V").output().is_ok();
+        if !rustix::process::geteuid().is_root() || !can("ip") || !can("nft") {
+            return None;
+        }
+        let (far, near) = (End::new()?, End::new()?);
+        let there = format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            far.namespace.as_raw_fd()
+        );
+        near.sh(&format!(
+            "ip link add name wire type veth peer name wire netns {there}"
+        ));
+        near.sh("ip addr add 10.80.0.1/24 dev wire");
+        for address in [HOST, HOST_BEHIND] {
+            far.sh(&format!("ip addr add {address}/24 dev wire"));
+        }
+        for (name, value) in FAR_SETTINGS {
+            far.sh(&format!("echo {value} >/proc/sys/net/ipv4/{name}"));
+        }
+        for end in [&near, &far] {
+            end.sh("ip link set lo up");
+            end.sh("ip link set wire up");
+            end.sh("nft add table inet cut");
+            end.sh("nft add chain inet cut input '{ type filter hook input priority 0; }'");
+        }
+        Some(Self {
+            near,
+            far,
+            is_broken: Mutex::new(false),
+        })
+    }
+
+    fn end(&self, side: Side) -> &End {
+        match side {
+            Side::Near => &self.near,
+            Side::Far => &self.far,
+        }
+    }
+
+    /// Moves this thread, and what it starts from now on, to the near side.
+    pub(crate) fn enter(&self) {
+        move_to(&self.near.namespace);
+    }
+
+    /// Does something at a side, on a thread of its own; what it starts stays there.
+    pub(crate) fn at<T: Send>(&self, side: Side, op: impl FnOnce() -> T + Send) -> T {
+        let namespace = &self.end(side).namespace;
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                move_to(namespace);
+                op()
+            });
+            let result = thread.join();
+            result.unwrap_or_else(|panic| resume_unwind(panic))
+        })
+    }
+
+    /// From now on new connections to the host stay on the near side, where somebody listens in
+    /// its place.
+    pub(crate) fn stand_in(&self, is_there: bool) {
+        let act = if is_there { "add" } else { "del" };
+        self.near.sh(&format!("ip addr {act} {HOST}/32 dev lo"));
+    }
+
+    /// Takes an interface down: the one side has no network then, the other no carrier.
+    pub(crate) fn take_down(&self, side: Side) {
+        *self.is_broken.lock() = true;
+        self.end(side).sh("ip link set wire down");
+    }
+
+    /// Loses all that would arrive at a side.
+    pub(crate) fn lose(&self, side: Side) {
+        self.rule(side, "drop");
+    }
+
+    /// Loses all packets of the connections that there are; new ones work.
+    pub(crate) fn lose_present(&self) {
+        let ports = self.at(Side::Near, ports_of_connections);
+        if ports.is_empty() {
+            return;
+        }
+        let ports = ports.join(", ");
+        self.rule(Side::Far, &format!("tcp sport {{ {ports} }} drop"));
+        self.rule(Side::Near, &format!("tcp dport {{ {ports} }} drop"));
+    }
+
+    /// Answers all that would arrive at a side with resets; that side is not told.
+    pub(crate) fn reject(&self, side: Side) {
+        self.rule(side, "meta l4proto tcp reject with tcp reset");
+    }
+
+    /// Resets both ends of each connection on which something is sent, and refuses new ones.
+    pub(crate) fn refuse(&self) {
+        for side in [Side::Near, Side::Far] {
+            self.rule(side, REJECT_BUT_RESETS);
+        }
+    }
+
+    fn rule(&self, side: Side, rule: &str) {
+        *self.is_broken.lock() = true;
+        let rule = format!("nft 'add rule inet cut input iifname wire {rule}'");
+        self.end(side).sh(&rule);
+    }
+
+    /// All is well again.
+    pub(crate) fn heal(&self) {
+        let mut is_broken = self.is_broken.lock();
+        if !*is_broken {
+            return;
+        }
+        for end in [&self.near, &self.far] {
+            end.sh("nft flush chain inet cut input");
+            end.sh("ip link set wire up");
+        }
+        *is_broken = false;
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        self.heal();
+    }
+}
+
+impl End {
+    /// Moves this thread into a new namespace; `None` where that is not allowed.
+    fn new() -> Option<Self> {
+        // SAFETY: only this thread changes its network, and its descriptors stay shared.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.ok()?;
+        let namespace = File::open("/proc/thread-self/ns/net").ok()?;
+        let mut shell = command("sh");
+        shell.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = shell.spawn().ok()?;
+        let shell = Shell {
+            input: child.stdin.take()?,
+            output: BufReader::new(child.stdout.take()?),
+            child,
+        };
+        Some(Self {
+            namespace,
+            shell: Mutex::new(shell),
+        })
+    }
+
+    /// Has the shell do something that must succeed.
+    fn sh(&self, script: &str) {
+        let mut shell = self.shell.lock();
+        writeln!(shell.input, "{script}; echo $?").unwrap();
+        let mut status = String::new();
+        shell.output.read_line(&mut status).unwrap();
+        assert_eq!(status, "0\n", "{script}");
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        self.child.kill().unwrap_or_default();
+        self.child.wait().unwrap();
+    }
+}
+
+fn move_to(namespace: &File) {
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+}
+
+/// The ports at this end of the connections to the host.
+fn ports_of_connections() -> Vec<String> {
+    // Line by line: a number, the local and the remote address and port in hexadecimal, more.
+    let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+    let host = HOST.parse::<std::net::Ipv4Addr>().unwrap().octets();
+    let host = format!("{:08X}:", u32::from_ne_bytes(host));
+    let ports = table.lines().filter_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let (local, remote) = (words.next()?, words.next()?);
+        let (_, port) = local.split_once(':')?;
+        remote.starts_with(&host).then(|| format!("0x{port}"))
+    });
+    ports.collect()
+}
