@@ -32,6 +32,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+pub use crate::cache::access::Claim;
 pub use crate::cache::conflict::Conflicts;
 pub use crate::cache::disk::Disk;
 pub use crate::cache::disk::Error as DiskError;

@@ -309,6 +309,11 @@ impl Entry {
     /// Says that the empty content that is here is what the host has as `version`.
     pub fn settle_empty(&self, version: Version) {
         let mut state = self.state.lock();
+        self.settle_at(&mut state, version);
+    }
+
+    /// Dirty content is what the host has in this version.
+    pub(super) fn settle_at(&self, state: &mut State, version: Version) {
         if let Content::Dirty { file, private } = &state.content {
             let (file, private) = (Arc::clone(file), *private);
             let place = self.place_of(private);
@@ -318,7 +323,7 @@ impl Entry {
                 place,
             };
             state.set_base(version);
-            self.undeclare(&mut state);
+            self.undeclare(state);
         }
     }
 
