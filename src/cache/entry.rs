@@ -525,6 +525,17 @@ pub struct Hold {
     entry: Arc<Entry>,
 }
 
+impl Hold {
+    /// Removes from the host what stores of the content left there whose end nobody heard; one that
+    /// still goes on fails then.
+    ///
+    /// # Errors
+    /// The host was not reached.
+    pub fn withdraw(&self) -> Result<(), Error> {
+        self.entry.withdraw()
+    }
+}
+
 impl Drop for Hold {
     fn drop(&mut self) {
         self.entry.state.lock().holds -= 1;
