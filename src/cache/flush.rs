@@ -225,17 +225,11 @@ impl Entry {
         Ok(self.cache.send_or_keep_both(path, content, plan)?)
     }
 
-    /// Asks whether a store whose end nobody heard succeeded after all; returns what the host has
-    /// if it is what we sent. Where times are whole seconds it may be more than one of them: then it
-    /// counts as another than what is here now, which is sent again. Removes what such stores left:
-    /// where the host itself broke down, nobody over there does.
-    fn settle_doubts<'a>(
-        &self,
-        job: &'a Job,
-        path: &RemotePath,
-    ) -> Result<Option<(Stat, &'a Doubt)>, Error> {
+    /// Removes what stores left whose end nobody heard: where the host itself broke down, nobody over
+    /// there does, and one that still goes on must not end later.
+    fn clean_up(&self, doubts: &[Doubt]) -> Result<(), Error> {
         let mut last = None;
-        for Doubt { dir, tag, .. } in &job.doubts {
+        for Doubt { dir, tag, .. } in doubts {
             if last.replace((dir, tag)) == Some((dir, tag)) {
                 continue;
             }
@@ -244,6 +238,18 @@ impl Entry {
                 Ok(()) | Err(_) => {}
             }
         }
+        Ok(())
+    }
+
+    /// Asks whether a store whose end nobody heard succeeded after all; returns what the host has
+    /// if it is what we sent. Where times are whole seconds it may be more than one of them: then it
+    /// counts as another than what is here now, which is sent again.
+    fn settle_doubts<'a>(
+        &self,
+        job: &'a Job,
+        path: &RemotePath,
+    ) -> Result<Option<(Stat, &'a Doubt)>, Error> {
+        self.clean_up(&job.doubts)?;
         match self.cache.remote.stat(path) {
             Ok(stat) => {
                 let ours =
@@ -403,6 +409,12 @@ impl Entry {
             self.state.lock().is_synced = true;
         }
         Ok(())
+    }
+
+    /// Takes back the stores whose end nobody heard, before the file loses its name.
+    pub(super) fn withdraw(&self) -> Result<(), Error> {
+        let doubts = self.state.lock().doubts.clone();
+        self.clean_up(&doubts)
     }
 
     /// Returns whether a store may have succeeded whose end nobody heard.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::cache::Error;
 use crate::cache::entry::Entry;
 use crate::cache::state::State;
 
@@ -28,6 +29,17 @@ impl Entry {
 /// See [`Entry::hold`].
 pub struct Hold {
     entry: Arc<Entry>,
+}
+
+impl Hold {
+    /// Removes from the host what stores of the content left there whose end nobody heard; one that
+    /// still goes on fails then.
+    ///
+    /// # Errors
+    /// The host was not reached.
+    pub fn withdraw(&self) -> Result<(), Error> {
+        self.entry.withdraw()
+    }
 }
 
 impl Drop for Hold {

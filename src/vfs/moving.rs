@@ -7,6 +7,7 @@ use crate::cache::Entry;
 use crate::cache::Hold;
 use crate::path::Name;
 use crate::vfs::Ino;
+use crate::vfs::Result;
 use crate::vfs::Vfs;
 use crate::vfs::names::entry_of;
 use crate::vfs::tree::Tree;
@@ -38,6 +39,14 @@ impl Held<'_> {
     /// Whether nothing was open when it began.
     pub(super) fn is_empty(&self) -> bool {
         self.holds.is_empty()
+    }
+
+    /// Has no store of them go on over there, which would make the file again under its old name.
+    pub(super) fn withdraw(&self) -> Result<()> {
+        for hold in &self.holds {
+            hold.withdraw()?;
+        }
+        Ok(())
     }
 }
 

@@ -187,6 +187,7 @@ impl Vfs {
             (path, ino, other, is_born)
         };
         if !is_born {
+            held.withdraw()?;
             let result = self.remote.remove_file(&path, other.as_ref());
             let may_be_absent = ino.is_some_and(|ino| self.is_born(ino));
             let changed = match self.heard(result, &[(parent, &name)]) {
@@ -340,6 +341,7 @@ impl Vfs {
             }
             (source, target)
         };
+        held.withdraw()?;
         let moving = self.moving(&source, &target);
         for (n, (entry, path)) in moving.iter().enumerate() {
             if let Err(error) = entry.moves(path) {

@@ -6,14 +6,18 @@
 //! that mount, and when the server is killed everything that its sessions started dies with it.
 //! Needs root, `sshd`, `ssh-keygen` and `unshare`; without them tests are skipped, or fail where
 //! `SCPFS_REQUIRE` names `sshd`.
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test binary uses its own part of this"
+)]
+
+mod account;
+mod standby;
 
 use std::fs;
-use std::io::BufRead as _;
-use std::io::BufReader;
 use std::io::Write as _;
 use std::net::TcpListener;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
@@ -21,12 +25,9 @@ use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::FlockOperation;
-use rustix::fs::flock;
 use rustix::process::Pid;
 use rustix::process::Signal;
 use rustix::process::kill_process;
@@ -36,36 +37,18 @@ use scpfs::transport::settings::Settings;
 use scpfs::transport::settings::StrictHostKeyChecking;
 use tempfile::TempDir;
 
+pub(crate) use self::account::Account;
+pub(crate) use self::account::NOISY;
+use self::account::PASSWORD_FILE;
+pub(crate) use self::account::PLAIN;
+pub(crate) use self::account::ensure_account;
+pub(crate) use self::account::home;
+use self::standby::Standby;
+
 const SSHD: &str = "/usr/sbin/sshd";
 
 /// How long anything here may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// An account of this machine that sessions run in. It is made when it is missing and stays.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Account {
-    pub(crate) name: &'static str,
-    pub(crate) shell: &'static str,
-    /// Files in the home directory, for example `.bashrc`, with their content.
-    pub(crate) files: &'static [(&'static str, &'static str)],
-}
-
-/// An account with a quick shell and no start-up files.
-pub(crate) const PLAIN: Account = Account {
-    name: "scpfs-test",
-    shell: "/bin/dash",
-    files: &[],
-};
-
-/// An account whose start-up files print things that belong in no protocol.
-pub(crate) const NOISY: Account = Account {
-    name: "scpfs-noisy",
-    shell: "/bin/bash",
-    files: &[(
-        ".bashrc",
-        "echo\necho 'Welcome to the machine!'\necho 'mind the gap' >&2\n",
-    )],
-};
 
 /// What is special about a server.
 #[derive(Clone, Debug)]
@@ -416,75 +399,6 @@ pub(crate) fn missing() -> Option<&'static str> {
         })
 }
 
-/// The password of all test accounts: random, so that no account of a known password is left on
-/// the machine.
-const PASSWORD_FILE: &str = "/run/scpfs-test-password";
-
-pub(crate) fn home(account: Account) -> PathBuf {
-    Path::new("/home").join(account.name)
-}
-
-/// Makes the account if it is missing. Tests of several processes may do that at once.
-pub(crate) fn ensure_account(account: Account) {
-    let lock = fs::File::create("/run/scpfs-test-account.lock").unwrap();
-    flock(&lock, FlockOperation::LockExclusive).unwrap();
-    let exists = fs::read_to_string("/etc/passwd")
-        .unwrap()
-        .lines()
-        .any(|line| line.split(':').next() == Some(account.name));
-    if !exists {
-        // No skeleton: it would bring start-up files.
-        run(command("/usr/sbin/useradd")
-            .args(["-m", "-k", "/var/empty-skeleton", "-s", account.shell, "-d"])
-            .arg(home(account))
-            .arg(account.name));
-    }
-    for (name, content) in account.files {
-        let file = home(account).join(name);
-        fs::create_dir_all(file.parent().unwrap()).unwrap();
-        fs::write(file, content).unwrap();
-    }
-    let has_password = Path::new(PASSWORD_FILE).exists();
-    if !exists || !has_password {
-        let password = if has_password {
-            fs::read_to_string(PASSWORD_FILE).unwrap()
-        } else {
-            let mut random = [0; 16];
-            getrandom::fill(&mut random).unwrap();
-            let password: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-            let mut options = fs::OpenOptions::new();
-            options.write(true).create_new(true).mode(0o600);
-            options
-                .open(PASSWORD_FILE)
-                .unwrap()
-                .write_all(password.as_bytes())
-                .unwrap();
-            password
-        };
-        for name in [PLAIN.name, NOISY.name, account.name] {
-            set_password(name, &password);
-        }
-    }
-}
-
-fn set_password(user: &str, password: &str) {
-    let is_there = fs::read_to_string("/etc/passwd")
-        .unwrap()
-        .lines()
-        .any(|line| line.split(':').next() == Some(user));
-    if !is_there {
-        return;
-    }
-    let mut chpasswd = command("/usr/sbin/chpasswd")
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut input = chpasswd.stdin.take().unwrap();
-    writeln!(input, "{user}:{password}").unwrap();
-    drop(input);
-    assert!(chpasswd.wait().unwrap().success());
-}
-
 /// Returns a port that nothing listens on.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
@@ -522,66 +436,6 @@ fn write_config(dir: &Path, options: &Options, port: u16) {
         "
     );
     fs::write(Path::new(&dir.to_string()).join("sshd_config"), config).unwrap();
-}
-
-/// A server that waits for the word to start, so that the word needs no new process.
-#[derive(Debug)]
-struct Standby {
-    /// Becomes `unshare`.
-    child: Child,
-    listens: mpsc::Receiver<()>,
-}
-
-impl Standby {
-    fn new(dir: &Path, log: &Arc<Mutex<String>>) -> Self {
-        // Mounts that are not this server's affair would live on in its namespace.
-        let script = "sed -n 's/^\\([^ ]* \\)\\{4\\}\\([^ ]*\\) .* - fuse\\.scpfs .*/\\2/p' \
-            /proc/self/mountinfo | while read -r copy; do umount -l \"$copy\"; done
-        if [ -e \"$1/pam\" ]; then mount --bind \"$1/pam\" /etc/pam.d/sshd || exit 1; fi
-        exec \"$2\" -D -e -f \"$1/sshd_config\"";
-        let mut child = command("/bin/sh")
-            .args(["-c", "read -r word && exec \"$@\" </dev/null", "sh"])
-            .args(["unshare", "--mount", "--propagation", "private", "--pid"])
-            .args(["--fork", "--kill-child", "--mount-proc"])
-            .args(["/bin/sh", "-c", script, "sh"])
-            .arg(dir)
-            .arg(SSHD)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (sender, listens) = mpsc::channel();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let writer = Arc::clone(log);
-        thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                let is_listening = line.starts_with("Server listening on ");
-                writer.lock().push_str(&format!("{line}\n"));
-                if is_listening {
-                    sender.send(()).unwrap_or_default();
-                }
-            }
-        });
-        Self { child, listens }
-    }
-
-    /// Starts the server; `None` when its port was taken.
-    fn start(mut self, log: &Mutex<String>) -> Option<Child> {
-        writeln!(self.child.stdin.take().unwrap()).unwrap();
-        // The sender is dropped when the server ends, so this fails at once then.
-        if self.listens.recv_timeout(PATIENCE).is_ok() {
-            return Some(self.child);
-        }
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        let text = log.lock().clone();
-        assert!(
-            text.contains("Address already in use"),
-            "sshd does not start:\n{text}"
-        );
-        None
-    }
 }
 
 pub(crate) fn children(pid: u32) -> Vec<u32> {

@@ -398,8 +398,8 @@ fn temporaries(mount: &Mount) -> Vec<String> {
         .collect()
 }
 
-#[test]
-fn what_a_store_left_on_a_host_that_broke_down_is_removed_by_a_later_one() {
+/// A file whose content was not stored, because all that ran over there was killed meanwhile.
+fn broken_off() -> (Mount, Vec<u8>) {
     let mount = Mount::new();
     fs::write(mount.at("file"), "old").unwrap();
     let opened = mount.open("file", libc::O_RDWR).unwrap();
@@ -407,7 +407,6 @@ fn what_a_store_left_on_a_host_that_broke_down_is_removed_by_a_later_one() {
     let data = vec![b'x'; 5 << 20];
     mount.vfs.write(&CX, opened.fh, 0, &data).unwrap();
     {
-        // All that runs over there is killed, and the host stays away for a while.
         let mut faults = mount.world.faults.lock();
         faults.cut_after_read = Some(3);
         faults.refuses = true;
@@ -419,6 +418,12 @@ fn what_a_store_left_on_a_host_that_broke_down_is_removed_by_a_later_one() {
         faults.cut_after_read = None;
         faults.refuses = false;
     }
+    (mount, data)
+}
+
+#[test]
+fn what_a_store_left_on_a_host_that_broke_down_is_removed_by_a_later_one() {
+    let (mount, data) = broken_off();
     mount.clock.advance(Duration::from_secs(60));
     eventually("stored", || fs::read(mount.at("file")).unwrap() == data);
     assert!(mount.vfs.drain().is_empty());
@@ -523,5 +528,24 @@ fn times_that_are_set_do_not_hide_what_others_wrote() {
             assert_eq!(fs::read(mount.at("file")).unwrap(), b"them");
         }
         assert_eq!(mount.read("file").unwrap(), b"them");
+    }
+}
+
+#[test]
+fn what_a_store_left_on_a_host_that_broke_down_goes_with_its_file() {
+    for is_replaced in [false, true] {
+        let (mount, _) = broken_off();
+        // A connection may be tried again, and it is not yet time for the content.
+        mount.clock.advance(Duration::from_millis(900));
+        if is_replaced {
+            mount.write("new", b"new").unwrap();
+            rename(&mount, "new", "file");
+            assert_eq!(fs::read(mount.at("file")).unwrap(), b"new");
+        } else {
+            mount.vfs.unlink(&CX, Ino::ROOT, b"file").unwrap();
+            assert!(!mount.at("file").exists());
+        }
+        assert!(temporaries(&mount).is_empty());
+        assert!(mount.vfs.drain().is_empty());
     }
 }
