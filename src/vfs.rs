@@ -21,6 +21,7 @@ mod names;
 mod open_flags;
 mod permission;
 mod report;
+mod set_attr;
 mod store;
 mod symlink;
 mod tree;
@@ -32,7 +33,6 @@ use std::sync::Weak;
 use std::time::Duration;
 
 pub use crate::vfs::attr::Attr;
-pub use crate::vfs::attr::SetAttr;
 pub use crate::vfs::dir::DirItem;
 pub use crate::vfs::dir::DirItems;
 pub use crate::vfs::error::Error;
@@ -43,6 +43,7 @@ pub use crate::vfs::ids::Pair;
 pub use crate::vfs::inode::Ino;
 pub use crate::vfs::names::RenameFlags;
 pub use crate::vfs::open_flags::OpenFlags;
+pub use crate::vfs::set_attr::SetAttr;
 pub use crate::vfs::symlink::Symlinks;
 
 use crate::cache;

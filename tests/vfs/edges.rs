@@ -35,7 +35,7 @@ use crate::world::Mount;
 use crate::world::Setup;
 use crate::world::eventually;
 
-fn rename(mount: &Mount, from: &str, to: &str) {
+pub(crate) fn rename(mount: &Mount, from: &str, to: &str) {
     let flags = RenameFlags {
         no_replace: false,
         exchange: false,
@@ -390,46 +390,6 @@ fn a_copy_on_the_host_replaces_only_what_was_seen() {
     }
 }
 
-fn temporaries(mount: &Mount) -> Vec<String> {
-    let names = fs::read_dir(mount.at("")).unwrap();
-    names
-        .map(|item| item.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.starts_with(".scpfs-"))
-        .collect()
-}
-
-/// A file whose content was not stored, because all that ran over there was killed meanwhile.
-fn broken_off() -> (Mount, Vec<u8>) {
-    let mount = Mount::new();
-    fs::write(mount.at("file"), "old").unwrap();
-    let opened = mount.open("file", libc::O_RDWR).unwrap();
-    // Its content waits for an acknowledgement.
-    let data = vec![b'x'; 5 << 20];
-    mount.vfs.write(&CX, opened.fh, 0, &data).unwrap();
-    {
-        let mut faults = mount.world.faults.lock();
-        faults.cut_after_read = Some(3);
-        faults.refuses = true;
-    }
-    mount.close(&opened).unwrap_err();
-    assert_eq!(temporaries(&mount).len(), 1);
-    {
-        let mut faults = mount.world.faults.lock();
-        faults.cut_after_read = None;
-        faults.refuses = false;
-    }
-    (mount, data)
-}
-
-#[test]
-fn what_a_store_left_on_a_host_that_broke_down_is_removed_by_a_later_one() {
-    let (mount, data) = broken_off();
-    mount.clock.advance(Duration::from_secs(60));
-    eventually("stored", || fs::read(mount.at("file")).unwrap() == data);
-    assert!(mount.vfs.drain().is_empty());
-    assert!(temporaries(&mount).is_empty());
-}
-
 #[test]
 fn a_small_file_does_not_wait_for_large_ones() {
     /// Content that comes to a halt.
@@ -528,24 +488,5 @@ fn times_that_are_set_do_not_hide_what_others_wrote() {
             assert_eq!(fs::read(mount.at("file")).unwrap(), b"them");
         }
         assert_eq!(mount.read("file").unwrap(), b"them");
-    }
-}
-
-#[test]
-fn what_a_store_left_on_a_host_that_broke_down_goes_with_its_file() {
-    for is_replaced in [false, true] {
-        let (mount, _) = broken_off();
-        // A connection may be tried again, and it is not yet time for the content.
-        mount.clock.advance(Duration::from_millis(900));
-        if is_replaced {
-            mount.write("new", b"new").unwrap();
-            rename(&mount, "new", "file");
-            assert_eq!(fs::read(mount.at("file")).unwrap(), b"new");
-        } else {
-            mount.vfs.unlink(&CX, Ino::ROOT, b"file").unwrap();
-            assert!(!mount.at("file").exists());
-        }
-        assert!(temporaries(&mount).is_empty());
-        assert!(mount.vfs.drain().is_empty());
     }
 }

@@ -1,0 +1,324 @@
+//! Changing attributes: on the host, or with the content that is going to be stored.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cache::Claim;
+use crate::cache::Entry;
+use crate::cache::Whereto as _;
+use crate::clock::Tick;
+use crate::remote::AttrChange;
+use crate::remote::NewTime;
+use crate::stat::FileKind;
+use crate::stat::PERMISSIONS;
+use crate::stat::Stat;
+use crate::stat::Time;
+use crate::vfs::Attr;
+use crate::vfs::Context;
+use crate::vfs::Error;
+use crate::vfs::Fh;
+use crate::vfs::Ino;
+use crate::vfs::Result;
+use crate::vfs::Vfs;
+use crate::vfs::inode::Listed;
+use crate::vfs::names::entry_of;
+
+/// What the host said not longer ago is taken for true even where a change would not show later.
+const JUST_NOW: Duration = Duration::from_secs(1);
+
+/// Attributes to be set, with ids of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SetAttr {
+    pub mode: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub size: Option<u64>,
+    pub atime: Option<NewTime>,
+    pub mtime: Option<NewTime>,
+}
+
+impl Vfs {
+    /// Changes attributes. A file that is not yet stored keeps them until it is.
+    pub fn setattr(&self, cx: &Context, ino: Ino, fh: Option<Fh>, set: &SetAttr) -> Result<Attr> {
+        self.check_writable()?;
+        cx.may_wait()?;
+        let mut set = *set;
+        set.uid = set.uid.map(|uid| self.options.ids.uid_to_host(uid));
+        set.gid = set.gid.map(|gid| self.options.ids.gid_to_host(gid));
+        let mut is_cut_here = false;
+        if let Some(size) = set.size
+            && self.truncate_open(cx, ino, fh, size)?
+        {
+            set.size = None;
+            is_cut_here = true;
+        }
+        let Some((entry, claim)) = self.claim_for_attrs(cx, ino, &set)? else {
+            return self.set_attrs(cx, ino, fh, set, is_cut_here);
+        };
+        let mode = self.tree.lock().get(ino).map(|inode| inode.stat.mode);
+        let result = self
+            .set_attrs(cx, ino, fh, set, is_cut_here)
+            .and_then(|_| self.store_closed(cx, ino, &entry));
+        if result.is_err()
+            && entry.unclaim(&claim)
+            && let Some(mode) = mode
+            && let Some(inode) = self.tree.lock().get_mut(ino)
+        {
+            inode.stat.mode = mode;
+        }
+        self.release_entry(ino, &entry);
+        result?;
+        let tree = self.tree.lock();
+        self.attr_of(&tree, ino)
+    }
+
+    /// Where mode and times of a file go with its content alone, has that stored again. It is in the
+    /// journal then, so that a store that breaks off loses nothing.
+    fn claim_for_attrs(
+        &self,
+        cx: &Context,
+        ino: Ino,
+        set: &SetAttr,
+    ) -> Result<Option<(Arc<Entry>, Claim)>> {
+        let Some(limit) = self.remote.facts().sets_by_store else {
+            return Ok(None);
+        };
+        let is_for_a_store = set.size.is_none()
+            && (set.uid, set.gid) == (None, None)
+            && (set.mode.is_some() || set.atime.is_some() || set.mtime.is_some());
+        if !is_for_a_store {
+            return Ok(None);
+        }
+        let mut tree = self.fresh_attr(cx, ino)?;
+        let inode = tree.get(ino).ok_or(Error::Stale)?;
+        let is_small = inode.stat.kind == FileKind::File && inode.stat.size <= limit;
+        if !is_small || inode.is_ours() || inode.links.is_empty() {
+            return Ok(None);
+        }
+        let entry = self.open_entry(&mut tree, ino)?;
+        drop(tree);
+        entry.retain();
+        let claim = self
+            .fill(cx, ino, &entry)
+            .and_then(|()| self.with_entry(cx, ino, &entry, || entry.claim(cx.wait)));
+        match claim {
+            Ok(Some(claim)) => Ok(Some((entry, claim))),
+            other => {
+                self.release_entry(ino, &entry);
+                other.map(|_| None)
+            }
+        }
+    }
+
+    fn set_attrs(
+        &self,
+        cx: &Context,
+        ino: Ino,
+        fh: Option<Fh>,
+        set: SetAttr,
+        is_cut_here: bool,
+    ) -> Result<Attr> {
+        // What a store under way has read of the file, it would put back.
+        let entry = self.tree.lock().get(ino).and_then(entry_of);
+        let hold = entry.as_ref().map(Entry::hold);
+        let change = self.fold(ino, set)?;
+        if let Some(entry) = entry.as_ref().filter(|entry| entry.is_dirty())
+            && let Some(target) = self.store_place(ino)?.target()
+        {
+            entry.restate(&target);
+        }
+        if change != AttrChange::default() {
+            self.change_on_host(ino, &change)?;
+        }
+        drop(hold);
+        let is_open = self.handles.lock().is_open_for_writing(ino);
+        if is_cut_here
+            && fh.is_none()
+            && !is_open
+            && let Some(entry) = &entry
+        {
+            // Nobody is going to close it.
+            self.store_closed(cx, ino, entry)?;
+        }
+        let tree = self.tree.lock();
+        self.attr_of(&tree, ino)
+    }
+
+    /// Cuts the content that is open here; false if it is not open for writing.
+    fn truncate_open(&self, cx: &Context, ino: Ino, fh: Option<Fh>, size: u64) -> Result<bool> {
+        let entry = {
+            let tree = self.tree.lock();
+            let inode = tree.get(ino).ok_or(Error::Stale)?;
+            let Some(open) = &inode.open else {
+                return Ok(false);
+            };
+            let is_written = fh.is_some() || inode.is_ours();
+            if !is_written && !self.handles.lock().is_open_for_writing(ino) {
+                return Ok(false);
+            }
+            Arc::clone(&open.entry)
+        };
+        self.with_entry(cx, ino, &entry, || match entry.truncate(size, cx.wait) {
+            // A copy on the host: it can cut that as well.
+            Err(crate::cache::Error::NotHere) => Ok(false),
+            result => result.map(|()| true),
+        })
+    }
+
+    /// Keeps what the next store will say anyway; returns what the host must be told now.
+    fn fold(&self, ino: Ino, set: SetAttr) -> Result<AttrChange> {
+        let mut change = AttrChange {
+            uid: set.uid,
+            gid: set.gid,
+            mode: set.mode.map(|mode| mode & PERMISSIONS),
+            size: set.size,
+            atime: set.atime,
+            mtime: set.mtime,
+        };
+        let now = self.clock.wall().to_micros();
+        let mut tree = self.tree.lock();
+        let login = self.login();
+        let inode = tree.get_mut(ino).ok_or(Error::Stale)?;
+        if !inode.is_ours() {
+            return Ok(change);
+        }
+        let Some(open) = &inode.open else {
+            return Ok(change);
+        };
+        let at = |time: Option<NewTime>| {
+            time.map(|time| match time {
+                NewTime::Now => now,
+                NewTime::At(time) => time,
+            })
+        };
+        if open.entry.set_times(at(change.atime), at(change.mtime)) {
+            (change.atime, change.mtime) = (None, None);
+        }
+        if login.uid == 0 || login.uid == inode.stat.uid {
+            inode.stat.mode = change.mode.take().unwrap_or(inode.stat.mode);
+        }
+        if open.is_born && (change.uid.is_some() || change.gid.is_some()) {
+            let uid = change.uid.unwrap_or(inode.stat.uid);
+            let gid = change.gid.unwrap_or(inode.stat.gid);
+            let may = login.uid == 0
+                || (uid == inode.stat.uid
+                    && (gid == inode.stat.gid || gid == login.gid || login.groups.contains(&gid)));
+            if !may {
+                return Err(Error::NotPermitted);
+            }
+            (inode.stat.uid, inode.stat.gid) = (uid, gid);
+            (change.uid, change.gid) = (None, None);
+        }
+        Ok(change)
+    }
+
+    /// Looks whether the content that is here is still the host's, before its time is set: afterwards
+    /// nothing would show what others have written meanwhile.
+    fn look_at_content(&self, ino: Ino) -> Result<()> {
+        let (parent, name, path) = {
+            let tree = self.tree.lock();
+            let inode = tree.get(ino).ok_or(Error::Stale)?;
+            let is_here = inode.open.is_some() || self.cache.has(&inode.stat.version());
+            let age = self.clock.tick().saturating_sub(inode.stat_at);
+            if !is_here || inode.is_ours() || age < JUST_NOW {
+                return Ok(());
+            }
+            let Some((parent, name)) = inode.links.first().cloned() else {
+                return Ok(());
+            };
+            let path = tree.path(parent).ok_or(Error::NotFound)?.join(&name);
+            (parent, name, path)
+        };
+        let at = self.clock.tick();
+        let stat = self.remote.stat(&path)?;
+        let listed = Listed {
+            kind: stat.kind,
+            stat: Some(stat),
+            target: None,
+        };
+        self.tree.lock().learn(parent, &name, Some(listed), at);
+        Ok(())
+    }
+
+    fn change_on_host(&self, ino: Ino, change: &AttrChange) -> Result<()> {
+        if change.mtime.is_some() {
+            self.look_at_content(ino)?;
+        }
+        let (path, old) = {
+            let tree = self.tree.lock();
+            let inode = tree.get(ino).ok_or(Error::Stale)?;
+            let Some(path) = tree.path(ino) else {
+                // Removed and still open: nobody can ever see the difference but the opener.
+                drop(tree);
+                return self.change_removed(ino, change);
+            };
+            (path, inode.stat)
+        };
+        let stat = self.remote.set_attr(&path, change)?;
+        let at = self.clock.tick();
+        let keeps_content = change.size.is_none()
+            && (old.version().same_content(&stat.version())
+                || (change.mtime.is_some() && old.size == stat.size && old.id == stat.id));
+        self.changed_by_us(ino, &old, stat, at, keeps_content);
+        Ok(())
+    }
+
+    /// Takes attributes that an operation of ours left a file with, and whether its content is still
+    /// that of the old ones.
+    pub(super) fn changed_by_us(
+        &self,
+        ino: Ino,
+        old: &Stat,
+        stat: Stat,
+        at: Tick,
+        keeps_content: bool,
+    ) {
+        let mut tree = self.tree.lock();
+        let (was, is) = (old.version(), stat.version());
+        if let Some(inode) = tree.get_mut(ino) {
+            if let Some(open) = &inode.open {
+                if keeps_content {
+                    open.entry.revise(&was, &is);
+                }
+                if open.entry.is_dirty() {
+                    // Content, size and times are ours; the rest is the host's.
+                    inode.stat = Stat {
+                        mode: inode.stat.mode,
+                        ..stat
+                    };
+                    inode.stat_at = at;
+                    return;
+                }
+            }
+            if keeps_content && inode.pages_of == Some(was) {
+                inode.pages_of = Some(is);
+            }
+        }
+        if keeps_content {
+            self.cache.revise(&was, &is);
+        }
+        tree.set_stat(ino, stat, at);
+    }
+
+    fn change_removed(&self, ino: Ino, change: &AttrChange) -> Result<()> {
+        let now: Time = self.clock.wall();
+        let mut tree = self.tree.lock();
+        let inode = tree.get_mut(ino).ok_or(Error::Stale)?;
+        let stat = &mut inode.stat;
+        stat.mode = change.mode.unwrap_or(stat.mode);
+        stat.uid = change.uid.unwrap_or(stat.uid);
+        stat.gid = change.gid.unwrap_or(stat.gid);
+        for (time, new) in [
+            (&mut stat.atime, change.atime),
+            (&mut stat.mtime, change.mtime),
+        ] {
+            match new {
+                None => {}
+                Some(NewTime::Now) => *time = now,
+                Some(NewTime::At(at)) => *time = at,
+            }
+        }
+        stat.ctime = stat.ctime.map(|_| now);
+        Ok(())
+    }
+}
