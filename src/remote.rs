@@ -158,6 +158,9 @@ pub struct Facts {
     pub time_precision: TimePrecision,
     /// Whether a file can be sent in pieces, over several connections at once.
     pub can_take_pieces: bool,
+    /// Where [`Remote::set_attr`] cannot set mode and times of files, and a store does: the size
+    /// up to which a file may be stored again for that.
+    pub sets_by_store: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,15 +7,16 @@ use std::sync::Arc;
 use crate::cache::Error;
 use crate::cache::disk;
 use crate::cache::disk::Private;
-use crate::cache::entry::Content;
 use crate::cache::entry::Entry;
-use crate::cache::entry::Fetching;
-use crate::cache::entry::Journaled;
-use crate::cache::entry::Place;
-use crate::cache::entry::State;
 use crate::cache::entry::Wait;
 use crate::cache::local;
+use crate::cache::state::Content;
+use crate::cache::state::Fetching;
+use crate::cache::state::Journaled;
+use crate::cache::state::Place;
+use crate::cache::state::State;
 use crate::cache::steps::Step;
+use crate::remote;
 use crate::remote::Expect;
 use crate::stat::Version;
 use crate::sync::MutexGuard;
@@ -251,6 +252,48 @@ impl Entry {
         Ok(())
     }
 
+    /// Has the content stored again although it stays the same, for the sake of what goes with it.
+    /// `None` where it is going to be stored anyway.
+    pub fn claim(&self, wait: Wait) -> Result<Option<Claim>, Error> {
+        let mut state = self.state.lock();
+        let was_dirty = matches!(state.content, Content::Dirty { .. });
+        self.make_dirty(&mut state, wait)?;
+        let Expect::Version(version) = state.base else {
+            return Ok(None);
+        };
+        if was_dirty {
+            return Ok(None);
+        }
+        state.is_synced = false;
+        state.n_changes += 1;
+        Ok(Some(Claim {
+            version,
+            n_changes: state.n_changes,
+        }))
+    }
+
+    /// Takes a claim back if the host refused the content before it took any of it, and nobody has
+    /// changed it; returns whether that is so.
+    pub fn unclaim(&self, claim: &Claim) -> bool {
+        let mut state = self.state.lock();
+        while Self::is_busy(&state) {
+            self.changed.wait(&mut state);
+        }
+        let is_refused = matches!(&state.failure, Some(Error::Remote(error))
+            if matches!(**error, remote::Error::Refused { .. } | remote::Error::Unsupported { .. }));
+        let is_as_claimed = state.n_changes == claim.n_changes
+            && state.base == Expect::Version(claim.version)
+            && state.doubts.is_empty();
+        if !is_refused || !is_as_claimed || !matches!(state.content, Content::Dirty { .. }) {
+            return false;
+        }
+        state.failure = None;
+        self.settle_at(&mut state, claim.version);
+        drop(state);
+        self.changed.notify_all();
+        true
+    }
+
     fn touch(&self, state: &mut State) {
         state.mtime = self.cache.clock.wall().to_micros();
         state.ctime = state.mtime;
@@ -259,6 +302,13 @@ impl Entry {
         state.n_changes += 1;
         self.changed.notify_all();
     }
+}
+
+/// See [`Entry::claim`].
+#[derive(Debug, Clone, Copy)]
+pub struct Claim {
+    version: Version,
+    n_changes: u64,
 }
 
 /// What a reader gets when there is nothing to read.

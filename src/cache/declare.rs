@@ -5,11 +5,7 @@ use std::sync::Arc;
 use crate::cache::Error;
 use crate::cache::disk;
 use crate::cache::disk::Private;
-use crate::cache::entry::Content;
 use crate::cache::entry::Entry;
-use crate::cache::entry::Journaled;
-use crate::cache::entry::Place;
-use crate::cache::entry::State;
 use crate::cache::entry::Wait;
 use crate::cache::flush::NO_PLACE;
 use crate::cache::flush::Target;
@@ -18,6 +14,10 @@ use crate::cache::journal::record::Id;
 use crate::cache::journal::record::Phase;
 use crate::cache::journal::record::Record;
 use crate::cache::local;
+use crate::cache::state::Content;
+use crate::cache::state::Journaled;
+use crate::cache::state::Place;
+use crate::cache::state::State;
 use crate::path::RemotePath;
 
 impl Entry {

@@ -20,13 +20,13 @@
 mod adopt;
 mod clean_name;
 mod private;
+mod running;
 
 use std::fmt;
 use std::fs;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
-use std::io::Write as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -35,6 +35,7 @@ use std::sync::Arc;
 
 use crate::cache::disk::private::Kind;
 pub(crate) use crate::cache::disk::private::Private;
+use crate::cache::disk::running::Running;
 use crate::cache::journal::Journal;
 use crate::cache::journal::record::Id;
 use crate::cache::owner;
@@ -62,13 +63,11 @@ pub struct Error {
 pub struct Disk {
     dir: PathBuf,
     content: PathBuf,
-    boot: String,
     /// Holds the lock until it is closed.
     _lock: File,
     journal: Journal,
     steps: Arc<dyn Steps>,
-    /// Whether what was written before is there: no power failure came between.
-    is_sound: bool,
+    running: Running,
     n_damaged: usize,
     orphans: Vec<PathBuf>,
 }
@@ -136,29 +135,26 @@ impl Disk {
             }
         }
         let format_path = dir.join("format");
-        let running_path = dir.join("running");
         let format = fs::read_to_string(&format_path).unwrap_or_default();
-        let running = fs::read_to_string(&running_path).ok();
-        let is_sound = running.as_deref().is_none_or(|b| b == boot);
+        let running = Running::read(&dir, boot);
+        let is_trusted = running.is_sound && format == FORMAT;
         let journal_path = dir.join("journal");
         let (journal, n_damaged) =
             Journal::open(&dir, Arc::clone(&steps)).map_err(wrap("open", &journal_path))?;
         let mut disk = Self {
             dir,
             content,
-            boot: boot.to_owned(),
             _lock: lock,
             journal,
             steps,
-            is_sound,
+            running,
             n_damaged,
             orphans: Vec::new(),
         };
-        disk.sweep(is_sound && format == FORMAT)
+        disk.sweep(is_trusted)
             .map_err(wrap("read", &disk.content))?;
-        if running.is_none() {
-            disk.say_running().map_err(wrap("write", &running_path))?;
-        }
+        let running = &disk.running;
+        running.begin().map_err(wrap("write", &disk.dir))?;
         fs::write(&format_path, FORMAT).map_err(wrap("write", &format_path))?;
         Ok(Some(disk))
     }
@@ -227,27 +223,12 @@ impl Disk {
 
     /// Returns whether all that was written in earlier runs is there, as far as one can know.
     pub(crate) fn is_sound(&self) -> bool {
-        self.is_sound
+        self.running.is_sound
     }
 
-    /// Says that what a power failure left was looked at: what is here from now on is of this boot.
-    /// Until then a run that is killed leaves what it found as untrusted as it was.
+    /// Says that what a power failure left was looked at: what is here from now on can be trusted.
     pub(crate) fn trust(&self) {
-        if let Err(error) = self.say_running() {
-            log::warn!("cannot write {}: {error}", self.running_path().display());
-        }
-    }
-
-    fn running_path(&self) -> PathBuf {
-        self.dir.join("running")
-    }
-
-    /// Durably: a power failure that took the word away would make all that is here look sound.
-    fn say_running(&self) -> io::Result<()> {
-        let mut file = File::create(self.running_path())?;
-        file.write_all(self.boot.as_bytes())?;
-        file.sync_all()?;
-        File::open(&self.dir)?.sync_all()
+        self.running.trust();
     }
 
     /// Returns how many lines of the journal were damaged.
@@ -393,7 +374,7 @@ impl Disk {
     pub(crate) fn close(&self) {
         let result = File::open(&self.content).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
         match result {
-            Ok(()) => remove(&self.running_path()),
+            Ok(()) => self.running.end(),
             Err(error) => log::warn!("cannot flush the cache to the disk: {error}"),
         }
     }
@@ -450,6 +431,8 @@ fn remove(path: &Path) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::clean_name::tests::version;
     use super::*;
 
@@ -516,20 +499,6 @@ mod tests {
         let private = disk.make_dirty(&version, private).unwrap();
         assert!(disk.open_clean(&version).is_none());
         assert_eq!(fs::read(disk.private_path(&private)).unwrap(), b"hello");
-    }
-
-    #[test]
-    fn what_a_power_failure_left_is_not_trusted_before_somebody_has_looked_at_it() {
-        let base = tempfile::tempdir().unwrap();
-        let open = |boot| Disk::open(base.path(), "key", boot).unwrap();
-        assert!(open("boot").is_sound());
-        // Killed before it came to look.
-        assert!(!open("other boot").is_sound());
-        let disk = open("other boot");
-        assert!(!disk.is_sound());
-        disk.trust();
-        drop(disk);
-        assert!(open("other boot").is_sound());
     }
 
     #[test]

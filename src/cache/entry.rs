@@ -13,15 +13,17 @@
 //! stored it whole; Dirty content is never dropped while its file has a name.
 
 use std::fmt;
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use crate::cache::Cache;
 use crate::cache::Error;
 use crate::cache::disk::Private;
-use crate::cache::journal::record::Id;
 use crate::cache::local;
+use crate::cache::state::Content;
+use crate::cache::state::Journaled;
+use crate::cache::state::Place;
+use crate::cache::state::State;
 use crate::path::RemotePath;
 use crate::remote::Durability;
 use crate::remote::Expect;
@@ -65,99 +67,6 @@ pub struct Entry {
     pub(super) changed: Condvar,
     /// How many bytes the store that is under way has taken.
     pub(super) sent: AtomicU64,
-}
-
-pub(super) struct State {
-    pub(super) content: Content,
-    /// What must be on the host for our content to replace it.
-    pub(super) base: Expect,
-    /// Whether our content replaces whatever else is on the host: `O_TRUNC`. Only when it is
-    /// closed: what is tried again later must not replace what others stored meanwhile.
-    pub(super) replaces: bool,
-    pub(super) size: u64,
-    pub(super) mtime: Time,
-    pub(super) atime: Option<Time>,
-    pub(super) ctime: Time,
-    /// Handles that are open.
-    opens: u32,
-    pub(super) is_flushing: bool,
-    pub(super) journaled: Journaled,
-    /// Whether the content is as it was when it was last closed.
-    pub(super) is_sealed: bool,
-    /// Contents that may have reached the host: nobody heard the end.
-    pub(super) doubts: Vec<Doubt>,
-    /// Counts what was done to the content.
-    pub(super) n_changes: u64,
-    /// Counts the conflicts, see [`Entry::epoch`].
-    pub(super) epoch: u64,
-    /// Renames and removals under way, during which no store may begin.
-    holds: u32,
-    /// Whether the host was asked to flush what it has to its disk.
-    pub(super) is_synced: bool,
-    /// Why the last store failed.
-    pub(super) failure: Option<Error>,
-    /// Attributes that came with the content and that nobody has seen yet.
-    pub(super) news: Option<Stat>,
-    pub(super) room: u64,
-}
-
-/// A content that may have reached the host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Doubt {
-    /// Where it was sent to.
-    pub(super) dir: RemotePath,
-    /// Marks what the store may have left there.
-    pub(super) tag: u32,
-    pub(super) size: u64,
-    pub(super) mtime: Time,
-    pub(super) n_changes: u64,
-}
-
-/// What the journal knows of the content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Journaled {
-    No,
-    /// Somebody tells it at this moment.
-    Declaring,
-    As(Id),
-    /// It need not know: the file has no name any more.
-    Nameless,
-}
-
-pub(super) enum Content {
-    Absent {
-        failure: Option<Error>,
-    },
-    Fetching(Fetching),
-    Clean {
-        version: Version,
-        file: Arc<File>,
-        place: Place,
-    },
-    Dirty {
-        file: Arc<File>,
-        private: Private,
-    },
-}
-
-pub(super) struct Fetching {
-    /// The version that was asked for.
-    pub(super) version: Version,
-    pub(super) file: Arc<File>,
-    /// How many bytes of the content are in `file`.
-    pub(super) have: u64,
-    /// How many there will be; `None` until the host has said so.
-    pub(super) total: Option<u64>,
-    /// Whether somebody was given some of it.
-    pub(super) was_read: bool,
-}
-
-/// Which name clean content has on the disk.
-pub(super) enum Place {
-    /// The one that says its version: it can be found again after the entry is gone.
-    Named,
-    /// One that says nothing, because its version identifies nothing.
-    Private(Private),
 }
 
 impl Entry {
@@ -400,6 +309,11 @@ impl Entry {
     /// Says that the empty content that is here is what the host has as `version`.
     pub fn settle_empty(&self, version: Version) {
         let mut state = self.state.lock();
+        self.settle_at(&mut state, version);
+    }
+
+    /// Dirty content is what the host has in this version.
+    pub(super) fn settle_at(&self, state: &mut State, version: Version) {
         if let Content::Dirty { file, private } = &state.content {
             let (file, private) = (Arc::clone(file), *private);
             let place = self.place_of(private);
@@ -409,7 +323,7 @@ impl Entry {
                 place,
             };
             state.set_base(version);
-            self.undeclare(&mut state);
+            self.undeclare(state);
         }
     }
 
@@ -490,62 +404,6 @@ impl Entry {
             }
             Content::Absent { .. } | Content::Fetching(_) => {}
         }
-    }
-
-    /// Keeps stores from beginning until the guard is dropped, and waits for one that is under
-    /// way: its path is about to change.
-    pub fn hold(self: &Arc<Self>) -> Hold {
-        let mut state = self.state.lock();
-        state.holds += 1;
-        while state.is_flushing {
-            self.changed.wait(&mut state);
-        }
-        Hold {
-            entry: Arc::clone(self),
-        }
-    }
-
-    pub(super) fn is_held(state: &State) -> bool {
-        state.holds > 0
-    }
-}
-
-impl State {
-    pub(super) fn set_base(&mut self, version: Version) {
-        self.base = Expect::Version(version);
-        self.replaces = false;
-        self.size = version.size;
-        self.mtime = version.mtime;
-        self.atime = None;
-    }
-}
-
-/// See [`Entry::hold`].
-pub struct Hold {
-    entry: Arc<Entry>,
-}
-
-impl Hold {
-    /// Removes from the host what stores of the content left there whose end nobody heard; one that
-    /// still goes on fails then.
-    ///
-    /// # Errors
-    /// The host was not reached.
-    pub fn withdraw(&self) -> Result<(), Error> {
-        self.entry.withdraw()
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.entry.state.lock().holds -= 1;
-        self.entry.changed.notify_all();
-    }
-}
-
-impl fmt::Debug for Hold {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Hold")
     }
 }
 

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use crate::cache::Error;
 use crate::cache::disk::Private;
-use crate::cache::entry::Content;
 use crate::cache::entry::Entry;
-use crate::cache::entry::Fetching;
-use crate::cache::entry::Place;
-use crate::cache::entry::State;
 use crate::cache::local;
+use crate::cache::state::Content;
+use crate::cache::state::Fetching;
+use crate::cache::state::Place;
+use crate::cache::state::State;
 use crate::clock::Tick;
 use crate::path::RemotePath;
 use crate::remote;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crate::cache::Cache;
 use crate::cache::Error;
-use crate::cache::entry::Content;
 use crate::cache::entry::Entry;
 use crate::cache::journal::record::Record;
+use crate::cache::state::Content;
 use crate::path::RemotePath;
 use crate::remote;
 use crate::stat::Time;

@@ -352,8 +352,7 @@ impl Remote for ScpOnly {
         Err(Self::unsupported("rename", from, NO_WORD))
     }
 
-    /// Changes mode and times: of a directory by a record, of a small file by fetching it and
-    /// storing it again.
+    /// Changes mode and times of a directory, by a record; of a file they go with its content.
     fn set_attr(&self, path: &RemotePath, change: &AttrChange) -> Result<Stat> {
         self.change_attr(path, change)
     }

@@ -64,6 +64,9 @@ use crate::sync::Mutex;
 pub const TEMP_PREFIX: &[u8] = b".scpfs-";
 pub const TEMP_SUFFIX: &[u8] = b".tmp";
 
+/// Content of up to so many bytes goes over any lane.
+const LITTLE: u64 = 64 << 10;
+
 /// A host with a POSIX shell, reached over [`Lanes`].
 #[derive(Debug)]
 pub struct Shell {
@@ -146,8 +149,15 @@ impl Shell {
         Ok(())
     }
 
-    fn content_lane(&self, act: &'static str) -> Result<Lent> {
-        self.lanes.lend_live(Purpose::Content, act)
+    /// A lane for content of so many bytes. Little of it takes no longer than a listing does, and must
+    /// not wait until others have sent all of theirs.
+    fn content_lane(&self, act: &'static str, size: u64) -> Result<Lent> {
+        let purpose = if size <= LITTLE {
+            Purpose::Metadata
+        } else {
+            Purpose::Content
+        };
+        self.lanes.lend_live(purpose, act)
     }
 
     /// Tells the host to change something; `wanted` paths are listed at the end of the line and

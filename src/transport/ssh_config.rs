@@ -3,8 +3,9 @@
 //! Takes what `ssh -G` prints, or the same keys from elsewhere. Nothing here reads a file, the
 //! environment or the network; `resolve` does that.
 
+mod tokens;
+
 use std::ffi::OsString;
-use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::settings::Proxy;
 use super::settings::Settings;
 use super::settings::StrictHostKeyChecking;
 use crate::path::Excerpt;
+use crate::transport::ssh_config::tokens::Expander;
 
 /// What was asked for on the command line.
 #[derive(Clone, Debug, Default)]
@@ -459,64 +461,6 @@ fn duration(text: &str) -> Option<Duration> {
         total = total.checked_add(number.parse().ok()?)?;
     }
     (total > 0).then(|| Duration::from_secs(total))
-}
-
-struct Expander<'a> {
-    settings: &'a Settings,
-    around: &'a Surroundings,
-}
-
-impl Expander<'_> {
-    /// Expands a leading `~` and the tokens.
-    fn path(&self, text: &str) -> PathBuf {
-        let text = self.tokens(text);
-        match text.strip_prefix('~') {
-            Some("") => self.around.home.clone(),
-            Some(rest) if rest.starts_with('/') => {
-                self.around.home.join(rest.trim_start_matches('/'))
-            }
-            _ => PathBuf::from(text),
-        }
-    }
-
-    fn tokens(&self, text: &str) -> String {
-        let mut out = String::with_capacity(text.len());
-        let mut chars = text.chars();
-        while let Some(c) = chars.next() {
-            if c != '%' {
-                out.push(c);
-                continue;
-            }
-            match chars.next() {
-                Some('%') => out.push('%'),
-                Some('d') => out.push_str(&display(&self.around.home)),
-                Some('h') => out.push_str(&self.settings.hostname),
-                Some('i') => out.push_str(&self.around.uid.to_string()),
-                Some('k') => out.push_str(
-                    self.settings
-                        .host_key_alias
-                        .as_ref()
-                        .unwrap_or(&self.settings.host_alias),
-                ),
-                Some('L') => {
-                    out.push_str(self.around.hostname.split('.').next().unwrap_or_default());
-                }
-                Some('l') => out.push_str(&self.around.hostname),
-                Some('n') => out.push_str(&self.settings.host_alias),
-                Some('p') => out.push_str(&self.settings.port.to_string()),
-                Some('r') => out.push_str(&self.settings.user),
-                Some('u') => out.push_str(&self.around.user),
-                Some(other) => out.extend(['%', other]),
-                None => out.push('%'),
-            }
-        }
-        out
-    }
-}
-
-/// The home directory as text: `ssh_config` is text, and so are the paths made of it.
-fn display(path: &Path) -> String {
-    path.display().to_string()
 }
 
 #[cfg(test)]

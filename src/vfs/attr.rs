@@ -1,7 +1,9 @@
 //! Attributes: what is shown, and changing them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cache::Claim;
 use crate::cache::Entry;
 use crate::cache::Whereto as _;
 use crate::clock::Tick;
@@ -21,12 +23,16 @@ use crate::vfs::MAX_ROUNDS;
 use crate::vfs::Result;
 use crate::vfs::Vfs;
 use crate::vfs::inode::Inode;
+use crate::vfs::inode::Listed;
 use crate::vfs::names::entry_of;
 use crate::vfs::permission;
 use crate::vfs::permission::Who;
 use crate::vfs::symlink;
 use crate::vfs::symlink::Symlinks;
 use crate::vfs::tree::Tree;
+
+/// What the host said not longer ago is taken for true even where a change would not show later.
+const JUST_NOW: Duration = Duration::from_secs(1);
 
 /// Attributes as they are shown on this machine.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -257,6 +263,72 @@ impl Vfs {
             set.size = None;
             is_cut_here = true;
         }
+        let Some((entry, claim)) = self.claim_for_attrs(cx, ino, &set)? else {
+            return self.set_attrs(cx, ino, fh, set, is_cut_here);
+        };
+        let mode = self.tree.lock().get(ino).map(|inode| inode.stat.mode);
+        let result = self
+            .set_attrs(cx, ino, fh, set, is_cut_here)
+            .and_then(|_| self.store_closed(cx, ino, &entry));
+        if result.is_err()
+            && entry.unclaim(&claim)
+            && let Some(mode) = mode
+            && let Some(inode) = self.tree.lock().get_mut(ino)
+        {
+            inode.stat.mode = mode;
+        }
+        self.release_entry(ino, &entry);
+        result?;
+        let tree = self.tree.lock();
+        self.attr_of(&tree, ino)
+    }
+
+    /// Where mode and times of a file go with its content alone, has that stored again. It is in the
+    /// journal then, so that a store that breaks off loses nothing.
+    fn claim_for_attrs(
+        &self,
+        cx: &Context,
+        ino: Ino,
+        set: &SetAttr,
+    ) -> Result<Option<(Arc<Entry>, Claim)>> {
+        let Some(limit) = self.remote.facts().sets_by_store else {
+            return Ok(None);
+        };
+        let is_for_a_store = set.size.is_none()
+            && (set.uid, set.gid) == (None, None)
+            && (set.mode.is_some() || set.atime.is_some() || set.mtime.is_some());
+        if !is_for_a_store {
+            return Ok(None);
+        }
+        let mut tree = self.fresh_attr(cx, ino)?;
+        let inode = tree.get(ino).ok_or(Error::Stale)?;
+        let is_small = inode.stat.kind == FileKind::File && inode.stat.size <= limit;
+        if !is_small || inode.is_ours() || inode.links.is_empty() {
+            return Ok(None);
+        }
+        let entry = self.open_entry(&mut tree, ino)?;
+        drop(tree);
+        entry.retain();
+        let claim = self
+            .fill(cx, ino, &entry)
+            .and_then(|()| self.with_entry(cx, ino, &entry, || entry.claim(cx.wait)));
+        match claim {
+            Ok(Some(claim)) => Ok(Some((entry, claim))),
+            other => {
+                self.release_entry(ino, &entry);
+                other.map(|_| None)
+            }
+        }
+    }
+
+    fn set_attrs(
+        &self,
+        cx: &Context,
+        ino: Ino,
+        fh: Option<Fh>,
+        set: SetAttr,
+        is_cut_here: bool,
+    ) -> Result<Attr> {
         // What a store under way has read of the file, it would put back.
         let entry = self.tree.lock().get(ino).and_then(entry_of);
         let hold = entry.as_ref().map(Entry::hold);
@@ -295,7 +367,7 @@ impl Vfs {
             if !is_written && !self.handles.lock().is_open_for_writing(ino) {
                 return Ok(false);
             }
-            std::sync::Arc::clone(&open.entry)
+            Arc::clone(&open.entry)
         };
         self.with_entry(cx, ino, &entry, || match entry.truncate(size, cx.wait) {
             // A copy on the host: it can cut that as well.
@@ -351,7 +423,38 @@ impl Vfs {
         Ok(change)
     }
 
+    /// Looks whether the content that is here is still the host's, before its time is set: afterwards
+    /// nothing would show what others have written meanwhile.
+    fn look_at_content(&self, ino: Ino) -> Result<()> {
+        let (parent, name, path) = {
+            let tree = self.tree.lock();
+            let inode = tree.get(ino).ok_or(Error::Stale)?;
+            let is_here = inode.open.is_some() || self.cache.has(&inode.stat.version());
+            let age = self.clock.tick().saturating_sub(inode.stat_at);
+            if !is_here || inode.is_ours() || age < JUST_NOW {
+                return Ok(());
+            }
+            let Some((parent, name)) = inode.links.first().cloned() else {
+                return Ok(());
+            };
+            let path = tree.path(parent).ok_or(Error::NotFound)?.join(&name);
+            (parent, name, path)
+        };
+        let at = self.clock.tick();
+        let stat = self.remote.stat(&path)?;
+        let listed = Listed {
+            kind: stat.kind,
+            stat: Some(stat),
+            target: None,
+        };
+        self.tree.lock().learn(parent, &name, Some(listed), at);
+        Ok(())
+    }
+
     fn change_on_host(&self, ino: Ino, change: &AttrChange) -> Result<()> {
+        if change.mtime.is_some() {
+            self.look_at_content(ino)?;
+        }
         let (path, old) = {
             let tree = self.tree.lock();
             let inode = tree.get(ino).ok_or(Error::Stale)?;

@@ -112,7 +112,7 @@ impl Vfs {
     }
 
     /// The entry of an inode, made if need be, with one more handle to its name in the tree.
-    fn open_entry(&self, tree: &mut Tree, ino: Ino) -> Result<Arc<Entry>> {
+    pub(super) fn open_entry(&self, tree: &mut Tree, ino: Ino) -> Result<Arc<Entry>> {
         let inode = tree.get_mut(ino).ok_or(Error::Stale)?;
         if let Some(open) = &mut inode.open {
             open.handles += 1;
@@ -129,7 +129,7 @@ impl Vfs {
     }
 
     /// Brings the content of an entry here, or starts to.
-    fn fill(&self, cx: &Context, ino: Ino, entry: &Arc<Entry>) -> Result<()> {
+    pub(super) fn fill(&self, cx: &Context, ino: Ino, entry: &Arc<Entry>) -> Result<()> {
         let (path, version) = {
             let tree = self.tree.lock();
             let inode = tree.get(ino).ok_or(Error::Stale)?;
@@ -427,7 +427,7 @@ impl Vfs {
         Ok(())
     }
 
-    fn release_entry(&self, ino: Ino, entry: &Arc<Entry>) {
+    pub(super) fn release_entry(&self, ino: Ino, entry: &Arc<Entry>) {
         entry.release();
         let mut tree = self.tree.lock();
         if let Some(inode) = tree.get_mut(ino)

@@ -121,6 +121,15 @@ impl Inode {
         self.links.first().or(self.lost.as_ref())
     }
 
+    /// Says that somebody else takes a name away, before it goes: if it is the last one, and somebody
+    /// here needs the file, that is where it belongs.
+    pub(super) fn loses(&mut self, parent: Ino, name: &Name) {
+        let is_last = self.links.iter().all(|(p, n)| *p == parent && n == name);
+        if is_last && (self.is_open() || self.is_ours()) {
+            self.lost = Some((parent, name.clone()));
+        }
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.open.as_ref().is_some_and(|open| open.handles > 0)
     }

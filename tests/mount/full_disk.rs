@@ -135,7 +135,7 @@ fn what_waits_for_the_host_survives_a_full_cache_disk() {
     }
     let small = Small::new("8m");
     let cache = format!(
-        "cache_dir={},min_free=0,cache_timeout=1,timeout=4",
+        "cache_dir={},min_free=0,cache_timeout=1,timeout=2",
         small.path().join("cache").display()
     );
     let args = ["-o", &cache];

@@ -1,6 +1,7 @@
 //! Rare orders of events, none of which may lose or mix contents.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -13,8 +14,15 @@ use scpfs::clock::ManualClock;
 use scpfs::path::Name;
 use scpfs::path::RemotePath;
 use scpfs::remote::AttrChange;
+use scpfs::remote::Content;
+use scpfs::remote::Durability;
+use scpfs::remote::Expect;
+use scpfs::remote::NewTime;
+use scpfs::remote::Placement;
 use scpfs::remote::Remote;
+use scpfs::remote::StorePlan;
 use scpfs::remote::memory::Memory;
+use scpfs::stat::Time;
 use scpfs::vfs::Ino;
 use scpfs::vfs::RenameFlags;
 use scpfs::vfs::SetAttr;
@@ -91,10 +99,10 @@ fn a_mode_that_was_set_on_what_waits_to_be_stored_outlives_a_crash() {
     let mount = Mount::set_up(setup());
     mount.write("secret", b"content").unwrap();
     let ino = mount.find("secret").unwrap().ino;
-    let mtime = scpfs::stat::Time { secs: 5, nanos: 0 };
+    let mtime = Time { secs: 5, nanos: 0 };
     let set = SetAttr {
         mode: Some(0o600),
-        mtime: Some(scpfs::remote::NewTime::At(mtime)),
+        mtime: Some(NewTime::At(mtime)),
         ..SetAttr::default()
     };
     mount.vfs.setattr(&CX, ino, None, &set).unwrap();
@@ -173,9 +181,9 @@ fn what_the_local_disk_cannot_keep_until_later_is_stored_at_once() {
     #[derive(Debug)]
     struct FullDisk;
     impl scpfs::cache::Steps for FullDisk {
-        fn before(&self, step: scpfs::cache::Step) -> std::io::Result<()> {
+        fn before(&self, step: scpfs::cache::Step) -> io::Result<()> {
             if step == scpfs::cache::Step::SyncContent {
-                return Err(std::io::Error::from_raw_os_error(libc::ENOSPC));
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
             }
             Ok(())
         }
@@ -382,61 +390,103 @@ fn a_copy_on_the_host_replaces_only_what_was_seen() {
     }
 }
 
-fn temporaries(mount: &Mount) -> Vec<String> {
-    let names = fs::read_dir(mount.at("")).unwrap();
-    names
-        .map(|item| item.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.starts_with(".scpfs-"))
-        .collect()
-}
-
-/// A file whose content was not stored, because all that ran over there was killed meanwhile.
-fn broken_off() -> (Mount, Vec<u8>) {
-    let mount = Mount::new();
-    fs::write(mount.at("file"), "old").unwrap();
-    let opened = mount.open("file", libc::O_RDWR).unwrap();
-    // Its content waits for an acknowledgement.
-    let data = vec![b'x'; 5 << 20];
-    mount.vfs.write(&CX, opened.fh, 0, &data).unwrap();
-    {
-        let mut faults = mount.world.faults.lock();
-        faults.cut_after_read = Some(3);
-        faults.refuses = true;
-    }
-    mount.close(&opened).unwrap_err();
-    assert_eq!(temporaries(&mount).len(), 1);
-    {
-        let mut faults = mount.world.faults.lock();
-        faults.cut_after_read = None;
-        faults.refuses = false;
-    }
-    (mount, data)
-}
-
 #[test]
-fn what_a_store_left_on_a_host_that_broke_down_is_removed_by_a_later_one() {
-    let (mount, data) = broken_off();
-    mount.clock.advance(Duration::from_secs(60));
-    eventually("stored", || fs::read(mount.at("file")).unwrap() == data);
-    assert!(mount.vfs.drain().is_empty());
-    assert!(temporaries(&mount).is_empty());
-}
-
-#[test]
-fn what_a_store_left_on_a_host_that_broke_down_goes_with_its_file() {
-    for is_replaced in [false, true] {
-        let (mount, _) = broken_off();
-        // A connection may be tried again, and it is not yet time for the content.
-        mount.clock.advance(Duration::from_millis(900));
-        if is_replaced {
-            mount.write("new", b"new").unwrap();
-            rename(&mount, "new", "file");
-            assert_eq!(fs::read(mount.at("file")).unwrap(), b"new");
-        } else {
-            mount.vfs.unlink(&CX, Ino::ROOT, b"file").unwrap();
-            assert!(!mount.at("file").exists());
+fn a_small_file_does_not_wait_for_large_ones() {
+    /// Content that comes to a halt.
+    struct Slow<'a>(&'a AtomicBool);
+    impl Content for Slow<'_> {
+        fn read_at(&self, buf: &mut [u8], _offset: u64) -> io::Result<usize> {
+            while self.0.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok(buf.len())
         }
-        assert!(temporaries(&mount).is_empty());
-        assert!(mount.vfs.drain().is_empty());
+    }
+    let mount = Mount::new();
+    fs::write(mount.at("small"), "content").unwrap();
+    mount.find("small").unwrap();
+    let is_halted = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        for n in 0..mount.remote.contact().max {
+            let (remote, is_halted) = (&mount.remote, &is_halted);
+            scope.spawn(move || {
+                let path =
+                    RemotePath::root().join(&Name::new(format!("large{n}").as_bytes()).unwrap());
+                let plan = StorePlan {
+                    size: 1 << 20,
+                    mode: 0o644,
+                    mtime: Time::default(),
+                    atime: Time::default(),
+                    owner: None,
+                    expect: Expect::Absent,
+                    placement: Placement::Replace,
+                    durability: Durability::Lazy,
+                    keep_as: None,
+                    tag: 0,
+                };
+                remote.store(&path, &Slow(is_halted), &plan).unwrap();
+            });
+        }
+        let reader = scope.spawn(|| {
+            let read = mount.read("small");
+            let written = mount.write("other", b"content");
+            (read, written, is_halted.load(Ordering::SeqCst))
+        });
+        for _ in 0..100 {
+            if reader.is_finished() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        is_halted.store(false, Ordering::SeqCst);
+        let (read, written, was_halted) = reader.join().unwrap();
+        assert_eq!(read.unwrap(), b"content");
+        written.unwrap();
+        assert!(was_halted, "it waited");
+    });
+}
+
+#[test]
+fn what_lost_one_name_to_others_and_the_last_one_here_is_gone() {
+    let mount = Mount::new();
+    fs::write(mount.at("one"), "base").unwrap();
+    fs::hard_link(mount.at("one"), mount.at("two")).unwrap();
+    let opened = mount.open("one", libc::O_RDWR).unwrap();
+    mount.find("two").unwrap();
+    fs::remove_file(mount.at("one")).unwrap();
+    mount.age();
+    assert_eq!(mount.names("").unwrap(), ["two"]);
+    mount.vfs.unlink(&CX, Ino::ROOT, b"two").unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
+    mount.close(&opened).unwrap();
+    assert!(mount.names("").unwrap().is_empty());
+    assert_eq!(fs::read_dir(mount.world.root()).unwrap().count(), 0);
+}
+
+#[test]
+fn times_that_are_set_do_not_hide_what_others_wrote() {
+    for is_open in [false, true] {
+        let mount = Mount::new();
+        fs::write(mount.at("file"), "base").unwrap();
+        assert_eq!(mount.read("file").unwrap(), b"base");
+        let opened = mount.open("file", libc::O_RDWR).unwrap();
+        if !is_open {
+            mount.close(&opened).unwrap();
+        }
+        // In place, of the same size, and not so long ago that anybody would look.
+        mount.clock.advance(Duration::from_secs(2));
+        fs::write(mount.at("file"), "them").unwrap();
+        let ino = mount.find("file").unwrap().ino;
+        let set = SetAttr {
+            mtime: Some(NewTime::At(Time { secs: 5, nanos: 7 })),
+            ..SetAttr::default()
+        };
+        mount.vfs.setattr(&CX, ino, None, &set).unwrap();
+        if is_open {
+            mount.vfs.write(&CX, opened.fh, 0, b"B").unwrap();
+            assert_eq!(mount.close(&opened).unwrap_err().errno(), libc::ESTALE);
+            assert_eq!(fs::read(mount.at("file")).unwrap(), b"them");
+        }
+        assert_eq!(mount.read("file").unwrap(), b"them");
     }
 }

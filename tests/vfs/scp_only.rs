@@ -1,20 +1,25 @@
 //! Hosts with nothing but scp, of which some cannot even list a directory.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use scpfs::clock::Clock;
 use scpfs::clock::ManualClock;
+use scpfs::remote::NewTime;
 use scpfs::remote::probe::Settings;
 use scpfs::remote::retry::Retry;
 use scpfs::remote::scp_only;
+use scpfs::stat::Time;
+use scpfs::vfs::SetAttr;
 use tempfile::TempDir;
 
 use crate::local::Userland;
 use crate::local::World;
 use crate::scp_server::Kind;
 use crate::scp_server::ScpServer;
+use crate::world::CX;
 use crate::world::Mount;
 use crate::world::Setup;
 
@@ -63,4 +68,85 @@ fn where_nothing_can_be_listed_files_are_found_by_name() {
         let unlisted = mount.names("").unwrap_err();
         assert_eq!(unlisted.errno(), libc::EOPNOTSUPP, "{kind:?}");
     }
+}
+
+fn scp_mount() -> Mount {
+    let clock = Arc::new(ManualClock::new());
+    let world = Arc::new(World::scp_only("SSH-2.0-OpenSSH_9.2"));
+    let remote = world.scp(Arc::clone(&clock) as Arc<dyn Clock>);
+    Mount::of(Arc::new(Retry::new(remote)), world, clock, Setup::default())
+}
+
+const TIME: Time = Time {
+    secs: 1_000_000_000,
+    nanos: 0,
+};
+
+fn set(mount: &Mount, name: &str) -> Result<(), scpfs::vfs::Error> {
+    mount.age();
+    let ino = mount.find(name).unwrap().ino;
+    let mode = SetAttr {
+        mode: Some(0o600),
+        ..SetAttr::default()
+    };
+    let times = SetAttr {
+        mtime: Some(NewTime::At(TIME)),
+        ..SetAttr::default()
+    };
+    let shown = mount.vfs.setattr(&CX, ino, None, &mode)?.stat;
+    assert_eq!(shown.mode & 0o777, 0o600);
+    let shown = mount.vfs.setattr(&CX, ino, None, &times)?.stat;
+    assert_eq!(shown.mtime, TIME);
+    Ok(())
+}
+
+#[test]
+fn mode_and_times_of_a_file_go_with_its_content() {
+    let mount = scp_mount();
+    for (name, data) in [("empty", &b""[..]), ("file", b"content")] {
+        fs::write(mount.at(name), data).unwrap();
+        set(&mount, name).unwrap();
+        let meta = fs::metadata(mount.at(name)).unwrap();
+        assert_eq!((meta.mode() & 0o777, meta.mtime()), (0o600, TIME.secs));
+        assert_eq!(fs::read(mount.at(name)).unwrap(), data);
+        assert_eq!(mount.read(name).unwrap(), data);
+    }
+    assert!(mount.vfs.drain().is_empty());
+    // More than is sent for the sake of a mode.
+    fs::write(mount.at("large"), vec![b'x'; (1 << 20) + 1]).unwrap();
+    assert_eq!(set(&mount, "large").unwrap_err().errno(), libc::EOPNOTSUPP);
+}
+
+#[test]
+fn a_mode_that_is_refused_leaves_nothing_to_be_stored() {
+    let mount = scp_mount();
+    fs::write(mount.at("file"), "content").unwrap();
+    let refuses = "#!/bin/dash\ncase $* in *-t*) printf '\\0\\1scp: file: Permission denied\\n'; exit 1;; \
+                   esac\nexec /usr/bin/scp \"$@\"\n";
+    mount.world.put("scp", refuses);
+    let before = mount.find("file").unwrap().stat;
+    assert_eq!(set(&mount, "file").unwrap_err().errno(), libc::EACCES);
+    let after = mount.find("file").unwrap().stat;
+    assert_eq!((before.mode, before.mtime), (after.mode, after.mtime));
+    assert!(mount.vfs.drain().is_empty());
+    assert_eq!(mount.read("file").unwrap(), b"content");
+}
+
+#[test]
+fn a_mode_that_is_cut_off_costs_no_content() {
+    let mount = scp_mount();
+    fs::write(mount.at("file"), "content").unwrap();
+    // As servers do that open what they write with O_TRUNC.
+    let cuts = "#!/bin/dash\ncase $* in *-t*) for last; do :; done; printf '\\0'; read -r line; \
+                read -r line; : >\"$last\"; exit 1;; esac\nexec /usr/bin/scp \"$@\"\n";
+    mount.world.put("scp", cuts);
+    set(&mount, "file").unwrap_err();
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"");
+    // Nobody but us has it now.
+    mount
+        .world
+        .put("scp", "#!/bin/dash\nexec /usr/bin/scp \"$@\"\n");
+    mount.clock.advance(Duration::from_secs(60));
+    assert!(mount.vfs.drain().is_empty());
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"content");
 }

@@ -30,7 +30,7 @@ impl Disk {
         self.n_damaged += other.n_damaged;
         for mut record in other.journal.records() {
             let private = Private::dirty(record.id);
-            if record.phase == Phase::Closed && !other.is_sound {
+            if record.phase == Phase::Closed && !other.running.is_sound {
                 record.phase = Phase::Open;
             }
             let id = record.id;
@@ -53,6 +53,7 @@ impl Disk {
         }
         self.orphans.extend(other.orphans.iter().cloned());
         if other.orphans.is_empty() && other.journal.records().is_empty() {
+            other.trust();
             other.close();
         }
     }

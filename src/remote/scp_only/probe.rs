@@ -17,6 +17,7 @@ use crate::remote::probe::Settings;
 use crate::remote::probe::login_relative;
 use crate::remote::scp_only::ScpOnly;
 use crate::remote::scp_only::UNKNOWN_ID;
+use crate::remote::scp_only::attr::MAX_STORED_ANEW;
 use crate::remote::scp_only::command;
 use crate::remote::scp_only::command::Options;
 use crate::remote::scp_only::command::Quoting;
@@ -138,6 +139,7 @@ pub fn probe(
         can_exchange: false,
         time_precision: TimePrecision::Seconds,
         can_take_pieces: false,
+        sets_by_store: Some(MAX_STORED_ANEW),
     };
     Ok(ScpOnly {
         links,

@@ -1,5 +1,7 @@
 //! What changes the host: files are stored, files and directories are made.
 
+use std::io;
+
 use crate::path::RemotePath;
 use crate::remote::Changed;
 use crate::remote::Content;
@@ -16,7 +18,6 @@ use crate::remote::Stored;
 use crate::remote::lanes::Purpose;
 use crate::remote::scp_only::NO_WORD;
 use crate::remote::scp_only::ScpOnly;
-use crate::remote::scp_only::attr::Bytes;
 use crate::remote::scp_only::command::Direction;
 use crate::remote::scp_only::command::Options;
 use crate::remote::scp_only::is_same;
@@ -44,6 +45,15 @@ enum Place {
     Gone,
     /// Somebody put something else there.
     Taken,
+}
+
+/// The content of a new file.
+struct Nothing;
+
+impl Content for Nothing {
+    fn read_at(&self, _buf: &mut [u8], _offset: u64) -> io::Result<usize> {
+        Ok(0)
+    }
 }
 
 impl ScpOnly {
@@ -276,7 +286,7 @@ impl ScpOnly {
             Err(error) if error.reason() == Some(Reason::NotFound) => {}
             Err(error) => return Err(error),
         }
-        let stat = self.put(path, &Bytes::new(), &plan, Pace::AtOnce)?;
+        let stat = self.put(path, &Nothing, &plan, Pace::AtOnce)?;
         Ok(Changed { stat, parent: None })
     }
 

@@ -138,7 +138,7 @@ impl Shell {
         let helper = if by_scp { "f" } else { "fc" };
         let line = Line::new(helper).arg(&whole).finish();
         for n_left in (0..MAX_FETCHES).rev() {
-            let mut lane = self.content_lane(ACT)?;
+            let mut lane = self.content_lane(ACT, known.map_or(u64::MAX, |it| it.size))?;
             let fetch = if by_scp {
                 transfer::fetch(&mut lane, &line, path, receiver)?
             } else {
@@ -184,7 +184,7 @@ impl Shell {
         plan: &StorePlan,
     ) -> Result<Stored> {
         let temp = self.new_temp(path, plan)?;
-        let lane = self.content_lane("store")?;
+        let lane = self.content_lane("store", plan.size)?;
         let stored = if self.goes_in_pieces(plan) {
             self.store_in_pieces(lane, path, &temp, content, plan)
         } else {
@@ -267,7 +267,7 @@ impl Shell {
         // No T record sets the time of a copy.
         let stamp = self.tools.stamp(plan.mtime);
         let line = self.place(line, to, &temp, plan, &stamp);
-        let mut lane = self.content_lane(ACT)?;
+        let mut lane = self.content_lane(ACT, plan.size)?;
         let answer = lane
             .request(&line.finish())
             .map_err(|error| lost(ACT, error))?;
@@ -325,7 +325,7 @@ impl Shell {
     /// Receives a file by `cat`: for content whose length nobody knows before.
     fn fetch_unsized(&self, path: &RemotePath, receiver: &mut dyn Receiver) -> Result<Fetched> {
         const ACT: &str = "fetch";
-        let mut lane = self.content_lane(ACT)?;
+        let mut lane = self.content_lane(ACT, u64::MAX)?;
         let line = Line::new("pc").arg(&self.absolute(path)).finish();
         let content = lane.request_long(&line).map_err(|error| lost(ACT, error))?;
         check(ACT, path, &content)?;

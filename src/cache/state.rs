@@ -1,0 +1,116 @@
+//! What an entry knows of its content.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use crate::cache::Error;
+use crate::cache::disk::Private;
+use crate::cache::journal::record::Id;
+use crate::path::RemotePath;
+use crate::remote::Expect;
+use crate::stat::Stat;
+use crate::stat::Time;
+use crate::stat::Version;
+
+pub(super) struct State {
+    pub(super) content: Content,
+    /// What must be on the host for our content to replace it.
+    pub(super) base: Expect,
+    /// Whether our content replaces whatever else is on the host: `O_TRUNC`. Only when it is
+    /// closed: what is tried again later must not replace what others stored meanwhile.
+    pub(super) replaces: bool,
+    pub(super) size: u64,
+    pub(super) mtime: Time,
+    pub(super) atime: Option<Time>,
+    pub(super) ctime: Time,
+    /// Handles that are open.
+    pub(super) opens: u32,
+    pub(super) is_flushing: bool,
+    pub(super) journaled: Journaled,
+    /// Whether the content is as it was when it was last closed.
+    pub(super) is_sealed: bool,
+    /// Contents that may have reached the host: nobody heard the end.
+    pub(super) doubts: Vec<Doubt>,
+    /// Counts what was done to the content.
+    pub(super) n_changes: u64,
+    /// Counts the conflicts, see [`Entry::epoch`].
+    pub(super) epoch: u64,
+    /// Renames and removals under way, during which no store may begin.
+    pub(super) holds: u32,
+    /// Whether the host was asked to flush what it has to its disk.
+    pub(super) is_synced: bool,
+    /// Why the last store failed.
+    pub(super) failure: Option<Error>,
+    /// Attributes that came with the content and that nobody has seen yet.
+    pub(super) news: Option<Stat>,
+    pub(super) room: u64,
+}
+
+/// A content that may have reached the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Doubt {
+    /// Where it was sent to.
+    pub(super) dir: RemotePath,
+    /// Marks what the store may have left there.
+    pub(super) tag: u32,
+    pub(super) size: u64,
+    pub(super) mtime: Time,
+    pub(super) n_changes: u64,
+}
+
+/// What the journal knows of the content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Journaled {
+    No,
+    /// Somebody tells it at this moment.
+    Declaring,
+    As(Id),
+    /// It need not know: the file has no name any more.
+    Nameless,
+}
+
+pub(super) enum Content {
+    Absent {
+        failure: Option<Error>,
+    },
+    Fetching(Fetching),
+    Clean {
+        version: Version,
+        file: Arc<File>,
+        place: Place,
+    },
+    Dirty {
+        file: Arc<File>,
+        private: Private,
+    },
+}
+
+pub(super) struct Fetching {
+    /// The version that was asked for.
+    pub(super) version: Version,
+    pub(super) file: Arc<File>,
+    /// How many bytes of the content are in `file`.
+    pub(super) have: u64,
+    /// How many there will be; `None` until the host has said so.
+    pub(super) total: Option<u64>,
+    /// Whether somebody was given some of it.
+    pub(super) was_read: bool,
+}
+
+/// Which name clean content has on the disk.
+pub(super) enum Place {
+    /// The one that says its version: it can be found again after the entry is gone.
+    Named,
+    /// One that says nothing, because its version identifies nothing.
+    Private(Private),
+}
+
+impl State {
+    pub(super) fn set_base(&mut self, version: Version) {
+        self.base = Expect::Version(version);
+        self.replaces = false;
+        self.size = version.size;
+        self.mtime = version.mtime;
+        self.atime = None;
+    }
+}

@@ -1,0 +1,220 @@
+//! What the host said, and when: a late answer never displaces newer knowledge.
+
+use crate::clock::Tick;
+use crate::path::Name;
+use crate::remote::Listing;
+use crate::stat::FileKind;
+use crate::stat::Stat;
+use crate::vfs::Ino;
+use crate::vfs::inode::Known;
+use crate::vfs::inode::Listed;
+use crate::vfs::inode::What;
+use crate::vfs::tree::Tree;
+
+/// Names that are remembered in all before what is too old is dropped.
+const MAX_NAMES: usize = 300_000;
+
+impl Tree {
+    /// Takes attributes that the host gave when asked at `at`, unless what is here is newer.
+    pub(in crate::vfs) fn absorb(&mut self, ino: Ino, stat: Stat, at: Tick) {
+        let Some(inode) = self.inodes.get_mut(&ino) else {
+            return;
+        };
+        if inode.stat_at <= at && !inode.is_ours() && inode.stat.kind == stat.kind {
+            self.set_stat(ino, stat, at);
+        }
+    }
+
+    /// Takes attributes that are certainly the newest.
+    pub(in crate::vfs) fn set_stat(&mut self, ino: Ino, stat: Stat, at: Tick) {
+        let Some(inode) = self.inodes.get_mut(&ino) else {
+            return;
+        };
+        let old = std::mem::replace(&mut inode.stat, stat);
+        inode.stat_at = at;
+        if let Some(id) = old.id
+            && self.by_id.get(&id) == Some(&ino)
+        {
+            self.by_id.remove(&id);
+        }
+        self.index_id(ino, &stat);
+    }
+
+    pub(super) fn index_id(&mut self, ino: Ino, stat: &Stat) {
+        if let Some(id) = stat.id
+            && stat.nlink > 1
+            && stat.kind != FileKind::Directory
+        {
+            self.by_id.insert(id, ino);
+        }
+    }
+
+    /// Returns what is known of a name, and when it was asked for: by itself, or by the absence
+    /// from a listing.
+    pub(in crate::vfs) fn known(&self, parent: Ino, name: &Name) -> Option<(Tick, &What)> {
+        let dir = self.inodes.get(&parent)?.dir.as_deref()?;
+        match dir.names.get(name) {
+            Some(Known {
+                at,
+                what: What::Inode(ino),
+            }) => {
+                // A dirty file is there, whatever the host says.
+                let inode = self.inodes.get(ino)?;
+                let at = if inode.is_ours() {
+                    Tick::MAX
+                } else {
+                    (*at).min(inode.stat_at)
+                };
+                dir.names.get(name).map(|known| (at, &known.what))
+            }
+            Some(known) => Some((known.at, &known.what)),
+            None => dir.listed_at.map(|at| (at, &What::Absent)),
+        }
+    }
+
+    /// Takes what the host said of one name when asked at `at`.
+    pub(in crate::vfs) fn learn(
+        &mut self,
+        parent: Ino,
+        name: &Name,
+        listed: Option<Listed>,
+        at: Tick,
+    ) {
+        let Some(dir) = self.dir_mut(parent) else {
+            return;
+        };
+        let bound = match dir.names.get(name) {
+            Some(known) if known.at > at => return,
+            Some(Known {
+                what: What::Inode(ino),
+                ..
+            }) => Some(*ino),
+            _ => None,
+        };
+        let Some(ino) = bound else {
+            let what = listed.map_or(What::Absent, |listed| What::Listed(Box::new(listed)));
+            self.put(parent, name, Known { at, what });
+            return;
+        };
+        let Some(inode) = self.inodes.get_mut(&ino) else {
+            return;
+        };
+        if inode.is_ours() {
+            return;
+        }
+        match listed {
+            Some(Listed { kind, stat, target }) => {
+                let is_same = inode.stat.kind == kind
+                    && stat.is_none_or(|stat| {
+                        stat.id == inode.stat.id
+                            || (!inode.is_open()
+                                && inode.links.len() == 1
+                                && kind == FileKind::File)
+                    });
+                if !is_same {
+                    inode.loses(parent, name);
+                    self.unbind(parent, name, at);
+                    let what = What::Listed(Box::new(Listed { kind, stat, target }));
+                    self.put(parent, name, Known { at, what });
+                    return;
+                }
+                if target.is_some() {
+                    inode.target = target;
+                }
+                if let Some(stat) = stat {
+                    self.absorb(ino, stat, at);
+                }
+                if let Some(known) = self.dir_mut(parent).and_then(|dir| dir.names.get_mut(name)) {
+                    known.at = at;
+                }
+            }
+            None => {
+                inode.loses(parent, name);
+                self.unbind(parent, name, at);
+            }
+        }
+    }
+
+    /// Says that nobody knows what a name is now: the host is asked when it is next wanted.
+    pub(in crate::vfs) fn doubt(&mut self, parent: Ino, name: &Name) {
+        let Some(dir) = self.dir_mut(parent) else {
+            return;
+        };
+        dir.listed_at = None;
+        let Some(known) = dir.names.get_mut(name) else {
+            return;
+        };
+        known.at = Tick::ZERO;
+        if let What::Inode(ino) = known.what
+            && let Some(inode) = self.inodes.get_mut(&ino)
+        {
+            inode.stat_at = Tick::ZERO;
+        }
+    }
+
+    /// Says that a name was certainly there at `at`: what was asked for before cannot deny it.
+    pub(in crate::vfs) fn confirm(&mut self, parent: Ino, name: &Name, at: Tick) {
+        if let Some(known) = self.dir_mut(parent).and_then(|dir| dir.names.get_mut(name)) {
+            known.at = known.at.max(at);
+        }
+    }
+
+    /// Takes a listing that was asked for at `at`.
+    pub(in crate::vfs) fn learn_listing(&mut self, ino: Ino, listing: Listing, at: Tick) {
+        self.absorb(ino, listing.directory, at);
+        let Some(dir) = self.dir_mut(ino) else { return };
+        let mut missing: Vec<Name> = Vec::new();
+        if !dir.names.is_empty() {
+            let found: std::collections::HashSet<&Name> =
+                listing.entries.iter().map(|entry| &entry.name).collect();
+            missing.extend(
+                dir.names
+                    .keys()
+                    .filter(|name| !found.contains(name))
+                    .cloned(),
+            );
+        }
+        dir.listed_at = Some(at);
+        dir.is_unlistable = false;
+        for name in missing {
+            self.learn(ino, &name, None, at);
+            // The listing says the same.
+            if let Some(dir) = self.dir_mut(ino)
+                && matches!(dir.names.get(&name), Some(Known { at: when, what: What::Absent }) if *when <= at)
+            {
+                dir.names.remove(&name);
+                self.n_names -= 1;
+            }
+        }
+        for entry in listing.entries {
+            let listed = Listed {
+                kind: entry.kind,
+                stat: entry.stat,
+                target: entry.target,
+            };
+            self.learn(ino, &entry.name, Some(listed), at);
+        }
+        if self.n_names > MAX_NAMES {
+            self.drop_old_names(at);
+        }
+    }
+
+    /// Drops what was learnt before `at` and is no inode.
+    fn drop_old_names(&mut self, at: Tick) {
+        let mut n_names = 0;
+        for dir in self
+            .inodes
+            .values_mut()
+            .filter_map(|inode| inode.dir.as_deref_mut())
+        {
+            if dir.listed_at.is_some_and(|listed| listed < at) {
+                dir.listed_at = None;
+                dir.names
+                    .retain(|_, known| matches!(known.what, What::Inode(_)));
+                dir.names.shrink_to_fit();
+            }
+            n_names += dir.names.len();
+        }
+        self.n_names = n_names;
+    }
+}
