@@ -1,8 +1,22 @@
-//! Requests that arrive when nobody listens to the answer any more.
+//! Requests that arrive when nobody listens to the answer any more, or in part.
 
+use std::fs;
+use std::io;
 use std::io::Write as _;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::Arc;
+
+use scpfs::clock::ManualClock;
+use scpfs::remote::Content;
+use scpfs::remote::Error;
+use scpfs::remote::Remote as _;
+
+use crate::local::Userland;
+use crate::local::World;
+use crate::things::bytes;
+use crate::things::path;
+use crate::things::plan;
 
 const HELPERS: &str = include_str!("../../src/remote/shell/helpers.sh");
 
@@ -38,5 +52,44 @@ fn pieces_that_arrive_when_nobody_listens_leave_nothing() {
         drop(input);
         child.wait().unwrap();
         assert!(!temp.exists(), "{shell:?}");
+    }
+}
+
+/// Content in whose middle all that runs on the host is killed.
+struct Breaking<'a> {
+    world: &'a World,
+    data: &'a [u8],
+}
+
+impl Content for Breaking<'_> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        if offset > 1 << 20 {
+            self.world.cut_off();
+        }
+        bytes(self.data).read_at(buf, offset)
+    }
+}
+
+#[test]
+fn who_sent_half_of_a_store_does_not_say_that_nothing_was_done() {
+    // By scp, without it, and in pieces.
+    for (userland, len) in [
+        (Userland::Gnu, 5 << 20),
+        (Userland::NoScp, 5 << 20),
+        (Userland::Gnu, 40 << 20),
+    ] {
+        let world = World::new(userland);
+        let shell = world.shell(Arc::new(ManualClock::new()));
+        let data = vec![b'x'; len];
+        let content = Breaking {
+            world: &world,
+            data: &data,
+        };
+        let error = shell.store(&path("file"), &content, &plan(&data));
+        let is_unknown = matches!(error, Err(Error::OutcomeUnknown { .. }));
+        assert!(is_unknown, "{userland:?} {len}: {error:?}");
+        let names = fs::read_dir(world.root()).unwrap();
+        let names: Vec<_> = names.map(|item| item.unwrap().file_name()).collect();
+        eprintln!("{userland:?} {len}: {names:?} is left");
     }
 }

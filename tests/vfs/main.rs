@@ -9,6 +9,7 @@ mod displaced;
 mod edges;
 mod faulty;
 mod freshness;
+mod leftovers;
 #[path = "../common/local.rs"]
 mod local;
 mod names;

@@ -15,6 +15,7 @@ use crate::remote::Remote as _;
 use crate::remote::Result;
 use crate::remote::StorePlan;
 use crate::remote::Stored;
+use crate::remote::lanes::Lent;
 use crate::remote::shell::Shell;
 use crate::remote::shell::TEMP_PREFIX;
 use crate::remote::shell::TEMP_SUFFIX;
@@ -182,21 +183,38 @@ impl Shell {
         content: &dyn Content,
         plan: &StorePlan,
     ) -> Result<Stored> {
-        const ACT: &str = "store";
         let temp = self.new_temp(path, plan)?;
-        if self.goes_in_pieces(plan) {
-            return self.store_in_pieces(path, &temp, content, plan);
-        }
-        let mut lane = self.content_lane(ACT, plan.size)?;
+        let lane = self.content_lane("store", plan.size)?;
+        let stored = if self.goes_in_pieces(plan) {
+            self.store_in_pieces(lane, path, &temp, content, plan)
+        } else {
+            self.store_at_once(lane, path, &temp, content, plan)
+        };
+        stored.map_err(|error| match error {
+            // The final name has what it had, but part of the content may be beside it.
+            Error::Disconnected { act, source } => Error::OutcomeUnknown { act, source },
+            error => error,
+        })
+    }
+
+    fn store_at_once(
+        &self,
+        mut lane: Lent,
+        path: &RemotePath,
+        temp: &Temp<'_>,
+        content: &dyn Content,
+        plan: &StorePlan,
+    ) -> Result<Stored> {
+        const ACT: &str = "store";
         let store = if self.tools.has_scp {
             let stamp = self.stamp(plan);
-            let line = self.place(Line::new("w"), path, &temp, plan, &stamp);
+            let line = self.place(Line::new("w"), path, temp, plan, &stamp);
             transfer::store(&mut lane, &line.finish(), path, content, plan)?
         } else {
             let line = Line::new(&format!("wx {}", plan.size))
                 .arg(self.tools.stamp(plan.atime).as_bytes());
             let stamp = self.tools.stamp(plan.mtime);
-            let line = self.place(line, path, &temp, plan, &stamp);
+            let line = self.place(line, path, temp, plan, &stamp);
             plain::store(&mut lane, &line.finish(), path, content, plan)?
         };
         let outcome = outcome(store.answer.status);

@@ -86,12 +86,12 @@ impl Shell {
     /// use and nobody waits for.
     pub(super) fn store_in_pieces(
         &self,
+        mut lane: Lent,
         path: &RemotePath,
         temp: &Temp<'_>,
         content: &dyn Content,
         plan: &StorePlan,
     ) -> Result<Stored> {
-        let mut lane = self.content_lane(ACT, plan.size)?;
         let pieces = Pieces {
             lanes: &self.lanes,
             path,

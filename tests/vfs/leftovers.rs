@@ -1,0 +1,75 @@
+//! What stores whose end nobody heard leave on a host that broke down.
+
+use std::fs;
+use std::time::Duration;
+
+use scpfs::vfs::Ino;
+use scpfs::vfs::RenameFlags;
+
+use crate::world::CX;
+use crate::world::Mount;
+use crate::world::eventually;
+
+fn temporaries(mount: &Mount) -> Vec<String> {
+    let names = fs::read_dir(mount.at("")).unwrap();
+    names
+        .map(|item| item.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with(".scpfs-"))
+        .collect()
+}
+
+/// A file whose content was not stored, because all that ran over there was killed meanwhile.
+fn broken_off() -> (Mount, Vec<u8>) {
+    let mount = Mount::new();
+    fs::write(mount.at("file"), "old").unwrap();
+    let opened = mount.open("file", libc::O_RDWR).unwrap();
+    // Its content waits for an acknowledgement.
+    let data = vec![b'x'; 5 << 20];
+    mount.vfs.write(&CX, opened.fh, 0, &data).unwrap();
+    {
+        let mut faults = mount.world.faults.lock();
+        faults.cut_after_read = Some(3);
+        faults.refuses = true;
+    }
+    mount.close(&opened).unwrap_err();
+    assert_eq!(temporaries(&mount).len(), 1);
+    {
+        let mut faults = mount.world.faults.lock();
+        faults.cut_after_read = None;
+        faults.refuses = false;
+    }
+    (mount, data)
+}
+
+#[test]
+fn what_a_store_left_on_a_host_that_broke_down_is_removed_by_a_later_one() {
+    let (mount, data) = broken_off();
+    mount.clock.advance(Duration::from_secs(60));
+    eventually("stored", || fs::read(mount.at("file")).unwrap() == data);
+    assert!(mount.vfs.drain().is_empty());
+    assert!(temporaries(&mount).is_empty());
+}
+
+#[test]
+fn what_a_store_left_on_a_host_that_broke_down_goes_with_its_file() {
+    for is_replaced in [false, true] {
+        let (mount, _) = broken_off();
+        // A connection may be tried again, and it is not yet time for the content.
+        mount.clock.advance(Duration::from_millis(900));
+        if is_replaced {
+            mount.write("new", b"new").unwrap();
+            let flags = RenameFlags {
+                no_replace: false,
+                exchange: false,
+            };
+            let (from, to) = ((Ino::ROOT, &b"new"[..]), (Ino::ROOT, &b"file"[..]));
+            mount.vfs.rename(&CX, from, to, flags).unwrap();
+            assert_eq!(fs::read(mount.at("file")).unwrap(), b"new");
+        } else {
+            mount.vfs.unlink(&CX, Ino::ROOT, b"file").unwrap();
+            assert!(!mount.at("file").exists());
+        }
+        assert!(temporaries(&mount).is_empty());
+        assert!(mount.vfs.drain().is_empty());
+    }
+}
