@@ -27,10 +27,10 @@ use crate::sshd::Sshd;
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What a busy machine may add to a deadline.
-const MARGIN: Duration = Duration::from_secs(3);
+const MARGIN: Duration = Duration::from_secs(5);
 
-/// What is answered here takes no longer than this, on a busy machine.
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// What is answered here takes no longer than this, on a busy machine; what asks the host would.
+const AT_ONCE: Duration = Duration::from_millis(2500);
 
 const ARGS: &[&str] = &["-o", "timeout=3,cache_timeout=1"];
 
@@ -275,7 +275,7 @@ fn nobody_stays_in_the_kernel(way: Way) {
     let begun = Instant::now();
     let mut killed = programs(&hole);
     let mut left = programs(&hole);
-    thread::sleep(AT_ONCE);
+    thread::sleep(Duration::from_secs(1));
     for program in &mut killed {
         program.kill().unwrap();
     }

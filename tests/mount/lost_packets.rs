@@ -32,7 +32,7 @@ fn a_network_that_loses_everything_for_a_while_costs_nothing_but_time() {
         let Some(mut mounted) = Mounted::on(sshd, &args) else {
             return;
         };
-        for length in [Duration::from_millis(700), Duration::from_secs(8)] {
+        for length in [Duration::from_millis(700), Duration::from_secs(12)] {
             let is_short = length < Duration::from_secs(3);
             fs::write(mounted.here("file"), "old").unwrap();
             network.lose(Side::Near);
