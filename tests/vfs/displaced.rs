@@ -50,10 +50,6 @@ impl Fate for DuringRename {
         let hook = acts.contains(&act).then(|| self.1.lock().take()).flatten();
         hook.is_none_or(|hook| hook())
     }
-
-    fn answers(&self) -> bool {
-        true
-    }
 }
 
 fn with_writeback(during: &Arc<DuringRename>) -> Mount {

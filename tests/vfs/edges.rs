@@ -121,15 +121,6 @@ fn who_opens_a_file_whose_fetch_was_just_given_up_gets_it() {
         has_ended: AtomicBool,
     }
     impl crate::faulty::Fate for Late {
-        fn before(&self, _act: &'static str) -> bool {
-            true
-        }
-        fn after(&self, _act: &'static str) -> bool {
-            true
-        }
-        fn answers(&self) -> bool {
-            true
-        }
         fn has_fetched(&self) {
             self.has_ended.store(true, Ordering::SeqCst);
             while self.is_late.load(Ordering::SeqCst) {
@@ -258,9 +249,6 @@ fn which_of_two_contents_reached_the_host_is_not_guessed() {
         fn after(&self, act: &'static str) -> bool {
             act != "store" || self.0.load(Ordering::SeqCst) != 1
         }
-        fn answers(&self) -> bool {
-            true
-        }
         fn is_lost(&self, act: &'static str) -> bool {
             act == "store" && self.0.load(Ordering::SeqCst) == 2
         }
@@ -310,12 +298,6 @@ fn what_came_after_half_a_store_that_nobody_could_look_at_is_not_overwritten() {
     #[derive(Debug, Default)]
     struct Half(AtomicBool);
     impl crate::faulty::Fate for Half {
-        fn before(&self, _act: &'static str) -> bool {
-            true
-        }
-        fn after(&self, _act: &'static str) -> bool {
-            true
-        }
         fn breaks_off(&self) -> bool {
             self.0.load(Ordering::SeqCst)
         }

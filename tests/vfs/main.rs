@@ -1,7 +1,6 @@
 #![cfg(test)]
 //! `Vfs` over a host that is a local process: no kernel, no network, no sleep.
 
-mod broken_off;
 mod budget;
 mod content;
 mod crash;

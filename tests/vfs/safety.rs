@@ -568,15 +568,6 @@ fn a_listing_from_before_a_store_does_not_take_the_name_away() {
         is_listed: AtomicBool,
     }
     impl crate::faulty::Fate for Late {
-        fn before(&self, _act: &'static str) -> bool {
-            true
-        }
-        fn after(&self, _act: &'static str) -> bool {
-            true
-        }
-        fn answers(&self) -> bool {
-            true
-        }
         fn has_listed(&self) {
             self.is_listed.store(true, Ordering::SeqCst);
             while self.is_late.load(Ordering::SeqCst) {
@@ -719,15 +710,6 @@ fn what_replaces_a_file_says_which_one() {
     #[derive(Debug, Default)]
     struct Plans(Mutex<Vec<Expect>>);
     impl crate::faulty::Fate for Plans {
-        fn before(&self, _act: &'static str) -> bool {
-            true
-        }
-        fn after(&self, _act: &'static str) -> bool {
-            true
-        }
-        fn answers(&self) -> bool {
-            true
-        }
         fn stores(&self, plan: &StorePlan) {
             self.0.lock().push(plan.expect);
         }
