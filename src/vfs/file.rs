@@ -90,6 +90,11 @@ impl Vfs {
             self.cache.count_open();
         }
         let keeps_pages = self.take_pages(ino, &entry);
+        if !keeps_pages && !flags.truncates {
+            // It would cut what is read at the size it was told last, which may be that of another
+            // content although what is known here is newer.
+            self.notify(Change::Attributes(ino));
+        }
         let is_unsized = self.is_unsized(ino, &entry);
         let epoch = entry.epoch();
         // Who cuts a file has changed it, whatever else may be done with the descriptor.

@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::sync::Arc;
 
 use scpfs::cache::Wait;
+use scpfs::sync::Mutex;
+use scpfs::vfs::Change;
 use scpfs::vfs::Context;
 use scpfs::vfs::Error;
 use scpfs::vfs::Ino;
+use scpfs::vfs::OpenFlags;
 
 use crate::world::CX;
 use crate::world::Mount;
@@ -148,4 +152,32 @@ fn inodes_that_are_forgotten_are_not_kept() {
     assert_eq!(format!("{:?}", mount.vfs), "Vfs { inodes: 1, .. }");
     // What was known of them is still known.
     assert_eq!(mount.counted(|| mount.find("file7").unwrap()).1, 0);
+}
+
+/// The kernel cuts what is read at the size it was told, and may not ask again for a while.
+#[test]
+fn who_opens_another_content_than_the_kernel_knows_has_it_ask_for_the_size() {
+    let mount = Mount::new();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = Arc::clone(&told);
+    mount
+        .vfs
+        .set_notify(Box::new(move |change| tell.lock().push(change)));
+    fs::write(mount.at("file"), "short").unwrap();
+    assert_eq!(mount.read("file").unwrap(), b"short");
+    let ino = mount.find("file").unwrap().ino;
+    fs::write(mount.at("file"), "longer than before").unwrap();
+    mount.age();
+    // Whoever lists the directory knows the new size, and the kernel does not hear of it.
+    mount.names("").unwrap();
+    let flags = OpenFlags::new(libc::O_RDONLY).unwrap();
+    for is_new in [true, false] {
+        told.lock().clear();
+        let opened = mount.vfs.open(&CX, ino, flags).unwrap();
+        assert_eq!(opened.keeps_pages, !is_new);
+        assert_eq!(told.lock().contains(&Change::Attributes(ino)), is_new);
+        let read = mount.vfs.read(&CX, opened.fh, 0, 100).unwrap();
+        assert_eq!(read, b"longer than before");
+        mount.close(&opened).unwrap();
+    }
 }
