@@ -25,7 +25,7 @@ use crate::writers::head;
 
 /// A call that takes longer than this hangs: a store waits for its deadline once for each way in
 /// which it can be told that the host is away, and this machine is busy.
-const HANGS: Duration = Duration::from_secs(15);
+const HANGS: Duration = Duration::from_secs(30);
 
 /// What was counted over all rounds.
 #[derive(Debug, Default)]
@@ -199,7 +199,7 @@ impl World {
     /// What a daemon that lives stores by itself.
     fn wait_until_all_is_stored(&mut self) {
         let mut pending = Vec::new();
-        for _ in 0..600 {
+        for _ in 0..1200 {
             pending = self
                 .shelves()
                 .into_iter()
@@ -222,7 +222,7 @@ impl World {
         }
         // Until nothing on the host acts for a mount that is gone.
         let mut sessions = Vec::new();
-        for _ in 0..1000 {
+        for _ in 0..3000 {
             sessions = self.scene.mounted.sshd.session_processes();
             if sessions.is_empty() {
                 break;
@@ -251,7 +251,7 @@ impl World {
         };
         let mut names = look();
         for _ in 0..100 {
-            thread::sleep(Duration::from_millis(30));
+            thread::sleep(Duration::from_millis(100));
             let again = look();
             if again == names {
                 break;
