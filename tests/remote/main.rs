@@ -103,6 +103,7 @@ hosts_with_a_shell! {
     a_store_never_shows_half_a_file
     a_store_keeps_hard_links_in_place
     what_conflicts_is_kept_beside_in_the_same_round_trip
+    a_look_that_fails_is_no_difference
     coarse_times_are_not_trusted_alone
     leftovers_are_removed_in_one_round_trip_and_directories_never
     a_large_file_takes_two_round_trips

@@ -307,6 +307,47 @@ pub(crate) fn a_store_keeps_hard_links_in_place(host: &Host) {
     assert_eq!(host.names().len(), 2);
 }
 
+/// A look that is killed says nothing of the file.
+pub(crate) fn a_look_that_fails_is_no_difference(host: &Host) {
+    let aside = tempfile::tempdir().unwrap();
+    let (once, always) = (aside.path().join("once"), aside.path().join("always"));
+    let script = format!(
+        "[ ! -e {0} ] || {{ rm -f {0}; exit 1; }}; [ ! -e {1} ] || exit 1",
+        once.display(),
+        always.display()
+    );
+    fs::write(host.at("file"), "old").unwrap();
+    let store = |data: &[u8]| {
+        let version = host.remote.stat(&path("file")).unwrap().version();
+        for flag in [&once, &always] {
+            let is_meant = (flag == &once) == (data == b"new");
+            is_meant.then(|| fs::write(flag, "").unwrap());
+        }
+        let plan = StorePlan {
+            expect: Expect::Version(version),
+            keep_as: Some(Name::new(b"beside").unwrap()),
+            ..plan(data)
+        };
+        host.remote.store(&path("file"), &bytes(data), &plan)
+    };
+    host.world.before(&["ls", "stat"], &script);
+    let is_there = if host.remote.facts().summary.contains("no scp") {
+        // Where nothing but a look tells whether all of the content came.
+        let error = store(b"new").unwrap_err();
+        assert!(!matches!(error, Error::Conflict { .. }), "{error}");
+        "old"
+    } else {
+        assert_eq!(store(b"new").unwrap().outcome, Outcome::AsPlanned);
+        "new"
+    };
+    assert!(!once.exists());
+    let error = store(b"newer").unwrap_err();
+    assert!(!matches!(error, Error::Conflict { .. }), "{error}");
+    fs::remove_file(&always).unwrap();
+    assert_eq!(fs::read_to_string(host.at("file")).unwrap(), is_there);
+    assert_eq!(host.names(), [b"file"]);
+}
+
 pub(crate) fn what_conflicts_is_kept_beside_in_the_same_round_trip(host: &Host) {
     let store = |data: &[u8], expect| {
         let plan = StorePlan {

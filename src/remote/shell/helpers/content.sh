@@ -41,15 +41,24 @@ pc() { cat -- "$1" </dev/null; s=$?; a $s; }
 # must never be read as commands.
 lost() { rm -f -- "$2"; a "$1"; exit 1; }
 
-# as EXPECTED PATH: whether PATH is what it should be: `-` anything, `0` nothing, or a version; after
-# a `c` with the time of its last change.
+# look EXPECTED PATH: the version of PATH, in the words of EXPECTED.
+look() { case $1 in 'c '*) vc "$2" ;; *) vf "$2" ;; esac; }
+
+# as EXPECTED PATH TEMP: whether PATH is what it should be: `-` anything, `0` nothing, or a version;
+# after a `c` with the time of its last change. Where a look says nothing of what is there, which may
+# be because it was killed, another does; no look is no difference.
 as() {
 	case $1 in
-	-) ;;
-	0) ! x "$2" ;;
-	'c '*) [ "$(vc "$2")" = "${1#c }" ] ;;
-	*) [ "$(vf "$2")" = "$1" ] ;;
+	-) return 0 ;;
+	0) ! x "$2"; return ;;
 	esac
+	v=$(look "$1" "$2")
+	case $v in *[0-9]*) ;; *) v=$(look "$1" "$2") ;; esac
+	case $v in
+	*[0-9]*) ;;
+	*) ! x "$2" || { say 'Input/output error'; lost 1 "$3"; } ;;
+	esac
+	[ "$v" = "${1#c }" ]
 }
 
 # qs TEMP COMMAND...: as q, within a store.
@@ -175,7 +184,7 @@ vr() { st "$D" "$1"; a "$R"; }
 
 # fit TEMP PATH EXPECTED: goes on if content can go into PATH itself.
 fit() {
-	as "$3" "$2" || lost 201 "$1"
+	as "$3" "$2" "$1" || lost 201 "$1"
 	# Into a directory, scp would write under the name in the record.
 	if [ -d "$2" ]; then say 'Is a directory'; lost 1 "$1"; fi
 	if odd "$2"; then say 'Invalid argument'; lost 1 "$1"; fi
@@ -268,7 +277,7 @@ put() {
 
 # settle: the arguments of w; see put.
 settle() {
-	if ! as "$5" "$3"; then
+	if ! as "$5" "$3" "$2"; then
 		conflict "$2" "$3" "${10}"
 	elif [ -d "$3" ] && ! [ -h "$3" ]; then
 		say 'Is a directory'

@@ -62,16 +62,15 @@ vf_() { printf '%s %s %s %s' "$1" "$6" "$7" "${8%.000000000}"; }
 vc_() { printf ' %s %s' "$7" "${8%.000000000}"; }
 sz_() { printf '%s\n' "$6"; }
 
-# shellcheck disable=SC2046
+# shellcheck disable=SC2086
 vf() (
 	set -f
-	vf_ $(ls -lnid --full-time -- "$1")
+	e=$(ls -lnid --full-time -- "$1") && vf_ $e
 )
-# shellcheck disable=SC2046
+# shellcheck disable=SC2086
 vc() (
 	set -f
-	vf_ $(ls -lnid --full-time -- "$1")
-	vc_ $(ls -lnidc --full-time -- "$1")
+	e=$(ls -lnid --full-time -- "$1") && i=$(ls -lnidc --full-time -- "$1") && vf_ $e && vc_ $i
 )
 # shellcheck disable=SC2046
 sz() (
