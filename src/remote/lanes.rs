@@ -38,6 +38,9 @@ const TRUSTED_IDLE: Duration = Duration::from_secs(10);
 /// How often idle lanes tell the host, and every router between, that they are in use.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
+/// How long nobody must have wanted metadata before a little content takes the lane kept for that.
+const QUIET: Duration = Duration::from_millis(500);
+
 /// An answer of more bytes than this says more of the link's width than of its length.
 const SHORT_ANSWER: usize = 4 << 10;
 /// One connection of a pool, with what stands on it.
@@ -62,6 +65,9 @@ pub trait Pooled: Send + 'static {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     Metadata,
+    /// So little that it takes about a round trip: it waits for others of its kind, but not until a
+    /// large content is through.
+    LittleContent,
     Content,
 }
 
@@ -89,6 +95,10 @@ struct State<L> {
     /// To end the lanes that are lent.
     lent: HashMap<u64, Aborter>,
     n_lent_for_content: usize,
+    /// Those of them on which more than a little goes.
+    n_lent_for_long: usize,
+    /// When a lane was last lent for metadata.
+    metadata_at: Tick,
     is_opening: bool,
     n_waiting: usize,
     n_waiting_for_metadata: usize,
@@ -125,6 +135,15 @@ impl<L> State<L> {
         };
     }
 
+    /// Whether content may have one more lane: the last but for a little, where all the others are
+    /// taken for long or nobody wants metadata anyway.
+    fn has_room_for(&self, purpose: Purpose, now: Tick) -> bool {
+        let max = self.max_for_content();
+        let is_quiet = now.saturating_sub(self.metadata_at) > QUIET;
+        self.n_lent_for_content < max
+            || (purpose == Purpose::LittleContent && (self.n_lent_for_long >= max || is_quiet))
+    }
+
     /// One lane is kept for metadata, unless there is only one.
     fn max_for_content(&self) -> usize {
         self.max.saturating_sub(1).max(1)
@@ -141,6 +160,8 @@ impl<L: Pooled> Lanes<L> {
                 idle: vec![first],
                 lent: HashMap::new(),
                 n_lent_for_content: 0,
+                n_lent_for_long: 0,
+                metadata_at: Tick::ZERO,
                 is_opening: false,
                 n_waiting: 0,
                 n_waiting_for_metadata: 0,
@@ -185,7 +206,7 @@ impl<L: Pooled> Lanes<L> {
             // Content waits for metadata even where both want the only lane that is open.
             let is_allowed = purpose == Purpose::Metadata
                 || (state.n_waiting_for_metadata == 0
-                    && state.n_lent_for_content < state.max_for_content());
+                    && state.has_room_for(purpose, shared.clock.tick()));
             if is_allowed && let Some(lane) = state.idle.pop() {
                 return Ok(self.hand_out(&mut state, lane, purpose));
             }
@@ -274,9 +295,11 @@ impl<L: Pooled> Lanes<L> {
         let id = state.next_id;
         state.next_id += 1;
         state.lent.insert(id, lane.aborter());
-        if purpose == Purpose::Content {
-            state.n_lent_for_content += 1;
+        if purpose == Purpose::Metadata {
+            state.metadata_at = self.shared.clock.tick();
         }
+        state.n_lent_for_content += usize::from(purpose != Purpose::Metadata);
+        state.n_lent_for_long += usize::from(purpose == Purpose::Content);
         Lent {
             lane: Some(lane),
             id,
@@ -329,9 +352,8 @@ impl<L: Pooled> Lanes<L> {
     fn take_back(&self, mut lane: L, id: u64, purpose: Purpose) {
         let mut state = self.shared.state.lock();
         state.lent.remove(&id);
-        if purpose == Purpose::Content {
-            state.n_lent_for_content -= 1;
-        }
+        state.n_lent_for_content -= usize::from(purpose != Purpose::Metadata);
+        state.n_lent_for_long -= usize::from(purpose == Purpose::Content);
         let is_kept = !lane.is_broken() && !state.is_closed;
         let dropped = if is_kept {
             lane.set_last_used(self.shared.clock.tick());

@@ -64,7 +64,7 @@ use crate::sync::Mutex;
 pub const TEMP_PREFIX: &[u8] = b".scpfs-";
 pub const TEMP_SUFFIX: &[u8] = b".tmp";
 
-/// Content of up to so many bytes goes over any lane.
+/// Content of up to so many bytes does not wait for more than others of that kind.
 const LITTLE: u64 = 64 << 10;
 
 /// A host with a POSIX shell, reached over [`Lanes`].
@@ -153,7 +153,7 @@ impl Shell {
     /// not wait until others have sent all of theirs.
     fn content_lane(&self, act: &'static str, size: u64) -> Result<Lent> {
         let purpose = if size <= LITTLE {
-            Purpose::Metadata
+            Purpose::LittleContent
         } else {
             Purpose::Content
         };
