@@ -171,9 +171,10 @@ impl Cache {
         Entry::of_host(Arc::clone(self), version)
     }
 
-    /// Makes an entry for a file that is not on the host yet: empty, and to be stored.
-    pub fn new_entry(self: &Arc<Self>) -> Result<Arc<Entry>, Error> {
-        Entry::born(Arc::clone(self))
+    /// Makes an entry for a file that is not on the host yet: empty, and to be stored. If it
+    /// `replaces`, the first upload replaces a file that has appeared there meanwhile: `O_TRUNC`.
+    pub fn new_entry(self: &Arc<Self>, replaces: bool) -> Result<Arc<Entry>, Error> {
+        Entry::born(Arc::clone(self), replaces)
     }
 
     /// Says that a file's metadata changed by our own doing while its content stayed.

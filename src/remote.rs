@@ -19,6 +19,7 @@ mod error;
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 
 pub use crate::remote::ability::Ability;
 pub use crate::remote::contact::Contact;
@@ -158,6 +159,8 @@ pub struct Facts {
     pub time_precision: TimePrecision,
     /// Whether a file can be sent in pieces, over several connections at once.
     pub can_take_pieces: bool,
+    /// Whether holes of a file need not be sent.
+    pub can_take_holes: bool,
     /// Where [`Remote::set_attr`] cannot set mode and times of files, and a store does: the size
     /// up to which a file may be stored again for that.
     pub sets_by_store: Option<u64>,
@@ -206,6 +209,14 @@ pub struct Fetched {
 pub trait Content: Sync {
     /// Reads bytes from `offset` on; 0 at the end.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Returns where the next data lies at or after `offset`: up to `end`, or to the next hole of at
+    /// least `min_hole` bytes. An empty range at `end` if there is only a hole. What is outside
+    /// reads as zeros.
+    fn data_after(&self, offset: u64, min_hole: u64, end: u64) -> Range<u64> {
+        let _ = min_hole;
+        offset..end
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,10 +230,18 @@ pub struct Owner {
 pub struct StorePlan {
     /// In bytes, exactly.
     pub size: u64,
+    /// How many bytes at the beginning the expected version has already: everything of it, so that
+    /// the rest may be appended. `None` if the content differs otherwise.
+    pub appends_to: Option<u64>,
+    /// The permissions of a new file.
     pub mode: u32,
+    /// Whether a file that exists gets `mode` too; otherwise it keeps the permissions that it has at
+    /// the moment of the upload.
+    pub sets_mode: bool,
     pub mtime: Time,
     pub atime: Time,
-    /// `None` leaves the owner that the host gives.
+    /// The owner of a new file; `None` leaves the one that the host gives. A file that exists keeps
+    /// its own.
     pub owner: Option<Owner>,
     pub expect: Expect,
     pub placement: Placement,
@@ -259,7 +278,8 @@ pub enum Expect {
 /// How content gets to its final name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
-    /// A new file takes the name.
+    /// A new file takes the name; content that is only appended is appended to the file that has
+    /// it, where the host can prove that it is the expected one.
     Replace,
     /// The file that has the name gets the new content: for hard links and files of others.
     InPlace,
@@ -288,6 +308,9 @@ pub struct Changed {
 pub struct Stored {
     /// Of the file that has the content now. `None` where the host did not tell.
     pub stat: Option<Stat>,
+    /// Whether somebody else had written to the file by the time its attributes were asked for, which
+    /// are left out then.
+    pub is_overtaken: bool,
     /// Of the directory that holds it.
     pub parent: Option<Stat>,
     pub outcome: Outcome,
@@ -310,6 +333,7 @@ impl Stored {
     pub fn as_planned(Changed { stat, parent }: Changed) -> Self {
         Self {
             stat,
+            is_overtaken: false,
             parent,
             outcome: Outcome::AsPlanned,
         }

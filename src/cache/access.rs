@@ -81,6 +81,7 @@ impl Entry {
             file.set_len(state.size).map_err(local("write"))?;
             return Err(local("write")(error));
         }
+        state.n_kept = state.n_kept.min(offset);
         state.room = state.room.saturating_sub(data.len() as u64);
         state.size = state.size.max(offset + data.len() as u64);
         self.touch(&mut state);
@@ -98,6 +99,7 @@ impl Entry {
         if needs_content {
             let file = self.make_dirty(&mut state, wait)?;
             self.cut(&file, size)?;
+            state.n_kept = state.n_kept.min(size);
             state.size = size;
             self.touch(&mut state);
             return Ok(());
@@ -115,6 +117,7 @@ impl Entry {
         if let Content::Dirty { file, .. } = &state.content {
             Self::check_declared(&state)?;
             self.cut(file, 0)?;
+            state.n_kept = 0;
             state.size = 0;
             self.touch(&mut state);
         } else {
@@ -150,6 +153,7 @@ impl Entry {
             file: Arc::new(file),
             private,
         };
+        state.n_kept = 0;
         state.size = 0;
         self.touch(state);
         Ok(())
@@ -161,6 +165,7 @@ impl Entry {
         let mut state = self.state.lock();
         let file = self.make_dirty(&mut state, wait)?;
         self.cache.make_room(len)?;
+        state.n_kept = state.n_kept.min(offset);
         rustix::fs::fallocate(&*file, flags, offset, len)
             .map_err(|error| local("allocate")(error.into()))?;
         state.size = file.metadata().map_err(local("allocate"))?.len();

@@ -93,6 +93,7 @@ impl Entry {
             was: None,
             base: state.base,
             mode: target.mode,
+            sets_mode: target.sets_mode,
             owner: target.owner,
             placement: target.placement,
             size: state.size,
@@ -180,6 +181,7 @@ impl Entry {
         };
         let result = self.rewrite(Durable::No, |record| {
             (record.mode, record.owner) = (target.mode, target.owner);
+            record.sets_mode = target.sets_mode;
             (record.mtime, record.atime) = (mtime, atime);
         });
         if let Err(error) = result {

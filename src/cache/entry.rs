@@ -19,6 +19,7 @@ use std::sync::atomic::AtomicU64;
 use crate::cache::Cache;
 use crate::cache::Error;
 use crate::cache::disk::Private;
+use crate::cache::flush::Target;
 use crate::cache::local;
 use crate::cache::state::Content;
 use crate::cache::state::Journaled;
@@ -27,8 +28,6 @@ use crate::cache::state::State;
 use crate::path::RemotePath;
 use crate::remote::Durability;
 use crate::remote::Expect;
-use crate::remote::Owner;
-use crate::remote::Placement;
 use crate::remote::StorePlan;
 use crate::stat::Stat;
 use crate::stat::Time;
@@ -77,6 +76,7 @@ impl Entry {
                 content,
                 base,
                 replaces: false,
+                n_kept: 0,
                 size,
                 mtime,
                 atime: None,
@@ -110,14 +110,16 @@ impl Entry {
         )
     }
 
-    pub(super) fn born(cache: Arc<Cache>) -> Result<Arc<Self>, Error> {
+    pub(super) fn born(cache: Arc<Cache>, replaces: bool) -> Result<Arc<Self>, Error> {
         let (private, file) = cache.disk.create_dirty().map_err(local("create a file"))?;
         let now = cache.clock.wall().to_micros();
         let content = Content::Dirty {
             file: Arc::new(file),
             private,
         };
-        Ok(Self::new(cache, content, Expect::Absent, 0, now))
+        let entry = Self::new(cache, content, Expect::Absent, 0, now);
+        entry.state.lock().replaces = replaces;
+        Ok(entry)
     }
 
     /// Counts a handle.
@@ -346,22 +348,21 @@ impl Entry {
     pub fn plan_copy(
         &self,
         size: u64,
-        mode: u32,
+        target: &Target,
         mtime: Time,
-        atime: Time,
-        owner: Option<Owner>,
-        placement: Placement,
     ) -> StorePlan {
         let expect = self.state.lock().base;
         let durability = Durability::Lazy;
         StorePlan {
             size,
-            mode,
+            appends_to: None,
+            mode: target.mode,
+            sets_mode: target.sets_mode,
             mtime,
-            atime,
-            owner,
+            atime: target.atime,
+            owner: target.owner,
             expect,
-            placement,
+            placement: target.placement,
             durability,
             keep_as: None,
             tag: 0,

@@ -35,9 +35,15 @@ use crate::stat::Version;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     pub path: RemotePath,
+    /// The permissions of a new file.
     pub mode: u32,
+    /// Whether a file that exists gets them too, because they were changed here.
+    pub sets_mode: bool,
+    /// The owner of a new file.
     pub owner: Option<Owner>,
     pub placement: Placement,
+    /// Whether content that was only appended may be appended to the file that is there.
+    pub may_append: bool,
     /// Used unless a time was set for the content.
     pub atime: Time,
     /// Whether nobody knows where it goes any more: its directory is gone. The path is what is left
@@ -57,8 +63,20 @@ struct Job {
     atime: Option<Time>,
     base: Expect,
     replaces: bool,
+    n_kept: u64,
     doubts: Vec<Doubt>,
     n_changes: u64,
+}
+
+impl Job {
+    /// Returns how many bytes the host has already, if all that is there stays as it is.
+    fn appends_to(&self, target: &Target) -> Option<u64> {
+        let Expect::Version(base) = self.base else {
+            return None;
+        };
+        let is_longer = base.size > 0 && self.n_kept >= base.size && self.size > base.size;
+        (target.may_append && is_longer && !self.replaces).then_some(base.size)
+    }
 }
 
 /// How often content that is to replace a file meets another one before that is a conflict after all.
@@ -123,6 +141,7 @@ impl Entry {
             atime: state.atime,
             base: state.base,
             replaces: state.replaces,
+            n_kept: state.n_kept,
             doubts: state.doubts.clone(),
             n_changes: state.n_changes,
         };
@@ -171,7 +190,9 @@ impl Entry {
         let Target { path, .. } = target;
         let mut plan = StorePlan {
             size: job.size,
+            appends_to: job.appends_to(target),
             mode: target.mode,
+            sets_mode: target.sets_mode,
             mtime: job.mtime,
             atime: job.atime.unwrap_or(target.atime),
             owner: target.owner,
@@ -193,13 +214,52 @@ impl Entry {
                 return Ok(Sent::new(path, stored));
             }
             plan.expect = Expect::Version(stat.version());
+            plan.appends_to = None;
         }
         let content = FromFile::new(&job.file).counted(&self.sent);
+        let why = match self.send_as_planned(job, path, &content, &mut plan) {
+            Err(Error::Remote(error)) => match &*error {
+                remote::Error::NoTemp { .. } => "its directory takes no new names",
+                remote::Error::Refused {
+                    reason: Reason::NoSpace | Reason::QuotaExceeded,
+                    ..
+                } if self.fits_in_place(path, &plan) => "the host has no room for a second copy",
+                _ => return Err(Error::Remote(error)),
+            },
+            result => return result,
+        };
+        log::warn!("{path} is written in place: {why}");
+        // It is not done in one step: from here on only this machine may have the whole content.
+        self.say_synced(target, why)?;
+        plan.placement = Placement::Direct;
+        plan.appends_to = None;
+        self.send_as_planned(job, path, &content, &mut plan)
+    }
+
+    fn send_as_planned(
+        &self,
+        job: &Job,
+        path: &RemotePath,
+        content: &FromFile<'_>,
+        plan: &mut StorePlan,
+    ) -> Result<Sent, Error> {
         let replaces = job.replaces || self.cache.conflicts == Conflicts::Overwrite;
         if replaces && plan.expect != Expect::Anything {
-            return self.replace_there(path, &content, &mut plan);
+            return self.replace_there(path, content, plan);
         }
-        Ok(self.cache.send_or_keep_both(path, &content, &mut plan)?)
+        Ok(self.cache.send_or_keep_both(path, content, plan)?)
+    }
+
+    /// Returns whether the content certainly has room where the file is that it replaces.
+    fn fits_in_place(&self, path: &RemotePath, plan: &StorePlan) -> bool {
+        let remote = &self.cache.remote;
+        let is_there = matches!(plan.expect, Expect::Version(_) | Expect::Anything);
+        let (true, Ok(stat), Ok(fs)) = (is_there, remote.stat(path), remote.fs_stat()) else {
+            return false;
+        };
+        let available = fs.blocks_available.saturating_mul(fs.block_size.into());
+        let occupied = stat.blocks.saturating_mul(512).min(stat.size);
+        plan.size <= occupied.saturating_add(available)
     }
 
     /// Stores content that replaces whatever is there. It says what that is all the same: a store
@@ -213,7 +273,7 @@ impl Entry {
         for _ in 0..MAX_REPLACEMENTS {
             match self.cache.remote.store(path, content, plan) {
                 Ok(stored) => return Ok(Sent::new(path, stored)),
-                Err(remote::Error::Conflict { .. }) => {}
+                Err(remote::Error::Conflict { .. }) => plan.appends_to = None,
                 Err(error) => return Err(error.into()),
             }
             plan.expect = match self.cache.remote.stat(path) {
@@ -272,7 +332,7 @@ impl Entry {
         durability: Durability,
     ) -> Result<(), Error> {
         let Sent { at, stored } = sent;
-        let changed = self.complete(at, stored.changed());
+        let changed = self.complete(at, job, stored);
         let result = match stored.outcome {
             Outcome::AsPlanned | Outcome::Same => Ok(()),
             Outcome::Recreated => {
@@ -294,6 +354,8 @@ impl Entry {
         }
         let mut state = self.state.lock();
         let version = changed.stat.map_or(
+            // Equal to no version of the host: the next open asks, and the next upload finds a
+            // conflict.
             Version {
                 size: job.size,
                 mtime: job.mtime,
@@ -336,6 +398,7 @@ impl Entry {
                     remote::Error::Partial { .. } => {
                         if let Some(half) = half.flatten() {
                             state.base = Expect::Version(half.version());
+                            state.n_kept = 0;
                         }
                     }
                     remote::Error::OutcomeUnknown { .. } | remote::Error::Surprise { .. } => {
@@ -395,9 +458,17 @@ impl Entry {
     }
 
     /// Asks for the attributes of a file that was just stored where the answer did not have them.
-    fn complete(&self, path: &RemotePath, changed: Changed) -> Changed {
-        let stat = changed.stat.or_else(|| self.cache.remote.stat(path).ok());
-        Changed { stat, ..changed }
+    /// What somebody else has made of the file since is not taken for what was stored.
+    fn complete(&self, path: &RemotePath, job: &Job, stored: &Stored) -> Changed {
+        let mut changed = stored.changed();
+        if changed.stat.is_none() && !stored.is_overtaken {
+            let stat = self.cache.remote.stat(path).ok();
+            changed.stat = stat.filter(|stat| {
+                stat.size == job.size
+                    && (stored.outcome == Outcome::Same || job.mtime.may_be_told_as(stat.mtime))
+            });
+        }
+        changed
     }
 
     fn sync(&self, whereto: &dyn Whereto, wait: Wait) -> Result<(), Error> {

@@ -290,7 +290,9 @@ impl Cache {
 fn plan_of(record: &Record) -> StorePlan {
     StorePlan {
         size: record.size,
+        appends_to: None,
         mode: record.mode,
+        sets_mode: record.sets_mode,
         mtime: record.mtime,
         atime: record.atime.unwrap_or(record.mtime),
         owner: record.owner,

@@ -2,9 +2,12 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+
+use rustix::fs::SeekFrom;
 
 use crate::cache::Cache;
 use crate::cache::conflict::Conflicts;
@@ -40,6 +43,10 @@ impl Cache {
                         _ => path.clone(),
                     };
                     return Ok(Sent { at, stored });
+                }
+                Err(remote::Error::Conflict { .. }) if plan.appends_to.is_some() => {
+                    // The host was sent only what is new: a conflict copy needs all of it.
+                    plan.appends_to = None;
                 }
                 Err(remote::Error::Conflict { .. }) if plan.keep_as.is_some() => {
                     // This host cannot do both at once, or the name was taken.
@@ -77,6 +84,7 @@ impl Cache {
         };
         let plan = StorePlan {
             expect: Expect::Absent,
+            appends_to: None,
             keep_as: None,
             placement: match plan.placement {
                 Placement::InPlace => Placement::Replace,
@@ -143,5 +151,33 @@ impl remote::Content for FromFile<'_> {
             sent.fetch_add(n as u64, Ordering::Relaxed);
         }
         Ok(n)
+    }
+
+    fn data_after(&self, offset: u64, min_hole: u64, end: u64) -> Range<u64> {
+        let seek = |to| rustix::fs::seek(self.file, to);
+        let start = match seek(SeekFrom::Data(offset)) {
+            Ok(start) => start.min(end),
+            Err(rustix::io::Errno::NXIO) => return end..end,
+            Err(_) => return offset..end,
+        };
+        let start = if start - offset < min_hole {
+            offset
+        } else {
+            start
+        };
+        let mut at = start;
+        loop {
+            let Ok(hole) = seek(SeekFrom::Hole(at)) else {
+                return start..end;
+            };
+            if hole >= end {
+                return start..end;
+            }
+            match seek(SeekFrom::Data(hole)) {
+                Ok(data) if data < end && data - hole < min_hole => at = data,
+                Ok(_) | Err(rustix::io::Errno::NXIO) => return start..hole,
+                Err(_) => return start..end,
+            }
+        }
     }
 }

@@ -19,6 +19,9 @@ pub(super) struct State {
     /// Whether our content replaces whatever else is on the host: `O_TRUNC`. Only when it is
     /// closed: what is tried again later must not replace what others stored meanwhile.
     pub(super) replaces: bool,
+    /// How many bytes at the beginning are certainly those of the base: nothing before that offset
+    /// was written.
+    pub(super) n_kept: u64,
     pub(super) size: u64,
     pub(super) mtime: Time,
     pub(super) atime: Option<Time>,
@@ -109,6 +112,7 @@ impl State {
     pub(super) fn set_base(&mut self, version: Version) {
         self.base = Expect::Version(version);
         self.replaces = false;
+        self.n_kept = version.size;
         self.size = version.size;
         self.mtime = version.mtime;
         self.atime = None;

@@ -30,6 +30,10 @@ pub enum Error {
         reason: Reason,
         text: Vec<u8>,
     },
+    /// No temporary file can be made in the directory of a file that is there; nothing was changed.
+    /// The file may still be written directly.
+    #[error("cannot {act} {path} beside the file: its directory takes no new names")]
+    NoTemp { act: &'static str, path: RemotePath },
     /// This host, or this dialect, has no way to do it; nothing was changed.
     #[error("cannot {act} {path}: {why}")]
     Unsupported {

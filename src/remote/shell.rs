@@ -13,6 +13,7 @@ mod pieces;
 mod plain;
 
 use std::collections::HashMap;
+use std::collections::HashSet;
 
 use crate::path::Name;
 use crate::path::RemotePath;
@@ -78,6 +79,8 @@ pub struct Shell {
     temps: Mutex<Vec<(RemotePath, Name)>>,
     /// What kind of filesystem a device of the host holds.
     lying_devices: Mutex<HashMap<u64, bool>>,
+    /// Directories in which a temporary file could not be removed.
+    unremovable: Mutex<HashSet<RemotePath>>,
 }
 
 impl Shell {
@@ -88,6 +91,7 @@ impl Shell {
             facts,
             temps: Mutex::new(Vec::new()),
             lying_devices: Mutex::new(HashMap::new()),
+            unremovable: Mutex::new(HashSet::new()),
         }
     }
 
@@ -276,17 +280,21 @@ impl Remote for Shell {
     }
 
     fn create_new(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed> {
-        let line = Line::new("new")
+        let line = Made { mode, owner }
+            .args(Line::new("new"), creation_mask(mode | 0o200))
             .arg(&self.absolute(path))
-            .arg(&self.parent_of(path))
-            .raw(&format!("{mode:04o}"))
-            .arg(owner_text(owner).as_bytes());
+            .arg(&self.parent_of(path));
         self.change("create", path, line, 2).map(pair)
     }
 
     fn make_dir(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed> {
-        let line = Line::new(&format!("q mkd {mode:04o}")).arg(&self.absolute(path));
-        self.change("create", path, self.given_away(line, path, owner), 2)
+        let name = self.absolute(path);
+        let line = Made { mode, owner }
+            .args(Line::new("mkd"), creation_mask(mode))
+            .arg(&name)
+            .raw("&& v")
+            .arg(&name);
+        self.change("create", path, line.arg(&self.parent_of(path)), 2)
             .map(pair)
     }
 
@@ -300,19 +308,27 @@ impl Remote for Shell {
     ) -> Result<Changed> {
         const ACT: &str = "create";
         let name = self.absolute(path);
+        let parent = self.parent_of(path);
         let DeviceNumber { major, minor } = device;
-        let mknod = Line::new(&format!("q mkn {mode:04o}")).arg(&name);
+        let mkn = Made { mode, owner }
+            .args(Line::new("mkn"), creation_mask(mode))
+            .arg(&name);
         let line = match kind {
-            FileKind::Fifo => Line::new(&format!("q mkn {mode:04o}")).arg(&name),
-            FileKind::CharDevice => mknod.raw(&format!("c {major} {minor}")),
-            FileKind::BlockDevice => mknod.raw(&format!("b {major} {minor}")),
+            FileKind::Fifo => mkn,
+            FileKind::CharDevice => mkn.raw(&format!("c {major} {minor}")),
+            FileKind::BlockDevice => mkn.raw(&format!("b {major} {minor}")),
             FileKind::Socket => {
-                let parent = self.parent_of(path);
                 let last = path
                     .name()
                     .map_or_else(Vec::new, |name| name.as_bytes().to_vec());
-                let line = Line::new("q sock").arg(&last).arg(&parent);
-                line.raw(&format!("&& q chmod {mode:04o} --")).arg(&name)
+                Line::new("q sock")
+                    .arg(&last)
+                    .arg(&parent)
+                    .raw("&& own")
+                    .arg(owner_text(owner).as_bytes())
+                    .arg(&name)
+                    .raw(&format!("&& q chmod {mode:04o} --"))
+                    .arg(&name)
             }
             FileKind::File | FileKind::Directory | FileKind::Symlink => {
                 let why = "it is no kind of node";
@@ -323,13 +339,22 @@ impl Remote for Shell {
                 });
             }
         };
-        self.change(ACT, path, self.given_away(line, path, owner), 2)
-            .map(pair)
+        let line = line.raw("&& v").arg(&name).arg(&parent);
+        self.change(ACT, path, line, 2).map(pair)
     }
 
     fn symlink(&self, path: &RemotePath, target: &[u8], owner: Option<Owner>) -> Result<Changed> {
-        let line = Line::new("q sym").arg(target).arg(&self.absolute(path));
-        self.change("create", path, self.given_away(line, path, owner), 2)
+        let name = self.absolute(path);
+        let line = Line::new("q sym")
+            .arg(target)
+            .arg(&name)
+            .raw("&& own")
+            .arg(owner_text(owner).as_bytes())
+            .arg(&name)
+            .raw("&& v")
+            .arg(&name)
+            .arg(&self.parent_of(path));
+        self.change("create", path, line, 2)
             .map(pair)
             .map_err(taken)
     }
@@ -456,11 +481,13 @@ impl Remote for Shell {
     }
 
     fn sync(&self, path: &RemotePath) -> Result<()> {
-        let line = Line::new("flush").arg(&self.absolute(path)).raw("; a 0");
-        let mut lane = self.lanes.lend(Purpose::Content, "flush")?;
-        lane.request(&line.finish())
-            .map_err(|error| lost("flush", error))?;
-        Ok(())
+        const ACT: &str = "flush";
+        let line = Line::new("flush").arg(&self.absolute(path)).raw("; a $?");
+        let mut lane = self.lanes.lend(Purpose::Content, ACT)?;
+        let answer = lane
+            .request(&line.finish())
+            .map_err(|error| lost(ACT, error))?;
+        check(ACT, path, &answer)
     }
 
     fn remove_leftovers(&self, dir: &RemotePath, tag: u32) -> Result<()> {
@@ -483,18 +510,24 @@ impl Remote for Shell {
     }
 }
 
-impl Shell {
-    /// Ends the line of a command that makes `path`: its owner, then what it and its directory
-    /// have become.
-    fn given_away(&self, line: Line, path: &RemotePath, owner: Option<Owner>) -> Line {
-        let name = self.absolute(path);
-        let line = match owner {
-            None => line,
-            Some(_) => line
-                .raw("&& o")
-                .arg(owner_text(owner).as_bytes())
-                .arg(&name),
-        };
-        line.raw("&& v").arg(&name).arg(&self.parent_of(path))
+/// Permissions and owner of something that is made.
+struct Made {
+    mode: u32,
+    owner: Option<Owner>,
+}
+
+impl Made {
+    /// Adds the arguments MASK, MODE and OWNER of `helpers.sh`. `mask` is the umask that makes the
+    /// permissions; what is given away has none for others before it has its owner.
+    fn args(self, line: Line, mask: u32) -> Line {
+        let Self { mode, owner } = self;
+        let mask = if owner.is_some() { 0o077 } else { mask };
+        line.raw(&format!("{mask:03o} {mode:04o}"))
+            .arg(owner_text(owner).as_bytes())
     }
+}
+
+/// The umask under which a creation gives permissions of `mode`.
+pub(super) fn creation_mask(mode: u32) -> u32 {
+    !mode & 0o777
 }

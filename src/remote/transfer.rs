@@ -3,16 +3,14 @@
 use crate::path::RemotePath;
 use crate::remote::Content;
 use crate::remote::Error;
-use crate::remote::Placement;
 use crate::remote::Receiver;
-use crate::remote::StorePlan;
 use crate::remote::lane;
 use crate::remote::lane::Answer;
 use crate::remote::lane::Lane;
 use crate::scp;
 use crate::scp::Event;
 use crate::scp::Reply;
-use crate::scp::Step;
+use crate::stat::Time;
 
 /// Files up to this size are sent in one write, ahead of any acknowledgement. For larger ones the
 /// round trip that waiting costs is nothing beside their content.
@@ -114,11 +112,20 @@ pub(crate) fn begins_like_record(content: &dyn Content, size: u64) -> bool {
 pub(crate) struct Store {
     /// What the sink refused, in its words.
     pub refused: Option<Vec<u8>>,
-    /// Whether the target may have been written to before that.
-    pub is_begun: bool,
     /// Whether the sink has acknowledged all of it.
     pub is_acknowledged: bool,
     pub answer: Answer,
+}
+
+/// What the records before the content of a store say.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Head {
+    /// In bytes, exactly.
+    pub size: u64,
+    /// The permissions that the sink sets.
+    pub mode: u32,
+    /// The times of modification and access that it sets.
+    pub times: Option<(Time, Time)>,
 }
 
 /// Sends `line`, which runs `scp -p -t` to one explicit path, and the content: one round trip
@@ -132,7 +139,7 @@ pub(crate) fn store(
     line: &[u8],
     path: &RemotePath,
     content: &dyn Content,
-    plan: &StorePlan,
+    head: &Head,
 ) -> Result<Store, Error> {
     const ACT: &str = "store";
     let local = |source| Error::Local {
@@ -140,26 +147,18 @@ pub(crate) fn store(
         path: path.clone(),
         source,
     };
-    // Nobody can guess the name of a temporary file in time.
-    let is_guessable = plan.placement == Placement::Direct;
-    let is_small =
-        plan.size <= MAX_AHEAD && !(is_guessable && begins_like_record(content, plan.size));
+    // The target is a descriptor, or a name that nobody knew before.
+    let is_small = head.size <= MAX_AHEAD;
     let ahead = if is_small {
         scp::Ahead::ToOneFile
     } else {
         scp::Ahead::Never
     };
     let mut source = scp::Source::new(ahead);
-    if plan.placement != Placement::Direct {
-        source.times(plan.mtime, plan.atime);
+    if let Some((mtime, atime)) = head.times {
+        source.times(mtime, atime);
     }
-    // Somebody may put a directory in the place of a file that has a name to be known by.
-    let name = if is_guessable {
-        IMPOSSIBLE_NAME
-    } else {
-        RECORD_NAME
-    };
-    source.file(plan.mode, plan.size, name);
+    source.file(head.mode, head.size, RECORD_NAME);
     let mut out = line.to_vec();
     out.extend(source.take_output());
     let mut refused = None;
@@ -175,16 +174,18 @@ pub(crate) fn store(
         if refused.is_some() || lane.is_at_frame() {
             // Nothing of the content was sent. The sink waits for records: end it.
             source.end();
-            lane.send(&source.take_output()).map_err(|e| lost(ACT, e))?;
+            if let Err(error) = lane.send(&source.take_output()) {
+                log::debug!("the host has ended the upload: {}", crate::remote::chain(&error));
+            }
             return finish(lane, source, path, refused);
         }
     }
-    let mut chunk = vec![0; CHUNK.min(usize::try_from(plan.size).unwrap_or(CHUNK))];
-    let mut left = plan.size;
+    let mut chunk = vec![0; CHUNK.min(usize::try_from(head.size).unwrap_or(CHUNK))];
+    let mut left = head.size;
     while left > 0 {
         let want = chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let n = content
-            .read_at(&mut chunk[..want], plan.size - left)
+            .read_at(&mut chunk[..want], head.size - left)
             .map_err(local)?;
         if n == 0 || !source.content(n as u64) {
             // The announced size cannot be reached: the lane is dropped and with it the transfer.
@@ -215,11 +216,8 @@ fn finish(
     path: &RemotePath,
     mut refused: Option<Vec<u8>>,
 ) -> Result<Store, Error> {
-    // A large file got this acknowledgement before its content was sent.
-    let mut is_begun = source.n_awaited() <= 2 && refused.is_none();
     while !lane.is_at_frame() && source.n_awaited() > 0 {
         match next_reply(lane, &mut source, path)? {
-            Some(Reply::Done(Step::File)) => is_begun = true,
             Some(Reply::Refused(_, text)) => {
                 refused.get_or_insert(text);
             }
@@ -234,7 +232,6 @@ fn finish(
     Ok(Store {
         is_acknowledged: source.n_awaited() == 0,
         refused,
-        is_begun,
         answer,
     })
 }

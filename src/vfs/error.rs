@@ -135,6 +135,7 @@ fn of_remote(error: &remote::Error) -> c_int {
             of_reason(*reason)
         }
         remote::Error::Conflict { .. } => libc::ESTALE,
+        remote::Error::NoTemp { .. } => libc::EACCES,
         remote::Error::Unsupported { .. } => libc::EOPNOTSUPP,
         // An unreachable host is not an empty one: never ENOENT.
         remote::Error::Disconnected { source, .. } if is_timeout(source) => libc::ETIMEDOUT,

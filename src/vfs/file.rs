@@ -226,12 +226,15 @@ impl Vfs {
             let changed = self.heard(result, &[(parent, &name)])?;
             let stat = self.created(parent, &changed, &path)?;
             let entry = self.cache.entry(stat.version());
-            entry.truncate(0, Wait::Allowed)?;
-            // What the host has is this empty file.
-            entry.settle_empty(stat.version());
+            // Somebody may have filled it already: then its content is fetched as any other.
+            if stat.size == 0 {
+                entry.truncate(0, Wait::Allowed)?;
+                // What the host has is this empty file.
+                entry.settle_empty(stat.version());
+            }
             (entry, stat, false)
         } else {
-            let entry = self.cache.new_entry()?;
+            let entry = self.cache.new_entry(flags.truncates)?;
             (entry, self.stat_of_new(parent, mode, owner)?, true)
         };
         entry.retain();

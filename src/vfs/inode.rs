@@ -22,6 +22,8 @@ impl Ino {
 #[derive(Debug)]
 pub(super) struct Inode {
     pub(super) stat: Stat,
+    /// Whether the mode in it was set here and the host has not heard of it.
+    pub(super) is_mode_ours: bool,
     /// When `stat` was asked for.
     pub(super) stat_at: Tick,
     /// Its names; none once it is removed. A directory has one.
@@ -96,6 +98,7 @@ impl Inode {
         let dir = (stat.kind == FileKind::Directory).then(Box::default);
         Self {
             stat,
+            is_mode_ours: false,
             stat_at: at,
             links: Vec::new(),
             lookups: 0,

@@ -65,6 +65,7 @@ impl Vfs {
             && let Some(inode) = self.tree.lock().get_mut(ino)
         {
             inode.stat.mode = mode;
+            inode.is_mode_ours = false;
         }
         self.release_entry(ino, &entry);
         result?;
@@ -195,7 +196,10 @@ impl Vfs {
             (change.atime, change.mtime) = (None, None);
         }
         if login.uid == 0 || login.uid == inode.stat.uid {
-            inode.stat.mode = change.mode.take().unwrap_or(inode.stat.mode);
+            if let Some(mode) = change.mode.take() {
+                inode.stat.mode = mode;
+                inode.is_mode_ours = true;
+            }
         }
         if open.is_born && (change.uid.is_some() || change.gid.is_some()) {
             let uid = change.uid.unwrap_or(inode.stat.uid);
@@ -282,10 +286,12 @@ impl Vfs {
                 }
                 if open.entry.is_dirty() {
                     // Content, size and times are ours; the rest is the host's.
-                    inode.stat = Stat {
-                        mode: inode.stat.mode,
-                        ..stat
+                    let mode = if inode.is_mode_ours {
+                        inode.stat.mode
+                    } else {
+                        stat.mode
                     };
+                    inode.stat = Stat { mode, ..stat };
                     inode.stat_at = at;
                     return;
                 }

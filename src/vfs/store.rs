@@ -173,20 +173,11 @@ impl Vfs {
         }
         cx.may_wait()?;
         let place = self.store_place(target.ino)?;
-        let Some(Target {
-            path: to,
-            mode,
-            owner,
-            placement,
-            atime,
-            is_unknown: false,
-        }) = place.target()
-        else {
+        let Some(to) = place.target().filter(|to| !to.is_unknown) else {
             return Err(Error::NotSupported);
         };
-        let plan = target
-            .entry
-            .plan_copy(size, mode, mtime, atime, owner, placement);
+        let plan = target.entry.plan_copy(size, &to, mtime);
+        let to = to.path;
         // Held, so that no flush stores the empty content meanwhile.
         let hold = target.entry.hold();
         let changed = match self.remote.copy(&path, &to, &plan) {
@@ -273,8 +264,10 @@ impl Whereto for StorePlace {
         Some(Target {
             path,
             mode: stat.mode,
+            sets_mode: inode.is_mode_ours,
             owner,
             placement,
+            may_append: true,
             atime: stat.atime,
             is_unknown,
         })
@@ -306,6 +299,7 @@ impl Whereto for StorePlace {
         let Some(inode) = tree.get_mut(self.ino) else {
             return;
         };
+        inode.is_mode_ours = false;
         match changed.stat {
             Some(stat) => {
                 inode.pages_of = Some(stat.version());
@@ -334,6 +328,7 @@ impl Whereto for StorePlace {
         if let Some(open) = &mut inode.open {
             open.is_born = false;
         }
+        inode.is_mode_ours = false;
         inode.pages_of = None;
         inode.ctime = None;
         let Some((parent, old)) = inode.place().cloned() else {

@@ -153,11 +153,13 @@ fn without(program: &str, options: &str) -> String {
 const BSD: &[(&str, &str)] = &[(
     "stat",
     r#"#!/bin/dash
+follow=
+[ "$1" != -L ] || { follow=-L; shift; }
 [ "$1" = -f ] || { echo "stat: illegal option -- $1" >&2; exit 1; }
 f=$(printf '%s\n' "$2" | sed 's/%Xp/%f/; s/%z/%s/; s/%l/%h/; s/%XHr/%t/; s/%XLr/%T/
-    s/%Fa/%.9X/; s/%Fm/%.9Y/; s/%Fc/%.9Z/; s/%N/%n/')
+    s/%Fa/%.9X/; s/%Fm/%.9Y/; s/%Fc/%.9Z/; s/%N/%n/; s/%Mp%Lp/%a/')
 shift 2
-exec /usr/bin/stat -c "$f" "$@"
+exec /usr/bin/stat $follow -c "$f" "$@"
 "#,
 )];
 

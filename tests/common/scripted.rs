@@ -246,7 +246,7 @@ impl Peer for LaneHost {
             String::new()
         } else if line.starts_with(b"probe ") {
             format!(
-                "preset F={} MV=-fT LN=-T TH=-h TR=y CS=scp\nuid 1000\ngid 1000\ngroups 1000\n\
+                "preset F={} MV=-fT LN=-T TH=-h TR=y SC=y CS=dd FD=y XA= LA=\nuid 1000\ngid 1000\ngroups 1000\n\
                  system Linux\ntimes epoch nanos\nroot /srv\n",
                 self.flavour
             )

@@ -148,18 +148,22 @@ const SWAPS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Has the host do that when it starts a sink and there is a file `now`.
+/// Has the host do that when it starts a program that receives content and there is a file `now`.
 fn swap(world: &World, victim: &Path, script: &str) {
-    let scp = world.root().parent().unwrap().join("bin/scp");
-    let text = format!(
-        "#!/bin/dash\nv='{}' t='{}' d='{}'\n[ ! -e \"$d/now\" ] || case \" $* \" in *' -t '*) {script} ;; esac\n\
-         exec /usr/bin/scp \"$@\"\n",
-        victim.display(),
-        world.root().join("file").display(),
-        world.root().parent().unwrap().display()
-    );
-    fs::write(&scp, text).unwrap();
-    fs::set_permissions(&scp, fs::Permissions::from_mode(0o755)).unwrap();
+    for (name, option) in [("scp", "-t"), ("dd", "iflag=fullblock,count_bytes")] {
+        let program = world.root().parent().unwrap().join("bin").join(name);
+        let text = format!(
+            "#!/bin/dash\nv='{}' t='{}' d='{}'\nfor o; do\n[ ! -e \"$d/now\" ] || [ \"$o\" != {option} ] || \
+             {{ {script}; }}\ndone\nexec /usr/bin/{name} \"$@\"\n",
+            victim.display(),
+            world.root().join("file").display(),
+            world.root().parent().unwrap().display()
+        );
+        // A link to the real one may be there.
+        let _ = fs::remove_file(&program);
+        fs::write(&program, text).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    }
 }
 
 /// Everything below a directory that is a file or not what was put there.

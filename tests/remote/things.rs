@@ -73,7 +73,9 @@ pub(crate) const MTIME: Time = Time {
 pub(crate) fn plan(data: &[u8]) -> StorePlan {
     StorePlan {
         size: data.len() as u64,
+        appends_to: None,
         mode: 0o640,
+        sets_mode: true,
         mtime: MTIME,
         atime: MTIME,
         owner: None,

@@ -326,9 +326,9 @@ fn a_store_that_is_to_be_flushed_flushes_the_file_itself() {
                 .unwrap();
             let flushed = fs::read_to_string(&log).unwrap();
             let what = if placement == Placement::Replace {
-                ".tmp"
+                "/fd/9"
             } else {
-                "/file"
+                "/fd/7"
             };
             let is_flushed = flushed
                 .lines()

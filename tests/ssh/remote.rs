@@ -109,7 +109,9 @@ fn works(shell: &Shell, root: &Path, size: usize) {
     };
     let plan = StorePlan {
         size: size as u64,
+        appends_to: None,
         mode: 0o640,
+        sets_mode: true,
         mtime: time,
         atime: time,
         owner: None,

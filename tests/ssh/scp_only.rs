@@ -115,7 +115,9 @@ fn a_key_for_scp_alone_is_enough() {
                 };
                 let plan = StorePlan {
                     size: data.len() as u64,
+                    appends_to: None,
                     mode: 0o640,
+                    sets_mode: true,
                     mtime: time,
                     atime: time,
                     owner: None,

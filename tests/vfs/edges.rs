@@ -396,7 +396,9 @@ fn a_small_file_does_not_wait_for_large_ones() {
                     RemotePath::root().join(&Name::new(format!("large{n}").as_bytes()).unwrap());
                 let plan = StorePlan {
                     size: 1 << 20,
+                    appends_to: None,
                     mode: 0o644,
+                    sets_mode: true,
                     mtime: Time::default(),
                     atime: Time::default(),
                     owner: None,

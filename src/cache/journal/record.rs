@@ -7,7 +7,8 @@
 //!
 //! CRC is that of the rest of the line. Bytes other than letters, digits, `/`, `.` and `_` are
 //! `%XX`, so that no word is empty or has a space; `-` stands for nothing. BASE is `any`, `absent` or
-//! `SIZE,MTIME,CTIME,DEV:INO`; a time is `SECONDS.NANOSECONDS`.
+//! `SIZE,MTIME,CTIME,DEV:INO`; a time is `SECONDS.NANOSECONDS`. MODE is octal; with a `~` before it a
+//! file that exists keeps its own.
 
 use crate::path::Name;
 use crate::path::RemotePath;
@@ -59,6 +60,8 @@ pub struct Record {
     pub was: Option<RemotePath>,
     pub base: Expect,
     pub mode: u32,
+    /// Whether a file that exists gets that mode too.
+    pub sets_mode: bool,
     pub owner: Option<Owner>,
     pub placement: Placement,
     pub size: u64,
@@ -102,6 +105,7 @@ pub(crate) fn line(what: &Line) -> Vec<u8> {
                 was,
                 base,
                 mode,
+                sets_mode,
                 owner,
                 placement,
                 size,
@@ -110,6 +114,7 @@ pub(crate) fn line(what: &Line) -> Vec<u8> {
                 since,
                 why,
             } = &**record;
+            let keeps = if *sets_mode { "" } else { "~" };
             let phase = match phase {
                 Phase::Open => "open",
                 Phase::Closed => "closed",
@@ -129,7 +134,7 @@ pub(crate) fn line(what: &Line) -> Vec<u8> {
             let atime = option(atime.as_ref(), |time| time_text(*time));
             let why = escape(why.as_bytes());
             format!(
-                "{id} {phase} {path} {was} {base} {mode:04o} {owner} {placement} {size} {mtime} \
+                "{id} {phase} {path} {was} {base} {keeps}{mode:04o} {owner} {placement} {size} {mtime} \
                  {atime} {since} {why}"
             )
         }
@@ -155,13 +160,19 @@ pub(crate) fn parse(line: &[u8]) -> Option<Line> {
         "kept" => Phase::Kept,
         _ => return None,
     };
+    let (path_text, was, base, mode) = (word()?, word()?, word()?, word()?);
+    let (sets_mode, mode) = match mode.strip_prefix('~') {
+        Some(mode) => (false, mode),
+        None => (true, mode),
+    };
     let record = Record {
         id,
         phase,
-        path: path(word()?)?,
-        was: parse_option(word()?, path)?,
-        base: parse_base(word()?)?,
-        mode: u32::from_str_radix(word()?, 8).ok()?,
+        path: path(path_text)?,
+        was: parse_option(was, path)?,
+        base: parse_base(base)?,
+        mode: u32::from_str_radix(mode, 8).ok()?,
+        sets_mode,
         owner: parse_option(word()?, |text| {
             let (uid, gid) = text.split_once(':')?;
             Some(Owner {
@@ -320,6 +331,7 @@ pub(crate) mod tests {
                 id: Some(FileId { dev: 1, ino: 2 }),
             }),
             mode: 0o640,
+            sets_mode: true,
             owner: Some(Owner { uid: 0, gid: 0 }),
             placement: Placement::Replace,
             size: 3,

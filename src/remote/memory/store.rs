@@ -88,6 +88,7 @@ pub(super) fn put(
         let Changed { stat, parent } = both(tree, ino, dir)?;
         Ok(Some(Stored {
             stat,
+            is_overtaken: false,
             parent,
             outcome,
         }))
@@ -106,13 +107,22 @@ pub(super) fn put(
         Some(ino) => {
             let node = tree.node_mut(ino)?;
             node.body = Body::File(data);
-            node.mode = plan.mode & PERMISSIONS;
+            if plan.sets_mode {
+                node.mode = plan.mode & PERMISSIONS;
+            }
             node.ctime = now;
             ino
         }
         None => {
-            let owner = plan.owner.unwrap_or(LOGIN);
-            let ino = tree.add(Node::new(Body::File(data), plan.mode, owner, now));
+            let (mut mode, mut owner) = (plan.mode, plan.owner.unwrap_or(LOGIN));
+            if let Some(replaced) = tree.child(dir, &name) {
+                let replaced = tree.node(replaced)?;
+                owner = replaced.owner;
+                if !plan.sets_mode {
+                    mode = replaced.mode;
+                }
+            }
+            let ino = tree.add(Node::new(Body::File(data), mode, owner, now));
             tree.bind(dir, &name, ino, now)?;
             ino
         }

@@ -95,6 +95,7 @@ impl ScpOnly {
         };
         Ok(Stored {
             stat,
+            is_overtaken: false,
             parent: None,
             outcome,
         })
@@ -271,7 +272,9 @@ impl ScpOnly {
         let now = self.clock.wall();
         let plan = StorePlan {
             size: 0,
+            appends_to: None,
             mode,
+            sets_mode: true,
             mtime: now,
             atime: now,
             owner: None,

@@ -1,5 +1,8 @@
 //! Contents: how files come and go.
 
+use std::ops::Range;
+
+use crate::clock::Tick;
 use crate::path::Name;
 use crate::path::RemotePath;
 use crate::remote::Changed;
@@ -20,7 +23,7 @@ use crate::remote::shell::Shell;
 use crate::remote::shell::TEMP_PREFIX;
 use crate::remote::shell::TEMP_SUFFIX;
 use crate::remote::shell::answer;
-use crate::remote::shell::outcome::changed;
+use crate::remote::shell::creation_mask;
 use crate::remote::shell::outcome::check;
 use crate::remote::shell::outcome::fetch_refused;
 use crate::remote::shell::outcome::one_stat;
@@ -28,7 +31,7 @@ use crate::remote::shell::outcome::outcome;
 use crate::remote::shell::outcome::owner_text;
 use crate::remote::shell::outcome::refused;
 use crate::remote::shell::outcome::stored;
-use crate::remote::shell::outcome::surprise;
+use crate::remote::shell::outcome::upload_failed;
 use crate::remote::shell::plain;
 use crate::remote::shell::quote::Line;
 use crate::remote::shell::tools::Flavour;
@@ -66,22 +69,16 @@ impl Shell {
         })
     }
 
-    /// The line of `w` and `cpy` after their names, see `helpers.sh`.
-    ///
-    /// `stamp` is what `touch` is to be told, see [`Self::stamp`].
-    pub(super) fn place(
+    /// Begins the line of an upload: the variables that `content.sh` describes. `stamp` is what
+    /// `touch` is told, see [`Self::stamp`].
+    pub(super) fn upload_line(
         &self,
-        line: Line,
         path: &RemotePath,
         temp: &Temp<'_>,
         plan: &StorePlan,
+        how: How,
         stamp: &str,
     ) -> Line {
-        let how = match plan.placement {
-            Placement::Replace => "replace",
-            Placement::InPlace => "inplace",
-            Placement::Direct => "direct",
-        };
         let expected = match &plan.expect {
             Expect::Anything => "-".to_owned(),
             Expect::Absent => "0".to_owned(),
@@ -91,32 +88,51 @@ impl Shell {
                 .version_text(version)
                 .unwrap_or_else(|| "?".to_owned()),
         };
-        let keep_as = plan
+        let beside = plan
             .keep_as
             .as_ref()
             .map_or_else(Vec::new, |name| self.absolute(&temp.dir.join(name)));
-        line.raw(how)
-            .arg(&self.absolute(&temp.dir.join(&temp.name)))
-            .arg(&self.absolute(path))
-            .arg(&self.parent_of(path))
-            .arg(expected.as_bytes())
-            .arg(owner_text(plan.owner).as_bytes())
-            .raw(&format!("{:04o}", plan.mode))
-            .arg(stamp.as_bytes())
-            .raw(if plan.durability == Durability::Fsync {
-                "y"
-            } else {
-                "''"
-            })
-            .arg(&keep_as)
+        let yes = |is: bool| if is { "y" } else { "''" };
+        // It is made with all permissions only where it is the owner's from the beginning.
+        let mask = if plan.expect == Expect::Absent && plan.owner.is_none() {
+            creation_mask(plan.mode | 0o200)
+        } else {
+            0o077
+        };
+        let minute = self.lanes.tick().saturating_sub(Tick::ZERO).as_secs() / 60;
+        Line::new(&format!("how={}", how.word()))
+            .assign("temp", &self.absolute(&temp.dir.join(&temp.name)))
+            .assign("path", &self.absolute(path))
+            .assign("parent", &self.parent_of(path))
+            .assign("expected", expected.as_bytes())
+            .assign("owner", owner_text(plan.owner).as_bytes())
+            .raw(&format!("mode={:04o}", plan.mode))
+            .raw(&format!("chmod={}", yes(plan.sets_mode)))
+            .raw(&format!("mask={mask:03o}"))
+            .assign("stamp", stamp.as_bytes())
+            .raw(&format!(
+                "sync={}",
+                yes(plan.durability == Durability::Fsync)
+            ))
+            .assign("beside", &beside)
+            .raw(&format!("minute={minute};"))
+    }
+
+    /// How content gets to its place on this host.
+    fn how(&self, plan: &StorePlan) -> How {
+        match plan.placement {
+            Placement::Direct => How::Direct,
+            _ if plan.appends_to.is_some() && self.tools.has_descriptors => How::Append,
+            Placement::InPlace => How::InPlace,
+            Placement::Replace => How::Replace,
+        }
     }
 
     /// What `touch` is to be told after an upload; empty where the T record says it all.
     fn stamp(&self, plan: &StorePlan) -> String {
         let mtime = plan.mtime;
         let fits_record = mtime.to_micros() == mtime && mtime.secs >= 0;
-        let has_record = plan.placement != Placement::Direct;
-        if fits_record && has_record {
+        if fits_record {
             String::new()
         } else {
             self.tools.stamp(mtime)
@@ -183,12 +199,27 @@ impl Shell {
         content: &dyn Content,
         plan: &StorePlan,
     ) -> Result<Stored> {
+        let plan = &self.without_temp(path, plan);
         let temp = self.new_temp(path, plan)?;
-        let lane = self.content_lane("store", plan.size)?;
-        let stored = if self.goes_in_pieces(plan) {
-            self.store_in_pieces(lane, path, &temp, content, plan)
+        let how = self.how(plan);
+        let skipped = match how {
+            How::Append => plan.appends_to.unwrap_or(0),
+            How::Replace | How::InPlace | How::Direct => 0,
+        };
+        let content = &Rest { content, skipped };
+        let size = plan.size.saturating_sub(skipped);
+        let lane = self.content_lane("store", size)?;
+        let upload = Upload {
+            path,
+            temp: &temp,
+            plan,
+            how,
+            size,
+        };
+        let stored = if self.goes_in_pieces(&upload) {
+            self.store_in_pieces(lane, &upload, content)
         } else {
-            self.store_at_once(lane, path, &temp, content, plan)
+            self.store_at_once(lane, &upload, content)
         };
         stored.map_err(|error| match error {
             // The final name has what it had, but part of the content may be beside it.
@@ -197,25 +228,61 @@ impl Shell {
         })
     }
 
+    /// Has content go straight into files of directories in which a temporary file can be made but
+    /// not removed: each upload would leave one.
+    fn without_temp(&self, path: &RemotePath, plan: &StorePlan) -> StorePlan {
+        let dir = path.parent().unwrap_or_default();
+        let mut plan = plan.clone();
+        if self.unremovable.lock().contains(&dir) {
+            plan.placement = Placement::Direct;
+        }
+        plan
+    }
+
+    /// Notes that the temporary file of an upload could not be removed.
+    pub(super) fn note_unremovable(&self, path: &RemotePath, status: u32) {
+        if status == answer::UNREMOVABLE {
+            let dir = path.parent().unwrap_or_default();
+            log::warn!("a temporary file is left in {dir}: the host lets nobody remove names there");
+            self.unremovable.lock().insert(dir);
+        }
+    }
+
     fn store_at_once(
         &self,
         mut lane: Lent,
-        path: &RemotePath,
-        temp: &Temp<'_>,
+        upload: &Upload<'_>,
         content: &dyn Content,
-        plan: &StorePlan,
     ) -> Result<Stored> {
-        const ACT: &str = "store";
-        let store = if self.tools.has_scp {
-            let stamp = self.stamp(plan);
-            let line = self.place(Line::new("w"), path, temp, plan, &stamp);
-            transfer::store(&mut lane, &line.finish(), path, content, plan)?
+        let Upload {
+            path,
+            temp,
+            plan,
+            how,
+            size,
+        } = *upload;
+        // Whoever sets the permissions of a target that is written directly could not set them back.
+        let store = if self.tools.has_scp && how != How::Direct {
+            let line = self.upload_line(path, temp, plan, how, &self.stamp(plan));
+            let is_born_with_mode = plan.expect == Expect::Absent && plan.owner.is_none();
+            let head = transfer::Head {
+                size,
+                mode: if is_born_with_mode {
+                    plan.mode & 0o777
+                } else {
+                    0o600
+                },
+                times: Some((plan.mtime, plan.atime)),
+            };
+            let line = line.raw("upload").finish();
+            transfer::store(&mut lane, &line, path, content, &head)?
         } else {
-            let line = Line::new(&format!("wx {}", plan.size))
-                .arg(self.tools.stamp(plan.atime).as_bytes());
             let stamp = self.tools.stamp(plan.mtime);
-            let line = self.place(line, path, temp, plan, &stamp);
-            plain::store(&mut lane, &line.finish(), path, content, plan)?
+            let line = self
+                .upload_line(path, temp, plan, how, &stamp)
+                .raw(&format!("upload_plain {size}"))
+                .arg(self.tools.stamp(plan.atime).as_bytes());
+            plain::store(&mut lane, &line.finish(), path, content, size)?
         };
         let outcome = outcome(store.answer.status);
         if outcome.is_none() {
@@ -226,32 +293,15 @@ impl Shell {
         if let Some(outcome) = outcome {
             if !store.is_acknowledged && store.refused.is_none() {
                 return Err(Error::Surprise {
-                    act: ACT,
+                    act: "store",
                     detail: "it reports success without an acknowledgement".to_owned(),
                 });
             }
-            return Ok(stored(outcome, &store.answer.body));
+            self.note_unremovable(path, store.answer.status);
+            return Ok(stored(outcome, plan, &store.answer));
         }
-        match (store.answer.status, store.refused) {
-            (answer::CONFLICT, _) => Err(Error::Conflict {
-                act: ACT,
-                path: path.clone(),
-            }),
-            (answer::PARTIAL, text) if store.is_begun => {
-                let text = text.unwrap_or(store.answer.body);
-                Err(Error::Partial {
-                    act: ACT,
-                    path: path.clone(),
-                    reason: answer::reason_of(&text),
-                    text,
-                })
-            }
-            (_, Some(text)) => Err(refused(ACT, path, answer::reason_of(&text), &text)),
-            (_, None) => {
-                check(ACT, path, &store.answer)?;
-                Err(surprise(ACT, &store.answer.body))
-            }
-        }
+        let text = store.refused.unwrap_or(store.answer.body);
+        Err(upload_failed(path, store.answer.status, text))
     }
 
     /// [`crate::remote::Remote::copy`]
@@ -262,30 +312,32 @@ impl Shell {
         plan: &StorePlan,
     ) -> Result<Changed> {
         const ACT: &str = "copy";
+        let plan = &self.without_temp(to, plan);
+        if plan.placement == Placement::Direct {
+            return Err(refused(ACT, to, Reason::NotSupported, b""));
+        }
         let temp = self.new_temp(to, plan)?;
-        let line = Line::new("cpy").arg(&self.absolute(from));
+        let how = self.how(plan);
         // No T record sets the time of a copy.
         let stamp = self.tools.stamp(plan.mtime);
-        let line = self.place(line, to, &temp, plan, &stamp);
+        let line = self
+            .upload_line(to, &temp, plan, how, &stamp)
+            .raw("copy")
+            .arg(&self.absolute(from));
         let mut lane = self.content_lane(ACT, plan.size)?;
         let answer = lane
             .request(&line.finish())
             .map_err(|error| lost(ACT, error))?;
-        let is_done = outcome(answer.status).is_some();
-        if !is_done {
+        let outcome = outcome(answer.status);
+        if outcome.is_none() {
             lane.set_broken();
         }
         drop(lane);
-        if answer.status == answer::CONFLICT {
-            return Err(Error::Conflict {
-                act: ACT,
-                path: to.clone(),
-            });
-        }
-        if !is_done {
-            check(ACT, to, &answer)?;
-        }
-        changed(&answer.body)
+        let Some(outcome) = outcome else {
+            return Err(upload_failed(to, answer.status, answer.body));
+        };
+        self.note_unremovable(to, answer.status);
+        Ok(stored(outcome, plan, &answer).changed())
     }
 
     /// Whether the size of this file says nothing about its content, as in `/proc` and `/sys`.
@@ -341,6 +393,56 @@ impl Shell {
             stat: self.stat(path)?,
             is_stable: false,
         })
+    }
+}
+
+/// How content gets to its place; the variable `how` of `content.sh`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
+    Replace,
+    InPlace,
+    Append,
+    Direct,
+}
+
+impl How {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Replace => "replace",
+            Self::InPlace => "inplace",
+            Self::Append => "append",
+            Self::Direct => "direct",
+        }
+    }
+}
+
+/// An upload under way.
+pub(super) struct Upload<'a> {
+    pub(super) path: &'a RemotePath,
+    pub(super) temp: &'a Temp<'a>,
+    pub(super) plan: &'a StorePlan,
+    pub(super) how: How,
+    /// How many bytes travel.
+    pub(super) size: u64,
+}
+
+/// Content without its first bytes.
+struct Rest<'a> {
+    content: &'a dyn Content,
+    skipped: u64,
+}
+
+impl Content for Rest<'_> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> std::io::Result<usize> {
+        self.content.read_at(buf, offset + self.skipped)
+    }
+
+    fn data_after(&self, offset: u64, min_hole: u64, end: u64) -> Range<u64> {
+        let skipped = self.skipped;
+        let data = self
+            .content
+            .data_after(offset + skipped, min_hole, end + skipped);
+        data.start - skipped..data.end - skipped
     }
 }
 

@@ -13,15 +13,21 @@
 #   LN  the same for ln
 #   TH  the option of touch that keeps it from following a link, if it has it
 #   TR  whether there is a truncate
-#   CS  how content comes: by `scp`; by `dd`, `head` or `slow`, which is a byte at a time
+#   SC  whether content comes and goes by scp
+#   CS  what counts content elsewhere: `dd`, `head` or `slow`, which is a byte at a time
+#   FD  the directory in which descriptors have names
+#   XA  whether cp copies all attributes of a file: `y`; `c` with its security context
+#   LA  whether ls tells which files have an ACL
 # Each answer is the output of a helper, then RS, the token, a space, a status, a newline.
-# Statuses above 200 are ours, see answer.rs. Lines that begin with `#` are not sent.
+# Statuses above 200 have names, which the table in answer.rs defines. Lines that begin with `#` are not sent.
 #
 # A userland defines
 #   st PATH...   prints the attributes of paths
 #   l DIR        answers with a listing
-#   vf PATH      prints the version of a file, vc the same with the time of its last change
-#   sz PATH      prints the size of a file
+#   look FOLLOW CHANGED PATH...  prints for each path its version, with the time of its last change if
+#                CHANGED is not empty, a bar, its permissions, a space, and UID:GID; follows links if
+#                FOLLOW is not empty
+#   sz PATH      prints the size of a file, following links
 #   fs PATH      prints the state of a filesystem, ft its type
 #   ln_ OLD NEW  makes a hard link
 # shellcheck disable=SC2154
@@ -51,8 +57,8 @@ v() { st "$@"; a 0; }
 # g PATH: answers with the attributes of one path, or why there are none.
 g() { st "$1" 2>&1; a $?; }
 
-# o OWNER PATH: gives a new file away; an empty OWNER keeps it.
-o() { [ -z "$1" ] || q chown -h "$1" -- "$2"; }
+# own OWNER PATH: gives something new away; an empty OWNER keeps it.
+own() { [ -z "$1" ] || q chown -h "$1" -- "$2"; }
 
 # x PATH: whether there is anything, a dangling link included.
 x() { [ -e "$1" ] || [ -h "$1" ]; }
@@ -130,20 +136,59 @@ tch() {
 	touch -c $TH $1 $2 -- "$3"
 }
 
-# mkd MODE PATH: makes a directory. Some mkdir keep only permissions of a mode.
-mkd() {
-	case $1 in
-	0*) mkdir -m "$1" -- "$2" ;;
-	*) mkdir -- "$2" && chmod "$1" -- "$2" ;;
-	esac
+# The permissions of what is made come from a umask, so that an ACL that it inherits holds; chmod adds
+# what a creation cannot give. What is given away is nobody else's to use before it has its owner.
+
+# bits MODE PATH: adds execute permissions of a file, and special bits.
+bits() {
+	b=
+	case $1 in ?[1357]??) b=,u+x ;; esac
+	case $1 in ??[1357]?) b=$b,g+x ;; esac
+	case $1 in ???[1357]) b=$b,o+x ;; esac
+	special "$1" "$2"
 }
 
-# mkn MODE PATH, mkn MODE PATH TYPE NUMBERS: makes a FIFO or a device. Not all can do so with a mode.
+# special MODE PATH: adds special bits, and those in b.
+special() {
+	case $1 in [4567]???) b=$b,u+s ;; esac
+	case $1 in [2367]???) b=$b,g+s ;; esac
+	case $1 in [1357]???) b=$b,o+t ;; esac
+	[ -z "$b" ] || q chmod "${b#,}" -- "$2"
+}
+
+# give OWNER MODE PATH: gives something new away, then its permissions.
+give() { q chown -h "$1" -- "$3" && q chmod "$2" -- "$3"; }
+
+# mkd MASK MODE OWNER PATH: makes a directory.
+mkd() {
+	umask "$1"
+	q mkdir -- "$4"
+	s=$?
+	umask 077
+	[ $s = 0 ] || return
+	b=
+	if [ -n "$3" ]; then give "$3" "$2" "$4"; else special "$2" "$4"; fi
+}
+
+# mkn MASK MODE OWNER PATH, mkn MASK MODE OWNER PATH TYPE NUMBERS: makes a FIFO or a device.
 mkn() {
-	m=$1
-	p=$2
-	shift 2
-	if [ $# = 0 ]; then mkfifo -- "$p"; else mknod -- "$p" "$@"; fi && chmod "$m" -- "$p"
+	m=$2
+	w=$3
+	p=$4
+	umask "$1"
+	shift 4
+	if [ $# = 0 ]; then q mkfifo -- "$p"; else q mknod -- "$p" "$@"; fi
+	s=$?
+	umask 077
+	[ $s = 0 ] || return
+	if [ -n "$w" ]; then
+		give "$w" "$m" "$p"
+	elif [ $# = 0 ]; then
+		bits "$m" "$p"
+	else
+		# Not every mknod heeds the umask.
+		q chmod "$m" -- "$p"
+	fi
 }
 
 # clean DIR TAG: removes what stores marked with TAG left behind.
@@ -174,19 +219,55 @@ sock() (
 	mv_ "$t" "./$1"
 )
 
-# new PATH PARENT MODE OWNER: creates an empty file that was not there.
+# new MASK MODE OWNER PATH PARENT: creates an empty file that was not there.
 new() {
-	if x "$1"; then a 202; return; fi
-	if ! e=$( (set -C; : >"$1") 2>&1); then
-		if x "$1"; then a 202; return; fi
+	if x "$4"; then a "$EXISTS"; return; fi
+	made=
+	umask "$1"
+	set -C
+	{ made=1; } 8>"$4"
+	set +C
+	umask 077
+	if [ -z "$made" ]; then
+		if x "$4"; then a "$EXISTS"; return; fi
 		# A shell's own words for a failed redirection differ; touch's do not.
-		q touch -- "$1" || return
+		q touch -- "$4" || return
 	fi
-	q chmod "$3" -- "$1" && o "$4" "$1" && v "$1" "$2"
+	if [ -n "$3" ]; then
+		give "$3" "$2" "$4" || return
+	else
+		case $2 in
+		?[0145]??) q chmod "$2" -- "$4" || return ;;
+		*) bits "$2" "$4" || return ;;
+		esac
+	fi
+	v "$4" "$5"
 }
 
-# noreplace FROM TO FROMDIR TODIR: renames, unless something has the name already.
+# noreplace FROM TO FROMDIR TODIR: renames, unless something has the name already. In one step with
+# GNU's mv, which says what it renamed, and with a hard link; else with a moment between.
 noreplace() {
-	if x "$2"; then a 202; return; fi
-	q mv_ "$1" "$2" && v "$2" "$3" "$4"
+	if x "$2"; then a "$EXISTS"; return; fi
+	if [ "$MV" = -fT ]; then
+		e=$(mv -nTv -- "$1" "$2" 2>&1)
+		s=$?
+		case $e in
+		'renamed '*) ;;
+		*)
+			if x "$2" && x "$1"; then a "$EXISTS"; return; fi
+			[ $s != 0 ] || s=1
+			printf '%s\n' "$e"
+			a $s
+			return
+			;;
+		esac
+	elif [ -f "$1" ] && ! [ -h "$1" ] && e=$(ln_ "$1" "$2" 2>&1 </dev/null); then
+		q rm -f -- "$1" || return
+	elif x "$2"; then
+		a "$EXISTS"
+		return
+	else
+		q mv_ "$1" "$2" || return
+	fi
+	v "$2" "$3" "$4"
 }

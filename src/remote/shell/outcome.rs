@@ -9,6 +9,7 @@ use crate::remote::Outcome;
 use crate::remote::Owner;
 use crate::remote::Reason;
 use crate::remote::Result;
+use crate::remote::StorePlan;
 use crate::remote::Stored;
 use crate::remote::lane::Answer;
 use crate::remote::shell::answer;
@@ -93,10 +94,10 @@ pub(super) fn pair(stats: Option<Vec<Stat>>) -> Changed {
     }
 }
 
-/// What a status says of a store; `None` if it failed.
+/// What a status says of an upload; `None` if it failed.
 pub(super) fn outcome(status: u32) -> Option<Outcome> {
     Some(match status {
-        0 => Outcome::AsPlanned,
+        0 | answer::UNTIMED | answer::UNREMOVABLE => Outcome::AsPlanned,
         answer::KEPT_BESIDE => Outcome::KeptBeside,
         answer::RECREATED => Outcome::Recreated,
         answer::SAME => Outcome::Same,
@@ -104,12 +105,53 @@ pub(super) fn outcome(status: u32) -> Option<Outcome> {
     })
 }
 
-pub(super) fn stored(outcome: Outcome, body: &[u8]) -> Stored {
-    let Changed { stat, parent } = pair(stats(body, 2));
+/// Returns what an upload that succeeded left. The attributes are those of what was sent; if they are
+/// not, somebody else has written to the file since, and they are left out.
+pub(super) fn stored(outcome: Outcome, plan: &StorePlan, answer: &Answer) -> Stored {
+    let Changed { stat, parent } = pair(stats(&answer.body, 2));
+    let is_what_was_sent = |stat: &Stat| {
+        stat.size == plan.size
+            && (plan.mtime.may_be_told_as(stat.mtime)
+                || outcome == Outcome::Same
+                || answer.status == answer::UNTIMED)
+    };
     Stored {
-        stat,
+        stat: stat.filter(is_what_was_sent),
+        is_overtaken: stat.is_some_and(|stat| !is_what_was_sent(&stat)),
         parent,
         outcome,
+    }
+}
+
+/// Returns the error of an upload that failed; `text` is what a program complained of.
+pub(super) fn upload_failed(path: &RemotePath, status: u32, text: Vec<u8>) -> Error {
+    const ACT: &str = "store";
+    let path = path.clone();
+    match status {
+        answer::CONFLICT => Error::Conflict { act: ACT, path },
+        answer::PARTIAL => Error::Partial {
+            act: ACT,
+            path,
+            reason: answer::reason_of(&text),
+            text,
+        },
+        answer::NO_TEMP => Error::NoTemp { act: ACT, path },
+        answer::INCOMPLETE => Error::Surprise {
+            act: ACT,
+            detail: "a piece of the file is missing".to_owned(),
+        },
+        answer::UNPROVEN => Error::Surprise {
+            act: ACT,
+            detail: "the name does not lead to what was sent; somebody else may have changed it"
+                .to_owned(),
+        },
+        status => {
+            let answer = Answer { status, body: text };
+            match check(ACT, &path, &answer) {
+                Err(error) => error,
+                Ok(()) => surprise(ACT, &answer.body),
+            }
+        }
     }
 }
 
@@ -118,8 +160,4 @@ pub(super) fn parent_only(stats: Option<Vec<Stat>>) -> Changed {
         stat: None,
         parent: pair(stats).stat,
     }
-}
-
-pub(super) fn changed(body: &[u8]) -> Result<Changed> {
-    Ok(pair(stats(body, 2)))
 }

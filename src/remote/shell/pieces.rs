@@ -5,18 +5,19 @@
 //! is told its exact length, so there is no SCP in here. Nothing but the last request touches the
 //! final name: whatever fails before it changes nothing that anybody sees.
 //!
-//! The conversation on each lane, see `helpers.sh`:
+//! The conversation on each lane, see `content.sh`:
 //!
 //! ```text
-//! we:    [wb TEMP;] wp TEMP OFFSET LENGTH ..      first lane only: wb makes the file
-//! host:  READY                                    dd has the file open
-//! we:    content, wp ..                           the next request goes right behind the content
-//! host:  READY                                    the piece before is complete as well
+//! we:    begin_pieces; take_piece OFFSET LENGTH ..    first lane; another begins with join_pieces
+//! host:  READY                                        dd has the file open
+//! we:    content, take_piece ..                       the next request goes right behind the content
+//! host:  READY                                        the piece before is complete as well
 //! we:    content, a 0
 //! host:  0
-//! we:    we ..                                    first lane, once all lanes are done
+//! we:    finish_pieces ..                             first lane, once all lanes are done
 //! ```
 
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -25,9 +26,7 @@ use std::thread::Scope;
 use crate::path::RemotePath;
 use crate::remote::Content;
 use crate::remote::Error;
-use crate::remote::Placement;
 use crate::remote::Result;
-use crate::remote::StorePlan;
 use crate::remote::Stored;
 use crate::remote::TimePrecision;
 use crate::remote::lane::Lane;
@@ -35,11 +34,11 @@ use crate::remote::lanes::Lanes;
 use crate::remote::lanes::Lent;
 use crate::remote::shell::Shell;
 use crate::remote::shell::answer;
-use crate::remote::shell::content::Temp;
-use crate::remote::shell::outcome::check;
+use crate::remote::shell::content::How;
+use crate::remote::shell::content::Upload;
 use crate::remote::shell::outcome::outcome;
 use crate::remote::shell::outcome::stored;
-use crate::remote::shell::outcome::surprise;
+use crate::remote::shell::outcome::upload_failed;
 use crate::remote::shell::quote::Line;
 use crate::remote::transfer::CHUNK;
 use crate::remote::transfer::lost;
@@ -51,7 +50,7 @@ const ACT: &str = "store";
 /// Files above this size go in pieces. Below it, one lane is done before others stand.
 const MIN_FILE: u64 = 16 << 20;
 
-/// How much `dd` reads and writes at a time, see `wp` in `helpers.sh`.
+/// How much `dd` reads and writes at a time, see `take_piece` in `content.sh`.
 const BLOCK: u64 = 64 << 10;
 
 /// Bounds of a piece but the last, multiples of [`BLOCK`]. Between two pieces a lane is idle for a
@@ -65,21 +64,24 @@ const FIRST_PIECE: u64 = 4 << 20;
 /// Towards the end pieces get smaller, so that no lane is waited for long; but not below this.
 const LAST_PIECES: u64 = 4 << 20;
 
+/// A shorter hole is sent as zeros: it costs less than a piece of its own.
+const MIN_HOLE: u64 = 1 << 20;
+
 /// A piece is to take about so long, because a lane can be given to somebody else only after it.
 const PIECE_MILLIS: u64 = 1000;
 
 impl Shell {
     /// Whether content is to go in pieces.
-    pub(super) fn goes_in_pieces(&self, plan: &StorePlan) -> bool {
+    pub(super) fn goes_in_pieces(&self, upload: &Upload<'_>) -> bool {
         // Without SCP only `touch` sets the time, and it should be able to.
         let is_exact = !self.tools.has_scp
             || self.facts.time_precision == TimePrecision::Nanos
-            || plan.mtime.nanos == 0;
+            || upload.plan.mtime.nanos == 0;
         self.facts.can_take_pieces
             && is_exact
-            && plan.size > MIN_FILE
-            && plan.placement != Placement::Direct
-            && self.lanes.max_for_content() > 1
+            && upload.size > MIN_FILE
+            && upload.how != How::Direct
+            && (self.lanes.max_for_content() > 1 || self.facts.can_take_holes)
     }
 
     /// Stores content as [`crate::remote::Remote::store`] does, over as many lanes as content may
@@ -87,17 +89,27 @@ impl Shell {
     pub(super) fn store_in_pieces(
         &self,
         mut lane: Lent,
-        path: &RemotePath,
-        temp: &Temp<'_>,
+        upload: &Upload<'_>,
         content: &dyn Content,
-        plan: &StorePlan,
     ) -> Result<Stored> {
+        let Upload {
+            path,
+            temp,
+            plan,
+            how,
+            size,
+        } = *upload;
+        let stamp = self.tools.stamp(plan.mtime);
+        let begin = self.upload_line(path, temp, plan, how, &stamp);
         let pieces = Pieces {
             lanes: &self.lanes,
             path,
+            begin: begin.raw("begin_pieces;"),
             temp: self.absolute(&temp.dir.join(&temp.name)),
+            holder: OnceLock::new(),
             content,
-            size: plan.size,
+            has_holes: self.facts.can_take_holes,
+            size,
             next: Mutex::new(0),
             is_given_up: AtomicBool::new(false),
             failure: Mutex::new(None),
@@ -112,36 +124,22 @@ impl Shell {
             pieces.clean_up(lane, &error);
             return Err(error);
         }
-        let line =
-            Line::new(&format!("we {}", plan.size)).arg(self.tools.stamp(plan.atime).as_bytes());
-        let stamp = self.tools.stamp(plan.mtime);
-        let line = self.place(line, path, temp, plan, &stamp).finish();
+        let line = Line::new(&format!("finish_pieces {size}"))
+            .arg(self.tools.stamp(plan.atime).as_bytes())
+            .finish();
         let answer = lane.request(&line).map_err(|error| lost(ACT, error))?;
         let outcome = outcome(answer.status);
         if outcome.is_none() {
-            // The shell ends after a failed store, see `helpers.sh`.
+            // The shell ends after a failed store, see `content.sh`.
             lane.set_broken();
         }
         drop(lane);
-        if let Some(outcome) = outcome {
-            return Ok(stored(outcome, &answer.body));
-        }
-        match answer.status {
-            answer::CONFLICT => Err(Error::Conflict {
-                act: ACT,
-                path: path.clone(),
-            }),
-            answer::INCOMPLETE => Err(incomplete()),
-            answer::PARTIAL => Err(Error::Partial {
-                act: ACT,
-                path: path.clone(),
-                reason: answer::reason_of(&answer.body),
-                text: answer.body,
-            }),
-            _ => {
-                check(ACT, path, &answer)?;
-                Err(surprise(ACT, &answer.body))
+        match outcome {
+            Some(outcome) => {
+                self.note_unremovable(path, answer.status);
+                Ok(stored(outcome, plan, &answer))
             }
+            None => Err(upload_failed(path, answer.status, answer.body)),
         }
     }
 }
@@ -150,9 +148,15 @@ impl Shell {
 struct Pieces<'a> {
     lanes: &'a Lanes,
     path: &'a RemotePath,
+    /// What the first lane is told before its first piece.
+    begin: Line,
     /// The absolute name of the temporary file.
     temp: Vec<u8>,
+    /// The process that has the temporary file open.
+    holder: OnceLock<u32>,
     content: &'a dyn Content,
+    /// Whether holes need not be sent.
+    has_holes: bool,
     size: u64,
     /// Where the next piece begins.
     next: Mutex<u64>,
@@ -177,17 +181,27 @@ enum Role<'scope, 'env> {
 }
 
 impl<'env> Pieces<'env> {
-    /// Takes the next piece, of about `wanted` bytes; `None` when nothing is left to do.
+    /// Takes the next piece, of about `wanted` bytes; `None` when nothing is left to do. A hole of
+    /// more than [`MIN_HOLE`] bytes is left out.
     fn take(&self, wanted: u64) -> Option<Piece> {
         let mut next = self.next.lock();
+        if self.is_given_up.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut end = self.size;
+        if self.has_holes {
+            let data = self.content.data_after(*next, MIN_HOLE, self.size);
+            *next = data.start;
+            end = data.end;
+        }
         let left = self.size - *next;
-        if left == 0 || self.is_given_up.load(Ordering::Relaxed) {
+        if left == 0 {
             return None;
         }
         let n_lanes = self.lanes.max_for_content() as u64;
         let fair = (left / n_lanes).next_multiple_of(BLOCK).max(LAST_PIECES);
-        let len = wanted.min(fair).min(left);
         let offset = *next;
+        let len = wanted.min(fair).min(end - offset);
         *next += len;
         Some(Piece { offset, len })
     }
@@ -200,16 +214,30 @@ impl<'env> Pieces<'env> {
     /// lane is between two requests, or broken.
     fn send<'scope>(&'scope self, lane: &mut Lane, role: Role<'scope, 'env>) -> Result<()> {
         let Some(mut piece) = self.take(FIRST_PIECE) else {
-            return Ok(());
+            return match role {
+                // Nothing but a hole: the file is made all the same.
+                Role::First(_) => {
+                    let line = self.begin.clone().raw("a 0").finish();
+                    lane.send(&line).map_err(|error| lost(ACT, error))?;
+                    self.await_status(lane, 0).map(drop)
+                }
+                Role::Helper => Ok(()),
+            };
         };
-        let line = match role {
-            Role::First(_) => Line::new("wb").arg(&self.temp).raw(";"),
-            Role::Helper => Line::default(),
+        let line = match (role, self.holder.get()) {
+            (Role::First(_), _) => self.begin.clone(),
+            (Role::Helper, holder) => Line::new("join_pieces")
+                .arg(&self.temp)
+                .raw(&format!("{};", holder.copied().unwrap_or(0))),
         };
         let mut out = self.request(line, piece);
         loop {
             lane.send(&out).map_err(|error| lost(ACT, error))?;
-            self.await_status(lane, answer::READY)?;
+            let ready = self.await_status(lane, answer::READY)?;
+            if self.holder.get().is_none() {
+                let pid = std::str::from_utf8(ready.trim_ascii()).ok();
+                self.holder.get_or_init(|| pid.and_then(|pid| pid.parse().ok()).unwrap_or(0));
+            }
             // It is not: it takes content now.
             lane.set_broken();
             let since = self.lanes.tick();
@@ -224,7 +252,7 @@ impl<'env> Pieces<'env> {
             let Some(following) = following else {
                 out.extend_from_slice(b"a 0\n");
                 self.send_content(lane, &out)?;
-                return self.await_status(lane, 0);
+                return self.await_status(lane, 0).map(drop);
             };
             out.extend(self.request(Line::default(), following));
             piece = following;
@@ -236,9 +264,7 @@ impl<'env> Pieces<'env> {
         let Piece { offset, len } = piece;
         // What dd is to say in the end: how many whole and how many partial blocks there were.
         let (whole, partial) = (len / BLOCK, u64::from(len % BLOCK > 0));
-        line.raw("wp")
-            .arg(&self.temp)
-            .raw(&format!("{offset} {len} {whole}+{partial}"))
+        line.raw(&format!("take_piece {offset} {len} {whole}+{partial}"))
             .finish()
     }
 
@@ -255,7 +281,7 @@ impl<'env> Pieces<'env> {
         loop {
             if self.is_given_up.load(Ordering::Relaxed) {
                 // Another lane has said why; this one cannot get back into step.
-                return Err(incomplete());
+                return Err(upload_failed(self.path, answer::INCOMPLETE, Vec::new()));
             }
             if let Role::First(scope) = role {
                 self.bring_in_a_helper(scope);
@@ -298,23 +324,26 @@ impl<'env> Pieces<'env> {
                 // A host that gave up says why before it hangs up.
                 match self.await_status(lane, answer::READY) {
                     Err(refusal) if !refusal.is_connection_loss() => Err(refusal),
-                    Err(_) | Ok(()) => Err(lost(ACT, error)),
+                    Err(_) | Ok(_) => Err(lost(ACT, error)),
                 }
             }
         }
     }
 
-    /// Reads an answer; any status but `wanted` is an error and the end of the lane.
-    fn await_status(&self, lane: &mut Lane, wanted: u32) -> Result<()> {
+    /// Reads an answer and returns its body; any status but `wanted` is an error and the end of the
+    /// lane.
+    fn await_status(&self, lane: &mut Lane, wanted: u32) -> Result<Vec<u8>> {
         let answer = lane.answer().map_err(|error| lost(ACT, error))?;
         if answer.status == wanted {
-            return Ok(());
+            return Ok(answer.body);
         }
         lane.set_broken();
-        if answer.status != answer::INCOMPLETE {
-            check(ACT, self.path, &answer)?;
-        }
-        Err(incomplete())
+        let status = if answer.status == 0 {
+            answer::INCOMPLETE
+        } else {
+            answer.status
+        };
+        Err(upload_failed(self.path, status, answer.body))
     }
 
     /// Starts a thread for one more lane if there is work and a lane for it.
@@ -367,7 +396,9 @@ impl<'env> Pieces<'env> {
                 .flatten()
         };
         if let Some(mut lane) = lane {
-            let line = Line::new("P=; rm -f --").arg(&self.temp).raw("; a 0");
+            let line = Line::new("P=; release; rm -f --")
+                .arg(&self.temp)
+                .raw("; a 0");
             if let Err(error) = lane.request(&line.finish()) {
                 log::debug!("a temporary file may be left on the host: {error}");
             }
@@ -380,14 +411,6 @@ fn next_len(len: u64, elapsed_millis: u128) -> u64 {
     let elapsed = u64::try_from(elapsed_millis).unwrap_or(u64::MAX).max(1);
     let len = len.saturating_mul(PIECE_MILLIS) / elapsed;
     len.clamp(MIN_PIECE, MAX_PIECE).next_multiple_of(BLOCK)
-}
-
-/// The error of a store whose file is not what was sent; repeated as if the connection had broken.
-fn incomplete() -> Error {
-    Error::Surprise {
-        act: ACT,
-        detail: "a piece of the file is missing".to_owned(),
-    }
 }
 
 #[cfg(test)]

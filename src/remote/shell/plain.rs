@@ -6,14 +6,13 @@
 //!
 //! ```text
 //! we:    fc PATH                  host:  attributes READY content READY attributes STATUS
-//! we:    wx SIZE .., content      host:  READY attributes STATUS
+//! we:    upload_plain SIZE .., content      host:  READY attributes STATUS
 //! ```
 
 use crate::path::RemotePath;
 use crate::remote::Content;
 use crate::remote::Error;
 use crate::remote::Receiver;
-use crate::remote::StorePlan;
 use crate::remote::lane::Lane;
 use crate::remote::shell::answer;
 use crate::remote::shell::outcome::one_stat;
@@ -83,14 +82,14 @@ pub(super) fn fetch(
     Ok((Some(before), fetch))
 }
 
-/// Sends `line`, which runs `wx` of `helpers/content.sh`, and the content: one round trip for up
+/// Sends `line`, which runs `upload_plain` of `helpers/content.sh`, and the content: one round trip for up
 /// to [`MAX_AHEAD`] bytes, two for more.
 pub(super) fn store(
     lane: &mut Lane,
     line: &[u8],
     path: &RemotePath,
     content: &dyn Content,
-    plan: &StorePlan,
+    size: u64,
 ) -> Result<Store, Error> {
     const ACT: &str = "store";
     let local = |source| Error::Local {
@@ -98,7 +97,7 @@ pub(super) fn store(
         path: path.clone(),
         source,
     };
-    let is_small = plan.size <= MAX_AHEAD;
+    let is_small = size <= MAX_AHEAD;
     let mut out = line.to_vec();
     if !is_small {
         lane.send(&out).map_err(|e| lost(ACT, e))?;
@@ -109,12 +108,12 @@ pub(super) fn store(
             return Ok(refused(ready));
         }
     }
-    let mut chunk = vec![0; CHUNK.min(usize::try_from(plan.size).unwrap_or(CHUNK))];
-    let mut left = plan.size;
+    let mut chunk = vec![0; CHUNK.min(usize::try_from(size).unwrap_or(CHUNK))];
+    let mut left = size;
     while left > 0 {
         let want = chunk.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let n = content
-            .read_at(&mut chunk[..want], plan.size - left)
+            .read_at(&mut chunk[..want], size - left)
             .map_err(local)?;
         if n == 0 {
             // The host waits for more: the lane is dropped and with it the transfer.
@@ -127,10 +126,7 @@ pub(super) fn store(
             if let Err(error) = lane.send(&out) {
                 // A host that gave up says why before it hangs up.
                 let answer = lane.answer().map_err(|_| lost(ACT, error))?;
-                return Ok(Store {
-                    is_begun: true,
-                    ..refused(answer)
-                });
+                return Ok(refused(answer));
             }
             out.clear();
         }
@@ -148,17 +144,15 @@ pub(super) fn store(
     let answer = lane.answer().map_err(|e| lost(ACT, e))?;
     Ok(Store {
         refused: None,
-        is_begun: true,
         is_acknowledged: true,
         answer,
     })
 }
 
-/// A store that ended before the host had opened anything.
+/// A store that the host ended.
 fn refused(answer: crate::remote::lane::Answer) -> Store {
     Store {
         refused: None,
-        is_begun: false,
         is_acknowledged: false,
         answer,
     }

@@ -37,6 +37,16 @@ impl Line {
         self
     }
 
+    /// Appends the assignment of a value, quoted, to a variable.
+    #[must_use]
+    pub fn assign(mut self, name: &str, value: &[u8]) -> Self {
+        self.0.push(b' ');
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.push(b'=');
+        push_word(&mut self.0, value);
+        self
+    }
+
     /// Appends text that is shell already.
     #[must_use]
     pub fn raw(mut self, shell: &str) -> Self {

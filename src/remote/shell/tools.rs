@@ -1,6 +1,7 @@
 //! What the tools of a host are and can do; pure.
 
 use crate::remote::TimePrecision;
+use crate::remote::shell::answer;
 use crate::remote::shell::answer::time::civil_text;
 use crate::remote::shell::answer::time::compact_text;
 use crate::remote::shell::answer::time::epoch_text;
@@ -98,6 +99,11 @@ pub struct Tools {
     pub flavour: Flavour,
     /// Whether content comes and goes by SCP.
     pub has_scp: bool,
+    /// Whether descriptors have names, so that content can be added to a file that is proved to be
+    /// the expected one.
+    pub has_descriptors: bool,
+    /// Whether a file can be given a size without content.
+    pub has_truncate: bool,
     pub stamps: Stamps,
     pub time_precision: TimePrecision,
     /// The words of `preset`: what `probe.sh` has found out, as assignments for further lanes.
@@ -120,7 +126,9 @@ impl Tools {
         let flavour = value("F")?;
         Some(Self {
             flavour: Flavour::ALL.into_iter().find(|it| it.word() == flavour)?,
-            has_scp: value("CS")? == "scp",
+            has_scp: value("SC")? == "y",
+            has_descriptors: value("FD")? == "y",
+            has_truncate: value("TR")? == "y",
             stamps: Stamps::Compact,
             time_precision: TimePrecision::Seconds,
             preset: words.to_owned(),
@@ -150,6 +158,10 @@ impl Tools {
 /// a host, or where these are not known yet, those that find out and those for any.
 pub fn helpers(tools: Option<&Tools>) -> Vec<u8> {
     let mut text = String::new();
+    for (name, status) in answer::STATUSES {
+        text += &format!("{name}={status} ");
+    }
+    text.push('\n');
     match tools {
         Some(tools) => {
             text += &format!("{}\n{COMMON}{CONTENT}", tools.preset);
@@ -180,7 +192,7 @@ mod tests {
     use super::*;
 
     fn tools(stamps: Stamps, time_precision: TimePrecision) -> Tools {
-        let tools = Tools::from_preset(b"F=ls MV=-fT LN= TH= TR= CS=dd").unwrap();
+        let tools = Tools::from_preset(b"F=ls MV=-fT LN= TH= TR= SC= CS=dd FD=y XA= LA=").unwrap();
         Tools {
             stamps,
             time_precision,
@@ -190,14 +202,14 @@ mod tests {
 
     #[test]
     fn what_a_host_says_of_its_tools_is_checked() {
-        let tools = Tools::from_preset(b"F=gnu MV=-fT LN=-T TH=-h TR=y CS=scp").unwrap();
+        let tools = Tools::from_preset(b"F=gnu MV=-fT LN=-T TH=-h TR=y SC=y CS=dd FD=y XA=y LA=y").unwrap();
         assert_eq!((tools.flavour, tools.has_scp), (Flavour::Gnu, true));
         for bad in [
-            &b"F= MV=-f CS=scp"[..],
-            b"F=vms CS=scp",
+            &b"F= TR=y SC=y FD=y"[..],
+            b"F=vms TR=y SC=y FD=y",
             b"F=gnu",
-            b"F=gnu CS=scp;reboot",
-            b"F=gnu CS=$(x)",
+            b"F=gnu TR=y SC=y FD=y;reboot",
+            b"F=gnu TR=y SC=y FD=$(x)",
             b"",
         ] {
             assert_eq!(Tools::from_preset(bad), None);

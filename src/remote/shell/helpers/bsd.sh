@@ -5,9 +5,13 @@ SF='%Xp %z %b %l %u %g %d %i %XHr %XLr %Fa %Fm %Fc'
 VF='%d %i %z %Fm'
 
 st() { stat -f "$SF" -- "$@"; }
-vf() { stat -f "$VF" -- "$1"; }
-vc() { stat -f "$VF %Fc" -- "$1"; }
-sz() { stat -f %z -- "$1"; }
+# shellcheck disable=SC2086
+look() {
+	o=${1:+-L} f="$VF${2:+ %Fc}|%Mp%Lp %u:%g"
+	shift 2
+	stat $o -f "$f" -- "$@"
+}
+sz() { stat -L -f %z -- "$1"; }
 # Only Linux has files whose size lies, and what imitates it.
 ft() { case $1 in /proc/*) printf '9fa0\n' ;; esac; }
 fs() { df -Pk -- "$1"; }

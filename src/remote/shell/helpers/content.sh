@@ -1,8 +1,40 @@
-# How files come and go; the other half of `content.rs`, `plain.rs` and `pieces.rs`.
-# shellcheck disable=SC2154
+# How content comes and goes; the other half of `content.rs`, `plain.rs` and `pieces.rs`.
+#
+# An upload is a line that sets these variables and ends with `upload`, `upload_plain`,
+# `finish_pieces` or `copy`:
+#   how       `replace`: a temporary file takes the name of the target; `inplace`: the target gets the
+#             content of the temporary file; `append`: at its end; `direct`: without a temporary file
+#   temp      the temporary file
+#   path      the target
+#   parent    its directory
+#   expected  what the target must be: `-` anything, `0` absent, or a version as `look` prints it;
+#             with `c ` before it the time of its last change counts as well
+#   owner     `UID:GID` of a new file; empty: as the host gives it
+#   mode      the permissions of a new file, four octal digits
+#   chmod     y: a file that exists gets that mode too; empty: it keeps its own
+#   mask      the umask under which the temporary file is made
+#   stamp     what touch is told to set the modification time; empty: the time is set already
+#   sync      y: write it to the disk before the answer
+#   beside    the name of a conflict copy; empty: a conflict is refused
+#   minute    changes once a minute
+#
+# The content goes to a descriptor, never to a name that somebody else could give to another file:
+# 9 is the temporary file, 7 the target. $FD/9 is the same file for programs that want a name; by the
+# number of the shell, because some shells leave their descriptors to no program. Without /proc there
+# are only names.
+# shellcheck disable=SC2154,SC3013
+
+case $FD in y) FD=/proc/$$/fd ;; esac
+acl_of='' P=''
 
 # odd PATH: whether it is something that must not be opened: a FIFO would never answer.
 odd() { x "$1" && ! [ -f "$1" ]; }
+
+# plain PATH: whether it is a regular file and no link to one.
+plain() { [ -f "$1" ] && ! [ -h "$1" ]; }
+
+# is PATH N: whether it is the regular file that descriptor N is; without /proc, whether it is one.
+is() { plain "$1" && { [ -z "$FD" ] || [ "$1" -ef "$FD/$2" ]; }; }
 
 # f PATH: sends a file; its attributes follow.
 f() {
@@ -26,10 +58,10 @@ fc() {
 		return
 	fi
 	st "$1" 2>&1 || { a $?; return; }
-	a 203
+	a "$READY"
 	e=$(cat -- "$1" 2>&1 >&3 </dev/null)
 	s=$?
-	a 203
+	a "$READY"
 	if [ $s = 0 ]; then st "$1"; else printf '%s\n' "$e"; fi
 	a $s
 }
@@ -37,173 +69,80 @@ fc() {
 # pc PATH: sends a file whose size is not what stat says, of /proc or /sys.
 pc() { cat -- "$1" </dev/null; s=$?; a $s; }
 
-# lost STATUS TEMP: ends a store that failed. The shell ends as well: what is left of the content
-# must never be read as commands.
-lost() { rm -f -- "$2"; a "$1"; exit 1; }
+# fail STATUS: ends an upload that failed. The shell ends as well: what is left of the content must
+# never be read as commands.
+fail() { remove_temp; a "$1"; exit 1; }
 
-# look EXPECTED PATH: the version of PATH, in the words of EXPECTED.
-look() { case $1 in 'c '*) vc "$2" ;; *) vf "$2" ;; esac; }
-
-# as EXPECTED PATH TEMP: whether PATH is what it should be: `-` anything, `0` nothing, or a version;
-# after a `c` with the time of its last change. Where a look says nothing of what is there, which may
-# be because it was killed, another does; no look is no difference.
-as() {
-	case $1 in
-	-) return 0 ;;
-	0) ! x "$2"; return ;;
-	esac
-	v=$(look "$1" "$2")
-	case $v in *[0-9]*) ;; *) v=$(look "$1" "$2") ;; esac
-	case $v in
-	*[0-9]*) ;;
-	*) ! x "$2" || { say 'Input/output error'; lost 1 "$3"; } ;;
-	esac
-	[ "$v" = "${1#c }" ]
+# remove_temp: removes the temporary file. Where its name cannot be removed, its content goes.
+remove_temp() {
+	is "$temp" 9 || return 0
+	rm -f -- "$temp" || { R=$UNREMOVABLE; true >"$to"; }
 }
 
-# qs TEMP COMMAND...: as q, within a store.
-qs() { t=$1; shift; "$@" 2>&1 </dev/null || lost $? "$t"; }
+# try COMMAND...: runs a command of an upload; its failure is that of the upload.
+try() { "$@" 2>&1 </dev/null || fail $?; }
 
-# piece OFFSET LENGTH BLOCK: copies so many bytes, not one more, to that place of its output.
-piece() { dd bs="$3" seek="$1" count="$2" iflag=fullblock,count_bytes oflag=seek_bytes; }
+# release: closes the files of an upload.
+release() { exec 7>&- 9>&-; }
 
-# wb TEMP: makes the file that pieces go into. It goes when this lane ends before `we` is done, also
-# where that is because nobody listens any more.
-wb() {
-	P=$1
-	trap '[ -z "$P" ] || rm -f -- "$P"' EXIT
-	trap 'exit 1' HUP PIPE TERM
-	(set -C; : >"$1") || qs "$1" touch -- "$1"
-}
-
-# wp TEMP OFFSET LENGTH RECORDS: receives a piece. Answers when it stands ready to read; once it has
-# read all, it says nothing more, and the next line of the lane answers for both.
-wp() {
-	# Without this a file that another lane has given up would be made again.
-	[ -f "$1" ] || lost 204 "$1"
-	e=
-	# Input that ends too early is no failure for dd, but what it counts shows it.
-	if { a 203; e=$(piece "$2" "$3" 65536 2>&1 >&4); } 4<>"$1"; then
-		case $e in "$4 records in$nl$4 records out"*) return ;; esac
-	fi
-	# Before it speaks: where nobody listens any more, that ends the shell.
-	rm -f -- "$1"
-	printf '%s\n' "${e%%"$nl"*}"
-	lost 1 "$1"
-}
-
-# we SIZE ATIME and the arguments of w: moves a file whose pieces are complete to its place.
-we() {
-	size=$1
-	atime=$2
-	shift 2
-	[ "$(sz "$2")" = "$size" ] || lost 204 "$2"
-	qs "$2" chmod "$7" -- "$2"
-	qs "$2" touch -c -a "$atime" -- "$2"
-	put "$@"
-	P=
-	vr "$4"
-}
-
-# fin TEMP OWNER MODE STAMP SYNC: what scp could not set on a new file.
-fin() {
-	[ -z "$2" ] || { qs "$1" chown -h "$2" -- "$1" && qs "$1" chmod "$3" -- "$1"; }
-	[ -z "$4" ] || qs "$1" touch -c -m "$4" -- "$1"
-	[ -z "$5" ] || flush "$1"
-}
-
-# flush PATH: to the disk, where there is a program for it.
-flush() { sync -- "$1" || fsync "$1" || :; }
-
-# acl PATH: whether the file has more than mode bits, which a replacement would lose.
-acl() { case $(ls -ld -- "$1") in ??????????+*) return 0 ;; esac; return 1; }
-
-# inplace TEMP PATH MODE SYNC: the content goes into the file that is there.
-inplace() {
-	i=
-	{ i=1; cat -- "$1" 2>&1 >&4; } 4>"$2" || { [ -z "$i" ] || lost 205 "$1"; lost 1 "$1"; }
-	# Who may write a file of somebody else's may not change its mode and times.
-	chmod "$3" -- "$2"
-	touch -c -r "$1" -- "$2"
-	[ -z "$4" ] || flush "$2"
-	rm -f -- "$1"
-}
-
-# same A B: whether two files have the same content; no, where nothing can tell.
-same() {
-	cmp -s -- "$1" "$2"
-	case $? in
-	0) ;;
-	127) e=$(sha256sum <"$1") && [ "$e" = "$(sha256sum <"$2")" ] ;;
-	*) return 1 ;;
-	esac
-}
-
-# conflict TEMP PATH KEEP: what to do with complete content that is not to replace PATH. Sets R, the
-# status of the store, and D, what has the content: the file made anew if it is gone, the file as it
-# is if it has the same content, or KEEP, which must be a new name.
-conflict() {
-	D=$2
-	if ! x "$2"; then
-		R=207
-		[ -n "$3" ] || lost 201 "$1"
-	elif [ -f "$2" ] && ! [ -h "$2" ] && same "$1" "$2"; then
-		R=208
-		rm -f -- "$1"
+# new_temp: makes the temporary file, which must be new, as descriptor 9.
+new_temp() {
+	made=
+	umask "$mask"
+	set -C
+	{ made=1; exec 9>&8; } 8>"$temp"
+	set +C
+	umask 077
+	to=${FD:+$FD/9}
+	to=${to:-$temp}
+	if [ -n "$made" ]; then
+		is "$temp" 9 || fail "$UNPROVEN"
 		return
-	else
-		R=206
-		D=$3
-		[ -n "$3" ] || lost 201 "$1"
 	fi
-	anew "$1" "$D" || lost 201 "$1"
-}
-
-# anew TEMP PATH: moves a complete file to a name that must be new, in one step with the look whether
-# it is; fails where somebody was faster. GNU's `mv -n` is renameat2(2); elsewhere only a link is as good.
-anew() {
-	if [ "$MV" = -fT ]; then
-		e=$(mv -nT -- "$1" "$2" 2>&1)
-	elif e=$(ln_ "$1" "$2" 2>&1 </dev/null); then
-		rm -f -- "$1"
-	elif ! x "$2"; then
-		# There are no hard links here.
-		e=$(mv_ "$1" "$2" 2>&1 </dev/null)
-	fi
-	s=$?
-	# Some mv say nothing where they move nothing, others fail.
-	x "$1" || return 0
-	! x "$2" || return 1
-	[ $s != 0 ] || s=1
+	# A shell's own words for a failed redirection differ; those of touch do not.
+	if e=$(touch -- "$temp" 2>&1); then rm -f -- "$temp"; e=': Input/output error'; fi
+	# As scp would say it.
+	[ "$by" != scp ] || printf '\001'
 	printf '%s\n' "$e"
-	lost $s "$1"
+	case $e in
+	*'not permitted' | *'ermission denied') ! plain "$path" || fail "$NO_TEMP" ;;
+	esac
+	fail 1
 }
 
-# vr PARENT: ends a store that succeeded.
-vr() { st "$D" "$1"; a "$R"; }
-
-# fit TEMP PATH EXPECTED: goes on if content can go into PATH itself.
-fit() {
-	as "$3" "$2" "$1" || lost 201 "$1"
-	# Into a directory, scp would write under the name in the record.
-	if [ -d "$2" ]; then say 'Is a directory'; lost 1 "$1"; fi
-	if odd "$2"; then say 'Invalid argument'; lost 1 "$1"; fi
-}
-
-# w HOW TEMP PATH PARENT EXPECTED OWNER MODE STAMP SYNC KEEP: receives a file.
-w() {
-	R=0 D=$3
-	if [ "$1" = direct ]; then
-		fit "$2" "$3" "$5"
-		scp -t "$3" || lost 205 "$2"
-		chmod "$7" -- "$3"
-		touch -c -m "$8" -- "$3"
-		[ -z "$9" ] || flush "$3"
-	else
-		scp -p -t "$2" || lost $? "$2"
-		put "$@"
+# begin: makes the file that an upload goes to.
+begin() {
+	R=0 D=$path n=9 created='' refused='' opened=''
+	new_temp
+	if [ "$expected" = 0 ] && [ -z "$owner" ] && default_acl; then
+		created=$(look '' '' "$temp")
+		created=${created##*"|"}
 	fi
-	vr "$4"
+}
+
+# default_acl: whether new files get an ACL from their directory; ls is asked once a minute.
+default_acl() {
+	[ -n "$LA" ] || return
+	if [ "$acl_of" != "$minute $parent" ]; then
+		acl_of="$minute $parent" acl=
+		! extended "$parent" || acl=1
+	fi
+	[ -n "$acl" ]
+}
+
+# extended PATH: whether a file has more than mode bits, as far as ls tells.
+extended() {
+	[ -n "$LA" ] || return
+	case $(ls -ld -- "$1") in ??????????[+@]*) return 0 ;; esac
+	return 1
+}
+
+# upload: receives a file by scp.
+upload() {
+	by=scp
+	begin
+	scp -p -t "$to" || fail $?
+	put
 }
 
 # exact N: copies so many bytes of its input, not one more; where it may read more than it copies,
@@ -217,94 +156,380 @@ exact() {
 	esac
 }
 
-# wx SIZE ATIME and the arguments of w: receives a file without scp. Says READY once the file is open.
-wx() {
-	size=$1 atime=$2
-	shift 2
-	R=0 D=$3 i=
-	if [ "$1" = direct ]; then
-		fit "$2" "$3" "$5"
-		qs "$2" touch -c -- "$3"
-		i=$3
-		[ -w "$3" ] || ! x "$3" || { say 'Permission denied'; lost 1 "$2"; }
-	else
-		i=$2
-		(set -C; : >"$2") || qs "$2" touch -- "$2"
+# upload_plain SIZE ATIME: receives a file without scp. Says READY once the file is open.
+upload_plain() {
+	by=shell
+	if [ "$how" = direct ]; then begin_direct; else begin; fi
+	i='' s=1
+	{
+		i=1
+		a "$READY"
+		e=$(exact "$1" 2>&1 >&4)
+		s=$?
+	} 4>"$to"
+	if [ -z "$i" ]; then
+		why "$to"
+		fail 1
 	fi
-	e=
-	s=205
-	if { a 203; e=$(exact "$size" 2>&1 >&4); s=$?; } 4>"$i" && [ $s = 0 ] && [ "$(sz "$i")" = "$size" ]; then
-		if [ "$1" = direct ]; then
-			chmod "$7" -- "$3"
-			touch -c -m "$8" -- "$3"
-			[ -z "$9" ] || flush "$3"
-		else
-			qs "$2" chmod "$7" -- "$2"
-			qs "$2" touch -c -a "$atime" -- "$2"
-			put "$@"
-		fi
-		vr "$4"
-		return
+	if [ $s != 0 ] || [ "$(sz "$to")" != "$1" ]; then
+		printf '%s\n' "$e"
+		[ "$n" = 9 ] || fail "$PARTIAL"
+		[ $s != 0 ] || s=1
+		fail $s
 	fi
-	printf '%s\n' "$e"
-	if [ "$1" = direct ]; then lost 205 "$2"; else lost 1 "$2"; fi
+	[ "$n" != 9 ] || try touch -c -a "$2" -- "$to"
+	if [ "$how" = direct ]; then end_direct; else put; fi
 }
 
-# lock: takes the lock of descriptor 9, where there is a program for it. Whoever else stores the file
-# has it for a moment; a program that keeps it for its own reasons keeps nothing from being stored.
+# begin_direct: opens the target itself; makes it where it must be new.
+begin_direct() {
+	if ! x "$path"; then
+		case $expected in - | 0) temp=$path; begin; return ;; esac
+		fail "$CONFLICT"
+	fi
+	R=0 D=$path temp='' opened=''
+	[ "$expected" != 0 ] || fail "$CONFLICT"
+	if [ -d "$path" ]; then say 'Is a directory'; fail 1; fi
+	if odd "$path"; then say 'Invalid argument'; fail 1; fi
+	open_target || { why "$path"; fail 1; }
+	n=7 to=$path
+	[ -z "$FD" ] || to=$FD/7
+	expected_is_there || fail "$CONFLICT"
+}
+
+# end_direct: what content does not set.
+end_direct() {
+	if [ "$n" = 9 ]; then
+		grant
+		[ -z "$stamp" ] || try touch -c -m "$stamp" -- "$to"
+	else
+		[ -z "$chmod" ] || chmod "$mode" -- "$to"
+		touch -c -m "$stamp" -- "$to" || R=$UNTIMED
+	fi
+	[ -z "$sync" ] || flush "$to" || fail "$PARTIAL"
+	report
+}
+
+# why PATH: says why a file cannot be opened for writing.
+why() { dd if=/dev/null of="$1" bs=1 count=0 conv=notrunc 2>&1 </dev/null; }
+
+# copy SOURCE: copies a file on the host.
+copy() {
+	by=shell
+	begin
+	if odd "$1"; then say 'Invalid argument'; fail 1; fi
+	if [ -n "$XA" ]; then
+		try cp -- "$1" "$to"
+	else
+		e=$(cat -- "$1" 2>&1 >&9 </dev/null) || { s=$?; printf '%s\n' "$e"; fail $s; }
+	fi
+	put
+}
+
+# begin_pieces: makes the file that pieces go into, and tells how other lanes find it. It goes when
+# this lane ends before `finish_pieces` is done, also where that is because nobody listens any more.
+begin_pieces() {
+	by=shell
+	begin
+	P=$temp
+	trap '[ -z "$P" ] || remove_temp' EXIT
+	trap 'exit 1' HUP PIPE TERM
+	into=$to
+	printf '%s\n' "$$"
+}
+
+# join_pieces TEMP PID: prepares another lane for pieces of the file that process PID has open.
+join_pieces() {
+	temp='' into=$1
+	[ -z "$FD" ] || [ ! -e "/proc/$2/fd/9" ] || into=/proc/$2/fd/9
+}
+
+# piece OFFSET LENGTH BLOCK: copies so many bytes, not one more, to that place of its output.
+piece() { dd bs="$3" seek="$1" count="$2" iflag=fullblock,count_bytes oflag=seek_bytes; }
+
+# take_piece OFFSET LENGTH RECORDS: receives a piece. Answers when it stands ready to read; once it
+# has read all, it says nothing more, and the next line of the lane answers for both.
+take_piece() {
+	# Without this a file that another lane has given up would be made again.
+	[ -f "$into" ] || fail "$INCOMPLETE"
+	e=
+	# Input that ends too early is no failure for dd, but what it counts shows it.
+	if { a "$READY"; e=$(piece "$1" "$2" 65536 2>&1 >&4); } 4<>"$into"; then
+		case $e in "$3 records in$nl$3 records out"*) return ;; esac
+	fi
+	# Before it speaks: where nobody listens any more, that ends the shell.
+	remove_temp
+	printf '%s\n' "${e%%"$nl"*}"
+	fail 1
+}
+
+# finish_pieces SIZE ATIME: moves a file whose pieces are complete to its place. What no piece was
+# sent for is a hole.
+finish_pieces() {
+	if [ -n "$TR" ] && [ "$(sz "$to")" != "$1" ]; then try truncate -c -s "$1" -- "$to"; fi
+	[ "$(sz "$to")" = "$1" ] || fail "$INCOMPLETE"
+	try touch -c -a "$2" -- "$to"
+	put
+}
+
+# flush PATH: writes a file to the disk; only the lack of a program for that is no failure.
+flush() {
+	e=$(sync -- "$1" 2>&1 </dev/null) && return
+	case $?:$e in
+	12[67]:* | *sage:* | *' option'* | *'extra operand'*) ;;
+	*) printf '%s\n' "$e"; return 1 ;;
+	esac
+	e=$(fsync "$1" 2>&1 </dev/null) && return
+	case $?:$e in 12[67]:*) return 0 ;; esac
+	printf '%s\n' "$e"
+	return 1
+}
+
+# open_target: opens the target as descriptor 7, without changing it.
+open_target() {
+	{ opened=1; exec 7<&8; } 8<"$path"
+	[ -n "$opened" ] || { opened=1; exec 7>&8; } 8>>"$path"
+	[ -n "$opened" ]
+}
+
+# lock: takes the lock of descriptor 7, where there is a program for it. Another mount that stores the
+# file has it for a moment; a program that keeps it for its own reasons keeps nothing from being
+# stored.
 # shellcheck disable=SC2034
 lock() {
-	for n in 1 2 3 4 5; do
-		flock -n 9
+	for n_tries in 1 2 3 4 5; do
+		flock -n 7 7<&7
 		[ $? = 1 ] || return
 		sleep 1
 	done
 }
 
-# put: the arguments of w; moves a complete temporary file to its place. Between the look at the file
-# that is to be replaced and its replacement nobody else who does the same may come: both lock the
-# file that they expect, where the host has a program for it.
-put() {
-	R=0 D=$3 i=
-	fin "$2" "$6" "$7" "$8" "$9"
-	case $5 in
-	- | 0) ;;
-	*) ! [ -f "$3" ] || { i=1; lock; settle "$@"; } 9<"$3" ;;
-	esac
-	[ -n "$i" ] || settle "$@"
-	[ -z "$9" ] || flush "$4"
+# see: sets V and A, the version and the attributes of the target, and B, the attributes of the
+# temporary file. A target that is written in place is looked at through its descriptor.
+see() {
+	c='' B=''
+	case $expected in 'c '*) c=c ;; esac
+	if [ "$how" = replace ] || [ -z "$opened" ] || [ -z "$FD" ]; then
+		l=$(look '' "$c" ${temp:+"$temp"} "$path")
+	else
+		l=$(look L "$c" ${temp:+"$temp"} "$FD/7")
+	fi
+	if [ -n "$temp" ]; then
+		B=${l%%"$nl"*}
+		B=${B##*"|"}
+		case $l in *"$nl"*) l=${l#*"$nl"} ;; *) l= ;; esac
+	fi
+	V=${l%"|"*} A=${l##*"|"}
 }
 
-# settle: the arguments of w; see put.
+# expected_is_there: whether the target is what is expected. Where a look says nothing of what is
+# there, which may be because it was killed, another does; no look is no difference.
+expected_is_there() {
+	A='' B=''
+	if [ "$expected" = 0 ]; then
+		! x "$path"
+		return
+	fi
+	see
+	case $V in *[0-9]*) ;; *) see ;; esac
+	case $V in
+	*[0-9]*) ;;
+	*) if x "$path"; then say 'Input/output error'; fail 1; fi ;;
+	esac
+	if [ "$how" != replace ] && [ -n "$opened" ]; then is "$path" 7 || return; fi
+	[ "$expected" = - ] || [ "$V" = "${expected#c }" ]
+}
+
+# put: moves a complete temporary file to its place. Between the look at the target and its
+# replacement no other mount may come: both lock the file that they expect, where the host has a
+# program for it.
+put() {
+	[ -z "$stamp" ] || try touch -c -m "$stamp" -- "$to"
+	[ -z "$sync" ] || flush "$to" || fail 1
+	if [ "$expected" != 0 ] && plain "$path" && open_target; then lock; fi
+	settle
+	if [ -n "$sync" ] && ! e=$(flush "$parent"); then
+		# Who may not read a directory may make names in it all the same.
+		case $e in *'ermission denied') ;; *) printf '%s\n' "$e"; fail 1 ;; esac
+	fi
+	report
+}
+
+# settle: see put. The attributes are copied before the look, which shows whether they were.
 settle() {
-	if ! as "$5" "$3" "$2"; then
-		conflict "$2" "$3" "${10}"
-	elif [ -d "$3" ] && ! [ -h "$3" ]; then
+	if [ -n "$XA" ] && [ "$how" = replace ] && [ "$expected" != 0 ] && plain "$path"; then
+		p=mode,ownership,xattr
+		[ "$XA" != c ] || p=$p,context
+		cp --attributes-only --preserve=$p -- "$path" "$to" || refused=1
+	fi
+	if ! expected_is_there; then
+		conflict
+	elif ! x "$path"; then
+		grant
+		move_new "$path" || conflict
+	elif [ -d "$path" ] && ! [ -h "$path" ]; then
 		say 'Is a directory'
-		lost 1 "$2"
-	elif [ "$1" = inplace ] && odd "$3"; then
-		say 'Invalid argument'
-		lost 1 "$2"
-	elif [ "$1" = inplace ] || { [ "$5" != 0 ] && acl "$3"; }; then
-		w=1
-		[ -w "$3" ] || w=
-		if [ -z "$w" ]; then say 'Permission denied'; lost 1 "$2"; fi
-		inplace "$2" "$3" "$7" "$9"
-	elif [ "$5" = 0 ]; then
-		anew "$2" "$3" || conflict "$2" "$3" "${10}"
+		fail 1
+	elif [ "$how" != replace ]; then
+		write_target
+	elif [ -h "$path" ] || odd "$path"; then
+		grant
+		try mv_ "$temp" "$path"
+	elif inherit; then
+		is "$temp" 9 || fail "$UNPROVEN"
+		e=$(mv_ "$temp" "$path" 2>&1 </dev/null) && return
+		s=$?
+		case $e in
+		*'esource busy' | *'not permitted' | *'ermission denied') instead ;;
+		*) printf '%s\n' "$e"; fail $s ;;
+		esac
 	else
-		qs "$2" mv_ "$2" "$3"
+		instead
 	fi
 }
 
-# cpy SOURCE and the arguments of w: copies a file on the host.
-cpy() {
-	src=$1
-	shift
-	if odd "$src"; then say 'Invalid argument'; lost 1 "$2"; fi
-	qs "$2" cp -- "$src" "$2"
-	qs "$2" chmod "$7" -- "$2"
-	put "$@"
-	vr "$4"
+# instead: writes in place what cannot be replaced.
+instead() {
+	how=inplace
+	expected_is_there || fail "$CONFLICT"
+	write_target
 }
 
+# grant: gives a new file to its owner, then its permissions: before, nobody else may read it.
+grant() {
+	if [ -n "$owner" ]; then
+		if [ -n "$FD" ]; then try chown "$owner" -- "$to"; else try chown -h "$owner" -- "$to"; fi
+	elif [ -n "$created" ]; then
+		# The ACL that the file was made with has the last word.
+		inherited_mode "$created" "$mode"
+		try chmod "$m" -- "$to"
+		return
+	else
+		# It was made with this mode, or scp has set it.
+		case $expected$by$mode in 0scp0* | 0shell0[26][0246][0246]) return ;; esac
+	fi
+	try chmod "$mode" -- "$to"
+}
+
+# inherited_mode CREATED WANTED: sets m to the mode that a creation with WANTED gives where one
+# without execute permissions, as a shell's, gives CREATED.
+inherited_mode() {
+	c=$1 w=$2 m=${2%???}
+	case $c in ????) c=${c#?} ;; esac
+	for _ in u g o; do
+		w=${w#?}
+		d=${w%"${w#?}"}
+		case ${c%"${c#?}"}$d in 0[01] | 2[23] | 4[45] | 6[67]) m=$m$d ;; *) m=$m${c%"${c#?}"} ;; esac
+		c=${c#?}
+	done
+}
+
+# inherit: gives the temporary file the owner and the permissions of the target; fails where it
+# cannot have all that the target has.
+inherit() {
+	[ -z "$refused" ] || return
+	[ -n "$XA" ] || ! extended "$path" || return
+	if [ "${A#* }" != "${B#* }" ]; then
+		if [ -n "$FD" ]; then o=; else o=-h; fi
+		# shellcheck disable=SC2086
+		chown $o "${A#* }" -- "$to" || return
+		B=
+	fi
+	m=${A%% *}
+	[ -z "$chmod" ] || m=$mode
+	[ "$m" = "${B%% *}" ] || try chmod "$m" -- "$to"
+}
+
+# write_target: puts the content of the temporary file into the target, instead of what is there or
+# behind it. Not in one step.
+write_target() {
+	if odd "$path"; then say 'Invalid argument'; fail 1; fi
+	n=7 w=$path i=
+	if [ -n "$FD" ]; then w=$FD/7; fi
+	if [ -z "$opened" ] || ! [ -w "$w" ]; then why "$path"; say 'Permission denied'; fail 1; fi
+	if [ "$how" = append ]; then
+		{ i=1; e=$(cat -- "$to" 2>&1 >&4); } 4>>"$w"
+	else
+		{ i=1; e=$(cat -- "$to" 2>&1 >&4); } 4>"$w"
+	fi || {
+		[ -n "$i" ] || { why "$w"; fail 1; }
+		printf '%s\n' "$e"
+		v=$V
+		see
+		[ "$V" != "$v" ] || fail 1
+		fail "$PARTIAL"
+	}
+	# Who may write a file of somebody else's may not change its mode and times.
+	[ -z "$chmod" ] || chmod "$mode" -- "$w"
+	touch -c -r "$to" -- "$w" || R=$UNTIMED
+	[ -z "$sync" ] || flush "$w" || fail "$PARTIAL"
+	remove_temp
+}
+
+# identical: whether the target has the content of the temporary file, and kept it while they were
+# compared; no, where nothing can tell.
+identical() {
+	see
+	v=$V
+	cmp -s -- "$to" "$path"
+	case $? in
+	0) ;;
+	127) e=$(sha256sum <"$to") && [ "$e" = "$(sha256sum <"$path")" ] || return ;;
+	*) return 1 ;;
+	esac
+	see
+	[ "$V" = "$v" ]
+}
+
+# conflict: what to do with complete content that must not replace the target. Sets R, the status of
+# the upload, and D, what has the content: the target made anew if it is gone, the target as it is if
+# it has the same content, or a conflict copy, whose name must be new.
+conflict() {
+	[ "$how" != append ] || fail "$CONFLICT"
+	if ! x "$path"; then
+		R=$RECREATED
+		A=
+	elif plain "$path" && identical; then
+		remove_temp
+		R=$SAME
+		return
+	else
+		R=$KEPT_BESIDE D=$beside
+		[ "$expected" != 0 ] || A=
+	fi
+	[ -n "$beside" ] || fail "$CONFLICT"
+	if [ -z "$A" ] || ! inherit; then grant; fi
+	move_new "$D" || fail "$CONFLICT"
+}
+
+# move_new NAME: moves the temporary file to a name that must be new, in one step with the look
+# whether it is; fails where somebody was faster. GNU's `mv -n` is renameat2(2); elsewhere only a link
+# is as good.
+move_new() {
+	n=9
+	if [ "$how" = direct ]; then return; fi
+	if [ "$MV" = -fT ]; then
+		e=$(mv -nT -- "$temp" "$1" 2>&1)
+	elif e=$(ln_ "$temp" "$1" 2>&1 </dev/null); then
+		rm -f -- "$temp"
+	elif ! x "$1"; then
+		# There are no hard links here.
+		e=$(mv_ "$temp" "$1" 2>&1 </dev/null)
+	fi
+	s=$?
+	# Some mv say nothing where they move nothing, others fail.
+	if is "$1" 9 && ! x "$temp"; then return; fi
+	! x "$1" || return 1
+	[ $s != 0 ] || { s=$UNPROVEN; e=; }
+	printf '%s\n' "$e"
+	fail "$s"
+}
+
+# report: ends an upload that succeeded: the name leads to the file that has the content.
+report() {
+	st "$D" "$parent"
+	[ "$R" = "$SAME" ] || is "$D" "$n" || fail "$UNPROVEN"
+	release
+	P=
+	a "$R"
+}

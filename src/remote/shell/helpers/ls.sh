@@ -58,24 +58,49 @@ l() {
 }
 
 # These get what ls -lnid prints: inode, mode, links, owner, group, size, date, time, name.
-vf_() { printf '%s %s %s %s' "$1" "$6" "$7" "${8%.000000000}"; }
-vc_() { printf ' %s %s' "$7" "${8%.000000000}"; }
+look_() {
+	symbolic "$2"
+	printf '%s %s %s %s%s|%s %s:%s\n' "$1" "$6" "$7" "${8%.000000000}" "$i" "$m" "$4" "$5"
+}
+changed_() { i=" $7 ${8%.000000000}"; }
 sz_() { printf '%s\n' "$6"; }
 
-# shellcheck disable=SC2086
-vf() (
+# symbolic MODE: sets m to the permissions of ls in the words of chmod.
+symbolic() {
+	m='' r=${1#?}
+	for who in u:s g:s o:t; do
+		t=${r%"${r#???}"}
+		r=${r#???}
+		m=$m${m:+,}${who%:*}=
+		case $t in r??) m=${m}r ;; esac
+		case $t in ?w?) m=${m}w ;; esac
+		case $t in ??x) m=${m}x ;; ??[st]) m=${m}x${who#*:} ;; ??[ST]) m=$m${who#*:} ;; esac
+	done
+}
+
+# look FOLLOW CHANGED [TEMP] TARGET: one ls tells both, in an order of its own; the line of TEMP, which
+# has no newline in it, ends with that name.
+# shellcheck disable=SC2046,SC2086
+look() (
 	set -f
-	e=$(ls -lnid --full-time -- "$1") && vf_ $e
-)
-# shellcheck disable=SC2086
-vc() (
-	set -f
-	e=$(ls -lnid --full-time -- "$1") && i=$(ls -lnidc --full-time -- "$1") && vf_ $e && vc_ $i
+	o=$1 c=$2 i=
+	shift 2
+	e=$(ls -lnid$o --full-time -- "$@")
+	if [ $# = 2 ]; then
+		case ${e%%"$nl"*} in
+		*" $1") look_ ${e%%"$nl"*}; e=${e#"${e%%"$nl"*}"} ;;
+		*) look_ ${e##*"$nl"}; e=${e%"$nl"*} ;;
+		esac
+		shift
+	fi
+	[ -n "${e#"$nl"}" ] || return
+	if [ -n "$c" ]; then changed_ $(ls -lnidc$o --full-time -- "$1"); fi
+	look_ $e
 )
 # shellcheck disable=SC2046
 sz() (
 	set -f
-	sz_ $(ls -lnid --full-time -- "$1")
+	sz_ $(ls -lnidL --full-time -- "$1")
 )
 fs() { df -Pk -- "$1"; }
 

@@ -29,7 +29,7 @@ fi
 # that lacks an option never comes to that.
 finds() { case $("$@" 2>&1) in *"$nowhere"*'No such file'*) return 0 ;; esac; return 1; }
 
-MV=-f LN='' TH='' TR='' CS=slow
+MV=-f LN='' TH='' TR='' SC='' CS=slow FD='' XA='' LA=''
 if finds mv -fT -- $nowhere $nowhere.2; then
 	MV=-fT
 	case $(mv --help 2>&1) in *[Tt]oybox* | *BusyBox*) MV=-Tf ;; esac
@@ -43,19 +43,23 @@ elif finds ln -h -- $nowhere $nowhere.2; then
 fi
 if touch -c -h -- $nowhere; then TH=-h; fi
 if truncate -c -s 1 -- $nowhere; then TR=y; fi
-case $(printf '\0' | scp -f $nowhere 2>&1) in
-*"$nowhere"*) CS=scp ;;
-*)
-	case $(printf 12345 | dd bs=2 count=3 iflag=fullblock,count_bytes) in
-	123) CS='dd' ;;
-	*) case $(printf 12345 | head -c 3) in 123) CS='head' ;; esac ;;
-	esac
-	;;
+case $(printf '\0' | scp -f $nowhere 2>&1) in *"$nowhere"*) SC=y ;; esac
+case $(printf 12345 | dd bs=2 count=3 iflag=fullblock,count_bytes) in
+123) CS='dd' ;;
+*) case $(printf 12345 | head -c 3) in 123) CS='head' ;; esac ;;
 esac
+# shellcheck disable=SC2094,SC3013
+{ [ / -ef /proc/$$/fd/8 ] && ls -dL /proc/$$/fd/8 >&2 && FD=/proc/$$/fd; } 8</
+if finds cp --attributes-only --preserve=mode,ownership,xattr -- $nowhere $nowhere.2; then
+	XA=y
+	[ ! -e /sys/fs/selinux/enforce ] || XA=c
+fi
+case $F in gnu | bsd) LA=y ;; esac
 
 # probe DIR: answers with all that; `root` comes last because it may hold anything.
 probe() {
-	printf 'preset F=%s MV=%s LN=%s TH=%s TR=%s CS=%s\n' "$F" "$MV" "$LN" "$TH" "$TR" "$CS"
+	printf 'preset F=%s MV=%s LN=%s TH=%s TR=%s SC=%s CS=%s FD=%s XA=%s LA=%s\n' \
+		"$F" "$MV" "$LN" "$TH" "$TR" "$SC" "$CS" "${FD:+y}" "$XA" "$LA"
 	printf 'uid %s\ngid %s\ngroups %s\n' "$(id -u)" "$(id -g)" "$(id -G)"
 	printf 'system %s\n' "$(uname -s -m)"
 	# What the shell and its tools call themselves, for a person.
@@ -77,9 +81,9 @@ probe() {
 	esac
 	# A start-up file may have gone elsewhere.
 	case $1 in /*) ;; *) cd -- "$HOME" || : ;; esac
-	if ! x "$1"; then a 211; return; fi
-	if ! [ -d "$1" ]; then a 212; return; fi
-	if ! cd -P -- "$1" || ! [ -r . ]; then a 213; return; fi
+	if ! x "$1"; then a "$ROOT_MISSING"; return; fi
+	if ! [ -d "$1" ]; then a "$ROOT_NOT_A_DIRECTORY"; return; fi
+	if ! cd -P -- "$1" || ! [ -r . ]; then a "$ROOT_DENIED"; return; fi
 	printf 'root %s\n' "$(pwd -P)"
 	cd / || :
 	a 0

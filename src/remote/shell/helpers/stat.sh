@@ -2,8 +2,12 @@
 # shellcheck disable=SC2154
 
 st() { stat -c "$SF" -- "$@"; }
-vf() { stat -c "$VF" -- "$1"; }
-vc() { stat -c "$VF $CF" -- "$1"; }
-sz() { stat -c %s -- "$1"; }
+# shellcheck disable=SC2086
+look() {
+	o=${1:+-L} f="$VF${2:+ $CF}|%a %u:%g"
+	shift 2
+	stat $o -c "$f" -- "$@"
+}
+sz() { stat -L -c %s -- "$1"; }
 ft() { stat -f -c %t -- "$1"; }
 fs() { stat -f -c '%S %b %f %a %c %d %l' -- "$1"; }
