@@ -305,6 +305,11 @@ impl World {
 
     /// Has each of these programs run a script first.
     pub(crate) fn before(&self, programs: &[&str], script: &str) {
+        self.around(programs, script, "");
+    }
+
+    /// Has each of these programs run a script before and another after it; `$program` is its name.
+    pub(crate) fn around(&self, programs: &[&str], before: &str, after: &str) {
         // What has many names goes by the last part of its path.
         let real = self.dir.path().join("real");
         fs::create_dir(&real).unwrap();
@@ -315,7 +320,10 @@ impl World {
                 symlink(Path::new("/usr/bin").join(name), real.join(name)).unwrap();
             }
             let real = real.join(name);
-            let script = format!("#!/bin/dash\n{script}\nexec '{}' \"$@\"\n", real.display());
+            let real = real.display();
+            let script = format!(
+                "#!/bin/dash\nprogram={name}\n{before}\n'{real}' \"$@\"\nstatus=$?\n{after}\nexit $status\n"
+            );
             self.put(name, &script);
         }
     }

@@ -15,6 +15,7 @@ mod servers;
 mod suite;
 mod things;
 mod tools;
+mod uploads;
 
 use host::Which;
 use local::Userland;

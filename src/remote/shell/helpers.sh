@@ -152,7 +152,7 @@ bits() {
 special() {
 	case $1 in [4567]???) b=$b,u+s ;; esac
 	case $1 in [2367]???) b=$b,g+s ;; esac
-	case $1 in [1357]???) b=$b,o+t ;; esac
+	case $1 in [1357]???) b=$b,+t ;; esac
 	[ -z "$b" ] || q chmod "${b#,}" -- "$2"
 }
 

@@ -68,13 +68,14 @@ sz_() { printf '%s\n' "$6"; }
 # symbolic MODE: sets m to the permissions of ls in the words of chmod.
 symbolic() {
 	m='' r=${1#?}
-	for who in u:s g:s o:t; do
+	for who in u g o; do
 		t=${r%"${r#???}"}
 		r=${r#???}
-		m=$m${m:+,}${who%:*}=
+		m=$m${m:+,}$who=
 		case $t in r??) m=${m}r ;; esac
 		case $t in ?w?) m=${m}w ;; esac
-		case $t in ??x) m=${m}x ;; ??[st]) m=${m}x${who#*:} ;; ??[ST]) m=$m${who#*:} ;; esac
+		case $t in ??[xst]) m=${m}x ;; esac
+		case $t in ??[sS]) m=${m}s ;; ??[tT]) m=$m,+t ;; esac
 	done
 }
 

@@ -1,0 +1,684 @@
+#![cfg(test)]
+//! What other users and programs of the host can do to an upload, made certain by programs of the
+//! host that do it between two steps.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::chown;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+
+use scpfs::clock::ManualClock;
+use scpfs::path::Name;
+use scpfs::remote::Durability;
+use scpfs::remote::Error;
+use scpfs::remote::Expect;
+use scpfs::remote::Outcome;
+use scpfs::remote::Owner;
+use scpfs::remote::Placement;
+use scpfs::remote::Reason;
+use scpfs::remote::Remote as _;
+use scpfs::remote::RenameHow;
+use scpfs::remote::Result;
+use scpfs::remote::StorePlan;
+use scpfs::remote::Stored;
+use scpfs::remote::shell::Shell;
+use scpfs::stat::DeviceNumber;
+use scpfs::stat::FileKind;
+use scpfs::stat::Version;
+
+use crate::local::Userland;
+use crate::local::World;
+use crate::things::bytes;
+use crate::things::path;
+use crate::things::plan;
+use crate::things::reason;
+
+const USERLANDS: [Userland; 7] = [
+    Userland::Gnu,
+    Userland::BusyBox,
+    Userland::Toybox,
+    Userland::OpenWrt,
+    Userland::Bare,
+    Userland::NoScp,
+    Userland::Bsd,
+];
+
+/// Every program that an upload may run.
+const PROGRAMS: [&str; 17] = [
+    "cat", "chmod", "chown", "cmp", "cp", "dd", "flock", "head", "ln", "ls", "mv", "rm", "scp", "stat",
+    "sync", "touch", "truncate",
+];
+
+/// The shell command that finds the temporary file of an upload.
+const TEMP: &str = "for temp in \"$root\"/.scpfs-*.tmp; do :; done";
+
+struct Host {
+    world: World,
+    shell: Shell,
+}
+
+impl Host {
+    /// A host whose programs run a script before and after them, once the file `now` is beside the
+    /// root; `$root` is the root and `$dir` the directory that it is in.
+    fn new(userland: Userland, programs: &[&str], before: &str, after: &str) -> Self {
+        let world = World::new(userland);
+        let dir = world.root().parent().unwrap().to_owned();
+        let guarded = |script: &str| {
+            format!(
+                "root='{}' dir='{}'\n[ ! -e \"$dir/now\" ] || {{ {script}\n}} </dev/null >/dev/null 2>&1",
+                world.root().display(),
+                dir.display()
+            )
+        };
+        let present: Vec<&str> = programs
+            .iter()
+            .copied()
+            .filter(|program| {
+                let is_linked = dir.join("bin").join(program).symlink_metadata().is_ok();
+                let is_gnu = matches!(userland, Userland::Gnu | Userland::NoScp | Userland::Bsd);
+                is_linked || is_gnu && Path::new("/usr/bin").join(program).exists()
+            })
+            .collect();
+        let colon = |script: &str| {
+            if script.is_empty() {
+                String::from(":")
+            } else {
+                guarded(script)
+            }
+        };
+        world.around(&present, &colon(before), &colon(after));
+        let shell = world.shell(Arc::new(ManualClock::new()));
+        Self { world, shell }
+    }
+
+    fn each(programs: &[&str], before: &str, after: &str) -> Vec<(Userland, Self)> {
+        USERLANDS
+            .into_iter()
+            .filter(|userland| userland.is_here())
+            .map(|userland| (userland, Self::new(userland, programs, before, after)))
+            .collect()
+    }
+
+    fn plain() -> Vec<(Userland, Self)> {
+        Self::each(&[], "", "")
+    }
+
+    /// From here on the scripts run.
+    fn arm(&self) {
+        fs::write(self.beside("now"), "").unwrap();
+    }
+
+    fn disarm(&self) {
+        let _ = fs::remove_file(self.beside("now"));
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.world.root().join(name)
+    }
+
+    fn beside(&self, name: &str) -> PathBuf {
+        self.world.root().parent().unwrap().join(name)
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.at(name)).unwrap()
+    }
+
+    fn version(&self, name: &str) -> Version {
+        self.shell.stat(&path(name)).unwrap().version()
+    }
+
+    /// Stores over the version that the host has of `file`.
+    fn replace(&self, content: &[u8]) -> Result<Stored> {
+        let plan = self.plan_over(content);
+        self.store(content, &plan)
+    }
+
+    fn plan_over(&self, content: &[u8]) -> StorePlan {
+        StorePlan {
+            expect: Expect::Version(self.version("file")),
+            sets_mode: false,
+            ..plan(content)
+        }
+    }
+
+    fn store(&self, content: &[u8], plan: &StorePlan) -> Result<Stored> {
+        self.arm();
+        let result = self.shell.store(&path("file"), &bytes(content), plan);
+        self.disarm();
+        result
+    }
+
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(self.world.root())
+            .unwrap()
+            .map(|item| item.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn mode_of(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Local root through a setuid temporary file: it was `root:root 4755`, with the content, until it
+/// was given to its owner.
+#[test]
+fn a_temporary_file_is_private_until_it_belongs_to_its_owner() {
+    let look = "for f in \"$root\"/.scpfs-*.tmp \"$root/file\" \"$root/copy\" \"$root/excl\"; do\n\
+                [ ! -f \"$f\" ] || /usr/bin/stat -c \"%a %u:%g $program ${f##*/}\" \"$f\" >>\"$dir/log\"\ndone";
+    let new_owner = Some(Owner {
+        uid: 1000,
+        gid: 1000,
+    });
+    for (userland, host) in Host::each(&PROGRAMS, look, look) {
+        let large = vec![7; 17 << 20];
+        for (what, content) in [("small", &b"content"[..]), ("in pieces", &large)] {
+            let new = StorePlan {
+                mode: 0o4755,
+                owner: new_owner,
+                expect: Expect::Absent,
+                mtime: scpfs::stat::Time {
+                    secs: 1_700_000_000,
+                    nanos: 0,
+                },
+                ..plan(content)
+            };
+            host.store(content, &new).unwrap();
+            let file = host.at("file");
+            let meta = fs::metadata(&file).unwrap();
+            assert_eq!(
+                (meta.mode() & 0o7777, meta.uid(), meta.gid()),
+                (0o4755, 1000, 1000),
+                "{userland:?} {what}"
+            );
+            // A replacement has the owner and the permissions of what it replaces.
+            set_mode(&file, 0o2750);
+            let replacement = StorePlan {
+                mode: 0o777,
+                ..host.plan_over(content)
+            };
+            host.store(content, &replacement).unwrap();
+            let meta = fs::metadata(&file).unwrap();
+            assert_eq!(
+                (meta.mode() & 0o7777, meta.uid(), meta.gid()),
+                (0o2750, 1000, 1000),
+                "{userland:?} {what}"
+            );
+            host.arm();
+            host.shell
+                .copy(&path("file"), &path("copy"), &new)
+                .unwrap();
+            host.shell
+                .create_new(&path("excl"), 0o4711, new_owner)
+                .unwrap();
+            host.disarm();
+            assert_eq!(mode_of(&host.at("copy")), 0o4755, "{userland:?} {what}");
+            assert_eq!(mode_of(&host.at("excl")), 0o4711, "{userland:?} {what}");
+            for name in ["file", "copy", "excl"] {
+                fs::remove_file(host.at(name)).unwrap();
+            }
+        }
+        let log = fs::read_to_string(host.beside("log")).unwrap();
+        assert!(log.lines().count() > 20, "{userland:?}: {log}");
+        for line in log.lines() {
+            let is_given_away = line.contains(" 1000:1000 ");
+            assert!(is_given_away || line.starts_with("600 "), "{userland:?}: {line}");
+        }
+    }
+}
+
+/// The temporary file could be replaced by a link of another user of the host, whose target then got
+/// the content.
+#[test]
+fn a_link_in_the_place_of_a_temporary_file_gets_nothing() {
+    for (what, swap) in [
+        ("a link", "rm -f \"$temp\"; ln -s \"$dir/victim\" \"$temp\""),
+        ("a file", "rm -f \"$temp\"; echo intruder >\"$temp\""),
+        ("nothing", "rm -f \"$temp\""),
+    ] {
+        let script = format!("{TEMP}\n[ ! -e \"$temp\" ] || {{ rm \"$dir/now\"; {swap}; }}");
+        for program in ["scp", "dd", "head", "stat", "ls", "chmod", "cp", "mv", "ln"] {
+            for (userland, host) in Host::each(&[program], &script, "") {
+                for is_new in [true, false] {
+                    fs::write(host.beside("victim"), "victim").unwrap();
+                    if !is_new {
+                        fs::write(host.at("file"), "old").unwrap();
+                        set_mode(&host.at("file"), 0o640);
+                    }
+                    let plan = if is_new {
+                        StorePlan {
+                            expect: Expect::Absent,
+                            ..plan(b"content")
+                        }
+                    } else {
+                        host.plan_over(b"content")
+                    };
+                    let result = host.store(b"content", &plan);
+                    let case = format!("{userland:?}: {what} before {program}: {result:?}");
+                    assert_eq!(
+                        fs::read_to_string(host.beside("victim")).unwrap(),
+                        "victim",
+                        "{case}"
+                    );
+                    let file = host.at("file");
+                    if result.is_ok() {
+                        let meta = fs::symlink_metadata(&file).unwrap();
+                        assert!(meta.is_file(), "{case}");
+                        assert_eq!(host.read("file"), "content", "{case}");
+                    } else {
+                        let error = result.unwrap_err();
+                        assert!(!matches!(error, Error::Partial { .. }), "{case}");
+                    }
+                    for name in host.names() {
+                        fs::remove_file(host.at(&name)).unwrap();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A change right after our rename was taken for ours: the next upload removed it.
+#[test]
+fn a_change_right_after_the_rename_is_not_taken_for_ours() {
+    for change in [
+        "printf theirs >>\"$root/file\"",
+        "printf theirs! >\"$root/file\"",
+        // The same size at another time.
+        "printf CONTENT >\"$root/file\"",
+    ] {
+        let script = format!("rm \"$dir/now\"; {change}");
+        let large = vec![b'x'; 17 << 20];
+        for (userland, host) in Host::each(&["mv", "ln"], "", &script) {
+            for content in [&b"content"[..], &large] {
+                fs::write(host.at("file"), "old").unwrap();
+                let mut plan = host.plan_over(content);
+                plan.mtime.nanos = 0;
+                if userland == Userland::Bsd || host.shell.facts().summary.contains("BusyBox") {
+                    // Where they have no fractions, a change in the same second cannot be seen.
+                    plan.mtime.secs -= 10;
+                }
+                let stored = host.store(content, &plan).unwrap();
+                let case = format!("{userland:?}: {change}");
+                assert_eq!(stored.outcome, Outcome::AsPlanned, "{case}");
+                assert!(stored.is_overtaken && stored.stat.is_none(), "{case}: {stored:?}");
+                fs::remove_file(host.at("file")).unwrap();
+            }
+        }
+    }
+}
+
+/// Something on the host removed the temporary file of a new file before its rename: close() was 0
+/// and the content nowhere.
+#[test]
+fn a_temporary_file_that_a_cleaner_removed_is_no_success() {
+    let script = format!("{TEMP}\nrm -f \"$temp\"");
+    for (userland, host) in Host::each(&["mv", "ln"], &script, "") {
+        for is_new in [true, false] {
+            if !is_new {
+                fs::write(host.at("file"), "old").unwrap();
+            }
+            let plan = if is_new {
+                StorePlan {
+                    expect: Expect::Absent,
+                    ..plan(b"content")
+                }
+            } else {
+                host.plan_over(b"content")
+            };
+            let result = host.store(b"content", &plan);
+            assert!(result.is_err(), "{userland:?}: {result:?}");
+            assert_eq!(host.at("file").exists(), !is_new, "{userland:?}");
+        }
+    }
+}
+
+/// A chmod or chown by others was undone by the next upload.
+#[test]
+fn a_replacement_has_the_mode_and_owner_of_that_moment() {
+    for (userland, host) in Host::plain() {
+        let file = host.at("file");
+        fs::write(&file, "old").unwrap();
+        set_mode(&file, 0o644);
+        let seen = host.plan_over(b"new");
+        set_mode(&file, 0o600);
+        chown(&file, Some(1234), Some(4321)).unwrap();
+        // What tells whole seconds is compared by the change time too.
+        let seen = if userland == Userland::OpenWrt || userland == Userland::Bare {
+            host.plan_over(b"new")
+        } else {
+            seen
+        };
+        let seen = StorePlan {
+            mode: 0o644,
+            ..seen
+        };
+        host.store(b"new", &seen).unwrap();
+        let meta = fs::metadata(&file).unwrap();
+        assert_eq!(
+            (meta.mode() & 0o7777, meta.uid(), meta.gid()),
+            (0o600, 1234, 4321),
+            "{userland:?}"
+        );
+        // What was changed here wins, and only that.
+        let ours = StorePlan {
+            mode: 0o4640,
+            sets_mode: true,
+            ..host.plan_over(b"newer")
+        };
+        host.store(b"newer", &ours).unwrap();
+        let meta = fs::metadata(&file).unwrap();
+        assert_eq!(
+            (meta.mode() & 0o7777, meta.uid(), meta.gid()),
+            (0o4640, 1234, 4321),
+            "{userland:?}"
+        );
+        assert_eq!(host.read("file"), "newer");
+    }
+}
+
+/// fsync() was 0 although the host's `sync` said Input/output error.
+#[test]
+fn an_error_of_the_disk_fails_a_flush() {
+    let failing = "#!/bin/dash\necho \"sync: error syncing 'x': Input/output error\" >&2\nexit 1\n";
+    let old = "#!/bin/dash\necho \"sync: unrecognized option '--'\" >&2\nexit 1\n";
+    let missing = "#!/bin/dash\necho 'sh: sync: not found' >&2\nexit 127\n";
+    for (userland, host) in Host::plain() {
+        host.world.put("fsync", missing);
+        for (script, is_error) in [(failing, true), (old, false), (missing, false)] {
+            host.world.put("sync", script);
+            for placement in [Placement::Replace, Placement::InPlace] {
+                fs::write(host.at("file"), "old").unwrap();
+                let plan = StorePlan {
+                    durability: Durability::Fsync,
+                    placement,
+                    ..host.plan_over(b"new")
+                };
+                let result = host.store(b"new", &plan);
+                if is_error {
+                    assert_eq!(reason(result), Reason::InputOutput, "{userland:?} {placement:?}");
+                } else {
+                    result.unwrap();
+                }
+            }
+            let result = host.shell.sync(&path("file"));
+            if is_error {
+                assert_eq!(reason(result), Reason::InputOutput, "{userland:?}");
+            } else {
+                result.unwrap();
+            }
+        }
+    }
+}
+
+/// An upload in place followed a link that was swapped in: a file of root's own got the content.
+#[test]
+fn an_upload_in_place_follows_no_link() {
+    let script = "mv -f \"$root/file\" \"$dir/moved\"; ln -s \"$dir/secret\" \"$root/file\"; rm \"$dir/now\"";
+    for program in ["scp", "dd", "head", "stat", "ls", "cat", "touch", "flock"] {
+        for (userland, host) in Host::each(&[program], script, "") {
+            for placement in [Placement::InPlace, Placement::Direct] {
+                fs::write(host.beside("secret"), "secret").unwrap();
+                fs::write(host.at("file"), "old").unwrap();
+                let plan = StorePlan {
+                    placement,
+                    ..host.plan_over(b"content")
+                };
+                let result = host.store(b"content", &plan);
+                let case = format!("{userland:?} {placement:?} {program}: {result:?}");
+                assert_eq!(
+                    fs::read_to_string(host.beside("secret")).unwrap(),
+                    "secret",
+                    "{case}"
+                );
+                let was_run = host.at("file").is_symlink();
+                assert_eq!(result.is_err(), was_run, "{case}");
+                for name in host.names() {
+                    fs::remove_file(host.at(&name)).unwrap();
+                }
+            }
+        }
+    }
+}
+
+/// Extended attributes and ACLs were gone after a save.
+#[test]
+fn a_replacement_keeps_acls_and_extended_attributes() {
+    for userland in [Userland::Gnu, Userland::NoScp] {
+        let host = Host::new(userland, &[], "", "");
+        let file = host.at("file");
+        let name = file.to_str().unwrap();
+        fs::write(&file, "old").unwrap();
+        run("setfattr", &["-n", "user.tag", "-v", "blue", name]);
+        run("setfacl", &["-m", "u:33:rw", name]);
+        let before = run("getfacl", &["-pcn", name]);
+        host.replace(b"new").unwrap();
+        assert_eq!(host.read("file"), "new");
+        assert_eq!(run("getfacl", &["-pcn", name]), before);
+        let tag = run("getfattr", &["--only-values", "-n", "user.tag", name]);
+        assert_eq!(tag, "blue");
+    }
+}
+
+/// A default ACL of the directory was overridden: others could read what it gives them nothing of.
+#[test]
+fn what_is_made_in_a_directory_with_a_default_acl_inherits_it() {
+    for userland in [Userland::Gnu, Userland::NoScp] {
+        let host = Host::new(userland, &[], "", "");
+        let root = host.world.root();
+        let local = host.beside("local");
+        fs::create_dir(&local).unwrap();
+        for dir in [&root, &local] {
+            let dir = dir.to_str().unwrap();
+            run("setfacl", &["-d", "-m", "u:33:rwx,g::rx,o::-", dir]);
+        }
+        let device = DeviceNumber::default();
+        let shell = &host.shell;
+        shell.make_dir(&path("dir"), 0o755, None).unwrap();
+        shell.create_new(&path("excl"), 0o664, None).unwrap();
+        shell
+            .make_node(&path("fifo"), FileKind::Fifo, 0o664, device, None)
+            .unwrap();
+        let new = StorePlan {
+            mode: 0o664,
+            expect: Expect::Absent,
+            ..plan(b"content")
+        };
+        host.store(b"content", &new).unwrap();
+        let script = "umask 022; mkdir dir; umask 002; : >excl; : >file; mkfifo fifo";
+        let made = Command::new("sh").args(["-c", script]).current_dir(&local).status();
+        assert!(made.unwrap().success());
+        for name in ["dir", "excl", "fifo", "file"] {
+            let acl = |dir: &Path| run("getfacl", &["-pcn", dir.join(name).to_str().unwrap()]);
+            assert_eq!(acl(&root), acl(&local), "{userland:?} {name}");
+        }
+        // Execute permissions follow those that the ACL leaves.
+        let program = StorePlan {
+            mode: 0o775,
+            expect: Expect::Absent,
+            ..plan(b"#!/bin/sh\n")
+        };
+        shell
+            .store(&path("program"), &bytes(b"#!/bin/sh\n"), &program)
+            .unwrap();
+        assert_eq!(mode_of(&host.at("program")), 0o770, "{userland:?}");
+    }
+}
+
+/// What a program on the host wrote after a save was lost: the save had taken the name from the file
+/// that the program had open.
+#[test]
+fn what_was_appended_is_appended_to_the_same_file() {
+    use std::io::Write as _;
+    for (userland, host) in Host::plain() {
+        let file = host.at("file");
+        fs::write(&file, "old,").unwrap();
+        let ino = fs::metadata(&file).unwrap().ino();
+        let mut writer = fs::OpenOptions::new().append(true).open(&file).unwrap();
+        let content = b"old,new,";
+        let plan = StorePlan {
+            appends_to: Some(4),
+            ..host.plan_over(content)
+        };
+        let read = host.world.meter.bytes_read();
+        let stored = host.store(content, &plan).unwrap();
+        assert!(host.world.meter.bytes_read() - read < 2000);
+        assert_eq!(stored.stat.map(|stat| stat.size), Some(8), "{userland:?}");
+        writer.write_all(b"theirs").unwrap();
+        assert_eq!(host.read("file"), "old,new,theirs", "{userland:?}");
+        assert_eq!(fs::metadata(&file).unwrap().ino(), ino, "{userland:?}");
+        assert_eq!(host.names(), ["file"], "{userland:?}");
+        // To another version nothing is appended, and no part is taken for the whole.
+        let kept = StorePlan {
+            keep_as: Some(Name::new(b"kept").unwrap()),
+            ..plan
+        };
+        let result = host.store(content, &kept);
+        assert!(matches!(result, Err(Error::Conflict { .. })), "{userland:?}: {result:?}");
+        assert_eq!(host.read("file"), "old,new,theirs", "{userland:?}");
+        assert_eq!(host.names(), ["file"], "{userland:?}");
+    }
+}
+
+/// Files that can be written but not replaced could not be saved: a bind-mounted file, one in a
+/// directory with `chattr +i` or `+a`.
+#[test]
+fn what_cannot_be_replaced_is_written_in_place() {
+    let busy = "#!/bin/dash\necho \"mv: cannot move 'a' to 'b': Device or resource busy\" >&2\nexit 1\n";
+    let denied = "#!/bin/dash\necho \"mv: cannot move 'a' to 'b': Operation not permitted\" >&2\nexit 1\n";
+    for (userland, host) in Host::plain() {
+        for script in [busy, denied] {
+            let file = host.at("file");
+            fs::write(&file, "old").unwrap();
+            let ino = fs::metadata(&file).unwrap().ino();
+            host.world.put("mv", script);
+            let stored = host.replace(b"new content").unwrap();
+            assert_eq!(host.read("file"), "new content", "{userland:?}");
+            assert_eq!(fs::metadata(&file).unwrap().ino(), ino);
+            assert!(stored.stat.is_some(), "{userland:?}");
+            assert_eq!(host.names(), ["file"], "{userland:?}");
+        }
+    }
+}
+
+/// Each save left a temporary file of full size where no name can be removed.
+#[test]
+fn temporary_files_do_not_pile_up_where_names_cannot_be_removed() {
+    let kept = "#!/bin/dash\necho \"rm: cannot remove 'a': Operation not permitted\" >&2\nexit 1\n";
+    let denied = "#!/bin/dash\necho \"mv: cannot move 'a' to 'b': Operation not permitted\" >&2\nexit 1\n";
+    for (userland, host) in Host::plain() {
+        fs::write(host.at("file"), "old").unwrap();
+        host.world.put("mv", denied);
+        host.world.put("rm", kept);
+        for content in [&b"first"[..], b"second", b"third"] {
+            host.replace(content).unwrap();
+            assert_eq!(host.read("file").as_bytes(), content, "{userland:?}");
+        }
+        let names = host.names();
+        assert_eq!(names.len(), 2, "{userland:?}: {names:?}");
+        assert_eq!(fs::metadata(host.at(&names[0])).unwrap().len(), 0, "{userland:?}");
+    }
+}
+
+/// A directory that takes no new names has files that can be written.
+#[test]
+fn a_directory_that_takes_no_names_is_told_from_a_file_that_cannot_be_written() {
+    for (userland, host) in Host::plain() {
+        fs::write(host.at("file"), "old").unwrap();
+        let plan = host.plan_over(b"new");
+        let root = host.world.root();
+        if Command::new("chattr").arg("+i").arg(&root).status().is_ok_and(|s| s.success()) {
+            let result = host.store(b"new", &plan);
+            let direct = StorePlan {
+                placement: Placement::Direct,
+                ..plan
+            };
+            let written = host.store(b"new", &direct);
+            run("chattr", &["-i", root.to_str().unwrap()]);
+            assert!(matches!(result, Err(Error::NoTemp { .. })), "{userland:?}: {result:?}");
+            written.unwrap();
+            assert_eq!(host.read("file"), "new", "{userland:?}");
+            assert_eq!(host.names(), ["file"], "{userland:?}");
+        }
+    }
+}
+
+/// RENAME_NOREPLACE had two winners: it was a look and a rename.
+#[test]
+fn a_rename_that_must_not_replace_does_not_in_the_last_moment_either() {
+    let script = "rm \"$dir/now\"; echo theirs >\"$root/to\"";
+    for (userland, host) in Host::each(&["mv", "ln"], script, "") {
+        fs::write(host.at("from"), "ours").unwrap();
+        host.arm();
+        let result = host.shell.rename(&path("from"), &path("to"), RenameHow::NoReplace);
+        assert_eq!(reason(result), Reason::Exists, "{userland:?}");
+        assert_eq!(host.read("to"), "theirs\n", "{userland:?}");
+        assert_eq!(host.read("from"), "ours", "{userland:?}");
+    }
+}
+
+/// The permissions that a new file has while it is written are those of the final one, at most.
+#[test]
+fn a_new_file_has_exactly_its_permissions() {
+    for (userland, host) in Host::plain() {
+        for mode in [0o644, 0o600, 0o444, 0o755, 0o660, 0o1777, 0o4711, 0o2750, 0o000, 0o200, 0o622] {
+            let new = StorePlan {
+                mode,
+                expect: Expect::Absent,
+                ..plan(b"content")
+            };
+            host.store(b"content", &new).unwrap();
+            assert_eq!(mode_of(&host.at("file")), mode, "{userland:?}: a new file");
+            fs::remove_file(host.at("file")).unwrap();
+            host.shell.create_new(&path("file"), mode, None).unwrap();
+            assert_eq!(mode_of(&host.at("file")), mode, "{userland:?}: created");
+            fs::remove_file(host.at("file")).unwrap();
+            host.shell.make_dir(&path("file"), mode, None).unwrap();
+            assert_eq!(mode_of(&host.at("file")), mode, "{userland:?}: a directory");
+            fs::remove_dir(host.at("file")).unwrap();
+        }
+    }
+}
+
+/// A link in the place of the target is replaced, never followed.
+#[test]
+fn a_link_that_took_the_name_is_a_conflict_and_not_followed() {
+    for (userland, host) in Host::plain() {
+        fs::write(host.at("file"), "old").unwrap();
+        let plan = host.plan_over(b"new");
+        fs::remove_file(host.at("file")).unwrap();
+        fs::write(host.beside("victim"), "victim").unwrap();
+        symlink(host.beside("victim"), host.at("file")).unwrap();
+        for placement in [Placement::Replace, Placement::InPlace, Placement::Direct] {
+            let plan = StorePlan {
+                placement,
+                ..plan.clone()
+            };
+            let result = host.store(b"new", &plan);
+            assert!(matches!(result, Err(Error::Conflict { .. })), "{userland:?}: {result:?}");
+        }
+        assert_eq!(fs::read_to_string(host.beside("victim")).unwrap(), "victim");
+    }
+}
