@@ -116,6 +116,10 @@ pub trait Remote: Send + Sync + fmt::Debug {
     fn rename(&self, from: &RemotePath, to: &RemotePath, how: RenameHow) -> Result<Renamed>;
 
     /// Changes attributes in the order owner, mode, size, times; returns the new ones.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] if the file is not the version that the change expects; nothing was
+    /// changed.
     fn set_attr(&self, path: &RemotePath, change: &AttrChange) -> Result<Stat>;
 
     /// Copies a file on the host, as [`Remote::store`] would with the content of `from`.
@@ -379,6 +383,9 @@ pub struct AttrChange {
     pub size: Option<u64>,
     pub atime: Option<NewTime>,
     pub mtime: Option<NewTime>,
+    /// The version that the file must be for anything to be changed: times that are set hide what
+    /// others have written. The comparison and the change are one request.
+    pub expect: Option<Version>,
 }
 
 /// Returns an error and its causes as one line.

@@ -345,12 +345,7 @@ impl Entry {
     }
 
     /// Says how a copy on the host replaces what this entry would store.
-    pub fn plan_copy(
-        &self,
-        size: u64,
-        target: &Target,
-        mtime: Time,
-    ) -> StorePlan {
+    pub fn plan_copy(&self, size: u64, target: &Target, mtime: Time) -> StorePlan {
         let expect = self.state.lock().base;
         let durability = Durability::Lazy;
         StorePlan {

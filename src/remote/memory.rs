@@ -401,6 +401,11 @@ impl Remote for Memory {
     fn set_attr(&self, path: &RemotePath, change: &AttrChange) -> Result<Stat> {
         self.call("change", path, |tree, now| {
             let ino = tree.find(path)?;
+            if let Some(expected) = change.expect
+                && !tree.stat(ino)?.version().same_content(&expected)
+            {
+                return Err(Reason::Changed);
+            }
             let node = tree.node_mut(ino)?;
             if change.size.is_some() && !matches!(node.body, Body::File(_)) {
                 return Err(Reason::IsADirectory);
@@ -426,6 +431,13 @@ impl Remote for Memory {
             }
             node.ctime = now;
             tree.stat(ino)
+        })
+        .map_err(|error| match error.reason() {
+            Some(Reason::Changed) => Error::Conflict {
+                act: "change",
+                path: path.clone(),
+            },
+            _ => error,
         })
     }
 

@@ -428,7 +428,15 @@ impl Remote for Shell {
     fn set_attr(&self, path: &RemotePath, change: &AttrChange) -> Result<Stat> {
         const ACT: &str = "change";
         let name = self.absolute(path);
-        let mut line = Line::new(":");
+        let mut line = match change.expect {
+            None => Line::new(":"),
+            Some(version) => {
+                let expected = self.tools.flavour.version_text(&version);
+                Line::new("unchanged")
+                    .arg(expected.unwrap_or_default().as_bytes())
+                    .arg(&name)
+            }
+        };
         let owner = |id: Option<u32>| id.map_or_else(String::new, |id| id.to_string());
         if change.uid.is_some() || change.gid.is_some() {
             let (uid, gid) = (owner(change.uid), owner(change.gid));
@@ -460,6 +468,10 @@ impl Remote for Shell {
             touch("-m", change.mtime);
         }
         let answer = self.tell(ACT, line.raw("&& g").arg(&name))?;
+        if answer.status == answer::CONFLICT {
+            let path = path.clone();
+            return Err(Error::Conflict { act: ACT, path });
+        }
         check(ACT, path, &answer)?;
         one_stat(ACT, &answer.body)
     }

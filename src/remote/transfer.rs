@@ -175,7 +175,10 @@ pub(crate) fn store(
             // Nothing of the content was sent. The sink waits for records: end it.
             source.end();
             if let Err(error) = lane.send(&source.take_output()) {
-                log::debug!("the host has ended the upload: {}", crate::remote::chain(&error));
+                log::debug!(
+                    "the host has ended the upload: {}",
+                    crate::remote::chain(&error)
+                );
             }
             return finish(lane, source, path, refused);
         }

@@ -1,12 +1,12 @@
 //! Changing attributes: on the host, or with the content that is going to be stored.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::cache::Claim;
 use crate::cache::Entry;
 use crate::cache::Whereto as _;
 use crate::clock::Tick;
+use crate::remote;
 use crate::remote::AttrChange;
 use crate::remote::NewTime;
 use crate::stat::FileKind;
@@ -20,11 +20,7 @@ use crate::vfs::Fh;
 use crate::vfs::Ino;
 use crate::vfs::Result;
 use crate::vfs::Vfs;
-use crate::vfs::inode::Listed;
 use crate::vfs::names::entry_of;
-
-/// What the host said not longer ago is taken for true even where a change would not show later.
-const JUST_NOW: Duration = Duration::from_secs(1);
 
 /// Attributes to be set, with ids of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -175,6 +171,7 @@ impl Vfs {
             size: set.size,
             atime: set.atime,
             mtime: set.mtime,
+            expect: None,
         };
         let now = self.clock.wall().to_micros();
         let mut tree = self.tree.lock();
@@ -216,39 +213,8 @@ impl Vfs {
         Ok(change)
     }
 
-    /// Looks whether the content that is here is still the host's, before its time is set: afterwards
-    /// nothing would show what others have written meanwhile.
-    fn look_at_content(&self, ino: Ino) -> Result<()> {
-        let (parent, name, path) = {
-            let tree = self.tree.lock();
-            let inode = tree.get(ino).ok_or(Error::Stale)?;
-            let is_here = inode.open.is_some() || self.cache.has(&inode.stat.version());
-            let age = self.clock.tick().saturating_sub(inode.stat_at);
-            if !is_here || inode.is_ours() || age < JUST_NOW {
-                return Ok(());
-            }
-            let Some((parent, name)) = inode.links.first().cloned() else {
-                return Ok(());
-            };
-            let path = tree.path(parent).ok_or(Error::NotFound)?.join(&name);
-            (parent, name, path)
-        };
-        let at = self.clock.tick();
-        let stat = self.remote.stat(&path)?;
-        let listed = Listed {
-            kind: stat.kind,
-            stat: Some(stat),
-            target: None,
-        };
-        self.tree.lock().learn(parent, &name, Some(listed), at);
-        Ok(())
-    }
-
     fn change_on_host(&self, ino: Ino, change: &AttrChange) -> Result<()> {
-        if change.mtime.is_some() {
-            self.look_at_content(ino)?;
-        }
-        let (path, old) = {
+        let (path, old, is_here) = {
             let tree = self.tree.lock();
             let inode = tree.get(ino).ok_or(Error::Stale)?;
             let Some(path) = tree.path(ino) else {
@@ -256,11 +222,22 @@ impl Vfs {
                 drop(tree);
                 return self.change_removed(ino, change);
             };
-            (path, inode.stat)
+            let is_here = inode.open.is_some() || self.cache.has(&inode.stat.version());
+            (path, inode.stat, is_here && !inode.is_ours())
         };
-        let stat = self.remote.set_attr(&path, change)?;
+        // A time that is set would hide what others have written over the content that is here.
+        let hides = change.mtime.is_some() && is_here && old.kind == FileKind::File;
+        let expecting = AttrChange {
+            expect: hides.then(|| old.version()),
+            ..*change
+        };
+        let (stat, is_changed) = match self.remote.set_attr(&path, &expecting) {
+            Err(remote::Error::Conflict { .. }) => (self.remote.set_attr(&path, change)?, true),
+            result => (result?, false),
+        };
         let at = self.clock.tick();
         let keeps_content = change.size.is_none()
+            && !is_changed
             && (old.version().same_content(&stat.version())
                 || (change.mtime.is_some() && old.size == stat.size && old.id == stat.id));
         self.changed_by_us(ino, &old, stat, at, keeps_content);

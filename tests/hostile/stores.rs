@@ -160,7 +160,7 @@ fn swap(world: &World, victim: &Path, script: &str) {
             world.root().parent().unwrap().display()
         );
         // A link to the real one may be there.
-        let _ = fs::remove_file(&program);
+        drop(fs::remove_file(&program));
         fs::write(&program, text).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     }

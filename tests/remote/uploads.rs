@@ -14,9 +14,11 @@ use std::sync::Arc;
 
 use scpfs::clock::ManualClock;
 use scpfs::path::Name;
+use scpfs::remote::AttrChange;
 use scpfs::remote::Durability;
 use scpfs::remote::Error;
 use scpfs::remote::Expect;
+use scpfs::remote::NewTime;
 use scpfs::remote::Outcome;
 use scpfs::remote::Owner;
 use scpfs::remote::Placement;
@@ -33,6 +35,7 @@ use scpfs::stat::Version;
 
 use crate::local::Userland;
 use crate::local::World;
+use crate::things::MTIME;
 use crate::things::bytes;
 use crate::things::path;
 use crate::things::plan;
@@ -50,8 +53,8 @@ const USERLANDS: [Userland; 7] = [
 
 /// Every program that an upload may run.
 const PROGRAMS: [&str; 17] = [
-    "cat", "chmod", "chown", "cmp", "cp", "dd", "flock", "head", "ln", "ls", "mv", "rm", "scp", "stat",
-    "sync", "touch", "truncate",
+    "cat", "chmod", "chown", "cmp", "cp", "dd", "flock", "head", "ln", "ls", "mv", "rm", "scp",
+    "stat", "sync", "touch", "truncate",
 ];
 
 /// The shell command that finds the temporary file of an upload.
@@ -114,7 +117,7 @@ impl Host {
     }
 
     fn disarm(&self) {
-        let _ = fs::remove_file(self.beside("now"));
+        drop(fs::remove_file(self.beside("now")));
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -227,9 +230,7 @@ fn a_temporary_file_is_private_until_it_belongs_to_its_owner() {
                 "{userland:?} {what}"
             );
             host.arm();
-            host.shell
-                .copy(&path("file"), &path("copy"), &new)
-                .unwrap();
+            host.shell.copy(&path("file"), &path("copy"), &new).unwrap();
             host.shell
                 .create_new(&path("excl"), 0o4711, new_owner)
                 .unwrap();
@@ -244,7 +245,10 @@ fn a_temporary_file_is_private_until_it_belongs_to_its_owner() {
         assert!(log.lines().count() > 20, "{userland:?}: {log}");
         for line in log.lines() {
             let is_given_away = line.contains(" 1000:1000 ");
-            assert!(is_given_away || line.starts_with("600 "), "{userland:?}: {line}");
+            assert!(
+                is_given_away || line.starts_with("600 "),
+                "{userland:?}: {line}"
+            );
         }
     }
 }
@@ -323,7 +327,10 @@ fn a_change_right_after_the_rename_is_not_taken_for_ours() {
                 let stored = host.store(content, &plan).unwrap();
                 let case = format!("{userland:?}: {change}");
                 assert_eq!(stored.outcome, Outcome::AsPlanned, "{case}");
-                assert!(stored.is_overtaken && stored.stat.is_none(), "{case}: {stored:?}");
+                assert!(
+                    stored.is_overtaken && stored.stat.is_none(),
+                    "{case}: {stored:?}"
+                );
                 fs::remove_file(host.at("file")).unwrap();
             }
         }
@@ -418,7 +425,11 @@ fn an_error_of_the_disk_fails_a_flush() {
                 };
                 let result = host.store(b"new", &plan);
                 if is_error {
-                    assert_eq!(reason(result), Reason::InputOutput, "{userland:?} {placement:?}");
+                    assert_eq!(
+                        reason(result),
+                        Reason::InputOutput,
+                        "{userland:?} {placement:?}"
+                    );
                 } else {
                     result.unwrap();
                 }
@@ -508,7 +519,10 @@ fn what_is_made_in_a_directory_with_a_default_acl_inherits_it() {
         };
         host.store(b"content", &new).unwrap();
         let script = "umask 022; mkdir dir; umask 002; : >excl; : >file; mkfifo fifo";
-        let made = Command::new("sh").args(["-c", script]).current_dir(&local).status();
+        let made = Command::new("sh")
+            .args(["-c", script])
+            .current_dir(&local)
+            .status();
         assert!(made.unwrap().success());
         for name in ["dir", "excl", "fifo", "file"] {
             let acl = |dir: &Path| run("getfacl", &["-pcn", dir.join(name).to_str().unwrap()]);
@@ -556,7 +570,10 @@ fn what_was_appended_is_appended_to_the_same_file() {
             ..plan
         };
         let result = host.store(content, &kept);
-        assert!(matches!(result, Err(Error::Conflict { .. })), "{userland:?}: {result:?}");
+        assert!(
+            matches!(result, Err(Error::Conflict { .. })),
+            "{userland:?}: {result:?}"
+        );
         assert_eq!(host.read("file"), "old,new,theirs", "{userland:?}");
         assert_eq!(host.names(), ["file"], "{userland:?}");
     }
@@ -566,8 +583,10 @@ fn what_was_appended_is_appended_to_the_same_file() {
 /// directory with `chattr +i` or `+a`.
 #[test]
 fn what_cannot_be_replaced_is_written_in_place() {
-    let busy = "#!/bin/dash\necho \"mv: cannot move 'a' to 'b': Device or resource busy\" >&2\nexit 1\n";
-    let denied = "#!/bin/dash\necho \"mv: cannot move 'a' to 'b': Operation not permitted\" >&2\nexit 1\n";
+    let busy =
+        "#!/bin/dash\necho \"mv: cannot move 'a' to 'b': Device or resource busy\" >&2\nexit 1\n";
+    let denied =
+        "#!/bin/dash\necho \"mv: cannot move 'a' to 'b': Operation not permitted\" >&2\nexit 1\n";
     for (userland, host) in Host::plain() {
         for script in [busy, denied] {
             let file = host.at("file");
@@ -587,7 +606,8 @@ fn what_cannot_be_replaced_is_written_in_place() {
 #[test]
 fn temporary_files_do_not_pile_up_where_names_cannot_be_removed() {
     let kept = "#!/bin/dash\necho \"rm: cannot remove 'a': Operation not permitted\" >&2\nexit 1\n";
-    let denied = "#!/bin/dash\necho \"mv: cannot move 'a' to 'b': Operation not permitted\" >&2\nexit 1\n";
+    let denied =
+        "#!/bin/dash\necho \"mv: cannot move 'a' to 'b': Operation not permitted\" >&2\nexit 1\n";
     for (userland, host) in Host::plain() {
         fs::write(host.at("file"), "old").unwrap();
         host.world.put("mv", denied);
@@ -598,7 +618,11 @@ fn temporary_files_do_not_pile_up_where_names_cannot_be_removed() {
         }
         let names = host.names();
         assert_eq!(names.len(), 2, "{userland:?}: {names:?}");
-        assert_eq!(fs::metadata(host.at(&names[0])).unwrap().len(), 0, "{userland:?}");
+        assert_eq!(
+            fs::metadata(host.at(&names[0])).unwrap().len(),
+            0,
+            "{userland:?}"
+        );
     }
 }
 
@@ -609,7 +633,12 @@ fn a_directory_that_takes_no_names_is_told_from_a_file_that_cannot_be_written() 
         fs::write(host.at("file"), "old").unwrap();
         let plan = host.plan_over(b"new");
         let root = host.world.root();
-        if Command::new("chattr").arg("+i").arg(&root).status().is_ok_and(|s| s.success()) {
+        if Command::new("chattr")
+            .arg("+i")
+            .arg(&root)
+            .status()
+            .is_ok_and(|s| s.success())
+        {
             let result = host.store(b"new", &plan);
             let direct = StorePlan {
                 placement: Placement::Direct,
@@ -617,7 +646,10 @@ fn a_directory_that_takes_no_names_is_told_from_a_file_that_cannot_be_written() 
             };
             let written = host.store(b"new", &direct);
             run("chattr", &["-i", root.to_str().unwrap()]);
-            assert!(matches!(result, Err(Error::NoTemp { .. })), "{userland:?}: {result:?}");
+            assert!(
+                matches!(result, Err(Error::NoTemp { .. })),
+                "{userland:?}: {result:?}"
+            );
             written.unwrap();
             assert_eq!(host.read("file"), "new", "{userland:?}");
             assert_eq!(host.names(), ["file"], "{userland:?}");
@@ -632,7 +664,9 @@ fn a_rename_that_must_not_replace_does_not_in_the_last_moment_either() {
     for (userland, host) in Host::each(&["mv", "ln"], script, "") {
         fs::write(host.at("from"), "ours").unwrap();
         host.arm();
-        let result = host.shell.rename(&path("from"), &path("to"), RenameHow::NoReplace);
+        let result = host
+            .shell
+            .rename(&path("from"), &path("to"), RenameHow::NoReplace);
         assert_eq!(reason(result), Reason::Exists, "{userland:?}");
         assert_eq!(host.read("to"), "theirs\n", "{userland:?}");
         assert_eq!(host.read("from"), "ours", "{userland:?}");
@@ -643,7 +677,9 @@ fn a_rename_that_must_not_replace_does_not_in_the_last_moment_either() {
 #[test]
 fn a_new_file_has_exactly_its_permissions() {
     for (userland, host) in Host::plain() {
-        for mode in [0o644, 0o600, 0o444, 0o755, 0o660, 0o1777, 0o4711, 0o2750, 0o000, 0o200, 0o622] {
+        for mode in [
+            0o644, 0o600, 0o444, 0o755, 0o660, 0o1777, 0o4711, 0o2750, 0o000, 0o200, 0o622,
+        ] {
             let new = StorePlan {
                 mode,
                 expect: Expect::Absent,
@@ -662,6 +698,45 @@ fn a_new_file_has_exactly_its_permissions() {
     }
 }
 
+/// utimes hid what others had written within the last second, and the next append removed it.
+#[test]
+fn times_are_not_set_over_a_version_that_was_not_expected() {
+    for (userland, host) in Host::plain() {
+        fs::write(host.at("file"), "ours").unwrap();
+        let seen = host.version("file");
+        let change = AttrChange {
+            mode: Some(0o640),
+            mtime: Some(NewTime::At(MTIME)),
+            expect: Some(seen),
+            ..AttrChange::default()
+        };
+        fs::write(host.at("file"), "theirs").unwrap();
+        let result = host.shell.set_attr(&path("file"), &change);
+        assert!(
+            matches!(result, Err(Error::Conflict { .. })),
+            "{userland:?}: {result:?}"
+        );
+        assert_ne!(
+            fs::metadata(host.at("file")).unwrap().mtime(),
+            MTIME.secs,
+            "{userland:?}"
+        );
+        let known = AttrChange {
+            expect: Some(host.version("file")),
+            ..change
+        };
+        let stat = host.shell.set_attr(&path("file"), &known).unwrap();
+        assert_eq!(
+            (stat.mode, stat.mtime.secs),
+            (0o640, MTIME.secs),
+            "{userland:?}"
+        );
+        fs::remove_file(host.at("file")).unwrap();
+        let result = host.shell.set_attr(&path("file"), &known);
+        assert_eq!(reason(result), Reason::NotFound, "{userland:?}");
+    }
+}
+
 /// A link in the place of the target is replaced, never followed.
 #[test]
 fn a_link_that_took_the_name_is_a_conflict_and_not_followed() {
@@ -677,7 +752,10 @@ fn a_link_that_took_the_name_is_a_conflict_and_not_followed() {
                 ..plan.clone()
             };
             let result = host.store(b"new", &plan);
-            assert!(matches!(result, Err(Error::Conflict { .. })), "{userland:?}: {result:?}");
+            assert!(
+                matches!(result, Err(Error::Conflict { .. })),
+                "{userland:?}: {result:?}"
+            );
         }
         assert_eq!(fs::read_to_string(host.beside("victim")).unwrap(), "victim");
     }

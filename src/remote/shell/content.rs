@@ -243,7 +243,9 @@ impl Shell {
     pub(super) fn note_unremovable(&self, path: &RemotePath, status: u32) {
         if status == answer::UNREMOVABLE {
             let dir = path.parent().unwrap_or_default();
-            log::warn!("a temporary file is left in {dir}: the host lets nobody remove names there");
+            log::warn!(
+                "a temporary file is left in {dir}: the host lets nobody remove names there"
+            );
             self.unremovable.lock().insert(dir);
         }
     }

@@ -129,6 +129,16 @@ trunc() {
 	fi
 }
 
+# unchanged EXPECTED PATH: whether a file is still that version, as `look` prints it.
+unchanged() {
+	c=
+	case $1 in 'c '*) c=c ;; esac
+	e=$(look '' "$c" "$2" 2>&1)
+	[ "${e%"|"*}" != "${1#c }" ] || return 0
+	if x "$2"; then a "$CONFLICT"; else printf '%s\n' "$e"; a 1; fi
+	return 1
+}
+
 # tch OPTIONS STAMP PATH: sets times; an empty STAMP is now.
 # shellcheck disable=SC2086
 tch() {

@@ -236,7 +236,8 @@ impl<'env> Pieces<'env> {
             let ready = self.await_status(lane, answer::READY)?;
             if self.holder.get().is_none() {
                 let pid = std::str::from_utf8(ready.trim_ascii()).ok();
-                self.holder.get_or_init(|| pid.and_then(|pid| pid.parse().ok()).unwrap_or(0));
+                self.holder
+                    .get_or_init(|| pid.and_then(|pid| pid.parse().ok()).unwrap_or(0));
             }
             // It is not: it takes content now.
             lane.set_broken();

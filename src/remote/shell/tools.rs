@@ -202,7 +202,8 @@ mod tests {
 
     #[test]
     fn what_a_host_says_of_its_tools_is_checked() {
-        let tools = Tools::from_preset(b"F=gnu MV=-fT LN=-T TH=-h TR=y SC=y CS=dd FD=y XA=y LA=y").unwrap();
+        let tools =
+            Tools::from_preset(b"F=gnu MV=-fT LN=-T TH=-h TR=y SC=y CS=dd FD=y XA=y LA=y").unwrap();
         assert_eq!((tools.flavour, tools.has_scp), (Flavour::Gnu, true));
         for bad in [
             &b"F= TR=y SC=y FD=y"[..],
