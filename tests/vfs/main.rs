@@ -7,6 +7,7 @@ mod crash;
 mod displaced;
 mod edges;
 mod faulty;
+mod foreign_writers;
 mod freshness;
 mod leftovers;
 #[path = "../common/local.rs"]
