@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -11,10 +12,10 @@ use crate::sshd::Options;
 use crate::sshd::Sshd;
 
 /// A small tmpfs; taken off when dropped.
-struct Small(tempfile::TempDir);
+pub(crate) struct Small(tempfile::TempDir);
 
 impl Small {
-    fn new(size: &str) -> Self {
+    pub(crate) fn new(size: &str) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("scpfs-small-")
             .tempdir_in("/var/tmp")
@@ -28,7 +29,7 @@ impl Small {
         Self(dir)
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
 }
@@ -89,6 +90,61 @@ fn a_full_host_is_enospc_at_close_and_the_old_file_is_untouched() {
     }
     fs::write(point.join("file"), "short").unwrap();
     assert_eq!(fs::read(small.path().join("file")).unwrap(), b"short");
+    assert!(
+        Command::new("umount")
+            .arg(&point)
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+/// A file of 700 kB on a disk of 1 MB could not be appended to, nor saved: there was no room for a
+/// second copy.
+#[test]
+fn a_file_that_has_no_room_for_a_second_copy_is_saved_in_place() {
+    if !is_root() {
+        return;
+    }
+    let small = Small::new("1m");
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let Some(mounted) = Mounted::on(sshd, &[]) else {
+        return;
+    };
+    let point = mounted.aside("point");
+    fs::create_dir(&point).unwrap();
+    let source = format!("h:{}", small.path().display());
+    let mut mount = mounted.command();
+    mount.arg(&source).arg(&point);
+    assert!(mount.status().unwrap().success());
+    let there = small.path().join("file");
+    let mut content = vec![b'x'; 700_000];
+    fs::write(&there, &content).unwrap();
+    // The login user of the server is not root.
+    fs::set_permissions(&there, fs::Permissions::from_mode(0o666)).unwrap();
+    let here = point.join("file");
+    let mut file = fs::OpenOptions::new().append(true).open(&here).unwrap();
+    file.write_all(b"ten bytes.").unwrap();
+    file.sync_all().unwrap();
+    drop(file);
+    content.extend_from_slice(b"ten bytes.");
+    assert!(fs::read(&there).unwrap() == content);
+    let other = vec![b'y'; 650_000];
+    fs::write(&here, &other).unwrap();
+    assert!(fs::read(&there).unwrap() == other);
+    assert!(fs::read(&here).unwrap() == other);
+    // More than there is room for in any way is refused, and nothing is lost.
+    let mut file = fs::File::create(&here).unwrap();
+    file.write_all(&vec![b'z'; 1_500_000]).unwrap();
+    let error = file.sync_all().unwrap_err();
+    drop(file);
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+    assert!(fs::read(&there).unwrap() == other);
+    fs::write(&here, "short").unwrap();
+    assert_eq!(fs::read(&there).unwrap(), b"short");
+    assert_eq!(fs::read_dir(small.path()).unwrap().count(), 1);
     assert!(
         Command::new("umount")
             .arg(&point)

@@ -32,4 +32,5 @@ mod small_hosts;
 mod sshd;
 mod start;
 mod unmount;
+mod uploads;
 mod writer;

@@ -77,12 +77,12 @@ fn what_a_program_writes_right_after_an_upload_is_seen_and_kept() {
 /// After an exclusive creation somebody filled the file first: it could never be stored again.
 #[test]
 fn a_file_that_others_fill_right_after_its_exclusive_creation_can_be_stored() {
-    let fill = format!("if [ -e \"$root/file\" ]; then {ONCE} printf 'filled by somebody else!!' >\"$root/file\"; fi");
+    let fill = format!(
+        "if [ -e \"$root/file\" ]; then {ONCE} printf 'filled by somebody else!!' >\"$root/file\"; fi"
+    );
     let mount = with_reaction("stat", &fill, ":");
     arm(&mount);
-    let (_, opened) = mount
-        .create("file", libc::O_RDWR | libc::O_EXCL)
-        .unwrap();
+    let (_, opened) = mount.create("file", libc::O_RDWR | libc::O_EXCL).unwrap();
     mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
     mount.close(&opened).unwrap();
     assert_eq!(

@@ -1,0 +1,188 @@
+//! Saves of files that cannot be replaced, or that somebody on the host has open.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use crate::mounted::Mounted;
+use crate::sshd::Options;
+use crate::sshd::Sshd;
+
+/// A file attribute; taken off when dropped.
+struct Attribute<'a>(&'static str, &'a Path);
+
+impl<'a> Attribute<'a> {
+    /// `None` where this filesystem has none.
+    fn set(letter: &'static str, path: &'a Path) -> Option<Self> {
+        let mut chattr = Command::new("chattr");
+        let is_set = chattr.arg(format!("+{letter}")).arg(path).status();
+        is_set.unwrap().success().then_some(Self(letter, path))
+    }
+}
+
+impl Drop for Attribute<'_> {
+    fn drop(&mut self) {
+        let mut chattr = Command::new("chattr");
+        let _ended = chattr.arg(format!("-{}", self.0)).arg(self.1).status();
+    }
+}
+
+/// A bind mount of a file; taken off when dropped.
+struct Bound<'a>(&'a Path);
+
+impl Drop for Bound<'_> {
+    fn drop(&mut self) {
+        let _ended = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+/// The login user of the server is not root.
+fn open_to_all(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn a_bind_mounted_file_is_saved_in_place() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let (real, bound) = (dir.path().join("real"), dir.path().join("bound"));
+    fs::write(&real, "old").unwrap();
+    fs::write(&bound, "").unwrap();
+    open_to_all(&real, 0o666);
+    open_to_all(dir.path(), 0o777);
+    let mut mount = Command::new("mount");
+    assert!(
+        mount
+            .arg("--bind")
+            .arg(&real)
+            .arg(&bound)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let _bound = Bound(&bound);
+    // Mounted before the server starts, which lives in a namespace of its own.
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let Some(mounted) = Mounted::on(sshd, &[]) else {
+        return;
+    };
+    let point = mounted.aside("point");
+    fs::create_dir(&point).unwrap();
+    let source = format!("h:{}", dir.path().display());
+    assert!(
+        mounted
+            .command()
+            .arg(&source)
+            .arg(&point)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let ino = fs::metadata(&real).unwrap().ino();
+    fs::write(point.join("bound"), "new").unwrap();
+    assert_eq!(fs::read(&real).unwrap(), b"new");
+    assert_eq!(fs::metadata(&real).unwrap().ino(), ino);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    assert!(
+        Command::new("umount")
+            .arg(&point)
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+#[test]
+fn files_of_immutable_and_append_only_directories_are_saved_in_place() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    for letter in ["i", "a"] {
+        fs::create_dir(mounted.there(letter)).unwrap();
+    }
+    for letter in ["i", "a"] {
+        let dir = mounted.there(letter);
+        fs::write(dir.join("file"), "old").unwrap();
+        open_to_all(&dir, 0o777);
+        open_to_all(&dir.join("file"), 0o666);
+        let Some(_attribute) = Attribute::set(letter, &dir) else {
+            eprintln!("SKIPPED: this filesystem has no attributes of files");
+            return;
+        };
+        for content in ["first", "second", "third"] {
+            fs::write(mounted.here(letter).join("file"), content).unwrap();
+            assert_eq!(fs::read_to_string(dir.join("file")).unwrap(), content);
+        }
+        let left = fs::read_dir(&dir).unwrap().filter_map(|item| {
+            let item = item.unwrap();
+            (item.file_name() != "file").then(|| item.metadata().unwrap().len())
+        });
+        // Where names can be made but not removed, the first save leaves an empty one.
+        let left: Vec<u64> = left.collect();
+        assert!(
+            left.iter().all(|size| *size == 0) && left.len() <= 1,
+            "{letter}: {left:?}"
+        );
+        let new = mounted.here(letter).join("new");
+        let stored = fs::File::create(&new).unwrap().sync_all();
+        assert_eq!(stored.is_err(), letter == "i", "{stored:?}");
+        if letter == "i" {
+            fs::remove_file(new).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_file_that_can_only_be_appended_to_is_appended_to() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    mounted.put("log", "one\n");
+    let log = mounted.there("log");
+    let Some(_attribute) = Attribute::set("a", &log) else {
+        eprintln!("SKIPPED: this filesystem has no attributes of files");
+        return;
+    };
+    mounted.sh("echo two >>log; echo three >>log");
+    assert_eq!(fs::read_to_string(&log).unwrap(), "one\ntwo\nthree\n");
+}
+
+/// `(exec 5>>log; ...) & echo mark >>mount/log` lost all that the program wrote after the mark.
+#[test]
+fn what_a_program_on_the_host_appends_after_our_append_stays() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    mounted.put("app.log", "");
+    mounted.sh(r#"
+        exec 5>>"$THERE/app.log"
+        for i in 1 2 3; do echo app$i >&5; done
+        echo mark >>app.log
+        for i in 4 5 6; do echo app$i >&5; done
+        test "$(tr '\n' ' ' <"$THERE/app.log")" = 'app1 app2 app3 mark app4 app5 app6 '
+        "#);
+}
+
+/// Extended attributes and ACLs were gone after a save.
+#[test]
+fn editors_keep_acls_and_extended_attributes() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    mounted.put("file", "old\n");
+    mounted.sh(r#"
+        setfattr -n user.tag -v blue "$THERE/file"
+        setfacl -m u:33:rw "$THERE/file"
+        getfacl -pcn "$THERE/file" >"$ASIDE/before"
+        echo new >file
+        test "$(cat "$THERE/file")" = new
+        test "$(getfattr --only-values -n user.tag "$THERE/file")" = blue
+        getfacl -pcn "$THERE/file" | diff - "$ASIDE/before"
+        "#);
+}
