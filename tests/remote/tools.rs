@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use scpfs::stat::FileKind;
 
 use crate::local::Userland;
 use crate::local::World;
+use crate::local::check_busybox;
 use crate::suite::Host;
 use crate::things::Buffer;
 use crate::things::bytes;
@@ -84,6 +86,27 @@ fn a_host_that_tells_no_attributes_is_refused_in_words() {
     let error = probe::probe(world.transport(), &world.settings(), clock).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("`ls --full-time` (system: Linux "), "{text}");
+}
+
+#[test]
+fn a_busybox_that_ignores_path_is_refused_as_a_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let busybox = dir.path().join("busybox");
+    let error = check_busybox(&busybox).unwrap_err();
+    assert!(error.ends_with("install the package `busybox`"), "{error}");
+    // As busybox-static does: `stat` runs, though it is in no directory of PATH.
+    fs::write(&busybox, "#!/bin/sh\necho 1234\n").unwrap();
+    fs::set_permissions(&busybox, fs::Permissions::from_mode(0o755)).unwrap();
+    let error = check_busybox(&busybox).unwrap_err();
+    assert!(error.contains("ignores PATH"), "{error}");
+    assert!(error.contains("install the package `busybox`"), "{error}");
+    assert!(!error.contains('\n'), "{error}");
+    fs::write(
+        &busybox,
+        "#!/bin/sh\necho 'stat: not found' >&2; exit 127\n",
+    )
+    .unwrap();
+    check_busybox(&busybox).unwrap();
 }
 
 #[test]

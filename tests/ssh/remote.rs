@@ -25,6 +25,8 @@ use scpfs::remote::shell::Shell;
 use scpfs::stat::Time;
 use scpfs::transport::settings::Settings;
 
+use crate::capability::Capability;
+use crate::capability::skip;
 use crate::dropbear::Dropbear;
 use crate::script::unattended;
 use crate::sshd::Account;
@@ -32,7 +34,6 @@ use crate::sshd::Options;
 use crate::sshd::Sshd;
 use crate::sshd::command;
 use crate::sshd::run;
-use crate::sshd::skip;
 
 /// Only in memory, whole.
 #[derive(Default)]
@@ -213,7 +214,7 @@ const LOGIN_SHELLS: &[Account] = &[
 fn every_login_shell_leads_to_the_same_lane() {
     for &account in LOGIN_SHELLS {
         if !Path::new(account.shell).exists() {
-            skip("shells", account.shell);
+            skip(Capability::Shells, account.shell);
             continue;
         }
         let Some(sshd) = Sshd::start(Options::default().account(account)) else {
