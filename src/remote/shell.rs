@@ -11,10 +11,10 @@ pub mod tools;
 
 mod pieces;
 mod plain;
+mod temporaries;
 
 use std::collections::HashMap;
 
-use crate::path::Name;
 use crate::path::RemotePath;
 use crate::remote::Ability;
 use crate::remote::AttrChange;
@@ -50,6 +50,7 @@ use crate::remote::shell::outcome::stats;
 use crate::remote::shell::outcome::surprise;
 use crate::remote::shell::outcome::taken;
 use crate::remote::shell::quote::Line;
+use crate::remote::shell::temporaries::Temporaries;
 use crate::remote::shell::tools::Flavour;
 use crate::remote::shell::tools::Tools;
 use crate::remote::transfer::lost;
@@ -73,9 +74,8 @@ pub struct Shell {
     lanes: Lanes,
     tools: Tools,
     facts: Facts,
-    /// Uploads that are under way, by the directory they are in; their temporary names are left
-    /// out of listings.
-    temps: Mutex<Vec<(RemotePath, Name)>>,
+    /// The temporary files of uploads, which nobody is shown.
+    temps: Temporaries,
     /// What kind of filesystem a device of the host holds.
     lying_devices: Mutex<HashMap<u64, bool>>,
 }
@@ -86,7 +86,7 @@ impl Shell {
             lanes,
             tools,
             facts,
-            temps: Mutex::new(Vec::new()),
+            temps: Temporaries::default(),
             lying_devices: Mutex::new(HashMap::new()),
         }
     }
@@ -181,14 +181,19 @@ impl Remote for Shell {
     }
 
     fn stat(&self, path: &RemotePath) -> Result<Stat> {
+        let look = self.temps.look();
         let answer = self.ask("stat", Line::new("g").arg(&self.absolute(path)))?;
         check("stat", path, &answer)?;
+        if look.hides(path) {
+            return Err(refused("stat", path, Reason::NotFound, b""));
+        }
         one_stat("stat", &answer.body)
     }
 
     fn list(&self, path: &RemotePath) -> Result<Listing> {
         const ACT: &str = "list";
         let top = self.absolute(path);
+        let look = self.temps.look();
         let mut lane = self.lanes.lend(Purpose::Metadata, ACT)?;
         let answer = lane
             .request_long(&Line::new("l").arg(&top).finish())
@@ -216,13 +221,8 @@ impl Remote for Shell {
             return Err(refuse(Reason::Other));
         }
         let mut entries = parsed.entries;
-        let temps = self.temps.lock();
-        entries.retain(|entry| {
-            !temps
-                .iter()
-                .any(|(dir, temp)| dir == path && *temp == entry.name)
-        });
-        drop(temps);
+        let hidden = look.hidden_in(path);
+        entries.retain(|entry| !hidden.contains(&entry.name));
         self.complete(path, &mut entries)?;
         for name in parsed.unclear {
             match self.stat(&path.join(&name)) {

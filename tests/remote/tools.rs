@@ -2,8 +2,10 @@
 //! Hosts whose programs are special: what is found out about them, and what must not be done.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use scpfs::clock::ManualClock;
 use scpfs::clock::SystemClock;
 use scpfs::path::Name;
 use scpfs::path::RemotePath;
+use scpfs::remote::Content;
 use scpfs::remote::Durability;
 use scpfs::remote::Error;
 use scpfs::remote::Expect;
@@ -167,6 +170,82 @@ fn a_directory_that_changes_while_it_is_listed_gets_no_wrong_attributes() {
         found,
         [(&b"b"[..], 2), (b"c d", 5), ("\u{fc}".as_bytes(), 3)]
     );
+}
+
+/// Content that is not whole before the host has shown its temporary file to somebody.
+struct Shown<'a> {
+    data: &'a [u8],
+    shown: &'a Path,
+}
+
+impl Content for Shown<'_> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        if offset > 1 << 20 {
+            wait_for(|| self.shown.exists());
+        }
+        bytes(self.data).read_at(buf, offset)
+    }
+}
+
+fn wait_for(condition: impl Fn() -> bool) {
+    let begun = SystemClock::new();
+    while !condition() {
+        assert!(begun.tick() < Duration::from_secs(20), "it does not come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The host read the directory while an upload was under way; it had ended when the answer came.
+#[test]
+fn a_temporary_file_is_not_listed_though_its_upload_ended_before_the_answer_came() {
+    for (userland, find) in [
+        (Userland::Gnu, "/usr/bin/find"),
+        (Userland::NoScp, "/usr/bin/find"),
+        (Userland::OpenWrt, "/bin/busybox find"),
+    ] {
+        let host = Host::new(userland);
+        let aside = host.world.root().with_extension("aside");
+        fs::create_dir(&aside).unwrap();
+        let (shown, ended) = (aside.join("shown"), aside.join("ended"));
+        host.world.put(
+            "find",
+            &format!(
+                "#!/bin/dash\n{find} \"$@\" >'{0}/found'; : >'{0}/shown'\n\
+                 until [ -e '{0}/ended' ]; do /bin/sleep 0.01; done; cat '{0}/found'\n",
+                aside.display()
+            ),
+        );
+        let data = vec![b'x'; 3 << 20];
+        let content = Shown {
+            data: &data,
+            shown: &shown,
+        };
+        let temporary = || {
+            let mut items = fs::read_dir(host.world.root()).unwrap();
+            items.find_map(|item| {
+                let name = item.unwrap().file_name().into_encoded_bytes();
+                name.starts_with(b".scpfs-")
+                    .then(|| Name::new(&name).unwrap())
+            })
+        };
+        let names = std::thread::scope(|scope| {
+            let store = scope.spawn(|| host.remote.store(&path("file"), &content, &plan(&data)));
+            wait_for(|| temporary().is_some());
+            let by_name = RemotePath::root().join(&temporary().unwrap());
+            assert_eq!(reason(host.remote.stat(&by_name)), Reason::NotFound);
+            let list = scope.spawn(|| host.names());
+            store.join().unwrap().unwrap();
+            fs::write(&ended, "").unwrap();
+            list.join().unwrap()
+        });
+        let found = fs::read(aside.join("found")).unwrap();
+        let has_shown = found.windows(7).any(|part| part == b".scpfs-");
+        assert!(has_shown, "{userland:?}: the host did not show it");
+        assert!(
+            names.iter().all(|name| !name.starts_with(b".scpfs-")),
+            "{userland:?}: {names:?}"
+        );
+    }
 }
 
 /// Inode numbers mean nothing without the device, which `ls` does not tell.

@@ -58,7 +58,7 @@ impl Shell {
             act: "store",
             detail: e.to_string(),
         })?;
-        self.temps.lock().push((dir.clone(), name.clone()));
+        self.temps.begin(&dir, &name);
         Ok(Temp {
             shell: self,
             dir,
@@ -353,9 +353,6 @@ pub(super) struct Temp<'a> {
 
 impl Drop for Temp<'_> {
     fn drop(&mut self) {
-        self.shell
-            .temps
-            .lock()
-            .retain(|(_, name)| *name != self.name);
+        self.shell.temps.end(&self.name);
     }
 }
