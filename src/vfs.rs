@@ -53,6 +53,8 @@ use crate::clock::Clock;
 use crate::clock::Tick;
 use crate::path::Name;
 use crate::path::RemotePath;
+use crate::remote;
+use crate::remote::Listed;
 use crate::remote::Owner;
 use crate::remote::Reason;
 use crate::remote::Remote;
@@ -62,7 +64,6 @@ use crate::sync::Condvar;
 use crate::sync::Mutex;
 use crate::sync::MutexGuard;
 use crate::vfs::handle::Handles;
-use crate::vfs::inode::Listed;
 use crate::vfs::inode::What;
 use crate::vfs::moving::Moving;
 use crate::vfs::tree::Tree;
@@ -310,11 +311,11 @@ impl Vfs {
         }
         drop(tree);
         let found = match self.remote.stat(&path.join(name)) {
-            Ok(stat) => Some(Listed {
+            Ok(stat) => Some(Box::new(Listed {
                 kind: stat.kind,
                 stat: Some(stat),
                 target: None,
-            }),
+            })),
             Err(error) if error.reason() == Some(Reason::NotFound) => None,
             Err(error) => return Err(error.into()),
         };
@@ -344,7 +345,10 @@ impl Vfs {
             // What is in it may still be found by name.
             Err(error)
                 if error.reason() == Some(Reason::AccessDenied)
-                    || matches!(error, crate::remote::Error::Unsupported { .. }) =>
+                    || matches!(
+                        error,
+                        remote::Error::Unsupported { .. } | remote::Error::TooManyNames { .. }
+                    ) =>
             {
                 if let Some(dir) = tree.dir_mut(ino) {
                     dir.is_unlistable = true;

@@ -245,12 +245,7 @@ impl Remote for Memory {
                     Body::Symlink(target) => Some(target.clone().into_boxed_slice()),
                     _ => None,
                 };
-                entries.push(ListEntry {
-                    name: name.clone(),
-                    kind: stat.kind,
-                    stat: Some(stat),
-                    target,
-                });
+                entries.push(ListEntry::new(name.clone(), stat.kind, Some(stat), target));
             }
             Ok(Listing {
                 directory: tree.stat(dir)?,

@@ -5,6 +5,7 @@
 mod abilities;
 pub mod answer;
 mod content;
+mod listing;
 mod outcome;
 pub mod quote;
 pub mod tools;
@@ -76,16 +77,19 @@ pub struct Shell {
     facts: Facts,
     /// The temporary files of uploads, which nobody is shown.
     temps: Temporaries,
+    /// How many names a listing may have.
+    max_names: usize,
     /// What kind of filesystem a device of the host holds.
     lying_devices: Mutex<HashMap<u64, bool>>,
 }
 
 impl Shell {
-    pub fn new(lanes: Lanes, tools: Tools, facts: Facts) -> Self {
+    pub fn new(lanes: Lanes, tools: Tools, facts: Facts, max_names: usize) -> Self {
         Self {
             lanes,
             tools,
             facts,
+            max_names,
             temps: Temporaries::default(),
             lying_devices: Mutex::new(HashMap::new()),
         }
@@ -143,7 +147,7 @@ impl Shell {
             // If one of them is gone, each is asked for when it is wanted.
             let found = stats(&answer.body, some.len()).unwrap_or_default();
             for (entry, stat) in some.iter_mut().zip(found) {
-                entry.stat = (stat.kind == entry.kind).then_some(stat);
+                entry.listed.stat = (stat.kind == entry.kind).then_some(stat);
             }
         }
         Ok(())
@@ -194,18 +198,15 @@ impl Remote for Shell {
         const ACT: &str = "list";
         let top = self.absolute(path);
         let look = self.temps.look();
-        let mut lane = self.lanes.lend(Purpose::Metadata, ACT)?;
-        let answer = lane
-            .request_long(&Line::new("l").arg(&top).finish())
-            .map_err(|error| lost(ACT, error))?;
-        let (body, mark) = (&answer.body, lane.listing_mark());
-        let parsed = match self.tools.flavour {
-            Flavour::Gnu => answer::stat::parse_gnu_listing(body),
-            Flavour::BusyBox | Flavour::Bsd => answer::stat::parse_marked_listing(body, mark, &top),
-            Flavour::Ls => answer::ls::parse_listing(body, mark, &top),
-        };
-        drop(lane);
-        let parsed = parsed.ok_or_else(|| surprise(ACT, &answer.body))?;
+        let lane = self.lanes.lend(Purpose::Metadata, ACT)?;
+        let (status, parsed) = listing::list(
+            lane,
+            &Line::new("l").arg(&top).finish(),
+            self.tools.flavour,
+            path,
+            &top,
+            self.max_names,
+        )?;
         let refuse = |reason| refused(ACT, path, reason, &parsed.complaints);
         let Some(directory) = parsed.top else {
             return Err(refuse(answer::reason_of(&parsed.complaints)));
@@ -217,7 +218,7 @@ impl Remote for Shell {
         if let Some(reason) = answer::serious_complaint(&parsed.complaints) {
             return Err(refuse(reason));
         }
-        if answer.status != 0 && parsed.complaints.trim_ascii().is_empty() {
+        if status != 0 && parsed.complaints.trim_ascii().is_empty() {
             return Err(refuse(Reason::Other));
         }
         let mut entries = parsed.entries;
@@ -226,12 +227,7 @@ impl Remote for Shell {
         self.complete(path, &mut entries)?;
         for name in parsed.unclear {
             match self.stat(&path.join(&name)) {
-                Ok(stat) => entries.push(ListEntry {
-                    name,
-                    kind: stat.kind,
-                    stat: Some(stat),
-                    target: None,
-                }),
+                Ok(stat) => entries.push(ListEntry::new(name, stat.kind, Some(stat), None)),
                 Err(error) if error.reason() == Some(Reason::NotFound) => {}
                 Err(error) => return Err(error),
             }

@@ -8,6 +8,7 @@ use crate::cache::Entry;
 use crate::cache::Whereto as _;
 use crate::clock::Tick;
 use crate::remote::AttrChange;
+use crate::remote::Listed;
 use crate::remote::NewTime;
 use crate::stat::FileKind;
 use crate::stat::PERMISSIONS;
@@ -20,7 +21,6 @@ use crate::vfs::Fh;
 use crate::vfs::Ino;
 use crate::vfs::Result;
 use crate::vfs::Vfs;
-use crate::vfs::inode::Listed;
 use crate::vfs::names::entry_of;
 
 /// What the host said not longer ago is taken for true even where a change would not show later.
@@ -231,11 +231,11 @@ impl Vfs {
         };
         let at = self.clock.tick();
         let stat = self.remote.stat(&path)?;
-        let listed = Listed {
+        let listed = Box::new(Listed {
             kind: stat.kind,
             stat: Some(stat),
             target: None,
-        };
+        });
         self.tree.lock().learn(parent, &name, Some(listed), at);
         Ok(())
     }

@@ -450,6 +450,7 @@ impl World {
         probe::Settings {
             directory: self.root().into_os_string().into_encoded_bytes(),
             max_lanes: 3,
+            max_names: scpfs::remote::DEFAULT_MAX_NAMES,
             timeout: Duration::from_secs(20),
             patience: Duration::ZERO,
             fails_fast: false,

@@ -20,9 +20,10 @@ use scpfs::remote::Error;
 use scpfs::remote::Expect;
 use scpfs::remote::Placement;
 use scpfs::remote::Reason;
-use scpfs::remote::Remote as _;
+use scpfs::remote::Remote;
 use scpfs::remote::StorePlan;
 use scpfs::remote::probe;
+use scpfs::remote::scp_only;
 use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
 
@@ -170,6 +171,68 @@ fn a_directory_that_changes_while_it_is_listed_gets_no_wrong_attributes() {
         found,
         [(&b"b"[..], 2), (b"c d", 5), ("\u{fc}".as_bytes(), 3)]
     );
+}
+
+#[test]
+fn a_directory_with_more_names_than_allowed_is_not_listed_and_found_by_name() {
+    const MAX_NAMES: usize = 20;
+    for userland in [
+        Userland::Gnu,
+        Userland::BusyBox,
+        Userland::OpenWrt,
+        Userland::Bsd,
+    ] {
+        let world = World::new(userland);
+        let settings = probe::Settings {
+            max_names: MAX_NAMES,
+            ..world.settings()
+        };
+        let clock = Arc::new(ManualClock::new());
+        let shell = probe::probe(world.transport(), &settings, clock).unwrap();
+        check_max_names(&shell, &world, MAX_NAMES);
+    }
+    let world = World::scp_only("SSH-2.0-OpenSSH_9.2");
+    let settings = probe::Settings {
+        // The events of a listing count there: two for each name.
+        max_names: 2 * MAX_NAMES + 2,
+        ..world.settings()
+    };
+    let clock = Arc::new(ManualClock::new());
+    let scp = scp_only::probe::probe(world.transport(), &settings, clock).unwrap();
+    check_max_names(&scp, &world, MAX_NAMES);
+}
+
+fn check_max_names(remote: &dyn Remote, world: &World, max_names: usize) {
+    let what = &remote.facts().summary;
+    for (dir, n_names) in [("few", max_names), ("many", 2 * max_names + 3)] {
+        fs::create_dir(world.root().join(dir)).unwrap();
+        for n in 0..n_names {
+            fs::write(world.root().join(format!("{dir}/{n}")), "").unwrap();
+        }
+    }
+    let few = remote.list(&path("few")).unwrap();
+    assert_eq!(few.entries.len(), max_names, "{what}");
+    let error = remote.list(&path("many")).unwrap_err();
+    assert!(
+        matches!(error, Error::TooManyNames { .. }),
+        "{what}: {error}"
+    );
+    assert!(error.to_string().contains("max_names="), "{what}: {error}");
+    assert_eq!(remote.stat(&path("many/1")).unwrap().size, 0, "{what}");
+    // Names that are long, or links that say much, are many sooner.
+    if !what.contains("no shell") {
+        fs::create_dir(world.root().join("long")).unwrap();
+        for n in 0..=max_names / 2 {
+            let name = format!("long/{n}{}", "x".repeat(250));
+            let target = "y".repeat(100);
+            std::os::unix::fs::symlink(target, world.root().join(name)).unwrap();
+        }
+        let error = remote.list(&path("long")).unwrap_err();
+        assert!(
+            matches!(error, Error::TooManyNames { .. }),
+            "{what}: {error}"
+        );
+    }
 }
 
 /// Content that is not whole before the host has shown its temporary file to somebody.

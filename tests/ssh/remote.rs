@@ -85,6 +85,7 @@ fn connect(settings: Settings, root: &Path) -> Result<Shell, probe::Error> {
     let probe_settings = probe::Settings {
         directory: root.as_os_str().as_bytes().to_vec(),
         max_lanes: 2,
+        max_names: scpfs::remote::DEFAULT_MAX_NAMES,
         timeout: settings.timeout,
         patience: Duration::ZERO,
         fails_fast: false,

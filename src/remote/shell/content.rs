@@ -15,6 +15,7 @@ use crate::remote::Remote as _;
 use crate::remote::Result;
 use crate::remote::StorePlan;
 use crate::remote::Stored;
+use crate::remote::lane::MAX_CONTENT;
 use crate::remote::lanes::Lent;
 use crate::remote::shell::Shell;
 use crate::remote::shell::TEMP_PREFIX;
@@ -327,7 +328,9 @@ impl Shell {
         const ACT: &str = "fetch";
         let mut lane = self.content_lane(ACT, u64::MAX)?;
         let line = Line::new("pc").arg(&self.absolute(path)).finish();
-        let content = lane.request_long(&line).map_err(|error| lost(ACT, error))?;
+        let content = lane
+            .request_long(&line, MAX_CONTENT)
+            .map_err(|error| lost(ACT, error))?;
         check(ACT, path, &content)?;
         let local = |source| Error::Local {
             act: ACT,
