@@ -116,8 +116,15 @@ pub trait Remote: Send + Sync + fmt::Debug {
     /// Copies a file on the host, as [`Remote::store`] would with the content of `from`.
     fn copy(&self, from: &RemotePath, to: &RemotePath, plan: &StorePlan) -> Result<Changed>;
 
-    /// Returns the state of the host's filesystem at the remote root.
-    fn fs_stat(&self) -> Result<FsStat>;
+    /// Fails with [`Reason::AccessDenied`] if the login user may not read the content of a file.
+    ///
+    /// Asks the host, which knows more than mode bits say: ACLs, for one.
+    fn check_readable(&self, path: &RemotePath) -> Result<()> {
+        self.stat(path).map(drop)
+    }
+
+    /// Returns the state of the host's filesystem that `path` lies on; `path` is no symlink.
+    fn fs_stat(&self, path: &RemotePath) -> Result<FsStat>;
 
     /// Flushes a file to the host's disk; does nothing where the host has no means for that.
     fn sync(&self, path: &RemotePath) -> Result<()>;

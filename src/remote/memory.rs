@@ -436,8 +436,8 @@ impl Remote for Memory {
             .ok_or_else(|| conflict(ACT, to))
     }
 
-    fn fs_stat(&self) -> Result<FsStat> {
-        self.call("stat", &RemotePath::root(), |_, _| {
+    fn fs_stat(&self, path: &RemotePath) -> Result<FsStat> {
+        self.call("stat", path, |_, _| {
             Ok(FsStat {
                 block_size: 4096,
                 blocks: 1 << 20,

@@ -359,7 +359,7 @@ impl Remote for ScpOnly {
 
     /// Shows a terabyte, all of it free, as sshfs does for a server that cannot tell: zeros would
     /// keep programs from writing at all.
-    fn fs_stat(&self) -> Result<FsStat> {
+    fn fs_stat(&self, _: &RemotePath) -> Result<FsStat> {
         let (blocks, files) = (1 << 28, 1_000_000_000);
         Ok(FsStat {
             block_size: 4096,

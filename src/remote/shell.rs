@@ -439,11 +439,28 @@ impl Remote for Shell {
         self.copy_file(from, to, plan)
     }
 
-    fn fs_stat(&self) -> Result<FsStat> {
-        let root = self.absolute(&RemotePath::root());
-        let line = Line::new("fs").arg(&root);
+    fn check_readable(&self, path: &RemotePath) -> Result<()> {
+        const ACT: &str = "open";
+        let name = self.absolute(path);
+        // Not by `test -r`, which goes by mode bits in some shells. A FIFO would keep it waiting.
+        let line = Line::new("{ [ -f").arg(&name).raw("] && true <");
+        let answer = self.ask(ACT, line.arg(&name).raw("; } 2>&1; a $?"))?;
+        if answer.status != 0 && answer.body.trim_ascii().is_empty() {
+            let stat = self.stat(path)?;
+            let reason = if stat.kind == FileKind::File {
+                Reason::AccessDenied
+            } else {
+                Reason::Stale
+            };
+            return Err(refused(ACT, path, reason, b""));
+        }
+        check(ACT, path, &answer)
+    }
+
+    fn fs_stat(&self, path: &RemotePath) -> Result<FsStat> {
+        let line = Line::new("fs").arg(&self.absolute(path));
         let answer = self.ask("stat", line.raw("2>&1; a $?"))?;
-        check("stat", &RemotePath::root(), &answer)?;
+        check("stat", path, &answer)?;
         let fs = match self.tools.flavour {
             Flavour::Gnu | Flavour::BusyBox => answer::parse_fs_stat(&answer.body),
             Flavour::Bsd | Flavour::Ls => answer::parse_df(&answer.body),

@@ -22,6 +22,8 @@ pub(crate) enum Capability {
     DropbearScp,
     /// The shells that people log in with, and toybox.
     Shells,
+    /// Root, to act as several users.
+    Root,
 }
 
 impl Capability {
@@ -33,6 +35,7 @@ impl Capability {
         Self::Dropbear,
         Self::DropbearScp,
         Self::Shells,
+        Self::Root,
     ];
 
     /// The word for it in `SCPFS_REQUIRE`.
@@ -45,6 +48,7 @@ impl Capability {
             Self::Dropbear => "dropbear",
             Self::DropbearScp => "dropbear-scp",
             Self::Shells => "shells",
+            Self::Root => "root",
         }
     }
 }

@@ -27,9 +27,12 @@ use scpfs::remote::scp_only;
 use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
 
+use crate::capability::Capability;
+use crate::capability::skip;
 use crate::local::Userland;
 use crate::local::World;
 use crate::local::check_busybox;
+use crate::scp_only::make_fifo;
 use crate::suite::Host;
 use crate::things::Buffer;
 use crate::things::bytes;
@@ -410,6 +413,49 @@ fn a_fifo_is_never_opened() {
         assert_eq!(host.names(), [b"fifo"]);
         assert!(begun.tick() < Duration::from_secs(10));
         assert!(buffer.begun.is_empty());
+    }
+}
+
+#[test]
+fn whether_a_file_may_be_read_is_asked_of_the_host() {
+    if !rustix::process::getuid().is_root() {
+        return skip(Capability::Root, "root");
+    }
+    for userland in [
+        Userland::Gnu,
+        Userland::Bash,
+        Userland::Toybox,
+        Userland::OpenWrt,
+        Userland::Bare,
+        Userland::Bsd,
+    ] {
+        if !userland.is_here() {
+            continue;
+        }
+        let world = World::new(userland);
+        let shell = world.root().with_file_name("sh");
+        world.at_login(&format!(
+            "exec /usr/bin/setpriv --reuid 65534 --regid 65534 --clear-groups '{}' \"$@\"",
+            shell.display()
+        ));
+        let open = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(world.root().parent().unwrap(), open).unwrap();
+        for (name, mode) in [("open", 0o644), ("closed", 0o640)] {
+            fs::write(world.root().join(name), "content").unwrap();
+            let mode = fs::Permissions::from_mode(mode);
+            fs::set_permissions(world.root().join(name), mode).unwrap();
+        }
+        make_fifo(&world.root().join("fifo"));
+        let remote = world.shell(Arc::new(ManualClock::new()));
+        remote.check_readable(&path("open")).unwrap();
+        for (name, why) in [
+            ("closed", Reason::AccessDenied),
+            ("none", Reason::NotFound),
+            ("fifo", Reason::Stale),
+        ] {
+            let result = remote.check_readable(&path(name));
+            assert_eq!(reason(result), why, "{userland:?} {name}");
+        }
     }
 }
 

@@ -255,8 +255,37 @@ fn each_change_of_a_name_or_an_attribute_costs_one() {
 #[test]
 fn statfs_costs_one_and_then_nothing() {
     let mount = with_files();
-    assert_eq!(mount.counted(|| mount.vfs.statfs(&CX).unwrap()).1, 1);
-    assert_eq!(mount.counted(|| mount.vfs.statfs(&CX).unwrap()).1, 0);
+    let inside = mount.find("dir/17").unwrap().ino;
+    let statfs = |ino| mount.counted(|| mount.vfs.statfs(&CX, ino).unwrap()).1;
+    assert_eq!(statfs(Ino::ROOT), 1);
+    assert_eq!(statfs(Ino::ROOT), 0);
+    assert_eq!(statfs(inside), 0, "of the same filesystem");
+}
+
+#[test]
+fn statfs_tells_of_the_filesystem_that_a_file_lies_on() {
+    let world = Arc::new(World::new(Userland::Gnu));
+    let settings = probe::Settings {
+        directory: b"/".to_vec(),
+        ..world.settings()
+    };
+    let clock = Arc::new(ManualClock::new());
+    let dyn_clock = Arc::clone(&clock) as Arc<dyn Clock>;
+    let shell = probe::probe(world.transport(), &settings, dyn_clock).unwrap();
+    let mount = Mount::of(Arc::new(Retry::new(shell)), world, clock, Setup::default());
+    let etc = mount.find("etc").unwrap().ino;
+    let proc = mount.find("proc/version").unwrap().ino;
+    // A link: what it leads to may lie anywhere.
+    let link = mount.find("proc/self").unwrap().ino;
+    let statfs = |ino| mount.counted(|| mount.vfs.statfs(&CX, ino).unwrap());
+    let (of_root, trips) = statfs(Ino::ROOT);
+    assert!(of_root.blocks > 0);
+    assert_eq!(trips, 1);
+    assert_eq!(statfs(etc), (of_root, 0));
+    let (of_proc, trips) = statfs(proc);
+    assert_eq!((of_proc.blocks, trips), (0, 1));
+    assert_eq!(statfs(link), (of_proc, 0));
+    assert_eq!(statfs(Ino::ROOT), (of_root, 0));
 }
 
 #[test]
