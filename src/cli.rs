@@ -183,6 +183,7 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Config, Error> {
             surroundings: environment.surroundings.clone(),
             directory,
             max_lanes: 4,
+            max_names: None,
             timeout: Duration::from_secs(30),
             password_stdin: false,
             dialect: Dialect::Auto,
@@ -326,6 +327,10 @@ fn set(config: &mut Config, name: &str, value: &Value) -> Option<()> {
         }
         "max_conns" => {
             config.connection.max_lanes = text.parse().ok().filter(|n| (1..=32).contains(n))?;
+        }
+        "max_names" => {
+            let range = 1000..=100_000_000;
+            config.connection.max_names = Some(text.parse().ok().filter(|n| range.contains(n))?);
         }
         "dialect" => {
             config.connection.dialect = match text {
@@ -576,6 +581,7 @@ mod tests {
             ("allow_othr", "allow_othr"),
             ("cache_timeout", "SECONDS"),
             ("max_conns=0", "max_conns"),
+            ("max_names=999", "max_names"),
         ] {
             let error = config(&["h:", "/m", "-o", option]).unwrap_err();
             assert!(error.0.contains(word), "{option}: {error}");

@@ -94,6 +94,8 @@ pub struct Connection {
     pub directory: Vec<u8>,
     /// How many connections there may be at once.
     pub max_lanes: usize,
+    /// How many names a directory may have to be listed; `None` for the default.
+    pub max_names: Option<usize>,
     /// How long a wait for the host may go without progress.
     pub timeout: Duration,
     /// Whether the password comes from standard input.

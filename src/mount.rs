@@ -49,6 +49,7 @@ use crate::mount::terminal::StandardInput;
 use crate::mount::terminal::Terminal;
 use crate::path::Escaped;
 use crate::remote;
+use crate::remote::DEFAULT_MAX_NAMES;
 use crate::remote::Remote;
 use crate::remote::dialect;
 use crate::remote::dialect::Choice;
@@ -333,6 +334,7 @@ fn connect(
     let settings = probe::Settings {
         directory: connection.directory.clone(),
         max_lanes: connection.max_lanes,
+        max_names: connection.max_names.unwrap_or(DEFAULT_MAX_NAMES),
         timeout: connection.timeout,
         patience: connection.timeout,
         fails_fast: config.files.is_offline_ok,

@@ -36,16 +36,12 @@ use crate::stat::Stat;
 use crate::stat::Time;
 use crate::stat::Version;
 
-/// The most names that one listing may have. Four million need a gigabyte of memory, and no listing
-/// ends before its last name: who holds more does not mean them to be read.
-pub(crate) const MAX_NAMES: usize = 4 << 20;
+/// How many names a listing may have where nobody says otherwise.
+pub const DEFAULT_MAX_NAMES: usize = 500_000;
 
-/// The most bytes that the names of one listing may have together: four million of the usual
-/// length, and fewer of a hostile one.
-pub(crate) const MAX_NAME_BYTES: usize = 256 << 20;
-
-/// Why a listing that is longer than that fails.
-pub(crate) const TOO_MANY_NAMES: &str = "it has more names than scpfs can hold";
+/// How many bytes a listing may have for each name that it may have: all names together may not be
+/// longer than this many times their number.
+pub(crate) const MAX_BYTES_A_NAME: usize = 128;
 
 /// How long the name is that a store has until it is complete.
 pub const TEMP_NAME_LEN: usize = 27;
@@ -125,8 +121,15 @@ pub trait Remote: Send + Sync + fmt::Debug {
     /// Copies a file on the host, as [`Remote::store`] would with the content of `from`.
     fn copy(&self, from: &RemotePath, to: &RemotePath, plan: &StorePlan) -> Result<Changed>;
 
-    /// Returns the state of the host's filesystem at the remote root.
-    fn fs_stat(&self) -> Result<FsStat>;
+    /// Fails with [`Reason::AccessDenied`] if the login user may not read the content of a file.
+    ///
+    /// Asks the host, which knows more than mode bits say: ACLs, for one.
+    fn check_readable(&self, path: &RemotePath) -> Result<()> {
+        self.stat(path).map(drop)
+    }
+
+    /// Returns the state of the host's filesystem that `path` lies on; `path` is no symlink.
+    fn fs_stat(&self, path: &RemotePath) -> Result<FsStat>;
 
     /// Flushes a file to the host's disk; does nothing where the host has no means for that.
     fn sync(&self, path: &RemotePath) -> Result<()>;
@@ -186,11 +189,34 @@ pub struct Listing {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListEntry {
     pub name: Name,
+    /// In a box of its own, which whoever keeps the entry keeps as it is: a directory may have a
+    /// million names.
+    pub listed: Box<Listed>,
+}
+
+/// What a listing tells of a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
     pub kind: FileKind,
     /// `None` where the listing could not tell all of it, so that a stat is needed.
     pub stat: Option<Stat>,
     /// What a symlink says, where the listing told.
     pub target: Option<Box<[u8]>>,
+}
+
+impl ListEntry {
+    pub fn new(name: Name, kind: FileKind, stat: Option<Stat>, target: Option<Box<[u8]>>) -> Self {
+        let listed = Box::new(Listed { kind, stat, target });
+        Self { name, listed }
+    }
+}
+
+impl std::ops::Deref for ListEntry {
+    type Target = Listed;
+
+    fn deref(&self) -> &Listed {
+        &self.listed
+    }
 }
 
 /// Takes the content of a file while it arrives.

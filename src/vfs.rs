@@ -26,6 +26,7 @@ mod store;
 mod symlink;
 mod tree;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -53,6 +54,8 @@ use crate::clock::Clock;
 use crate::clock::Tick;
 use crate::path::Name;
 use crate::path::RemotePath;
+use crate::remote;
+use crate::remote::Listed;
 use crate::remote::Owner;
 use crate::remote::Reason;
 use crate::remote::Remote;
@@ -62,7 +65,6 @@ use crate::sync::Condvar;
 use crate::sync::Mutex;
 use crate::sync::MutexGuard;
 use crate::vfs::handle::Handles;
-use crate::vfs::inode::Listed;
 use crate::vfs::inode::What;
 use crate::vfs::moving::Moving;
 use crate::vfs::tree::Tree;
@@ -160,8 +162,8 @@ pub struct Vfs {
     listed: Condvar,
     /// Guards the table of open files and directories.
     handles: Mutex<Handles>,
-    /// Guards what is known of the host's free space.
-    fs: Mutex<Option<(Tick, FsStat)>>,
+    /// Guards what is known of free space, by the device of the host.
+    fs: Mutex<HashMap<Option<u64>, (Tick, FsStat)>>,
     notify: OnceLock<Notify>,
     me: Weak<Self>,
 }
@@ -196,7 +198,7 @@ impl Vfs {
             moving: Mutex::new(Moving::default()),
             listed: Condvar::new(),
             handles: Mutex::new(Handles::new()),
-            fs: Mutex::new(None),
+            fs: Mutex::new(HashMap::new()),
             notify: OnceLock::new(),
             me: me.clone(),
         }))
@@ -310,11 +312,11 @@ impl Vfs {
         }
         drop(tree);
         let found = match self.remote.stat(&path.join(name)) {
-            Ok(stat) => Some(Listed {
+            Ok(stat) => Some(Box::new(Listed {
                 kind: stat.kind,
                 stat: Some(stat),
                 target: None,
-            }),
+            })),
             Err(error) if error.reason() == Some(Reason::NotFound) => None,
             Err(error) => return Err(error.into()),
         };
@@ -344,7 +346,10 @@ impl Vfs {
             // What is in it may still be found by name.
             Err(error)
                 if error.reason() == Some(Reason::AccessDenied)
-                    || matches!(error, crate::remote::Error::Unsupported { .. }) =>
+                    || matches!(
+                        error,
+                        remote::Error::Unsupported { .. } | remote::Error::TooManyNames { .. }
+                    ) =>
             {
                 if let Some(dir) = tree.dir_mut(ino) {
                     dir.is_unlistable = true;
@@ -387,18 +392,41 @@ impl Vfs {
         self.tree.lock().forget(ino, n_lookups);
     }
 
-    /// Returns the state of the host's filesystem.
-    pub fn statfs(&self, cx: &Context) -> Result<FsStat> {
+    /// Returns the state of the host's filesystem that an inode lies on.
+    pub fn statfs(&self, cx: &Context, ino: Ino) -> Result<FsStat> {
         let now = self.clock.tick();
-        if let Some((at, fs)) = *self.fs.lock()
-            && now.saturating_sub(at) < FS_STAT_TTL
+        let (device, path) = Self::place_on_host(&self.tree.lock(), ino);
+        let is_fresh = |at: Tick| now.saturating_sub(at) < FS_STAT_TTL;
+        if let Some(&(at, fs)) = self.fs.lock().get(&device)
+            && is_fresh(at)
         {
             return Ok(fs);
         }
         cx.may_wait()?;
-        let fs = self.remote.fs_stat()?;
-        *self.fs.lock() = Some((now, fs));
+        let fs = self.remote.fs_stat(&path)?;
+        let mut known = self.fs.lock();
+        known.retain(|_, (at, _)| is_fresh(*at));
+        known.insert(device, (now, fs));
         Ok(fs)
+    }
+
+    /// Returns the device of the host that an inode lies on, and a path there: its own, or that of
+    /// the directory above it where the host does not have it, or where it is a symlink, which
+    /// would lead elsewhere.
+    fn place_on_host(tree: &Tree, ino: Ino) -> (Option<u64>, RemotePath) {
+        let mut at = ino;
+        while let Some(inode) = tree.get(at) {
+            let is_there = inode.stat.kind != FileKind::Symlink && inode.stat.id.is_some();
+            if let Some(path) = tree.path(at).filter(|_| is_there) {
+                return (inode.stat.id.map(|id| id.dev), path);
+            }
+            match inode.place() {
+                Some((parent, _)) if at != Ino::ROOT => at = *parent,
+                _ => break,
+            }
+        }
+        let root = tree.get(Ino::ROOT).and_then(|root| root.stat.id);
+        (root.map(|id| id.dev), RemotePath::root())
     }
 
     fn name(bytes: &[u8]) -> Result<Name> {

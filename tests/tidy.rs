@@ -1,9 +1,14 @@
 #![cfg(test)]
 //! What no compiler checks: layers, documents, style.
 
+#[path = "common/capability.rs"]
+mod capability;
+
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
+
+use capability::Capability;
 
 /// Each part of the program and the parts it may name; the bottom row may be named by all.
 const LAYERS: &[(&str, &[&str])] = &[
@@ -203,6 +208,43 @@ fn every_promise_of_the_semantics_names_a_test_that_exists() {
         }
     }
     assert!(n_named > 30, "only {n_named} tests are named");
+}
+
+#[test]
+fn ci_requires_every_capability() {
+    let words: Vec<_> = Capability::ALL.iter().map(|it| it.word()).collect();
+    let required = format!("SCPFS_REQUIRE={}", words.join(","));
+    for script in [".ci/run", "scripts/test"] {
+        let text = fs::read_to_string(root().join(script)).unwrap();
+        let is_named = text.split_whitespace().any(|word| word == required);
+        assert!(is_named, "{script} wants: {required}");
+    }
+}
+
+#[test]
+fn a_capability_is_required_by_its_whole_word() {
+    let (all, part) = ("scp, dropbear-scp,", "dropbear-scp");
+    assert!(capability::names(all, Capability::Scp));
+    assert!(!capability::names(part, Capability::Scp));
+    assert!(!capability::names(part, Capability::Dropbear));
+    assert!(!capability::names("", Capability::Fuse));
+    let unknown = std::panic::catch_unwind(|| capability::names("scp,built", Capability::Scp));
+    assert!(unknown.is_err(), "a word that no test knows");
+}
+
+/// A skip that is said anywhere else would not be heard by `SCPFS_REQUIRE`.
+#[test]
+fn one_function_skips_tests() {
+    let said: Vec<_> = files(&root().join("tests"), ".rs")
+        .into_iter()
+        .chain(files(&root().join("src"), ".rs"))
+        .filter(|file| {
+            fs::read_to_string(file)
+                .unwrap()
+                .contains(concat!("SKIP", "PED"))
+        })
+        .collect();
+    assert_eq!(said, [root().join("tests/common/capability.rs")]);
 }
 
 #[test]

@@ -254,7 +254,7 @@ impl Entry {
     fn fits_in_place(&self, path: &RemotePath, plan: &StorePlan) -> bool {
         let remote = &self.cache.remote;
         let is_there = matches!(plan.expect, Expect::Version(_) | Expect::Anything);
-        let (true, Ok(stat), Ok(fs)) = (is_there, remote.stat(path), remote.fs_stat()) else {
+        let (true, Ok(stat), Ok(fs)) = (is_there, remote.stat(path), remote.fs_stat(path)) else {
             return false;
         };
         let available = fs.blocks_available.saturating_mul(fs.block_size.into());

@@ -63,6 +63,12 @@ pub const OPTIONS: &[Spec] = &[
     ),
     spec(
         Group::Connection,
+        "max_names",
+        "N",
+        "names that a directory may have to be listed; each takes memory (500000)",
+    ),
+    spec(
+        Group::Connection,
         "dialect",
         "auto|shell|scp-only",
         "use the host's shell, or its scp alone (auto: the shell where there is one)",

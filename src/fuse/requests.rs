@@ -499,10 +499,11 @@ impl Filesystem for Fuse {
         reply.ok();
     }
 
-    fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, req: &Request, number: INodeNo, reply: ReplyStatfs) {
+        let number = ino(number);
         self.now_or_later(
             req,
-            |vfs, cx| vfs.statfs(cx),
+            move |vfs, cx| vfs.statfs(cx, number),
             move |result| match result {
                 Ok(fs) => reply.statfs(
                     fs.blocks,

@@ -41,6 +41,9 @@ pub enum Error {
         path: RemotePath,
         why: &'static str,
     },
+    /// A directory has more names than a listing may have; they can still be asked for one by one.
+    #[error("cannot list {path}: it has more names than max_names={max_names} allows")]
+    TooManyNames { path: RemotePath, max_names: usize },
     /// There is no connection, or it broke before the request was complete; nothing was changed.
     #[error("cannot reach the host to {act}")]
     Disconnected {

@@ -29,8 +29,12 @@ const KEPT_NOISE: usize = 2048;
 /// a tenth of that.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// The largest answer that has names or content in it: a listing of some million names.
-const MAX_LONG_ANSWER: usize = 512 << 20;
+/// How much of an answer that is used while it arrives may wait to be used: what programs complained
+/// of while they listed a large directory of which much was removed.
+const MAX_UNUSED: usize = 16 << 20;
+
+/// The largest answer that has content in it: that of a file whose size says nothing.
+pub(crate) const MAX_CONTENT: usize = 512 << 20;
 
 /// How much is read at a time.
 const READ_SIZE: usize = 256 << 10;
@@ -77,6 +81,8 @@ pub enum Error {
     NoShell { noise: Vec<u8> },
     #[error("the host's answer makes no sense: {detail}")]
     Surprise { detail: String },
+    #[error("the host's answer makes no sense: it does not end within {max} bytes")]
+    TooLong { max: usize },
     #[error("cannot get random numbers: {0}")]
     Random(String),
 }
@@ -208,18 +214,48 @@ impl Lane {
         Ok(answer)
     }
 
-    /// As [`Self::request`], for an answer that has all names of a directory or content in it.
-    pub(crate) fn request_long(&mut self, line: &[u8]) -> Result<Answer, Error> {
+    /// As [`Self::request`], for an answer of up to `max` bytes.
+    pub(crate) fn request_long(&mut self, line: &[u8], max: usize) -> Result<Answer, Error> {
         self.send(line)?;
-        let answer = self.frame_within(MAX_LONG_ANSWER)?;
+        let answer = self.frame_within(max)?;
         self.rest_is_none()?;
         Ok(answer)
+    }
+
+    /// As [`Self::request`], for an answer of any length that is used while it arrives.
+    ///
+    /// `take` is given what is here of it and returns how many bytes it has used; what it leaves
+    /// until the end is the answer's body. Where it returns `None` the lane is given up.
+    pub(crate) fn request_records(
+        &mut self,
+        line: &[u8],
+        take: &mut dyn FnMut(&[u8]) -> Option<usize>,
+    ) -> Result<Answer, Error> {
+        self.send(line)?;
+        loop {
+            let (n_safe, is_whole) = self.before_frame();
+            let Some(used) = take(&self.unread()[..n_safe]) else {
+                return Err(self.surprise("it is not what was asked for"));
+            };
+            self.consume(used);
+            if is_whole {
+                return self.answer();
+            }
+            if self.unread().len() > MAX_UNUSED {
+                return Err(Error::TooLong { max: MAX_UNUSED });
+            }
+            self.read_more().map_err(Error::NoAnswer)?;
+        }
     }
 
     /// Says that the frame just read was the last: the lane stands between two requests.
     pub(crate) fn rest_is_none(&mut self) -> Result<(), Error> {
         if !self.unread().is_empty() {
             return Err(self.surprise("something follows it"));
+        }
+        if self.buf.capacity() > MAX_ANSWER {
+            // A lane may live long, and such an answer be rare.
+            self.buf = Vec::new();
         }
         self.buf.clear();
         self.start = 0;
@@ -241,7 +277,7 @@ impl Lane {
             }
             searched = unread.len().saturating_sub(self.frame.len());
             if unread.len() > max {
-                return Err(self.surprise("it does not end"));
+                return Err(Error::TooLong { max });
             }
             self.read_more().map_err(Error::NoAnswer)?;
         };

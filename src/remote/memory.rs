@@ -246,12 +246,7 @@ impl Remote for Memory {
                     Body::Symlink(target) => Some(target.clone().into_boxed_slice()),
                     _ => None,
                 };
-                entries.push(ListEntry {
-                    name: name.clone(),
-                    kind: stat.kind,
-                    stat: Some(stat),
-                    target,
-                });
+                entries.push(ListEntry::new(name.clone(), stat.kind, Some(stat), target));
             }
             Ok(Listing {
                 directory: tree.stat(dir)?,
@@ -454,8 +449,8 @@ impl Remote for Memory {
             .ok_or_else(|| conflict(ACT, to))
     }
 
-    fn fs_stat(&self) -> Result<FsStat> {
-        self.call("stat", &RemotePath::root(), |_, _| {
+    fn fs_stat(&self, path: &RemotePath) -> Result<FsStat> {
+        self.call("stat", path, |_, _| {
             Ok(FsStat {
                 block_size: 4096,
                 blocks: 1 << 20,

@@ -51,6 +51,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// How long a store goes on while the host cannot be reached.
     pub patience: Duration,
+    /// How many names a listing may have.
+    pub max_names: usize,
     /// Whether requests fail at once while the host is known to be away.
     pub fails_fast: bool,
 }
@@ -99,7 +101,7 @@ pub fn probe(
     if settings.fails_fast {
         lanes.fail_fast();
     }
-    Ok(Shell::new(lanes, tools, facts))
+    Ok(Shell::new(lanes, tools, facts, settings.max_names))
 }
 
 /// What was typed after `host:` as a path for `cd` in the login directory.

@@ -259,8 +259,12 @@ impl<R: Remote> Remote for Retry<R> {
         self.changing(|r| r.copy(from, to, plan))
     }
 
-    fn fs_stat(&self) -> Result<FsStat> {
-        self.reading(R::fs_stat)
+    fn check_readable(&self, path: &RemotePath) -> Result<()> {
+        self.reading(|r| r.check_readable(path))
+    }
+
+    fn fs_stat(&self, path: &RemotePath) -> Result<FsStat> {
+        self.reading(|r| r.fs_stat(path))
     }
 
     fn sync(&self, path: &RemotePath) -> Result<()> {

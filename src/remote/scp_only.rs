@@ -85,6 +85,8 @@ const NO_WORD: &str = "the host has nothing but scp, which has no word for it";
 pub struct ScpOnly {
     links: Lanes<Link>,
     facts: Facts,
+    /// How many names a listing may have.
+    max_names: usize,
     quirks: Mutex<Quirks>,
     /// What stands before each path in a command; ends in a slash, or is empty.
     prefix: Vec<u8>,
@@ -225,7 +227,7 @@ impl Remote for ScpOnly {
         let about = Self::about(ACT, path);
         let command = self.run(Direction::Look, &quirks, Purpose::Metadata, about)?;
         let said = self.remote_path(path);
-        let listed = listing::list(command, &quirks, about, &said);
+        let listed = listing::list(command, &quirks, about, &said, self.max_names);
         if matches!(
             &listed,
             Err(Error::OutcomeUnknown {
@@ -243,19 +245,13 @@ impl Remote for ScpOnly {
                 entries,
                 denied,
             } => {
-                let known = entries.into_iter().map(|(name, header)| ListEntry {
-                    name,
-                    kind: header.kind,
-                    stat: Some(self.stat_of(header)),
-                    target: None,
+                let known = entries.into_iter().map(|(name, header)| {
+                    ListEntry::new(name, header.kind, Some(self.stat_of(header)), None)
                 });
                 // What kind of file it is shows when it is asked for, if at all.
-                let denied = denied.into_iter().map(|name| ListEntry {
-                    name,
-                    kind: FileKind::File,
-                    stat: None,
-                    target: None,
-                });
+                let denied = denied
+                    .into_iter()
+                    .map(|name| ListEntry::new(name, FileKind::File, None, None));
                 Ok(Listing {
                     directory: self.stat_of(directory),
                     entries: known.chain(denied).collect(),
@@ -363,7 +359,7 @@ impl Remote for ScpOnly {
 
     /// Shows a terabyte, all of it free, as sshfs does for a server that cannot tell: zeros would
     /// keep programs from writing at all.
-    fn fs_stat(&self) -> Result<FsStat> {
+    fn fs_stat(&self, _: &RemotePath) -> Result<FsStat> {
         let (blocks, files) = (1 << 28, 1_000_000_000);
         Ok(FsStat {
             block_size: 4096,

@@ -5,17 +5,18 @@
 mod abilities;
 pub mod answer;
 mod content;
+mod listing;
 mod outcome;
 pub mod quote;
 pub mod tools;
 
 mod pieces;
 mod plain;
+mod temporaries;
 
 use std::collections::HashMap;
 use std::collections::HashSet;
 
-use crate::path::Name;
 use crate::path::RemotePath;
 use crate::remote::Ability;
 use crate::remote::AttrChange;
@@ -51,6 +52,7 @@ use crate::remote::shell::outcome::stats;
 use crate::remote::shell::outcome::surprise;
 use crate::remote::shell::outcome::taken;
 use crate::remote::shell::quote::Line;
+use crate::remote::shell::temporaries::Temporaries;
 use crate::remote::shell::tools::Flavour;
 use crate::remote::shell::tools::Tools;
 use crate::remote::transfer::lost;
@@ -74,9 +76,10 @@ pub struct Shell {
     lanes: Lanes,
     tools: Tools,
     facts: Facts,
-    /// Uploads that are under way, by the directory they are in; their temporary names are left
-    /// out of listings.
-    temps: Mutex<Vec<(RemotePath, Name)>>,
+    /// The temporary files of uploads, which nobody is shown.
+    temps: Temporaries,
+    /// How many names a listing may have.
+    max_names: usize,
     /// What kind of filesystem a device of the host holds.
     lying_devices: Mutex<HashMap<u64, bool>>,
     /// Directories in which a temporary file could not be removed.
@@ -84,12 +87,13 @@ pub struct Shell {
 }
 
 impl Shell {
-    pub fn new(lanes: Lanes, tools: Tools, facts: Facts) -> Self {
+    pub fn new(lanes: Lanes, tools: Tools, facts: Facts, max_names: usize) -> Self {
         Self {
             lanes,
             tools,
             facts,
-            temps: Mutex::new(Vec::new()),
+            max_names,
+            temps: Temporaries::default(),
             lying_devices: Mutex::new(HashMap::new()),
             unremovable: Mutex::new(HashSet::new()),
         }
@@ -147,7 +151,7 @@ impl Shell {
             // If one of them is gone, each is asked for when it is wanted.
             let found = stats(&answer.body, some.len()).unwrap_or_default();
             for (entry, stat) in some.iter_mut().zip(found) {
-                entry.stat = (stat.kind == entry.kind).then_some(stat);
+                entry.listed.stat = (stat.kind == entry.kind).then_some(stat);
             }
         }
         Ok(())
@@ -185,26 +189,28 @@ impl Remote for Shell {
     }
 
     fn stat(&self, path: &RemotePath) -> Result<Stat> {
+        let look = self.temps.look();
         let answer = self.ask("stat", Line::new("g").arg(&self.absolute(path)))?;
         check("stat", path, &answer)?;
+        if look.hides(path) {
+            return Err(refused("stat", path, Reason::NotFound, b""));
+        }
         one_stat("stat", &answer.body)
     }
 
     fn list(&self, path: &RemotePath) -> Result<Listing> {
         const ACT: &str = "list";
         let top = self.absolute(path);
-        let mut lane = self.lanes.lend(Purpose::Metadata, ACT)?;
-        let answer = lane
-            .request_long(&Line::new("l").arg(&top).finish())
-            .map_err(|error| lost(ACT, error))?;
-        let (body, mark) = (&answer.body, lane.listing_mark());
-        let parsed = match self.tools.flavour {
-            Flavour::Gnu => answer::stat::parse_gnu_listing(body),
-            Flavour::BusyBox | Flavour::Bsd => answer::stat::parse_marked_listing(body, mark, &top),
-            Flavour::Ls => answer::ls::parse_listing(body, mark, &top),
-        };
-        drop(lane);
-        let parsed = parsed.ok_or_else(|| surprise(ACT, &answer.body))?;
+        let look = self.temps.look();
+        let lane = self.lanes.lend(Purpose::Metadata, ACT)?;
+        let (status, parsed) = listing::list(
+            lane,
+            &Line::new("l").arg(&top).finish(),
+            self.tools.flavour,
+            path,
+            &top,
+            self.max_names,
+        )?;
         let refuse = |reason| refused(ACT, path, reason, &parsed.complaints);
         let Some(directory) = parsed.top else {
             return Err(refuse(answer::reason_of(&parsed.complaints)));
@@ -216,26 +222,16 @@ impl Remote for Shell {
         if let Some(reason) = answer::serious_complaint(&parsed.complaints) {
             return Err(refuse(reason));
         }
-        if answer.status != 0 && parsed.complaints.trim_ascii().is_empty() {
+        if status != 0 && parsed.complaints.trim_ascii().is_empty() {
             return Err(refuse(Reason::Other));
         }
         let mut entries = parsed.entries;
-        let temps = self.temps.lock();
-        entries.retain(|entry| {
-            !temps
-                .iter()
-                .any(|(dir, temp)| dir == path && *temp == entry.name)
-        });
-        drop(temps);
+        let hidden = look.hidden_in(path);
+        entries.retain(|entry| !hidden.contains(&entry.name));
         self.complete(path, &mut entries)?;
         for name in parsed.unclear {
             match self.stat(&path.join(&name)) {
-                Ok(stat) => entries.push(ListEntry {
-                    name,
-                    kind: stat.kind,
-                    stat: Some(stat),
-                    target: None,
-                }),
+                Ok(stat) => entries.push(ListEntry::new(name, stat.kind, Some(stat), None)),
                 Err(error) if error.reason() == Some(Reason::NotFound) => {}
                 Err(error) => return Err(error),
             }
@@ -480,11 +476,28 @@ impl Remote for Shell {
         self.copy_file(from, to, plan)
     }
 
-    fn fs_stat(&self) -> Result<FsStat> {
-        let root = self.absolute(&RemotePath::root());
-        let line = Line::new("fs").arg(&root);
+    fn check_readable(&self, path: &RemotePath) -> Result<()> {
+        const ACT: &str = "open";
+        let name = self.absolute(path);
+        // Not by `test -r`, which goes by mode bits in some shells. A FIFO would keep it waiting.
+        let line = Line::new("{ [ -f").arg(&name).raw("] && true <");
+        let answer = self.ask(ACT, line.arg(&name).raw("; } 2>&1; a $?"))?;
+        if answer.status != 0 && answer.body.trim_ascii().is_empty() {
+            let stat = self.stat(path)?;
+            let reason = if stat.kind == FileKind::File {
+                Reason::AccessDenied
+            } else {
+                Reason::Stale
+            };
+            return Err(refused(ACT, path, reason, b""));
+        }
+        check(ACT, path, &answer)
+    }
+
+    fn fs_stat(&self, path: &RemotePath) -> Result<FsStat> {
+        let line = Line::new("fs").arg(&self.absolute(path));
         let answer = self.ask("stat", line.raw("2>&1; a $?"))?;
-        check("stat", &RemotePath::root(), &answer)?;
+        check("stat", path, &answer)?;
         let fs = match self.tools.flavour {
             Flavour::Gnu | Flavour::BusyBox => answer::parse_fs_stat(&answer.body),
             Flavour::Bsd | Flavour::Ls => answer::parse_df(&answer.body),

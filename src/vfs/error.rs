@@ -137,6 +137,7 @@ fn of_remote(error: &remote::Error) -> c_int {
         remote::Error::Conflict { .. } => libc::ESTALE,
         remote::Error::NoTemp { .. } => libc::EACCES,
         remote::Error::Unsupported { .. } => libc::EOPNOTSUPP,
+        remote::Error::TooManyNames { .. } => libc::EFBIG,
         // An unreachable host is not an empty one: never ENOENT.
         remote::Error::Disconnected { source, .. } if is_timeout(source) => libc::ETIMEDOUT,
         remote::Error::Disconnected { .. } => libc::EHOSTUNREACH,

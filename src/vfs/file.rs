@@ -13,6 +13,7 @@ use crate::remote::Owner;
 use crate::stat::DeviceNumber;
 use crate::stat::FileKind;
 use crate::stat::Stat;
+use crate::sync::MutexGuard;
 use crate::vfs::Attr;
 use crate::vfs::Change;
 use crate::vfs::Context;
@@ -74,6 +75,11 @@ impl Vfs {
             if changes && !permission::permits(&inode.stat, &login, permission::WRITE) {
                 return Err(Error::AccessDenied);
             }
+            let is_here = inode.open.is_some() || self.cache.has(&version) || flags.truncates;
+            let reads_here = flags.reads && is_here;
+            if reads_here && !permission::permits(&inode.stat, &login, permission::READ) {
+                tree = self.check_readable(cx, tree, ino)?;
+            }
             (self.open_entry(&mut tree, ino)?, version)
         };
         entry.retain();
@@ -114,6 +120,25 @@ impl Vfs {
             keeps_pages: keeps_pages && !flags.truncates,
             is_unsized,
         })
+    }
+
+    /// Checks whether a file may be read whose mode bits say no. Where its content is here, nothing
+    /// else would ask; ACLs may say yes, which only the host knows. Lets go of the tree while it asks.
+    fn check_readable<'a>(
+        &'a self,
+        cx: &Context,
+        tree: MutexGuard<'a, Tree>,
+        ino: Ino,
+    ) -> Result<MutexGuard<'a, Tree>> {
+        let inode = tree.get(ino).ok_or(Error::Stale)?;
+        let is_on_host = inode.open.as_ref().is_none_or(|open| !open.is_born);
+        let path = tree.path(ino).filter(|_| is_on_host);
+        // Nobody but us has it: what is not ours to read is nobody's to ask.
+        let path = path.ok_or(Error::AccessDenied)?;
+        cx.may_wait()?;
+        drop(tree);
+        self.remote.check_readable(&path)?;
+        Ok(self.tree.lock())
     }
 
     /// The entry of an inode, made if need be, with one more handle to its name in the tree.

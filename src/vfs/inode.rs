@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::cache::Entry;
 use crate::clock::Tick;
 use crate::path::Name;
+use crate::remote::Listed;
 use crate::stat::FileKind;
 use crate::stat::Stat;
 use crate::stat::Time;
@@ -84,13 +85,6 @@ pub(super) enum What {
     Inode(Ino),
     /// Not yet an inode.
     Listed(Box<Listed>),
-}
-
-#[derive(Debug)]
-pub(super) struct Listed {
-    pub(super) kind: FileKind,
-    pub(super) stat: Option<Stat>,
-    pub(super) target: Option<Box<[u8]>>,
 }
 
 impl Inode {

@@ -11,8 +11,7 @@ pub(super) struct Who {
 }
 
 /// The bits of `access(2)`.
-#[cfg(test)]
-const READ: u32 = 4;
+pub(super) const READ: u32 = 4;
 pub(super) const WRITE: u32 = 2;
 pub(super) const EXECUTE: u32 = 1;
 

@@ -11,13 +11,13 @@ use std::collections::HashMap;
 use crate::clock::Tick;
 use crate::path::Name;
 use crate::path::RemotePath;
+use crate::remote::Listed;
 use crate::stat::FileId;
 use crate::stat::Stat;
 use crate::vfs::inode::Directory;
 use crate::vfs::inode::Ino;
 use crate::vfs::inode::Inode;
 use crate::vfs::inode::Known;
-use crate::vfs::inode::Listed;
 use crate::vfs::inode::What;
 
 /// Numbers from here on are ours; those below are the host's. Low enough to be exact where a

@@ -7,6 +7,8 @@
 //! `scripts/chaos` runs many rounds of it. The faults are drawn from a seed; when the programs
 //! meet them is up to the machine.
 
+#[path = "../common/capability.rs"]
+mod capability;
 mod faults;
 mod model;
 #[path = "../common/mounted.rs"]

@@ -21,6 +21,8 @@ use scpfs::transport::settings::Settings;
 use scpfs::transport::settings::StrictHostKeyChecking;
 use tempfile::TempDir;
 
+use crate::capability::Capability;
+use crate::capability::skip;
 use crate::sshd::Account;
 use crate::sshd::children;
 use crate::sshd::command;
@@ -31,7 +33,6 @@ use crate::sshd::keygen;
 use crate::sshd::kill;
 use crate::sshd::missing;
 use crate::sshd::run;
-use crate::sshd::skip;
 
 /// dropbear reads keys from the home directory only, so that its account is nobody else's.
 const ACCOUNT: Account = Account {
@@ -63,11 +64,12 @@ impl Dropbear {
     pub(crate) fn start() -> Option<Self> {
         let is_there = Path::new("/usr/sbin/dropbear").exists();
         if let Some(missing) = missing().or((!is_there).then_some("dropbear")) {
-            skip("dropbear", missing);
+            skip(Capability::Dropbear, missing);
             return None;
         }
         if !Path::new(OWN_SCP).exists() {
-            eprintln!("SKIPPED: missing {OWN_SCP}; OpenSSH's scp stands for it");
+            // The tests go on with OpenSSH's scp in its place.
+            skip(Capability::DropbearScp, OWN_SCP);
         }
         ensure_account(ACCOUNT);
         let dir = tempfile::Builder::new()

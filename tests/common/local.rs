@@ -43,6 +43,9 @@ use scpfs::transport::Error;
 use scpfs::transport::Transport;
 use tempfile::TempDir;
 
+use crate::capability::Capability;
+use crate::capability::skip;
+
 /// Counts round trips: how often somebody who wrote then had to read.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
@@ -108,27 +111,28 @@ enum Allowed {
 }
 
 impl Userland {
-    /// Whether this machine has the programs of that host; says so if not, and fails where
-    /// `SCPFS_REQUIRE` names `shells` or, for dropbear's, `built`.
+    /// Whether this machine has the programs of that host; says so, or fails, if not.
     pub(crate) fn is_here(self) -> bool {
-        let (programs, word): (&[&str], _) = match self {
-            Self::Toybox => (&["/usr/bin/toybox", "/bin/mksh"], "shells"),
-            Self::Dropbear => (&[DROPBEAR_SCP], "built"),
-            _ => return true,
+        let needed: &[_] = match self {
+            Self::Toybox => &[
+                (Capability::Shells, "/usr/bin/toybox"),
+                (Capability::Shells, "/bin/mksh"),
+                (Capability::Scp, SCP),
+            ],
+            Self::Dropbear => &[(Capability::DropbearScp, DROPBEAR_SCP)],
+            Self::Bare | Self::NoScp => &[],
+            _ => &[(Capability::Scp, SCP)],
         };
-        let missing = programs.iter().find(|path| !Path::new(path).exists());
-        let Some(missing) = missing else {
-            return true;
-        };
-        let required = std::env::var("SCPFS_REQUIRE").unwrap_or_default();
-        assert!(
-            !required.contains(word),
-            "SCPFS_REQUIRE has {word}, but missing: {missing}"
-        );
-        eprintln!("SKIPPED: missing {missing} for a test of a host with it");
-        false
+        let missing = needed.iter().find(|(_, path)| !Path::new(path).exists());
+        if let Some(&(capability, path)) = missing {
+            skip(capability, path);
+        }
+        missing.is_none()
     }
 }
+
+/// OpenSSH's scp.
+const SCP: &str = "/usr/bin/scp";
 
 const DROPBEAR_SCP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/dropbear/scp");
 
@@ -140,6 +144,27 @@ const NOT_OPENWRT: &[&str] = &[
 
 /// What an old BusyBox lacks as well, or what its owner left out.
 const NOT_BARE: &[&str] = &["cmp", "fsync", "scp", "xargs"];
+
+const BUSYBOX: &str = "/bin/busybox";
+
+/// Refuses a BusyBox whose shell finds its own applets before those of `PATH`: an imitated host
+/// would have every program that was taken away from it.
+pub(crate) fn check_busybox(busybox: &Path) -> Result<(), String> {
+    let output = Command::new(busybox)
+        .args(["sh", "-c", "stat -c %s /etc/passwd"])
+        .env_clear()
+        .env("PATH", "/nonexistent")
+        .output();
+    let path = busybox.display();
+    match output {
+        Err(error) => Err(format!("{path}: {error}; install the package `busybox`")),
+        Ok(output) if output.status.success() => Err(format!(
+            "the shell of {path} ignores PATH, as that of `busybox-static` does; \
+             install the package `busybox` in its place"
+        )),
+        Ok(_) => Ok(()),
+    }
+}
 
 /// A program that is there, but not with that option.
 fn without(program: &str, options: &str) -> String {
@@ -175,8 +200,10 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(userland: Userland) -> Self {
+        // With the options of scp in it: a script among the host's programs that looks for one in
+        // all its arguments is wrong always, and not only when the random part happens to have it.
         let dir = tempfile::Builder::new()
-            .prefix("scpfs-world-")
+            .prefix("scpfs-world-t-f-")
             .tempdir()
             .unwrap();
         fs::create_dir(dir.path().join("root")).unwrap();
@@ -197,7 +224,7 @@ impl World {
             Userland::Toybox => {
                 world.install("/usr/bin/toybox", "");
                 link("/bin/mksh", "sh");
-                link("/usr/bin/scp", "scp");
+                link(SCP, "scp");
                 world.lacks(&["dd", "install"]);
             }
             Userland::OpenWrt => {
@@ -219,7 +246,7 @@ impl World {
                     ("mv", "-*T*|-*h*"),
                     ("touch", "-h|-d*"),
                 ] {
-                    world.put(name, &without(&format!("/bin/busybox {name}"), options));
+                    world.put(name, &without(&format!("{BUSYBOX} {name}"), options));
                 }
             }
             Userland::NoScp => {
@@ -255,13 +282,9 @@ impl World {
     }
 
     fn install_busybox(&self) {
-        let busybox = ["/bin/busybox", "/usr/bin/busybox"];
-        let busybox = busybox
-            .iter()
-            .find(|path| Path::new(path).exists())
-            .expect("busybox");
-        self.install(busybox, "--list");
-        symlink("/usr/bin/scp", self.bin().join("scp")).unwrap();
+        check_busybox(Path::new(BUSYBOX)).unwrap_or_else(|error| panic!("{error}"));
+        self.install(BUSYBOX, "--list");
+        symlink(SCP, self.bin().join("scp")).unwrap();
     }
 
     fn has_dropbears_scp(&self) {
@@ -437,6 +460,7 @@ impl World {
         probe::Settings {
             directory: self.root().into_os_string().into_encoded_bytes(),
             max_lanes: 3,
+            max_names: scpfs::remote::DEFAULT_MAX_NAMES,
             timeout: Duration::from_secs(20),
             patience: Duration::ZERO,
             fails_fast: false,

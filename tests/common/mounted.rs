@@ -24,6 +24,8 @@ use rustix::process::Signal;
 use rustix::process::kill_process;
 use tempfile::TempDir;
 
+use crate::capability::Capability;
+use crate::capability::skip;
 use crate::sshd;
 use crate::sshd::Sshd;
 
@@ -32,6 +34,15 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long one test may use a mount.
 const WATCHDOG: Duration = Duration::from_secs(1200);
+
+/// Whether this machine can mount; says so, or fails, if not.
+pub(crate) fn can_mount() -> bool {
+    let can = Path::new("/dev/fuse").exists();
+    if !can {
+        skip(Capability::Fuse, "/dev/fuse");
+    }
+    can
+}
 
 /// A mounted directory of a throwaway server.
 #[derive(Debug)]
@@ -51,13 +62,7 @@ impl Mounted {
     }
 
     pub(crate) fn on(sshd: Sshd, args: &[&str]) -> Option<Self> {
-        if !Path::new("/dev/fuse").exists() {
-            let required = std::env::var("SCPFS_REQUIRE").unwrap_or_default();
-            assert!(
-                !required.contains("fuse"),
-                "SCPFS_REQUIRE has fuse, but no /dev/fuse"
-            );
-            eprintln!("SKIPPED: missing /dev/fuse for a test with a mount");
+        if !can_mount() {
             return None;
         }
         // A real disk, not a tmpfs: that is what hosts have.

@@ -29,8 +29,9 @@ use rustix::thread::move_into_link_name_space;
 use rustix::thread::unshare_unsafe;
 use scpfs::sync::Mutex;
 
+use crate::capability::Capability;
+use crate::capability::skip;
 use crate::sshd::command;
-use crate::sshd::skip;
 
 /// The host as its clients know it.
 pub(crate) const HOST: &str = "10.80.0.2";
@@ -85,7 +86,7 @@ impl Network {
         let network = thread::spawn(Self::lay).join();
         let network = network.unwrap_or_else(|panic| resume_unwind(panic));
         if network.is_none() {
-            skip("network", "network namespaces with ip and nft");
+            skip(Capability::Network, "network namespaces with ip and nft");
         }
         network
     }

@@ -44,6 +44,8 @@ pub(crate) use self::account::PLAIN;
 pub(crate) use self::account::ensure_account;
 pub(crate) use self::account::home;
 use self::standby::Standby;
+use crate::capability::Capability;
+use crate::capability::skip;
 
 const SSHD: &str = "/usr/sbin/sshd";
 
@@ -110,7 +112,7 @@ impl Sshd {
     /// Returns `None`, loudly, where the machine lacks something.
     pub(crate) fn start(options: Options) -> Option<Self> {
         if let Some(missing) = missing() {
-            skip("sshd", missing);
+            skip(Capability::Sshd, missing);
             return None;
         }
         ensure_account(options.account);
@@ -361,16 +363,6 @@ pub(crate) fn run(command: &mut Command) {
 )]
 pub(crate) fn command(program: &str) -> Command {
     Command::new(program)
-}
-
-/// Says that a test is skipped; fails where `SCPFS_REQUIRE` names `what`.
-pub(crate) fn skip(what: &str, missing: &str) {
-    let required = std::env::var("SCPFS_REQUIRE").unwrap_or_default();
-    assert!(
-        !required.contains(what),
-        "SCPFS_REQUIRE has {what}, but missing: {missing}"
-    );
-    eprintln!("SKIPPED: missing {missing} for a test with {what}");
 }
 
 /// Ends a server that `unshare` started.

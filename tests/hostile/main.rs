@@ -2,6 +2,8 @@
 //! Hosts that mean harm: whatever they say, the client is unharmed, ends, and its words are clear
 //! and fit for a terminal.
 
+#[path = "../common/capability.rs"]
+mod capability;
 mod cuts;
 mod lane;
 #[path = "../common/local.rs"]

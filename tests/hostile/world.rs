@@ -21,6 +21,7 @@ pub(crate) fn settings() -> Settings {
     Settings {
         directory: b"/srv".to_vec(),
         max_lanes: 1,
+        max_names: scpfs::remote::DEFAULT_MAX_NAMES,
         timeout: Duration::from_secs(1),
         patience: Duration::ZERO,
         fails_fast: false,
@@ -155,7 +156,7 @@ impl Ask {
                 format!("{mode:o} {}", String::from_utf8_lossy(&disk.data))
             }
             Self::ReadLink => String::from_utf8_lossy(&remote.read_link(&at)?).into_owned(),
-            Self::FsStat => format!("{:?}", remote.fs_stat()?),
+            Self::FsStat => format!("{:?}", remote.fs_stat(&RemotePath::root())?),
             Self::MakeDir => format!("{:?}", remote.make_dir(&at, 0o755, None)?),
         })
     }

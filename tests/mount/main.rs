@@ -4,6 +4,8 @@
 
 mod bad_hosts;
 mod black_hole;
+#[path = "../common/capability.rs"]
+mod capability;
 mod control;
 mod doctor;
 mod full_disk;

@@ -167,6 +167,7 @@ impl Host {
                 let settings = Settings {
                     directory: dir.path().as_os_str().as_bytes().to_vec(),
                     max_lanes: 3,
+                    max_names: scpfs::remote::DEFAULT_MAX_NAMES,
                     timeout: Duration::from_secs(20),
                     patience: Duration::ZERO,
                     fails_fast: false,

@@ -12,6 +12,8 @@ use scpfs::remote::Content;
 use scpfs::remote::Error;
 use scpfs::remote::Remote as _;
 
+use crate::capability::Capability;
+use crate::capability::skip;
 use crate::local::Userland;
 use crate::local::World;
 use crate::things::bytes;
@@ -40,7 +42,7 @@ fn pieces_that_arrive_when_nobody_listens_leave_nothing() {
             .stdout(Stdio::piped())
             .spawn()
         else {
-            eprintln!("SKIPPED: missing {} for a test with shells", shell[0]);
+            skip(Capability::Shells, shell[0]);
             continue;
         };
         drop(child.stdout.take());

@@ -1,6 +1,8 @@
 #![cfg(test)]
 //! One conformance suite for the `Remote` trait, run for each kind of host.
 
+#[path = "../common/capability.rs"]
+mod capability;
 mod contract;
 mod host;
 mod late;

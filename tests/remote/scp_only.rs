@@ -49,7 +49,7 @@ pub(crate) fn names(remote: &dyn Remote, dir: &RemotePath) -> Vec<String> {
     names
 }
 
-fn make_fifo(path: &Path) {
+pub(crate) fn make_fifo(path: &Path) {
     let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
     rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, 0).unwrap();
 }

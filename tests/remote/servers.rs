@@ -59,6 +59,7 @@ impl Appliance {
         Settings {
             directory: self.dir.path().as_os_str().as_encoded_bytes().to_vec(),
             max_lanes: 3,
+            max_names: scpfs::remote::DEFAULT_MAX_NAMES,
             timeout: Duration::from_secs(20),
             patience: Duration::ZERO,
             fails_fast: false,

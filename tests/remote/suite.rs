@@ -930,7 +930,14 @@ pub(crate) fn every_operation_is_one_round_trip(host: &Host) {
         "remove_dir",
         host.counted(|r| r.remove_dir(&path("d")).unwrap()).1,
     );
-    one("fs_stat", host.counted(|r| r.fs_stat().unwrap()).1);
+    one(
+        "fs_stat",
+        host.counted(|r| r.fs_stat(&path("f")).unwrap()).1,
+    );
+    one(
+        "check_readable",
+        host.counted(|r| r.check_readable(&path("f")).unwrap()).1,
+    );
     one("sync", host.counted(|r| r.sync(&path("f")).unwrap()).1);
     let fsync = StorePlan {
         durability: Durability::Fsync,

@@ -2,7 +2,10 @@
 //! Hosts whose programs are special: what is found out about them, and what must not be done.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,19 +14,25 @@ use scpfs::clock::ManualClock;
 use scpfs::clock::SystemClock;
 use scpfs::path::Name;
 use scpfs::path::RemotePath;
+use scpfs::remote::Content;
 use scpfs::remote::Durability;
 use scpfs::remote::Error;
 use scpfs::remote::Expect;
 use scpfs::remote::Placement;
 use scpfs::remote::Reason;
-use scpfs::remote::Remote as _;
+use scpfs::remote::Remote;
 use scpfs::remote::StorePlan;
 use scpfs::remote::probe;
+use scpfs::remote::scp_only;
 use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
 
+use crate::capability::Capability;
+use crate::capability::skip;
 use crate::local::Userland;
 use crate::local::World;
+use crate::local::check_busybox;
+use crate::scp_only::make_fifo;
 use crate::suite::Host;
 use crate::things::Buffer;
 use crate::things::bytes;
@@ -87,6 +96,27 @@ fn a_host_that_tells_no_attributes_is_refused_in_words() {
 }
 
 #[test]
+fn a_busybox_that_ignores_path_is_refused_as_a_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let busybox = dir.path().join("busybox");
+    let error = check_busybox(&busybox).unwrap_err();
+    assert!(error.ends_with("install the package `busybox`"), "{error}");
+    // As busybox-static does: `stat` runs, though it is in no directory of PATH.
+    fs::write(&busybox, "#!/bin/sh\necho 1234\n").unwrap();
+    fs::set_permissions(&busybox, fs::Permissions::from_mode(0o755)).unwrap();
+    let error = check_busybox(&busybox).unwrap_err();
+    assert!(error.contains("ignores PATH"), "{error}");
+    assert!(error.contains("install the package `busybox`"), "{error}");
+    assert!(!error.contains('\n'), "{error}");
+    fs::write(
+        &busybox,
+        "#!/bin/sh\necho 'stat: not found' >&2; exit 127\n",
+    )
+    .unwrap();
+    check_busybox(&busybox).unwrap();
+}
+
+#[test]
 fn an_scp_that_is_forbidden_is_none() {
     // As the scp of Red Hat answers where /etc/ssh/disable_scp exists.
     let forbidden = "#!/bin/dash\necho 'scp: SCP protocol is forbidden via \
@@ -144,6 +174,144 @@ fn a_directory_that_changes_while_it_is_listed_gets_no_wrong_attributes() {
         found,
         [(&b"b"[..], 2), (b"c d", 5), ("\u{fc}".as_bytes(), 3)]
     );
+}
+
+#[test]
+fn a_directory_with_more_names_than_allowed_is_not_listed_and_found_by_name() {
+    const MAX_NAMES: usize = 20;
+    for userland in [
+        Userland::Gnu,
+        Userland::BusyBox,
+        Userland::OpenWrt,
+        Userland::Bsd,
+    ] {
+        let world = World::new(userland);
+        let settings = probe::Settings {
+            max_names: MAX_NAMES,
+            ..world.settings()
+        };
+        let clock = Arc::new(ManualClock::new());
+        let shell = probe::probe(world.transport(), &settings, clock).unwrap();
+        check_max_names(&shell, &world, MAX_NAMES);
+    }
+    let world = World::scp_only("SSH-2.0-OpenSSH_9.2");
+    let settings = probe::Settings {
+        // The events of a listing count there: two for each name.
+        max_names: 2 * MAX_NAMES + 2,
+        ..world.settings()
+    };
+    let clock = Arc::new(ManualClock::new());
+    let scp = scp_only::probe::probe(world.transport(), &settings, clock).unwrap();
+    check_max_names(&scp, &world, MAX_NAMES);
+}
+
+fn check_max_names(remote: &dyn Remote, world: &World, max_names: usize) {
+    let what = &remote.facts().summary;
+    for (dir, n_names) in [("few", max_names), ("many", 2 * max_names + 3)] {
+        fs::create_dir(world.root().join(dir)).unwrap();
+        for n in 0..n_names {
+            fs::write(world.root().join(format!("{dir}/{n}")), "").unwrap();
+        }
+    }
+    let few = remote.list(&path("few")).unwrap();
+    assert_eq!(few.entries.len(), max_names, "{what}");
+    let error = remote.list(&path("many")).unwrap_err();
+    assert!(
+        matches!(error, Error::TooManyNames { .. }),
+        "{what}: {error}"
+    );
+    assert!(error.to_string().contains("max_names="), "{what}: {error}");
+    assert_eq!(remote.stat(&path("many/1")).unwrap().size, 0, "{what}");
+    // Names that are long, or links that say much, are many sooner.
+    if !what.contains("no shell") {
+        fs::create_dir(world.root().join("long")).unwrap();
+        for n in 0..=max_names / 2 {
+            let name = format!("long/{n}{}", "x".repeat(250));
+            let target = "y".repeat(100);
+            std::os::unix::fs::symlink(target, world.root().join(name)).unwrap();
+        }
+        let error = remote.list(&path("long")).unwrap_err();
+        assert!(
+            matches!(error, Error::TooManyNames { .. }),
+            "{what}: {error}"
+        );
+    }
+}
+
+/// Content that is not whole before the host has shown its temporary file to somebody.
+struct Shown<'a> {
+    data: &'a [u8],
+    shown: &'a Path,
+}
+
+impl Content for Shown<'_> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        if offset > 1 << 20 {
+            wait_for(|| self.shown.exists());
+        }
+        bytes(self.data).read_at(buf, offset)
+    }
+}
+
+fn wait_for(condition: impl Fn() -> bool) {
+    let begun = SystemClock::new();
+    while !condition() {
+        assert!(begun.tick() < Duration::from_secs(20), "it does not come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The host read the directory while an upload was under way; it had ended when the answer came.
+#[test]
+fn a_temporary_file_is_not_listed_though_its_upload_ended_before_the_answer_came() {
+    for (userland, find) in [
+        (Userland::Gnu, "/usr/bin/find"),
+        (Userland::NoScp, "/usr/bin/find"),
+        (Userland::OpenWrt, "/bin/busybox find"),
+    ] {
+        let host = Host::new(userland);
+        let aside = host.world.root().with_extension("aside");
+        fs::create_dir(&aside).unwrap();
+        let (shown, ended) = (aside.join("shown"), aside.join("ended"));
+        host.world.put(
+            "find",
+            &format!(
+                "#!/bin/dash\n{find} \"$@\" >'{0}/found'; : >'{0}/shown'\n\
+                 until [ -e '{0}/ended' ]; do /bin/sleep 0.01; done; cat '{0}/found'\n",
+                aside.display()
+            ),
+        );
+        let data = vec![b'x'; 3 << 20];
+        let content = Shown {
+            data: &data,
+            shown: &shown,
+        };
+        let temporary = || {
+            let mut items = fs::read_dir(host.world.root()).unwrap();
+            items.find_map(|item| {
+                let name = item.unwrap().file_name().into_encoded_bytes();
+                name.starts_with(b".scpfs-")
+                    .then(|| Name::new(&name).unwrap())
+            })
+        };
+        let names = std::thread::scope(|scope| {
+            let store = scope.spawn(|| host.remote.store(&path("file"), &content, &plan(&data)));
+            wait_for(|| temporary().is_some());
+            let by_name = RemotePath::root().join(&temporary().unwrap());
+            assert_eq!(reason(host.remote.stat(&by_name)), Reason::NotFound);
+            let list = scope.spawn(|| host.names());
+            store.join().unwrap().unwrap();
+            fs::write(&ended, "").unwrap();
+            list.join().unwrap()
+        });
+        let found = fs::read(aside.join("found")).unwrap();
+        let has_shown = found.windows(7).any(|part| part == b".scpfs-");
+        assert!(has_shown, "{userland:?}: the host did not show it");
+        assert!(
+            names.iter().all(|name| !name.starts_with(b".scpfs-")),
+            "{userland:?}: {names:?}"
+        );
+    }
 }
 
 /// Inode numbers mean nothing without the device, which `ls` does not tell.
@@ -245,6 +413,49 @@ fn a_fifo_is_never_opened() {
         assert_eq!(host.names(), [b"fifo"]);
         assert!(begun.tick() < Duration::from_secs(10));
         assert!(buffer.begun.is_empty());
+    }
+}
+
+#[test]
+fn whether_a_file_may_be_read_is_asked_of_the_host() {
+    if !rustix::process::getuid().is_root() {
+        return skip(Capability::Root, "root");
+    }
+    for userland in [
+        Userland::Gnu,
+        Userland::Bash,
+        Userland::Toybox,
+        Userland::OpenWrt,
+        Userland::Bare,
+        Userland::Bsd,
+    ] {
+        if !userland.is_here() {
+            continue;
+        }
+        let world = World::new(userland);
+        let shell = world.root().with_file_name("sh");
+        world.at_login(&format!(
+            "exec /usr/bin/setpriv --reuid 65534 --regid 65534 --clear-groups '{}' \"$@\"",
+            shell.display()
+        ));
+        let open = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(world.root().parent().unwrap(), open).unwrap();
+        for (name, mode) in [("open", 0o644), ("closed", 0o640)] {
+            fs::write(world.root().join(name), "content").unwrap();
+            let mode = fs::Permissions::from_mode(mode);
+            fs::set_permissions(world.root().join(name), mode).unwrap();
+        }
+        make_fifo(&world.root().join("fifo"));
+        let remote = world.shell(Arc::new(ManualClock::new()));
+        remote.check_readable(&path("open")).unwrap();
+        for (name, why) in [
+            ("closed", Reason::AccessDenied),
+            ("none", Reason::NotFound),
+            ("fifo", Reason::Stale),
+        ] {
+            let result = remote.check_readable(&path(name));
+            assert_eq!(reason(result), why, "{userland:?} {name}");
+        }
     }
 }
 

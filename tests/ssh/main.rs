@@ -3,6 +3,8 @@
 //! another server.
 
 mod auth;
+#[path = "../common/capability.rs"]
+mod capability;
 mod channel;
 mod connect;
 #[path = "../common/dropbear.rs"]

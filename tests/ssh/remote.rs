@@ -25,6 +25,8 @@ use scpfs::remote::shell::Shell;
 use scpfs::stat::Time;
 use scpfs::transport::settings::Settings;
 
+use crate::capability::Capability;
+use crate::capability::skip;
 use crate::dropbear::Dropbear;
 use crate::script::unattended;
 use crate::sshd::Account;
@@ -32,7 +34,6 @@ use crate::sshd::Options;
 use crate::sshd::Sshd;
 use crate::sshd::command;
 use crate::sshd::run;
-use crate::sshd::skip;
 
 /// Only in memory, whole.
 #[derive(Default)]
@@ -84,6 +85,7 @@ fn connect(settings: Settings, root: &Path) -> Result<Shell, probe::Error> {
     let probe_settings = probe::Settings {
         directory: root.as_os_str().as_bytes().to_vec(),
         max_lanes: 2,
+        max_names: scpfs::remote::DEFAULT_MAX_NAMES,
         timeout: settings.timeout,
         patience: Duration::ZERO,
         fails_fast: false,
@@ -215,7 +217,7 @@ const LOGIN_SHELLS: &[Account] = &[
 fn every_login_shell_leads_to_the_same_lane() {
     for &account in LOGIN_SHELLS {
         if !Path::new(account.shell).exists() {
-            skip("shells", account.shell);
+            skip(Capability::Shells, account.shell);
             continue;
         }
         let Some(sshd) = Sshd::start(Options::default().account(account)) else {

@@ -74,6 +74,7 @@ fn connect(sshd: &Sshd, timeout: u64) -> Result<Arc<dyn Remote>, dialect::Error>
     let settings = Settings {
         directory: Vec::new(),
         max_lanes: 4,
+        max_names: scpfs::remote::DEFAULT_MAX_NAMES,
         timeout: Duration::from_secs(timeout),
         patience: Duration::ZERO,
         fails_fast: false,

@@ -2,8 +2,13 @@
 //! channel.
 
 use std::fs;
+use std::sync::Arc;
 
+use scpfs::clock::Clock;
+use scpfs::clock::ManualClock;
 use scpfs::remote::NewTime;
+use scpfs::remote::probe;
+use scpfs::remote::retry::Retry;
 use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
 use scpfs::stat::Time;
@@ -11,8 +16,11 @@ use scpfs::vfs::Ino;
 use scpfs::vfs::RenameFlags;
 use scpfs::vfs::SetAttr;
 
+use crate::local::Userland;
+use crate::local::World;
 use crate::world::CX;
 use crate::world::Mount;
+use crate::world::Setup;
 
 const PLAIN: RenameFlags = RenameFlags {
     no_replace: false,
@@ -67,6 +75,37 @@ fn a_look_up_in_a_huge_directory_asks_for_one_name() {
     assert!(
         mount.world.meter.bytes_read() - before < 1000,
         "it was listed"
+    );
+}
+
+/// Its size does not say so, as on filesystems that tell none.
+#[test]
+fn a_look_up_in_a_directory_of_too_many_names_asks_for_one_name() {
+    let world = Arc::new(World::new(Userland::Gnu));
+    for n in 0..100 {
+        fs::create_dir_all(world.root().join("many")).unwrap();
+        fs::write(world.root().join(format!("many/{n}")), "content").unwrap();
+    }
+    let settings = probe::Settings {
+        max_names: 50,
+        ..world.settings()
+    };
+    let clock = Arc::new(ManualClock::new());
+    let dyn_clock = Arc::clone(&clock) as Arc<dyn Clock>;
+    let shell = probe::probe(world.transport(), &settings, dyn_clock).unwrap();
+    let mount = Mount::of(Arc::new(Retry::new(shell)), world, clock, Setup::default());
+    assert_eq!(mount.read("many/7").unwrap(), b"content");
+    let (_, trips) = mount.counted(|| mount.find("many/8").unwrap());
+    assert_eq!(trips, 1);
+    let (_, trips) = mount.counted(|| mount.find("many/none").unwrap_err());
+    assert_eq!(trips, 1);
+    mount.write("many/9", b"changed").unwrap();
+    assert_eq!(fs::read(mount.at("many/9")).unwrap(), b"changed");
+    let error = mount.names("many").unwrap_err();
+    assert_eq!(error.errno(), libc::EFBIG);
+    assert_eq!(
+        error.to_string(),
+        "cannot list many: it has more names than max_names=50 allows"
     );
 }
 
@@ -216,8 +255,37 @@ fn each_change_of_a_name_or_an_attribute_costs_one() {
 #[test]
 fn statfs_costs_one_and_then_nothing() {
     let mount = with_files();
-    assert_eq!(mount.counted(|| mount.vfs.statfs(&CX).unwrap()).1, 1);
-    assert_eq!(mount.counted(|| mount.vfs.statfs(&CX).unwrap()).1, 0);
+    let inside = mount.find("dir/17").unwrap().ino;
+    let statfs = |ino| mount.counted(|| mount.vfs.statfs(&CX, ino).unwrap()).1;
+    assert_eq!(statfs(Ino::ROOT), 1);
+    assert_eq!(statfs(Ino::ROOT), 0);
+    assert_eq!(statfs(inside), 0, "of the same filesystem");
+}
+
+#[test]
+fn statfs_tells_of_the_filesystem_that_a_file_lies_on() {
+    let world = Arc::new(World::new(Userland::Gnu));
+    let settings = probe::Settings {
+        directory: b"/".to_vec(),
+        ..world.settings()
+    };
+    let clock = Arc::new(ManualClock::new());
+    let dyn_clock = Arc::clone(&clock) as Arc<dyn Clock>;
+    let shell = probe::probe(world.transport(), &settings, dyn_clock).unwrap();
+    let mount = Mount::of(Arc::new(Retry::new(shell)), world, clock, Setup::default());
+    let etc = mount.find("etc").unwrap().ino;
+    let proc = mount.find("proc/version").unwrap().ino;
+    // A link: what it leads to may lie anywhere.
+    let link = mount.find("proc/self").unwrap().ino;
+    let statfs = |ino| mount.counted(|| mount.vfs.statfs(&CX, ino).unwrap());
+    let (of_root, trips) = statfs(Ino::ROOT);
+    assert!(of_root.blocks > 0);
+    assert_eq!(trips, 1);
+    assert_eq!(statfs(etc), (of_root, 0));
+    let (of_proc, trips) = statfs(proc);
+    assert_eq!((of_proc.blocks, trips), (0, 1));
+    assert_eq!(statfs(link), (of_proc, 0));
+    assert_eq!(statfs(Ino::ROOT), (of_root, 0));
 }
 
 #[test]

@@ -24,9 +24,12 @@ use scpfs::remote::StorePlan;
 use scpfs::remote::memory::Memory;
 use scpfs::stat::Time;
 use scpfs::vfs::Ino;
+use scpfs::vfs::OpenFlags;
 use scpfs::vfs::RenameFlags;
 use scpfs::vfs::SetAttr;
 
+use crate::capability::Capability;
+use crate::capability::skip;
 use crate::faulty::Faulty;
 use crate::local::Userland;
 use crate::local::World;
@@ -110,6 +113,108 @@ fn a_mode_that_was_set_on_what_waits_to_be_stored_outlives_a_crash() {
     let meta = fs::metadata(mount.at("secret")).unwrap();
     assert_eq!(meta.permissions().mode() & 0o7777, 0o600);
     assert_eq!(std::os::unix::fs::MetadataExt::mtime(&meta), 5);
+}
+
+fn is_root() -> bool {
+    let is_root = rustix::process::getuid().is_root();
+    if !is_root {
+        skip(Capability::Root, "root");
+    }
+    is_root
+}
+
+/// The login user of the host who is not root, by number: nobody.
+const NOBODY: u32 = 65_534;
+
+/// A mount whose host is logged in to by somebody who is not root.
+fn mount_of_nobody() -> Mount {
+    let world = World::new(Userland::Gnu);
+    if rustix::process::getuid().is_root() {
+        world.at_login(&format!(
+            "exec /usr/bin/setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups /bin/dash \"$@\""
+        ));
+        let open = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(world.root().parent().unwrap(), open).unwrap();
+        std::os::unix::fs::chown(world.root(), Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    Mount::on(Arc::new(world), Setup::default())
+}
+
+fn set_mode(mount: &Mount, name: &str, mode: u32) {
+    fs::set_permissions(mount.at(name), fs::Permissions::from_mode(mode)).unwrap();
+    mount.age();
+}
+
+#[test]
+fn a_file_that_may_not_be_read_is_not_read_from_the_cache() {
+    let mount = mount_of_nobody();
+    mount.write("file", b"content").unwrap();
+    assert_eq!(mount.read("file").unwrap(), b"content");
+    for mode in [0o000, 0o200, 0o044] {
+        set_mode(&mount, "file", mode);
+        let error = mount.read("file").unwrap_err();
+        assert_eq!(error.errno(), libc::EACCES, "{mode:o}: {error}");
+    }
+    set_mode(&mount, "file", 0o400);
+    assert_eq!(mount.read("file").unwrap(), b"content");
+    // By a change made here, and before the host has the file.
+    let ino = mount.find("file").unwrap().ino;
+    let none = SetAttr {
+        mode: Some(0),
+        ..SetAttr::default()
+    };
+    mount.vfs.setattr(&CX, ino, None, &none).unwrap();
+    assert_eq!(mount.read("file").unwrap_err().errno(), libc::EACCES);
+    let flags = OpenFlags::new(libc::O_WRONLY | libc::O_CREAT).unwrap();
+    let created = mount.vfs.create(&CX, Ino::ROOT, b"new", 0o200, flags);
+    let (_, opened) = created.unwrap();
+    assert_eq!(mount.read("new").unwrap_err().errno(), libc::EACCES);
+    mount.vfs.release(&CX, opened.fh).unwrap();
+}
+
+#[test]
+fn an_acl_that_lets_the_login_user_read_a_file_counts() {
+    if !is_root() {
+        return;
+    }
+    let mount = mount_of_nobody();
+    fs::write(mount.at("file"), "content").unwrap();
+    // Linux include/uapi/linux/posix_acl_xattr.h: version 2, then tag, permissions and id of the
+    // owner, a user, the group, the mask and the others.
+    let entries: [(u16, u16, u32); 5] = [
+        (0x01, 6, u32::MAX),
+        (0x02, 4, NOBODY),
+        (0x04, 0, u32::MAX),
+        (0x10, 4, u32::MAX),
+        (0x20, 0, u32::MAX),
+    ];
+    let mut acl = 2u32.to_le_bytes().to_vec();
+    for (tag, bits, id) in entries {
+        acl.extend([tag.to_le_bytes(), bits.to_le_bytes()].concat());
+        acl.extend(id.to_le_bytes());
+    }
+    let flags = rustix::fs::XattrFlags::empty();
+    let name = "system.posix_acl_access";
+    rustix::fs::setxattr(mount.at("file"), name, &acl, flags).unwrap();
+    for _ in 0..2 {
+        assert_eq!(mount.read("file").unwrap(), b"content");
+        mount.age();
+    }
+    set_mode(&mount, "file", 0o600);
+    assert_eq!(mount.read("file").unwrap_err().errno(), libc::EACCES);
+}
+
+#[test]
+fn root_reads_what_nobody_may_read() {
+    if !is_root() {
+        return;
+    }
+    let mount = Mount::new();
+    mount.write("file", b"content").unwrap();
+    set_mode(&mount, "file", 0);
+    let read = || mount.read("file").unwrap();
+    assert_eq!(read(), b"content");
+    assert_eq!(mount.counted(read), (b"content".to_vec(), 0));
 }
 
 #[test]

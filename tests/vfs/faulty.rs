@@ -202,8 +202,12 @@ impl Remote for Faulty {
         self.tell("copy", |r| r.copy(from, to, plan))
     }
 
-    fn fs_stat(&self) -> Result<FsStat> {
-        self.ask(|r| r.fs_stat())
+    fn check_readable(&self, path: &RemotePath) -> Result<()> {
+        self.ask(|r| r.check_readable(path))
+    }
+
+    fn fs_stat(&self, path: &RemotePath) -> Result<FsStat> {
+        self.ask(|r| r.fs_stat(path))
     }
 
     fn sync(&self, path: &RemotePath) -> Result<()> {

@@ -83,7 +83,7 @@ fn what_must_wait_is_refused_where_it_must_not_wait() {
                 .mkdir(&hurried, Ino::ROOT, b"d", 0o755)
                 .unwrap_err(),
         );
-        would_wait(mount.vfs.statfs(&hurried).unwrap_err());
+        would_wait(mount.vfs.statfs(&hurried, Ino::ROOT).unwrap_err());
     });
     assert_eq!(trips, 0);
     let opened = mount.open("file", libc::O_RDWR).unwrap();

@@ -2,6 +2,8 @@
 //! `Vfs` over a host that is a local process: no kernel, no network, no sleep.
 
 mod budget;
+#[path = "../common/capability.rs"]
+mod capability;
 mod content;
 mod crash;
 mod displaced;

@@ -32,6 +32,7 @@ fn mount(kind: Kind) -> (TempDir, Mount) {
     let settings = Settings {
         directory: dir.path().as_os_str().as_encoded_bytes().to_vec(),
         max_lanes: 3,
+        max_names: scpfs::remote::DEFAULT_MAX_NAMES,
         timeout: Duration::from_secs(20),
         patience: Duration::ZERO,
         fails_fast: false,
@@ -121,7 +122,7 @@ fn mode_and_times_of_a_file_go_with_its_content() {
 fn a_mode_that_is_refused_leaves_nothing_to_be_stored() {
     let mount = scp_mount();
     fs::write(mount.at("file"), "content").unwrap();
-    let refuses = "#!/bin/dash\ncase $* in *-t*) printf '\\0\\1scp: file: Permission denied\\n'; exit 1;; \
+    let refuses = "#!/bin/dash\ncase \" $* \" in *' -t '*) printf '\\0\\1scp: file: Permission denied\\n'; exit 1;; \
                    esac\nexec /usr/bin/scp \"$@\"\n";
     mount.world.put("scp", refuses);
     let before = mount.find("file").unwrap().stat;
@@ -137,7 +138,7 @@ fn a_mode_that_is_cut_off_costs_no_content() {
     let mount = scp_mount();
     fs::write(mount.at("file"), "content").unwrap();
     // As servers do that open what they write with O_TRUNC.
-    let cuts = "#!/bin/dash\ncase $* in *-t*) for last; do :; done; printf '\\0'; read -r line; \
+    let cuts = "#!/bin/dash\ncase \" $* \" in *' -t '*) for last; do :; done; printf '\\0'; read -r line; \
                 read -r line; : >\"$last\"; exit 1;; esac\nexec /usr/bin/scp \"$@\"\n";
     mount.world.put("scp", cuts);
     set(&mount, "file").unwrap_err();

@@ -4,11 +4,9 @@ use crate::path::Excerpt;
 use crate::path::MAX_EXCERPT;
 use crate::path::Name;
 use crate::remote::Error;
-use crate::remote::MAX_NAME_BYTES;
-use crate::remote::MAX_NAMES;
+use crate::remote::MAX_BYTES_A_NAME;
 use crate::remote::Reason;
 use crate::remote::Result;
-use crate::remote::TOO_MANY_NAMES;
 use crate::remote::scp_only::link::Command;
 use crate::remote::scp_only::quirks::Answers;
 use crate::remote::scp_only::quirks::Quirks;
@@ -55,7 +53,9 @@ pub(super) fn list(
     quirks: &Quirks,
     about: About<'_>,
     said: &[u8],
+    max_names: usize,
 ) -> Result<Listed> {
+    let max_bytes = max_names.saturating_mul(MAX_BYTES_A_NAME);
     let answers = quirks.answers;
     let mut sink = scp::Sink::new(scp::Scope::Tree, quirks.has_times);
     let (mut n_seen, mut n_ahead) = (0, 0);
@@ -139,11 +139,10 @@ pub(super) fn list(
         command.consume(used);
         n_told += usize::from(has_told);
         n_bytes += used;
-        if n_told > MAX_NAMES || n_bytes > MAX_NAME_BYTES {
-            return Err(Error::Unsupported {
-                act: about.act,
+        if n_told > max_names || n_bytes > max_bytes {
+            return Err(Error::TooManyNames {
                 path: about.path.clone(),
-                why: TOO_MANY_NAMES,
+                max_names,
             });
         }
         let Some((name, header)) = entry else {

@@ -148,6 +148,7 @@ pub fn probe(
         quirks: Mutex::new(quirks),
         prefix,
         root,
+        max_names: settings.max_names,
         timeout: settings.timeout,
         clock,
         keeps_seconds: Mutex::new(None),
@@ -268,10 +269,11 @@ impl Probe<'_> {
         };
         let line = format!("scp -p -r -f {word}");
         let timeout = self.settings.timeout;
-        let listed = Command::start(self.links, Purpose::Metadata, ACT, &line, timeout)
-            .and_then(|command| listing::list(command, &quirks, about, b""));
+        let listed = Command::start(self.links, Purpose::Metadata, ACT, &line, timeout).and_then(
+            |command| listing::list(command, &quirks, about, b"", self.settings.max_names),
+        );
         match listed {
-            Ok(Listed::Whole { .. }) => {}
+            Ok(Listed::Whole { .. }) | Err(remote::Error::TooManyNames { .. }) => {}
             Ok(Listed::Unheeded)
             | Err(remote::Error::Protocol { .. } | remote::Error::Refused { .. }) => {
                 quirks.refusal = Refusal::Unheeded;

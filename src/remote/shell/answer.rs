@@ -9,7 +9,7 @@ pub mod time;
 
 use crate::path::Name;
 use crate::remote::ListEntry;
-use crate::remote::MAX_NAMES;
+use crate::remote::MAX_BYTES_A_NAME;
 use crate::remote::Reason;
 use crate::stat::FsStat;
 use crate::stat::Stat;
@@ -65,8 +65,13 @@ pub(super) const STATUSES: [(&str, u32); 15] = [
 pub(super) const MAX_TARGET: usize = 4096;
 
 /// A listing and what the host complained of while it listed.
-#[derive(Debug, PartialEq, Eq, Default)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct ParsedListing {
+    /// How many entries there may be.
+    max_names: usize,
+    /// How long their names and what links say are together.
+    n_bytes: usize,
+    has_too_many: bool,
     /// The directory itself.
     pub top: Option<Stat>,
     pub entries: Vec<ListEntry>,
@@ -75,14 +80,39 @@ pub struct ParsedListing {
     pub complaints: Vec<u8>,
 }
 
+/// Why a listing is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoListing {
+    /// The host's answer makes no sense.
+    Nonsense,
+    TooManyNames,
+}
+
 impl ParsedListing {
-    /// Adds an entry; `None` if there are more than any directory has.
-    pub(super) fn push(&mut self, entry: ListEntry) -> Option<()> {
-        if self.entries.len() >= MAX_NAMES {
-            return None;
+    /// A listing without entries, of which there may be so many.
+    pub fn new(max_names: usize) -> Self {
+        Self {
+            max_names,
+            n_bytes: 0,
+            has_too_many: false,
+            top: None,
+            entries: Vec::new(),
+            unclear: Vec::new(),
+            complaints: Vec::new(),
+        }
+    }
+
+    /// Adds an entry.
+    pub(super) fn push(&mut self, entry: ListEntry) -> Result<(), NoListing> {
+        let target = entry.target.as_ref().map_or(0, |target| target.len());
+        self.n_bytes += entry.name.as_bytes().len() + target;
+        let max_bytes = self.max_names.saturating_mul(MAX_BYTES_A_NAME);
+        self.has_too_many = self.entries.len() >= self.max_names || self.n_bytes > max_bytes;
+        if self.has_too_many {
+            return Err(NoListing::TooManyNames);
         }
         self.entries.push(entry);
-        Some(())
+        Ok(())
     }
 }
 

@@ -18,6 +18,7 @@ use crate::remote::Remote as _;
 use crate::remote::Result;
 use crate::remote::StorePlan;
 use crate::remote::Stored;
+use crate::remote::lane::MAX_CONTENT;
 use crate::remote::lanes::Lent;
 use crate::remote::shell::Shell;
 use crate::remote::shell::TEMP_PREFIX;
@@ -61,7 +62,7 @@ impl Shell {
             act: "store",
             detail: e.to_string(),
         })?;
-        self.temps.lock().push((dir.clone(), name.clone()));
+        self.temps.begin(&dir, &name);
         Ok(Temp {
             shell: self,
             dir,
@@ -381,7 +382,9 @@ impl Shell {
         const ACT: &str = "fetch";
         let mut lane = self.content_lane(ACT, u64::MAX)?;
         let line = Line::new("pc").arg(&self.absolute(path)).finish();
-        let content = lane.request_long(&line).map_err(|error| lost(ACT, error))?;
+        let content = lane
+            .request_long(&line, MAX_CONTENT)
+            .map_err(|error| lost(ACT, error))?;
         check(ACT, path, &content)?;
         let local = |source| Error::Local {
             act: ACT,
@@ -457,9 +460,6 @@ pub(super) struct Temp<'a> {
 
 impl Drop for Temp<'_> {
     fn drop(&mut self) {
-        self.shell
-            .temps
-            .lock()
-            .retain(|(_, name)| *name != self.name);
+        self.shell.temps.end(&self.name);
     }
 }

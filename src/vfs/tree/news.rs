@@ -2,12 +2,12 @@
 
 use crate::clock::Tick;
 use crate::path::Name;
+use crate::remote::Listed;
 use crate::remote::Listing;
 use crate::stat::FileKind;
 use crate::stat::Stat;
 use crate::vfs::Ino;
 use crate::vfs::inode::Known;
-use crate::vfs::inode::Listed;
 use crate::vfs::inode::What;
 use crate::vfs::tree::Tree;
 
@@ -77,7 +77,7 @@ impl Tree {
         &mut self,
         parent: Ino,
         name: &Name,
-        listed: Option<Listed>,
+        listed: Option<Box<Listed>>,
         at: Tick,
     ) {
         let Some(dir) = self.dir_mut(parent) else {
@@ -92,7 +92,7 @@ impl Tree {
             _ => None,
         };
         let Some(ino) = bound else {
-            let what = listed.map_or(What::Absent, |listed| What::Listed(Box::new(listed)));
+            let what = listed.map_or(What::Absent, What::Listed);
             self.put(parent, name, Known { at, what });
             return;
         };
@@ -103,9 +103,10 @@ impl Tree {
             return;
         }
         match listed {
-            Some(Listed { kind, stat, target }) => {
+            Some(listed) => {
+                let kind = listed.kind;
                 let is_same = inode.stat.kind == kind
-                    && stat.is_none_or(|stat| {
+                    && listed.stat.is_none_or(|stat| {
                         stat.id == inode.stat.id
                             || (!inode.is_open()
                                 && inode.links.len() == 1
@@ -114,10 +115,11 @@ impl Tree {
                 if !is_same {
                     inode.loses(parent, name);
                     self.unbind(parent, name, at);
-                    let what = What::Listed(Box::new(Listed { kind, stat, target }));
+                    let what = What::Listed(listed);
                     self.put(parent, name, Known { at, what });
                     return;
                 }
+                let Listed { stat, target, .. } = *listed;
                 if target.is_some() {
                     inode.target = target;
                 }
@@ -187,12 +189,7 @@ impl Tree {
             }
         }
         for entry in listing.entries {
-            let listed = Listed {
-                kind: entry.kind,
-                stat: entry.stat,
-                target: entry.target,
-            };
-            self.learn(ino, &entry.name, Some(listed), at);
+            self.learn(ino, &entry.name, Some(entry.listed), at);
         }
         if self.n_names > MAX_NAMES {
             self.drop_old_names(at);

@@ -8,8 +8,10 @@
 use std::collections::HashMap;
 
 use crate::path::Name;
+use crate::remote::DEFAULT_MAX_NAMES;
 use crate::remote::ListEntry;
 use crate::remote::shell::answer::MAX_TARGET;
+use crate::remote::shell::answer::NoListing;
 use crate::remote::shell::answer::ParsedListing;
 use crate::remote::shell::answer::lines;
 use crate::remote::shell::answer::mounts::Mount;
@@ -69,6 +71,25 @@ pub(super) fn parse_block(block: &[u8]) -> Option<Vec<Stat>> {
 /// Parses what `l` prints: the names in the directory `top`, the mounts, three times what `ls`
 /// prints, complaints.
 pub fn parse_listing(body: &[u8], mark: &[u8], top: &[u8]) -> Option<ParsedListing> {
+    parse_listing_within(body, mark, top, DEFAULT_MAX_NAMES).ok()
+}
+
+/// The same for a directory of at most so many names.
+pub(crate) fn parse_listing_within(
+    body: &[u8],
+    mark: &[u8],
+    top: &[u8],
+    max_names: usize,
+) -> Result<ParsedListing, NoListing> {
+    let mut parsed = ParsedListing::new(max_names);
+    match fill(body, mark, top, &mut parsed) {
+        Some(()) => Ok(parsed),
+        None if parsed.has_too_many => Err(NoListing::TooManyNames),
+        None => Err(NoListing::Nonsense),
+    }
+}
+
+fn fill(body: &[u8], mark: &[u8], top: &[u8], parsed: &mut ParsedListing) -> Option<()> {
     let (paths, rest) = split_words(body)?;
     let (mounts, rest) = split_words(rest)?;
     let mounts = parse_mounts(&mounts)?;
@@ -80,12 +101,11 @@ pub fn parse_listing(body: &[u8], mark: &[u8], top: &[u8]) -> Option<ParsedListi
         let text = rest.get(start..end)?;
         start = end + mark.len();
         let is_entry = |line: &&[u8]| !line.starts_with(b"total ");
-        let parsed = lines(text).filter(is_entry).map(parse_line);
-        parsed.collect::<Option<Vec<Line<'_>>>>()
+        Some(lines(text).filter(is_entry).map(parse_line))
     };
-    let (modified, changed, accessed) = (section()?, section()?, section()?);
-    let (changed, accessed) = (times(&changed), times(&accessed));
-    let complaints = rest.get(start..)?.to_vec();
+    let modified = section()?.collect::<Option<Vec<Line<'_>>>>()?;
+    let (changed, accessed) = (times(section()?)?, times(section()?)?);
+    parsed.complaints = rest.get(start..)?.to_vec();
 
     let inside = [top.strip_suffix(b"/").unwrap_or(top), b"/"].concat();
     let mut names: Vec<&[u8]> = vec![b".", b".."];
@@ -93,10 +113,6 @@ pub fn parse_listing(body: &[u8], mark: &[u8], top: &[u8]) -> Option<ParsedListi
         names.push(path.strip_prefix(&inside[..])?);
     }
     names.sort_unstable();
-    let mut parsed = ParsedListing {
-        complaints,
-        ..ParsedListing::default()
-    };
     let found = pair(&names, &modified);
     for (name, found) in names.into_iter().zip(found) {
         let line = match found {
@@ -118,15 +134,15 @@ pub fn parse_listing(body: &[u8], mark: &[u8], top: &[u8]) -> Option<ParsedListi
         match name {
             b"." => parsed.top = stat,
             b".." => {}
-            name => parsed.push(ListEntry {
-                name: Name::new(name).ok()?,
-                kind: line.stat.kind,
-                stat,
-                target: line.target(name),
-            })?,
+            name => {
+                let target = line.target(name);
+                let name = Name::new(name).ok()?;
+                let entry = ListEntry::new(name, line.stat.kind, stat, target);
+                parsed.push(entry).ok()?;
+            }
         }
     }
-    Some(parsed)
+    Some(())
 }
 
 enum Found<'a, 'b> {
@@ -171,10 +187,11 @@ fn pair<'a, 'b>(names: &[&[u8]], printed: &'a [Line<'b>]) -> Vec<Found<'a, 'b>> 
         .collect()
 }
 
-fn times<'a>(printed: &[Line<'a>]) -> HashMap<(u64, &'a [u8]), Time> {
+fn times<'a>(
+    printed: impl Iterator<Item = Option<Line<'a>>>,
+) -> Option<HashMap<(u64, &'a [u8]), Time>> {
     printed
-        .iter()
-        .map(|line| ((line.ino, line.tail), line.stat.mtime))
+        .map(|line| line.map(|line| ((line.ino, line.tail), line.stat.mtime)))
         .collect()
 }
 

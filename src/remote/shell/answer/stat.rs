@@ -3,8 +3,10 @@
 #![warn(clippy::indexing_slicing)]
 
 use crate::path::Name;
+use crate::remote::DEFAULT_MAX_NAMES;
 use crate::remote::ListEntry;
 use crate::remote::shell::answer::MAX_TARGET;
+use crate::remote::shell::answer::NoListing;
 use crate::remote::shell::answer::ParsedListing;
 use crate::remote::shell::answer::lines;
 use crate::remote::shell::answer::ls;
@@ -58,118 +60,174 @@ pub fn parse_stat(line: &[u8]) -> Option<Stat> {
     })
 }
 
-/// Parses what `l` prints with GNU find: `%y %m %s %b %n %U %G %D %i %A@ %T@ %C@ %d %f\0%l\0`,
-/// then complaints.
+/// Parses what `l` prints with GNU find, see [`take_gnu_records`], then complaints.
 pub fn parse_gnu_listing(body: &[u8]) -> Option<ParsedListing> {
-    let cut = memchr::memrchr(0, body).map_or(0, |end| end + 1);
-    let (records, complaints) = body.split_at_checked(cut)?;
-    let mut parsed = ParsedListing {
-        complaints: complaints.to_vec(),
-        ..ParsedListing::default()
-    };
-    let mut parts = records.split(|&b| b == 0);
-    loop {
-        let record = parts.next()?;
-        let Some(target) = parts.next() else {
-            return record.is_empty().then_some(parsed);
-        };
-        let mut fields = record.splitn(14, |&b| b == b' ');
-        let mut field = || fields.next();
-        let kind = match field()? {
-            b"f" => FileKind::File,
-            b"d" => FileKind::Directory,
-            b"l" => FileKind::Symlink,
-            b"p" => FileKind::Fifo,
-            b"s" => FileKind::Socket,
-            b"c" => FileKind::CharDevice,
-            b"b" => FileKind::BlockDevice,
-            _ => return None,
-        };
-        let mode = u32::from_str_radix(std::str::from_utf8(field()?).ok()?, 8).ok()?;
-        let size = parse_size(field()?)?;
-        let mut number = || parse_number(field()?);
-        let (blocks, nlink) = (number()?, number()?);
-        let (uid, gid, dev, ino) = (number()?, number()?, number()?, number()?);
-        let mut text = || std::str::from_utf8(field()?).ok();
-        let (atime, mtime, ctime) = (text()?, text()?, text()?);
-        let depth = parse_number(field()?)?;
-        let name = field()?;
-        let stat = Stat {
-            kind,
-            mode: mode & PERMISSIONS,
-            nlink: u32::try_from(nlink).ok()?,
-            uid: u32::try_from(uid).ok()?,
-            gid: u32::try_from(gid).ok()?,
-            size,
-            blocks,
-            atime: parse_epoch(atime)?,
-            mtime: parse_epoch(mtime)?,
-            ctime: Some(parse_epoch(ctime)?),
-            id: Some(FileId { dev, ino }),
-            rdev: DeviceNumber::default(),
-        };
-        if depth == 0 {
-            parsed.top = Some(stat);
-            continue;
-        }
-        // findutils 4.9 prints -2.5 for what stat prints as -1.5, and it has no number of a device.
-        let is_exact = !matches!(kind, FileKind::CharDevice | FileKind::BlockDevice)
-            && ![atime, mtime, ctime]
-                .iter()
-                .any(|time| time.starts_with('-'));
-        parsed.push(ListEntry {
-            name: Name::new(name).ok()?,
-            kind,
-            stat: is_exact.then_some(stat),
-            target: (kind == FileKind::Symlink && target.len() < MAX_TARGET).then(|| target.into()),
-        })?;
-    }
+    let mut parsed = ParsedListing::new(DEFAULT_MAX_NAMES);
+    let used = take_gnu_records(body, &mut parsed).ok()?;
+    end_gnu_listing(body.get(used..)?, parsed)
 }
 
-/// Parses what `l` prints with BusyBox and BSD: records of `st` with the path at the end, each
-/// after GS, the token and a space; complaints after GS, the token and `!`.
-pub fn parse_marked_listing(body: &[u8], token: &[u8], top: &[u8]) -> Option<ParsedListing> {
-    let mark = [b"\x1d", token].concat();
-    let mut parsed = ParsedListing::default();
-    let mut starts = memchr::memmem::find_iter(body, &mark).peekable();
-    if starts.peek() != Some(&0) {
+/// Takes the records at the beginning of what has come of a listing by GNU find, as far as they are
+/// complete: `%y %m %s %b %n %U %G %D %i %A@ %T@ %C@ %d %f\0%l\0`. Returns how long they are.
+pub(crate) fn take_gnu_records(
+    body: &[u8],
+    parsed: &mut ParsedListing,
+) -> Result<usize, NoListing> {
+    let mut used = 0;
+    let mut ends = memchr::memchr_iter(0, body);
+    while let (Some(middle), Some(end)) = (ends.next(), ends.next()) {
+        let record = body.get(used..middle).ok_or(NoListing::Nonsense)?;
+        let target = body.get(middle + 1..end).ok_or(NoListing::Nonsense)?;
+        let entry = parse_gnu_record(record, target, parsed).ok_or(NoListing::Nonsense)?;
+        if let Some(entry) = entry {
+            parsed.push(entry)?;
+        }
+        used = end + 1;
+    }
+    Ok(used)
+}
+
+/// Takes what is behind the records.
+pub(crate) fn end_gnu_listing(rest: &[u8], mut parsed: ParsedListing) -> Option<ParsedListing> {
+    if rest.contains(&0) {
         return None;
     }
-    while let Some(start) = starts.next() {
-        let end = starts.peek().copied().unwrap_or(body.len());
-        let record = body.get(start + mark.len()..end)?;
-        let record = match record.split_first()? {
-            (b' ', record) => record,
-            (b'!', complaints) if starts.peek().is_none() => {
-                parsed.complaints = complaints.to_vec();
-                return Some(parsed);
-            }
-            _ => return None,
-        };
-        // Ten fields and three times, of three words each between bars or else of one, see
-        // `parse_stat`. A bar further on belongs to the name.
-        let record = record.strip_suffix(b"\n")?;
-        let time = memchr::memchr_iter(b' ', record).nth(9)? + 1;
-        let first = record.get(time..)?.split(|&b| b == b' ').next()?;
-        let is_civil = memchr::memchr(b'-', first).is_some_and(|at| at > 0);
-        let cut = memchr::memchr_iter(b' ', record).nth(if is_civil { 16 } else { 12 })?;
-        let (stat, path) = record.split_at_checked(cut)?;
-        let stat = parse_stat(stat)?;
-        let path = path.get(1..)?;
-        if path == top {
-            parsed.top = Some(stat);
-            continue;
-        }
-        let name = path.strip_prefix(top)?;
-        let name = name.strip_prefix(b"/").unwrap_or(name);
-        parsed.push(ListEntry {
-            name: Name::new(name).ok()?,
-            kind: stat.kind,
-            stat: Some(stat),
-            target: None,
-        })?;
+    parsed.complaints = rest.to_vec();
+    Some(parsed)
+}
+
+/// Parses a record of [`take_gnu_records`]; that of the directory itself is no entry.
+fn parse_gnu_record(
+    record: &[u8],
+    target: &[u8],
+    parsed: &mut ParsedListing,
+) -> Option<Option<ListEntry>> {
+    let mut fields = record.splitn(14, |&b| b == b' ');
+    let mut field = || fields.next();
+    let kind = match field()? {
+        b"f" => FileKind::File,
+        b"d" => FileKind::Directory,
+        b"l" => FileKind::Symlink,
+        b"p" => FileKind::Fifo,
+        b"s" => FileKind::Socket,
+        b"c" => FileKind::CharDevice,
+        b"b" => FileKind::BlockDevice,
+        _ => return None,
+    };
+    let mode = u32::from_str_radix(std::str::from_utf8(field()?).ok()?, 8).ok()?;
+    let size = parse_size(field()?)?;
+    let mut number = || parse_number(field()?);
+    let (blocks, nlink) = (number()?, number()?);
+    let (uid, gid, dev, ino) = (number()?, number()?, number()?, number()?);
+    let mut text = || std::str::from_utf8(field()?).ok();
+    let (atime, mtime, ctime) = (text()?, text()?, text()?);
+    let depth = parse_number(field()?)?;
+    let name = field()?;
+    let stat = Stat {
+        kind,
+        mode: mode & PERMISSIONS,
+        nlink: u32::try_from(nlink).ok()?,
+        uid: u32::try_from(uid).ok()?,
+        gid: u32::try_from(gid).ok()?,
+        size,
+        blocks,
+        atime: parse_epoch(atime)?,
+        mtime: parse_epoch(mtime)?,
+        ctime: Some(parse_epoch(ctime)?),
+        id: Some(FileId { dev, ino }),
+        rdev: DeviceNumber::default(),
+    };
+    if depth == 0 {
+        parsed.top = Some(stat);
+        return Some(None);
     }
-    None
+    // findutils 4.9 prints -2.5 for what stat prints as -1.5, and it has no number of a device.
+    let is_exact = !matches!(kind, FileKind::CharDevice | FileKind::BlockDevice)
+        && ![atime, mtime, ctime]
+            .iter()
+            .any(|time| time.starts_with('-'));
+    let is_link = kind == FileKind::Symlink && target.len() < MAX_TARGET;
+    Some(Some(ListEntry::new(
+        Name::new(name).ok()?,
+        kind,
+        is_exact.then_some(stat),
+        is_link.then(|| target.into()),
+    )))
+}
+
+/// Parses what `l` prints with BusyBox and BSD, see [`take_marked_records`]; then complaints after
+/// GS, the token and `!`.
+pub fn parse_marked_listing(body: &[u8], token: &[u8], top: &[u8]) -> Option<ParsedListing> {
+    let mut parsed = ParsedListing::new(DEFAULT_MAX_NAMES);
+    let used = take_marked_records(body, token, top, &mut parsed).ok()?;
+    end_marked_listing(body.get(used..)?, token, parsed)
+}
+
+fn mark_of(token: &[u8]) -> Vec<u8> {
+    [b"\x1d", token].concat()
+}
+
+/// Takes the records at the beginning of what has come of a listing, as far as they are complete:
+/// those of `st` with the path at the end, each after GS, the token and a space. Returns how long
+/// they are.
+pub(crate) fn take_marked_records(
+    body: &[u8],
+    token: &[u8],
+    top: &[u8],
+    parsed: &mut ParsedListing,
+) -> Result<usize, NoListing> {
+    let mark = mark_of(token);
+    let mut used = 0;
+    for next in memchr::memmem::find_iter(body, &mark) {
+        let record = body.get(used..next).ok_or(NoListing::Nonsense)?;
+        if next > 0 {
+            let record = record.strip_prefix(&mark[..]);
+            let record = record.and_then(|record| record.strip_prefix(b" "));
+            let entry = record.and_then(|record| parse_marked_record(record, top, parsed));
+            if let Some(entry) = entry.ok_or(NoListing::Nonsense)? {
+                parsed.push(entry)?;
+            }
+        }
+        used = next;
+    }
+    Ok(used)
+}
+
+/// Takes what is behind the records.
+pub(crate) fn end_marked_listing(
+    rest: &[u8],
+    token: &[u8],
+    mut parsed: ParsedListing,
+) -> Option<ParsedListing> {
+    let complaints = rest.strip_prefix(&mark_of(token)[..])?.strip_prefix(b"!")?;
+    parsed.complaints = complaints.to_vec();
+    Some(parsed)
+}
+
+/// Parses a record of [`take_marked_records`]; that of the directory itself is no entry.
+fn parse_marked_record(
+    record: &[u8],
+    top: &[u8],
+    parsed: &mut ParsedListing,
+) -> Option<Option<ListEntry>> {
+    // Ten fields and three times, of three words each between bars or else of one, see
+    // `parse_stat`. A bar further on belongs to the name.
+    let record = record.strip_suffix(b"\n")?;
+    let time = memchr::memchr_iter(b' ', record).nth(9)? + 1;
+    let first = record.get(time..)?.split(|&b| b == b' ').next()?;
+    let is_civil = memchr::memchr(b'-', first).is_some_and(|at| at > 0);
+    let cut = memchr::memchr_iter(b' ', record).nth(if is_civil { 16 } else { 12 })?;
+    let (stat, path) = record.split_at_checked(cut)?;
+    let stat = parse_stat(stat)?;
+    let path = path.get(1..)?;
+    if path == top {
+        parsed.top = Some(stat);
+        return Some(None);
+    }
+    let name = path.strip_prefix(top)?;
+    let name = name.strip_prefix(b"/").unwrap_or(name);
+    let name = Name::new(name).ok()?;
+    Some(Some(ListEntry::new(name, stat.kind, Some(stat), None)))
 }
 
 #[cfg(test)]

@@ -1,0 +1,79 @@
+#![cfg(test)]
+//! What tests need of the machine, and what becomes of a test where it is missing.
+//!
+//! A test that lacks something is skipped with a line that says so, or fails where the
+//! comma-separated words of `SCPFS_REQUIRE` name it.
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+/// Something that a machine may lack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Capability {
+    /// OpenSSH's `scp`.
+    Scp,
+    /// A server of our own: root, OpenSSH's `sshd`, namespaces.
+    Sshd,
+    /// `/dev/fuse`.
+    Fuse,
+    /// Network namespaces with `ip` and `nft`.
+    Network,
+    /// dropbear's server.
+    Dropbear,
+    /// dropbear's `scp`, which `scripts/dropbear-scp` builds.
+    DropbearScp,
+    /// The shells that people log in with, and toybox.
+    Shells,
+    /// Root, to act as several users.
+    Root,
+}
+
+impl Capability {
+    pub(crate) const ALL: &[Self] = &[
+        Self::Scp,
+        Self::Sshd,
+        Self::Fuse,
+        Self::Network,
+        Self::Dropbear,
+        Self::DropbearScp,
+        Self::Shells,
+        Self::Root,
+    ];
+
+    /// The word for it in `SCPFS_REQUIRE`.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Scp => "scp",
+            Self::Sshd => "sshd",
+            Self::Fuse => "fuse",
+            Self::Network => "network",
+            Self::Dropbear => "dropbear",
+            Self::DropbearScp => "dropbear-scp",
+            Self::Shells => "shells",
+            Self::Root => "root",
+        }
+    }
+}
+
+/// Reports that a test is skipped because `missing` is; fails where `SCPFS_REQUIRE` names it.
+pub(crate) fn skip(capability: Capability, missing: &str) {
+    let required = std::env::var("SCPFS_REQUIRE").unwrap_or_default();
+    let word = capability.word();
+    assert!(
+        !names(&required, capability),
+        "SCPFS_REQUIRE has {word}, but missing: {missing}"
+    );
+    eprintln!("SKIPPED: missing {missing} for a test with {word}");
+}
+
+/// Whether these words name a capability; a word that no test knows fails.
+pub(crate) fn names(required: &str, capability: Capability) -> bool {
+    let words = required.split(',').map(str::trim);
+    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+    for word in &words {
+        let is_known = Capability::ALL.iter().any(|known| known.word() == *word);
+        assert!(
+            is_known,
+            "SCPFS_REQUIRE has a word that no test knows: {word}"
+        );
+    }
+    words.contains(&capability.word())
+}
