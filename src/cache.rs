@@ -36,6 +36,7 @@ pub use crate::cache::access::Claim;
 pub use crate::cache::conflict::Conflicts;
 pub use crate::cache::disk::Disk;
 pub use crate::cache::disk::Error as DiskError;
+pub use crate::cache::disk::pin;
 pub use crate::cache::entry::Entry;
 pub use crate::cache::entry::Local;
 pub use crate::cache::entry::Wait;

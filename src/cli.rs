@@ -33,6 +33,7 @@ use crate::config::Config;
 use crate::config::Conflicts;
 use crate::config::Dialect;
 use crate::config::Idmap;
+use crate::host_key::is_fingerprint;
 use crate::path::Escaped;
 use crate::transport::ssh_config::Query;
 use crate::transport::ssh_config::Surroundings;
@@ -187,6 +188,7 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Config, Error> {
             timeout: Duration::from_secs(30),
             password_stdin: false,
             dialect: Dialect::Auto,
+            accept_host_key: None,
         },
         cache: config::Cache {
             base: environment.cache_base.clone(),
@@ -339,6 +341,10 @@ fn set(config: &mut Config, name: &str, value: &Value) -> Option<()> {
                 "scp-only" => Dialect::ScpOnly,
                 _ => return None,
             };
+        }
+        "accept_host_key" => {
+            let fingerprint = Some(text).filter(|text| is_fingerprint(text))?;
+            config.connection.accept_host_key = Some(fingerprint.to_owned());
         }
         "cache_timeout" => config.files.ttl = seconds(text)?,
         "cache_size" => config.cache.max_bytes = Some(bytes(text)?),

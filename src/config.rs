@@ -101,6 +101,8 @@ pub struct Connection {
     /// Whether the password comes from standard input.
     pub password_stdin: bool,
     pub dialect: Dialect,
+    /// The fingerprint of a host key that is accepted although earlier mounts had another.
+    pub accept_host_key: Option<String>,
 }
 
 /// How to talk with the host.

@@ -30,13 +30,17 @@ use crate::cache::Cache;
 use crate::cache::Disk;
 use crate::cache::Fate;
 use crate::cache::Limits;
+use crate::cache::pin;
+use crate::cache::pin::Host;
 use crate::clock::Clock;
 use crate::clock::SystemClock;
+use crate::config;
 use crate::config::Config;
 use crate::config::Dialect;
 use crate::config::Idmap;
 use crate::fuse::Fuse;
 use crate::fuse::N_LOOPS;
+use crate::host_key::HostKey;
 use crate::mount::attach::Mountpoint;
 use crate::mount::attach::WhenBusy;
 use crate::mount::control::server::Control;
@@ -57,7 +61,10 @@ use crate::remote::probe;
 use crate::sync::Mutex;
 use crate::transport;
 use crate::transport::Prompt;
+use crate::transport::known_hosts::Refusal;
+use crate::transport::known_hosts::verify::host_name;
 use crate::transport::libssh2::Libssh2;
+use crate::transport::settings::Settings;
 use crate::vfs;
 use crate::vfs::Change;
 use crate::vfs::Ids;
@@ -165,12 +172,12 @@ fn serve(
     phase: &Mutex<Phase>,
 ) -> Result<u8, Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let (transport, remote) = connect(config, terminal, &clock)?;
+    let (transport, remote, disk) = connect_to_pinned(config, terminal, &clock)?;
     mountpoint.check_keys(transport.settings())?;
     let facts = remote.facts().clone();
     log::info!("{}: {}", config.source, facts.summary);
     let workers = Workers::new();
-    let cache = open_cache(config, &transport, &facts, &remote, &clock)?;
+    let cache = open_cache(config, disk, &transport, &remote, &clock)?;
     recover(config, &cache);
     let options = vfs_options(config, &facts, mountpoint.path());
     let vfs = Vfs::new(
@@ -315,13 +322,43 @@ impl Drop for Unmount<'_> {
     }
 }
 
+/// Connects, and opens the cache directory of what was found; both belong to the same host.
+fn connect_to_pinned(
+    config: &Config,
+    terminal: Arc<Terminal>,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Arc<Libssh2>, Arc<dyn Remote>, Disk), Error> {
+    let (transport, remote) = connect(config, Arc::clone(&terminal), clock, None)?;
+    let pinned = match open_disk(config, &transport, &remote) {
+        Err(Error::Transport(transport::Error::HostKey(Refusal::Pinned {
+            expected,
+            offered,
+            ..
+        }))) if expected.kind != offered.kind => expected,
+        result => return Ok((transport, remote, result?)),
+    };
+    // The directory was asked for by other words, so that nobody knew of which type its key is. The
+    // host may have that as well.
+    remote.close();
+    let (transport, remote) = connect(config, terminal, clock, Some(pinned))?;
+    let disk = open_disk(config, &transport, &remote)?;
+    Ok((transport, remote, disk))
+}
+
+/// Connects with a host whose key is `pinned`, or what is known of what was asked for.
 fn connect(
     config: &Config,
     terminal: Arc<Terminal>,
     clock: &Arc<dyn Clock>,
+    pinned: Option<HostKey>,
 ) -> Result<(Arc<Libssh2>, Arc<dyn Remote>), Error> {
     let connection = &config.connection;
     let mut settings = transport::resolve::resolve(&connection.query, &connection.surroundings)?;
+    let asked = asked_key(&settings, &connection.directory);
+    settings.pinned_host_key = pinned.or_else(|| pin::expected(&config.cache.base, &asked));
+    settings
+        .accept_host_key
+        .clone_from(&connection.accept_host_key);
     settings.timeout = connection.timeout;
     // Whoever waits for an answer waits for a new connection as well.
     settings.connect_timeout = settings.connect_timeout.min(connection.timeout);
@@ -359,21 +396,63 @@ fn connect(
     }
 }
 
-fn open_cache(
+/// Opens the cache directory of what a host was found to have, unless it belongs to another host.
+fn open_disk(
     config: &Config,
     transport: &Libssh2,
-    facts: &remote::Facts,
+    remote: &Arc<dyn Remote>,
+) -> Result<Disk, Error> {
+    let settings = transport.settings();
+    let facts = remote.facts();
+    let name = cache_key(settings, &facts.root);
+    let config::Cache { base, boot, .. } = &config.cache;
+    let Some((key, is_known)) = transport.host_key() else {
+        return Ok(Disk::open(base, &name, boot)?);
+    };
+    let is_accepted = settings.accept_host_key.as_ref() == Some(&key.fingerprint);
+    match pin::other_host(base, &name, &key) {
+        Some(_) if is_accepted => {
+            pin::give_to(base, &name, &key).map_err(system("change whose the cache is"))?;
+        }
+        Some(expected) => {
+            let refusal = Refusal::Pinned {
+                name: host_name(settings),
+                expected,
+                offered: key,
+                is_mounted: false,
+            };
+            return Err(transport::Error::from(refusal).into());
+        }
+        None => {}
+    }
+    let host = Host {
+        key,
+        asked: asked_key(settings, &config.connection.directory),
+    };
+    let disk = Disk::open_for(base, &name, boot, &host)?;
+    if disk.was_unpinned() {
+        let why = if is_known {
+            "as known_hosts says"
+        } else {
+            "trusted on first use, because no known_hosts file has it"
+        };
+        log::info!(
+            "this mount and later ones keep to the host key {} ({why})",
+            host.key
+        );
+    }
+    Ok(disk)
+}
+
+fn open_cache(
+    config: &Config,
+    disk: Disk,
+    transport: &Libssh2,
     remote: &Arc<dyn Remote>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<Cache>, Error> {
     let settings = transport.settings();
-    let key = cache_key(
-        &settings.user,
-        &settings.hostname,
-        settings.port,
-        &facts.root,
-    );
-    let disk = Disk::open(&config.cache.base, &key, &config.cache.boot)?;
+    let facts = remote.facts();
     disk.set_source(&format!(
         "{}@{}:{}/",
         settings.user,
@@ -418,10 +497,28 @@ fn open_cache(
     ))
 }
 
+/// Stands for what is mounted, as typed; see [`Host::asked`].
+fn asked_key(settings: &Settings, directory: &[u8]) -> String {
+    let n_slashes = directory
+        .iter()
+        .rev()
+        .take_while(|&&byte| byte == b'/')
+        .count();
+    // The root directory is nothing but slashes.
+    let end = (directory.len() - n_slashes).max(directory.len().min(1));
+    cache_key(settings, &directory[..end])
+}
+
 /// A name for the cache directory: readable, and unique by its hash.
-fn cache_key(user: &str, host: &str, port: u16, root: &[u8]) -> String {
+///
+/// Who says by HostKeyAlias that hosts behind one address are different ones has a cache for each.
+fn cache_key(settings: &Settings, root: &[u8]) -> String {
+    let (user, host) = (&settings.user, &settings.hostname);
+    let port = settings.port.to_be_bytes();
+    let mut parts = vec![user.as_bytes(), host.as_bytes(), &port, root];
+    parts.extend(settings.host_key_alias.as_ref().map(String::as_bytes));
     let mut hash = sha2::Sha256::new();
-    for part in [user.as_bytes(), host.as_bytes(), &port.to_be_bytes(), root] {
+    for part in parts {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
@@ -496,17 +593,34 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_slash_at_the_end_asks_for_the_same_directory() {
+        let settings = Settings::new("h", 22, "u");
+        let asked = |directory: &[u8]| asked_key(&settings, directory);
+        assert_eq!(asked(b"/a/b"), asked(b"/a/b//"));
+        assert_eq!(asked(b"/"), asked(b"//"));
+        assert_ne!(asked(b"/"), asked(b""));
+        assert_ne!(asked(b"/a"), asked(b"a"));
+    }
+
+    #[test]
     fn each_root_has_a_cache_of_its_own() {
-        let key = cache_key("u", "h", 22, b"/a");
+        let name =
+            |user, host, port, root: &[u8]| cache_key(&Settings::new(host, port, user), root);
+        let key = name("u", "h", 22, b"/a");
         assert!(key.starts_with("u@h-"), "{key}");
+        let aliased = Settings {
+            host_key_alias: Some("router".to_owned()),
+            ..Settings::new("h", 22, "u")
+        };
         for other in [
-            cache_key("u", "h", 22, b"/b"),
-            cache_key("u", "h", 23, b"/a"),
-            cache_key("uh", "", 22, b"/a"),
-            cache_key("v", "h", 22, b"/a"),
+            name("u", "h", 22, b"/b"),
+            name("u", "h", 23, b"/a"),
+            name("uh", "", 22, b"/a"),
+            name("v", "h", 22, b"/a"),
+            cache_key(&aliased, b"/a"),
         ] {
             assert_ne!(key, other);
         }
-        assert!(!cache_key("../..", "h/\n", 22, b"").contains(['/', '\n']));
+        assert!(!name("../..", "h/\n", 22, b"").contains(['/', '\n']));
     }
 }

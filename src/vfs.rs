@@ -262,7 +262,7 @@ impl Vfs {
 
     /// Whether an error means that the host cannot be reached, and what is known must do.
     fn is_away(&self, error: &Error) -> bool {
-        self.options.is_offline_ok && error.is_connection_loss()
+        self.options.is_offline_ok && error.is_connection_loss() && !error.is_host_refused()
     }
 
     /// What is known of a name, however old.

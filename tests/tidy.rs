@@ -16,6 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("stat", &[]),
     ("clock", &["stat"]),
     ("sync", &[]),
+    ("host_key", &[]),
     ("workers", &["sync"]),
     ("scp", BOTTOM),
     ("transport", BOTTOM),
@@ -29,11 +30,14 @@ const LAYERS: &[(&str, &[&str])] = &[
             "workers",
             "scp",
             "transport",
+            "host_key",
         ],
     ),
     (
         "cache",
-        &["path", "stat", "clock", "sync", "workers", "remote"],
+        &[
+            "path", "stat", "clock", "sync", "workers", "host_key", "remote",
+        ],
     ),
     // The errno of a lost connection depends on how it was lost.
     (
@@ -56,10 +60,10 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("config", &["transport", "cache", "vfs"]),
-    ("cli", &["path", "config", "transport", "vfs"]),
+    ("cli", &["path", "host_key", "config", "transport", "vfs"]),
 ];
 
-const BOTTOM: &[&str] = &["path", "stat", "clock", "sync", "workers"];
+const BOTTOM: &[&str] = &["path", "stat", "clock", "sync", "workers", "host_key"];
 
 /// Crates that only some parts may name.
 const CRATES: &[(&str, &[&str])] = &[

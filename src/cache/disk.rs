@@ -6,6 +6,7 @@
 //! log       what a mount in the background has to say
 //! running   the boot whose content is in it, while a mount uses it; gone after an orderly end
 //! source    what it is the cache of, for people
+//! host_key  the key of the host that all this belongs to, see `pin.rs`
 //! journal   what is known of the contents that are not on the host, see `journal.rs`
 //! damaged   lines of the journal that made no sense
 //! content/  c-DEV-INO-SIZE-MTIME-CTIME   the content of exactly that version
@@ -19,6 +20,7 @@
 
 mod adopt;
 mod clean_name;
+pub mod pin;
 mod private;
 mod running;
 
@@ -33,6 +35,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::cache::disk::pin::Host;
 use crate::cache::disk::private::Kind;
 pub(crate) use crate::cache::disk::private::Private;
 use crate::cache::disk::running::Running;
@@ -70,6 +73,8 @@ pub struct Disk {
     running: Running,
     n_damaged: usize,
     orphans: Vec<PathBuf>,
+    /// Whether it belonged to no host before this mount.
+    was_unpinned: bool,
 }
 
 impl Disk {
@@ -81,12 +86,30 @@ impl Disk {
         Self::open_with(base, key, boot, Arc::new(NoSteps))
     }
 
+    /// As [`Self::open`], for a mount of this host: what belongs to another is not taken over.
+    ///
+    /// # Errors
+    /// Also if the directory belongs to another host.
+    pub fn open_for(base: &Path, key: &str, boot: &str, host: &Host) -> Result<Self, Error> {
+        Self::open_as(base, key, boot, Arc::new(NoSteps), Some(host))
+    }
+
     /// As [`Self::open`], for a test that wants to be told of each step.
     pub fn open_with(
         base: &Path,
         key: &str,
         boot: &str,
         steps: Arc<dyn Steps>,
+    ) -> Result<Self, Error> {
+        Self::open_as(base, key, boot, steps, None)
+    }
+
+    fn open_as(
+        base: &Path,
+        key: &str,
+        boot: &str,
+        steps: Arc<dyn Steps>,
+        host: Option<&Host>,
     ) -> Result<Self, Error> {
         for n in 1..=MAX_SIDE_BY_SIDE {
             let dir = base.join(side_by_side(key, n));
@@ -96,6 +119,13 @@ impl Disk {
                 source,
             })?;
             if let Some(mut disk) = Self::open_dir(dir, boot, Arc::clone(&steps))? {
+                if let Some(host) = host {
+                    disk.pin(host).map_err(|source| Error {
+                        act: "use",
+                        path: disk.dir.clone(),
+                        source,
+                    })?;
+                }
                 for other in (1..=MAX_SIDE_BY_SIDE).filter(|other| *other != n) {
                     disk.adopt(&base.join(side_by_side(key, other)), boot);
                 }
@@ -123,16 +153,8 @@ impl Disk {
             .map_err(wrap("create", &content))?;
         let lock_path = dir.join("lock");
         let lock = private_file(&lock_path, false).map_err(wrap("open", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Ok(None),
-            Err(fs::TryLockError::Error(source)) => {
-                return Err(Error {
-                    act: "lock",
-                    path: lock_path,
-                    source,
-                });
-            }
+        if is_taken(&lock).map_err(wrap("lock", &lock_path))? {
+            return Ok(None);
         }
         let format_path = dir.join("format");
         let format = fs::read_to_string(&format_path).unwrap_or_default();
@@ -150,6 +172,7 @@ impl Disk {
             running,
             n_damaged,
             orphans: Vec::new(),
+            was_unpinned: false,
         };
         disk.sweep(is_trusted)
             .map_err(wrap("read", &disk.content))?;
@@ -229,6 +252,11 @@ impl Disk {
     /// Says that what a power failure left was looked at: what is here from now on can be trusted.
     pub(crate) fn trust(&self) {
         self.running.trust();
+    }
+
+    /// Returns whether it belonged to no host before it was opened.
+    pub fn was_unpinned(&self) -> bool {
+        self.was_unpinned
     }
 
     /// Returns how many lines of the journal were damaged.
@@ -389,6 +417,15 @@ impl fmt::Debug for Disk {
         f.debug_struct("Disk")
             .field("dir", &self.dir)
             .finish_non_exhaustive()
+    }
+}
+
+/// Takes the lock of a directory; returns whether another mount has it.
+fn is_taken(lock: &File) -> io::Result<bool> {
+    match lock.try_lock() {
+        Ok(()) => Ok(false),
+        Err(fs::TryLockError::WouldBlock) => Ok(true),
+        Err(fs::TryLockError::Error(error)) => Err(error),
     }
 }
 

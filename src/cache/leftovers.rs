@@ -7,9 +7,11 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
+use crate::cache::disk::pin;
 use crate::cache::journal;
 use crate::cache::journal::record::Id;
 use crate::cache::journal::record::Record;
+use crate::host_key::HostKey;
 use crate::path::Escaped;
 
 /// The cache directory of a root, with something in it that is on no host.
@@ -18,6 +20,8 @@ pub struct Shelf {
     dir: PathBuf,
     /// What it is a cache of, as the last mount said.
     pub source: String,
+    /// The key of the host that the contents belong to, where it is known.
+    pub host_key: Option<HostKey>,
     /// Whether a mount uses it at this moment.
     pub is_in_use: bool,
     /// How many lines of its journal make no sense; they are kept as well.
@@ -105,6 +109,7 @@ fn look(dir: &Path) -> Result<Shelf, Error> {
             "" => Escaped(dir.file_name().unwrap_or_default().as_encoded_bytes()).to_string(),
             source => source.to_owned(),
         },
+        host_key: pin::of(dir),
         is_in_use: is_locked(dir),
         n_damaged: found.damaged.len() + memchr::memchr_iter(b'\n', &set_aside).count(),
         leftovers,

@@ -80,6 +80,12 @@ pub const OPTIONS: &[Spec] = &[
         "read the password from standard input",
     ),
     spec(
+        Group::Connection,
+        "accept_host_key",
+        "FINGERPRINT",
+        "take this key for the host's, although earlier mounts had another",
+    ),
+    spec(
         Group::Cache,
         "cache_timeout",
         "SECONDS",

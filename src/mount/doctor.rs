@@ -44,7 +44,8 @@ pub fn run(config: &Config, fusermount: Option<PathBuf>, out: &mut dyn Write) ->
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let since = clock.tick();
-    let (transport, remote) = match mount::connect(config, Arc::new(Terminal::new()), &clock) {
+    let (transport, remote) = match mount::connect(config, Arc::new(Terminal::new()), &clock, None)
+    {
         Ok(connected) => connected,
         Err(error) => {
             row(
@@ -134,7 +135,8 @@ fn advice(status: u8) -> &'static str {
         }
         3 => {
             "A mount would fail. Compare the host's key with what its administrator says, then let\n\
-             `ssh` take it into known_hosts, or remove the old one with `ssh-keygen -R HOST`."
+             `ssh` take it into known_hosts, or remove the old one with `ssh-keygen -R HOST`. Where an\n\
+             earlier mount expects another key, -o accept_host_key= takes the new one."
         }
         4 => {
             "A mount would fail. See whether `ssh` with the same user logs in, and by what; a key is\n\

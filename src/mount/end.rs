@@ -168,7 +168,9 @@ impl Mounted {
         // A host that is away, or was a moment ago, is given as long as a call has.
         let left = loop {
             let left = self.vfs.drain();
-            let is_away = left.iter().any(|(_, error)| error.is_connection_loss());
+            let is_away = left
+                .iter()
+                .any(|(_, error)| error.is_connection_loss() && !error.is_host_refused());
             if !is_away || self.clock.tick().saturating_sub(since) >= self.patience {
                 break left;
             }

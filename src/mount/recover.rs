@@ -84,6 +84,9 @@ fn list(shelves: &[Shelf], out: &mut dyn Write) -> io::Result<()> {
             ""
         };
         writeln!(out, "{}{note}", shelf.source)?;
+        if let Some(key) = &shelf.host_key {
+            writeln!(out, "  of the host with the key {key}")?;
+        }
         for leftover in &shelf.leftovers {
             write!(
                 out,

@@ -6,7 +6,7 @@ use std::time::Duration;
 const SMOOTHING: u32 = 8;
 
 /// The connections to a host at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contact {
     pub state: ContactState,
     /// How many connections are open.
@@ -15,6 +15,8 @@ pub struct Contact {
     pub max: usize,
     /// How long a short answer takes, smoothed; `None` before the first.
     pub round_trip: Option<Duration>,
+    /// Why the host that answers is refused; only while no connection is open.
+    pub refusal: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

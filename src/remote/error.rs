@@ -167,6 +167,17 @@ impl Error {
         matches!(self, Self::Disconnected { .. })
     }
 
+    /// Returns whether a host answers that is not to be trusted, by its key.
+    pub fn is_host_refused(&self) -> bool {
+        matches!(
+            self,
+            Self::Disconnected {
+                source: transport::Error::HostKey(_),
+                ..
+            }
+        )
+    }
+
     /// Returns whether the connection failed, before or after the request was sent.
     pub fn is_connection_loss(&self) -> bool {
         matches!(

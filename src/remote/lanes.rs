@@ -26,6 +26,7 @@ use crate::sync::Mutex;
 use crate::transport;
 use crate::transport::Aborter;
 use crate::transport::auth::Refusal;
+use crate::transport::known_hosts;
 
 /// How soon after a failed attempt to connect the next may begin; doubled each time.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(500);
@@ -117,8 +118,17 @@ struct Failure {
     at: Tick,
     back_off: Duration,
     detail: String,
-    /// How long the host was waited for, if it did not answer at all.
-    timeout: Option<Duration>,
+    kind: FailureKind,
+}
+
+/// What a caller must be able to tell of a failure.
+#[derive(Clone)]
+enum FailureKind {
+    Other,
+    /// The host did not answer for so long.
+    Timeout(Duration),
+    /// The host is not the one that the mount was made with, or its key was revoked.
+    HostKey(known_hosts::Refusal),
 }
 
 impl<L> State<L> {
@@ -327,7 +337,15 @@ impl<L: Pooled> Lanes<L> {
                 }
             }
         };
+        let refusal = state
+            .failure
+            .as_ref()
+            .and_then(|failure| match &failure.kind {
+                FailureKind::HostKey(refusal) => Some(refusal.to_string()),
+                FailureKind::Other | FailureKind::Timeout(_) => None,
+            });
         Contact {
+            refusal: refusal.filter(|_| contact != ContactState::Connected),
             state: contact,
             n_open: state.n_open(),
             max: state.max,
@@ -386,7 +404,7 @@ impl<L: Pooled> Shared<L> {
             .spawn(move || shared.open());
         if let Err(error) = spawned {
             state.is_opening = false;
-            self.fail(state, &error.to_string(), None);
+            self.fail(state, &error.to_string(), FailureKind::Other);
         }
     }
 
@@ -411,22 +429,33 @@ impl<L: Pooled> Shared<L> {
                 state.max = state.n_open();
             }
             Err(error) => {
-                log::warn!("cannot open a connection: {}", crate::remote::chain(&error));
-                let timeout = match &error {
+                let detail = crate::remote::chain(&error);
+                let kind = match error {
                     lane::Error::Transport(transport::Error::Timeout { timeout, .. })
                     | lane::Error::NoAnswer(transport::Error::Timeout { timeout, .. }) => {
-                        Some(*timeout)
+                        FailureKind::Timeout(timeout)
                     }
-                    _ => None,
+                    lane::Error::Transport(transport::Error::HostKey(refusal)) => {
+                        FailureKind::HostKey(refusal)
+                    }
+                    _ => FailureKind::Other,
                 };
-                self.fail(&mut state, &crate::remote::chain(&error), timeout);
+                let is_said = state.failure.as_ref().is_some_and(|failure| {
+                    matches!(failure.kind, FailureKind::HostKey(_)) && failure.detail == detail
+                });
+                match kind {
+                    FailureKind::HostKey(_) if is_said => log::debug!("still refused: {detail}"),
+                    FailureKind::HostKey(_) => log::error!("connection refused: {detail}"),
+                    _ => log::warn!("cannot open a connection: {detail}"),
+                }
+                self.fail(&mut state, &detail, kind);
             }
         }
         drop(state);
         self.changed.notify_all();
     }
 
-    fn fail(&self, state: &mut State<L>, detail: &str, timeout: Option<Duration>) {
+    fn fail(&self, state: &mut State<L>, detail: &str, kind: FailureKind) {
         let back_off = state
             .failure
             .as_ref()
@@ -435,7 +464,7 @@ impl<L: Pooled> Shared<L> {
             at: self.clock.tick(),
             back_off: back_off.min(MAX_BACK_OFF),
             detail: detail.to_owned(),
-            timeout,
+            kind,
         });
     }
 
@@ -469,16 +498,16 @@ impl<L: Pooled> Shared<L> {
 
 impl Failure {
     fn to_error(&self, act: &'static str) -> Error {
-        let source = if let Some(timeout) = self.timeout {
-            transport::Error::Timeout {
+        let source = match &self.kind {
+            FailureKind::Timeout(timeout) => transport::Error::Timeout {
                 act: "connecting",
-                timeout,
-            }
-        } else {
-            transport::Error::Failed {
+                timeout: *timeout,
+            },
+            FailureKind::HostKey(refusal) => refusal.clone().into(),
+            FailureKind::Other => transport::Error::Failed {
                 act: "connecting",
                 detail: self.detail.clone(),
-            }
+            },
         };
         Error::Disconnected { act, source }
     }

@@ -484,6 +484,7 @@ impl Remote for Memory {
 
     fn contact(&self) -> Contact {
         Contact {
+            refusal: None,
             state: ContactState::Connected,
             n_open: 1,
             max: 1,

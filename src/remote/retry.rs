@@ -122,7 +122,7 @@ impl<R: Remote> Retry<R> {
 }
 
 /// A host that did not answer for a whole deadline will not do so in the next: whoever waits
-/// has waited long enough.
+/// has waited long enough. One with another key will not get the right one.
 fn is_worth_repeating(error: &Error) -> bool {
     let is_timeout = matches!(
         error,
@@ -134,7 +134,7 @@ fn is_worth_repeating(error: &Error) -> bool {
             ..
         }
     );
-    error.is_connection_loss() && !is_timeout
+    error.is_connection_loss() && !is_timeout && !error.is_host_refused()
 }
 
 fn done_already(stat: Stat) -> Stored {

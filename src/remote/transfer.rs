@@ -11,6 +11,7 @@ use crate::scp;
 use crate::scp::Event;
 use crate::scp::Reply;
 use crate::stat::Time;
+use crate::transport;
 
 /// Files up to this size are sent in one write, ahead of any acknowledgement. For larger ones the
 /// round trip that waiting costs is nothing beside their content.
@@ -199,8 +200,7 @@ pub(crate) fn store(
         left -= n as u64;
         if !is_small {
             if let Err(error) = lane.send(&out) {
-                // A host that gave up says why before it hangs up.
-                return finish(lane, source, path, None).map_err(|_| lost(ACT, error));
+                return gave_up(lane, source, path, error);
             }
             out.clear();
         }
@@ -208,8 +208,28 @@ pub(crate) fn store(
     source.end_file(Ok(()));
     source.end();
     out.extend(source.take_output());
-    lane.send(&out).map_err(|e| lost(ACT, e))?;
-    finish(lane, source, path, refused)
+    match lane.send(&out) {
+        Ok(()) => finish(lane, source, path, refused),
+        Err(error) => gave_up(lane, source, path, error),
+    }
+}
+
+/// Reads why a host takes no more content: one that gave up says so before it hangs up. One that did
+/// not answer for a whole deadline has said nothing.
+fn gave_up(
+    lane: &mut Lane,
+    source: scp::Source,
+    path: &RemotePath,
+    error: lane::Error,
+) -> Result<Store, Error> {
+    const ACT: &str = "store";
+    if matches!(
+        error,
+        lane::Error::Transport(transport::Error::Timeout { .. })
+    ) {
+        return Err(lost(ACT, error));
+    }
+    finish(lane, source, path, None).map_err(|_| lost(ACT, error))
 }
 
 /// Reads the replies that are still to come, and the frame.

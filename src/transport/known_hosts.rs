@@ -1,11 +1,12 @@
 //! Host keys: what the `known_hosts` files say about the key that a server shows.
 //!
 //! Pure: text in, verdict out. `verify` reads the files, asks the person and adds lines. The
-//! format is described in sshd(8). Host certificates are not supported: they
-//! are never negotiated, and `@cert-authority` lines vouch for no plain key.
+//! format is described in sshd(8). Host certificates are not supported: they are never negotiated,
+//! and `@cert-authority` lines vouch for no plain key; they are looked at to say so.
 
 #![warn(clippy::indexing_slicing)]
 
+pub mod revoked;
 pub mod verify;
 
 use std::path::Path;
@@ -19,6 +20,8 @@ use hmac::Mac as _;
 use sha1::Sha1;
 use sha2::Digest as _;
 use sha2::Sha256;
+
+use crate::host_key::HostKey;
 
 /// Why a connection was given up because of the host's key. `key` is its type and fingerprint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,8 +60,55 @@ pub enum Refusal {
         file: PathBuf,
         line: usize,
     },
+    #[error(
+        "the host key of {name} ({key}) is revoked by {}, which RevokedHostKeys names; do not trust \
+         this host",
+        file.display()
+    )]
+    RevokedByFile {
+        name: String,
+        key: String,
+        file: PathBuf,
+    },
+    #[error(
+        "cannot check whether the host key of {name} is revoked: {}, which RevokedHostKeys names: \
+         {detail}",
+        file.display()
+    )]
+    RevocationUnknown {
+        name: String,
+        file: PathBuf,
+        detail: String,
+    },
+    #[error(
+        "{}:{line} (@cert-authority) says that {name} proves itself by a host certificate, which \
+         scpfs cannot check, and no line has its key ({key}). If that is the right one, add it: \
+         `ssh-keyscan` prints the line, or pass -o StrictHostKeyChecking=accept-new",
+        file.display()
+    )]
+    CertificateExpected {
+        name: String,
+        key: String,
+        file: PathBuf,
+        line: usize,
+    },
     #[error("the host key of {name} was not accepted")]
     Declined { name: String },
+    #[error(
+        "the host key of {name} is not the one that this mount was made with: expected {expected}, \
+         offered {offered}. Another host may be answering at its address, or it was reinstalled. \
+         No file was sent to it. If {offered} is the right one, {}mount with \
+         -o accept_host_key={}: what waits to be stored (`scpfs recover` lists it) then goes to \
+         that host",
+        if *.is_mounted { "unmount and " } else { "" }, offered.fingerprint
+    )]
+    Pinned {
+        name: String,
+        expected: HostKey,
+        offered: HostKey,
+        /// Whether it happened to a mount that stands.
+        is_mounted: bool,
+    },
 }
 
 fn others(kinds: &[String]) -> String {
@@ -92,6 +142,11 @@ pub enum Verdict {
         file: PathBuf,
         line: usize,
     },
+    /// No line has a key of the host, and one has the authority that signs its certificates.
+    CertificateExpected {
+        file: PathBuf,
+        line: usize,
+    },
 }
 
 /// Returns the name under which a host is kept: `host`, or `[host]:port`.
@@ -111,6 +166,7 @@ pub fn check(files: &[KnownFile], name: &str, blob: &[u8]) -> Verdict {
     let kind = key_type(blob).unwrap_or_default();
     let mut is_known = false;
     let mut changed = None;
+    let mut authority = None;
     let mut other_kinds: Vec<String> = Vec::new();
     for (file, entry) in entries(files, name) {
         let is_same = entry.blob == blob;
@@ -129,13 +185,20 @@ pub fn check(files: &[KnownFile], name: &str, blob: &[u8]) -> Verdict {
                 });
             }
             Marker::Plain if !other_kinds.contains(&entry.kind) => other_kinds.push(entry.kind),
+            Marker::CertAuthority => {
+                authority.get_or_insert(Verdict::CertificateExpected {
+                    file: file.to_owned(),
+                    line: entry.line,
+                });
+            }
             _ => {}
         }
     }
-    match changed {
+    match (changed, authority) {
         _ if is_known => Verdict::Known,
-        Some(changed) => changed,
-        None => Verdict::Unknown { other_kinds },
+        (Some(changed), _) => changed,
+        (None, Some(authority)) if other_kinds.is_empty() => authority,
+        (None, _) => Verdict::Unknown { other_kinds },
     }
 }
 
@@ -181,13 +244,11 @@ pub fn key_type(blob: &[u8]) -> Option<String> {
         .then(|| name.to_owned())
 }
 
-/// Returns the short name of a key type that people know: `ED25519`, `ECDSA`, `RSA`.
-pub fn short_kind(kind: &str) -> String {
-    match kind {
-        "ssh-ed25519" => "ED25519".to_owned(),
-        "ssh-rsa" => "RSA".to_owned(),
-        _ if kind.starts_with("ecdsa-sha2-") => "ECDSA".to_owned(),
-        _ => kind.to_owned(),
+/// Returns what identifies the host that showed a public key in wire form.
+pub fn host_key(blob: &[u8]) -> HostKey {
+    HostKey {
+        kind: key_type(blob).unwrap_or_default(),
+        fingerprint: fingerprint(blob),
     }
 }
 
@@ -429,12 +490,22 @@ mod tests {
 
     #[test]
     fn certificate_authorities_and_unknown_markers_vouch_for_nothing() {
-        for marker in ["@cert-authority", "@new"] {
-            assert_eq!(
-                verdict(&line(&format!("{marker} box"), ED, "right"), "box"),
-                UNKNOWN
-            );
-        }
+        assert_eq!(verdict(&line("@new box", ED, "right"), "box"), UNKNOWN);
+        let authority = line("@cert-authority *.net", ED, "right");
+        assert_eq!(verdict(&authority, "box"), UNKNOWN);
+        let expected = Verdict::CertificateExpected {
+            file: "/kh".into(),
+            line: 1,
+        };
+        assert_eq!(verdict(&authority, "box.net"), expected);
+        // Plain lines count as if it were not there.
+        let known = authority.clone() + &line("box.net", ED, "right");
+        assert_eq!(verdict(&known, "box.net"), Verdict::Known);
+        let other = authority + &line("box.net", "ssh-rsa", "x");
+        assert!(matches!(
+            verdict(&other, "box.net"),
+            Verdict::Unknown { .. }
+        ));
     }
 
     #[test]

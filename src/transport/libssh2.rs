@@ -33,11 +33,14 @@ use super::child;
 use super::child::ProxyChild;
 use super::child::Terminal;
 use super::dial;
+use super::known_hosts;
+use super::known_hosts::Refusal;
 use super::known_hosts::verify::HostKeys;
 use super::known_hosts::verify::Trust;
 use super::prompt::UntilSilenced;
 use super::prompt::printable;
 use super::settings::Settings;
+use crate::host_key::HostKey;
 use crate::sync::Mutex;
 
 /// Makes connections to one host.
@@ -46,9 +49,17 @@ pub struct Libssh2 {
     settings: Settings,
     prompt: UntilSilenced,
     credentials: Credentials,
-    /// The host key that was last accepted, so that nobody is asked about it again when no file
-    /// could take it.
-    accepted: Mutex<Option<(Vec<u8>, Trust)>>,
+    /// The host key of the first connection: all later ones must show the same.
+    first: Mutex<Option<Shown>>,
+}
+
+/// A host key that was accepted.
+#[derive(Debug)]
+struct Shown {
+    blob: Vec<u8>,
+    key: HostKey,
+    trust: Trust,
+    is_known: bool,
 }
 
 impl Libssh2 {
@@ -57,7 +68,7 @@ impl Libssh2 {
             settings,
             prompt: UntilSilenced::new(prompt),
             credentials: Credentials::default(),
-            accepted: Mutex::new(None),
+            first: Mutex::new(None),
         }
     }
 
@@ -70,18 +81,69 @@ impl Libssh2 {
         &self.settings
     }
 
+    /// Returns the key that the host showed, and whether a file of known hosts vouches for it;
+    /// `None` before the first connection.
+    pub fn host_key(&self) -> Option<(HostKey, bool)> {
+        let first = self.first.lock();
+        first.as_ref().map(|it| (it.key.clone(), it.is_known))
+    }
+
+    /// Accepts or refuses the host by its key, before anything else is said to it.
+    ///
+    /// INVARIANT: all connections of one transport are with the host of the first.
     fn verify_host(&self, session: &Session, keys: &HostKeys<'_>) -> Result<Trust, Error> {
         let Some(blob) = session.host_key().map(|(blob, _)| blob.to_vec()) else {
             return Err(self.handshake_error("the host showed no key"));
         };
-        if let Some((accepted, trust)) = &*self.accepted.lock()
-            && *accepted == blob
-        {
-            return Ok(*trust);
+        keys.check_revoked(&blob)?;
+        let key = known_hosts::host_key(&blob);
+        if let Some(first) = &*self.first.lock() {
+            return first.check(&blob, key, keys.name());
         }
+        self.check_pin(&key, keys.name())?;
         let trust = keys.verify(&blob, &self.prompt)?;
-        *self.accepted.lock() = Some((blob, trust));
-        Ok(trust)
+        let shown = Shown {
+            is_known: keys.knows(&blob),
+            blob: blob.clone(),
+            key: key.clone(),
+            trust,
+        };
+        // Another thread may have been first while a person was asked.
+        let mut first = self.first.lock();
+        first.get_or_insert(shown).check(&blob, key, keys.name())
+    }
+
+    /// Refuses a key that is neither the one of an earlier mount nor accepted by the person.
+    fn check_pin(&self, key: &HostKey, name: &str) -> Result<(), Refusal> {
+        let Settings {
+            pinned_host_key,
+            accept_host_key,
+            ..
+        } = &self.settings;
+        if *accept_host_key == Some(key.fingerprint.clone()) {
+            return Ok(());
+        }
+        let expected = match (pinned_host_key, accept_host_key) {
+            (Some(pinned), _) if pinned == key => return Ok(()),
+            (Some(pinned), _) => pinned.clone(),
+            (None, Some(fingerprint)) => HostKey {
+                kind: "key".to_owned(),
+                fingerprint: fingerprint.clone(),
+            },
+            (None, None) => return Ok(()),
+        };
+        Err(Refusal::Pinned {
+            name: name.to_owned(),
+            expected,
+            offered: key.clone(),
+            is_mounted: false,
+        })
+    }
+
+    /// Returns the type of key that the host is known to have for sure.
+    fn pinned_type(&self) -> Option<String> {
+        let first = self.first.lock().as_ref().map(|it| it.key.kind.clone());
+        first.or_else(|| Some(self.settings.pinned_host_key.as_ref()?.kind.clone()))
     }
 
     /// Says which algorithms to offer, and in which order.
@@ -93,7 +155,8 @@ impl Libssh2 {
             host_key_algorithms,
             ..
         } = &self.settings;
-        let host_keys = host_key_order(host_key_algorithms, known_types);
+        let pinned = self.pinned_type();
+        let host_keys = host_key_order(host_key_algorithms, pinned.as_deref(), known_types);
         let mut kex = kex_algorithms.clone();
         if !kex.is_empty() {
             // Not algorithms, but a list of one's own drops them: the announcement of SHA-2
@@ -151,6 +214,21 @@ impl Libssh2 {
     }
 }
 
+impl Shown {
+    fn check(&self, blob: &[u8], key: HostKey, name: &str) -> Result<Trust, Error> {
+        if self.blob == blob {
+            return Ok(self.trust);
+        }
+        Err(Refusal::Pinned {
+            name: name.to_owned(),
+            expected: self.key.clone(),
+            offered: key,
+            is_mounted: true,
+        }
+        .into())
+    }
+}
+
 impl Transport for Libssh2 {
     fn connect(&self) -> Result<Box<dyn Connection>, Error> {
         let settings = &self.settings;
@@ -188,9 +266,14 @@ impl Transport for Libssh2 {
     }
 }
 
-/// Returns the host key algorithms to offer: those of the types that are known for the host come
-/// first, and certificates, which libssh2 cannot check, not at all.
-fn host_key_order(configured: &[String], known_types: &[String]) -> Vec<String> {
+/// Returns the host key algorithms to offer: that of the type that is expected comes first, so that
+/// a type that the host got meanwhile is no other host, then those of the types that are known for
+/// it, and certificates, which libssh2 cannot check, not at all.
+fn host_key_order(
+    configured: &[String],
+    pinned: Option<&str>,
+    known_types: &[String],
+) -> Vec<String> {
     const DEFAULT: [&str; 6] = [
         "ssh-ed25519",
         "ecdsa-sha2-nistp256",
@@ -214,7 +297,8 @@ fn host_key_order(configured: &[String], known_types: &[String]) -> Vec<String> 
         } else {
             algorithm
         };
-        !known_types.iter().any(|known| known == key_type)
+        let is_known = known_types.iter().any(|known| known == key_type);
+        (pinned != Some(key_type), !is_known)
     });
     order
 }
@@ -352,9 +436,11 @@ mod tests {
     #[test]
     fn known_key_types_are_asked_for_first_and_certificates_never() {
         let known = ["ssh-rsa".to_owned()];
-        let order = host_key_order(&[], &known);
+        let order = host_key_order(&[], None, &known);
         assert_eq!(order[..3], ["rsa-sha2-512", "rsa-sha2-256", "ssh-ed25519"]);
-        assert_eq!(host_key_order(&[], &[])[0], "ssh-ed25519");
+        assert_eq!(host_key_order(&[], None, &[])[0], "ssh-ed25519");
+        let order = host_key_order(&[], Some("ecdsa-sha2-nistp256"), &known);
+        assert_eq!(order[..2], ["ecdsa-sha2-nistp256", "rsa-sha2-512"]);
         let configured = [
             "ssh-ed25519-cert-v01@openssh.com",
             "rsa-sha2-256",
@@ -362,12 +448,12 @@ mod tests {
         ]
         .map(str::to_owned);
         assert_eq!(
-            host_key_order(&configured, &[]),
+            host_key_order(&configured, None, &[]),
             ["rsa-sha2-256", "ssh-ed25519"]
         );
         let known = ["ssh-ed25519".to_owned()];
         assert_eq!(
-            host_key_order(&configured, &known),
+            host_key_order(&configured, None, &known),
             ["ssh-ed25519", "rsa-sha2-256"]
         );
     }

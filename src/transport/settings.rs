@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::host_key::HostKey;
+
 /// How long making a connection may take when nothing else is configured.
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -111,7 +113,13 @@ pub struct Settings {
     pub user_known_hosts_files: Vec<PathBuf>,
     pub global_known_hosts_files: Vec<PathBuf>,
     pub hash_known_hosts: bool,
+    /// A list of keys, or a KRL; a file that cannot be read revokes all.
+    pub revoked_host_keys: Option<PathBuf>,
     pub host_key_alias: Option<String>,
+    /// The key of the host that the contents to be stored belong to, whatever the files say.
+    pub pinned_host_key: Option<HostKey>,
+    /// The fingerprint of a key that is accepted beside the pinned one.
+    pub accept_host_key: Option<String>,
 
     pub preferred_authentications: Vec<Method>,
     pub pubkey_authentication: bool,
@@ -152,7 +160,10 @@ impl Settings {
             user_known_hosts_files: Vec::new(),
             global_known_hosts_files: Vec::new(),
             hash_known_hosts: false,
+            revoked_host_keys: None,
             host_key_alias: None,
+            pinned_host_key: None,
+            accept_host_key: None,
             preferred_authentications: vec![
                 Method::PublicKey,
                 Method::KeyboardInteractive,

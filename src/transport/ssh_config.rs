@@ -240,6 +240,9 @@ pub fn settings(pairs: &Pairs, query: &Query, around: &Surroundings) -> Result<S
         ],
     };
     settings.hash_known_hosts = pairs.is_on("hashknownhosts", false);
+    settings.revoked_host_keys = pairs
+        .some("revokedhostkeys")
+        .map(|text| expander.path(text));
 
     if let Some(list) = pairs.some("preferredauthentications") {
         settings.preferred_authentications = list.split(',').filter_map(method).collect();

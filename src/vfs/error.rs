@@ -83,6 +83,14 @@ impl Error {
         matches!(error, cache::Error::Remote(error) if error.is_connection_loss())
     }
 
+    /// Returns whether a host answers that is not to be trusted, by its key.
+    pub fn is_host_refused(&self) -> bool {
+        let (Self::Cache(error) | Self::NotStored(error)) = self else {
+            return false;
+        };
+        matches!(error, cache::Error::Remote(error) if error.is_host_refused())
+    }
+
     fn reason(&self) -> Option<Reason> {
         if let Self::Cache(cache::Error::Remote(error)) = self {
             error.reason()
@@ -95,6 +103,7 @@ impl Error {
     pub fn errno(&self) -> c_int {
         match self {
             Self::Cache(error) => of_cache(error),
+            Self::NotStored(_) if self.is_host_refused() => libc::EKEYREJECTED,
             Self::NotStored(_) => libc::EIO,
             Self::NotFound => libc::ENOENT,
             Self::Exists => libc::EEXIST,
@@ -140,6 +149,7 @@ fn of_remote(error: &remote::Error) -> c_int {
         remote::Error::TooManyNames { .. } => libc::EFBIG,
         // An unreachable host is not an empty one: never ENOENT.
         remote::Error::Disconnected { source, .. } if is_timeout(source) => libc::ETIMEDOUT,
+        remote::Error::Disconnected { .. } if error.is_host_refused() => libc::EKEYREJECTED,
         remote::Error::Disconnected { .. } => libc::EHOSTUNREACH,
         remote::Error::OutcomeUnknown { source, .. } if is_timeout(source) => libc::ETIMEDOUT,
         remote::Error::OutcomeUnknown { .. } => libc::EIO,
@@ -186,6 +196,19 @@ fn of_reason(reason: Reason) -> c_int {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_with_another_key_is_told_from_one_that_is_away() {
+        let refusal = transport::known_hosts::Refusal::Declined {
+            name: "box".to_owned(),
+        };
+        let error = Error::from(remote::Error::Disconnected {
+            act: "stat",
+            source: refusal.into(),
+        });
+        assert_eq!(error.errno(), libc::EKEYREJECTED);
+        assert!(error.is_connection_loss() && error.is_host_refused());
+    }
 
     #[test]
     fn an_unreachable_host_is_not_an_empty_one() {

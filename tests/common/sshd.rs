@@ -255,6 +255,47 @@ impl Sshd {
         self.unshare = standby.start(&self.log).unwrap();
     }
 
+    /// Puts a server with other host keys into the place of this one, at the same port.
+    ///
+    /// Returns what brings the first back.
+    pub(crate) fn become_another_host(&mut self) -> Vec<(PathBuf, Vec<u8>)> {
+        let mut keys = Vec::new();
+        for kind in ["ed25519", "ecdsa"] {
+            let path = self.dir.path().join(format!("host_{kind}"));
+            for path in [path.clone(), path.with_extension("pub")] {
+                keys.push((path.clone(), fs::read(&path).unwrap()));
+                fs::remove_file(&path).unwrap();
+            }
+            keygen(&path, kind, "");
+        }
+        self.restart();
+        keys
+    }
+
+    /// Gives the server the host keys that it had before.
+    pub(crate) fn become_the_first_host(&mut self, keys: Vec<(PathBuf, Vec<u8>)>) {
+        for (path, content) in keys {
+            fs::write(path, content).unwrap();
+        }
+        self.restart();
+    }
+
+    /// Kills the server with all its sessions, and starts it with an empty log.
+    pub(crate) fn restart(&mut self) {
+        self.stand_by();
+        self.kill();
+        self.log.lock().clear();
+        self.start_again();
+    }
+
+    /// The fingerprint of a host key of this server.
+    pub(crate) fn fingerprint(&self, kind: &str) -> String {
+        let path = self.dir.path().join(format!("host_{kind}.pub"));
+        let output = command("ssh-keygen").arg("-lf").arg(path).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.split(' ').nth(1).unwrap().to_owned()
+    }
+
     /// Kills all sessions; the server goes on.
     pub(crate) fn kill_sessions(&self) {
         self.signal_sessions(Signal::KILL);

@@ -5,6 +5,10 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
+
+use scpfs::clock::Clock as _;
+use scpfs::clock::SystemClock;
 
 use crate::mounted::Mounted;
 use crate::proxy::Proxy;
@@ -152,6 +156,101 @@ fn a_file_that_has_no_room_for_a_second_copy_is_saved_in_place() {
             .unwrap()
             .success()
     );
+}
+
+/// Mounts a directory of the host, in the background.
+fn mount_also(mounted: &Mounted, directory: &Path, options: &str) -> std::path::PathBuf {
+    let point = mounted.aside("point");
+    fs::create_dir(&point).unwrap();
+    let mut command = mounted.command();
+    command
+        .arg(format!("h:{}", directory.display()))
+        .arg(&point)
+        .args(["-o", options]);
+    assert!(command.status().unwrap().success());
+    point
+}
+
+fn unmount(point: &Path) {
+    assert!(
+        Command::new("umount")
+            .arg(point)
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+/// Closing a file is where a store fails: returns the errno of that, and how long it took.
+fn store(path: &Path, size: usize) -> (Option<i32>, Duration) {
+    let clock = SystemClock::new();
+    let mut file = fs::File::create(path).unwrap();
+    file.write_all(&vec![7; size]).unwrap();
+    let result = file.sync_all();
+    (
+        result.err().and_then(|error| error.raw_os_error()),
+        clock.tick(),
+    )
+}
+
+#[test]
+fn a_large_file_that_does_not_fit_on_the_host_is_enospc_at_once() {
+    // It was EIO after the whole timeout: a write waits for the window of a program that has ended.
+    if !is_root() {
+        return;
+    }
+    for (free, sizes) in [("8m", [40, 20]), ("32m", [60, 100])] {
+        let small = Small::new(free);
+        let Some(sshd) = Sshd::start(Options::default()) else {
+            return;
+        };
+        let Some(mut mounted) = Mounted::on(sshd, &[]) else {
+            return;
+        };
+        let point = mount_also(&mounted, small.path(), "timeout=60,writeback=600");
+        fs::write(point.join("file"), "old").unwrap();
+        fs::File::open(point.join("file"))
+            .unwrap()
+            .sync_all()
+            .unwrap();
+        for size in sizes {
+            let (errno, took) = store(&point.join("file"), size << 20);
+            assert_eq!(errno, Some(libc::ENOSPC), "{size} MiB");
+            assert!(took < Duration::from_secs(30), "{took:?}");
+            assert_eq!(fs::read(small.path().join("file")).unwrap(), b"old");
+            mounted.wait_until("no temporary file is left", |_| {
+                fs::read_dir(small.path()).unwrap().count() == 1
+            });
+        }
+        assert_eq!(store(&point.join("file"), 5).0, None);
+        assert_eq!(fs::read(small.path().join("file")).unwrap(), [7; 5]);
+        unmount(&point);
+    }
+}
+
+#[test]
+fn a_large_file_that_the_host_may_not_write_fails_at_once() {
+    // What ends the receiving program in the middle looks the same as a full disk.
+    if !is_root() {
+        return;
+    }
+    // In blocks of 512 bytes.
+    let limited = r#"ForceCommand ulimit -f 20000; eval "$SSH_ORIGINAL_COMMAND""#;
+    let Some(sshd) = Sshd::start(Options::default().line(limited)) else {
+        return;
+    };
+    let Some(mounted) = Mounted::on(sshd, &["-o", "timeout=60"]) else {
+        return;
+    };
+    let (errno, took) = store(&mounted.here("file"), 40 << 20);
+    assert!(took < Duration::from_secs(30), "{took:?}");
+    assert_eq!(errno, Some(libc::EFBIG));
+    assert!(
+        !mounted.log().contains("lost the host"),
+        "{}",
+        mounted.log()
+    );
+    fs::remove_file(mounted.here("file")).unwrap();
 }
 
 #[test]

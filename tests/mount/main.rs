@@ -10,6 +10,7 @@ mod control;
 mod doctor;
 mod full_disk;
 mod guard;
+mod host_keys;
 #[path = "../common/local.rs"]
 mod local;
 mod lost_connection;

@@ -5,6 +5,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use scpfs::clock::Clock as _;
+use scpfs::clock::SystemClock;
 use scpfs::transport::Channel;
 use scpfs::transport::Connection;
 use scpfs::transport::Error;
@@ -170,6 +172,33 @@ fn input_that_nobody_takes_is_a_timeout() {
     channel.set_timeout(Duration::from_millis(200));
     let err = channel.write_all(&vec![0; 64 << 20]).unwrap_err();
     assert!(matches!(err, Error::Timeout { .. }), "{err}");
+}
+
+#[test]
+fn a_write_to_a_command_that_has_ended_says_so_and_its_last_words_can_be_read() {
+    // It waited for room in the window until the timeout, although the end had arrived.
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let mut connection = connect(&sshd);
+    for words in ["echo why", "echo why; exec >&- 2>&-; sleep 1", "exec >&-"] {
+        let command = format!("head -c 100000 >/dev/null; {words}");
+        let mut channel = connection.exec(&command).unwrap();
+        // The watchdog of this test: far longer than it takes.
+        channel.set_timeout(Duration::from_secs(60));
+        let since = SystemClock::new();
+        let error = channel.write_all(&pattern(16 << 20)).unwrap_err();
+        assert!(matches!(error, Error::Closed { .. }), "{error}");
+        assert!(since.tick() < Duration::from_secs(30), "{words}");
+        let mut said = vec![0; 10];
+        let n = channel.read(&mut said).unwrap();
+        let expected: &[u8] = if words.contains("why") { b"why\n" } else { b"" };
+        assert_eq!(&said[..n], expected);
+    }
+    // The connection is of use.
+    let mut channel = connection.exec("cat").unwrap();
+    channel.write_all(b"more").unwrap();
+    assert_eq!(read_exactly(&mut *channel, 4), b"more");
 }
 
 #[test]

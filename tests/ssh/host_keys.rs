@@ -257,3 +257,177 @@ fn names_without_a_port_and_aliases_are_looked_up_as_openssh_does() {
     };
     assert_eq!(whoami(&unattended(settings)).unwrap(), sshd.user());
 }
+
+#[test]
+fn a_transport_keeps_to_the_host_key_of_its_first_connection() {
+    // With checking off and nothing remembered, the second host was logged in to.
+    let Some(mut sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let unchecked = Settings {
+        strict: StrictHostKeyChecking::No,
+        user_known_hosts_files: vec!["/dev/null".into()],
+        ..sshd.settings()
+    };
+    let transport = unattended(unchecked.clone());
+    assert_eq!(whoami(&transport).unwrap(), sshd.user());
+    let (first, is_known) = transport.host_key().unwrap();
+    assert_eq!(first.fingerprint, sshd.fingerprint("ed25519"));
+    assert!(!is_known);
+    let keys = sshd.become_another_host();
+    let pinned = |settings: &Settings| Settings {
+        pinned_host_key: Some(first.clone()),
+        ..settings.clone()
+    };
+    for (transport, is_running) in [
+        (&transport, true),
+        (&unattended(pinned(&unchecked)), false),
+        (&unattended(pinned(&sshd.settings())), false),
+    ] {
+        let Err(Error::HostKey(refusal)) = whoami(transport) else {
+            panic!("it was not refused");
+        };
+        let text = refusal.to_string();
+        assert!(text.contains(&first.fingerprint), "{text}");
+        assert!(text.contains(&sshd.fingerprint("ed25519")), "{text}");
+        assert!(text.contains("-o accept_host_key=SHA256:"), "{text}");
+        assert!(
+            matches!(refusal, Refusal::Pinned { is_mounted, .. } if is_mounted == is_running),
+            "{text}"
+        );
+    }
+    assert!(!sshd.log().contains("Accepted"), "{}", sshd.log());
+    let accepting = Settings {
+        accept_host_key: Some(sshd.fingerprint("ed25519")),
+        ..pinned(&unchecked)
+    };
+    assert_eq!(whoami(&unattended(accepting)).unwrap(), sshd.user());
+    sshd.become_the_first_host(keys);
+    assert_eq!(whoami(&transport).unwrap(), sshd.user());
+}
+
+#[test]
+fn a_host_that_gets_a_key_of_another_type_is_the_same_host() {
+    // The first type on the list was taken, whatever was pinned.
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let settings = Settings {
+        host_key_algorithms: vec!["ecdsa-sha2-nistp256".to_owned()],
+        ..sshd.settings()
+    };
+    let transport = unattended(settings);
+    assert_eq!(whoami(&transport).unwrap(), sshd.user());
+    let (first, is_known) = transport.host_key().unwrap();
+    assert_eq!(first.kind, "ecdsa-sha2-nistp256");
+    assert!(is_known);
+    let later = Settings {
+        pinned_host_key: Some(first.clone()),
+        ..sshd.settings()
+    };
+    let transport = unattended(later);
+    assert_eq!(whoami(&transport).unwrap(), sshd.user());
+    assert_eq!(transport.host_key().unwrap().0, first);
+}
+
+#[test]
+fn a_key_in_the_file_of_revoked_keys_is_refused() {
+    // The option was ignored.
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let file = sshd.dir().join("revoked");
+    let settings = Settings {
+        revoked_host_keys: Some(file.clone()),
+        ..sshd.settings()
+    };
+    let make_krl = |keys: &str| {
+        fs::write(sshd.dir().join("spec"), keys).unwrap();
+        let spec = sshd.dir().join("spec");
+        run(command("ssh-keygen").arg("-kf").arg(&file).arg(spec));
+    };
+    let (ours, others) = (host_key(&sshd, "ed25519"), other_key(&sshd, "ed25519"));
+    for (what, is_revoked) in [(&ours, true), (&others, false)] {
+        fs::write(&file, format!("# keys\n{others}{what}")).unwrap();
+        let list = whoami(&unattended(settings.clone()));
+        assert_eq!(list.is_err(), is_revoked, "{list:?}");
+        for form in ["", "sha1: ", "sha256: "] {
+            make_krl(&format!("{form}{what}"));
+            let result = whoami(&unattended(settings.clone()));
+            assert_eq!(result.is_err(), is_revoked, "{form}{what}: {result:?}");
+        }
+    }
+    make_krl(&ours);
+    let refused = refusal(settings.clone());
+    assert!(
+        matches!(refused, Refusal::RevokedByFile { .. }),
+        "{refused}"
+    );
+    // What cannot be read may hold anything.
+    let krl = fs::read(&file).unwrap();
+    for bad in [&krl[..krl.len() - 1], b"no key\n"] {
+        fs::write(&file, bad).unwrap();
+        let refused = refusal(settings.clone());
+        assert!(
+            matches!(refused, Refusal::RevocationUnknown { .. }),
+            "{refused}"
+        );
+    }
+    fs::remove_file(&file).unwrap();
+    let refused = refusal(settings);
+    assert!(
+        matches!(refused, Refusal::RevocationUnknown { .. }),
+        "{refused}"
+    );
+    let log = sshd.log_with("Accepted publickey", 4);
+    assert_eq!(log.matches("Accepted publickey").count(), 4, "{log}");
+}
+
+#[test]
+fn a_key_that_is_revoked_while_mounted_opens_no_further_connection() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let key = host_key(&sshd, "ed25519");
+    let name = format!("[127.0.0.1]:{}", sshd.port());
+    let (settings, path) = knowing(&sshd, &format!("{name} {key}"));
+    let transport = unattended(settings);
+    assert_eq!(whoami(&transport).unwrap(), sshd.user());
+    fs::write(&path, format!("{name} {key}@revoked {name} {key}")).unwrap();
+    let result = whoami(&transport);
+    assert!(
+        matches!(result, Err(Error::HostKey(Refusal::Revoked { .. }))),
+        "{result:?}"
+    );
+}
+
+#[test]
+fn a_host_that_should_prove_itself_by_a_certificate_is_not_asked_about() {
+    // It was taken for unknown, and the person was asked about a key that no file speaks of.
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let authority = other_key(&sshd, "ed25519");
+    let line = format!("@cert-authority [127.0.0.1]:{} {authority}", sshd.port());
+    let (settings, path) = knowing(&sshd, &line);
+    let script = Script::new(&["yes"]);
+    let error = whoami(&attended(settings.clone(), &script)).unwrap_err();
+    let Error::HostKey(refusal) = error else {
+        panic!("{error}");
+    };
+    let text = refusal.to_string();
+    assert!(
+        text.contains(&format!("{}:1 (@cert-authority)", path.display())),
+        "{text}"
+    );
+    assert!(
+        text.contains("host certificate, which scpfs cannot check"),
+        "{text}"
+    );
+    assert_eq!(script.n_questions(), 0);
+    let accepting = Settings {
+        strict: StrictHostKeyChecking::AcceptNew,
+        ..settings
+    };
+    assert_eq!(whoami(&unattended(accepting)).unwrap(), sshd.user());
+}

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::cache::disk::Disk;
 use crate::cache::disk::Private;
+use crate::cache::disk::pin;
 use crate::cache::journal::Durable;
 use crate::cache::journal::record::Phase;
 use crate::remote;
@@ -27,6 +28,15 @@ impl Disk {
                 return;
             }
         };
+        if let (Some(ours), Some(theirs)) = (pin::of(&self.dir), pin::of(&other.dir))
+            && ours != theirs
+        {
+            log::warn!(
+                "{} belongs to the host with the key {theirs}; it stays as it is",
+                other.dir.display()
+            );
+            return;
+        }
         self.n_damaged += other.n_damaged;
         for mut record in other.journal.records() {
             let private = Private::dirty(record.id);

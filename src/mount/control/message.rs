@@ -114,13 +114,16 @@ impl From<Record> for LeftStatus {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Connection {
-    /// `connected`, `away` or `reconnecting`.
+    /// `connected`, `away`, `reconnecting` or `refused`.
     pub state: String,
     /// Since when there is no connection, in seconds.
     pub away_seconds: Option<u64>,
     pub lanes_open: usize,
     pub lanes_max: usize,
     pub round_trip_ms: Option<f64>,
+    /// Why the host that answers is refused.
+    #[serde(default)]
+    pub refusal: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,6 +169,11 @@ pub struct NotStored {
 impl From<Contact> for Connection {
     fn from(contact: Contact) -> Self {
         let (state, away) = match contact.state {
+            ContactState::Away { for_so_long } | ContactState::Reconnecting { for_so_long }
+                if contact.refusal.is_some() =>
+            {
+                ("refused", Some(for_so_long))
+            }
             ContactState::Connected => ("connected", None),
             ContactState::Away { for_so_long } => ("away", Some(for_so_long)),
             ContactState::Reconnecting { for_so_long } => ("reconnecting", Some(for_so_long)),
@@ -180,6 +188,7 @@ impl From<Contact> for Connection {
                 let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
                 f64::from(micros) / 1000.0
             }),
+            refusal: contact.refusal,
         }
     }
 }

@@ -81,6 +81,9 @@ pub fn status(status: &Status) -> String {
         // A writer into a string does not fail.
         let _ = writeln!(text, "  {name:<11} {value}");
     }
+    if let Some(refusal) = &connection.refusal {
+        let _ = writeln!(text, "  {:<11} {refusal}", "refused");
+    }
     for file in status.files.iter().take(MAX_FILES) {
         let _ = writeln!(text, "    {:<10} {}", file.state, file_text(file));
     }

@@ -185,7 +185,7 @@ pub fn reason_of(text: &[u8]) -> Reason {
     let line = line.trim_ascii_end();
     let tail = memchr::memmem::rfind(line, b": ").map_or(line, |at| line.get(at..).unwrap_or(line));
     let has = |needle: &[u8]| memchr::memmem::find(tail, needle).is_some();
-    let table: [(&[u8], Reason); 35] = [
+    let table: [(&[u8], Reason); 36] = [
         (b"No such file or directory", Reason::NotFound),
         (b"File exists", Reason::Exists),
         (b"cannot overwrite directory", Reason::Exists),
@@ -209,6 +209,8 @@ pub fn reason_of(text: &[u8]) -> Reason {
         (b"Disk quota exceeded", Reason::QuotaExceeded),
         (b"Quota exceeded", Reason::QuotaExceeded),
         (b"File too large", Reason::FileTooLarge),
+        // What a shell says of a program that SIGXFSZ ended.
+        (b"File size limit exceeded", Reason::FileTooLarge),
         (b"Invalid cross-device link", Reason::CrossDevice),
         (b"Cross-device link", Reason::CrossDevice),
         (b"Device or resource busy", Reason::Busy),

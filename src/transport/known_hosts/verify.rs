@@ -11,12 +11,11 @@ use super::KnownFile;
 use super::Refusal;
 use super::Verdict;
 use super::check;
-use super::fingerprint;
 use super::format_line;
-use super::key_type;
+use super::host_key;
 use super::known_types;
 use super::lookup_name;
-use super::short_kind;
+use super::revoked;
 use crate::transport::Prompt;
 use crate::transport::settings::Settings;
 use crate::transport::settings::StrictHostKeyChecking;
@@ -56,14 +55,10 @@ impl<'a> HostKeys<'a> {
                         None
                     }
                 });
-        let name = match &settings.host_key_alias {
-            Some(alias) => lookup_name(alias, 22),
-            None => lookup_name(&settings.hostname, settings.port),
-        };
         Self {
             settings,
             files: files.collect(),
-            name,
+            name: host_name(settings),
         }
     }
 
@@ -77,10 +72,19 @@ impl<'a> HostKeys<'a> {
         types
     }
 
+    /// Returns the name under which the host is kept.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns whether a file vouches for a key.
+    pub fn knows(&self, blob: &[u8]) -> bool {
+        self.verdict(blob) == Verdict::Known
+    }
+
     /// Accepts or refuses the key that the host has shown.
     pub fn verify(&self, blob: &[u8], prompt: &dyn Prompt) -> Result<Trust, Refusal> {
-        let kind = short_kind(&key_type(blob).unwrap_or_default());
-        let key = format!("{kind} {}", fingerprint(blob));
+        let key = host_key(blob).to_string();
         let name = self.name.clone();
         match self.verdict(blob) {
             Verdict::Known => Ok(Trust::Full),
@@ -90,6 +94,34 @@ impl<'a> HostKeys<'a> {
                 file,
                 line,
             }),
+            // OpenSSH asks about a plain key here. A person who trusts the authority has no means
+            // to check it, and whoever wants to be taken for the host shows no certificate.
+            Verdict::CertificateExpected { file, line }
+                if matches!(
+                    self.settings.strict,
+                    StrictHostKeyChecking::Yes | StrictHostKeyChecking::Ask
+                ) =>
+            {
+                Err(Refusal::CertificateExpected {
+                    name,
+                    key,
+                    file,
+                    line,
+                })
+            }
+            Verdict::CertificateExpected { file, line } => {
+                log::warn!(
+                    "{}:{line} (@cert-authority) is not used: scpfs cannot check host certificates",
+                    file.display()
+                );
+                let refusal = Refusal::Unknown {
+                    name,
+                    destination: self.settings.destination(),
+                    key,
+                    other_kinds: Vec::new(),
+                };
+                self.decide_unknown(refusal, blob, prompt)
+            }
             Verdict::Changed { file, line } => {
                 let refusal = Refusal::Changed {
                     name,
@@ -116,9 +148,40 @@ impl<'a> HostKeys<'a> {
         }
     }
 
+    /// Refuses a key that a line or the file of revoked keys revokes.
+    ///
+    /// # Errors
+    /// Also if that file cannot be read: OpenSSH sshconnect.c `verify_host_key()` fails closed.
+    pub fn check_revoked(&self, blob: &[u8]) -> Result<(), Refusal> {
+        let (name, key) = (self.name.clone(), host_key(blob).to_string());
+        if let Verdict::Revoked { file, line } = self.verdict(blob) {
+            return Err(Refusal::Revoked {
+                name,
+                key,
+                file,
+                line,
+            });
+        }
+        let Some(file) = self.settings.revoked_host_keys.clone() else {
+            return Ok(());
+        };
+        let verdict = fs::read(&file)
+            .map_err(|err| err.to_string())
+            .and_then(|text| revoked::revokes(&text, blob).map_err(|err| err.to_string()));
+        match verdict {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(Refusal::RevokedByFile { name, key, file }),
+            Err(detail) => Err(Refusal::RevocationUnknown { name, file, detail }),
+        }
+    }
+
     fn verdict(&self, blob: &[u8]) -> Verdict {
         let verdict = check(&self.files, &self.name, blob);
-        if matches!(verdict, Verdict::Unknown { .. }) && self.has_own_port() {
+        let is_unknown = matches!(
+            verdict,
+            Verdict::Unknown { .. } | Verdict::CertificateExpected { .. }
+        );
+        if is_unknown && self.has_own_port() {
             // OpenSSH sshconnect.c check_host_key(): a line without a port may vouch for the key
             // on any port, but it cannot make it a changed one.
             let portless = check(&self.files, &self.portless(), blob);
@@ -197,6 +260,14 @@ impl<'a> HostKeys<'a> {
 
     fn portless(&self) -> String {
         lookup_name(&self.settings.hostname, 22)
+    }
+}
+
+/// Returns the name under which the files have the host.
+pub fn host_name(settings: &Settings) -> String {
+    match &settings.host_key_alias {
+        Some(alias) => lookup_name(alias, 22),
+        None => lookup_name(&settings.hostname, settings.port),
     }
 }
 

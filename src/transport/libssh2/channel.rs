@@ -1,15 +1,24 @@
 //! One command on a connection.
 
 use std::fmt;
+use std::io;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::event::PollFd;
+use rustix::event::PollFlags;
+use rustix::event::Timespec;
+use rustix::event::poll;
+use rustix::io::Errno;
+use ssh2::BlockDirections;
 use ssh2::ErrorCode;
 use ssh2::ExtendedData;
 
 use super::Wire;
+use crate::clock::Clock as _;
+use crate::clock::SystemClock;
 use crate::transport::Channel;
 use crate::transport::Error;
 
@@ -59,9 +68,7 @@ impl OpenChannel {
     /// Takes in what has arrived without waiting and without consuming any output.
     pub(super) fn look(&self) -> Result<(), ssh2::Error> {
         match self.handle().wait_eof() {
-            Err(err) if err.code() == ErrorCode::Session(libssh2_sys::LIBSSH2_ERROR_EAGAIN) => {
-                Ok(())
-            }
+            Err(err) if is_again(&err) => Ok(()),
             other => other,
         }
     }
@@ -117,6 +124,84 @@ impl Libssh2Channel {
     fn error(&self, act: &'static str, err: Option<ssh2::Error>) -> Error {
         self.open.wire.error(act, self.timeout, err)
     }
+
+    /// Writes all of `data`, and stops where the command can take no more.
+    ///
+    /// A blocking write of libssh2 waits for the window of a command that has ended for as long as
+    /// it is told to wait (1.11.2 channel.c `ssh2_channel_write()` looks at the window only), although
+    /// the end of the channel has arrived, and the reason before it.
+    fn write_without_blocking(&self, data: &[u8]) -> Result<(), Error> {
+        const ACT: &str = "sending input";
+        let clock = SystemClock::new();
+        let mut channel = self.open.handle();
+        let mut rest = data;
+        let mut progress_at = clock.tick();
+        while !rest.is_empty() {
+            match channel.write(rest) {
+                Ok(n_bytes) => {
+                    rest = match rest.get(n_bytes..) {
+                        Some(rest) if n_bytes > 0 => rest,
+                        _ => return Err(Error::Closed { act: ACT }),
+                    };
+                    progress_at = clock.tick();
+                }
+                Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
+                    // Only between two packets may anything else be done to the session.
+                    let is_between_packets = channel.write_window().remaining == 0;
+                    if is_between_packets && self.has_ended(&mut channel, ACT)? {
+                        return Err(Error::Closed { act: ACT });
+                    }
+                    let waited = clock.tick().saturating_sub(progress_at);
+                    self.wait_for_socket(ACT, self.timeout.saturating_sub(waited))?;
+                }
+                // The crate's io::Error has lost the code; the session still has it.
+                Err(_) => return Err(self.error(ACT, None)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether the command is known to have ended; output of it may still be unread.
+    fn has_ended(&self, channel: &mut ssh2::Channel, act: &'static str) -> Result<bool, Error> {
+        match channel.wait_eof() {
+            Ok(()) => Ok(true),
+            Err(err) if is_again(&err) => Ok(false),
+            Err(err) => Err(self.error(act, Some(err))),
+        }
+    }
+
+    /// Waits until the socket is ready for what libssh2 waits for.
+    fn wait_for_socket(&self, act: &'static str, limit: Duration) -> Result<(), Error> {
+        let timeout = || Error::Timeout {
+            act,
+            timeout: self.timeout,
+        };
+        if limit.is_zero() {
+            return Err(timeout());
+        }
+        let wire = &self.open.wire;
+        let flags = match wire.session.block_directions() {
+            BlockDirections::Outbound => PollFlags::OUT,
+            BlockDirections::Both => PollFlags::IN | PollFlags::OUT,
+            BlockDirections::Inbound | BlockDirections::None => PollFlags::IN,
+        };
+        let limit = Timespec::try_from(limit).unwrap_or(Timespec {
+            tv_sec: i64::MAX,
+            tv_nsec: 0,
+        });
+        match poll(&mut [PollFd::new(&wire.socket, flags)], Some(&limit)) {
+            Ok(0) => Err(timeout()),
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(err) => Err(Error::Failed {
+                act,
+                detail: err.to_string(),
+            }),
+        }
+    }
+}
+
+fn is_again(err: &ssh2::Error) -> bool {
+    err.code() == ErrorCode::Session(libssh2_sys::LIBSSH2_ERROR_EAGAIN)
 }
 
 impl Channel for Libssh2Channel {
@@ -129,17 +214,11 @@ impl Channel for Libssh2Channel {
     }
 
     fn write_all(&mut self, data: &[u8]) -> Result<(), Error> {
-        const ACT: &str = "sending input";
-        let mut channel = self.open.handle();
-        let mut rest = data;
-        while !rest.is_empty() {
-            let n_bytes = channel.write(rest).map_err(|_| self.error(ACT, None))?;
-            rest = match rest.get(n_bytes..) {
-                Some(rest) if n_bytes > 0 => rest,
-                _ => return Err(Error::Closed { act: ACT }),
-            };
-        }
-        Ok(())
+        let session = &self.open.wire.session;
+        session.set_blocking(false);
+        let result = self.write_without_blocking(data);
+        session.set_blocking(true);
+        result
     }
 
     fn discard_stderr(&mut self) -> Result<(), Error> {

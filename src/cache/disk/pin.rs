@@ -1,0 +1,245 @@
+//! Which host a cache directory belongs to: the file `host_key` has the key of that host, and under
+//! which words it was asked for.
+//!
+//! ```text
+//! ssh-ed25519 SHA256:...    the host key, see `HostKey::line`
+//! asked HASH                what was mounted, as typed; once for each way to say it
+//! ```
+//!
+//! INVARIANT: the file is durable before the journal has its first line. A directory without one is
+//! of an earlier version, or empty.
+
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::io::Write as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use crate::cache::disk::Disk;
+use crate::cache::disk::MAX_SIDE_BY_SIDE;
+use crate::cache::disk::is_taken;
+use crate::cache::disk::side_by_side;
+use crate::host_key::HostKey;
+
+/// More ways than this to say what is mounted are forgotten, the oldest first.
+const MAX_ASKED: usize = 16;
+
+/// The host that a mount is connected with.
+#[derive(Clone, Debug)]
+pub struct Host {
+    pub key: HostKey,
+    /// Stands for what was mounted, as typed. One word.
+    pub asked: String,
+}
+
+#[derive(Debug)]
+struct Pin {
+    key: HostKey,
+    asked: Vec<String>,
+}
+
+/// Returns the host key that goes with what was asked for, before there is a connection that would
+/// say which directory that is; `None` where nothing is known.
+pub fn expected(base: &Path, asked: &str) -> Option<HostKey> {
+    let dirs = fs::read_dir(base).ok()?.flatten();
+    let changed_at = |dir: &Path| {
+        fs::metadata(path(dir))
+            .and_then(|meta| meta.modified())
+            .ok()
+    };
+    let pins = dirs.filter_map(|item| {
+        let pin = read(&item.path())?;
+        let is_it = pin.asked.iter().any(|it| it == asked);
+        is_it.then(|| (changed_at(&item.path()), pin.key))
+    });
+    let newest = pins.max_by_key(|(changed_at, _): &(Option<SystemTime>, HostKey)| *changed_at);
+    newest.map(|(_, key)| key)
+}
+
+/// Returns the host key of a cache directory.
+pub(crate) fn of(dir: &Path) -> Option<HostKey> {
+    read(dir).map(|pin| pin.key)
+}
+
+/// Returns the host key that a cache directory of this name has if it is not `key`, those of mounts
+/// side by side included.
+pub fn other_host(base: &Path, name: &str, key: &HostKey) -> Option<HostKey> {
+    dirs(base, name).find_map(|dir| of(&dir).filter(|pinned| pinned != key))
+}
+
+/// Gives what earlier mounts left under this name to another host, as the person said: contents that
+/// are not stored go to it, and clean content, which is that of the other host, is removed.
+///
+/// Directories that a mount uses stay as they are.
+///
+/// # Errors
+/// A directory cannot be changed; it still belongs to the host that it belonged to.
+pub fn give_to(base: &Path, name: &str, key: &HostKey) -> io::Result<()> {
+    for dir in dirs(base, name) {
+        let Some(pin) = read(&dir).filter(|pin| pin.key != *key) else {
+            continue;
+        };
+        let lock = File::open(dir.join("lock"))?;
+        if is_taken(&lock)? {
+            log::warn!(
+                "a mount uses {}, which stays with the host key {}",
+                dir.display(),
+                pin.key
+            );
+            continue;
+        }
+        for item in fs::read_dir(dir.join("content"))? {
+            let item = item?;
+            if item.file_name().as_encoded_bytes().starts_with(b"c-") {
+                fs::remove_file(item.path())?;
+            }
+        }
+        log::warn!(
+            "what is kept in {} was that of the host with the key {}, and goes to that with {key}",
+            dir.display(),
+            pin.key
+        );
+        write(&dir, key, &pin.asked)?;
+    }
+    Ok(())
+}
+
+fn dirs<'a>(base: &'a Path, name: &'a str) -> impl Iterator<Item = PathBuf> + 'a {
+    (1..=MAX_SIDE_BY_SIDE).map(move |n| base.join(side_by_side(name, n)))
+}
+
+impl Disk {
+    /// Pins the directory to the host of this mount; one that belongs to no host yet is taken.
+    ///
+    /// # Errors
+    /// It belongs to another host, or the file cannot be written.
+    pub(super) fn pin(&mut self, host: &Host) -> io::Result<()> {
+        let pin = read(self.dir());
+        self.was_unpinned = pin.is_none();
+        let mut asked = match pin {
+            Some(pin) if pin.key != host.key => {
+                let detail = format!("it belongs to the host with the key {}", pin.key);
+                return Err(io::Error::other(detail));
+            }
+            Some(pin) if pin.asked.contains(&host.asked) => return Ok(()),
+            Some(pin) => pin.asked,
+            None => Vec::new(),
+        };
+        asked.push(host.asked.clone());
+        let n_more = asked.len().saturating_sub(MAX_ASKED);
+        asked.drain(..n_more);
+        write(self.dir(), &host.key, &asked)
+    }
+}
+
+fn path(dir: &Path) -> PathBuf {
+    dir.join("host_key")
+}
+
+/// Reads the file of a directory; one that is damaged is as good as none.
+fn read(dir: &Path) -> Option<Pin> {
+    let text = fs::read_to_string(path(dir)).ok()?;
+    let mut lines = text.lines();
+    let key = HostKey::parse(lines.next()?)?;
+    let asked = lines.filter_map(|line| line.strip_prefix("asked "));
+    Some(Pin {
+        key,
+        asked: asked.map(str::to_owned).collect(),
+    })
+}
+
+/// Durably, and in one step: a power failure leaves the old file or the new one.
+fn write(dir: &Path, key: &HostKey, asked: &[String]) -> io::Result<()> {
+    let new = dir.join("host_key.new");
+    let mut text = format!("{}\n", key.line());
+    for asked in asked {
+        text += &format!("asked {asked}\n");
+    }
+    let mut file = File::create(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path(dir))?;
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::disk::clean_name::tests::version;
+
+    fn host(letter: &str) -> Host {
+        Host {
+            key: HostKey {
+                kind: "ssh-ed25519".to_owned(),
+                fingerprint: format!("SHA256:{}", letter.repeat(43)),
+            },
+            asked: format!("asked-of-{letter}"),
+        }
+    }
+
+    fn open(base: &Path, host: &Host) -> Disk {
+        Disk::open_for(base, "key", "boot", host).unwrap()
+    }
+
+    #[test]
+    fn a_cache_directory_belongs_to_the_first_host() {
+        let base = tempfile::tempdir().unwrap();
+        let (a, b) = (host("a"), host("b"));
+        // It was made before there were pins.
+        drop(Disk::open(base.path(), "key", "boot").unwrap());
+        assert_eq!(other_host(base.path(), "key", &a.key), None);
+        drop(open(base.path(), &a));
+        assert_eq!(other_host(base.path(), "key", &a.key), None);
+        assert_eq!(other_host(base.path(), "key", &b.key), Some(a.key.clone()));
+        assert_eq!(expected(base.path(), &a.asked), Some(a.key.clone()));
+        assert_eq!(expected(base.path(), &b.asked), None);
+        assert!(Disk::open_for(base.path(), "key", "boot", &b).is_err());
+        let again = Host {
+            asked: "other words".to_owned(),
+            ..a.clone()
+        };
+        drop(open(base.path(), &again));
+        for asked in [&a.asked, &again.asked] {
+            assert_eq!(expected(base.path(), asked), Some(a.key.clone()));
+        }
+    }
+
+    #[test]
+    fn what_a_mount_side_by_side_left_is_not_taken_over_by_another_host() {
+        let base = tempfile::tempdir().unwrap();
+        let (a, b) = (host("a"), host("b"));
+        let first = Disk::open(base.path(), "key", "boot").unwrap();
+        let second = open(base.path(), &a);
+        assert_eq!(second.dir(), base.path().join("key.2"));
+        drop((first, second));
+        assert_eq!(other_host(base.path(), "key", &b.key), Some(a.key));
+        let third = open(base.path(), &b);
+        assert_eq!(third.dir(), base.path().join("key"));
+        assert!(base.path().join("key.2/journal").exists());
+        assert_eq!(of(&base.path().join("key.2")), Some(host("a").key));
+    }
+
+    #[test]
+    fn an_accepted_host_gets_what_is_not_stored_and_no_clean_content() {
+        let base = tempfile::tempdir().unwrap();
+        let (a, b) = (host("a"), host("b"));
+        let disk = open(base.path(), &a);
+        let version = version(None);
+        let (private, file) = disk.create_temp().unwrap();
+        file.set_len(version.size).unwrap();
+        disk.make_clean(&private, &version).unwrap();
+        let (dirty, mut file) = disk.create_dirty().unwrap();
+        file.write_all(b"pending").unwrap();
+        let dirty = disk.private_path(&dirty);
+        // While it is in use nothing changes.
+        give_to(base.path(), "key", &b.key).unwrap();
+        assert_eq!(other_host(base.path(), "key", &b.key), Some(a.key));
+        drop(disk);
+        give_to(base.path(), "key", &b.key).unwrap();
+        let disk = open(base.path(), &b);
+        assert_eq!(disk.found(), []);
+        assert_eq!(fs::read(dirty).unwrap(), b"pending");
+    }
+}
