@@ -6,6 +6,7 @@ mod bad_hosts;
 mod black_hole;
 mod control;
 mod doctor;
+mod foreign_changes;
 mod full_disk;
 mod guard;
 #[path = "../common/local.rs"]
