@@ -5,6 +5,7 @@
 mod bad_hosts;
 mod black_hole;
 mod control;
+mod direct_io;
 mod doctor;
 mod foreign_changes;
 mod full_disk;
