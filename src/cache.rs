@@ -20,6 +20,7 @@ mod journal;
 pub mod leftovers;
 mod owner;
 mod recover;
+mod refresh;
 mod report;
 mod seal;
 mod send;
@@ -48,6 +49,9 @@ pub use crate::cache::journal::record::Phase;
 pub use crate::cache::journal::record::Record;
 pub use crate::cache::recover::Fate;
 pub use crate::cache::recover::Recovered;
+pub use crate::cache::refresh::ContentVersion;
+pub use crate::cache::refresh::Newer;
+pub use crate::cache::refresh::Whole;
 pub use crate::cache::report::CacheReport;
 pub use crate::cache::report::Collision;
 pub use crate::cache::report::FileReport;
@@ -85,6 +89,9 @@ pub enum Error {
     /// The content was not fetched, or was replaced on the host: [`Entry::open`] brings it.
     #[error("the content is not here")]
     NotHere,
+    /// The content is of an older version, and others read it: [`Entry::refresh`] replaces it.
+    #[error("the content is of an older version")]
+    Outdated,
     /// The journal does not know yet that the content will differ from the host's:
     /// [`Entry::declare`] tells it.
     #[error("the content is not in the journal")]

@@ -165,6 +165,9 @@ fn absent_attr() -> fuser::FileAttr {
 fn init(config: &mut KernelConfig) -> io::Result<()> {
     // No FUSE_CACHE_SYMLINKS: what a link is shown to say depends on how deep it lies, and the
     // kernel would keep it when a directory above it moves up.
+    // No FUSE_ASYNC_DIO: an asynchronous O_DIRECT write ends in fs/fuse/file.c fuse_aio_complete(),
+    // which drops no pages, so that what buffered readers fetched while it was under way stays. A
+    // synchronous one drops them in mm/filemap.c kiocb_invalidate_post_direct_write().
     let wanted = [
         // `> file` on a big file must not fetch it first.
         InitFlags::FUSE_ATOMIC_O_TRUNC,
@@ -172,7 +175,6 @@ fn init(config: &mut KernelConfig) -> io::Result<()> {
         InitFlags::FUSE_DO_READDIRPLUS,
         InitFlags::FUSE_READDIRPLUS_AUTO,
         InitFlags::FUSE_AUTO_INVAL_DATA,
-        InitFlags::FUSE_ASYNC_DIO,
     ];
     for capability in wanted {
         if config.add_capabilities(capability).is_err() {

@@ -280,6 +280,12 @@ fn tell_kernel(notifier: &fuser::Notifier, workers: &Workers, change: Change) {
                 log::debug!("the kernel does not know inode {}: {error}", ino.0);
             }
         }
+        // This waits for pages that are being read, which other threads answer.
+        Change::Content(ino) => {
+            if let Err(error) = notifier.inval_inode(fuser::INodeNo(ino.0), 0, 0) {
+                log::debug!("the kernel does not know inode {}: {error}", ino.0);
+            }
+        }
         // This takes the lock of the directory, which may be held by whoever waits for us.
         Change::Name(parent, name) => {
             let notifier = notifier.clone();

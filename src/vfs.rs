@@ -20,6 +20,7 @@ mod moving;
 mod names;
 mod open_flags;
 mod permission;
+mod refresh;
 mod report;
 mod set_attr;
 mod store;
@@ -140,12 +141,15 @@ pub struct Found {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     Attributes(Ino),
+    /// Attributes and content. Never told while a request for the inode is being answered: the
+    /// kernel waits for the pages that it is reading.
+    Content(Ino),
     /// What a name in a directory leads to.
     Name(Ino, Name),
 }
 
 /// Tells the kernel. Called while a request is being served: must not wait for the kernel to take a
-/// lock.
+/// lock. The exception is [`Change::Content`], which is told from a worker.
 pub type Notify = Box<dyn Fn(Change) + Send + Sync>;
 
 /// One mounted directory of a host.

@@ -21,10 +21,12 @@ use crate::cache::Error;
 use crate::cache::disk::Private;
 use crate::cache::flush::Target;
 use crate::cache::local;
+use crate::cache::refresh::Refresh;
 use crate::cache::state::Content;
 use crate::cache::state::Journaled;
 use crate::cache::state::Place;
 use crate::cache::state::State;
+use crate::clock::Tick;
 use crate::path::RemotePath;
 use crate::remote::Durability;
 use crate::remote::Expect;
@@ -38,7 +40,7 @@ use crate::sync::MutexGuard;
 
 /// A file of up to this size is waited for when it is opened, so that errors show there; a
 /// larger one can be read while it is still being fetched.
-const WHOLE_AT_OPEN: u64 = 1 << 20;
+pub(super) const WHOLE_AT_OPEN: u64 = 1 << 20;
 
 /// Whether a call may wait for the network, or for another call that does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +95,11 @@ impl Entry {
                 failure: None,
                 news: None,
                 room: 0,
+                is_unsized: false,
+                refresh: Refresh::NONE,
+                n_awaiting: 0,
+                n_switches: 0,
+                refreshed_at: Tick::ZERO,
             }),
             changed: Condvar::new(),
             sent: AtomicU64::new(0),
@@ -164,6 +171,9 @@ impl Entry {
     ///
     /// Returns once errors of the host are known. Our own content that is not yet stored always
     /// counts as the newest.
+    ///
+    /// # Errors
+    /// [`Error::Outdated`] if others have the file open and what they read is of another version.
     pub fn open(
         self: &Arc<Self>,
         path: &RemotePath,
@@ -173,11 +183,14 @@ impl Entry {
         let mut state = self.state.lock();
         let mut has_asked = false;
         loop {
+            let has_readers = state.opens > 1;
             match &mut state.content {
                 Content::Dirty { .. } => return Ok(()),
                 Content::Clean { version: here, .. } if *here == version || has_asked => {
                     return Ok(());
                 }
+                // Others read it: it must not change under them before the newer one is complete.
+                Content::Clean { .. } if has_readers => return Err(Error::Outdated),
                 Content::Clean { version: here, .. } => {
                     let old = *here;
                     self.put_away(&mut state);
@@ -282,8 +295,8 @@ impl Entry {
         }
     }
 
-    /// Takes the attributes that came with the content, if there are new ones.
-    pub fn take_news(&self) -> Option<Stat> {
+    /// Takes the attributes that came with the content, if there are new ones, and when they came.
+    pub fn take_news(&self) -> Option<(Stat, Tick)> {
         self.state.lock().news.take()
     }
 

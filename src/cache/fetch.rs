@@ -76,7 +76,7 @@ impl Entry {
             return;
         }
         match result {
-            Ok(fetched) => self.fetched(&mut state, &fetched, private, file),
+            Ok(fetched) => self.take_fetched(&mut state, &version, &fetched, private, file),
             Err(error) => {
                 self.cache.disk.remove_private(&private);
                 // Whoever came after it was given up starts another.
@@ -91,7 +91,16 @@ impl Entry {
         self.changed.notify_all();
     }
 
-    fn fetched(&self, state: &mut State, fetched: &Fetched, private: Private, file: Arc<File>) {
+    /// Takes complete content as the clean content of this entry; `known` is the version that was
+    /// asked for.
+    pub(super) fn take_fetched(
+        &self,
+        state: &mut State,
+        known: &Version,
+        fetched: &Fetched,
+        private: Private,
+        file: Arc<File>,
+    ) {
         let mut version = fetched.stat.version();
         // The sizes differ for files of /proc: what came is what there is.
         let size = file.metadata().map_or(version.size, |meta| meta.len());
@@ -109,7 +118,11 @@ impl Entry {
         }
         state.set_base(base);
         state.size = size;
-        state.news = Some(fetched.stat);
+        state.is_unsized = !fetched.is_stable
+            && fetched.stat.blocks == 0
+            && fetched.stat.size == known.size
+            && known.size != size;
+        state.news = Some((fetched.stat, self.cache.clock.tick()));
         state.content = Content::Clean {
             version,
             file,

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use crate::cache::Error;
 use crate::cache::disk::Private;
 use crate::cache::journal::record::Id;
+use crate::cache::refresh::Refresh;
+use crate::clock::Tick;
 use crate::path::RemotePath;
 use crate::remote::Expect;
 use crate::stat::Stat;
@@ -44,9 +46,19 @@ pub(super) struct State {
     pub(super) is_synced: bool,
     /// Why the last store failed.
     pub(super) failure: Option<Error>,
-    /// Attributes that came with the content and that nobody has seen yet.
-    pub(super) news: Option<Stat>,
+    /// Attributes that came with the content and that nobody has seen yet, and when they came.
+    pub(super) news: Option<(Stat, Tick)>,
     pub(super) room: u64,
+    /// Whether the size that the host tells says nothing of the content, as in `/proc`.
+    pub(super) is_unsized: bool,
+    /// Whether a newer version is on its way beside clean content.
+    pub(super) refresh: Refresh,
+    /// Calls for attributes that wait for a small refresh.
+    pub(super) n_awaiting: u32,
+    /// Counts the newer versions of which the kernel was told.
+    pub(super) n_switches: u64,
+    /// How new the attributes were for which the last refresh was started.
+    pub(super) refreshed_at: Tick,
 }
 
 /// A content that may have reached the host.
@@ -114,6 +126,7 @@ impl State {
         self.replaces = false;
         self.n_kept = version.size;
         self.size = version.size;
+        self.is_unsized = false;
         self.mtime = version.mtime;
         self.atime = None;
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::cache;
+use crate::cache::Whole;
 use crate::path::RemotePath;
 use crate::stat::FileKind;
 use crate::stat::Stat;
@@ -34,8 +36,30 @@ pub struct Attr {
 impl Vfs {
     /// Returns the attributes of an inode.
     pub fn getattr(&self, cx: &Context, ino: Ino) -> Result<Attr> {
-        let tree = self.fresh_attr(cx, ino)?;
-        self.attr_of(&tree, ino)
+        let entry = Self::open_clean(&self.tree.lock(), ino);
+        let Some(entry) = entry else {
+            let tree = self.fresh_attr(cx, ino)?;
+            return self.attr_of(&tree, ino);
+        };
+        let n_switches = entry.n_switches();
+        self.take_news(ino, &entry);
+        let before = self.attr_of(&self.tree.lock(), ino)?;
+        // This starts to fetch a newer version.
+        self.attr_of(&*self.fresh_attr(cx, ino)?, ino)?;
+        // Where it fails otherwise, the older version stays, with its attributes.
+        if let Err(error @ cache::Error::WouldWait) =
+            entry.wait_for_refresh(Whole::IfSmall, cx.wait)
+        {
+            return Err(error.into());
+        }
+        let attr = self.attr_of(&self.tree.lock(), ino)?;
+        if entry.n_switches() == n_switches {
+            return Ok(attr);
+        }
+        // The kernel was told meanwhile, and will not take this answer for the size of the file:
+        // whoever asked must not see another.
+        let ttl = Duration::ZERO;
+        Ok(Attr { ttl, ..before })
     }
 
     /// Makes sure that the attributes of an inode are fresh and returns the tree with them.
@@ -121,6 +145,13 @@ impl Vfs {
             stat.atime = local.atime.unwrap_or(stat.atime);
             stat.ctime = stat.ctime.map(|ctime| ctime.max(local.ctime));
             // It changes once more when the host gets it.
+            ttl = Duration::ZERO;
+        } else if let Some(version) = self.older_content(tree, ino, inode) {
+            // Attributes and content that are shown are of one version at any moment.
+            stat.size = version.size;
+            stat.blocks = version.size.div_ceil(512);
+            stat.mtime = version.mtime;
+            stat.ctime = version.ctime.or(stat.ctime);
             ttl = Duration::ZERO;
         } else if let Some((host, shown)) = inode.ctime
             && stat.ctime == Some(host)

@@ -132,7 +132,7 @@ fn of_cache(error: &cache::Error) -> c_int {
         cache::Error::Local { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
         cache::Error::Full => libc::ENOSPC,
         // `vfs` brings content that is missing; where that did not help, it is lost.
-        cache::Error::NotHere | cache::Error::NotDeclared => libc::EIO,
+        cache::Error::NotHere | cache::Error::NotDeclared | cache::Error::Outdated => libc::EIO,
         cache::Error::KeptBeside { .. } | cache::Error::NoPlace => libc::ESTALE,
         cache::Error::WouldWait => libc::EAGAIN,
     }

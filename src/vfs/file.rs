@@ -101,7 +101,7 @@ impl Vfs {
             // content although what is known here is newer.
             self.notify(Change::Attributes(ino));
         }
-        let is_unsized = self.is_unsized(ino, &entry);
+        let is_unsized = entry.content_version().is_some_and(|it| it.is_unsized);
         let epoch = entry.epoch();
         // Who cuts a file has changed it, whatever else may be done with the descriptor.
         let flags = OpenFlags {
@@ -169,17 +169,21 @@ impl Vfs {
                 None => return Ok(()),
             }
         };
-        entry.open(&path, version, cx.wait)?;
-        self.take_news(ino, entry);
-        Ok(())
+        match entry.open(&path, version, cx.wait) {
+            Err(cache::Error::Outdated) => self.refresh_and_wait(cx, ino, entry),
+            result => {
+                result?;
+                self.take_news(ino, entry);
+                Ok(())
+            }
+        }
     }
 
     /// Takes the attributes that came with content.
-    fn take_news(&self, ino: Ino, entry: &Entry) {
-        let Some(stat) = entry.take_news() else {
+    pub(super) fn take_news(&self, ino: Ino, entry: &Entry) {
+        let Some((stat, at)) = entry.take_news() else {
             return;
         };
-        let at = self.clock.tick();
         let mut tree = self.tree.lock();
         let is_news = tree
             .get(ino)
@@ -203,14 +207,6 @@ impl Vfs {
             // Our own content: whatever the kernel has, it has from the same writes.
             None => entry.is_dirty() && inode.open.as_ref().is_some_and(|open| open.handles > 1),
         }
-    }
-
-    /// Whether the attributes give the file another size than its content has, as in `/proc`.
-    fn is_unsized(&self, ino: Ino, entry: &Entry) -> bool {
-        let tree = self.tree.lock();
-        tree.get(ino)
-            .zip(entry.version())
-            .is_some_and(|(inode, version)| !inode.is_ours() && inode.stat.size != version.size)
     }
 
     /// Creates a file and opens it. Unless it must be exclusive, the host hears of it when it is

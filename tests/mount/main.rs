@@ -7,7 +7,9 @@ mod black_hole;
 #[path = "../common/capability.rs"]
 mod capability;
 mod control;
+mod direct_io;
 mod doctor;
+mod foreign_changes;
 mod full_disk;
 mod guard;
 mod host_keys;

@@ -181,3 +181,126 @@ fn who_opens_another_content_than_the_kernel_knows_has_it_ask_for_the_size() {
         mount.close(&opened).unwrap();
     }
 }
+
+fn of_host(mount: &Mount, name: &str, content: &str) {
+    // In place: the file stays the same inode.
+    fs::write(mount.at(name), content).unwrap();
+    mount.age();
+}
+
+#[test]
+fn an_open_file_that_changed_on_the_host_shows_size_and_content_of_one_version() {
+    let mount = Mount::new();
+    of_host(&mount, "file", &"A".repeat(23));
+    let opened = mount.open("file", libc::O_RDONLY).unwrap();
+    let ino = mount.find("file").unwrap().ino;
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = Arc::clone(&told);
+    mount
+        .vfs
+        .set_notify(Box::new(move |change| tell.lock().push(change)));
+    for content in ["b\n", "grown again, and more than before", ""] {
+        told.lock().clear();
+        of_host(&mount, "file", content);
+        // A listing tells the new size before anybody asks for the file.
+        mount.names("").unwrap();
+        let size = mount.vfs.getattr(&CX, ino).unwrap().stat.size;
+        let read = mount.vfs.read(&CX, opened.fh, 0, 100).unwrap();
+        assert_eq!((size, &*read), (content.len() as u64, content.as_bytes()));
+        // The kernel drops the older pages when it sees the new size and times.
+        assert_eq!(*told.lock(), []);
+    }
+    assert_eq!(
+        mount.counted(|| mount.vfs.getattr(&CX, ino).unwrap()).1,
+        0,
+        "what is known costs nothing"
+    );
+    mount.close(&opened).unwrap();
+}
+
+#[test]
+fn an_open_file_whose_newer_version_cannot_be_fetched_stays_the_older_one() {
+    let mount = Mount::new();
+    of_host(&mount, "file", "older content");
+    let opened = mount.open("file", libc::O_RDONLY).unwrap();
+    let ino = mount.find("file").unwrap().ino;
+    of_host(&mount, "file", "new");
+    let older = mount.vfs.getattr(&CX, ino).unwrap();
+    mount.names("").unwrap();
+    assert_eq!(older.stat.size, 3);
+    // The listing is known, and the host is gone before the content is fetched.
+    of_host(&mount, "file", "newest of all");
+    mount.names("").unwrap();
+    mount.world.faults.lock().refuses = true;
+    mount.world.faults.lock().cut_after_read = Some(0);
+    for _ in 0..2 {
+        let attr = mount.vfs.getattr(&CX, ino).unwrap();
+        let read = mount.vfs.read(&CX, opened.fh, 0, 100).unwrap();
+        assert_eq!((attr.stat.size, &*read), (3, &b"new"[..]));
+        assert_eq!(attr.stat.mtime, older.stat.mtime);
+    }
+    mount.open("file", libc::O_RDONLY).unwrap_err();
+    assert_eq!(mount.vfs.read(&CX, opened.fh, 0, 100).unwrap(), b"new");
+    mount.world.faults.lock().refuses = false;
+    mount.clock.advance(std::time::Duration::from_secs(60));
+    assert_eq!(mount.vfs.getattr(&CX, ino).unwrap().stat.size, 13);
+    assert_eq!(
+        mount.vfs.read(&CX, opened.fh, 0, 100).unwrap(),
+        b"newest of all"
+    );
+    mount.close(&opened).unwrap();
+}
+
+#[test]
+fn an_open_file_that_was_written_to_keeps_its_content_when_the_host_changes_it() {
+    let mount = Mount::new();
+    of_host(&mount, "file", "base");
+    let reader = mount.open("file", libc::O_RDONLY).unwrap();
+    let writer = mount.open("file", libc::O_RDWR).unwrap();
+    let ino = mount.find("file").unwrap().ino;
+    of_host(&mount, "file", "of the host");
+    // What is written next was made from the older version.
+    let attr = mount.vfs.getattr(&CX, ino).unwrap();
+    let read = mount.vfs.read(&CX, reader.fh, 0, 100).unwrap();
+    assert_eq!((attr.stat.size, &*read), (4, &b"base"[..]));
+    mount.vfs.write(&CX, writer.fh, 4, b" and ours").unwrap();
+    assert!(matches!(
+        mount.close(&writer),
+        Err(Error::Cache(scpfs::cache::Error::KeptBeside { .. }))
+    ));
+    mount.close(&reader).unwrap();
+    let ours = fs::read(mount.at(&mount.beside("file"))).unwrap();
+    assert_eq!(ours, b"base and ours");
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"of the host");
+}
+
+#[test]
+fn a_large_open_file_that_changed_is_shown_whole_or_not_at_all() {
+    let mount = Mount::new();
+    let content = |byte: &str, len: usize| byte.repeat(len);
+    of_host(&mount, "file", &content("a", 1 << 20));
+    let opened = mount.open("file", libc::O_RDONLY).unwrap();
+    let ino = mount.find("file").unwrap().ino;
+    of_host(&mount, "file", &content("b", 4 << 20));
+    let mut sizes = Vec::new();
+    crate::world::eventually("the newer version is shown", || {
+        let size = mount.vfs.getattr(&CX, ino).unwrap().stat.size;
+        let at = mount.vfs.read(&CX, opened.fh, (1 << 20) - 1, 2).unwrap();
+        let after = mount.vfs.getattr(&CX, ino).unwrap().stat.size;
+        if size == after {
+            let expected: &[u8] = if size == 1 << 20 { b"a" } else { b"bb" };
+            assert_eq!(at, expected, "{size}");
+        }
+        size == 4 << 20
+    });
+    sizes.push(mount.find("file").unwrap().stat.size);
+    // Who opens it meanwhile waits for the newest, and takes nothing from who reads.
+    of_host(&mount, "file", &content("c", 2 << 20));
+    let late = mount.open("file", libc::O_RDONLY).unwrap();
+    sizes.push(mount.find("file").unwrap().stat.size);
+    assert_eq!(mount.vfs.read(&CX, late.fh, 0, 1).unwrap(), b"c");
+    assert_eq!(mount.vfs.read(&CX, opened.fh, 0, 1).unwrap(), b"c");
+    assert_eq!(sizes, [4 << 20, 2 << 20]);
+    mount.close(&opened).unwrap();
+    mount.close(&late).unwrap();
+}

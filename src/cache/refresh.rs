@@ -1,0 +1,334 @@
+//! Replacing the clean content of an open file by a newer version of the host.
+//!
+//! The newer version is fetched into a file of its own, beside the content that readers have; it
+//! takes the place of that in one step when it is complete. A fetch that fails changes nothing.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use crate::cache::Error;
+use crate::cache::disk::Private;
+use crate::cache::entry::Entry;
+use crate::cache::entry::WHOLE_AT_OPEN;
+use crate::cache::entry::Wait;
+use crate::cache::local;
+use crate::cache::state::Content;
+use crate::cache::state::Fetching;
+use crate::clock::Tick;
+use crate::path::RemotePath;
+use crate::remote;
+use crate::remote::Fetched;
+use crate::remote::Reason;
+use crate::remote::Receiver;
+use crate::stat::Stat;
+use crate::stat::Version;
+
+/// How far the replacement of clean content has come.
+///
+/// ```text
+///   Idle --> Fetching --> Switching --> Idle
+///               |  failed                ^
+///               +------------------------+
+/// ```
+#[derive(Debug, Clone)]
+pub(super) enum Refresh {
+    /// Nothing is under way; `failure` is why the last fetch failed, if it did.
+    Idle { failure: Option<Error> },
+    /// A newer version is being fetched. Callers that want the newest wait only if it is small.
+    Fetching { is_small: bool },
+    /// The newer version is complete and takes the place of the older one, which attributes show
+    /// until it has; `None` from then on, or from the start where calls for attributes wait for it
+    /// anyway: then they wait for the end.
+    Switching { older: Option<Version> },
+}
+
+impl Refresh {
+    pub(super) const NONE: Self = Self::Idle { failure: None };
+}
+
+/// Which refresh is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whole {
+    /// One of a small file, and one that is complete.
+    IfSmall,
+    Always,
+}
+
+/// The version of content that is the host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContentVersion {
+    /// Its size is that of the content that is here or on its way.
+    pub version: Version,
+    /// Whether the size that the host tells says nothing, as in `/proc`.
+    pub is_unsized: bool,
+}
+
+impl Entry {
+    /// Fetches `version` in the background to replace clean content of another version, and calls
+    /// `install` when it is complete. Does nothing where there is no such content, where a refresh
+    /// is under way, or where one was started for attributes as new as those of `at`, if that is
+    /// given.
+    ///
+    /// `install` runs on a worker, without locks. [`Self::wait_for_refresh`] waits for its end.
+    pub fn refresh(
+        self: &Arc<Self>,
+        path: &RemotePath,
+        version: Version,
+        at: Option<Tick>,
+        install: impl FnOnce(Newer) + Send + 'static,
+    ) {
+        let mut state = self.state.lock();
+        let is_due = matches!(&state.content, Content::Clean { version: here, .. }
+            if *here != version)
+            && matches!(state.refresh, Refresh::Idle { .. })
+            && at.is_none_or(|at| state.refreshed_at < at)
+            // Nobody has looked yet at what came with the content.
+            && state.news.is_none()
+            && Self::is_wanted(&state)
+            && !Self::is_busy(&state);
+        if !is_due {
+            return;
+        }
+        state.refreshed_at = at.unwrap_or(state.refreshed_at);
+        state.refresh = Refresh::Fetching {
+            is_small: version.size <= WHOLE_AT_OPEN,
+        };
+        drop(state);
+        let guard = Guard(Arc::clone(self));
+        let path = path.clone();
+        self.cache
+            .workers
+            .run(move || match guard.0.fetch_newer(&path, version) {
+                Ok((fetched, private, file)) => {
+                    let is_awaited = guard.0.begin_switch();
+                    install(Newer {
+                        is_awaited,
+                        known: version,
+                        fetched,
+                        file: Arc::new(file),
+                        private: Some(private),
+                        guard,
+                    });
+                }
+                Err(error) => {
+                    log::debug!("the newer {path} is not here: {}", remote::chain(&error));
+                    let failure = Some(error);
+                    guard.0.state.lock().refresh = Refresh::Idle { failure };
+                }
+            });
+    }
+
+    /// Says that a newer version is complete; returns whether calls for attributes wait for it.
+    fn begin_switch(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_awaited = state.n_awaiting > 0;
+        let older = match &state.content {
+            Content::Clean { version, .. } if !is_awaited => Some(*version),
+            _ => None,
+        };
+        state.refresh = Refresh::Switching { older };
+        is_awaited
+    }
+
+    /// Waits for the end of a refresh.
+    ///
+    /// # Errors
+    /// [`Error::WouldWait`], or why the last refresh failed.
+    pub fn wait_for_refresh(&self, whole: Whole, wait: Wait) -> Result<(), Error> {
+        let mut state = self.state.lock();
+        loop {
+            let is_awaited = match &state.refresh {
+                Refresh::Fetching { is_small } => *is_small,
+                Refresh::Switching { older } => older.is_none(),
+                Refresh::Idle { failure: None } => return Ok(()),
+                Refresh::Idle {
+                    failure: Some(error),
+                } => return Err(error.clone()),
+            };
+            if !is_awaited && whole == Whole::IfSmall {
+                return Ok(());
+            }
+            let n_awaiting = u32::from(whole == Whole::IfSmall && wait == Wait::Allowed);
+            state.n_awaiting += n_awaiting;
+            let waited = self.wait(&mut state, wait);
+            state.n_awaiting -= n_awaiting;
+            waited?;
+        }
+    }
+
+    /// Returns how often a newer version took the place of an older one and the kernel was told.
+    /// The kernel takes no attributes for which it asked before it was told.
+    pub fn n_switches(&self) -> u64 {
+        self.state.lock().n_switches
+    }
+
+    /// Returns the version of content that is the host's, here or on its way.
+    pub fn content_version(&self) -> Option<ContentVersion> {
+        let state = self.state.lock();
+        match &state.content {
+            Content::Clean { version, .. } => Some(ContentVersion {
+                version: match &state.refresh {
+                    Refresh::Switching { older: Some(older) } => *older,
+                    _ => *version,
+                },
+                is_unsized: state.is_unsized,
+            }),
+            Content::Fetching(Fetching { version, total, .. }) => Some(ContentVersion {
+                version: Version {
+                    size: total.unwrap_or(version.size),
+                    ..*version
+                },
+                is_unsized: false,
+            }),
+            Content::Absent { .. } | Content::Dirty { .. } => None,
+        }
+    }
+
+    fn fetch_newer(
+        &self,
+        path: &RemotePath,
+        version: Version,
+    ) -> Result<(Fetched, Private, File), Error> {
+        self.cache.make_room(version.size)?;
+        let create = self.cache.disk.create_temp();
+        let (private, file) = create.map_err(local("create a file"))?;
+        let mut receiver = Beside {
+            entry: self,
+            file: &file,
+            have: 0,
+            room: version.size,
+        };
+        self.cache.opens.count_fetch();
+        let fetched = self.cache.remote.fetch(path, Some(&version), &mut receiver);
+        // A file that was replaced by another is not the one that is open.
+        let fetched = fetched.and_then(|fetched| match fetched.stat.id == version.id {
+            true => Ok(fetched),
+            false => Err(remote::Error::Refused {
+                act: "fetch",
+                path: path.clone(),
+                reason: Reason::Changed,
+                text: Vec::new(),
+            }),
+        });
+        match fetched {
+            Ok(fetched) => Ok((fetched, private, file)),
+            Err(error) => {
+                self.cache.disk.remove_private(&private);
+                Err(error.into())
+            }
+        }
+    }
+}
+
+/// Ends a refresh, however it ends.
+struct Guard(Arc<Entry>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        if !matches!(state.refresh, Refresh::Idle { .. }) {
+            state.refresh = Refresh::NONE;
+        }
+        drop(state);
+        self.0.changed.notify_all();
+    }
+}
+
+/// A newer version of open content, complete and not yet shown to anybody. Attributes are those of
+/// the older one, or wait, until this is dropped.
+pub struct Newer {
+    /// Whether calls for attributes wait for this, so that the kernel hears of it by their answers.
+    /// Answers to what it asked before it is told otherwise do not count to it.
+    pub is_awaited: bool,
+    /// The version that was asked for.
+    known: Version,
+    fetched: Fetched,
+    file: Arc<File>,
+    /// `None` once it is installed.
+    private: Option<Private>,
+    guard: Guard,
+}
+
+impl Newer {
+    /// Replaces the older content; returns the attributes that belong to the newer one. `None`
+    /// where the older content is not clean any more: then it stays.
+    pub fn install(&mut self) -> Option<Stat> {
+        let entry = &self.guard.0;
+        let mut state = entry.state.lock();
+        let Content::Clean { version, .. } = &state.content else {
+            return None;
+        };
+        if Entry::is_busy(&state) {
+            return None;
+        }
+        let old = *version;
+        let private = self.private.take()?;
+        entry.put_away(&mut state);
+        entry.cache.forget(&old);
+        entry.take_fetched(
+            &mut state,
+            &self.known,
+            &self.fetched,
+            private,
+            Arc::clone(&self.file),
+        );
+        // The caller has the attributes.
+        state.news = None;
+        state.refresh = Refresh::Switching { older: None };
+        Some(self.fetched.stat)
+    }
+}
+
+impl Drop for Newer {
+    fn drop(&mut self) {
+        if let Some(private) = &self.private {
+            self.guard.0.cache.disk.remove_private(private);
+        } else if !self.is_awaited {
+            self.guard.0.state.lock().n_switches += 1;
+        }
+    }
+}
+
+impl std::fmt::Debug for Newer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Newer")
+            .field("fetched", &self.fetched)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Writes what arrives to a file that nobody reads yet.
+struct Beside<'a> {
+    entry: &'a Entry,
+    file: &'a File,
+    have: u64,
+    /// How large the file may get, as far as the disk was asked.
+    room: u64,
+}
+
+impl Receiver for Beside<'_> {
+    fn begin(&mut self, size: u64) -> io::Result<()> {
+        if size > self.room {
+            let full = |_| io::Error::from_raw_os_error(libc::ENOSPC);
+            self.entry.cache.make_room(size).map_err(full)?;
+            self.room = size;
+        }
+        self.have = 0;
+        self.file.set_len(0)
+    }
+
+    fn data(&mut self, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, self.have)?;
+        self.have += data.len() as u64;
+        let state = self.entry.state.lock();
+        if Entry::is_wanted(&state) && matches!(state.content, Content::Clean { .. }) {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::Interrupted,
+            "nobody wants the newer version any more",
+        ))
+    }
+}
