@@ -24,6 +24,8 @@ pub(crate) enum Capability {
     Shells,
     /// Root, to act as several users.
     Root,
+    /// File attributes of `chattr` on the filesystem of the tests.
+    Attributes,
 }
 
 impl Capability {
@@ -36,6 +38,7 @@ impl Capability {
         Self::DropbearScp,
         Self::Shells,
         Self::Root,
+        Self::Attributes,
     ];
 
     /// The word for it in `SCPFS_REQUIRE`.
@@ -49,6 +52,7 @@ impl Capability {
             Self::DropbearScp => "dropbear-scp",
             Self::Shells => "shells",
             Self::Root => "root",
+            Self::Attributes => "attributes",
         }
     }
 }

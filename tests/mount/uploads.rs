@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
+use crate::capability::Capability;
+use crate::capability::skip;
 use crate::mounted::Mounted;
 use crate::sshd::Options;
 use crate::sshd::Sshd;
@@ -46,7 +48,7 @@ fn open_to_all(path: &Path, mode: u32) {
 #[test]
 fn a_bind_mounted_file_is_saved_in_place() {
     if !rustix::process::geteuid().is_root() {
-        return;
+        return skip(Capability::Root, "root for a bind mount");
     }
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
     let (real, bound) = (dir.path().join("real"), dir.path().join("bound"));
@@ -112,8 +114,7 @@ fn files_of_immutable_and_append_only_directories_are_saved_in_place() {
         open_to_all(&dir, 0o777);
         open_to_all(&dir.join("file"), 0o666);
         let Some(_attribute) = Attribute::set(letter, &dir) else {
-            eprintln!("SKIPPED: this filesystem has no attributes of files");
-            return;
+            return skip(Capability::Attributes, "a filesystem with chattr");
         };
         for content in ["first", "second", "third"] {
             fs::write(mounted.here(letter).join("file"), content).unwrap();
@@ -146,8 +147,7 @@ fn a_file_that_can_only_be_appended_to_is_appended_to() {
     mounted.put("log", "one\n");
     let log = mounted.there("log");
     let Some(_attribute) = Attribute::set("a", &log) else {
-        eprintln!("SKIPPED: this filesystem has no attributes of files");
-        return;
+        return skip(Capability::Attributes, "a filesystem with chattr");
     };
     mounted.sh("echo two >>log; echo three >>log");
     assert_eq!(fs::read_to_string(&log).unwrap(), "one\ntwo\nthree\n");
