@@ -10,6 +10,7 @@ mod late;
 mod local;
 mod memory;
 mod noise;
+mod processes;
 mod scp_only;
 #[path = "../common/scp_server.rs"]
 mod scp_server;

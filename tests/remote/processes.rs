@@ -1,0 +1,276 @@
+#![cfg(test)]
+//! How many programs each operation starts on the host.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use scpfs::clock::ManualClock;
+use scpfs::remote::AttrChange;
+use scpfs::remote::Durability;
+use scpfs::remote::Expect;
+use scpfs::remote::NewTime;
+use scpfs::remote::Owner;
+use scpfs::remote::Remote as _;
+use scpfs::remote::RenameHow;
+use scpfs::remote::StorePlan;
+use scpfs::remote::shell::Shell;
+use scpfs::stat::DeviceNumber;
+use scpfs::stat::FileKind;
+
+use crate::local::Userland;
+use crate::local::World;
+use crate::things::Buffer;
+use crate::things::MTIME;
+use crate::things::bytes;
+use crate::things::path;
+use crate::things::plan;
+
+const PROGRAMS: [&str; 27] = [
+    "cat", "chmod", "chown", "cmp", "cp", "dd", "df", "find", "flock", "head", "id", "ln", "ls",
+    "mkdir", "mkfifo", "mknod", "mv", "readlink", "rm", "rmdir", "scp", "sleep", "stat", "sync",
+    "touch", "truncate", "xargs",
+];
+
+/// A plan that leaves an existing file its permissions.
+fn save_over(plan: StorePlan) -> StorePlan {
+    StorePlan {
+        sets_mode: false,
+        ..plan
+    }
+}
+
+fn counted(world: &World, operation: impl FnOnce()) -> String {
+    let log = world.root().with_file_name("started");
+    fs::write(&log, "").unwrap();
+    operation();
+    let started = fs::read_to_string(&log).unwrap();
+    let names: Vec<&str> = started.lines().collect();
+    names.join(" ")
+}
+
+fn operations(userland: Userland) -> Vec<(&'static str, String)> {
+    let world = World::new(userland);
+    let dir = world.root().parent().unwrap().to_owned();
+    let is_gnu = matches!(userland, Userland::Gnu | Userland::NoScp | Userland::Bsd);
+    let present: Vec<&str> = PROGRAMS
+        .into_iter()
+        .filter(|program| {
+            dir.join("bin").join(program).symlink_metadata().is_ok()
+                || is_gnu && Path::new("/usr/bin").join(program).exists()
+        })
+        .collect();
+    let real = dir.join("real");
+    fs::create_dir(&real).unwrap();
+    for name in present {
+        let there = dir.join("bin").join(name);
+        if there.symlink_metadata().is_ok() {
+            fs::rename(&there, real.join(name)).unwrap();
+        } else {
+            std::os::unix::fs::symlink(Path::new("/usr/bin").join(name), real.join(name)).unwrap();
+        }
+        let script = format!(
+            "#!/bin/dash\necho {name} >>'{}/started'\nexec '{}' \"$@\"\n",
+            dir.display(),
+            real.join(name).display()
+        );
+        world.put(name, &script);
+    }
+    let shell: Shell = world.shell(Arc::new(ManualClock::new()));
+    let at = |name: &str| world.root().join(name);
+    let over = |name: &str, content: &[u8]| StorePlan {
+        expect: Expect::Version(shell.stat(&path(name)).unwrap().version()),
+        ..plan(content)
+    };
+    let new = StorePlan {
+        mode: 0o644,
+        expect: Expect::Absent,
+        ..plan(b"content")
+    };
+    let mut found = Vec::new();
+    let mut count =
+        |what, operation: &mut dyn FnMut()| found.push((what, counted(&world, operation)));
+    let store = |name: &str, plan: &StorePlan| {
+        shell.store(&path(name), &bytes(b"content"), plan).unwrap();
+    };
+    count("the first new file", &mut || store("first", &new));
+    count("a new file", &mut || store("new", &new));
+    let given = StorePlan {
+        owner: Some(Owner {
+            uid: 1000,
+            gid: 1000,
+        }),
+        ..new.clone()
+    };
+    count("a new file of somebody else's", &mut || {
+        store("given", &given)
+    });
+    fs::write(at("file"), "old").unwrap();
+    let save = save_over(over("file", b"content"));
+    count("a save", &mut || store("file", &save));
+    let fsync = StorePlan {
+        durability: Durability::Fsync,
+        ..save_over(over("file", b"content"))
+    };
+    count("a save with fsync", &mut || store("file", &fsync));
+    let longer = StorePlan {
+        appends_to: Some(7),
+        ..save_over(over("file", b"content and more"))
+    };
+    count("an append", &mut || {
+        shell
+            .store(&path("file"), &bytes(b"content and more"), &longer)
+            .unwrap();
+    });
+    count("exclusive creation", &mut || {
+        shell.create_new(&path("excl"), 0o644, None).unwrap();
+    });
+    count("mkdir", &mut || {
+        shell.make_dir(&path("dir"), 0o755, None).unwrap();
+    });
+    count("mkfifo", &mut || {
+        let device = DeviceNumber::default();
+        shell
+            .make_node(&path("fifo"), FileKind::Fifo, 0o644, device, None)
+            .unwrap();
+    });
+    count("rename", &mut || {
+        shell
+            .rename(&path("excl"), &path("moved"), RenameHow::Replace)
+            .unwrap();
+    });
+    count("rename without replacing", &mut || {
+        shell
+            .rename(&path("moved"), &path("excl"), RenameHow::NoReplace)
+            .unwrap();
+    });
+    count("unlink", &mut || {
+        shell.remove_file(&path("excl"), None).unwrap();
+    });
+    let change = AttrChange {
+        mode: Some(0o600),
+        ..AttrChange::default()
+    };
+    count("chmod", &mut || {
+        shell.set_attr(&path("file"), &change).unwrap();
+    });
+    let change = AttrChange {
+        mtime: Some(NewTime::At(MTIME)),
+        ..AttrChange::default()
+    };
+    count("utimes", &mut || {
+        shell.set_attr(&path("file"), &change).unwrap();
+    });
+    let known = shell.stat(&path("file")).unwrap().version();
+    let change = AttrChange {
+        expect: Some(known),
+        ..change
+    };
+    count("utimes of a version that is compared", &mut || {
+        shell.set_attr(&path("file"), &change).unwrap();
+    });
+    let known = shell.stat(&path("file")).unwrap().version();
+    count("a fetch of a known version", &mut || {
+        shell
+            .fetch(&path("file"), Some(&known), &mut Buffer::default())
+            .unwrap();
+    });
+    count("a copy", &mut || {
+        shell.copy(&path("file"), &path("copy"), &new).unwrap();
+    });
+    found
+}
+
+/// The programs of each operation, for GNU's tools, BusyBox's with `stat`, and BusyBox's without.
+const TABLE: [(&str, [&str; 3]); 17] = [
+    // Whether the directory has a default ACL is asked once a minute, by GNU's ls.
+    (
+        "the first new file",
+        ["ls scp mv stat", "scp ln rm stat", "scp ln rm ls ls ls"],
+    ),
+    (
+        "a new file",
+        ["scp mv stat", "scp ln rm stat", "scp ln rm ls ls ls"],
+    ),
+    (
+        "a new file of somebody else's",
+        [
+            "scp chown chmod mv stat",
+            "scp chown chmod ln rm stat",
+            "scp chown chmod ln rm ls ls ls",
+        ],
+    ),
+    (
+        "a save",
+        [
+            "scp flock cp stat mv stat",
+            "scp stat chmod mv stat",
+            "scp ls ls chmod mv ls ls ls",
+        ],
+    ),
+    (
+        "a save with fsync",
+        [
+            "scp sync flock cp stat mv sync stat",
+            "scp sync stat chmod mv sync stat",
+            "scp sync ls ls chmod mv sync ls ls ls",
+        ],
+    ),
+    (
+        "an append",
+        [
+            "scp flock stat cat touch rm stat",
+            "scp stat cat touch rm stat",
+            "scp ls ls cat touch rm ls ls ls",
+        ],
+    ),
+    ("exclusive creation", ["stat", "stat", "ls ls ls"]),
+    ("mkdir", ["mkdir stat", "mkdir stat", "mkdir ls ls ls"]),
+    ("mkfifo", ["mkfifo stat", "mkfifo stat", "mkfifo ls ls ls"]),
+    ("rename", ["mv stat", "mv stat", "mv ls ls ls"]),
+    (
+        "rename without replacing",
+        ["mv stat", "ln rm stat", "ln rm ls ls ls"],
+    ),
+    ("unlink", ["rm stat", "rm stat", "rm ls ls ls"]),
+    ("chmod", ["chmod stat", "chmod stat", "chmod ls ls ls"]),
+    ("utimes", ["touch stat", "touch stat", "touch ls ls ls"]),
+    (
+        "utimes of a version that is compared",
+        ["stat touch stat", "stat touch stat", "ls ls touch ls ls ls"],
+    ),
+    (
+        "a fetch of a known version",
+        ["scp stat", "scp stat", "scp ls ls ls"],
+    ),
+    (
+        "a copy",
+        [
+            "cp touch mv stat",
+            "cat touch ln rm stat",
+            "cat touch ln rm ls ls ls",
+        ],
+    ),
+];
+
+#[test]
+fn each_operation_starts_as_few_programs_as_the_table_says() {
+    let mut wrong = Vec::new();
+    for (at, userland) in [Userland::Gnu, Userland::BusyBox, Userland::OpenWrt]
+        .into_iter()
+        .enumerate()
+    {
+        if !userland.is_here() {
+            continue;
+        }
+        let found = operations(userland);
+        assert_eq!(found.len(), TABLE.len());
+        for ((what, names), (expected, lists)) in found.iter().zip(TABLE) {
+            assert_eq!(*what, expected);
+            if names != lists[at] {
+                wrong.push(format!("{userland:?}: {what}: {names}, not {}", lists[at]));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
