@@ -51,6 +51,7 @@ use crate::capability::skip;
 pub(crate) struct Meter {
     trips: AtomicU64,
     bytes_read: AtomicU64,
+    bytes_written: AtomicU64,
 }
 
 impl Meter {
@@ -60,6 +61,10 @@ impl Meter {
 
     pub(crate) fn bytes_read(&self) -> u64 {
         self.bytes_read.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn bytes_written(&self) -> u64 {
+        self.bytes_written.load(Ordering::SeqCst)
     }
 }
 
@@ -646,6 +651,8 @@ impl Channel for LocalChannel {
     fn write_all(&mut self, data: &[u8]) -> Result<(), Error> {
         self.check_cut("writing")?;
         self.wrote_last = true;
+        let n = data.len() as u64;
+        self.meter.bytes_written.fetch_add(n, Ordering::SeqCst);
         let stdin = self
             .stdin
             .as_mut()
