@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
+use crate::capability::is_root;
 use crate::mounted::Mounted;
 use crate::proxy::Proxy;
 use crate::sshd::Options;
@@ -37,10 +38,6 @@ impl Drop for Small {
     fn drop(&mut self) {
         let _ended = Command::new("umount").arg("-l").arg(self.0.path()).status();
     }
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
 }
 
 #[test]
