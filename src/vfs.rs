@@ -407,7 +407,13 @@ impl Vfs {
             return Ok(fs);
         }
         cx.may_wait()?;
-        let fs = self.remote.fs_stat(&path)?;
+        let fs = match self.remote.fs_stat(&path) {
+            // Somebody removed it on the host; the root is there, and nearly always the same.
+            Err(error) if error.reason() == Some(Reason::NotFound) => {
+                self.remote.fs_stat(&RemotePath::root())?
+            }
+            result => result?,
+        };
         let mut known = self.fs.lock();
         known.retain(|_, (at, _)| is_fresh(*at));
         known.insert(device, (now, fs));

@@ -57,6 +57,15 @@ impl Capability {
     }
 }
 
+/// Whether this is root; says so, or fails, if not.
+pub(crate) fn is_root() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        skip(Capability::Root, "root");
+    }
+    is_root
+}
+
 /// Reports that a test is skipped because `missing` is; fails where `SCPFS_REQUIRE` names it.
 pub(crate) fn skip(capability: Capability, missing: &str) {
     let required = std::env::var("SCPFS_REQUIRE").unwrap_or_default();

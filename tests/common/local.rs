@@ -445,6 +445,18 @@ impl World {
         self.put("sh", &wrapper);
     }
 
+    /// From now on, whoever logs in is this user, to whom the root belongs. Needs root.
+    pub(crate) fn log_in_as(&self, uid: u32) {
+        let shell = self.dir.path().join("sh");
+        self.at_login(&format!(
+            "exec /usr/bin/setpriv --reuid {uid} --regid {uid} --clear-groups '{}' \"$@\"",
+            shell.display()
+        ));
+        let open = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(self.dir.path(), open).unwrap();
+        std::os::unix::fs::chown(self.root(), Some(uid), Some(uid)).unwrap();
+    }
+
     /// A directory for a cache.
     pub(crate) fn cache_base(&self) -> PathBuf {
         self.dir.path().join("cache")

@@ -10,6 +10,7 @@ use std::time::Duration;
 use scpfs::clock::Clock as _;
 use scpfs::clock::SystemClock;
 
+use crate::capability::is_root;
 use crate::mounted::Mounted;
 use crate::proxy::Proxy;
 use crate::sshd::Options;
@@ -42,10 +43,6 @@ impl Drop for Small {
     fn drop(&mut self) {
         let _ended = Command::new("umount").arg("-l").arg(self.0.path()).status();
     }
-}
-
-fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Duration;
 
 use scpfs::clock::Clock;
 use scpfs::clock::ManualClock;
@@ -260,6 +261,9 @@ fn statfs_costs_one_and_then_nothing() {
     assert_eq!(statfs(Ino::ROOT), 1);
     assert_eq!(statfs(Ino::ROOT), 0);
     assert_eq!(statfs(inside), 0, "of the same filesystem");
+    fs::remove_file(mount.at("dir/17")).unwrap();
+    mount.clock.advance(Duration::from_secs(11));
+    assert_eq!(statfs(inside), 2, "it is gone, and its filesystem is not");
 }
 
 #[test]

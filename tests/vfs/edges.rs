@@ -28,13 +28,13 @@ use scpfs::vfs::OpenFlags;
 use scpfs::vfs::RenameFlags;
 use scpfs::vfs::SetAttr;
 
-use crate::capability::Capability;
-use crate::capability::skip;
+use crate::capability::is_root;
 use crate::faulty::Faulty;
 use crate::local::Userland;
 use crate::local::World;
 use crate::world::CX;
 use crate::world::Mount;
+use crate::world::NOBODY;
 use crate::world::Setup;
 use crate::world::eventually;
 
@@ -115,31 +115,6 @@ fn a_mode_that_was_set_on_what_waits_to_be_stored_outlives_a_crash() {
     assert_eq!(std::os::unix::fs::MetadataExt::mtime(&meta), 5);
 }
 
-fn is_root() -> bool {
-    let is_root = rustix::process::getuid().is_root();
-    if !is_root {
-        skip(Capability::Root, "root");
-    }
-    is_root
-}
-
-/// The login user of the host who is not root, by number: nobody.
-const NOBODY: u32 = 65_534;
-
-/// A mount whose host is logged in to by somebody who is not root.
-fn mount_of_nobody() -> Mount {
-    let world = World::new(Userland::Gnu);
-    if rustix::process::getuid().is_root() {
-        world.at_login(&format!(
-            "exec /usr/bin/setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups /bin/dash \"$@\""
-        ));
-        let open = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(world.root().parent().unwrap(), open).unwrap();
-        std::os::unix::fs::chown(world.root(), Some(NOBODY), Some(NOBODY)).unwrap();
-    }
-    Mount::on(Arc::new(world), Setup::default())
-}
-
 fn set_mode(mount: &Mount, name: &str, mode: u32) {
     fs::set_permissions(mount.at(name), fs::Permissions::from_mode(mode)).unwrap();
     mount.age();
@@ -147,7 +122,7 @@ fn set_mode(mount: &Mount, name: &str, mode: u32) {
 
 #[test]
 fn a_file_that_may_not_be_read_is_not_read_from_the_cache() {
-    let mount = mount_of_nobody();
+    let mount = Mount::of_nobody();
     mount.write("file", b"content").unwrap();
     assert_eq!(mount.read("file").unwrap(), b"content");
     for mode in [0o000, 0o200, 0o044] {
@@ -177,7 +152,7 @@ fn an_acl_that_lets_the_login_user_read_a_file_counts() {
     if !is_root() {
         return;
     }
-    let mount = mount_of_nobody();
+    let mount = Mount::of_nobody();
     fs::write(mount.at("file"), "content").unwrap();
     // Linux include/uapi/linux/posix_acl_xattr.h: version 2, then tag, permissions and id of the
     // owner, a user, the group, the mask and the others.

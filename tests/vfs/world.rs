@@ -52,6 +52,9 @@ pub(crate) fn eventually(what: &str, is_so: impl Fn() -> bool) {
     panic!("in vain: {what}");
 }
 
+/// The login user of [`Mount::of_nobody`].
+pub(crate) const NOBODY: u32 = 65_534;
+
 pub(crate) struct Mount {
     pub(crate) world: Arc<World>,
     pub(crate) remote: Arc<dyn Remote>,
@@ -112,6 +115,15 @@ impl Mount {
         let shell = world.shell(Arc::clone(&clock) as Arc<dyn Clock>);
         let remote = Arc::new(Retry::new(shell));
         Self::of(remote, world, clock, setup)
+    }
+
+    /// A mount whose host is logged in to by somebody who is not root.
+    pub(crate) fn of_nobody() -> Self {
+        let world = World::new(Userland::Gnu);
+        if rustix::process::geteuid().is_root() {
+            world.log_in_as(NOBODY);
+        }
+        Self::on(Arc::new(world), Setup::default())
     }
 
     /// On a host of any kind; the world is for the cache then.

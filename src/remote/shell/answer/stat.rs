@@ -60,7 +60,7 @@ pub fn parse_stat(line: &[u8]) -> Option<Stat> {
     })
 }
 
-/// Parses what `l` prints with GNU find, see [`take_gnu_records`], then complaints.
+/// Parses what `l` prints with GNU find, see `take_gnu_records`, then complaints.
 pub fn parse_gnu_listing(body: &[u8]) -> Option<ParsedListing> {
     let mut parsed = ParsedListing::new(DEFAULT_MAX_NAMES);
     let used = take_gnu_records(body, &mut parsed).ok()?;
@@ -155,7 +155,7 @@ fn parse_gnu_record(
     )))
 }
 
-/// Parses what `l` prints with BusyBox and BSD, see [`take_marked_records`]; then complaints after
+/// Parses what `l` prints with BusyBox and BSD, see `take_marked_records`; then complaints after
 /// GS, the token and `!`.
 pub fn parse_marked_listing(body: &[u8], token: &[u8], top: &[u8]) -> Option<ParsedListing> {
     let mut parsed = ParsedListing::new(DEFAULT_MAX_NAMES);
