@@ -146,6 +146,7 @@ enum Phase {
 ///
 /// Returns the status to exit with.
 pub fn run(config: &Config, fusermount: Option<PathBuf>) -> Result<u8, Error> {
+    hide_memory();
     let mountpoint = Mountpoint::check(&config.mount, &config.cache.base, fusermount)?;
     let readiness = if config.mount.is_foreground {
         Readiness::nobody()
@@ -161,6 +162,17 @@ pub fn run(config: &Config, fusermount: Option<PathBuf>) -> Result<u8, Error> {
     let phase = Arc::new(Mutex::new(Phase::Starting));
     watch_signals(Arc::clone(&phase), Arc::clone(&terminal))?;
     serve(config, mountpoint, readiness, terminal, &phase)
+}
+
+/// Keeps passwords, keys and contents from core dumps and from other processes of the same user.
+///
+/// Without this any of them can read `/proc/PID/mem` and attach a debugger. Programs that this one
+/// starts are not concerned: exec(2) ends it.
+fn hide_memory() {
+    let behavior = rustix::process::DumpableBehavior::NotDumpable;
+    if let Err(error) = rustix::process::set_dumpable_behavior(behavior) {
+        log::warn!("other processes of this user can read the memory of this one: {error}");
+    }
 }
 
 fn serve(
