@@ -10,6 +10,7 @@ pub mod end;
 pub mod guard;
 pub mod logging;
 pub mod mountinfo;
+mod pinned;
 pub mod recover;
 pub mod signals;
 pub mod terminal;
@@ -23,7 +24,6 @@ use std::sync::Arc;
 
 use fuser::Session;
 use fuser::SessionACL;
-use sha2::Digest as _;
 
 use crate::cache;
 use crate::cache::Cache;
@@ -31,10 +31,8 @@ use crate::cache::Disk;
 use crate::cache::Fate;
 use crate::cache::Limits;
 use crate::cache::pin;
-use crate::cache::pin::Host;
 use crate::clock::Clock;
 use crate::clock::SystemClock;
-use crate::config;
 use crate::config::Config;
 use crate::config::Dialect;
 use crate::config::Idmap;
@@ -49,6 +47,8 @@ use crate::mount::daemon::Readiness;
 use crate::mount::end::Mounted;
 use crate::mount::guard::Guard;
 use crate::mount::mountinfo::MountLine;
+use crate::mount::pinned::asked_key;
+use crate::mount::pinned::connect_to_pinned;
 use crate::mount::terminal::StandardInput;
 use crate::mount::terminal::Terminal;
 use crate::path::Escaped;
@@ -61,10 +61,7 @@ use crate::remote::probe;
 use crate::sync::Mutex;
 use crate::transport;
 use crate::transport::Prompt;
-use crate::transport::known_hosts::Refusal;
-use crate::transport::known_hosts::verify::host_name;
 use crate::transport::libssh2::Libssh2;
-use crate::transport::settings::Settings;
 use crate::vfs;
 use crate::vfs::Change;
 use crate::vfs::Ids;
@@ -147,6 +144,7 @@ enum Phase {
 ///
 /// Returns the status to exit with.
 pub fn run(config: &Config, fusermount: Option<PathBuf>) -> Result<u8, Error> {
+    hide_memory();
     let mountpoint = Mountpoint::check(&config.mount, &config.cache.base, fusermount)?;
     let readiness = if config.mount.is_foreground {
         Readiness::nobody()
@@ -164,6 +162,17 @@ pub fn run(config: &Config, fusermount: Option<PathBuf>) -> Result<u8, Error> {
     serve(config, mountpoint, readiness, terminal, &phase)
 }
 
+/// Keeps passwords, keys and contents from core dumps and from other processes of the same user.
+///
+/// Without this any of them can read `/proc/PID/mem` and attach a debugger. Programs that this one
+/// starts are not concerned: exec(2) ends it.
+fn hide_memory() {
+    let behavior = rustix::process::DumpableBehavior::NotDumpable;
+    if let Err(error) = rustix::process::set_dumpable_behavior(behavior) {
+        log::warn!("other processes of this user can read the memory of this one: {error}");
+    }
+}
+
 fn serve(
     config: &Config,
     mountpoint: Mountpoint,
@@ -172,7 +181,7 @@ fn serve(
     phase: &Mutex<Phase>,
 ) -> Result<u8, Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let (transport, remote, disk) = connect_to_pinned(config, terminal, &clock)?;
+    let ((transport, remote), disk) = connect_to_pinned(config, terminal, &clock)?;
     mountpoint.check_keys(transport.settings())?;
     let facts = remote.facts().clone();
     log::info!("{}: {}", config.source, facts.summary);
@@ -328,28 +337,8 @@ impl Drop for Unmount<'_> {
     }
 }
 
-/// Connects, and opens the cache directory of what was found; both belong to the same host.
-fn connect_to_pinned(
-    config: &Config,
-    terminal: Arc<Terminal>,
-    clock: &Arc<dyn Clock>,
-) -> Result<(Arc<Libssh2>, Arc<dyn Remote>, Disk), Error> {
-    let (transport, remote) = connect(config, Arc::clone(&terminal), clock, None)?;
-    let pinned = match open_disk(config, &transport, &remote) {
-        Err(Error::Transport(transport::Error::HostKey(Refusal::Pinned {
-            expected,
-            offered,
-            ..
-        }))) if expected.kind != offered.kind => expected,
-        result => return Ok((transport, remote, result?)),
-    };
-    // The directory was asked for by other words, so that nobody knew of which type its key is. The
-    // host may have that as well.
-    remote.close();
-    let (transport, remote) = connect(config, terminal, clock, Some(pinned))?;
-    let disk = open_disk(config, &transport, &remote)?;
-    Ok((transport, remote, disk))
-}
+/// A host, and what is known of the connections with it.
+type Connected = (Arc<Libssh2>, Arc<dyn Remote>);
 
 /// Connects with a host whose key is `pinned`, or what is known of what was asked for.
 fn connect(
@@ -357,7 +346,7 @@ fn connect(
     terminal: Arc<Terminal>,
     clock: &Arc<dyn Clock>,
     pinned: Option<HostKey>,
-) -> Result<(Arc<Libssh2>, Arc<dyn Remote>), Error> {
+) -> Result<Connected, Error> {
     let connection = &config.connection;
     let mut settings = transport::resolve::resolve(&connection.query, &connection.surroundings)?;
     let asked = asked_key(&settings, &connection.directory);
@@ -400,54 +389,6 @@ fn connect(
         }
         Err(error) => Err(error.into()),
     }
-}
-
-/// Opens the cache directory of what a host was found to have, unless it belongs to another host.
-fn open_disk(
-    config: &Config,
-    transport: &Libssh2,
-    remote: &Arc<dyn Remote>,
-) -> Result<Disk, Error> {
-    let settings = transport.settings();
-    let facts = remote.facts();
-    let name = cache_key(settings, &facts.root);
-    let config::Cache { base, boot, .. } = &config.cache;
-    let Some((key, is_known)) = transport.host_key() else {
-        return Ok(Disk::open(base, &name, boot)?);
-    };
-    let is_accepted = settings.accept_host_key.as_ref() == Some(&key.fingerprint);
-    match pin::other_host(base, &name, &key) {
-        Some(_) if is_accepted => {
-            pin::give_to(base, &name, &key).map_err(system("change whose the cache is"))?;
-        }
-        Some(expected) => {
-            let refusal = Refusal::Pinned {
-                name: host_name(settings),
-                expected,
-                offered: key,
-                is_mounted: false,
-            };
-            return Err(transport::Error::from(refusal).into());
-        }
-        None => {}
-    }
-    let host = Host {
-        key,
-        asked: asked_key(settings, &config.connection.directory),
-    };
-    let disk = Disk::open_for(base, &name, boot, &host)?;
-    if disk.was_unpinned() {
-        let why = if is_known {
-            "as known_hosts says"
-        } else {
-            "trusted on first use, because no known_hosts file has it"
-        };
-        log::info!(
-            "this mount and later ones keep to the host key {} ({why})",
-            host.key
-        );
-    }
-    Ok(disk)
 }
 
 fn open_cache(
@@ -503,45 +444,6 @@ fn open_cache(
     ))
 }
 
-/// Stands for what is mounted, as typed; see [`Host::asked`].
-fn asked_key(settings: &Settings, directory: &[u8]) -> String {
-    let n_slashes = directory
-        .iter()
-        .rev()
-        .take_while(|&&byte| byte == b'/')
-        .count();
-    // The root directory is nothing but slashes.
-    let end = (directory.len() - n_slashes).max(directory.len().min(1));
-    cache_key(settings, &directory[..end])
-}
-
-/// A name for the cache directory: readable, and unique by its hash.
-///
-/// Who says by HostKeyAlias that hosts behind one address are different ones has a cache for each.
-fn cache_key(settings: &Settings, root: &[u8]) -> String {
-    let (user, host) = (&settings.user, &settings.hostname);
-    let port = settings.port.to_be_bytes();
-    let mut parts = vec![user.as_bytes(), host.as_bytes(), &port, root];
-    parts.extend(settings.host_key_alias.as_ref().map(String::as_bytes));
-    let mut hash = sha2::Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
-    let hash: String = hash
-        .finalize()
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let readable: String = format!("{user}@{host}")
-        .chars()
-        .filter(|c| c.is_ascii_alphanumeric() || "@.-_".contains(*c))
-        .take(60)
-        .collect();
-    format!("{readable}-{hash}")
-}
-
 fn vfs_options(config: &Config, facts: &remote::Facts, mountpoint: &Path) -> vfs::Options {
     let pair =
         |host: u32, local: u32| (config.files.idmap == Idmap::User).then_some(Pair { host, local });
@@ -592,41 +494,4 @@ fn watch_signals(phase: Arc<Mutex<Phase>>, terminal: Arc<Terminal>) -> Result<()
 )]
 fn exit_now(status: i32) -> ! {
     std::process::exit(status)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slash_at_the_end_asks_for_the_same_directory() {
-        let settings = Settings::new("h", 22, "u");
-        let asked = |directory: &[u8]| asked_key(&settings, directory);
-        assert_eq!(asked(b"/a/b"), asked(b"/a/b//"));
-        assert_eq!(asked(b"/"), asked(b"//"));
-        assert_ne!(asked(b"/"), asked(b""));
-        assert_ne!(asked(b"/a"), asked(b"a"));
-    }
-
-    #[test]
-    fn each_root_has_a_cache_of_its_own() {
-        let name =
-            |user, host, port, root: &[u8]| cache_key(&Settings::new(host, port, user), root);
-        let key = name("u", "h", 22, b"/a");
-        assert!(key.starts_with("u@h-"), "{key}");
-        let aliased = Settings {
-            host_key_alias: Some("router".to_owned()),
-            ..Settings::new("h", 22, "u")
-        };
-        for other in [
-            name("u", "h", 22, b"/b"),
-            name("u", "h", 23, b"/a"),
-            name("uh", "", 22, b"/a"),
-            name("v", "h", 22, b"/a"),
-            cache_key(&aliased, b"/a"),
-        ] {
-            assert_ne!(key, other);
-        }
-        assert!(!name("../..", "h/\n", 22, b"").contains(['/', '\n']));
-    }
 }

@@ -16,6 +16,8 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use zeroize::Zeroizing;
+
 /// Makes connections to one host; all of them authenticate the same way.
 pub trait Transport: Send + Sync + fmt::Debug {
     /// Opens a new authenticated connection.
@@ -91,10 +93,13 @@ impl fmt::Debug for Aborter {
     }
 }
 
+/// A password, a passphrase, an answer or a private key: wiped from memory when it is dropped.
+pub type Secret = Zeroizing<String>;
+
 /// Asks the person at the terminal; an implementation without one refuses.
 pub trait Prompt: Send + Sync + fmt::Debug {
     /// Asks for text; with `echo` false it is not shown while typed.
-    fn ask(&self, question: &str, echo: bool) -> io::Result<String>;
+    fn ask(&self, question: &str, echo: bool) -> io::Result<Secret>;
 
     /// Asks a question whose answer is yes or no.
     fn confirm(&self, question: &str) -> io::Result<bool>;

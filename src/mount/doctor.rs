@@ -29,6 +29,7 @@ const N_QUESTIONS: u32 = 3;
 /// The output cannot be written.
 pub fn run(config: &Config, fusermount: Option<PathBuf>, out: &mut dyn Write) -> io::Result<u8> {
     logging::init(&config.logging);
+    mount::hide_memory();
     writeln!(out, "{}", config.source)?;
     let mut status = 0;
     match attach::check_machine(config.mount.uid == 0, fusermount.as_deref()) {

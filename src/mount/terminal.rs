@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io;
-use std::io::BufRead as _;
+use std::io::BufRead;
+use std::io::Read as _;
 use std::io::Write as _;
 
 use rustix::termios::OptionalActions;
@@ -10,6 +11,10 @@ use rustix::termios::Termios;
 
 use crate::sync::Mutex;
 use crate::transport::Prompt;
+use crate::transport::Secret;
+
+/// The longest line that is read as a secret, in bytes.
+const MAX_SECRET: usize = 64 << 10;
 
 /// The terminal of the process, if it has one.
 #[derive(Debug)]
@@ -38,17 +43,13 @@ impl Terminal {
 }
 
 impl Prompt for Terminal {
-    fn ask(&self, question: &str, echo: bool) -> io::Result<String> {
+    fn ask(&self, question: &str, echo: bool) -> io::Result<Secret> {
         if !echo {
-            return rpassword::prompt_password(question);
+            return rpassword::prompt_password(question).map(Secret::new);
         }
         let mut tty = File::options().read(true).write(true).open("/dev/tty")?;
         tty.write_all(question.as_bytes())?;
-        let mut line = String::new();
-        if io::BufReader::new(tty).read_line(&mut line)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+        read_secret(&mut io::BufReader::new(tty))
     }
 
     fn confirm(&self, question: &str) -> io::Result<bool> {
@@ -79,10 +80,21 @@ impl Prompt for Terminal {
     }
 }
 
+/// Reads a line without its end. No longer one is a secret: a buffer that grows leaves copies behind.
+fn read_secret(from: &mut dyn BufRead) -> io::Result<Secret> {
+    let mut line = Secret::new(String::with_capacity(MAX_SECRET));
+    if from.take(MAX_SECRET as u64).read_line(&mut line)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let end = line.trim_end_matches(['\r', '\n']).len();
+    line.truncate(end);
+    Ok(line)
+}
+
 /// Gives the first line of standard input to whoever asks for something secret.
 #[derive(Debug)]
 pub struct StandardInput {
-    password: Mutex<Option<String>>,
+    password: Mutex<Option<Secret>>,
 }
 
 impl StandardInput {
@@ -94,7 +106,7 @@ impl StandardInput {
 }
 
 impl Prompt for StandardInput {
-    fn ask(&self, _question: &str, echo: bool) -> io::Result<String> {
+    fn ask(&self, _question: &str, echo: bool) -> io::Result<Secret> {
         if echo {
             return Err(io::Error::other("standard input has only the password"));
         }
@@ -102,11 +114,7 @@ impl Prompt for StandardInput {
         if let Some(password) = &*password {
             return Ok(password.clone());
         }
-        let mut line = String::new();
-        if io::stdin().lock().read_line(&mut line)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let line = line.trim_end_matches(['\r', '\n']).to_owned();
+        let line = read_secret(&mut io::stdin().lock())?;
         *password = Some(line.clone());
         Ok(line)
     }

@@ -33,6 +33,7 @@ pub use self::refusal::Circumstances;
 pub use self::refusal::Refusal;
 use super::Error;
 use super::Prompt;
+use super::Secret;
 use super::known_hosts::verify::Trust;
 use super::prompt::printable;
 use super::settings::Method;
@@ -262,7 +263,7 @@ impl Login<'_> {
     }
 
     /// Asks for a secret; `None` when nobody can be asked, which is remembered for the refusal.
-    fn ask(&mut self, what: &str, question: &str) -> Result<Option<String>, Error> {
+    fn ask(&mut self, what: &str, question: &str) -> Result<Option<Secret>, Error> {
         if self.asking != Asking::Allowed {
             self.unasked.get_or_insert_with(|| what.to_owned());
             return Ok(None);

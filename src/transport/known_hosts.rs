@@ -104,8 +104,8 @@ pub enum Refusal {
     )]
     Pinned {
         name: String,
-        expected: HostKey,
-        offered: HostKey,
+        expected: Box<HostKey>,
+        offered: Box<HostKey>,
         /// Whether it happened to a mount that stands.
         is_mounted: bool,
     },

@@ -134,8 +134,8 @@ impl Libssh2 {
         };
         Err(Refusal::Pinned {
             name: name.to_owned(),
-            expected,
-            offered: key.clone(),
+            expected: Box::new(expected),
+            offered: Box::new(key.clone()),
             is_mounted: false,
         })
     }
@@ -221,8 +221,8 @@ impl Shown {
         }
         Err(Refusal::Pinned {
             name: name.to_owned(),
-            expected: self.key.clone(),
-            offered: key,
+            expected: Box::new(self.key.clone()),
+            offered: Box::new(key),
             is_mounted: true,
         }
         .into())

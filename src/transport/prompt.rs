@@ -7,13 +7,14 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use super::Prompt;
+use super::Secret;
 
 /// Asks nobody: every question fails.
 #[derive(Debug)]
 pub struct NoPrompt;
 
 impl Prompt for NoPrompt {
-    fn ask(&self, _question: &str, _echo: bool) -> io::Result<String> {
+    fn ask(&self, _question: &str, _echo: bool) -> io::Result<Secret> {
         Err(nobody())
     }
 
@@ -59,7 +60,7 @@ impl UntilSilenced {
 }
 
 impl Prompt for UntilSilenced {
-    fn ask(&self, question: &str, echo: bool) -> io::Result<String> {
+    fn ask(&self, question: &str, echo: bool) -> io::Result<Secret> {
         self.prompt().ask(question, echo)
     }
 

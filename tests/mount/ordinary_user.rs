@@ -92,7 +92,10 @@ fn an_ordinary_user_mounts_uses_and_unmounts() {
         "pid() {{ ./scpfs status --json mnt | sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/'; }}
          gone() {{ n=0; while grep -q \" $PWD/mnt \" /proc/self/mountinfo; do
              n=$((n+1)); test $n -lt 600; sleep 0.1; done; }}
-         {mount}; ./scpfs status; kill -9 $(pid); gone; ls mnt
+         hidden() {{ (exec 3</proc/$$/$1) && ! (exec 3</proc/$daemon/$1) 2>/dev/null; }}
+         {mount}; ./scpfs status; daemon=$(pid)
+         hidden environ; hidden mem; hidden maps
+         kill -9 $daemon; gone; ls mnt
          guard() {{ n=0; until pgrep -P $daemon scpfs-guard; do
              n=$((n+1)); test $n -lt 600; sleep 0.1; done; }}
          clear() {{ n=0; until ./scpfs umount mnt; do n=$((n+1)); test $n -lt 600; sleep 0.1; done; }}

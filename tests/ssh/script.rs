@@ -7,6 +7,7 @@ use std::sync::Arc;
 use scpfs::sync::Mutex;
 use scpfs::transport::Error;
 use scpfs::transport::Prompt;
+use scpfs::transport::Secret;
 use scpfs::transport::Transport as _;
 use scpfs::transport::libssh2::Libssh2;
 use scpfs::transport::prompt::NoPrompt;
@@ -38,16 +39,17 @@ impl Script {
 }
 
 impl Prompt for Script {
-    fn ask(&self, question: &str, _echo: bool) -> io::Result<String> {
+    fn ask(&self, question: &str, _echo: bool) -> io::Result<Secret> {
         self.shown.lock().push(question.to_owned());
         self.answers
             .lock()
             .pop()
+            .map(Secret::new)
             .ok_or_else(|| io::Error::other("no answer is left"))
     }
 
     fn confirm(&self, question: &str) -> io::Result<bool> {
-        self.ask(question, true).map(|answer| answer == "yes")
+        self.ask(question, true).map(|answer| *answer == "yes")
     }
 
     fn tell(&self, _text: &str) {}

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use crate::sync::Mutex;
 use crate::sync::MutexGuard;
+use crate::transport::Secret;
 
 /// What finally let us in; the next connection tries it first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub(super) enum Winner {
 
 /// The secrets and the winner of the first login of a transport.
 ///
-/// Nothing of this is ever written down or printed.
+/// Nothing of this is ever written down or printed, and all of it is wiped in the end.
 #[derive(Default)]
 pub struct Credentials {
     state: Mutex<State>,
@@ -35,10 +36,10 @@ pub struct Credentials {
 pub(super) struct State {
     /// `None` until a login has worked.
     pub(super) winner: Option<Winner>,
-    pub(super) passphrases: HashMap<PathBuf, String>,
-    pub(super) password: Option<String>,
+    pub(super) passphrases: HashMap<PathBuf, Secret>,
+    pub(super) password: Option<Secret>,
     /// The answer to the only question of keyboard-interactive, if there was only one.
-    pub(super) answer: Option<String>,
+    pub(super) answer: Option<Secret>,
 }
 
 impl Credentials {
@@ -62,7 +63,7 @@ impl Credentials {
 
 impl State {
     pub(super) fn passphrase(&self, path: &Path) -> Option<&str> {
-        self.passphrases.get(path).map(String::as_str)
+        self.passphrases.get(path).map(|it| it.as_str())
     }
 }
 

@@ -12,6 +12,7 @@ use super::Login;
 use super::Winner;
 use crate::transport::Error;
 use crate::transport::Prompt;
+use crate::transport::Secret;
 use crate::transport::prompt::printable;
 
 const WHAT: &str = "answers to its questions";
@@ -96,11 +97,11 @@ struct Responder<'a> {
     prefix: String,
     prompt: &'a dyn Prompt,
     /// The answer to give instead of asking.
-    replay: Option<String>,
+    replay: Option<Secret>,
     hang_up: &'a dyn Fn(),
     n_questions: usize,
     /// The answer, when there was one question in all, and it was for a secret.
-    only_answer: Option<String>,
+    only_answer: Option<Secret>,
     end: Option<End>,
 }
 
@@ -124,7 +125,7 @@ impl KeyboardInteractivePrompt for Responder<'_> {
         if let Some(answer) = &self.replay {
             if is_only {
                 self.only_answer = Some(answer.clone());
-                return vec![answer.clone()];
+                return vec![answer.to_string()];
             }
             self.break_off(End::NewQuestions);
             return Vec::new();
@@ -133,7 +134,7 @@ impl KeyboardInteractivePrompt for Responder<'_> {
             self.prompt.tell(&printable(instructions).to_string());
         }
         self.only_answer = None;
-        let mut answers = Vec::with_capacity(prompts.len());
+        let mut answers: Vec<Secret> = Vec::with_capacity(prompts.len());
         for prompt in prompts {
             let question = format!("{}{}", self.prefix, printable(&prompt.text));
             match self.prompt.ask(&question, prompt.echo) {
@@ -148,7 +149,8 @@ impl KeyboardInteractivePrompt for Responder<'_> {
         if is_only {
             self.only_answer = answers.first().cloned();
         }
-        answers
+        // What is handed over the crate drops unwiped; what is kept here is wiped.
+        answers.iter().map(|it| it.to_string()).collect()
     }
 }
 
@@ -175,9 +177,13 @@ mod tests {
     }
 
     impl Prompt for Script {
-        fn ask(&self, question: &str, echo: bool) -> io::Result<String> {
+        fn ask(&self, question: &str, echo: bool) -> io::Result<Secret> {
             self.shown.lock().push(format!("{question}{echo}"));
-            let answer = self.answers.lock().pop().map(str::to_owned);
+            let answer = self
+                .answers
+                .lock()
+                .pop()
+                .map(|it| Secret::new(it.to_owned()));
             answer.ok_or_else(|| io::Error::other("end of input"))
         }
 
@@ -209,7 +215,7 @@ mod tests {
         Responder {
             prefix: "(u@h) ".to_owned(),
             prompt,
-            replay: replay.map(str::to_owned),
+            replay: replay.map(|it| Secret::new(it.to_owned())),
             hang_up,
             n_questions: 0,
             only_answer: None,
@@ -228,9 +234,9 @@ mod tests {
         );
         assert!(first.prompt("", "", &[]).is_empty());
         let answer = first.only_answer.take();
-        assert_eq!(answer.as_deref(), Some("secret"));
+        assert_eq!(answer.as_ref().map(|it| it.as_str()), Some("secret"));
 
-        let mut second = responder(&script, answer.as_deref(), &|| {});
+        let mut second = responder(&script, answer.as_ref().map(|it| it.as_str()), &|| {});
         assert_eq!(
             second.prompt("", "", &[question("Password: ", false)]),
             ["secret"]

@@ -7,6 +7,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
 
 /// A file that somebody named as an IdentityFile.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,14 +37,17 @@ pub(super) fn inspect(text: &str) -> KeyFile {
         return KeyFile::Unknown;
     }
     if text.starts_with("-----BEGIN OPENSSH PRIVATE KEY-----") {
-        let body: String = text
-            .lines()
-            .skip(1)
-            .take_while(|it| !it.starts_with('-'))
-            .collect();
-        let Ok(bytes) = STANDARD.decode(body.trim()) else {
+        // The key may be an open one. A buffer that grows leaves copies behind.
+        let mut body = Zeroizing::new(String::with_capacity(text.len()));
+        let lines = text.lines().skip(1);
+        for line in lines.take_while(|it| !it.starts_with('-')) {
+            body.push_str(line);
+        }
+        let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(body.len())]);
+        let Ok(n_bytes) = STANDARD.decode_slice(body.trim(), &mut bytes) else {
             return KeyFile::Unknown;
         };
+        bytes.truncate(n_bytes);
         return inspect_openssh(&bytes).unwrap_or(KeyFile::Unknown);
     }
     // "BEGIN ENCRYPTED PRIVATE KEY" of PKCS#8, or "Proc-Type: 4,ENCRYPTED" of the older form.

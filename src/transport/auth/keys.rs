@@ -1,13 +1,16 @@
 //! The keys that a login may offer: those of the agent, and those in files.
 
 use std::fs;
+use std::fs::File;
 use std::io;
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
 use super::key_file;
 use super::key_file::KeyFile;
+use crate::transport::Secret;
 use crate::transport::settings::IdentityFile;
 use crate::transport::settings::Settings;
 
@@ -26,7 +29,7 @@ pub(super) struct FileKey {
 }
 
 pub(super) struct Private {
-    pub(super) text: String,
+    pub(super) text: Secret,
     pub(super) is_encrypted: bool,
 }
 
@@ -124,10 +127,16 @@ fn public_in(path: &Path) -> Option<Vec<u8>> {
         .and_then(|text| key_file::public_blob(&text))
 }
 
-fn read(path: &Path) -> io::Result<String> {
+fn read(path: &Path) -> io::Result<Secret> {
     let metadata = fs::metadata(path)?;
     if !metadata.is_file() || metadata.len() > MAX_KEY_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not a key file"));
     }
-    fs::read_to_string(path)
+    // Large enough from the start: a buffer that grows leaves copies behind.
+    let len = usize::try_from(metadata.len()).unwrap_or_default();
+    let mut text = Secret::new(String::with_capacity(len + 1));
+    File::open(path)?
+        .take(MAX_KEY_BYTES)
+        .read_to_string(&mut text)?;
+    Ok(text)
 }

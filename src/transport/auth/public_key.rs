@@ -7,6 +7,7 @@ use super::key_file;
 use super::keys;
 use super::keys::FileKey;
 use crate::transport::Error;
+use crate::transport::Secret;
 use crate::transport::prompt::printable;
 
 /// How often a passphrase is asked for, as in OpenSSH.
@@ -106,13 +107,16 @@ impl Login<'_> {
             session.userauth_pubkey_memory(user, line.as_deref(), &private.text, passphrase)
         };
 
-        let mut passphrase = self.state.passphrase(&key.path).map(str::to_owned);
+        let mut passphrase = self
+            .state
+            .passphrase(&key.path)
+            .map(|it| Secret::new(it.to_owned()));
         // Without its public half an encrypted key cannot be offered before it is open.
         let is_blind = private.is_encrypted && passphrase.is_none() && line.is_none();
         let mut tries = PASSPHRASE_TRIES;
         loop {
             if !is_blind || passphrase.is_some() {
-                match self.outcome(attempt(passphrase.as_deref()))? {
+                match self.outcome(attempt(passphrase.as_ref().map(|it| it.as_str())))? {
                     Attempt::Accepted => {
                         if let Some(passphrase) = passphrase {
                             self.state.passphrases.insert(key.path.clone(), passphrase);
