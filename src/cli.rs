@@ -37,6 +37,7 @@ use crate::host_key::is_fingerprint;
 use crate::path::Escaped;
 use crate::transport::ssh_config::Query;
 use crate::transport::ssh_config::Surroundings;
+use crate::vfs::PlacementPolicy;
 use crate::vfs::Symlinks;
 
 const USAGE: &str = "usage: scpfs [user@]host:[directory] mountpoint [options]";
@@ -201,6 +202,7 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Config, Error> {
         files: config::Files {
             ttl: Duration::from_secs(5),
             is_offline_ok: false,
+            placement: PlacementPolicy::Auto,
             idmap: Idmap::User,
             uid: None,
             gid: None,
@@ -354,6 +356,14 @@ fn set(config: &mut Config, name: &str, value: &Value) -> Option<()> {
                 "keep-both" => Conflicts::KeepBoth,
                 "overwrite" => Conflicts::Overwrite,
                 "fail" => Conflicts::Fail,
+                _ => return None,
+            };
+        }
+        "placement" => {
+            config.files.placement = match text {
+                "auto" => PlacementPolicy::Auto,
+                "replace" => PlacementPolicy::Replace,
+                "inplace" => PlacementPolicy::InPlace,
                 _ => return None,
             };
         }
@@ -579,6 +589,7 @@ mod tests {
         for (option, word) in [
             ("cache_size=many", "cache_size"),
             ("conflict=ours", "conflict"),
+            ("placement=beside", "placement"),
             ("writeback=soon", "writeback"),
             ("offline=maybe", "offline"),
             ("cache_timeout=-1", "cache_timeout"),

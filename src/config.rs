@@ -6,6 +6,7 @@ use std::time::Duration;
 pub use crate::cache::Conflicts;
 use crate::transport::ssh_config::Query;
 use crate::transport::ssh_config::Surroundings;
+use crate::vfs::PlacementPolicy;
 use crate::vfs::Symlinks;
 
 /// Everything a mount needs to know.
@@ -136,6 +137,8 @@ pub struct Files {
     pub ttl: Duration,
     /// Whether what is known, however old, is shown while the host cannot be reached.
     pub is_offline_ok: bool,
+    /// How a save changes a file that exists.
+    pub placement: PlacementPolicy,
     pub idmap: Idmap,
     pub uid: Option<u32>,
     pub gid: Option<u32>,

@@ -46,6 +46,7 @@ pub use crate::vfs::inode::Ino;
 pub use crate::vfs::names::RenameFlags;
 pub use crate::vfs::open_flags::OpenFlags;
 pub use crate::vfs::set_attr::SetAttr;
+pub use crate::vfs::store::PlacementPolicy;
 pub use crate::vfs::symlink::Symlinks;
 
 use crate::cache;
@@ -104,6 +105,8 @@ pub struct Options {
     /// user is root and others may use the mount.
     pub gives_away: bool,
     pub is_read_only: bool,
+    /// How a save changes a file that exists.
+    pub placement: PlacementPolicy,
     /// How long after `close(2)` content is stored; `None` to have `close(2)` wait for that.
     pub writeback: Option<Duration>,
     /// Whether what is known, however old, is good enough while the host cannot be reached.

@@ -117,6 +117,12 @@ pub const OPTIONS: &[Spec] = &[
     ),
     spec(
         Group::Cache,
+        "placement",
+        "HOW",
+        "replace files, write them inplace, or auto: append in place what was appended (auto)",
+    ),
+    spec(
+        Group::Cache,
         "writeback",
         "SECONDS",
         "close a file once it is safe here, store it so much later (off: closing waits for the host)",

@@ -201,6 +201,19 @@ impl Vfs {
     }
 }
 
+/// How a save changes a file that exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PlacementPolicy {
+    /// A new file takes the name; what was only appended is appended to the file that is there.
+    #[default]
+    Auto,
+    /// A new file takes the name, always.
+    Replace,
+    /// The file that is there gets the content: for those that a program on the host has open, and
+    /// not in one step.
+    InPlace,
+}
+
 /// What `close(2)` says of content that is not on the host. A host that cannot be reached is an
 /// input/output error to it, as to any program that closes a file.
 fn not_stored(error: cache::Error) -> Error {
@@ -254,6 +267,8 @@ impl Whereto for StorePlace {
             Placement::Direct
         } else if stat.nlink > 1 || !may_chown(stat.uid, stat.gid) {
             Placement::InPlace
+        } else if vfs.options.placement == PlacementPolicy::InPlace {
+            Placement::InPlace
         } else {
             Placement::Replace
         };
@@ -267,7 +282,7 @@ impl Whereto for StorePlace {
             sets_mode: inode.is_mode_ours,
             owner,
             placement,
-            may_append: true,
+            may_append: vfs.options.placement != PlacementPolicy::Replace,
             atime: stat.atime,
             is_unknown,
         })

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
+use scpfs::vfs::PlacementPolicy;
 use scpfs::vfs::SetAttr;
 
 use crate::local::Userland;
@@ -144,6 +145,45 @@ fn an_append_keeps_the_file_that_a_program_on_the_host_has_open() {
     assert_eq!(fs::metadata(mount.at("file")).unwrap().ino(), ino);
     mount.age();
     assert_eq!(mount.read("file").unwrap(), expected);
+}
+
+#[test]
+fn the_placement_option_chooses_which_inode_a_save_leaves() {
+    for (placement, keeps_append, keeps_save) in [
+        (PlacementPolicy::Auto, true, false),
+        (PlacementPolicy::Replace, false, false),
+        (PlacementPolicy::InPlace, true, true),
+    ] {
+        let mount = Mount::set_up(Setup {
+            placement,
+            ..Setup::default()
+        });
+        fs::write(mount.at("file"), "old").unwrap();
+        let ino = || fs::metadata(mount.at("file")).unwrap().ino();
+        let first = ino();
+        append(&mount, b"+").unwrap();
+        assert_eq!(ino() == first, keeps_append, "{placement:?}");
+        let second = ino();
+        mount.write("file", b"new").unwrap();
+        assert_eq!(ino() == second, keeps_save, "{placement:?}");
+        assert_eq!(fs::read(mount.at("file")).unwrap(), b"new");
+        assert_eq!(mount.names("").unwrap(), ["file"]);
+    }
+}
+
+/// A file of a terabyte with four bytes at its end cost a terabyte.
+#[test]
+fn a_sparse_file_is_stored_without_its_holes() {
+    const SIZE: u64 = 1 << 40;
+    let mount = Mount::new();
+    let (_, opened) = mount.create("file", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, opened.fh, SIZE - 4, b"data").unwrap();
+    let sent = mount.world.meter.bytes_written();
+    mount.close(&opened).unwrap();
+    assert!(mount.world.meter.bytes_written() - sent < 1 << 20);
+    let meta = fs::metadata(mount.at("file")).unwrap();
+    assert_eq!(meta.len(), SIZE);
+    assert!(meta.blocks() < 4096);
 }
 
 /// An append that meets another version is a conflict of the whole content.

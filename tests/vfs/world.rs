@@ -25,6 +25,7 @@ use scpfs::vfs::Ino;
 use scpfs::vfs::OpenFlags;
 use scpfs::vfs::Opened;
 use scpfs::vfs::Options;
+use scpfs::vfs::PlacementPolicy;
 use scpfs::vfs::Symlinks;
 use scpfs::vfs::Vfs;
 use scpfs::workers::Workers;
@@ -72,6 +73,7 @@ pub(crate) type Around = Box<dyn FnOnce(Arc<dyn Remote>) -> Arc<dyn Remote>>;
 pub(crate) struct Setup {
     pub(crate) max_bytes: u64,
     pub(crate) conflicts: Conflicts,
+    pub(crate) placement: PlacementPolicy,
     pub(crate) writeback: Option<Duration>,
     pub(crate) is_offline_ok: bool,
     pub(crate) boot: &'static str,
@@ -84,6 +86,7 @@ impl Default for Setup {
         Self {
             max_bytes: 1 << 30,
             conflicts: Conflicts::KeepBoth,
+            placement: PlacementPolicy::Auto,
             writeback: None,
             is_offline_ok: false,
             boot: "boot",
@@ -156,6 +159,7 @@ impl Mount {
             mountpoint: b"/mnt/here".to_vec(),
             gives_away: false,
             is_read_only: false,
+            placement: setup.placement,
             writeback: setup.writeback,
             is_offline_ok: setup.is_offline_ok,
         };
