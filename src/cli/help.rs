@@ -40,8 +40,7 @@ pub(super) fn help(length: Length) -> String {
          Unmount with `scpfs umount`, `fusermount3 -u` or `umount`.\n\n\
          \x20 -p PORT            port of the SSH server\n\
          \x20 -F FILE            ssh_config to use instead of ~/.ssh/config\n\
-         \x20 -f                 stay in the foreground\n\
-         \x20 -d                 debug log, in the foreground\n\
+         \x20 -f, -d             stay in the foreground; so, with a debug log\n\
          \x20 -C                 compress\n\
          \x20 -h, --help         this screen; everything\n\
          \x20 -V, --version      version\n\
