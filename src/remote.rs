@@ -16,6 +16,7 @@ pub mod transfer;
 
 mod contact;
 mod error;
+pub(crate) mod partial;
 
 use std::fmt;
 use std::io;
@@ -161,6 +162,8 @@ pub struct Facts {
     /// Where [`Remote::set_attr`] cannot set mode and times of files, and a store does: the size
     /// up to which a file may be stored again for that.
     pub sets_by_store: Option<u64>,
+    /// Whether every store writes into the file that is there, because nothing can be renamed.
+    pub stores_in_place: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,6 +209,11 @@ pub struct Fetched {
 pub trait Content: Sync {
     /// Reads bytes from `offset` on; 0 at the end.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Returns the content that this is to replace and its size, where it is still known.
+    fn old(&self) -> Option<(&dyn Content, u64)> {
+        None
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

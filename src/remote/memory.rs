@@ -123,6 +123,7 @@ impl Memory {
                 time_precision: TimePrecision::Nanos,
                 can_take_pieces: false,
                 sets_by_store: None,
+                stores_in_place: false,
             },
             state: Mutex::new(State {
                 tree,

@@ -191,6 +191,7 @@ impl Found {
             time_precision: tools.time_precision,
             can_take_pieces: self.can_take_pieces,
             sets_by_store: None,
+            stores_in_place: false,
         }
     }
 

@@ -140,6 +140,7 @@ pub fn probe(
         time_precision: TimePrecision::Seconds,
         can_take_pieces: false,
         sets_by_store: Some(MAX_STORED_ANEW),
+        stores_in_place: true,
     };
     Ok(ScpOnly {
         links,
@@ -150,7 +151,6 @@ pub fn probe(
         timeout: settings.timeout,
         clock,
         keeps_seconds: Mutex::new(None),
-        torn: Mutex::new(Vec::new()),
         samples: Mutex::new(Samples::new()),
         stuck: Mutex::new(Vec::new()),
     })
