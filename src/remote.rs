@@ -16,6 +16,7 @@ pub mod transfer;
 
 mod contact;
 mod error;
+pub(crate) mod partial;
 
 use std::fmt;
 use std::io;
@@ -171,6 +172,8 @@ pub struct Facts {
     /// Where [`Remote::set_attr`] cannot set mode and times of files, and a store does: the size
     /// up to which a file may be stored again for that.
     pub sets_by_store: Option<u64>,
+    /// Whether every store writes into the file that is there, because nothing can be renamed.
+    pub stores_in_place: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -246,6 +249,11 @@ pub trait Content: Sync {
     fn data_after(&self, offset: u64, min_hole: u64, end: u64) -> Range<u64> {
         let _ = min_hole;
         offset..end
+    }
+
+    /// Returns the content that this is to replace and its size, where it is still known.
+    fn old(&self) -> Option<(&dyn Content, u64)> {
+        None
     }
 }
 

@@ -108,8 +108,9 @@ impl Entry {
     }
 
     /// Drops the content for an empty one that replaces whatever the host has when it is closed:
-    /// `O_TRUNC`. `version` is what the host is known to have.
-    pub fn replace(&self, version: Version, wait: Wait) -> Result<(), Error> {
+    /// `O_TRUNC`. `version` is what the host is known to have; `keeps_old` has that kept where it is
+    /// here, because an upload may leave part of it on the host.
+    pub fn replace(&self, version: Version, keeps_old: bool, wait: Wait) -> Result<(), Error> {
         let mut state = self.state.lock();
         while Self::is_busy(&state) {
             self.wait(&mut state, wait)?;
@@ -121,13 +122,24 @@ impl Entry {
             state.size = 0;
             self.touch(&mut state);
         } else {
-            if let Content::Clean { version, .. } = &state.content {
-                let old = *version;
-                self.put_away(&mut state);
-                self.cache.forget(&old);
-            }
+            let old = match &state.content {
+                Content::Clean { version, .. } => Some(*version),
+                _ => None,
+            };
+            self.put_away(&mut state);
             self.empty(&mut state)?;
             state.base = Expect::Version(version);
+            if keeps_old
+                && self.cache.index.lock().remove(&version)
+                && let Content::Dirty { private, .. } = &state.content
+            {
+                let (id, disk) = (private.id, &self.cache.disk);
+                let kept = disk.take_old(id, &version).ok();
+                state.old = kept.map(|file| (id, Arc::new(file)));
+            }
+            if let Some(old) = old {
+                self.cache.forget(&old);
+            }
         }
         state.replaces = state.base != Expect::Absent;
         Ok(())

@@ -1,5 +1,6 @@
 //! What the journal is told of an entry, and when.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use crate::cache::Error;
@@ -19,6 +20,8 @@ use crate::cache::state::Journaled;
 use crate::cache::state::Place;
 use crate::cache::state::State;
 use crate::path::RemotePath;
+use crate::remote;
+use crate::remote::Placement;
 
 impl Entry {
     /// Has the journal know that the content is about to be written to, and where it belongs;
@@ -59,10 +62,17 @@ impl Entry {
         };
         state.journaled = Journaled::Declaring;
         let record = self.record(&state, id, Phase::Open, target);
+        let old = match &state.content {
+            Content::Clean { file, .. } if self.is_in_place(target) => Some(Arc::clone(file)),
+            _ => None,
+        };
         drop(state);
         // Without the lock: whoever only looks at the file need not wait for the disk.
         let result = self.cache.disk.journal().put(record, Durable::Yes);
+        let old = old.filter(|_| result.is_ok());
+        let old = old.and_then(|file| self.keep_old(id, &file));
         let mut state = self.state.lock();
+        state.old = old.or(state.old.take());
         state.journaled = match result {
             Ok(()) => Journaled::As(id),
             Err(_) => before,
@@ -71,6 +81,37 @@ impl Entry {
         drop(state);
         self.changed.notify_all();
         result.map_err(local("write"))
+    }
+
+    /// Whether an upload writes into the file that the host has, so that it may leave part of the
+    /// content there.
+    pub fn is_in_place(&self, target: &Target) -> bool {
+        target.placement != Placement::Replace || self.cache.remote.facts().stores_in_place
+    }
+
+    /// Keeps a copy of what the host has. Without one, an upload that breaks off may be taken for
+    /// somebody's change: both are kept then.
+    fn keep_old(&self, id: Id, content: &File) -> Option<(Id, Arc<File>)> {
+        let len = content.metadata().ok()?.len();
+        let kept = self.cache.make_room(len).map_err(|error| error.to_string());
+        let kept = kept.and_then(|()| {
+            let kept = self.cache.disk.keep_old(id, content);
+            kept.map_err(|error| error.to_string())
+        });
+        kept.map(|file| (id, Arc::new(file)))
+            .inspect_err(|why| log::debug!("no copy of what the host has: {why}"))
+            .ok()
+    }
+
+    /// Has the journal know durably that the host may have part of the content from now on.
+    pub(super) fn say_begun(&self, target: &Target) -> Result<(), Error> {
+        let why = {
+            let mut state = self.state.lock();
+            state.is_begun = true;
+            let failure = state.failure.as_ref();
+            failure.map_or_else(String::new, |failure| remote::chain(failure))
+        };
+        self.say_synced(target, &why)
     }
 
     /// Whether the journal or the host is being told of the content as it is.
@@ -85,6 +126,10 @@ impl Entry {
             (Phase::Kept, NO_PLACE)
         } else {
             (phase, "")
+        };
+        let phase = match phase {
+            Phase::Synced if state.is_begun => Phase::Begun,
+            phase => phase,
         };
         Record {
             id,
@@ -146,6 +191,10 @@ impl Entry {
 
     /// Has the journal forget the content: the host has it, or nobody wants it.
     pub(super) fn undeclare(&self, state: &mut State) {
+        state.is_begun = false;
+        if let Some((id, _)) = state.old.take() {
+            self.cache.disk.remove_old(id);
+        }
         if let Journaled::As(id) = state.journaled
             && let Err(error) = self.cache.disk.journal().done(id)
         {

@@ -11,6 +11,8 @@
 //! damaged   lines of the journal that made no sense
 //! content/  c-DEV-INO-SIZE-MTIME-CTIME   the content of exactly that version
 //!           d-NUMBER                     content that is not on the host
+//!           o-NUMBER                     what the host had before d-NUMBER, where an upload of that
+//!                                        writes into the host's file
 //!           t-NUMBER                     a fetch that is not complete, or content without a name
 //! ```
 //!
@@ -29,6 +31,7 @@ use std::fs;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
+use std::io::Seek as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -199,6 +202,10 @@ impl Disk {
                     None if is_empty => fs::remove_file(&path)?,
                     None => self.orphans.push(path),
                 }
+            } else if let Some(id) = name.strip_prefix("o-") {
+                if Id::parse(id).is_none_or(|id| self.journal.get(id).is_none()) {
+                    fs::remove_file(&path)?;
+                }
             } else if name.starts_with("t-") || (name.starts_with("c-") && !is_trusted) {
                 fs::remove_file(&path)?;
             }
@@ -347,7 +354,7 @@ impl Disk {
         if *old != new {
             self.step(match new.kind {
                 Kind::Dirty => Step::ClaimContent,
-                Kind::Temporary => Step::AbandonContent,
+                Kind::Temporary | Kind::Old => Step::AbandonContent,
             })?;
             fs::rename(self.private_path(old), self.private_path(&new))?;
         }
@@ -384,6 +391,33 @@ impl Disk {
     /// Opens content that is not on the host.
     pub(crate) fn open_private(&self, private: &Private) -> io::Result<File> {
         private_file(&self.private_path(private), false)
+    }
+
+    /// Keeps a copy of what the host has, which dirty content is about to replace.
+    pub(crate) fn keep_old(&self, id: Id, content: &File) -> io::Result<File> {
+        let (_, mut old) = self.create(Private::old(id))?;
+        // The position of the content's descriptor is nobody else's.
+        let mut from = content.try_clone()?;
+        from.seek(io::SeekFrom::Start(0))?;
+        io::copy(&mut from, &mut old)?;
+        Ok(old)
+    }
+
+    /// As [`Self::keep_old`], of clean content that nobody has open.
+    pub(crate) fn take_old(&self, id: Id, version: &Version) -> io::Result<File> {
+        let path = self.clean_path(version).ok_or(io::ErrorKind::Unsupported)?;
+        let old = self.private_path(&Private::old(id));
+        fs::rename(path, &old)?;
+        private_file(&old, false)
+    }
+
+    /// Opens what [`Self::keep_old`] kept.
+    pub(crate) fn open_old(&self, id: Id) -> Option<File> {
+        private_file(&self.private_path(&Private::old(id)), false).ok()
+    }
+
+    pub(crate) fn remove_old(&self, id: Id) {
+        remove(&self.private_path(&Private::old(id)));
     }
 
     /// Returns how many bytes the disk has left for us.

@@ -87,6 +87,8 @@ impl Entry {
                 is_flushing: false,
                 journaled: Journaled::No,
                 is_sealed: false,
+                is_begun: false,
+                old: None,
                 doubts: Vec::new(),
                 n_changes: 0,
                 epoch: 0,

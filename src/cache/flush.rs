@@ -27,6 +27,8 @@ use crate::remote::Placement;
 use crate::remote::Reason;
 use crate::remote::StorePlan;
 use crate::remote::Stored;
+use crate::remote::partial;
+use crate::remote::partial::Found;
 use crate::stat::Stat;
 use crate::stat::Time;
 use crate::stat::Version;
@@ -66,9 +68,27 @@ struct Job {
     n_kept: u64,
     doubts: Vec<Doubt>,
     n_changes: u64,
+    old: Option<Arc<File>>,
 }
 
 impl Job {
+    fn plan(&self, target: &Target, durability: Durability) -> StorePlan {
+        StorePlan {
+            size: self.size,
+            appends_to: self.appends_to(target),
+            mode: target.mode,
+            sets_mode: target.sets_mode,
+            mtime: self.mtime,
+            atime: self.atime.unwrap_or(target.atime),
+            owner: target.owner,
+            expect: self.base,
+            placement: target.placement,
+            durability,
+            keep_as: None,
+            tag: tag(self.private.id),
+        }
+    }
+
     /// Returns how many bytes the host has already, if all that is there stays as it is.
     fn appends_to(&self, target: &Target) -> Option<u64> {
         let Expect::Version(base) = self.base else {
@@ -76,6 +96,10 @@ impl Job {
         };
         let is_longer = base.size > 0 && self.n_kept >= base.size && self.size > base.size;
         (target.may_append && is_longer && !self.replaces).then_some(base.size)
+    }
+
+    fn content(&self) -> FromFile<'_> {
+        FromFile::new(&self.file).over(self.old.as_deref())
     }
 }
 
@@ -144,6 +168,7 @@ impl Entry {
             n_kept: state.n_kept,
             doubts: state.doubts.clone(),
             n_changes: state.n_changes,
+            old: state.old.as_ref().map(|(_, file)| Arc::clone(file)),
         };
         drop(state);
 
@@ -165,6 +190,12 @@ impl Entry {
             let mut state = self.state.lock();
             state.is_sealed = true;
             self.say_closed(&state, &target);
+        }
+        if self.is_in_place(&target)
+            && let Err(error) = self.say_begun(&target)
+        {
+            // After a crash, what the host has may be taken for somebody's change: both are kept.
+            log::warn!("cannot write the journal: {}", remote::chain(&error));
         }
         let result = self.send(&job, &target, durability);
         // Without the lock: the layer above takes its own first, then this one.
@@ -188,22 +219,9 @@ impl Entry {
 
     fn send(&self, job: &Job, target: &Target, durability: Durability) -> Result<Sent, Error> {
         let Target { path, .. } = target;
-        let mut plan = StorePlan {
-            size: job.size,
-            appends_to: job.appends_to(target),
-            mode: target.mode,
-            sets_mode: target.sets_mode,
-            mtime: job.mtime,
-            atime: job.atime.unwrap_or(target.atime),
-            owner: target.owner,
-            expect: job.base,
-            placement: target.placement,
-            durability,
-            keep_as: None,
-            tag: tag(job.private.id),
-        };
+        let mut plan = job.plan(target, durability);
         if !job.doubts.is_empty()
-            && let Some((stat, doubt)) = self.settle_doubts(job, path)?
+            && let Some((stat, doubt)) = self.settle_doubts(job, path, &mut plan)?
         {
             // What was changed since may have the same size and time.
             if doubt.n_changes == job.n_changes && plan.is_done(&stat) {
@@ -216,7 +234,7 @@ impl Entry {
             plan.expect = Expect::Version(stat.version());
             plan.appends_to = None;
         }
-        let content = FromFile::new(&job.file).counted(&self.sent);
+        let content = job.content().counted(&self.sent);
         let why = match self.send_as_planned(job, path, &content, &mut plan) {
             Err(Error::Remote(error)) => match &*error {
                 remote::Error::NoTemp { .. } => "its directory takes no new names",
@@ -230,7 +248,7 @@ impl Entry {
         };
         log::warn!("{path} is written in place: {why}");
         // It is not done in one step: from here on only this machine may have the whole content.
-        self.say_synced(target, why)?;
+        self.say_begun(target)?;
         plan.placement = Placement::Direct;
         plan.appends_to = None;
         self.send_as_planned(job, path, &content, &mut plan)
@@ -303,11 +321,13 @@ impl Entry {
 
     /// Asks whether a store whose end nobody heard succeeded after all; returns what the host has
     /// if it is what we sent. Where times are whole seconds it may be more than one of them: then it
-    /// counts as another than what is here now, which is sent again.
+    /// counts as another than what is here now, which is sent again. Where the host has part of
+    /// it, that is what the plan expects from then on.
     fn settle_doubts<'a>(
         &self,
         job: &'a Job,
         path: &RemotePath,
+        plan: &mut StorePlan,
     ) -> Result<Option<(Stat, &'a Doubt)>, Error> {
         self.clean_up(&job.doubts)?;
         match self.cache.remote.stat(path) {
@@ -316,6 +336,9 @@ impl Entry {
                     |it: &&Doubt| stat.size == it.size && it.mtime.may_be_told_as(stat.mtime);
                 let doubts = job.doubts.iter().filter(ours);
                 let ours = doubts.max_by_key(|it| it.n_changes != job.n_changes);
+                if ours.is_none() {
+                    partial::settle(&*self.cache.remote, path, &stat, &job.content(), plan)?;
+                }
                 Ok(ours.map(|doubt| (stat, doubt)))
             }
             Err(error) if error.reason() == Some(Reason::NotFound) => Ok(None),
@@ -388,28 +411,40 @@ impl Entry {
         error: &Error,
     ) {
         let is_partial = matches!(error, Error::Remote(error) if matches!(**error, remote::Error::Partial { .. }));
-        let half = is_partial.then(|| self.cache.remote.stat(&target.path).ok());
+        let half = is_partial.then(|| {
+            let (remote, path) = (&*self.cache.remote, &target.path);
+            let stat = remote.stat(path)?;
+            let mut plan = job.plan(target, Durability::Lazy);
+            let found = partial::settle(remote, path, &stat, &job.content(), &mut plan)?;
+            Ok::<_, remote::Error>((found, plan.expect))
+        });
+        let doubt = || Doubt {
+            dir: target.path.parent().unwrap_or_default(),
+            tag: tag(job.private.id),
+            size: job.size,
+            mtime: job.mtime,
+            n_changes: job.n_changes,
+        };
         let is_news = {
             let mut state = self.state.lock();
             if let Error::Remote(error) = error {
                 match &**error {
-                    // What the host has now is our own half: the next store may replace it, but
-                    // not what somebody else makes of it, which it may be if nobody could look.
+                    // What the host has now is part of ours: the next store may replace it, but
+                    // not what somebody else makes of it. If nobody could look, the next store does.
                     remote::Error::Partial { .. } => {
-                        if let Some(half) = half.flatten() {
-                            state.base = Expect::Version(half.version());
-                            state.n_kept = 0;
+                        state.is_begun = true;
+                        match half {
+                            Some(Ok((Found::Part, part))) => {
+                                state.base = part;
+                                state.n_kept = 0;
+                            }
+                            _ => state.doubts.push(doubt()),
                         }
                     }
-                    remote::Error::OutcomeUnknown { .. } | remote::Error::Surprise { .. } => {
-                        state.doubts.push(Doubt {
-                            dir: target.path.parent().unwrap_or_default(),
-                            tag: tag(job.private.id),
-                            size: job.size,
-                            mtime: job.mtime,
-                            n_changes: job.n_changes,
-                        });
-                    }
+                    remote::Error::OutcomeUnknown { .. }
+                    | remote::Error::Surprise { .. }
+                    | remote::Error::Protocol { .. }
+                    | remote::Error::Local { .. } => state.doubts.push(doubt()),
                     _ => {}
                 }
             }

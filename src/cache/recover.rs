@@ -25,6 +25,8 @@ use crate::remote::Expect;
 use crate::remote::Outcome;
 use crate::remote::Reason;
 use crate::remote::StorePlan;
+use crate::remote::partial;
+use crate::remote::partial::Found;
 use crate::stat::Stat;
 
 /// A content that an earlier run left, and what became of it.
@@ -153,7 +155,7 @@ impl Cache {
                 }
                 return keep(record, UNSOUND.to_owned());
             }
-            Phase::Closed | Phase::Synced => {}
+            Phase::Closed | Phase::Synced | Phase::Begun => {}
         }
         let len = file.metadata().map_or(u64::MAX, |meta| meta.len());
         if len != record.size {
@@ -176,7 +178,10 @@ impl Cache {
                 self.rewrite(
                     &file,
                     Record {
-                        phase: Phase::Synced,
+                        phase: match record.phase {
+                            Phase::Begun => Phase::Begun,
+                            _ => Phase::Synced,
+                        },
                         why: why.clone(),
                         ..record
                     },
@@ -250,12 +255,21 @@ impl Cache {
             // The rename of its directory never happened.
             path = was.clone();
         }
+        let old = self.disk.open_old(record.id);
+        let content = FromFile::new(file).over(old.as_ref());
+        if record.phase == Phase::Begun
+            && record.was.is_none()
+            && let Some(stat) = &found
+        {
+            // The upload was begun and may have broken off.
+            is_there |=
+                partial::settle(&*self.remote, &path, stat, &content, &mut plan)? == Found::Part;
+        }
         let replaces = self.conflicts == Conflicts::Overwrite || plan.expect == Expect::Anything;
         if replaces && !is_there {
             // What comes after this look is somebody's newer version.
             plan.expect = found.map_or(Expect::Absent, |stat| Expect::Version(stat.version()));
         }
-        let content = FromFile::new(file);
         let sent = self.send_or_keep_both(&path, &content, &mut plan)?;
         Ok(match sent.stored.outcome {
             Outcome::AsPlanned => Fate::Stored,
@@ -269,6 +283,7 @@ impl Cache {
     fn finish(&self, id: Id, private: Option<Private>) {
         if let Some(private) = private {
             self.disk.remove_private(&private);
+            self.disk.remove_old(id);
         }
         if let Err(error) = self.disk.journal().done(id) {
             log::warn!("cannot write the journal: {error}");

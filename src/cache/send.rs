@@ -123,11 +123,24 @@ pub(super) struct FromFile<'a> {
     file: &'a File,
     /// How much of it was read so far, for whoever wants to know.
     sent: Option<&'a AtomicU64>,
+    /// What it is to replace, and how long that is.
+    old: Option<(Box<Self>, u64)>,
 }
 
 impl<'a> FromFile<'a> {
     pub(super) fn new(file: &'a File) -> Self {
-        Self { file, sent: None }
+        Self {
+            file,
+            sent: None,
+            old: None,
+        }
+    }
+
+    /// Names the content that it is to replace, where that is known.
+    pub(super) fn over(self, old: Option<&'a File>) -> Self {
+        let old =
+            old.and_then(|file| Some((Box::new(Self::new(file)), file.metadata().ok()?.len())));
+        Self { old, ..self }
     }
 
     /// Counts the bytes that are taken from it.
@@ -179,5 +192,10 @@ impl remote::Content for FromFile<'_> {
                 Err(_) => return start..end,
             }
         }
+    }
+
+    fn old(&self) -> Option<(&dyn remote::Content, u64)> {
+        let (content, size) = self.old.as_ref()?;
+        Some((&**content, *size))
     }
 }

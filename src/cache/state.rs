@@ -34,6 +34,11 @@ pub(super) struct State {
     pub(super) journaled: Journaled,
     /// Whether the content is as it was when it was last closed.
     pub(super) is_sealed: bool,
+    /// Whether an upload that writes into the host's file was begun and did not end: the host may
+    /// have part of the content.
+    pub(super) is_begun: bool,
+    /// What the host had when the content became dirty, where uploads of it write into the file.
+    pub(super) old: Option<(Id, Arc<File>)>,
     /// Contents that may have reached the host: nobody heard the end.
     pub(super) doubts: Vec<Doubt>,
     /// Counts what was done to the content.

@@ -119,7 +119,7 @@ fn list(shelves: &[Shelf], out: &mut dyn Write) -> io::Result<()> {
 fn what_about(phase: Phase, why: &str) -> String {
     let what = match phase {
         Phase::Open => "being written",
-        Phase::Closed | Phase::Synced => "to be stored",
+        Phase::Closed | Phase::Synced | Phase::Begun => "to be stored",
         Phase::Kept => "kept",
     };
     if why.is_empty() {

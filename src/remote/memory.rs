@@ -124,6 +124,7 @@ impl Memory {
                 can_take_pieces: false,
                 can_take_holes: false,
                 sets_by_store: None,
+                stores_in_place: false,
             },
             state: Mutex::new(State {
                 tree,

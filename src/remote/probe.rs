@@ -194,6 +194,7 @@ impl Found {
             can_take_pieces: self.can_take_pieces,
             can_take_holes: self.can_take_pieces && tools.has_truncate,
             sets_by_store: None,
+            stores_in_place: false,
         }
     }
 

@@ -27,6 +27,7 @@ use crate::remote::Renamed;
 use crate::remote::Result;
 use crate::remote::StorePlan;
 use crate::remote::Stored;
+use crate::remote::partial;
 use crate::stat::DeviceNumber;
 use crate::stat::FileKind;
 use crate::stat::FsStat;
@@ -172,16 +173,24 @@ impl<R: Remote> Remote for Retry<R> {
 
     fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Stored> {
         let mut is_outcome_unknown = false;
+        let mut plan = plan.clone();
         let result = self.repeat_patiently(|r| {
+            let plan = &mut plan;
             if is_outcome_unknown {
                 // The first try may still be under way over there; it must not end later.
                 r.remove_leftovers(&path.parent().unwrap_or_default(), plan.tag)?;
-                match r.stat(path) {
+                let found = match r.stat(path) {
                     Ok(stat) if plan.is_done(&stat) => {
                         return Ok(done_already(stat));
                     }
-                    Err(error) if error.is_connection_loss() => return Err(error),
-                    Ok(_) | Err(_) => {}
+                    // What the first try left of a file that it wrote into is ours to replace.
+                    Ok(stat) => partial::settle(r, path, &stat, content, plan).map(drop),
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = found
+                    && error.is_connection_loss()
+                {
+                    return Err(error);
                 }
             }
             let result = r.store(path, content, plan);

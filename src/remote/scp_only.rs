@@ -97,8 +97,6 @@ pub struct ScpOnly {
     /// Whether the host's filesystem keeps odd seconds, which FAT does not; `None` until one was
     /// stored.
     keeps_seconds: Mutex<Option<bool>>,
-    /// Files of which the host may have a half of ours, because a store of them broke off.
-    torn: Mutex<Vec<RemotePath>>,
     /// What small files held that were changed lately.
     samples: Mutex<Samples>,
     /// Directories that the host's scp does not get through: it waits for ever at a FIFO.

@@ -84,7 +84,11 @@ impl Vfs {
         };
         entry.retain();
         let result = if flags.truncates {
-            self.with_entry(cx, ino, &entry, || entry.replace(version, cx.wait))
+            let target = self.store_place(ino)?.target();
+            let keeps_old = target.is_some_and(|target| entry.is_in_place(&target));
+            self.with_entry(cx, ino, &entry, || {
+                entry.replace(version, keeps_old, cx.wait)
+            })
         } else {
             self.fill(cx, ino, &entry)
         };

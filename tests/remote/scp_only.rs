@@ -2,6 +2,7 @@
 //! What is special about the `scp-only` dialect: the kinds of servers, and what is chosen when.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use scpfs::clock::ManualClock;
 use scpfs::path::RemotePath;
 use scpfs::remote::AttrChange;
+use scpfs::remote::Content;
 use scpfs::remote::Error;
 use scpfs::remote::Expect;
 use scpfs::remote::NewTime;
@@ -29,6 +31,7 @@ use crate::host::is_unsupported;
 use crate::local::Userland;
 use crate::local::World;
 use crate::things::Buffer;
+use crate::things::Bytes;
 use crate::things::MTIME;
 use crate::things::bytes;
 use crate::things::path;
@@ -239,33 +242,70 @@ fn a_store_says_what_it_overwrites() {
     assert!(!file.exists());
 }
 
+/// Content that knows what it replaces.
+struct Over<'a>(Bytes<'a>, Bytes<'a>, u64);
+
+impl Content for Over<'_> {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buf, offset)
+    }
+
+    fn old(&self) -> Option<(&dyn Content, u64)> {
+        Some((&self.1, self.2))
+    }
+}
+
 #[test]
 fn a_store_that_was_cut_is_repaired_by_the_next() {
     let world = World::scp_only(OPENSSH);
-    let remote = world.scp(Arc::new(ManualClock::new()));
+    let remote = Retry::new(world.scp(Arc::new(ManualClock::new())));
     let (old, new) = (vec![1; 3_000_000], vec![2; 2_000_000]);
-    fs::write(world.root().join("file"), &old).unwrap();
+    let file = world.root().join("file");
+    fs::write(&file, &old).unwrap();
     let version = remote.stat(&path("file")).unwrap().version();
     let plan = scpfs::remote::StorePlan {
         expect: Expect::Version(version),
         ..plan(&new)
     };
+    let look = world.meter.bytes_read();
+    remote.stat(&path("file")).unwrap();
+    let look = world.meter.bytes_read() - look;
+    let over = Over(bytes(&new), bytes(&old), old.len() as u64);
     // The connection breaks when the sink has acknowledged all but the content.
+    world.faults.lock().cut_after_read = Some(look + 3);
+    // Whatever is there then is ours or what was expected.
+    remote.store(&path("file"), &over, &plan).unwrap();
+    assert!(fs::read(&file).unwrap() == new);
+    fs::write(&file, "theirs").unwrap();
+    let result = remote.store(&path("file"), &over, &plan);
+    assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
+    assert_eq!(fs::read(&file).unwrap(), b"theirs");
+}
+
+/// What somebody else wrote after a store broke off was overwritten by the next one.
+#[test]
+fn what_others_wrote_after_a_store_was_cut_is_not_overwritten_by_the_next() {
+    let world = World::scp_only(OPENSSH);
+    let remote = world.scp(Arc::new(ManualClock::new()));
+    let (old, new) = (vec![1; 3_000_000], vec![2; 2_000_000]);
+    let file = world.root().join("file");
+    fs::write(&file, &old).unwrap();
+    let version = remote.stat(&path("file")).unwrap().version();
+    let plan = scpfs::remote::StorePlan {
+        expect: Expect::Version(version),
+        ..plan(&new)
+    };
     let look = world.meter.bytes_read();
     remote.stat(&path("file")).unwrap();
     let look = world.meter.bytes_read() - look;
     world.faults.lock().cut_after_read = Some(look + 3);
-    let error = remote
-        .store(&path("file"), &bytes(&new), &plan)
-        .unwrap_err();
+    let error = remote.store(&path("file"), &bytes(&new), &plan);
+    let error = error.unwrap_err();
     assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
-    world.faults.lock().cut_after_read = None;
-    // Whatever is there now is ours or what was expected.
-    remote.store(&path("file"), &bytes(&new), &plan).unwrap();
-    assert!(fs::read(world.root().join("file")).unwrap() == new);
-    fs::write(world.root().join("file"), "theirs").unwrap();
+    fs::write(&file, "theirs").unwrap();
     let result = remote.store(&path("file"), &bytes(&new), &plan);
     assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
+    assert_eq!(fs::read(&file).unwrap(), b"theirs");
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod leftovers;
 #[path = "../common/local.rs"]
 mod local;
 mod names;
+mod partial;
 mod safety;
 mod scp_only;
 #[path = "../common/scp_server.rs"]

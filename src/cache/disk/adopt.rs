@@ -50,6 +50,13 @@ impl Disk {
                 .and_then(|()| {
                     fs::rename(other.private_path(&private), self.private_path(&private))
                 })
+                .and_then(|()| {
+                    let old = Private::old(id);
+                    match fs::rename(other.private_path(&old), self.private_path(&old)) {
+                        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                        _ => Ok(()),
+                    }
+                })
                 .and_then(|()| File::open(&self.content)?.sync_all())
                 .and_then(|()| other.journal.done(id));
             if let Err(error) = result

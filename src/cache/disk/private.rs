@@ -14,6 +14,8 @@ pub(super) enum Kind {
     /// Nobody looks at it after a crash.
     Temporary,
     Dirty,
+    /// What the host had before: an upload in place may leave part of it there.
+    Old,
 }
 
 impl Private {
@@ -29,10 +31,17 @@ impl Private {
         Self { id, kind }
     }
 
+    /// The name of the content that dirty content is to replace.
+    pub(crate) fn old(id: Id) -> Self {
+        let kind = Kind::Old;
+        Self { id, kind }
+    }
+
     pub(crate) fn name(self) -> String {
         let letter = match self.kind {
             Kind::Temporary => 't',
             Kind::Dirty => 'd',
+            Kind::Old => 'o',
         };
         format!("{letter}-{}", self.id)
     }

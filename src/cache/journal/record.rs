@@ -46,6 +46,9 @@ pub enum Phase {
     Closed,
     /// It is whole, and on the local disk.
     Synced,
+    /// The same, and an upload of it that writes into the host's file was begun: the host may have
+    /// part of it.
+    Begun,
     /// It is not to be stored any more: somebody has to look at it.
     Kept,
 }
@@ -119,6 +122,7 @@ pub(crate) fn line(what: &Line) -> Vec<u8> {
                 Phase::Open => "open",
                 Phase::Closed => "closed",
                 Phase::Synced => "synced",
+                Phase::Begun => "begun",
                 Phase::Kept => "kept",
             };
             let placement = match placement {
@@ -157,6 +161,7 @@ pub(crate) fn parse(line: &[u8]) -> Option<Line> {
         "open" => Phase::Open,
         "closed" => Phase::Closed,
         "synced" => Phase::Synced,
+        "begun" => Phase::Begun,
         "kept" => Phase::Kept,
         _ => return None,
     };

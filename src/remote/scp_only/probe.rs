@@ -141,6 +141,7 @@ pub fn probe(
         can_take_pieces: false,
         can_take_holes: false,
         sets_by_store: Some(MAX_STORED_ANEW),
+        stores_in_place: true,
     };
     Ok(ScpOnly {
         links,
@@ -152,7 +153,6 @@ pub fn probe(
         timeout: settings.timeout,
         clock,
         keeps_seconds: Mutex::new(None),
-        torn: Mutex::new(Vec::new()),
         samples: Mutex::new(Samples::new()),
         stuck: Mutex::new(Vec::new()),
     })

@@ -111,7 +111,7 @@ impl ScpOnly {
         if let Expect::Version(version) = &plan.expect
             && let Some(is_same) = self.compare(path, version)?
         {
-            return Ok(if is_same || self.torn.lock().contains(path) {
+            return Ok(if is_same {
                 Place::AsExpected(Pace::AtOnce)
             } else {
                 Place::Taken
@@ -130,20 +130,7 @@ impl ScpOnly {
             (Expect::Anything, _) | (Expect::Absent, None) => as_expected,
             (Expect::Version(_), None) => Place::Gone,
             (Expect::Version(version), Some(stat)) if is_same(version, &stat) => as_expected,
-            (expect, Some(stat)) => {
-                let before = match expect {
-                    Expect::Version(version) => version.size,
-                    Expect::Anything | Expect::Absent => 0,
-                };
-                // A sink writes over the file from its start and cuts it at the end: what a store
-                // of ours left when it broke off is no longer than the longer of the two.
-                let is_torn = self.torn.lock().contains(path);
-                if is_torn && stat.size <= before.max(plan.size) {
-                    as_expected
-                } else {
-                    Place::Taken
-                }
-            }
+            (_, Some(_)) => Place::Taken,
         })
     }
 
@@ -186,19 +173,6 @@ impl ScpOnly {
         };
         let command = self.run(Direction::Store, &quirks, Purpose::Content, about)?;
         let sent = send::store(command, &quirks, about, &name, content, plan, pace);
-        let is_torn = matches!(
-            sent,
-            Err(Error::OutcomeUnknown { .. } | Error::Protocol { .. } | Error::Local { .. })
-                | Ok(Sent::Broken(_))
-        );
-        let is_done = matches!(sent, Ok(Sent::Done));
-        if is_torn || is_done {
-            let mut torn = self.torn.lock();
-            torn.retain(|other| other != path);
-            if is_torn {
-                torn.push(path.clone());
-            }
-        }
         match sent? {
             Sent::Done => {
                 let known = self.known_after(

@@ -444,6 +444,8 @@ inherit() {
 # behind it. Not in one step.
 write_target() {
 	if odd "$path"; then say 'Invalid argument'; fail 1; fi
+	# A later attempt of the same upload removes the temporary file of this one first.
+	is "$temp" 9 || fail "$UNPROVEN"
 	n=7 w=$path i=
 	if [ -n "$FD" ]; then w=$FD/7; fi
 	if [ -z "$opened" ] || ! [ -w "$w" ]; then why "$path"; say 'Permission denied'; fail 1; fi

@@ -1,0 +1,216 @@
+//! Recognises what an upload in place left on the host when it broke off.
+//!
+//! A sink writes over the file from its start and cuts it at the end: `scp -t` of OpenSSH opens the
+//! file without `O_TRUNC`, that of others with it. So what is there is part of the new content,
+//! followed by the rest of the old one or by nothing. Anything else is somebody's change. Every
+//! byte is compared, because size and times of half an upload say nothing.
+
+use std::io;
+
+use crate::path::RemotePath;
+use crate::remote::Content;
+use crate::remote::Expect;
+use crate::remote::Placement;
+use crate::remote::Receiver;
+use crate::remote::Remote;
+use crate::remote::Result;
+use crate::remote::StorePlan;
+use crate::stat::FileKind;
+use crate::stat::Stat;
+use crate::stat::Version;
+
+/// What an upload that broke off finds on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Part of it, or of what was there before.
+    Part,
+    /// Somebody's change.
+    Foreign,
+    /// What it expected, as far as attributes tell.
+    Expected,
+}
+
+/// Tells what a file on the host, whose attributes are `stat`, is after an upload of `content` by
+/// `plan` broke off; makes the plan expect that if it is part of the upload, so that a next one may
+/// replace it, and nothing if it is somebody's change that attributes do not show.
+pub(crate) fn settle<R: Remote + ?Sized>(
+    remote: &R,
+    path: &RemotePath,
+    stat: &Stat,
+    content: &dyn Content,
+    plan: &mut StorePlan,
+) -> Result<Found> {
+    let here = stat.version();
+    let mut seems_same = false;
+    match &plan.expect {
+        Expect::Anything => return Ok(Found::Expected),
+        Expect::Absent => {}
+        Expect::Version(expected) => {
+            // An upload in place changes the file that was expected, and makes no other.
+            if expected.id.zip(here.id).is_some_and(|(a, b)| a != b) {
+                return Ok(Found::Foreign);
+            }
+            seems_same = expected.same_content(&here);
+        }
+    }
+    if seems_same && !is_coarse(&here) {
+        return Ok(Found::Expected);
+    }
+    let is_in_place = plan.placement != Placement::Replace || remote.facts().stores_in_place;
+    // Where a file is replaced as a rule, one that was emptied says too little.
+    let says_too_little = here.size == 0 && !is_in_place;
+    let old = content.old();
+    let most = plan.size.max(old.map_or(0, |(_, size)| size));
+    if stat.kind != FileKind::File || says_too_little || here.size > most {
+        return Ok(Found::Foreign);
+    }
+    let mut comparing = Comparing {
+        new: content,
+        old,
+        size: 0,
+        at: 0,
+        is_old: false,
+        is_foreign: false,
+    };
+    match remote.fetch(path, Some(&here), &mut comparing) {
+        _ if comparing.is_foreign && seems_same && comparing.old.is_none() => Ok(Found::Expected),
+        Ok(fetched) if fetched.is_stable && !comparing.is_foreign => {
+            log::info!("{path} on the host is part of an upload that broke off; it goes up again");
+            plan.expect = Expect::Version(fetched.stat.version());
+            plan.appends_to = None;
+            Ok(Found::Part)
+        }
+        Err(error) if !comparing.is_foreign => Err(error),
+        _ => {
+            if seems_same {
+                plan.expect = Expect::Absent;
+            }
+            Ok(Found::Foreign)
+        }
+    }
+}
+
+/// Whether a change within the second in which the file was last changed does not show.
+fn is_coarse(version: &Version) -> bool {
+    version.mtime.nanos == 0 && version.ctime.is_none_or(|ctime| ctime.nanos == 0)
+}
+
+/// Compares what arrives with the new content, and from the first difference on with the old one.
+struct Comparing<'a> {
+    new: &'a dyn Content,
+    old: Option<(&'a dyn Content, u64)>,
+    size: u64,
+    at: u64,
+    is_old: bool,
+    is_foreign: bool,
+}
+
+impl Comparing<'_> {
+    /// Compares the next bytes; returns how many of them are right.
+    fn compare(&mut self, data: &[u8]) -> io::Result<usize> {
+        let content = match (self.is_old, self.old) {
+            (false, _) => self.new,
+            // The rest of the old content ends where that ended.
+            (true, Some((old, size))) if size == self.size => old,
+            (true, _) => return Ok(0),
+        };
+        let mut buf = [0; 8192];
+        let len = data.len().min(buf.len());
+        let n = content.read_at(buf.get_mut(..len).unwrap_or_default(), self.at)?;
+        let right = buf.iter().zip(data).take(n).take_while(|(a, b)| a == b);
+        Ok(right.count())
+    }
+}
+
+impl Receiver for Comparing<'_> {
+    fn begin(&mut self, size: u64) -> io::Result<()> {
+        (self.size, self.at, self.is_old, self.is_foreign) = (size, 0, false, false);
+        Ok(())
+    }
+
+    fn data(&mut self, data: &[u8]) -> io::Result<()> {
+        let mut data = data;
+        while !data.is_empty() {
+            match self.compare(data)? {
+                0 if self.is_old => {
+                    self.is_foreign = true;
+                    return Err(io::Error::other("somebody else has changed the file"));
+                }
+                0 => self.is_old = true,
+                n => {
+                    self.at += n as u64;
+                    data = data.get(n..).unwrap_or_default();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bytes<'a>(&'a [u8]);
+
+    impl Content for Bytes<'_> {
+        fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+            let rest = &self.0[self.0.len().min(usize::try_from(offset).unwrap())..];
+            // Fewer bytes than are asked for, as a file may give.
+            let n = rest.len().min(buf.len()).min(3);
+            buf[..n].copy_from_slice(&rest[..n]);
+            Ok(n)
+        }
+    }
+
+    fn is_ours(new: &[u8], old: Option<&[u8]>, there: &[u8]) -> bool {
+        let base = old.map(Bytes);
+        let old = base.as_ref().zip(old);
+        let mut comparing = Comparing {
+            new: &Bytes(new),
+            old: old.map(|(base, bytes)| (base as &dyn Content, bytes.len() as u64)),
+            size: 0,
+            at: 0,
+            is_old: false,
+            is_foreign: false,
+        };
+        comparing.begin(there.len() as u64).unwrap();
+        let compared = there.chunks(5).try_for_each(|data| comparing.data(data));
+        assert_eq!(compared.is_err(), comparing.is_foreign);
+        compared.is_ok()
+    }
+
+    #[test]
+    fn part_of_the_new_content_and_the_rest_of_the_old_one_are_ours() {
+        let (new, old) = (&b"new content, and more"[..], &b"old content"[..]);
+        for n in 0..=new.len() {
+            assert!(is_ours(new, None, &new[..n]), "{n}");
+            assert!(is_ours(new, Some(old), &new[..n]), "{n}");
+            let both = [&new[..n], old.get(n..).unwrap_or_default()].concat();
+            assert!(is_ours(new, Some(old), &both), "{n}");
+            // Nobody knows what the rest was.
+            let is_prefix = new.starts_with(&both);
+            assert_eq!(is_ours(new, None, &both), is_prefix, "{n}");
+        }
+        // The new content is shorter, and was not cut yet.
+        assert!(is_ours(b"new", Some(old), b"new content"));
+        assert!(is_ours(b"", Some(old), old));
+    }
+
+    #[test]
+    fn anything_else_is_not_ours() {
+        let (new, old) = (&b"new content"[..], &b"old content, and more"[..]);
+        for there in [
+            &b"theirs"[..],
+            b"new content, theirs",
+            b"new content, and more of theirs",
+            b"new content, and mor",
+            b"new content, and morE",
+            b"old content",
+            b"ne_ content, and more",
+        ] {
+            assert!(!is_ours(new, Some(old), there), "{there:?}");
+            assert!(!is_ours(new, None, there), "{there:?}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Uploads that write into the host's file and break off: what is there is told from what others
+//! made of it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+
+use scpfs::cache::Fate;
+use scpfs::clock::Clock;
+use scpfs::clock::ManualClock;
+use scpfs::remote::retry::Retry;
+use scpfs::sync::Mutex;
+use scpfs::vfs::Opened;
+use scpfs::vfs::SetAttr;
+
+use crate::faulty::Faulty;
+use crate::local::Userland;
+use crate::local::World;
+use crate::world::CX;
+use crate::world::Mount;
+use crate::world::Setup;
+
+const OLD: &[u8] = b"the old content of the file, which is long";
+const NEW: &[u8] = b"what is written here, and saved";
+
+/// How an upload ends that breaks off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The host says so.
+    Said,
+    /// The connection is lost, and the host away for a while.
+    Lost,
+}
+
+/// The next upload leaves this in the file and breaks off.
+#[derive(Debug)]
+struct BreaksOff {
+    at: PathBuf,
+    end: End,
+    leaves: Mutex<Option<Vec<u8>>>,
+    is_away: AtomicBool,
+}
+
+impl BreaksOff {
+    fn breaks(&self, end: End) -> bool {
+        if self.end != end {
+            return false;
+        }
+        let Some(leaves) = self.leaves.lock().take() else {
+            return false;
+        };
+        // In place: the inode stays.
+        fs::write(&self.at, leaves).unwrap();
+        self.is_away.store(end == End::Lost, Ordering::SeqCst);
+        true
+    }
+}
+
+impl crate::faulty::Fate for BreaksOff {
+    fn before(&self, _: &'static str) -> bool {
+        !self.is_away.load(Ordering::SeqCst)
+    }
+
+    fn is_lost(&self, act: &'static str) -> bool {
+        act == "store" && self.breaks(End::Lost)
+    }
+
+    fn breaks_off(&self) -> bool {
+        self.breaks(End::Said)
+    }
+
+    fn answers(&self) -> bool {
+        !self.is_away.load(Ordering::SeqCst)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    /// The file has two names, so that it is written into.
+    Shell,
+    ScpOnly,
+}
+
+fn mount_of(dialect: Dialect, world: Arc<World>, setup: Setup) -> Mount {
+    let clock = Arc::new(ManualClock::new());
+    let dyn_clock = Arc::clone(&clock) as Arc<dyn Clock>;
+    match dialect {
+        Dialect::Shell => {
+            let remote = Arc::new(Retry::new(world.shell(dyn_clock)));
+            Mount::of(remote, world, clock, setup)
+        }
+        Dialect::ScpOnly => {
+            let remote = Arc::new(Retry::new(world.scp(dyn_clock)));
+            Mount::of(remote, world, clock, setup)
+        }
+    }
+}
+
+/// A mount in which the first upload has broken off, and the handle that it was for.
+fn broken_off(dialect: Dialect, end: End, leaves: &[u8]) -> (Mount, Arc<BreaksOff>, Opened) {
+    let world = Arc::new(match dialect {
+        Dialect::Shell => World::new(Userland::Gnu),
+        Dialect::ScpOnly => World::scp_only("SSH-2.0-OpenSSH_9.2"),
+    });
+    let at = world.root().join("file");
+    fs::write(&at, OLD).unwrap();
+    if dialect == Dialect::Shell {
+        fs::hard_link(&at, world.root().join("other name")).unwrap();
+    }
+    let breaks_off = Arc::new(BreaksOff {
+        at,
+        end,
+        leaves: Mutex::new(Some(leaves.to_vec())),
+        is_away: AtomicBool::new(false),
+    });
+    let fate = Arc::clone(&breaks_off);
+    let setup = Setup {
+        around: Box::new(|remote| Faulty::around(remote, fate)),
+        ..Setup::default()
+    };
+    let mount = mount_of(dialect, world, setup);
+    assert_eq!(mount.read("file").unwrap(), OLD);
+    // Where no version identifies content, none is kept that nobody has open.
+    let truncates = (dialect, end) == (Dialect::Shell, End::Said);
+    let flags = if truncates { libc::O_TRUNC } else { 0 };
+    let opened = mount.open("file", libc::O_RDWR | flags).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, NEW).unwrap();
+    let ino = mount.find("file").unwrap().ino;
+    let size = SetAttr {
+        size: Some(NEW.len() as u64),
+        ..SetAttr::default()
+    };
+    mount.vfs.setattr(&CX, ino, Some(opened.fh), &size).unwrap();
+    mount.vfs.flush(&CX, opened.fh).unwrap_err();
+    (mount, breaks_off, opened)
+}
+
+/// What an upload may leave: part of the content, and the rest of the old one where the host's
+/// program cuts the file at the end.
+fn parts() -> [Vec<u8>; 5] {
+    let and_rest = |n: usize| [&NEW[..n], &OLD[n..]].concat();
+    [
+        NEW[..10].to_vec(),
+        Vec::new(),
+        and_rest(1),
+        and_rest(20),
+        and_rest(NEW.len()),
+    ]
+}
+
+const KINDS: [(Dialect, End); 4] = [
+    (Dialect::Shell, End::Said),
+    (Dialect::Shell, End::Lost),
+    (Dialect::ScpOnly, End::Said),
+    (Dialect::ScpOnly, End::Lost),
+];
+
+#[test]
+fn an_upload_in_place_that_broke_off_is_repaired_by_the_next() {
+    for (dialect, end) in KINDS {
+        for leaves in parts() {
+            let (mount, breaks_off, opened) = broken_off(dialect, end, &leaves);
+            breaks_off.is_away.store(false, Ordering::SeqCst);
+            let closed = mount.close(&opened);
+            assert!(closed.is_ok(), "{dialect:?} {end:?} {leaves:?}: {closed:?}");
+            assert_eq!(fs::read(mount.at("file")).unwrap(), NEW);
+            if dialect == Dialect::Shell {
+                assert_eq!(fs::read(mount.at("other name")).unwrap(), NEW);
+            }
+            let content = mount.cache.disk().dir().join("content");
+            let kept = fs::read_dir(content).unwrap();
+            let kept = kept.filter(|item| {
+                let name = item.as_ref().unwrap().file_name();
+                name.as_encoded_bytes().starts_with(b"o-")
+            });
+            assert_eq!(kept.count(), 0, "the old content is kept for nobody");
+        }
+    }
+}
+
+#[test]
+fn what_others_made_of_a_file_after_an_upload_in_place_broke_off_is_not_overwritten() {
+    let (shorter, as_long) = (b"theirs".to_vec(), vec![b't'; OLD.len()]);
+    let appended = [&NEW[..10], &OLD[10..], b", and theirs"].concat();
+    let edited = [&NEW[..10], &OLD[10..OLD.len() - 1], b"G"].concat();
+    for (dialect, end) in KINDS {
+        for theirs in [&shorter, &as_long, &appended, &edited] {
+            let leaves = [&NEW[..10], &OLD[10..]].concat();
+            let (mount, breaks_off, opened) = broken_off(dialect, end, &leaves);
+            fs::write(mount.at("file"), theirs).unwrap();
+            breaks_off.is_away.store(false, Ordering::SeqCst);
+            let closed = mount.close(&opened).map_err(|error| error.errno());
+            assert_eq!(closed, Err(libc::ESTALE), "{dialect:?} {end:?} {theirs:?}");
+            assert_eq!(fs::read(mount.at("file")).unwrap(), *theirs);
+            assert_eq!(fs::read(mount.at(&mount.beside("file"))).unwrap(), NEW);
+        }
+    }
+}
+
+#[test]
+fn an_upload_in_place_that_broke_off_is_repaired_by_the_next_mount() {
+    let theirs = vec![b't'; OLD.len()];
+    for (dialect, end) in KINDS {
+        for leaves in parts() {
+            for is_theirs in [false, true] {
+                let (mount, _, _) = broken_off(dialect, end, &leaves);
+                if is_theirs {
+                    fs::write(mount.at("file"), &theirs).unwrap();
+                }
+                let world = mount.crash();
+                let mount = mount_of(dialect, world, Setup::default());
+                let what = format!("{dialect:?} {end:?} {leaves:?} {:?}", mount.recovered);
+                let [recovered] = &mount.recovered[..] else {
+                    panic!("{what}")
+                };
+                let file = fs::read(mount.at("file")).unwrap();
+                if is_theirs {
+                    assert!(matches!(recovered.fate, Fate::KeptBeside(_)), "{what}");
+                    assert_eq!(file, theirs, "{what}");
+                    assert_eq!(fs::read(mount.at(&mount.beside("file"))).unwrap(), NEW);
+                } else {
+                    assert!(matches!(recovered.fate, Fate::Stored), "{what}");
+                    assert_eq!(file, NEW, "{what}");
+                }
+            }
+        }
+    }
+}
