@@ -48,10 +48,13 @@ impl Entry {
                 Content::Absent { failure } => return Err(absent(failure.as_ref())),
             }
         };
-        drop(state);
         let len = usize::try_from(end.saturating_sub(offset))
             .unwrap_or(usize::MAX)
             .min(len);
+        if offset.saturating_add(len as u64) < end {
+            state.cut_read_at = Some(self.cache.clock.tick());
+        }
+        drop(state);
         let mut buf = vec![0; len];
         let mut n = 0;
         while let Some(rest) = buf.get_mut(n..).filter(|rest| !rest.is_empty()) {

@@ -102,6 +102,7 @@ impl Entry {
                 n_awaiting: 0,
                 n_switches: 0,
                 refreshed_at: Tick::ZERO,
+                cut_read_at: None,
             }),
             changed: Condvar::new(),
             sent: AtomicU64::new(0),

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cache::Error;
 use crate::cache::disk::Private;
@@ -16,6 +17,7 @@ use crate::cache::entry::Wait;
 use crate::cache::local;
 use crate::cache::state::Content;
 use crate::cache::state::Fetching;
+use crate::cache::state::State;
 use crate::clock::Tick;
 use crate::path::RemotePath;
 use crate::remote;
@@ -24,6 +26,14 @@ use crate::remote::Reason;
 use crate::remote::Receiver;
 use crate::stat::Stat;
 use crate::stat::Version;
+
+/// A program that reads a file in parts is given no part of a newer version so soon after a part of
+/// the older one: a file that was replaced by another cannot be told from one that was changed, where
+/// the filesystem gives its inode number to the next.
+const READ_PAUSE: Duration = Duration::from_secs(1);
+
+/// How many bytes are compared at a time.
+const COMPARED: usize = 64 << 10;
 
 /// How far the replacement of clean content has come.
 ///
@@ -86,6 +96,7 @@ impl Entry {
             && at.is_none_or(|at| state.refreshed_at < at)
             // Nobody has looked yet at what came with the content.
             && state.news.is_none()
+            && !(at.is_some() && version.size <= state.size && self.is_being_read(&state))
             && Self::is_wanted(&state)
             && !Self::is_busy(&state);
         if !is_due {
@@ -102,9 +113,11 @@ impl Entry {
             .workers
             .run(move || match guard.0.fetch_newer(&path, version) {
                 Ok((fetched, private, file)) => {
+                    let continues = at.is_some() && guard.0.is_continued_by(&file);
                     let is_awaited = guard.0.begin_switch();
                     install(Newer {
                         is_awaited,
+                        may_interrupt: at.is_none() || continues,
                         known: version,
                         fetched,
                         file: Arc::new(file),
@@ -118,6 +131,37 @@ impl Entry {
                     guard.0.state.lock().refresh = Refresh::Idle { failure };
                 }
             });
+    }
+
+    /// Whether a program may be in the middle of reading the content.
+    fn is_being_read(&self, state: &State) -> bool {
+        let now = self.cache.clock.tick();
+        state
+            .cut_read_at
+            .is_some_and(|at| now.saturating_sub(at) < READ_PAUSE)
+    }
+
+    /// Returns whether a newer content begins with all of the one that is here.
+    fn is_continued_by(&self, newer: &File) -> bool {
+        let older = match &self.state.lock().content {
+            Content::Clean { file, .. } => Arc::clone(file),
+            _ => return false,
+        };
+        let (mut ours, mut theirs) = (vec![0; COMPARED], vec![0; COMPARED]);
+        let mut at = 0;
+        loop {
+            let Ok(n) = older.read_at(&mut ours, at) else {
+                return false;
+            };
+            if n == 0 {
+                return true;
+            }
+            let same = ours.get(..n).zip(theirs.get_mut(..n));
+            if !same.is_some_and(|(a, b)| newer.read_exact_at(b, at).is_ok() && a == b) {
+                return false;
+            }
+            at += n as u64;
+        }
     }
 
     /// Says that a newer version is complete; returns whether calls for attributes wait for it.
@@ -242,6 +286,9 @@ pub struct Newer {
     /// Whether calls for attributes wait for this, so that the kernel hears of it by their answers.
     /// Answers to what it asked before it is told otherwise do not count to it.
     pub is_awaited: bool,
+    /// Whether a program that reads the older content in parts may go on with this: because it begins
+    /// with all of that, or because somebody opens the file, who must get the newest.
+    may_interrupt: bool,
     /// The version that was asked for.
     known: Version,
     fetched: Fetched,
@@ -260,7 +307,7 @@ impl Newer {
         let Content::Clean { version, .. } = &state.content else {
             return None;
         };
-        if Entry::is_busy(&state) {
+        if Entry::is_busy(&state) || (!self.may_interrupt && entry.is_being_read(&state)) {
             return None;
         }
         let old = *version;

@@ -64,6 +64,8 @@ pub(super) struct State {
     pub(super) n_switches: u64,
     /// How new the attributes were for which the last refresh was started.
     pub(super) refreshed_at: Tick,
+    /// When a read last ended before the end of the content.
+    pub(super) cut_read_at: Option<Tick>,
 }
 
 /// A content that may have reached the host.
