@@ -31,6 +31,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 pub use crate::cache::access::Claim;
 pub use crate::cache::conflict::Conflicts;
@@ -46,7 +47,9 @@ pub use crate::cache::journal::record::Id;
 pub use crate::cache::journal::record::Phase;
 pub use crate::cache::journal::record::Record;
 pub use crate::cache::recover::Fate;
+pub use crate::cache::recover::Found;
 pub use crate::cache::recover::Recovered;
+pub use crate::cache::recover::Unsaved;
 pub use crate::cache::report::CacheReport;
 pub use crate::cache::report::Collision;
 pub use crate::cache::report::FileReport;
@@ -129,6 +132,9 @@ pub struct Cache {
     collisions: Mutex<VecDeque<Collision>>,
     /// What earlier runs left and this one could not store.
     left_by_others: Mutex<Vec<Id>>,
+    /// What became of the rest of it, so far.
+    recovered: Mutex<Vec<Recovered>>,
+    n_unsaved: AtomicUsize,
     opens: Opens,
 }
 
@@ -157,6 +163,8 @@ impl Cache {
             uploads,
             collisions: Mutex::new(VecDeque::new()),
             left_by_others: Mutex::new(Vec::new()),
+            recovered: Mutex::new(Vec::new()),
+            n_unsaved: AtomicUsize::new(0),
             opens: Opens::default(),
         })
     }

@@ -108,7 +108,13 @@ impl Entry {
     /// Has the journal know, if it knows of the content at all, that it is whole.
     pub(super) fn say_closed(&self, state: &State, target: &Target) {
         if let Journaled::As(id) = state.journaled {
-            let record = self.record(state, id, Phase::Closed, target);
+            // What is on the local disk and was not written to since stays there.
+            let known = self.cache.disk.journal().get(id).map(|known| known.phase);
+            let phase = match known {
+                Some(Phase::Synced) => Phase::Synced,
+                _ => Phase::Closed,
+            };
+            let record = self.record(state, id, phase, target);
             if let Err(error) = self.cache.disk.journal().put(record, Durable::No) {
                 // It says the content is half written; a later run will keep it, not store it.
                 log::warn!("cannot write the journal: {error}");

@@ -44,6 +44,8 @@ pub(super) struct State {
     /// Attributes that came with the content and that nobody has seen yet.
     pub(super) news: Option<Stat>,
     pub(super) room: u64,
+    /// The number of content that an earlier run left, until the host has it.
+    pub(super) left_as: Option<Id>,
 }
 
 /// A content that may have reached the host.
@@ -56,6 +58,8 @@ pub(super) struct Doubt {
     pub(super) size: u64,
     pub(super) mtime: Time,
     pub(super) n_changes: u64,
+    /// Whether what it may have left there was removed.
+    pub(super) is_withdrawn: bool,
 }
 
 /// What the journal knows of the content.

@@ -83,6 +83,14 @@ impl Error {
         matches!(error, cache::Error::Remote(error) if error.is_connection_loss())
     }
 
+    /// Returns whether the connections were ended for good.
+    pub(super) fn is_closed(&self) -> bool {
+        let (Self::Cache(error) | Self::NotStored(error)) = self else {
+            return false;
+        };
+        matches!(error, cache::Error::Remote(error) if matches!(**error, remote::Error::Closed))
+    }
+
     fn reason(&self) -> Option<Reason> {
         if let Self::Cache(cache::Error::Remote(error)) = self {
             error.reason()

@@ -12,6 +12,7 @@ mod leftovers;
 #[path = "../common/local.rs"]
 mod local;
 mod names;
+mod recovery;
 mod safety;
 mod scp_only;
 #[path = "../common/scp_server.rs"]
