@@ -23,6 +23,7 @@ mod recover;
 mod report;
 mod seal;
 mod send;
+mod sparse;
 mod state;
 mod steps;
 mod uploads;
@@ -97,6 +98,9 @@ pub enum Error {
         path: RemotePath,
         kept_as: RemotePath,
     },
+    /// The file would have more holes than this host can be sent.
+    #[error("the file would be too sparse to be uploaded to this host")]
+    TooSparse,
     /// Nobody knows any more where the content goes; it stays here.
     #[error("{}", flush::NO_PLACE)]
     NoPlace,

@@ -122,6 +122,7 @@ impl Memory {
                 can_exchange: true,
                 time_precision: TimePrecision::Nanos,
                 can_take_pieces: false,
+                can_take_holes: false,
                 sets_by_store: None,
             },
             state: Mutex::new(State {

@@ -190,6 +190,7 @@ impl Found {
             can_exchange: self.can_exchange,
             time_precision: tools.time_precision,
             can_take_pieces: self.can_take_pieces,
+            can_take_holes: false,
             sets_by_store: None,
         }
     }

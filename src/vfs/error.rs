@@ -133,6 +133,7 @@ fn of_cache(error: &cache::Error) -> c_int {
         // `vfs` brings content that is missing; where that did not help, it is lost.
         cache::Error::NotHere | cache::Error::NotDeclared => libc::EIO,
         cache::Error::KeptBeside { .. } | cache::Error::NoPlace => libc::ESTALE,
+        cache::Error::TooSparse => libc::EFBIG,
         cache::Error::WouldWait => libc::EAGAIN,
     }
 }

@@ -17,4 +17,5 @@ mod safety;
 mod scp_only;
 #[path = "../common/scp_server.rs"]
 mod scp_server;
+mod sparse;
 mod world;

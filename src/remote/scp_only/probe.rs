@@ -139,6 +139,7 @@ pub fn probe(
         can_exchange: false,
         time_precision: TimePrecision::Seconds,
         can_take_pieces: false,
+        can_take_holes: false,
         sets_by_store: Some(MAX_STORED_ANEW),
     };
     Ok(ScpOnly {
