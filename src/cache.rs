@@ -18,7 +18,6 @@ mod hold;
 mod index;
 mod journal;
 pub mod leftovers;
-mod owner;
 mod recover;
 mod report;
 mod seal;

@@ -5,6 +5,7 @@
 //! (`tests/tidy.rs` holds the exact table). `docs/architecture.md` has the map.
 
 pub mod clock;
+pub mod owned_path;
 pub mod path;
 pub mod stat;
 pub mod sync;

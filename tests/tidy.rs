@@ -8,6 +8,7 @@ use std::path::PathBuf;
 /// Each part of the program and the parts it may name; the bottom row may be named by all.
 const LAYERS: &[(&str, &[&str])] = &[
     ("path", &[]),
+    ("owned_path", &[]),
     ("stat", &[]),
     ("clock", &["stat"]),
     ("sync", &[]),
@@ -28,7 +29,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "cache",
-        &["path", "stat", "clock", "sync", "workers", "remote"],
+        &[
+            "path",
+            "owned_path",
+            "stat",
+            "clock",
+            "sync",
+            "workers",
+            "remote",
+        ],
     ),
     // The errno of a lost connection depends on how it was lost.
     (

@@ -15,9 +15,6 @@ use crate::remote;
 impl Disk {
     /// Takes over what another mount of the same root left behind and nobody looks after.
     pub(super) fn adopt(&mut self, dir: &Path, boot: &str) {
-        if !dir.join("journal").exists() {
-            return;
-        }
         let other = match Self::open_dir(dir.to_owned(), boot, Arc::clone(&self.steps)) {
             Ok(Some(other)) => other,
             // In use.

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::config;
+use crate::owned_path;
 
 /// What the name of a socket ends with.
 const ENDING: &str = "sock";
@@ -46,10 +47,12 @@ pub fn listen(places: &config::Sockets) -> io::Result<Socket> {
 }
 
 fn listen_in(dir: &Path, uid: u32) -> io::Result<Socket> {
+    owned_path::check(dir, uid)?;
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(dir)?;
+    owned_path::check(dir, uid)?;
     if !is_private(dir, uid) {
         return Err(io::Error::other("it belongs to others as well"));
     }
