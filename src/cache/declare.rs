@@ -151,8 +151,12 @@ impl Entry {
 
     /// Has the journal forget the content: the host has it, or nobody wants it.
     pub(super) fn undeclare(&self, state: &mut State) {
+        self.undeclare_as(state, Durable::No);
+    }
+
+    fn undeclare_as(&self, state: &mut State, durable: Durable) {
         if let Journaled::As(id) = state.journaled
-            && let Err(error) = self.cache.disk.journal().done(id)
+            && let Err(error) = self.cache.disk.journal().done(id, durable)
         {
             // The next run finds no content for the record, or the host's the same.
             log::warn!("cannot write the journal: {error}");
@@ -170,7 +174,8 @@ impl Entry {
         {
             *private = renamed;
         }
-        self.undeclare(&mut state);
+        // Durably: after a power failure the next mount would make the file again.
+        self.undeclare_as(&mut state, Durable::Yes);
         state.journaled = Journaled::Nameless;
     }
 

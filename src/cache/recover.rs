@@ -423,7 +423,7 @@ impl Cache {
         if let Some(private) = private {
             self.disk.remove_private(&private);
         }
-        if let Err(error) = self.disk.journal().done(id) {
+        if let Err(error) = self.disk.journal().done(id, Durable::No) {
             log::warn!("cannot write the journal: {error}");
         }
     }

@@ -80,6 +80,22 @@ impl Vfs {
         Self::check_epoch(&handle)
     }
 
+    /// Has the host flush the names of a directory to its disk. Every change of them is on the host
+    /// before its request is answered.
+    pub fn fsyncdir(&self, cx: &Context, ino: Ino) -> Result<()> {
+        let path = {
+            let tree = self.tree.lock();
+            Self::check_directory(&tree, ino)?;
+            tree.path(ino)
+        };
+        let Some(path) = path else {
+            // It was removed: there are no names in it.
+            return Ok(());
+        };
+        cx.may_wait()?;
+        Ok(self.remote.sync(&path)?)
+    }
+
     /// Whether a handle has to bring a file to the host that was created and not closed since.
     pub(super) fn is_to_be_made(&self, handle: &FileHandle) -> bool {
         self.is_born(handle.ino) && !handle.entry.is_on_its_way()

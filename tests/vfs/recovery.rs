@@ -231,3 +231,42 @@ fn a_removed_directory_keeps_the_content_of_an_earlier_mount_here() {
     let mount = Mount::on(world, Setup::default());
     assert_eq!(fs::read(mount.at("dir/old")).unwrap(), b"changed in dir");
 }
+
+/// Counts the steps that make the journal durable.
+#[derive(Debug, Default)]
+struct Syncs(std::sync::atomic::AtomicUsize);
+
+impl scpfs::cache::Steps for Syncs {
+    fn before(&self, step: scpfs::cache::Step) -> std::io::Result<()> {
+        if step == scpfs::cache::Step::JournalSync {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+}
+
+/// The journal said so only in memory: after a power failure the next mount made the file again.
+#[test]
+fn an_unlink_of_a_pending_file_is_durable_in_the_journal() {
+    let syncs = Arc::new(Syncs::default());
+    let mount = Mount::set_up(Setup {
+        writeback: Some(Duration::from_secs(3600)),
+        steps: Arc::clone(&syncs) as Arc<dyn scpfs::cache::Steps>,
+        ..Setup::default()
+    });
+    mount.write("file", b"pending").unwrap();
+    let before = syncs.0.load(Ordering::SeqCst);
+    mount.vfs.unlink(&CX, Ino::ROOT, b"file").unwrap();
+    assert_eq!(syncs.0.load(Ordering::SeqCst), before + 1);
+}
+
+/// It was answered without asking the host.
+#[test]
+fn fsync_of_a_directory_reaches_the_host() {
+    let mount = Mount::new();
+    fs::create_dir(mount.at("dir")).unwrap();
+    let ino = mount.find("dir").unwrap().ino;
+    let (result, n_trips) = mount.counted(|| mount.vfs.fsyncdir(&CX, ino));
+    result.unwrap();
+    assert_eq!(n_trips, 1);
+}

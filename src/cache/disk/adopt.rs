@@ -38,7 +38,7 @@ impl Disk {
                     fs::rename(other.private_path(&private), self.private_path(&private))
                 })
                 .and_then(|()| File::open(&self.content)?.sync_all())
-                .and_then(|()| other.journal.done(id));
+                .and_then(|()| other.journal.done(id, Durable::No));
             if let Err(error) = result
                 && error.kind() != io::ErrorKind::NotFound
             {
