@@ -18,12 +18,12 @@ mod hold;
 mod index;
 mod journal;
 pub mod leftovers;
-mod owner;
 mod recover;
 mod refresh;
 mod report;
 mod seal;
 mod send;
+mod sparse;
 mod state;
 mod steps;
 mod uploads;
@@ -32,6 +32,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 pub use crate::cache::access::Claim;
 pub use crate::cache::conflict::Conflicts;
@@ -48,7 +49,9 @@ pub use crate::cache::journal::record::Id;
 pub use crate::cache::journal::record::Phase;
 pub use crate::cache::journal::record::Record;
 pub use crate::cache::recover::Fate;
+pub use crate::cache::recover::Found;
 pub use crate::cache::recover::Recovered;
+pub use crate::cache::recover::Unsaved;
 pub use crate::cache::refresh::ContentVersion;
 pub use crate::cache::refresh::Newer;
 pub use crate::cache::refresh::Whole;
@@ -102,6 +105,9 @@ pub enum Error {
         path: RemotePath,
         kept_as: RemotePath,
     },
+    /// The file would have more holes than this host can be sent.
+    #[error("the file would be too sparse to be uploaded to this host")]
+    TooSparse,
     /// Nobody knows any more where the content goes; it stays here.
     #[error("{}", flush::NO_PLACE)]
     NoPlace,
@@ -137,6 +143,9 @@ pub struct Cache {
     collisions: Mutex<VecDeque<Collision>>,
     /// What earlier runs left and this one could not store.
     left_by_others: Mutex<Vec<Id>>,
+    /// What became of the rest of it, so far.
+    recovered: Mutex<Vec<Recovered>>,
+    n_unsaved: AtomicUsize,
     opens: Opens,
 }
 
@@ -165,6 +174,8 @@ impl Cache {
             uploads,
             collisions: Mutex::new(VecDeque::new()),
             left_by_others: Mutex::new(Vec::new()),
+            recovered: Mutex::new(Vec::new()),
+            n_unsaved: AtomicUsize::new(0),
             opens: Opens::default(),
         })
     }

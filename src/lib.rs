@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod host_key;
+pub mod owned_path;
 pub mod path;
 pub mod stat;
 pub mod sync;

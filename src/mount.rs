@@ -28,8 +28,8 @@ use fuser::SessionACL;
 use crate::cache;
 use crate::cache::Cache;
 use crate::cache::Disk;
-use crate::cache::Fate;
 use crate::cache::Limits;
+use crate::cache::Unsaved;
 use crate::cache::pin;
 use crate::clock::Clock;
 use crate::clock::SystemClock;
@@ -187,7 +187,7 @@ fn serve(
     log::info!("{}: {}", config.source, facts.summary);
     let workers = Workers::new();
     let cache = open_cache(config, disk, &transport, &remote, &clock)?;
-    recover(config, &cache);
+    let unsaved = recover(config, &cache);
     let options = vfs_options(config, &facts, mountpoint.path());
     let vfs = Vfs::new(
         Arc::clone(&remote),
@@ -196,6 +196,7 @@ fn serve(
         options,
     )
     .map_err(Error::Root)?;
+    vfs.recover(unsaved);
     transport.silence();
 
     let mountpoint = Arc::new(mountpoint);
@@ -258,25 +259,31 @@ fn serve(
     result
 }
 
-/// Looks after what an earlier mount could not store, and says what became of it.
-fn recover(config: &Config, cache: &Cache) {
+/// Takes over what earlier mounts could not upload, and says what will become of it. Does not wait
+/// for the host; returns what is to be shown and uploaded.
+fn recover(config: &Config, cache: &Arc<Cache>) -> Vec<Unsaved> {
     if config.mount.is_read_only {
-        return;
+        return Vec::new();
     }
-    let recovered = cache.recover();
-    for one in &recovered {
-        match one.fate {
-            Fate::Stored | Fate::WasStored => log::info!("left by an earlier mount: {one}"),
-            _ => log::warn!("left by an earlier mount: {one}"),
-        }
+    let cache::Found { kept, unsaved } = cache.recover();
+    for one in &kept {
+        log::warn!("left by an earlier mount: {one}");
     }
-    let n_left = recovered
-        .iter()
-        .filter(|one| !one.fate.is_on_host())
-        .count();
-    if n_left > 0 {
-        log::error!("{n_left} files of earlier mounts are not on the host; see `scpfs recover`");
+    if !kept.is_empty() {
+        let n = kept.len();
+        log::error!("{n} files of earlier mounts are not on the host; see `scpfs recover`");
     }
+    let whole = || unsaved.iter().filter(|it| it.is_whole);
+    if whole().next().is_some() {
+        let bytes = whole().map(|it| it.record.size).sum();
+        log::warn!(
+            "{} files of earlier mounts ({}) are not on the host yet: they are shown as they are \
+             here, and uploaded in the background; see `scpfs status`",
+            whole().count(),
+            control::show::size(bytes)
+        );
+    }
+    unsaved
 }
 
 /// Tells the kernel that something is not what it was told.

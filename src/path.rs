@@ -184,19 +184,41 @@ impl fmt::Debug for Excerpt<'_> {
     }
 }
 
+/// A text that was escaped where it comes from, as safe text whatever came: as [`Escaped`], but
+/// backslashes stay.
+pub struct Printable<'a>(pub &'a str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| escape_char(c, f))
+    }
+}
+
+impl fmt::Debug for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+fn escape_char(c: char, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match c {
+        '\n' => f.write_str("\\n"),
+        '\t' => f.write_str("\\t"),
+        '\r' => f.write_str("\\r"),
+        c if c.is_ascii_control() => write!(f, "\\x{:02x}", u32::from(c)),
+        // C1 controls, direction overrides and other invisible characters can make one name look
+        // like another.
+        c if c.is_control() || is_deceptive(c) => write!(f, "\\u{{{:x}}}", u32::from(c)),
+        c => write!(f, "{c}"),
+    }
+}
+
 fn escape(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
             match c {
-                '\n' => f.write_str("\\n")?,
-                '\t' => f.write_str("\\t")?,
-                '\r' => f.write_str("\\r")?,
                 '\\' => f.write_str("\\\\")?,
-                c if c.is_ascii_control() => write!(f, "\\x{:02x}", u32::from(c))?,
-                // C1 controls, direction overrides and other invisible characters can make one
-                // name look like another.
-                c if c.is_control() || is_deceptive(c) => write!(f, "\\u{{{:x}}}", u32::from(c))?,
-                c => write!(f, "{c}")?,
+                c => escape_char(c, f)?,
             }
         }
         for byte in chunk.invalid() {
@@ -267,6 +289,12 @@ mod tests {
         let shown = Escaped(b"a\nb\x1b[2Jc\xff\\\xe2\x80\xae\xc2\x9b").to_string();
         assert_eq!(shown, "a\\nb\\x1b[2Jc\\xff\\\\\\u{202e}\\u{9b}");
         assert_eq!(Escaped(b"na\xc3\xafve").to_string(), "na\u{ef}ve");
+    }
+
+    #[test]
+    fn what_was_escaped_elsewhere_is_escaped_once() {
+        let shown = Printable("a\\nb\x1b]0;c\n\u{9b}").to_string();
+        assert_eq!(shown, "a\\nb\\x1b]0;c\\n\\u{9b}");
     }
 
     #[test]

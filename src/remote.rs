@@ -167,7 +167,7 @@ pub struct Facts {
     pub time_precision: TimePrecision,
     /// Whether a file can be sent in pieces, over several connections at once.
     pub can_take_pieces: bool,
-    /// Whether holes of a file need not be sent.
+    /// Whether holes of a file are sent as holes; if not, they are sent as zeros.
     pub can_take_holes: bool,
     /// Where [`Remote::set_attr`] cannot set mode and times of files, and a store does: the size
     /// up to which a file may be stored again for that.

@@ -20,6 +20,7 @@ mod moving;
 mod names;
 mod open_flags;
 mod permission;
+mod recovery;
 mod refresh;
 mod report;
 mod set_attr;
@@ -69,6 +70,7 @@ use crate::sync::MutexGuard;
 use crate::vfs::handle::Handles;
 use crate::vfs::inode::What;
 use crate::vfs::moving::Moving;
+use crate::vfs::recovery::Table;
 use crate::vfs::tree::Tree;
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -165,6 +167,10 @@ pub struct Vfs {
     tree: Mutex<Tree>,
     /// Guards what is known of names that are about to change; taken after `tree`.
     moving: Mutex<Moving>,
+    /// Guards what an earlier mount left and no inode has yet; taken alone.
+    unsaved: Mutex<Table>,
+    /// Told when somebody has asked the host about some of that.
+    taken_up: Condvar,
     /// Told when a listing that others wait for is there.
     listed: Condvar,
     /// Guards the table of open files and directories.
@@ -203,6 +209,8 @@ impl Vfs {
             options,
             tree: Mutex::new(Tree::new(root, at)),
             moving: Mutex::new(Moving::default()),
+            unsaved: Mutex::new(Table::default()),
+            taken_up: Condvar::new(),
             listed: Condvar::new(),
             handles: Mutex::new(Handles::new()),
             fs: Mutex::new(HashMap::new()),
@@ -227,11 +235,16 @@ impl Vfs {
     /// Finds a name in a directory and counts a look-up of what it leads to.
     pub fn lookup(&self, cx: &Context, parent: Ino, name: &[u8]) -> Result<Found> {
         let name = Self::name(name)?;
-        let since = self.clock.tick();
+        self.recover_name(cx, parent, &name)?;
+        self.look_up(cx, parent, &name, self.clock.tick())
+    }
+
+    /// As [`Self::lookup`], of what the host and the inodes have.
+    fn look_up(&self, cx: &Context, parent: Ino, name: &Name, since: Tick) -> Result<Found> {
         let mut tree = self.tree.lock();
         for _ in 0..MAX_ROUNDS {
             Self::check_directory(&tree, parent)?;
-            if let Some((at, what)) = tree.known(parent, &name)
+            if let Some((at, what)) = tree.known(parent, name)
                 && self.is_fresh(at, since)
             {
                 let is_known = match what {
@@ -244,7 +257,7 @@ impl Vfs {
                     What::Inode(_) => true,
                     What::Listed(listed) => listed.stat.is_some(),
                 };
-                if is_known && let Some(ino) = tree.instantiate(parent, &name) {
+                if is_known && let Some(ino) = tree.instantiate(parent, name) {
                     if let Some(inode) = tree.get_mut(ino) {
                         inode.lookups += 1;
                     }
@@ -256,10 +269,10 @@ impl Vfs {
                 }
             }
             cx.may_wait()?;
-            tree = match self.ask_for_name(tree, parent, &name, since) {
+            tree = match self.ask_for_name(tree, parent, name, since) {
                 Ok(tree) => tree,
                 Err(error) if self.is_away(&error) => {
-                    return self.found_before(parent, &name).ok_or(error);
+                    return self.found_before(parent, name).ok_or(error);
                 }
                 Err(error) => return Err(error),
             };

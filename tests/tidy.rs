@@ -13,6 +13,7 @@ use capability::Capability;
 /// Each part of the program and the parts it may name; the bottom row may be named by all.
 const LAYERS: &[(&str, &[&str])] = &[
     ("path", &[]),
+    ("owned_path", &[]),
     ("stat", &[]),
     ("clock", &["stat"]),
     ("sync", &[]),
@@ -36,7 +37,14 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "cache",
         &[
-            "path", "stat", "clock", "sync", "workers", "host_key", "remote",
+            "path",
+            "owned_path",
+            "stat",
+            "clock",
+            "sync",
+            "workers",
+            "host_key",
+            "remote",
         ],
     ),
     // The errno of a lost connection depends on how it was lost.

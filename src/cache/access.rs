@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
 use crate::cache::Error;
@@ -10,6 +11,7 @@ use crate::cache::disk::Private;
 use crate::cache::entry::Entry;
 use crate::cache::entry::Wait;
 use crate::cache::local;
+use crate::cache::sparse::may_grow_to;
 use crate::cache::state::Content;
 use crate::cache::state::Fetching;
 use crate::cache::state::Journaled;
@@ -75,6 +77,9 @@ impl Entry {
         let file = self.make_dirty(&mut state, wait)?;
         self.reserve(&mut state, data.len() as u64)?;
         let offset = offset.unwrap_or(state.size);
+        if offset > state.size {
+            self.check_holes(&state, &file, offset, 0)?;
+        }
         self.cache
             .disk
             .step(Step::WriteContent)
@@ -101,6 +106,9 @@ impl Entry {
             size > 0 || matches!(state.content, Content::Dirty { .. } | Content::Clean { .. });
         if needs_content {
             let file = self.make_dirty(&mut state, wait)?;
+            if size > state.size {
+                self.check_holes(&state, &file, size, 0)?;
+            }
             self.cut(&file, size)?;
             state.n_kept = state.n_kept.min(size);
             state.size = size;
@@ -148,6 +156,24 @@ impl Entry {
         Ok(())
     }
 
+    /// Refuses what would leave more holes in a file of `size` bytes than the host can be sent.
+    /// `freed` is how many bytes are about to lose their blocks.
+    fn check_holes(&self, state: &State, file: &File, size: u64, freed: u64) -> Result<(), Error> {
+        if state.journaled == Journaled::Nameless {
+            // It is never uploaded.
+            return Ok(());
+        }
+        let can_take_holes = self.cache.remote.facts().can_take_holes;
+        // In units of 512 bytes, stat(2).
+        let blocks = file.metadata().map_err(local("write"))?.blocks();
+        let allocated = blocks.saturating_mul(512).saturating_sub(freed);
+        if may_grow_to(can_take_holes, size, allocated) {
+            Ok(())
+        } else {
+            Err(Error::TooSparse)
+        }
+    }
+
     fn cut(&self, file: &File, size: u64) -> Result<(), Error> {
         let cut = || {
             self.cache.disk.step(Step::CutContent)?;
@@ -179,6 +205,11 @@ impl Entry {
         let flags = rustix::fs::FallocateFlags::from_bits_retain(mode.cast_unsigned());
         let mut state = self.state.lock();
         let file = self.make_dirty(&mut state, wait)?;
+        if flags.contains(rustix::fs::FallocateFlags::PUNCH_HOLE) {
+            self.check_holes(&state, &file, state.size, len)?;
+        } else if offset > state.size {
+            self.check_holes(&state, &file, offset, 0)?;
+        }
         self.cache.make_room(len)?;
         state.n_kept = state.n_kept.min(offset);
         rustix::fs::fallocate(&*file, flags, offset, len)

@@ -154,7 +154,13 @@ impl Entry {
     /// Has the journal know, if it knows of the content at all, that it is whole.
     pub(super) fn say_closed(&self, state: &State, target: &Target) {
         if let Journaled::As(id) = state.journaled {
-            let record = self.record(state, id, Phase::Closed, target);
+            // What is on the local disk and was not written to since stays there.
+            let known = self.cache.disk.journal().get(id).map(|known| known.phase);
+            let phase = match known {
+                Some(Phase::Synced) => Phase::Synced,
+                _ => Phase::Closed,
+            };
+            let record = self.record(state, id, phase, target);
             if let Err(error) = self.cache.disk.journal().put(record, Durable::No) {
                 // It says the content is half written; a later run will keep it, not store it.
                 log::warn!("cannot write the journal: {error}");
@@ -191,12 +197,16 @@ impl Entry {
 
     /// Has the journal forget the content: the host has it, or nobody wants it.
     pub(super) fn undeclare(&self, state: &mut State) {
+        self.undeclare_as(state, Durable::No);
+    }
+
+    fn undeclare_as(&self, state: &mut State, durable: Durable) {
         state.is_begun = false;
         if let Some((id, _)) = state.old.take() {
             self.cache.disk.remove_old(id);
         }
         if let Journaled::As(id) = state.journaled
-            && let Err(error) = self.cache.disk.journal().done(id)
+            && let Err(error) = self.cache.disk.journal().done(id, durable)
         {
             // The next run finds no content for the record, or the host's the same.
             log::warn!("cannot write the journal: {error}");
@@ -214,7 +224,8 @@ impl Entry {
         {
             *private = renamed;
         }
-        self.undeclare(&mut state);
+        // Durably: after a power failure the next mount would make the file again.
+        self.undeclare_as(&mut state, Durable::Yes);
         state.journaled = Journaled::Nameless;
     }
 

@@ -44,10 +44,10 @@ pub(crate) use crate::cache::disk::private::Private;
 use crate::cache::disk::running::Running;
 use crate::cache::journal::Journal;
 use crate::cache::journal::record::Id;
-use crate::cache::owner;
 use crate::cache::steps::NoSteps;
 use crate::cache::steps::Step;
 use crate::cache::steps::Steps;
+use crate::owned_path;
 use crate::stat::Version;
 
 /// What `format` says. Another number means another layout.
@@ -116,11 +116,6 @@ impl Disk {
     ) -> Result<Self, Error> {
         for n in 1..=MAX_SIDE_BY_SIDE {
             let dir = base.join(side_by_side(key, n));
-            owner::check(base, &dir).map_err(|source| Error {
-                act: "use",
-                path: dir.clone(),
-                source,
-            })?;
             if let Some(mut disk) = Self::open_dir(dir, boot, Arc::clone(&steps))? {
                 if let Some(host) = host {
                     disk.pin(host).map_err(|source| Error {
@@ -130,7 +125,10 @@ impl Disk {
                     })?;
                 }
                 for other in (1..=MAX_SIDE_BY_SIDE).filter(|other| *other != n) {
-                    disk.adopt(&base.join(side_by_side(key, other)), boot);
+                    let other = base.join(side_by_side(key, other));
+                    if other.join("journal").exists() {
+                        disk.adopt(&other, boot);
+                    }
                 }
                 return Ok(disk);
             }
@@ -149,11 +147,16 @@ impl Disk {
             let path = path.to_owned();
             move |source| Error { act, path, source }
         };
+        let uid = rustix::process::geteuid().as_raw();
+        let is_ours = |path: &Path| owned_path::check(path, uid).map_err(wrap("use", path));
+        is_ours(&dir)?;
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&content)
             .map_err(wrap("create", &content))?;
+        // In a shared directory somebody else may have been faster.
+        is_ours(&content)?;
         let lock_path = dir.join("lock");
         let lock = private_file(&lock_path, false).map_err(wrap("open", &lock_path))?;
         if is_taken(&lock).map_err(wrap("lock", &lock_path))? {
@@ -570,6 +573,40 @@ mod tests {
         let private = disk.make_dirty(&version, private).unwrap();
         assert!(disk.open_clean(&version).is_none());
         assert_eq!(fs::read(disk.private_path(&private)).unwrap(), b"hello");
+    }
+
+    /// Whoever can rename a directory above the cache gets all that is kept in it from then on.
+    #[test]
+    fn a_cache_below_a_directory_that_others_can_write_to_is_refused() {
+        let base = tempfile::tempdir().unwrap();
+        let open_to_all = base.path().join("open");
+        let inner = open_to_all.join("mine");
+        fs::create_dir_all(&inner).unwrap();
+        let chmod = |mode| {
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            fs::set_permissions(&open_to_all, mode).unwrap();
+        };
+        chmod(0o777);
+        let error = Disk::open(&inner, "key", "boot").unwrap_err();
+        let text = crate::remote::chain(&error);
+        assert!(text.contains("/open: others can write to it"), "{text}");
+        chmod(0o1777);
+        Disk::open(&inner, "key", "boot").unwrap();
+        // Root alone can make a directory of another user.
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        // What another user puts beside it is not taken for what an earlier mount left.
+        let theirs = Disk::open(&open_to_all, "key.2", "boot").unwrap();
+        let (private, mut file) = theirs.create_dirty().unwrap();
+        file.write_all(b"planted").unwrap();
+        let record = crate::cache::journal::record::tests::sample(private.id.0);
+        let durable = crate::cache::journal::Durable::Yes;
+        theirs.journal().put(record, durable).unwrap();
+        std::os::unix::fs::chown(theirs.dir(), Some(4242), None).unwrap();
+        drop(theirs);
+        let disk = Disk::open(&open_to_all, "key", "boot").unwrap();
+        assert!(disk.journal().records().is_empty());
     }
 
     #[test]

@@ -13,16 +13,22 @@
 //! stored it whole; Dirty content is never dropped while its file has a name.
 
 use std::fmt;
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use crate::cache::Cache;
 use crate::cache::Error;
+use crate::cache::Whereto;
 use crate::cache::disk::Private;
 use crate::cache::flush::Target;
+use crate::cache::journal::record::Phase;
+use crate::cache::journal::record::Record;
 use crate::cache::local;
 use crate::cache::refresh::Refresh;
 use crate::cache::state::Content;
+use crate::cache::state::Doubt;
 use crate::cache::state::Journaled;
 use crate::cache::state::Place;
 use crate::cache::state::State;
@@ -103,6 +109,7 @@ impl Entry {
                 n_switches: 0,
                 refreshed_at: Tick::ZERO,
                 cut_read_at: None,
+                left_as: None,
             }),
             changed: Condvar::new(),
             sent: AtomicU64::new(0),
@@ -130,6 +137,44 @@ impl Entry {
         let entry = Self::new(cache, content, Expect::Absent, 0, now);
         entry.state.lock().replaces = replaces;
         Ok(entry)
+    }
+
+    /// Makes an entry for content that an earlier run left: closed, in the journal, and possibly on
+    /// the host already.
+    pub(super) fn left(
+        cache: Arc<Cache>,
+        record: &Record,
+        private: Private,
+        file: File,
+        doubts: Vec<Doubt>,
+    ) -> Arc<Self> {
+        let content = Content::Dirty {
+            file: Arc::new(file),
+            private,
+        };
+        let entry = Self::new(cache, content, record.base, record.size, record.mtime);
+        let mut state = entry.state.lock();
+        state.atime = record.atime;
+        state.ctime = record.mtime.max(record.since);
+        state.journaled = Journaled::As(record.id);
+        state.is_sealed = true;
+        state.is_begun = record.phase == Phase::Begun;
+        let old = entry.cache.disk.open_old(record.id);
+        state.old = old.map(|file| (record.id, Arc::new(file)));
+        state.doubts = doubts;
+        state.left_as = Some(record.id);
+        drop(state);
+        entry
+    }
+
+    /// Says what must be on the host for content that an earlier run left to replace it.
+    pub fn rebase(&self, base: Expect) {
+        self.state.lock().base = base;
+    }
+
+    /// Has content that was closed uploaded in the background.
+    pub fn upload(self: &Arc<Self>, whereto: &Arc<dyn Whereto>) {
+        self.cache.uploads.add(self, whereto, Duration::ZERO);
     }
 
     /// Counts a handle.
@@ -275,6 +320,20 @@ impl Entry {
 
     pub fn is_dirty(&self) -> bool {
         matches!(self.state.lock().content, Content::Dirty { .. })
+    }
+
+    /// Returns whether content is as it was when it was last closed and the cache uploads it by
+    /// itself, without a failure so far.
+    pub fn is_on_its_way(&self) -> bool {
+        let state = self.state.lock();
+        state.is_sealed && state.failure.is_none()
+    }
+
+    /// Says that uploads of an earlier run left nothing on the host that could still end there.
+    pub(super) fn has_no_leftovers(&self) {
+        for doubt in &mut self.state.lock().doubts {
+            doubt.is_withdrawn = true;
+        }
     }
 
     /// Returns where content that is not stored yet lies, for messages.

@@ -307,7 +307,7 @@ impl Entry {
     /// there does, and one that still goes on must not end later.
     fn clean_up(&self, doubts: &[Doubt]) -> Result<(), Error> {
         let mut last = None;
-        for Doubt { dir, tag, .. } in doubts {
+        for Doubt { dir, tag, .. } in doubts.iter().filter(|it| !it.is_withdrawn) {
             if last.replace((dir, tag)) == Some((dir, tag)) {
                 continue;
             }
@@ -391,6 +391,7 @@ impl Entry {
         state.set_base(version);
         state.size = job.size;
         state.failure = None;
+        self.cache.note_uploaded(&mut state, &target.path, sent);
         state.doubts.clear();
         state.epoch += u64::from(result.is_err());
         state.is_synced = durability == Durability::Fsync;
@@ -424,6 +425,7 @@ impl Entry {
             size: job.size,
             mtime: job.mtime,
             n_changes: job.n_changes,
+            is_withdrawn: false,
         };
         let is_news = {
             let mut state = self.state.lock();

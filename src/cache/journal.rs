@@ -142,15 +142,18 @@ impl Journal {
     }
 
     /// Says that a content need not be looked after any more.
-    pub(crate) fn done(&self, id: Id) -> io::Result<()> {
+    pub(crate) fn done(&self, id: Id, durable: Durable) -> io::Result<()> {
         if !self.log.lock().live.contains_key(&id) {
             return Ok(());
         }
         self.steps.before(Step::JournalDone)?;
-        self.append(&record::line(&Line::Done(id)), |live| {
+        let upto = self.append(&record::line(&Line::Done(id)), |live| {
             live.remove(&id);
         })?;
-        Ok(())
+        match durable {
+            Durable::Yes => self.sync(upto),
+            Durable::No => Ok(()),
+        }
     }
 
     pub(crate) fn get(&self, id: Id) -> Option<Record> {
@@ -332,7 +335,7 @@ mod tests {
         for id in 1..=3 {
             journal.put(sample(id), Durable::Yes).unwrap();
         }
-        journal.done(Id(2)).unwrap();
+        journal.done(Id(2), Durable::No).unwrap();
         let newer = Record {
             why: "no space".to_owned(),
             ..sample(3)
@@ -401,7 +404,7 @@ mod tests {
         for _ in 0..=ROOM / 64 {
             journal.put(sample(2), Durable::No).unwrap();
         }
-        journal.done(Id(2)).unwrap();
+        journal.done(Id(2), Durable::No).unwrap();
         drop(journal);
         let len = fs::metadata(path(dir.path())).unwrap().len();
         assert!(len < WORTH_COMPACTING, "{len}");
@@ -435,7 +438,7 @@ mod tests {
         journal.put(sample(1), Durable::No).unwrap();
         for id in 2..20_000 {
             journal.put(sample(id), Durable::No).unwrap();
-            journal.done(Id(id)).unwrap();
+            journal.done(Id(id), Durable::No).unwrap();
         }
         journal.put(sample(1), Durable::Yes).unwrap();
         let len = fs::metadata(path(dir.path())).unwrap().len();
@@ -450,7 +453,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (journal, _) = open(dir.path());
         journal.put(sample(1), Durable::Yes).unwrap();
-        journal.done(Id(1)).unwrap();
+        journal.done(Id(1), Durable::No).unwrap();
         let bytes = fs::read(path(dir.path())).unwrap();
         let end = bytes.iter().position(|&b| b == 0).unwrap();
         let text = std::str::from_utf8(&bytes[..end]).unwrap();

@@ -3,6 +3,7 @@
 use std::fs;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
@@ -69,10 +70,16 @@ pub fn find(base: &Path) -> Result<Vec<Shelf>, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(wrap("read", base)(error)),
     };
+    let uid = rustix::process::geteuid();
+    // In a shared directory there may be somebody else's.
+    let may_be_ours = |dir: &Path| {
+        let owner = fs::symlink_metadata(dir).map(|meta| meta.uid());
+        uid.is_root() || owner.is_ok_and(|owner| owner == uid.as_raw())
+    };
     let mut shelves = Vec::new();
     for item in items {
         let dir = item.map_err(wrap("read", base))?.path();
-        if dir.join("content").is_dir() {
+        if may_be_ours(&dir) && dir.join("content").is_dir() {
             let shelf = look(&dir)?;
             if !shelf.leftovers.is_empty() || shelf.n_damaged > 0 {
                 shelves.push(shelf);

@@ -1,23 +1,32 @@
 //! What an earlier run left behind: contents that the host did not get.
 //!
-//! Each is stored if it is whole and nobody needs to decide anything; the rest stays in the journal,
-//! with the reason. Doing it twice does no harm: a content that is on the host already, because the
-//! crash came after the store and before the journal was told, is recognised by its size and time,
-//! or by the host when it compares the two.
+//! [`Cache::recover`] looks at the local disk alone, so that no mount waits for it. What is whole
+//! comes back as an [`Unsaved`], whose entry is dirty content like any other: the layer above shows
+//! it under its name and has it uploaded. What is not whole stays in the journal, with the reason.
+//! Doing it twice does no harm: content that is on the host already, because the crash came after
+//! the upload and before the journal was told, is recognised by its size and time, or by the host
+//! when it compares the two.
 
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use crate::cache::Cache;
 use crate::cache::conflict::Conflicts;
 use crate::cache::disk::Private;
+use crate::cache::entry::Entry;
 use crate::cache::journal::Durable;
 use crate::cache::journal::record::Id;
 use crate::cache::journal::record::Phase;
 use crate::cache::journal::record::Record;
 use crate::cache::send::FromFile;
+use crate::cache::send::Sent;
+use crate::cache::state::Doubt;
+use crate::cache::state::State;
 use crate::path::RemotePath;
 use crate::remote;
 use crate::remote::Durability;
@@ -26,11 +35,52 @@ use crate::remote::Outcome;
 use crate::remote::Reason;
 use crate::remote::StorePlan;
 use crate::remote::partial;
-use crate::remote::partial::Found;
 use crate::stat::Stat;
 
-/// A content that an earlier run left, and what became of it.
+/// What [`Cache::recover`] found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// What stays here until somebody looks at it.
+    pub kept: Vec<Recovered>,
+    /// What is to be uploaded, or compared with what the host has.
+    pub unsaved: Vec<Unsaved>,
+}
+
+/// Content of an earlier run about which the host has to be asked.
 #[derive(Debug)]
+pub struct Unsaved {
+    pub record: Record,
+    /// The content, dirty and closed.
+    pub entry: Arc<Entry>,
+    /// Whether the content is as it was when it was closed. If not, it is kept here unless the host
+    /// has the whole of it.
+    pub is_whole: bool,
+    /// Whether uploads of it left nothing on the host.
+    is_withdrawn: AtomicBool,
+    file: File,
+}
+
+impl Unsaved {
+    /// Returns the paths that the content may belong to: two while a rename was under way.
+    pub fn paths(&self) -> impl Iterator<Item = &RemotePath> {
+        [Some(&self.record.path), self.record.was.as_ref()]
+            .into_iter()
+            .flatten()
+    }
+
+    /// Returns whether the host's file is the one that the content was made from.
+    pub fn is_base(&self, stat: &Stat) -> bool {
+        matches!(self.record.base, Expect::Version(base) if base.same_content(&stat.version()))
+    }
+
+    /// Returns whether the host's file has the content already.
+    pub fn is_done(&self, stat: &Stat) -> bool {
+        plan_of(&self.record).is_done(stat)
+    }
+}
+
+/// A content that an earlier run left, and what became of it.
+#[derive(Debug, Clone)]
 pub struct Recovered {
     pub id: Id,
     pub path: RemotePath,
@@ -38,7 +88,7 @@ pub struct Recovered {
 }
 
 /// What became of a content.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Fate {
     /// It is on the host now.
     Stored,
@@ -85,120 +135,234 @@ const UNFINISHED: &str = "it was still being written when scpfs ended";
 const UNSOUND: &str = "the machine went down before it was on the disk; it may not be whole";
 
 impl Cache {
-    /// Looks after everything that an earlier run left. To be called before anything else is stored.
-    ///
-    /// Stops asking the host once it cannot be reached.
-    pub fn recover(&self) -> Vec<Recovered> {
-        let mut recovered = Vec::new();
-        let mut is_away = false;
+    /// Takes over everything that an earlier run left; never asks the host. To be called before
+    /// anything else is stored.
+    pub fn recover(self: &Arc<Self>) -> Found {
+        let mut found = Found::default();
         for record in self.disk.journal().records() {
-            let (id, path) = (record.id, record.path.clone());
-            if let Some(fate) = self.recover_one(record, &mut is_away) {
-                match &fate {
-                    Fate::KeptBeside(kept_as) => self.note_collision(&path, kept_as),
-                    fate if !fate.is_on_host() => self.left_by_others.lock().push(id),
-                    _ => {}
-                }
-                recovered.push(Recovered { id, path, fate });
-            }
+            self.recover_one(record, &mut found);
         }
+        self.n_unsaved.store(found.unsaved.len(), Ordering::Relaxed);
         let records = self.disk.journal().records();
         if !self.disk.is_sound() && records.iter().all(|it| it.phase != Phase::Closed) {
-            // What may not be whole is said to be so.
+            // The journal says of each content that may not be whole that it is kept.
             self.disk.trust();
         }
-        recovered
+        found
     }
 
-    /// `None` if there is nothing to say.
-    fn recover_one(&self, record: Record, is_away: &mut bool) -> Option<Fate> {
-        let id = record.id;
+    fn recover_one(self: &Arc<Self>, record: Record, found: &mut Found) {
+        let (id, path) = (record.id, record.path.clone());
         let private = Private::dirty(id);
-        let kept_in = self.disk.private_path(&private);
-        let file = match self.disk.open_private(&private) {
-            Ok(file) => file,
+        let keep = |why: String| {
+            let file = self.disk.private_path(&private);
+            let fate = Fate::Kept { why, file };
+            self.left_by_others.lock().push(id);
+            Recovered { id, path, fate }
+        };
+        let opened = self.disk.open_private(&private).and_then(|file| {
+            let len = file.metadata()?.len();
+            Ok((file.try_clone()?, file, len))
+        });
+        let (copy, file, len) = match opened {
+            Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // The crash came before it was first written to, or after it was stored.
                 self.finish(id, None);
-                return None;
+                return;
             }
             Err(error) => {
-                return Some(Fate::Kept {
-                    why: format!("it cannot be read: {error}"),
-                    file: kept_in,
-                });
+                found.kept.push(keep(format!("it cannot be read: {error}")));
+                return;
             }
         };
-        let keep = |record: Record, why: String| {
-            let phase = Phase::Kept;
-            self.rewrite(
-                &file,
-                Record {
-                    phase,
-                    why: why.clone(),
-                    ..record
-                },
-            );
-            let file = kept_in.clone();
-            Some(Fate::Kept { why, file })
-        };
-        match record.phase {
+        let why = match record.phase {
             Phase::Kept => {
-                let why = record.why;
-                return Some(Fate::Kept { why, file: kept_in });
+                found.kept.push(keep(record.why));
+                return;
             }
-            Phase::Open => return keep(record, UNFINISHED.to_owned()),
-            Phase::Closed if !self.disk.is_sound() => {
-                if self.has_it(&record) {
-                    self.finish(id, Some(private));
-                    return Some(Fate::WasStored);
-                }
-                return keep(record, UNSOUND.to_owned());
+            Phase::Open => UNFINISHED.to_owned(),
+            Phase::Closed if !self.disk.is_sound() => UNSOUND.to_owned(),
+            Phase::Closed | Phase::Synced | Phase::Begun if len != record.size => {
+                format!("it has {len} bytes where there were {}", record.size)
             }
-            Phase::Closed | Phase::Synced | Phase::Begun => {}
-        }
-        let len = file.metadata().map_or(u64::MAX, |meta| meta.len());
-        if len != record.size {
-            let why = format!("it has {len} bytes where there were {}", record.size);
-            return keep(record, why);
-        }
-        let result = if *is_away {
-            Err(remote::Error::Closed)
-        } else {
-            self.store_again(&record, &file)
+            Phase::Closed | Phase::Synced | Phase::Begun => String::new(),
         };
-        match result {
-            Ok(fate) => {
-                self.finish(id, Some(private));
-                Some(fate)
+        let is_whole = why.is_empty();
+        if !is_whole {
+            let record = Record {
+                phase: Phase::Kept,
+                why: why.clone(),
+                ..record.clone()
+            };
+            self.rewrite(&file, record);
+            if why != UNSOUND {
+                found.kept.push(keep(why));
+                return;
             }
-            Err(error) => {
-                *is_away |= error.is_connection_loss();
-                let why = remote::chain(&error);
-                self.rewrite(
-                    &file,
-                    Record {
-                        phase: match record.phase {
-                            Phase::Begun => Phase::Begun,
-                            _ => Phase::Synced,
-                        },
-                        why: why.clone(),
-                        ..record
-                    },
-                );
-                let file = kept_in;
-                Some(match error {
-                    remote::Error::Conflict { .. } => Fate::Kept { why, file },
-                    _ => Fate::Later { why, file },
-                })
-            }
+        }
+        let doubts = [Some(&record.path), record.was.as_ref()];
+        let doubts = doubts.into_iter().flatten().map(|path| Doubt {
+            dir: path.parent().unwrap_or_default(),
+            tag: record.tag(),
+            size: record.size,
+            mtime: record.mtime,
+            n_changes: 0,
+            is_withdrawn: false,
+        });
+        let doubts = doubts.collect();
+        let entry = Entry::left(Arc::clone(self), &record, private, copy, doubts);
+        found.unsaved.push(Unsaved {
+            record,
+            entry,
+            is_whole,
+            is_withdrawn: AtomicBool::new(false),
+            file,
+        });
+    }
+
+    /// Makes sure that content which is about to be shown and uploaded survives a power failure.
+    pub fn secure(&self, unsaved: &Unsaved) {
+        if unsaved.record.phase == Phase::Closed {
+            let phase = Phase::Synced;
+            let record = unsaved.record.clone();
+            self.rewrite(&unsaved.file, Record { phase, ..record });
         }
     }
 
+    /// Removes from the host what uploads of an earlier run left there. Waits for the host.
+    ///
+    /// # Errors
+    /// The host was not reached.
+    pub fn withdraw_unsaved(&self, unsaved: &Unsaved) -> remote::Result<()> {
+        if !unsaved.is_withdrawn.load(Ordering::Relaxed) {
+            self.remove_leftovers_of(&unsaved.record)?;
+            unsaved.entry.has_no_leftovers();
+            unsaved.is_withdrawn.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn remove_leftovers_of(&self, record: &Record) -> remote::Result<()> {
+        let paths = [Some(&record.path), record.was.as_ref()];
+        for path in paths.into_iter().flatten() {
+            let dir = path.parent().unwrap_or_default();
+            // An upload that still goes on over there must not end after ours.
+            match self.remote.remove_leftovers(&dir, record.tag()) {
+                Err(error) if error.is_connection_loss() => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Uploads content that cannot be shown under its name, because something else than a file has
+    /// that name or because its directory is gone; or finds out whether the host has content that
+    /// may not be whole here. Waits for the host.
+    ///
+    /// # Errors
+    /// The host was not reached; nothing has changed.
+    pub fn settle_unsaved(&self, unsaved: &Unsaved) -> remote::Result<Recovered> {
+        let Unsaved {
+            record,
+            file,
+            is_whole,
+            ..
+        } = unsaved;
+        let (id, path) = (record.id, record.path.clone());
+        let private = Private::dirty(id);
+        let kept_in = self.disk.private_path(&private);
+        let fate = if *is_whole {
+            match self.store_again(record, file) {
+                Ok(fate) => fate,
+                Err(error) if error.is_connection_loss() => return Err(error),
+                Err(error) => {
+                    let why = remote::chain(&error);
+                    self.rewrite(
+                        file,
+                        Record {
+                            phase: match record.phase {
+                                Phase::Begun => Phase::Begun,
+                                _ => Phase::Synced,
+                            },
+                            why: why.clone(),
+                            ..record.clone()
+                        },
+                    );
+                    let file = kept_in;
+                    match error {
+                        remote::Error::Conflict { .. } => Fate::Kept { why, file },
+                        _ => Fate::Later { why, file },
+                    }
+                }
+            }
+        } else if self.has_it(record)? {
+            Fate::WasStored
+        } else {
+            Fate::Kept {
+                why: UNSOUND.to_owned(),
+                file: kept_in,
+            }
+        };
+        if fate.is_on_host() {
+            self.finish(id, Some(private));
+        } else {
+            self.left_by_others.lock().push(id);
+        }
+        if let Fate::KeptBeside(kept_as) = &fate {
+            self.note_collision(&path, kept_as);
+        }
+        let recovered = Recovered { id, path, fate };
+        self.note_recovered(recovered.clone());
+        Ok(recovered)
+    }
+
+    /// Says that content of an earlier run reached the host as any other does.
+    pub(super) fn note_uploaded(&self, state: &mut State, path: &RemotePath, sent: &Sent) {
+        let Some(id) = state.left_as.take() else {
+            return;
+        };
+        let fate = match sent.stored.outcome {
+            Outcome::AsPlanned => Fate::Stored,
+            Outcome::Same => Fate::WasStored,
+            Outcome::Recreated => Fate::Recreated,
+            Outcome::KeptBeside => Fate::KeptBeside(sent.at.clone()),
+        };
+        let path = path.clone();
+        self.note_recovered(Recovered { id, path, fate });
+    }
+
+    fn note_recovered(&self, recovered: Recovered) {
+        match recovered.fate {
+            Fate::Stored | Fate::WasStored => {
+                log::debug!("left by an earlier mount: {recovered}");
+            }
+            _ => log::warn!("left by an earlier mount: {recovered}"),
+        }
+        let mut recovered_so_far = self.recovered.lock();
+        recovered_so_far.push(recovered);
+        if recovered_so_far
+            .iter()
+            .filter(|one| one.fate.is_on_host())
+            .count()
+            == self.n_unsaved.load(Ordering::Relaxed)
+        {
+            log::info!("all that earlier mounts left is on the host now");
+        }
+    }
+
+    /// Returns what became of what [`Self::recover`] found, as far as that is known.
+    pub fn recovered(&self) -> Vec<Recovered> {
+        self.recovered.lock().clone()
+    }
+
     /// Whether the host has the content already.
-    fn has_it(&self, record: &Record) -> bool {
-        let plan = plan_of(record);
-        matches!(self.remote.stat(&record.path), Ok(stat) if plan.is_done(&stat))
+    fn has_it(&self, record: &Record) -> remote::Result<bool> {
+        match self.remote.stat(&record.path) {
+            Ok(stat) => Ok(plan_of(record).is_done(&stat)),
+            Err(error) if error.is_connection_loss() => Err(error),
+            Err(_) => Ok(false),
+        }
     }
 
     fn is_missing(&self, dir: &RemotePath) -> remote::Result<bool> {
@@ -212,19 +376,7 @@ impl Cache {
     fn store_again(&self, record: &Record, file: &File) -> remote::Result<Fate> {
         let mut path = record.path.clone();
         let mut plan = plan_of(record);
-        for place in [Some(&record.path), record.was.as_ref()]
-            .into_iter()
-            .flatten()
-        {
-            // A store that still goes on over there must not end after ours.
-            match self
-                .remote
-                .remove_leftovers(&place.parent().unwrap_or_default(), plan.tag)
-            {
-                Err(error) if error.is_connection_loss() => return Err(error),
-                _ => {}
-            }
-        }
+        self.remove_leftovers_of(record)?;
         let mut is_there = false;
         let mut found: Option<Stat> = None;
         for place in [Some(&record.path), record.was.as_ref()]
@@ -262,8 +414,8 @@ impl Cache {
             && let Some(stat) = &found
         {
             // The upload was begun and may have broken off.
-            is_there |=
-                partial::settle(&*self.remote, &path, stat, &content, &mut plan)? == Found::Part;
+            let left = partial::settle(&*self.remote, &path, stat, &content, &mut plan)?;
+            is_there |= left == partial::Found::Part;
         }
         let replaces = self.conflicts == Conflicts::Overwrite || plan.expect == Expect::Anything;
         if replaces && !is_there {
@@ -285,7 +437,7 @@ impl Cache {
             self.disk.remove_private(&private);
             self.disk.remove_old(id);
         }
-        if let Err(error) = self.disk.journal().done(id) {
+        if let Err(error) = self.disk.journal().done(id, Durable::No) {
             log::warn!("cannot write the journal: {error}");
         }
     }

@@ -66,6 +66,8 @@ pub(super) struct State {
     pub(super) refreshed_at: Tick,
     /// When a read last ended before the end of the content.
     pub(super) cut_read_at: Option<Tick>,
+    /// The number of content that an earlier run left, until the host has it.
+    pub(super) left_as: Option<Id>,
 }
 
 /// A content that may have reached the host.
@@ -78,6 +80,8 @@ pub(super) struct Doubt {
     pub(super) size: u64,
     pub(super) mtime: Time,
     pub(super) n_changes: u64,
+    /// Whether what it may have left there was removed.
+    pub(super) is_withdrawn: bool,
 }
 
 /// What the journal knows of the content.

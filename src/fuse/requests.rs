@@ -489,14 +489,18 @@ impl Filesystem for Fuse {
 
     fn fsyncdir(
         &self,
-        _req: &Request,
-        _ino: INodeNo,
+        req: &Request,
+        number: INodeNo,
         _fh: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        // Every change of a directory is on the host before its request is answered.
-        reply.ok();
+        let ino = ino(number);
+        self.now_or_later(
+            req,
+            move |vfs, cx| vfs.fsyncdir(cx, ino),
+            empty("fsyncdir", reply),
+        );
     }
 
     fn statfs(&self, req: &Request, number: INodeNo, reply: ReplyStatfs) {

@@ -14,6 +14,8 @@ pub struct MountLine {
     pub path: PathBuf,
     /// For example `fuse.scpfs`.
     pub fstype: String,
+    /// Whose daemon serves it: `user_id=` of fuse(4).
+    pub owner: Option<u32>,
 }
 
 /// Returns all mounts that this process can see, later ones after earlier ones.
@@ -38,11 +40,18 @@ fn parse(line: &[u8]) -> Option<MountLine> {
     let id = text(fields.next()?)?;
     let device = text(fields.nth(1)?)?;
     let path = unescape(fields.nth(1)?);
-    let fstype = fields.skip_while(|field| *field != b"-").nth(1)?;
+    let mut fields = fields.skip_while(|field| *field != b"-");
+    let fstype = fields.nth(1)?;
+    let owner = fields.nth(1).and_then(|options| {
+        let mut options = options.split(|&b| b == b',');
+        let value = options.find_map(|option| option.strip_prefix(b"user_id="))?;
+        std::str::from_utf8(value).ok()?.parse().ok()
+    });
     Some(MountLine {
         id: format!("{id}/{device}"),
         path: std::ffi::OsString::from_vec(path).into(),
         fstype: text(fstype)?,
+        owner,
     })
 }
 
@@ -85,8 +94,12 @@ mod tests {
             id: "36/98:0".to_owned(),
             path: "/mnt 2".into(),
             fstype: "fuse.scpfs".to_owned(),
+            owner: None,
         };
-        assert_eq!(parse(line), Some(expected));
+        assert_eq!(parse(line), Some(expected.clone()));
+        let line = b"36 35 98:0 / /mnt\\0402 rw - fuse.scpfs user_id=7 rw,user_id=1000,group_id=8";
+        let owner = Some(1000);
+        assert_eq!(parse(line), Some(MountLine { owner, ..expected }));
         assert_eq!(parse(b""), None);
         assert_eq!(parse(b"36 35 98:0 /mnt1 /mnt2 rw"), None);
     }

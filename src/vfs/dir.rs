@@ -60,6 +60,7 @@ impl Vfs {
 
     fn snapshot(&self, cx: &Context, ino: Ino) -> Result<Snapshot> {
         let since = self.clock.tick();
+        self.recover_names(cx, ino, since)?;
         let mut tree = self.tree.lock();
         loop {
             let dir = tree.dir_mut(ino).ok_or(Error::Stale)?;

@@ -20,6 +20,7 @@ impl Vfs {
     /// Stores everything that the host does not have, several files at once; returns what could not
     /// be stored. Once the host cannot be reached, the rest is made sure of here.
     pub fn drain(&self) -> Vec<(RemotePath, Error)> {
+        let left = self.recover_now();
         let dirty: Vec<Ino> = {
             let tree = self.tree.lock();
             tree.inodes()
@@ -30,7 +31,7 @@ impl Vfs {
         let n_threads = dirty.len().min(MAX_AT_ONCE);
         let work = Mutex::new(Work {
             dirty,
-            left: Vec::new(),
+            left,
             away: None,
         });
         if n_threads > 0 {

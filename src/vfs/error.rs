@@ -91,6 +91,14 @@ impl Error {
         matches!(error, cache::Error::Remote(error) if error.is_host_refused())
     }
 
+    /// Returns whether the connections were ended for good.
+    pub(super) fn is_closed(&self) -> bool {
+        let (Self::Cache(error) | Self::NotStored(error)) = self else {
+            return false;
+        };
+        matches!(error, cache::Error::Remote(error) if matches!(**error, remote::Error::Closed))
+    }
+
     fn reason(&self) -> Option<Reason> {
         if let Self::Cache(cache::Error::Remote(error)) = self {
             error.reason()
@@ -134,6 +142,7 @@ fn of_cache(error: &cache::Error) -> c_int {
         // `vfs` brings content that is missing; where that did not help, it is lost.
         cache::Error::NotHere | cache::Error::NotDeclared | cache::Error::Outdated => libc::EIO,
         cache::Error::KeptBeside { .. } | cache::Error::NoPlace => libc::ESTALE,
+        cache::Error::TooSparse => libc::EFBIG,
         cache::Error::WouldWait => libc::EAGAIN,
     }
 }

@@ -225,6 +225,7 @@ impl Vfs {
     ) -> Result<(Attr, Opened)> {
         self.check_writable()?;
         let name = Self::name(name)?;
+        self.recover_name(cx, parent, &name)?;
         // The kernel may go by what it was told before the file was made anew.
         let existing = {
             let tree = self.tree.lock();
@@ -332,9 +333,18 @@ impl Vfs {
 
     /// What a file that the host does not have yet is shown as.
     fn stat_of_new(&self, parent: Ino, mode: u32, owner: Option<Owner>) -> Result<Stat> {
+        self.stat_of_new_in(&self.tree.lock(), parent, mode, owner)
+    }
+
+    pub(super) fn stat_of_new_in(
+        &self,
+        tree: &Tree,
+        parent: Ino,
+        mode: u32,
+        owner: Option<Owner>,
+    ) -> Result<Stat> {
         let facts = self.remote.facts();
         let now = self.clock.wall().to_micros();
-        let tree = self.tree.lock();
         let dir = tree.get(parent).ok_or(Error::Stale)?;
         let gid = if dir.stat.mode & 0o2000 != 0 {
             dir.stat.gid
@@ -449,7 +459,7 @@ impl Vfs {
     /// the last `close(2)`, is stored now; nobody is left to be told if that fails.
     pub fn release(&self, cx: &Context, fh: Fh) -> Result<()> {
         let handle = self.handles.lock().file(fh)?;
-        if handle.entry.is_dirty() && (handle.flags.writes || self.is_born(handle.ino)) {
+        if handle.entry.is_dirty() && (handle.flags.writes || self.is_to_be_made(&handle)) {
             cx.may_wait()?;
             // Logged where it failed; the content stays.
             drop(self.store_closed(cx, handle.ino, &handle.entry));

@@ -163,6 +163,7 @@ impl Vfs {
         self.check_writable()?;
         cx.may_wait()?;
         let name = Self::name(name)?;
+        self.recover_name(cx, parent, &name)?;
         self.store_for_other_names(cx, parent, &name)?;
         let held = self.hold(&[(parent, &name)], |tree| {
             let ino = tree.instantiate(parent, &name);
@@ -249,6 +250,7 @@ impl Vfs {
             .ok_or(Error::NotFound)?
             .join(&name);
         // Files that the host has not heard of keep a directory from being empty.
+        self.recover_below(cx, parent, &name)?;
         self.store_below(cx, parent, &name)?;
         let changed = self.heard(self.remote.remove_dir(&path), &[(parent, &name)])?;
         self.parent_changed(parent, changed.parent);
@@ -298,6 +300,9 @@ impl Vfs {
             RenameFlags { exchange: true, .. } => RenameHow::Exchange,
             RenameFlags { .. } => RenameHow::Replace,
         };
+        for (parent, name) in [from, to] {
+            self.recover_below(cx, parent, name)?;
+        }
         // A file that the host has not heard of cannot be renamed there.
         let born = {
             let mut tree = self.tree.lock();

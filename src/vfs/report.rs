@@ -34,6 +34,7 @@ impl Vfs {
                 Some(report)
             })
             .collect();
+        reports.extend(self.unsaved_reports());
         reports.sort_by(|a, b| a.path.cmp(&b.path));
         reports
     }

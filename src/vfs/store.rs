@@ -34,7 +34,7 @@ impl Vfs {
     /// that could not be stored and still cannot be.
     pub fn flush(&self, cx: &Context, fh: Fh) -> Result<()> {
         let handle = self.handles.lock().file(fh)?;
-        let is_writer = handle.flags.writes || self.is_born(handle.ino);
+        let is_writer = handle.flags.writes || self.is_to_be_made(&handle);
         if !is_writer {
             // Those who wrote it have tried, and so does the cache: a reader need not wait for that.
             return handle
@@ -78,6 +78,27 @@ impl Vfs {
         let handle = self.handles.lock().file(fh)?;
         self.flush_entry(cx, handle.ino, &handle.entry, Durability::Fsync)?;
         Self::check_epoch(&handle)
+    }
+
+    /// Has the host flush the names of a directory to its disk. Every change of them is on the host
+    /// before its request is answered.
+    pub fn fsyncdir(&self, cx: &Context, ino: Ino) -> Result<()> {
+        let path = {
+            let tree = self.tree.lock();
+            Self::check_directory(&tree, ino)?;
+            tree.path(ino)
+        };
+        let Some(path) = path else {
+            // It was removed: there are no names in it.
+            return Ok(());
+        };
+        cx.may_wait()?;
+        Ok(self.remote.sync(&path)?)
+    }
+
+    /// Whether a handle has to bring a file to the host that was created and not closed since.
+    pub(super) fn is_to_be_made(&self, handle: &FileHandle) -> bool {
+        self.is_born(handle.ino) && !handle.entry.is_on_its_way()
     }
 
     /// Whether the host has no file yet: whoever created it stores it, even if only for reading.

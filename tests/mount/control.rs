@@ -358,3 +358,109 @@ fn conflicts_and_what_earlier_mounts_left_are_shown() {
         "{text}"
     );
 }
+
+/// Who answers for a daemon and lies: everything is stored, and it is unmounted.
+struct Liar {
+    dir: std::path::PathBuf,
+    path: std::path::PathBuf,
+}
+
+impl Liar {
+    /// Listens in `dir` as `uid`.
+    fn start(dir: &Path, uid: u32, mount_id: &str) -> Self {
+        fs::create_dir_all(dir).unwrap();
+        for dir in [dir, dir.parent().unwrap()] {
+            if uid != 0 {
+                std::os::unix::fs::chown(dir, Some(uid), Some(uid)).unwrap();
+                fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).unwrap();
+            }
+        }
+        let path = dir.join("1.sock");
+        let status = format!(
+            r#"{{"answer":"status","source":"\u001b]0;pwned\u0007\u009b2J","mountpoint":"x\ny","pid":1,
+            "since":0,"uptime_seconds":0,"version":"1","mount_id":"{mount_id}","host":"h",
+            "connection":{{"state":"connected","away_seconds":null,"lanes_open":1,"lanes_max":1,
+            "round_trip_ms":null}},"cache":{{"directory":"d","bytes":0,"limit":1,"hits":0,"misses":0}},
+            "files":[],"conflicts":[],"left":[]}}"#
+        )
+        .replace('\n', " ")
+            + "\n";
+        let bound = path.clone();
+        let (listening, listens) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            let uid = rustix::process::Uid::from_raw(uid);
+            rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+            let listener = std::os::unix::net::UnixListener::bind(&bound).unwrap();
+            listening.send(()).unwrap();
+            for stream in listener.incoming() {
+                let mut stream = std::io::BufReader::new(stream.unwrap());
+                let mut line = String::new();
+                while matches!(std::io::BufRead::read_line(&mut stream, &mut line), Ok(1..)) {
+                    let answer = if line.contains("status") {
+                        &status
+                    } else if line.contains("unmount") {
+                        "{\"answer\":\"unmounted\",\"left\":[]}\n"
+                    } else {
+                        "{\"answer\":\"progress\",\"is_draining\":false,\"left\":[],\"files\":[]}\n"
+                    };
+                    let _sent = stream.get_mut().write_all(answer.as_bytes());
+                    line.clear();
+                }
+            }
+        });
+        listens.recv().unwrap();
+        Self {
+            dir: dir.to_owned(),
+            path,
+        }
+    }
+}
+
+impl Drop for Liar {
+    fn drop(&mut self) {
+        fs::remove_file(&self.path).unwrap();
+        if self.dir.starts_with("/run/user") {
+            fs::remove_dir_all(self.dir.parent().unwrap()).unwrap();
+        }
+    }
+}
+
+/// Root's `status` printed the escape sequences of whoever claimed to serve the mount, and `umount`
+/// believed that it was unmounted.
+#[test]
+fn only_the_owner_of_a_mount_is_asked_and_the_kernel_has_the_last_word() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    let mount_id = status(&mounted)["mount_id"].as_str().unwrap().to_owned();
+    let socket = format!("/run/scpfs/{}.sock", mounted.pid());
+    let aside = mounted.aside("sock");
+    fs::rename(&socket, &aside).unwrap();
+    let asks = |words: &[&str]| {
+        let point = point(&mounted);
+        let words = [words, &[&point]].concat();
+        said(&mounted.control(&words).output().unwrap())
+    };
+    let liar = Liar::start(Path::new("/run/user/4242/scpfs"), 4242, &mount_id);
+    for words in [&["status"][..], &["status", "--json"], &["umount"]] {
+        let (code, text) = asks(words);
+        assert_eq!(code, Some(5), "{text}");
+        assert!(text.contains("does not answer"), "{text:?}");
+    }
+    drop(liar);
+    // One of the owner: what it says is shown, without what a terminal would obey.
+    let liar = Liar::start(Path::new("/run/scpfs"), 0, &mount_id);
+    for words in [&["status"][..], &["status", "--json"]] {
+        let (code, text) = asks(words);
+        assert_eq!(code, Some(0), "{text}");
+        assert!(text.contains("pwned"), "{text:?}");
+        let is_safe = |c: char| c == '\n' || !c.is_control();
+        assert!(text.chars().all(is_safe), "{text:?}");
+    }
+    let (code, text) = asks(&["umount"]);
+    assert_eq!(code, Some(5), "{text}");
+    assert!(text.contains("still mounted"), "{text}");
+    drop(liar);
+    assert!(mounted.is_mounted());
+    fs::rename(&aside, &socket).unwrap();
+}

@@ -39,7 +39,8 @@ fn an_ordinary_user_mounts_uses_and_unmounts() {
         .prefix("scpfs-user-")
         .tempdir_in("/var/tmp")
         .unwrap();
-    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    // As /var/tmp: what is in it can be changed by its owner alone.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).unwrap();
     let program = dir.path().join("scpfs");
     fs::copy(env!("CARGO_BIN_EXE_scpfs"), &program).unwrap();
     let key = dir.path().join("key");

@@ -67,14 +67,35 @@ pub(crate) trait Fate: Send + Sync + fmt::Debug {
 }
 
 #[derive(Debug)]
+struct NoFaults;
+
+impl Fate for NoFaults {}
+
+#[derive(Debug)]
 pub(crate) struct Faulty {
     inner: Arc<dyn Remote>,
     fate: Arc<dyn Fate>,
+    /// What is said of the host instead of the truth.
+    facts: Option<Facts>,
 }
 
 impl Faulty {
     pub(crate) fn new(inner: Arc<dyn Remote>, fate: Arc<dyn Fate>) -> Self {
-        Self { inner, fate }
+        let facts = None;
+        Self { inner, fate, facts }
+    }
+
+    /// A host of which something else is said.
+    pub(crate) fn with_facts(
+        inner: Arc<dyn Remote>,
+        change: impl FnOnce(&mut Facts),
+    ) -> Arc<dyn Remote> {
+        let mut facts = inner.facts().clone();
+        change(&mut facts);
+        Arc::new(Self {
+            facts: Some(facts),
+            ..Self::new(inner, Arc::new(NoFaults))
+        })
     }
 
     pub(crate) fn around(inner: Arc<dyn Remote>, fate: Arc<dyn Fate>) -> Arc<dyn Remote> {
@@ -112,7 +133,7 @@ impl Faulty {
 
 impl Remote for Faulty {
     fn facts(&self) -> &Facts {
-        self.inner.facts()
+        self.facts.as_ref().unwrap_or_else(|| self.inner.facts())
     }
 
     fn stat(&self, path: &RemotePath) -> Result<Stat> {

@@ -15,9 +15,12 @@ mod leftovers;
 #[path = "../common/local.rs"]
 mod local;
 mod names;
+mod owned_path;
 mod partial;
+mod recovery;
 mod safety;
 mod scp_only;
 #[path = "../common/scp_server.rs"]
 mod scp_server;
+mod sparse;
 mod world;

@@ -8,6 +8,8 @@ use std::time::Duration;
 use scpfs::cache::Cache;
 use scpfs::cache::Conflicts;
 use scpfs::cache::Disk;
+use scpfs::cache::Fate;
+use scpfs::cache::Id;
 use scpfs::cache::Limits;
 use scpfs::cache::NoSteps;
 use scpfs::cache::Recovered;
@@ -79,6 +81,8 @@ pub(crate) struct Setup {
     pub(crate) boot: &'static str,
     pub(crate) steps: Arc<dyn Steps>,
     pub(crate) around: Around,
+    /// Whether what an earlier mount left is on the host before anything else happens.
+    pub(crate) waits_for_uploads: bool,
 }
 
 impl Default for Setup {
@@ -92,6 +96,7 @@ impl Default for Setup {
             boot: "boot",
             steps: Arc::new(NoSteps),
             around: Box::new(|remote| remote),
+            waits_for_uploads: true,
         }
     }
 }
@@ -163,8 +168,24 @@ impl Mount {
             writeback: setup.writeback,
             is_offline_ok: setup.is_offline_ok,
         };
-        let recovered = cache.recover();
+        let found = cache.recover();
         let vfs = Vfs::new(Arc::clone(&remote), Arc::clone(&cache), dyn_clock, options).unwrap();
+        vfs.recover(found.unsaved);
+        let mut recovered = found.kept;
+        if setup.waits_for_uploads {
+            // What a conflict moved aside is told here, too.
+            drop(vfs.drain());
+            recovered.extend(cache.recovered());
+            recovered.extend(vfs.report().into_iter().map(|file| {
+                let name = file.id.unwrap();
+                let why = file.failure.unwrap_or_default();
+                let path = file.path;
+                let id = Id::parse(name.strip_prefix("d-").unwrap()).unwrap();
+                let file = cache.disk().dir().join("content").join(name);
+                let fate = Fate::Later { why, file };
+                Recovered { id, path, fate }
+            }));
+        }
         Self {
             world,
             remote,

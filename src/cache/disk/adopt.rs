@@ -16,9 +16,6 @@ use crate::remote;
 impl Disk {
     /// Takes over what another mount of the same root left behind and nobody looks after.
     pub(super) fn adopt(&mut self, dir: &Path, boot: &str) {
-        if !dir.join("journal").exists() {
-            return;
-        }
         let other = match Self::open_dir(dir.to_owned(), boot, Arc::clone(&self.steps)) {
             Ok(Some(other)) => other,
             // In use.
@@ -58,7 +55,7 @@ impl Disk {
                     }
                 })
                 .and_then(|()| File::open(&self.content)?.sync_all())
-                .and_then(|()| other.journal.done(id));
+                .and_then(|()| other.journal.done(id, Durable::No));
             if let Err(error) = result
                 && error.kind() != io::ErrorKind::NotFound
             {

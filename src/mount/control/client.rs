@@ -15,6 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::clock::Clock as _;
 use crate::clock::SystemClock;
@@ -33,6 +34,7 @@ use crate::mount::control::sockets;
 use crate::mount::guard;
 use crate::mount::mountinfo;
 use crate::mount::mountinfo::MountLine;
+use crate::path::Printable;
 
 /// How often a drain is looked at, and how often its progress is printed where lines stay.
 const STEP: Duration = Duration::from_millis(200);
@@ -61,6 +63,8 @@ pub enum Error {
     Dead(PathBuf),
     #[error("{} is in use; `fuser -vm` names the programs, --force unmounts all the same", .0.display())]
     InUse(PathBuf),
+    #[error("the daemon of {} says that it is unmounted, but it is still mounted", .0.display())]
+    StillMounted(PathBuf),
     #[error("cannot speak with the daemon")]
     Conversation(#[source] io::Error),
     #[error("the daemon refuses: {0}")]
@@ -79,6 +83,7 @@ impl Error {
             Self::NoDaemon(_)
             | Self::Dead(_)
             | Self::InUse(_)
+            | Self::StillMounted(_)
             | Self::Conversation(_)
             | Self::Refused(_)
             | Self::Clear(_) => 5,
@@ -98,8 +103,8 @@ pub fn status(task: &config::Status, out: &mut dyn Write) -> Result<u8, Error> {
     let clears = task.watches && !task.as_json && io::stdout().is_terminal();
     loop {
         let mut mounts = match &mountpoint {
-            None => all(sockets::find(&task.sockets, false)),
-            Some(path) => vec![find(&task.sockets, path)?.0],
+            None => all(sockets::find(&task.sockets)),
+            Some(path) => vec![find(&task.sockets, path)?.status],
         };
         mounts.sort_by(|a, b| a.mountpoint.cmp(&b.mountpoint));
         let text = if task.as_json {
@@ -129,7 +134,9 @@ pub fn umount(
     out: &mut dyn Write,
 ) -> Result<u8, Error> {
     let path = resolve(&task.mountpoint);
-    let (_, mut daemon) = match find(&task.sockets, &path) {
+    let Served {
+        mount, mut daemon, ..
+    } = match find(&task.sockets, &path) {
         Ok(found) => found,
         Err(Error::Dead(path)) => return clear(task, &path, fusermount, out),
         Err(error) => return Err(error),
@@ -143,8 +150,12 @@ pub fn umount(
         return Ok(6);
     }
     let left = match daemon.ask(&Request::Unmount { force: task.force })? {
-        Answer::Unmounted { left } => left,
+        Answer::Unmounted { left } => {
+            check_gone(&path, &mount)?;
+            left
+        }
         Answer::Hidden => {
+            check_gone(&path, &mount)?;
             print(
                 out,
                 "in use; it is out of sight, and ends with its last user\n",
@@ -268,19 +279,48 @@ fn resolve(path: &Path) -> PathBuf {
         .unwrap_or_else(|| path.to_owned())
 }
 
+/// A mount whose daemon answers.
+struct Served {
+    mount: MountLine,
+    status: Status,
+    daemon: Daemon,
+}
+
+/// Waits until the kernel has no such mount any more.
+///
+/// # Errors
+/// It still has, whatever the daemon said.
+fn check_gone(path: &Path, mount: &MountLine) -> Result<(), Error> {
+    let clock = SystemClock::new();
+    while mountinfo::by_id(&mount.id).is_some() {
+        if clock.tick() >= PATIENCE {
+            return Err(Error::StillMounted(path.to_owned()));
+        }
+        thread::sleep(STEP);
+    }
+    Ok(())
+}
+
 /// Finds the daemon of what is mounted on `path`.
-fn find(places: &config::Sockets, path: &Path) -> Result<(Status, Daemon), Error> {
+fn find(places: &config::Sockets, path: &Path) -> Result<Served, Error> {
     let Some(mount) = mountinfo::topmost(path) else {
         return Err(Error::NotMounted(path.to_owned()));
     };
-    for stream in sockets::find(places, true) {
+    // What anybody else says of a mount is a claim.
+    let owner = mount.owner.unwrap_or(places.uid);
+    for stream in sockets::find_of(places, owner) {
         let Ok(mut daemon) = Daemon::new(stream) else {
             continue;
         };
         if let Ok(Answer::Status(status)) = daemon.ask(&Request::Status)
             && status.mount_id.as_deref() == Some(mount.id.as_str())
         {
-            return Ok((*status, daemon));
+            let status = *status;
+            return Ok(Served {
+                mount,
+                status,
+                daemon,
+            });
         }
     }
     Err(without_daemon(path, mount))
@@ -351,6 +391,19 @@ impl Daemon {
         if line.last() != Some(&b'\n') {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(serde_json::from_slice(&line)?)
+        let mut answer = serde_json::from_slice(&line)?;
+        escape(&mut answer);
+        Ok(serde_json::from_value(answer)?)
+    }
+}
+
+/// Escapes whatever is received that could move a cursor or forge a line. A daemon escapes names
+/// itself; backslashes stay as they are.
+fn escape(answer: &mut Value) {
+    match answer {
+        Value::String(text) => *text = Printable(text).to_string(),
+        Value::Array(items) => items.iter_mut().for_each(escape),
+        Value::Object(fields) => fields.values_mut().for_each(escape),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::config;
+use crate::owned_path;
 
 /// What the name of a socket ends with.
 const ENDING: &str = "sock";
@@ -46,10 +47,12 @@ pub fn listen(places: &config::Sockets) -> io::Result<Socket> {
 }
 
 fn listen_in(dir: &Path, uid: u32) -> io::Result<Socket> {
+    owned_path::check(dir, uid)?;
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(dir)?;
+    owned_path::check(dir, uid)?;
     if !is_private(dir, uid) {
         return Err(io::Error::other("it belongs to others as well"));
     }
@@ -68,20 +71,28 @@ fn listen_in(dir: &Path, uid: u32) -> io::Result<Socket> {
     Ok(Socket { path, listener })
 }
 
-/// Returns the sockets of this user, and with `of_others` those that root may speak to. Those
-/// that nobody listens on are removed.
-pub fn find(places: &config::Sockets, of_others: bool) -> Vec<UnixStream> {
+/// Returns the sockets of this user. Those that nobody listens on are removed.
+pub fn find(places: &config::Sockets) -> Vec<UnixStream> {
+    find_of(places, places.uid)
+}
+
+/// Returns the sockets on which `owner` listens, in the directories of that user; only root finds
+/// any of another's.
+pub fn find_of(places: &config::Sockets, owner: u32) -> Vec<UnixStream> {
     let mut found = Vec::new();
-    for dir in directories(places) {
-        if is_private(&dir, places.uid) {
-            found.extend(connect_all(&dir, true));
+    if owner == places.uid {
+        for dir in directories(places) {
+            if is_private(&dir, owner) {
+                found.extend(connect_all(&dir, true));
+            }
+        }
+    } else if places.uid == 0 {
+        let dir = PathBuf::from(format!("/run/user/{owner}/scpfs"));
+        if is_private(&dir, owner) {
+            found.extend(connect_all(&dir, false));
         }
     }
-    if of_others && places.uid == 0 {
-        for dir in entries(Path::new("/run/user")) {
-            found.extend(connect_all(&dir.join("scpfs"), false));
-        }
-    }
+    found.retain(|stream| is_of(stream, owner));
     found
 }
 
@@ -128,6 +139,13 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
         return Vec::new();
     };
     items.flatten().map(|item| item.path()).collect()
+}
+
+/// Returns whether it is `uid` who listens on the other side of a socket: who called listen(2), see
+/// `SO_PEERCRED` in unix(7). Whose the file and its directory are says less, since a user can give
+/// another's socket a further name.
+pub fn is_of(stream: &UnixStream, uid: u32) -> bool {
+    rustix::net::sockopt::socket_peercred(stream).is_ok_and(|peer| peer.uid.as_raw() == uid)
 }
 
 fn remove(path: &Path) {

@@ -1,0 +1,272 @@
+//! What an earlier mount left, while it is on its way to the host.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use scpfs::cache::FileState;
+use scpfs::cache::Wait;
+use scpfs::remote::StorePlan;
+use scpfs::sync::Condvar;
+use scpfs::sync::Mutex;
+use scpfs::vfs::Context;
+use scpfs::vfs::Ino;
+use scpfs::vfs::RenameFlags;
+
+use crate::faulty::Fate;
+use crate::faulty::Faulty;
+use crate::local::World;
+use crate::world::CX;
+use crate::world::Mount;
+use crate::world::Setup;
+use crate::world::eventually;
+
+/// Stores wait until the gate is opened.
+#[derive(Debug, Default)]
+struct Gate {
+    is_open: Mutex<bool>,
+    opened: Condvar,
+    has_waited: AtomicBool,
+}
+
+impl Gate {
+    fn open(&self) {
+        *self.is_open.lock() = true;
+        self.opened.notify_all();
+    }
+}
+
+impl Fate for Gate {
+    fn stores(&self, _: &StorePlan) {
+        let mut is_open = self.is_open.lock();
+        while !*is_open {
+            self.has_waited.store(true, Ordering::SeqCst);
+            self.opened.wait(&mut is_open);
+        }
+    }
+}
+
+/// A world in which a mount was killed before it had uploaded what was closed.
+fn left() -> Arc<World> {
+    let mount = Mount::set_up(Setup {
+        writeback: Some(Duration::from_secs(3600)),
+        ..Setup::default()
+    });
+    fs::create_dir(mount.at("dir")).unwrap();
+    fs::write(mount.at("dir/old"), "old").unwrap();
+    fs::write(mount.at("changed"), "old").unwrap();
+    mount.write("changed", b"changed here").unwrap();
+    mount.write("dir/old", b"changed in dir").unwrap();
+    mount.write("new", b"new here").unwrap();
+    mount.crash()
+}
+
+/// The next mount, whose uploads wait until the gate is opened.
+fn next(world: Arc<World>) -> (Mount, Arc<Gate>) {
+    let gate = Arc::new(Gate::default());
+    let fate = Arc::clone(&gate) as Arc<dyn Fate>;
+    let mount = Mount::on(
+        world,
+        Setup {
+            around: Box::new(move |remote| Faulty::around(remote, fate)),
+            waits_for_uploads: false,
+            ..Setup::default()
+        },
+    );
+    (mount, gate)
+}
+
+fn rename(mount: &Mount, from: &[u8], to: &[u8]) {
+    let flags = RenameFlags {
+        no_replace: false,
+        exchange: false,
+    };
+    mount
+        .vfs
+        .rename(&CX, (Ino::ROOT, from), (Ino::ROOT, to), flags)
+        .unwrap();
+}
+
+/// The next mount waited until all of it was uploaded, without a word, 16 TiB of zeros among it.
+#[test]
+fn content_of_an_earlier_mount_is_shown_while_it_is_uploaded() {
+    let (mount, gate) = next(left());
+    let names = mount.names("").unwrap();
+    assert_eq!(names, ["changed", "dir", "new"]);
+    for (path, content) in [
+        ("changed", &b"changed here"[..]),
+        ("dir/old", b"changed in dir"),
+        ("new", b"new here"),
+    ] {
+        let attr = mount.find(path).unwrap();
+        assert_eq!(attr.stat.size, content.len() as u64, "{path}");
+        assert_eq!(mount.read(path).unwrap(), content, "{path}");
+    }
+    eventually("an upload", || gate.has_waited.load(Ordering::SeqCst));
+    let report = mount.vfs.report();
+    let paths: Vec<String> = report.iter().map(|file| file.path.to_string()).collect();
+    assert_eq!(paths, ["changed", "dir/old", "new"]);
+    let is_known = |state| matches!(state, FileState::Uploading | FileState::Pending);
+    assert!(report.iter().all(|file| is_known(file.state)), "{report:?}");
+    assert_eq!(fs::read(mount.at("changed")).unwrap(), b"old");
+    gate.open();
+    eventually("all is uploaded", || mount.vfs.report().is_empty());
+    assert_eq!(fs::read(mount.at("changed")).unwrap(), b"changed here");
+    assert_eq!(fs::read(mount.at("dir/old")).unwrap(), b"changed in dir");
+    assert_eq!(fs::read(mount.at("new")).unwrap(), b"new here");
+    assert_eq!(mount.cache.recovered().len(), 3);
+    let mount = Mount::on(mount.crash(), Setup::default());
+    assert!(mount.recovered.is_empty());
+}
+
+/// Whoever may not wait is told so, and not that
+/// there is none.
+#[test]
+fn a_look_up_of_what_an_earlier_mount_left_never_finds_the_old_content() {
+    let (mount, gate) = next(left());
+    let cx = Context {
+        wait: Wait::Never,
+        ..CX
+    };
+    for _ in 0..100 {
+        match mount.vfs.lookup(&cx, Ino::ROOT, b"new") {
+            Ok(found) => assert_eq!(found.attr.unwrap().stat.size, 8),
+            Err(error) => assert!(error.would_wait(), "{error}"),
+        }
+    }
+    gate.open();
+}
+
+#[test]
+fn names_of_content_of_an_earlier_mount_change_as_those_of_any_dirty_file() {
+    let (mount, gate) = next(left());
+    // Held uploads would keep renames waiting, as they do in any mount.
+    gate.open();
+    rename(&mount, b"dir", b"moved");
+    rename(&mount, b"changed", b"renamed");
+    mount.vfs.unlink(&CX, Ino::ROOT, b"new").unwrap();
+    assert!(mount.vfs.drain().is_empty());
+    assert_eq!(mount.names("").unwrap(), ["moved", "renamed"]);
+    assert_eq!(fs::read(mount.at("moved/old")).unwrap(), b"changed in dir");
+    assert_eq!(fs::read(mount.at("renamed")).unwrap(), b"changed here");
+    assert!(!mount.at("new").exists() && !mount.at("dir").exists());
+    let mount = Mount::on(mount.crash(), Setup::default());
+    assert!(mount.recovered.is_empty(), "{:?}", mount.recovered);
+    assert!(!mount.at("new").exists());
+}
+
+#[test]
+fn content_of_an_earlier_mount_can_be_written_to_before_it_is_uploaded() {
+    let (mount, gate) = next(left());
+    gate.open();
+    let opened = mount.open("changed", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"CHANGED").unwrap();
+    mount.close(&opened).unwrap();
+    assert_eq!(fs::read(mount.at("changed")).unwrap(), b"CHANGED here");
+    assert_eq!(mount.read("changed").unwrap(), b"CHANGED here");
+    assert!(mount.vfs.drain().is_empty());
+    assert_eq!(mount.names("").unwrap(), ["changed", "dir", "new"]);
+}
+
+#[test]
+fn a_second_crash_before_the_upload_loses_nothing() {
+    let mut world = left();
+    for _ in 0..2 {
+        let (mount, gate) = next(world);
+        assert_eq!(mount.read("changed").unwrap(), b"changed here");
+        eventually("an upload", || gate.has_waited.load(Ordering::SeqCst));
+        // What waits at the gate gets no further than a host that is gone.
+        mount.remote.close();
+        gate.open();
+        world = mount.crash();
+        assert_eq!(fs::read(world.root().join("changed")).unwrap(), b"old");
+    }
+    // Nor does a power failure: it was made sure that the disk has it.
+    let mount = Mount::on(
+        world,
+        Setup {
+            boot: "another boot",
+            ..Setup::default()
+        },
+    );
+    assert_eq!(mount.recovered.len(), 3, "{:?}", mount.recovered);
+    assert_eq!(fs::read(mount.at("changed")).unwrap(), b"changed here");
+    assert_eq!(fs::read(mount.at("new")).unwrap(), b"new here");
+    assert_eq!(fs::read(mount.at("dir/old")).unwrap(), b"changed in dir");
+}
+
+#[test]
+fn content_of_an_earlier_mount_whose_name_a_directory_has_is_kept_beside_it() {
+    let world = left();
+    fs::create_dir(world.root().join("new")).unwrap();
+    fs::write(world.root().join("changed"), "by others").unwrap();
+    let (mount, gate) = next(world);
+    assert!(mount.find("new").unwrap().stat.kind == scpfs::stat::FileKind::Directory);
+    assert_eq!(mount.read("changed").unwrap(), b"changed here");
+    gate.open();
+    eventually("all is uploaded", || mount.cache.recovered().len() == 3);
+    let beside = mount.beside("new");
+    assert_eq!(fs::read(mount.at(&beside)).unwrap(), b"new here");
+    assert_eq!(fs::read(mount.at("changed")).unwrap(), b"by others");
+    let beside = mount.beside("changed");
+    assert_eq!(fs::read(mount.at(&beside)).unwrap(), b"changed here");
+    assert_eq!(mount.read("changed").unwrap(), b"by others");
+}
+
+#[test]
+fn a_removed_directory_keeps_the_content_of_an_earlier_mount_here() {
+    let world = left();
+    fs::remove_dir_all(world.root().join("dir")).unwrap();
+    let (mount, gate) = next(world);
+    gate.open();
+    eventually("all is dealt with", || mount.cache.recovered().len() == 3);
+    assert_eq!(mount.names("").unwrap(), ["changed", "new"]);
+    let kept = mount.cache.left_by_others();
+    let paths: Vec<String> = kept.iter().map(|one| one.path.to_string()).collect();
+    assert_eq!(paths, ["dir/old"]);
+    let world = mount.crash();
+    fs::create_dir(world.root().join("dir")).unwrap();
+    let mount = Mount::on(world, Setup::default());
+    assert_eq!(fs::read(mount.at("dir/old")).unwrap(), b"changed in dir");
+}
+
+/// Counts the steps that make the journal durable.
+#[derive(Debug, Default)]
+struct Syncs(std::sync::atomic::AtomicUsize);
+
+impl scpfs::cache::Steps for Syncs {
+    fn before(&self, step: scpfs::cache::Step) -> std::io::Result<()> {
+        if step == scpfs::cache::Step::JournalSync {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+}
+
+/// The journal said so only in memory: after a power failure the next mount made the file again.
+#[test]
+fn an_unlink_of_a_pending_file_is_durable_in_the_journal() {
+    let syncs = Arc::new(Syncs::default());
+    let mount = Mount::set_up(Setup {
+        writeback: Some(Duration::from_secs(3600)),
+        steps: Arc::clone(&syncs) as Arc<dyn scpfs::cache::Steps>,
+        ..Setup::default()
+    });
+    mount.write("file", b"pending").unwrap();
+    let before = syncs.0.load(Ordering::SeqCst);
+    mount.vfs.unlink(&CX, Ino::ROOT, b"file").unwrap();
+    assert_eq!(syncs.0.load(Ordering::SeqCst), before + 1);
+}
+
+/// It was answered without asking the host.
+#[test]
+fn fsync_of_a_directory_reaches_the_host() {
+    let mount = Mount::new();
+    fs::create_dir(mount.at("dir")).unwrap();
+    let ino = mount.find("dir").unwrap().ino;
+    let (result, n_trips) = mount.counted(|| mount.vfs.fsyncdir(&CX, ino));
+    result.unwrap();
+    assert_eq!(n_trips, 1);
+}

@@ -1,0 +1,72 @@
+//! Holes, which not every host can take.
+
+use scpfs::vfs::Error;
+use scpfs::vfs::SetAttr;
+
+use crate::faulty::Faulty;
+use crate::world::CX;
+use crate::world::Mount;
+use crate::world::Setup;
+
+const TIB: u64 = 1 << 40;
+
+fn mount(can_take_holes: bool) -> Mount {
+    Mount::set_up(Setup {
+        around: Box::new(move |remote| {
+            Faulty::with_facts(remote, |facts| facts.can_take_holes = can_take_holes)
+        }),
+        ..Setup::default()
+    })
+}
+
+fn truncate(mount: &Mount, path: &str, fh: scpfs::vfs::Fh, size: u64) -> Result<(), Error> {
+    let ino = mount.find(path)?.ino;
+    let set = SetAttr {
+        size: Some(size),
+        ..SetAttr::default()
+    };
+    mount.vfs.setattr(&CX, ino, Some(fh), &set).map(drop)
+}
+
+/// A block that was written at 16 TiB sent 40 GB of zeros before somebody ended it.
+#[test]
+fn a_file_too_sparse_for_the_host_is_refused_at_the_write() {
+    for can_take_holes in [false, true] {
+        let mount = mount(can_take_holes);
+        let (_, opened) = mount.create("file", libc::O_RDWR).unwrap();
+        let fh = opened.fh;
+        mount.vfs.write(&CX, fh, 0, b"data").unwrap();
+        let results = [
+            mount.vfs.write(&CX, fh, 2 * TIB, b"x").map(drop),
+            truncate(&mount, "file", fh, 4 << 30),
+            mount.vfs.fallocate(&CX, fh, 0, 3 * TIB, 1),
+        ];
+        for result in results {
+            match result {
+                Ok(()) => assert!(can_take_holes),
+                Err(error) => {
+                    assert!(!can_take_holes, "{error}");
+                    assert_eq!(error.errno(), libc::EFBIG, "{error}");
+                }
+            }
+        }
+        // A few zeros are always possible, and what was refused has done nothing.
+        truncate(&mount, "file", fh, 1 << 20).unwrap();
+        truncate(&mount, "file", fh, 4).unwrap();
+        mount.close(&opened).unwrap();
+        assert_eq!(std::fs::read(mount.at("file")).unwrap(), b"data");
+    }
+}
+
+#[test]
+fn holes_of_a_file_without_a_name_are_nobody_elses_business() {
+    let mount = mount(false);
+    let (_, opened) = mount.create("file", libc::O_RDWR).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"data").unwrap();
+    mount
+        .vfs
+        .unlink(&CX, scpfs::vfs::Ino::ROOT, b"file")
+        .unwrap();
+    mount.vfs.write(&CX, opened.fh, 2 * TIB, b"x").unwrap();
+    mount.close(&opened).unwrap();
+}
