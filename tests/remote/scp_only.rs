@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use scpfs::remote::NewTime;
 use scpfs::remote::Outcome;
 use scpfs::remote::Reason;
 use scpfs::remote::Remote;
+use scpfs::remote::StorePlan;
 use scpfs::remote::dialect;
 use scpfs::remote::dialect::Choice;
 use scpfs::remote::probe::Settings;
@@ -557,4 +559,30 @@ fn a_directory_that_scp_does_not_get_through_is_found_by_names_afterwards() {
     let options = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
     let fifo = world.root().join("dir/fifo");
     let _woken = rustix::fs::open(fifo, options, rustix::fs::Mode::empty());
+}
+
+/// A file that was made private on the host became readable again with the next upload.
+#[test]
+fn an_upload_leaves_a_file_the_mode_that_others_have_set() {
+    for banner in ["SSH-2.0-OpenSSH_9.2", "SSH-2.0-local"] {
+        let world = World::scp_only(banner);
+        let remote = world.scp(Arc::new(ManualClock::new()));
+        let file = world.root().join("file");
+        let mode = || fs::metadata(&file).unwrap().mode() & 0o7777;
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        let mut plan = StorePlan {
+            expect: Expect::Version(remote.stat(&path("file")).unwrap().version()),
+            mode: 0o644,
+            sets_mode: false,
+            ..plan(b"new")
+        };
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        remote.store(&path("file"), &bytes(b"new"), &plan).unwrap();
+        assert_eq!((fs::read(&file).unwrap(), mode()), (b"new".to_vec(), 0o600));
+        (plan.sets_mode, plan.mode) = (true, 0o640);
+        plan.expect = Expect::Version(remote.stat(&path("file")).unwrap().version());
+        remote.store(&path("file"), &bytes(b"new"), &plan).unwrap();
+        assert_eq!(mode(), 0o640, "{banner}");
+    }
 }

@@ -40,7 +40,11 @@ use crate::stat::Version;
 
 /// What is at the name that a store is for.
 enum Place {
-    AsExpected(Pace),
+    AsExpected {
+        pace: Pace,
+        /// The permissions of the file that is there.
+        mode: Option<u32>,
+    },
     /// Somebody removed the file that was expected.
     Gone,
     /// Somebody put something else there.
@@ -71,8 +75,14 @@ impl ScpOnly {
             path: path.clone(),
         };
         let (stat, outcome) = match (self.place(path, plan)?, &plan.keep_as) {
-            (Place::AsExpected(pace), _) => {
-                (self.put(path, content, plan, pace)?, Outcome::AsPlanned)
+            (Place::AsExpected { pace, mode }, _) => {
+                // The record sets a mode in any case: what was not set here stays what it is.
+                let mode = mode.filter(|_| !plan.sets_mode).unwrap_or(plan.mode);
+                let plan = StorePlan {
+                    mode,
+                    ..plan.clone()
+                };
+                (self.put(path, content, &plan, pace)?, Outcome::AsPlanned)
             }
             (Place::Gone, Some(_)) => (
                 self.put(path, content, plan, Pace::AtOnce)?,
@@ -85,7 +95,7 @@ impl ScpOnly {
                     keep_as: None,
                     ..plan.clone()
                 };
-                let Place::AsExpected(pace) = self.place(&beside, &plan)? else {
+                let Place::AsExpected { pace, .. } = self.place(&beside, &plan)? else {
                     return Err(conflict());
                 };
                 let stat = self.put(&beside, content, &plan, pace)?;
@@ -106,13 +116,19 @@ impl ScpOnly {
     fn place(&self, path: &RemotePath, plan: &StorePlan) -> Result<Place> {
         const ACT: &str = "store";
         if plan.expect == Expect::Anything && self.quirks.lock().is_rcp() {
-            return Ok(Place::AsExpected(Pace::Acknowledged));
+            return Ok(Place::AsExpected {
+                pace: Pace::Acknowledged,
+                mode: None,
+            });
         }
         if let Expect::Version(version) = &plan.expect
-            && let Some(is_same) = self.compare(path, version)?
+            && let Some((is_same, mode)) = self.compare(path, version)?
         {
             return Ok(if is_same {
-                Place::AsExpected(Pace::AtOnce)
+                Place::AsExpected {
+                    pace: Pace::AtOnce,
+                    mode: Some(mode),
+                }
             } else {
                 Place::Taken
             });
@@ -125,7 +141,10 @@ impl ScpOnly {
             Err(error) if error.reason() == Some(Reason::NotFound) => None,
             Err(error) => return Err(error),
         };
-        let as_expected = Place::AsExpected(Pace::AtOnce);
+        let as_expected = Place::AsExpected {
+            pace: Pace::AtOnce,
+            mode: found.map(|stat| stat.mode),
+        };
         Ok(match (&plan.expect, found) {
             (Expect::Anything, _) | (Expect::Absent, None) => as_expected,
             (Expect::Version(_), None) => Place::Gone,
@@ -135,8 +154,9 @@ impl ScpOnly {
     }
 
     /// Compares what the host has with what was seen of this version, attributes and content;
-    /// `None` where that was not noted, or where it differs in a way that a look shows as well.
-    fn compare(&self, path: &RemotePath, version: &Version) -> Result<Option<bool>> {
+    /// `None` where that was not noted, or where it differs in a way that a look shows as well. The
+    /// mode that it has is returned too.
+    fn compare(&self, path: &RemotePath, version: &Version) -> Result<Option<(bool, u32)>> {
         let expected = self.samples.lock().expected(path.as_bytes(), version);
         let Some(expected) = expected else {
             return Ok(None);
@@ -148,10 +168,12 @@ impl ScpOnly {
             Err(_) if hashing.is_other => return Ok(None),
             Err(error) => return Err(error),
         };
-        if !is_same(version, &self.stat_of(header)) {
+        let stat = self.stat_of(header);
+        if !is_same(version, &stat) {
             return Ok(None);
         }
-        Ok(Some(hashing.finish() == Some(expected)))
+        let mode = stat.mode;
+        Ok(Some((hashing.finish() == Some(expected), mode)))
     }
 
     /// Stores content at a path, whatever is there; returns the attributes it has then, where
