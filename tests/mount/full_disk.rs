@@ -21,11 +21,20 @@ pub(crate) struct Small(tempfile::TempDir);
 
 impl Small {
     pub(crate) fn new(size: &str) -> Self {
+        Self::with_mode(size, "777")
+    }
+
+    /// One for a cache, which nobody else may write to.
+    fn private(size: &str) -> Self {
+        Self::with_mode(size, "700")
+    }
+
+    fn with_mode(size: &str, mode: &str) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("scpfs-small-")
             .tempdir_in("/var/tmp")
             .unwrap();
-        let option = format!("size={size},mode=777");
+        let option = format!("size={size},mode={mode}");
         let mut mount = Command::new("mount");
         mount
             .args(["-t", "tmpfs", "-o", &option, "none"])
@@ -255,7 +264,7 @@ fn a_full_cache_disk_is_enospc_for_the_writer_and_the_mount_stays_up() {
     if !is_root() {
         return;
     }
-    let small = Small::new("4m");
+    let small = Small::private("4m");
     let cache = format!(
         "cache_dir={},min_free=0,cache_timeout=0",
         small.path().join("cache").display()
@@ -285,7 +294,7 @@ fn what_waits_for_the_host_survives_a_full_cache_disk() {
     if !is_root() {
         return;
     }
-    let small = Small::new("8m");
+    let small = Small::private("8m");
     let cache = format!(
         "cache_dir={},min_free=0,cache_timeout=1,timeout=2",
         small.path().join("cache").display()
