@@ -341,7 +341,10 @@ fn a_mount_of_a_silent_host_can_be_ended_and_loses_nothing() {
         assert!(!hole.mounted.is_mounted());
         hole.end();
         hole.mounted.start(ARGS);
-        assert_eq!(fs::read(hole.mounted.there("file")).unwrap(), b"written");
+        assert_eq!(fs::read(hole.mounted.here("file")).unwrap(), b"written");
+        hole.mounted.wait_until("the content is on the host", |it| {
+            fs::read(it.there("file")).unwrap() == b"written"
+        });
     }
 }
 
