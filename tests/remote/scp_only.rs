@@ -128,7 +128,7 @@ fn each_operation_takes_one_round_trip_or_two() {
         ("store over anything", Expect::Anything),
     ] {
         counted(what, 2, &mut || {
-            let plan = scpfs::remote::StorePlan {
+            let plan = StorePlan {
                 expect,
                 ..plan(b"x")
             };
@@ -203,7 +203,7 @@ fn a_store_says_what_it_overwrites() {
     let remote = world.scp(Arc::new(ManualClock::new()));
     let file = world.root().join("file");
     let store = |data: &[u8], expect| {
-        let plan = scpfs::remote::StorePlan {
+        let plan = StorePlan {
             expect,
             ..plan(data)
         };
@@ -265,7 +265,7 @@ fn a_store_that_was_cut_is_repaired_by_the_next() {
     let file = world.root().join("file");
     fs::write(&file, &old).unwrap();
     let version = remote.stat(&path("file")).unwrap().version();
-    let plan = scpfs::remote::StorePlan {
+    let plan = StorePlan {
         expect: Expect::Version(version),
         ..plan(&new)
     };
@@ -293,7 +293,7 @@ fn what_others_wrote_after_a_store_was_cut_is_not_overwritten_by_the_next() {
     let file = world.root().join("file");
     fs::write(&file, &old).unwrap();
     let version = remote.stat(&path("file")).unwrap().version();
-    let plan = scpfs::remote::StorePlan {
+    let plan = StorePlan {
         expect: Expect::Version(version),
         ..plan(&new)
     };
@@ -319,7 +319,7 @@ fn nothing_is_made_in_a_directory_that_is_in_the_way() {
     for size in [10, 2_000_000] {
         let evil = b"C4755 4 evil\nevil\0\n".repeat(size / 10);
         for expect in [Expect::Anything, Expect::Absent] {
-            let plan = scpfs::remote::StorePlan {
+            let plan = StorePlan {
                 expect,
                 ..plan(&evil)
             };
@@ -470,7 +470,7 @@ fn what_was_stored_when_the_answer_was_lost_is_not_a_conflict() {
     let world = World::scp_only(OPENSSH);
     let remote = Retry::new(world.scp(Arc::new(ManualClock::new())));
     let store = |data: &[u8], expect| {
-        let plan = scpfs::remote::StorePlan {
+        let plan = StorePlan {
             expect,
             ..plan(data)
         };
@@ -503,7 +503,7 @@ fn a_change_of_the_same_size_in_the_same_second_is_seen_in_a_small_file() {
         file.set_modified(second).unwrap();
     };
     let store = |data: &[u8], version| {
-        let plan = scpfs::remote::StorePlan {
+        let plan = StorePlan {
             expect: Expect::Version(version),
             ..plan(data)
         };
