@@ -1,4 +1,5 @@
 #![cfg(test)]
+#![allow(clippy::disallowed_methods, reason = "tests run programs")]
 //! One conformance suite for the `Remote` trait, run for each kind of host.
 
 #[path = "../common/capability.rs"]
