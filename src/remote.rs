@@ -233,6 +233,9 @@ pub trait Receiver {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fetched {
     pub stat: Stat,
+    /// Whether the login user could open the file for writing, as far as the host told: mode bits say
+    /// nothing of a file or a filesystem that cannot be changed.
+    pub may_write: bool,
     /// Whether `stat.version()` is known to be that of the content. False for a file that
     /// changed all the while.
     pub is_stable: bool,

@@ -85,6 +85,7 @@ impl Entry {
                 base,
                 replaces: false,
                 n_kept: 0,
+                may_write: true,
                 size,
                 mtime,
                 atime: None,
@@ -342,6 +343,12 @@ impl Entry {
             Content::Dirty { private, .. } => Some(self.cache.disk.private_path(private)),
             _ => None,
         }
+    }
+
+    /// Returns whether the host would let the login user write to the file; true where it was not
+    /// asked for content.
+    pub fn may_write(&self) -> bool {
+        self.state.lock().may_write
     }
 
     /// Returns whether content is on its way here, so that the next opener should wait for it.

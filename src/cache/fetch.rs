@@ -117,6 +117,7 @@ impl Entry {
             base.id = Some(FileId { dev: 0, ino: 0 });
         }
         state.set_base(base);
+        state.may_write = fetched.may_write;
         state.size = size;
         state.is_unsized = !fetched.is_stable
             && fetched.stat.blocks == 0

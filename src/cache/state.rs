@@ -24,6 +24,8 @@ pub(super) struct State {
     /// How many bytes at the beginning are certainly those of the base: nothing before that offset
     /// was written.
     pub(super) n_kept: u64,
+    /// Whether the host would let the login user write to the file, as it said with the content.
+    pub(super) may_write: bool,
     pub(super) size: u64,
     pub(super) mtime: Time,
     pub(super) atime: Option<Time>,

@@ -288,6 +288,7 @@ impl Remote for Memory {
                 source,
             })?;
         Ok(Fetched {
+            may_write: true,
             stat,
             is_stable: true,
         })

@@ -295,7 +295,11 @@ impl Remote for ScpOnly {
             if is_stable || n_left == 0 {
                 let hash = hashing.finish().filter(|_| is_stable);
                 self.note_sample(path, &stat.version(), hash);
-                return Ok(Fetched { stat, is_stable });
+                return Ok(Fetched {
+                    stat,
+                    may_write: true,
+                    is_stable,
+                });
             }
         }
         Err(about.refused(Reason::Changed, b""))

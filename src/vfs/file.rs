@@ -90,7 +90,12 @@ impl Vfs {
                 entry.replace(version, keeps_old, cx.wait)
             })
         } else {
+            // The host says with the content that a file cannot be written, whatever its mode.
             self.fill(cx, ino, &entry)
+                .and_then(|()| match flags.writes && !entry.may_write() {
+                    true => Err(Error::NotPermitted),
+                    false => Ok(()),
+                })
         };
         if let Err(error) = result {
             self.release_entry(ino, &entry);

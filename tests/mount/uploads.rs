@@ -140,6 +140,27 @@ fn files_of_immutable_and_append_only_directories_are_saved_in_place() {
 }
 
 #[test]
+fn an_immutable_file_fails_at_open() {
+    let Some(mounted) = Mounted::new(&[]) else {
+        return;
+    };
+    mounted.put("file", "content");
+    let there = mounted.there("file");
+    let Some(attribute) = Attribute::set("i", &there) else {
+        return skip(Capability::Attributes, "a filesystem with chattr");
+    };
+    let open = || {
+        fs::OpenOptions::new()
+            .append(true)
+            .open(mounted.here("file"))
+    };
+    let error = open().unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+    assert_eq!(fs::read(mounted.here("file")).unwrap(), b"content");
+    drop(attribute);
+}
+
+#[test]
 fn a_file_that_can_only_be_appended_to_is_appended_to() {
     let Some(mounted) = Mounted::new(&[]) else {
         return;

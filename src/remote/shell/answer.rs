@@ -42,8 +42,11 @@ pub const NO_TEMP: u32 = 214;
 /// At the end the name did not lead to the file that has the content.
 pub const UNPROVEN: u32 = 215;
 
+/// A file was sent, and the login user cannot write to it.
+pub const UNWRITABLE: u32 = 216;
+
 /// The variables that a lane defines for them.
-pub(super) const STATUSES: [(&str, u32); 15] = [
+pub(super) const STATUSES: [(&str, u32); 16] = [
     ("CONFLICT", CONFLICT),
     ("EXISTS", EXISTS),
     ("READY", READY),
@@ -59,6 +62,7 @@ pub(super) const STATUSES: [(&str, u32); 15] = [
     ("ROOT_DENIED", ROOT_DENIED),
     ("NO_TEMP", NO_TEMP),
     ("UNPROVEN", UNPROVEN),
+    ("UNWRITABLE", UNWRITABLE),
 ];
 
 /// What a symlink says is shorter than this, or the kernel does not take it.

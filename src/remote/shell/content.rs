@@ -186,7 +186,11 @@ impl Shell {
             let is_stable =
                 stat.size == size && known.is_some_and(|k| k.same_content(&stat.version()));
             if is_stable || n_left == 0 {
-                return Ok(Fetched { stat, is_stable });
+                return Ok(Fetched {
+                    stat,
+                    may_write: answer.status != answer::UNWRITABLE,
+                    is_stable,
+                });
             }
             known = Some(stat.version());
         }
@@ -396,6 +400,7 @@ impl Shell {
         drop(lane);
         Ok(Fetched {
             stat: self.stat(path)?,
+            may_write: true,
             is_stable: false,
         })
     }

@@ -68,7 +68,7 @@ pub(super) fn fetch(
     }
     lane.frame().map_err(|e| lost(ACT, e))?;
     let answer = lane.answer().map_err(|e| lost(ACT, e))?;
-    let fetch = if answer.status != 0 {
+    let fetch = if answer.status != 0 && answer.status != answer::UNWRITABLE {
         let text = answer.body.clone();
         Fetch::Refused { text, answer }
     } else if n_received != before.size {

@@ -47,8 +47,12 @@ f() {
 	scp -p -f "$1"
 	s=$?
 	st "$1"
+	writable "$1"
 	a $s
 }
+
+# writable PATH: has the status in s say of a file that was sent that it cannot be written.
+writable() { [ $s != 0 ] || [ -w "$1" ] || s=$UNWRITABLE; }
 
 # fc PATH: sends a file without scp: its attributes, READY, content, READY, its attributes.
 fc() {
@@ -63,6 +67,7 @@ fc() {
 	s=$?
 	a "$READY"
 	if [ $s = 0 ]; then st "$1"; else printf '%s\n' "$e"; fi
+	writable "$1"
 	a $s
 }
 
