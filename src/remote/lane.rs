@@ -57,6 +57,11 @@ pub struct Lane {
     scratch: Box<[u8]>,
     is_broken: bool,
     last_used: Tick,
+    /// The line that ends this lane's shell from another lane; empty until the shell has told its
+    /// number.
+    end_line: Vec<u8>,
+    /// What goes before the next line.
+    preceding: Vec<u8>,
 }
 
 /// What a helper printed, and the status it ended with.
@@ -131,12 +136,19 @@ impl Lane {
             scratch: vec![0; READ_SIZE].into_boxed_slice(),
             is_broken: true,
             last_used: Tick::ZERO,
+            end_line: Vec::new(),
+            preceding: Vec::new(),
         };
         lane.channel.set_timeout(timeout);
         lane.skip_noise(&mark, timeout, clock)?;
         lane.channel.discard_stderr()?;
         let preamble = lane.preamble(helpers);
-        lane.request(&preamble)?;
+        let answer = lane.request(&preamble)?;
+        let pid = std::str::from_utf8(answer.body.trim_ascii()).ok();
+        if let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok()) {
+            let word = String::from_utf8_lossy(&greeting);
+            lane.end_line = format!("end {pid} {word}; ").into_bytes();
+        }
         Ok(lane)
     }
 
@@ -189,7 +201,7 @@ impl Lane {
         let start = format!(
             "T={token}; K={mark}; nl=$(printf '\\n.'); nl=${{nl%.}}; h=\n\
              while IFS= read -r l; do case $l in \"$T\") break;; esac; h=$h$l$nl; done; \
-             eval \"$h\"; h=; a 0\n"
+             eval \"$h\"; h=; printf '%s\\n' $$; a 0\n"
         );
         [start.as_bytes(), helpers, &self.token, b"\n"].concat()
     }
@@ -203,7 +215,13 @@ impl Lane {
     /// Sends bytes. From here until its answer is read, the lane counts as broken.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.is_broken = true;
-        self.channel.write_all(bytes)?;
+        if self.preceding.is_empty() {
+            self.channel.write_all(bytes)?;
+        } else {
+            let line = [&self.preceding, bytes].concat();
+            self.channel.write_all(&line)?;
+            self.preceding.clear();
+        }
         Ok(())
     }
 
@@ -398,6 +416,18 @@ impl Pooled for Lane {
 
     fn aborter(&self) -> Aborter {
         self.connection.aborter()
+    }
+
+    fn end_line(&self) -> &[u8] {
+        &self.end_line
+    }
+
+    fn precede(&mut self, lines: Vec<u8>) {
+        self.preceding = lines;
+    }
+
+    fn has_sent_preceding(&self) -> bool {
+        self.preceding.is_empty()
     }
 }
 

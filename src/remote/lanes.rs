@@ -42,6 +42,9 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// How long nobody must have wanted metadata before a little content takes the lane kept for that.
 const QUIET: Duration = Duration::from_millis(500);
 
+/// How many lanes that were given up are ended by one request: they make its line longer.
+const MAX_ENDS: usize = 32;
+
 /// An answer of more bytes than this says more of the link's width than of its length.
 const SHORT_ANSWER: usize = 4 << 10;
 /// One connection of a pool, with what stands on it.
@@ -60,6 +63,22 @@ pub trait Pooled: Send + 'static {
     fn answers(&mut self) -> bool;
 
     fn aborter(&self) -> Aborter;
+
+    /// Returns the line that, sent over another connection, ends what this one left on the host; empty
+    /// where nothing can.
+    fn end_line(&self) -> &[u8] {
+        &[]
+    }
+
+    /// Has lines sent before the next request.
+    fn precede(&mut self, lines: Vec<u8>) {
+        drop(lines);
+    }
+
+    /// Returns whether such lines were sent.
+    fn has_sent_preceding(&self) -> bool {
+        true
+    }
 }
 
 /// What a lane is wanted for.
@@ -101,6 +120,10 @@ struct State<L> {
     /// When a lane was last lent for metadata.
     metadata_at: Tick,
     is_opening: bool,
+    /// The lanes that were given up, and the lines that end their shells, until another lane has
+    /// carried these: what they were told and arrives late must not be carried out after what comes
+    /// now.
+    ends: Vec<(u64, Vec<u8>)>,
     n_waiting: usize,
     n_waiting_for_metadata: usize,
     next_id: u64,
@@ -134,6 +157,14 @@ enum FailureKind {
 impl<L> State<L> {
     fn n_open(&self) -> usize {
         self.idle.len() + self.lent.len()
+    }
+
+    /// Notes a lane that was given up, and the line that ends its shell.
+    fn give_up(&mut self, id: u64, end_line: &[u8]) {
+        if self.ends.len() == MAX_ENDS {
+            self.ends.remove(0);
+        }
+        self.ends.push((id, end_line.to_vec()));
     }
 
     /// Keeps `away_since` in step with the lanes; to be called when one comes or goes.
@@ -173,6 +204,7 @@ impl<L: Pooled> Lanes<L> {
                 n_lent_for_long: 0,
                 metadata_at: Tick::ZERO,
                 is_opening: false,
+                ends: Vec::new(),
                 n_waiting: 0,
                 n_waiting_for_metadata: 0,
                 next_id: 0,
@@ -301,7 +333,9 @@ impl<L: Pooled> Lanes<L> {
         self.shared.clock.tick()
     }
 
-    fn hand_out(&self, state: &mut State<L>, lane: L, purpose: Purpose) -> Lent<L> {
+    fn hand_out(&self, state: &mut State<L>, mut lane: L, purpose: Purpose) -> Lent<L> {
+        let ends = state.ends.iter().flat_map(|(_, line)| line);
+        lane.precede(ends.copied().collect());
         let id = state.next_id;
         state.next_id += 1;
         state.lent.insert(id, lane.aborter());
@@ -312,6 +346,7 @@ impl<L: Pooled> Lanes<L> {
         state.n_lent_for_long += usize::from(purpose == Purpose::Content);
         Lent {
             lane: Some(lane),
+            carried: state.ends.iter().map(|(id, _)| *id).collect(),
             id,
             purpose,
             lanes: self.clone(),
@@ -367,12 +402,19 @@ impl<L: Pooled> Lanes<L> {
         drop(idle);
     }
 
-    fn take_back(&self, mut lane: L, id: u64, purpose: Purpose) {
+    fn take_back(&self, mut lane: L, id: u64, purpose: Purpose, carried: &[u64]) {
         let mut state = self.shared.state.lock();
         state.lent.remove(&id);
         state.n_lent_for_content -= usize::from(purpose != Purpose::Metadata);
         state.n_lent_for_long -= usize::from(purpose == Purpose::Content);
         let is_kept = !lane.is_broken() && !state.is_closed;
+        if lane.is_broken() {
+            state.give_up(id, lane.end_line());
+        } else if lane.has_sent_preceding() {
+            state
+                .ends
+                .retain(|(given_up, _)| !carried.contains(given_up));
+        }
         let dropped = if is_kept {
             lane.set_last_used(self.shared.clock.tick());
             state.idle.push(lane);
@@ -480,6 +522,9 @@ impl<L: Pooled> Shared<L> {
         for mut lane in std::mem::take(&mut state.idle) {
             let is_due = now.saturating_sub(lane.last_used()) >= KEEPALIVE;
             if is_due && lane.keepalive().is_err() {
+                let id = state.next_id;
+                state.next_id += 1;
+                state.give_up(id, lane.end_line());
                 dead.push(lane);
             } else {
                 kept.push(lane);

@@ -20,7 +20,11 @@ use crate::things::bytes;
 use crate::things::path;
 use crate::things::plan;
 
-const HELPERS: &str = include_str!("../../src/remote/shell/helpers.sh");
+const HELPERS: &str = concat!(
+    include_str!("../../src/remote/shell/helpers.sh"),
+    include_str!("../../src/remote/shell/helpers/content.sh"),
+    include_str!("../../src/remote/shell/helpers/stat.sh"),
+);
 
 #[test]
 #[expect(
@@ -32,7 +36,7 @@ fn pieces_that_arrive_when_nobody_listens_leave_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let temp = dir.path().join("temp");
         let script = format!(
-            "T=token; K=word; F=gnu; nl=$(printf '\\n.'); nl=${{nl%.}}\n{HELPERS}\n\
+            "T=token; K=word; F=gnu; FD=y; READY=203; nl=$(printf '\\n.'); nl=${{nl%.}}\n{HELPERS}\n\
              while IFS= read -r l; do eval \"$l\"; done"
         );
         let Ok(mut child) = Command::new(shell[0])
@@ -49,10 +53,16 @@ fn pieces_that_arrive_when_nobody_listens_leave_nothing() {
         let mut input = child.stdin.take().unwrap();
         let name = temp.display();
         // It may end before it has read all.
-        drop(writeln!(input, "wb '{name}';wp '{name}' 0 10 0+1"));
+        drop(writeln!(
+            input,
+            "how=replace temp='{name}' path='{name}.final' parent='{}' expected=- owner='' mask=077; \
+             : >'{name}.begun'; begin_pieces; take_piece 0 10 0+1",
+            dir.path().display()
+        ));
         drop(input.write_all(b"0123456789a 0\n"));
         drop(input);
         child.wait().unwrap();
+        assert!(dir.path().join("temp.begun").exists(), "{shell:?}");
         assert!(!temp.exists(), "{shell:?}");
     }
 }

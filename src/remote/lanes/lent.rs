@@ -18,6 +18,8 @@ use crate::remote::lanes::TRUSTED_IDLE;
 pub struct Lent<L: Pooled = Lane> {
     pub(super) lane: Option<L>,
     pub(super) id: u64,
+    /// The lanes that were given up, which it ends with its first request.
+    pub(super) carried: Vec<u64>,
     pub(super) purpose: Purpose,
     pub(super) lanes: Lanes<L>,
 }
@@ -74,7 +76,8 @@ impl<L: Pooled> DerefMut for Lent<L> {
 impl<L: Pooled> Drop for Lent<L> {
     fn drop(&mut self) {
         if let Some(lane) = self.lane.take() {
-            self.lanes.take_back(lane, self.id, self.purpose);
+            self.lanes
+                .take_back(lane, self.id, self.purpose, &self.carried);
         }
     }
 }

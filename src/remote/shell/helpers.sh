@@ -60,6 +60,14 @@ g() { st "$1" 2>&1; a $?; }
 # own OWNER PATH: gives something new away; an empty OWNER keeps it.
 own() { [ -z "$1" ] || q chown -h "$1" -- "$2"; }
 
+# end PID WORD: kills the shell of a connection that was given up, with what it runs, so that no request
+# that arrives late is carried out after what came in its place. WORD is in its arguments.
+end() {
+	c=
+	[ ! -r "/proc/$1/cmdline" ] || IFS= read -r c <"/proc/$1/cmdline"
+	case $c in *"$2"*) kill -9 -- "-$1" || kill -9 "$1" ;; esac
+}
+
 # x PATH: whether there is anything, a dangling link included.
 x() { [ -e "$1" ] || [ -h "$1" ]; }
 
