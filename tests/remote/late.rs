@@ -20,7 +20,10 @@ use crate::things::bytes;
 use crate::things::path;
 use crate::things::plan;
 
-const HELPERS: &str = include_str!("../../src/remote/shell/helpers.sh");
+const HELPERS: &str = concat!(
+    include_str!("../../src/remote/shell/helpers.sh"),
+    include_str!("../../src/remote/shell/helpers/content.sh")
+);
 
 #[test]
 #[expect(
@@ -32,7 +35,7 @@ fn pieces_that_arrive_when_nobody_listens_leave_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let temp = dir.path().join("temp");
         let script = format!(
-            "T=token; K=word; F=gnu; nl=$(printf '\\n.'); nl=${{nl%.}}\n{HELPERS}\n\
+            "T=token; K=word; F=gnu; FD=y; READY=203; how=replace mode=0600 mask=077 expected=0; nl=$(printf '\\n.'); nl=${{nl%.}}\n{HELPERS}\n\
              while IFS= read -r l; do eval \"$l\"; done"
         );
         let Ok(mut child) = Command::new(shell[0])
@@ -49,7 +52,10 @@ fn pieces_that_arrive_when_nobody_listens_leave_nothing() {
         let mut input = child.stdin.take().unwrap();
         let name = temp.display();
         // It may end before it has read all.
-        drop(writeln!(input, "wb '{name}';wp '{name}' 0 10 0+1"));
+        drop(writeln!(
+            input,
+            "temp='{name}' path='{name}.new';begin_pieces;take_piece 0 10 0+1"
+        ));
         drop(input.write_all(b"0123456789a 0\n"));
         drop(input);
         child.wait().unwrap();
