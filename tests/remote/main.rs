@@ -18,6 +18,7 @@ mod servers;
 mod suite;
 mod things;
 mod tools;
+mod upload_faults;
 mod uploads;
 
 use host::Which;
