@@ -192,11 +192,11 @@ impl Vfs {
         if open.entry.set_times(at(change.atime), at(change.mtime)) {
             (change.atime, change.mtime) = (None, None);
         }
-        if login.uid == 0 || login.uid == inode.stat.uid {
-            if let Some(mode) = change.mode.take() {
-                inode.stat.mode = mode;
-                inode.is_mode_ours = true;
-            }
+        if (login.uid == 0 || login.uid == inode.stat.uid)
+            && let Some(mode) = change.mode.take()
+        {
+            inode.stat.mode = mode;
+            inode.is_mode_ours = true;
         }
         if open.is_born && (change.uid.is_some() || change.gid.is_some()) {
             let uid = change.uid.unwrap_or(inode.stat.uid);

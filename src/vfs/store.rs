@@ -265,9 +265,10 @@ impl Whereto for StorePlace {
             Placement::Replace
         } else if !permission::permits(&dir, &login, mask) {
             Placement::Direct
-        } else if stat.nlink > 1 || !may_chown(stat.uid, stat.gid) {
-            Placement::InPlace
-        } else if vfs.options.placement == PlacementPolicy::InPlace {
+        } else if stat.nlink > 1
+            || !may_chown(stat.uid, stat.gid)
+            || vfs.options.placement == PlacementPolicy::InPlace
+        {
             Placement::InPlace
         } else {
             Placement::Replace

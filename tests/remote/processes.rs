@@ -103,7 +103,7 @@ fn operations(userland: Userland) -> Vec<(&'static str, String)> {
         ..new.clone()
     };
     count("a new file of somebody else's", &mut || {
-        store("given", &given)
+        store("given", &given);
     });
     fs::write(at("file"), "old").unwrap();
     let save = save_over(over("file", b"content"));

@@ -44,7 +44,7 @@ fn append(mount: &Mount, data: &[u8]) -> Result<(), scpfs::vfs::Error> {
 }
 
 /// A program that reacts to the rename and writes in place was taken for us: its change was hidden,
-/// and the next append removed it with close() = 0.
+/// and the next append removed it with `close()` = 0.
 #[test]
 fn what_a_program_writes_right_after_an_upload_is_seen_and_kept() {
     let react = format!("{ONCE} printf theirs >>\"$root/file\"");

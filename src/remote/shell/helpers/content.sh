@@ -22,7 +22,7 @@
 # 9 is the temporary file, 7 the target. $FD/9 is the same file for programs that want a name; by the
 # number of the shell, because some shells leave their descriptors to no program. Without /proc there
 # are only names.
-# shellcheck disable=SC2154,SC3013
+# shellcheck disable=SC2094,SC2154,SC3013
 
 case $FD in y) FD=/proc/$$/fd ;; esac
 acl_of='' P=''
