@@ -294,7 +294,8 @@ impl Whereto for StorePlace {
         } else {
             Placement::Replace
         };
-        let owner = (placement == Placement::Replace && !is_default).then_some(Owner {
+        let is_given = placement == Placement::Replace || may_chown(stat.uid, stat.gid);
+        let owner = (is_given && !is_default).then_some(Owner {
             uid: stat.uid,
             gid: stat.gid,
         });

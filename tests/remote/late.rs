@@ -67,6 +67,44 @@ fn pieces_that_arrive_when_nobody_listens_leave_nothing() {
     }
 }
 
+/// A link or a file that has the name of a temporary file already is neither followed nor emptied.
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests start the programs they test against"
+)]
+fn a_temporary_file_is_made_only_where_nothing_is() {
+    for shell in [&["dash"][..], &["bash"], &["mksh"], &["busybox", "sh"]] {
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        let temp = dir.path().join("temp");
+        for is_link in [true, false] {
+            fs::write(&victim, "victim").unwrap();
+            if is_link {
+                std::os::unix::fs::symlink(&victim, &temp).unwrap();
+            } else {
+                drop(fs::remove_file(&temp));
+                fs::hard_link(&victim, &temp).unwrap();
+            }
+            let script = format!(
+                "T=token; K=word; F=gnu; FD=y; how=replace mode=0600 mask=077 expected=0 by=shell\n\
+                 nl=; temp='{0}' path='{0}.new'\n{HELPERS}\nbegin; printf content >\"$to\"",
+                temp.display()
+            );
+            let Ok(output) = Command::new(shell[0])
+                .args(&shell[1..])
+                .args(["-c", &script])
+                .output()
+            else {
+                skip(Capability::Shells, shell[0]);
+                continue;
+            };
+            assert!(!output.status.success(), "{shell:?}: {output:?}");
+            assert_eq!(fs::read(&victim).unwrap(), b"victim", "{shell:?}");
+        }
+    }
+}
+
 /// Content in whose middle all that runs on the host is killed.
 struct Breaking<'a> {
     world: &'a World,

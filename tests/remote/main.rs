@@ -19,6 +19,7 @@ mod servers;
 mod suite;
 mod things;
 mod tools;
+mod upload_faults;
 mod uploads;
 
 use host::Which;

@@ -203,7 +203,7 @@ const TABLE: [(&str, [&str; 3]); 17] = [
     (
         "a save",
         [
-            "scp flock cp stat mv stat",
+            "scp flock stat cp mv stat",
             "scp stat chmod mv stat",
             "scp ls ls chmod mv ls ls ls",
         ],
@@ -211,7 +211,7 @@ const TABLE: [(&str, [&str; 3]); 17] = [
     (
         "a save with fsync",
         [
-            "scp sync flock cp stat mv sync stat",
+            "scp sync flock stat cp mv sync stat",
             "scp sync stat chmod mv sync stat",
             "scp sync ls ls chmod mv sync ls ls ls",
         ],

@@ -1,6 +1,10 @@
 #![cfg(test)]
 //! What other users and programs of the host can do to an upload, made certain by programs of the
 //! host that do it between two steps.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests start the programs that they look with"
+)]
 
 use std::fs;
 use std::io;
@@ -47,7 +51,7 @@ use crate::things::path;
 use crate::things::plan;
 use crate::things::reason;
 
-const USERLANDS: [Userland; 7] = [
+pub(crate) const USERLANDS: [Userland; 7] = [
     Userland::Gnu,
     Userland::BusyBox,
     Userland::Toybox,
@@ -58,23 +62,23 @@ const USERLANDS: [Userland; 7] = [
 ];
 
 /// Every program that an upload may run.
-const PROGRAMS: [&str; 17] = [
+pub(crate) const PROGRAMS: [&str; 17] = [
     "cat", "chmod", "chown", "cmp", "cp", "dd", "flock", "head", "ln", "ls", "mv", "rm", "scp",
     "stat", "sync", "touch", "truncate",
 ];
 
 /// The shell command that finds the temporary file of an upload.
-const TEMP: &str = "for temp in \"$root\"/.scpfs-*.tmp; do :; done";
+pub(crate) const TEMP: &str = "for temp in \"$root\"/.scpfs-*.tmp; do :; done";
 
-struct Host {
-    world: World,
-    shell: Shell,
+pub(crate) struct Host {
+    pub(crate) world: World,
+    pub(crate) shell: Shell,
 }
 
 impl Host {
     /// A host whose programs run a script before and after them, once the file `now` is beside the
     /// root; `$root` is the root and `$dir` the directory that it is in.
-    fn new(userland: Userland, programs: &[&str], before: &str, after: &str) -> Self {
+    pub(crate) fn new(userland: Userland, programs: &[&str], before: &str, after: &str) -> Self {
         let world = World::new(userland);
         let dir = world.root().parent().unwrap().to_owned();
         let guarded = |script: &str| {
@@ -105,7 +109,7 @@ impl Host {
         Self { world, shell }
     }
 
-    fn each(programs: &[&str], before: &str, after: &str) -> Vec<(Userland, Self)> {
+    pub(crate) fn each(programs: &[&str], before: &str, after: &str) -> Vec<(Userland, Self)> {
         if !rustix::process::geteuid().is_root() {
             skip(Capability::Root, "root for files of several users");
             return Vec::new();
@@ -117,32 +121,32 @@ impl Host {
             .collect()
     }
 
-    fn plain() -> Vec<(Userland, Self)> {
+    pub(crate) fn plain() -> Vec<(Userland, Self)> {
         Self::each(&[], "", "")
     }
 
     /// From here on the scripts run.
-    fn arm(&self) {
+    pub(crate) fn arm(&self) {
         fs::write(self.beside("now"), "").unwrap();
     }
 
-    fn disarm(&self) {
+    pub(crate) fn disarm(&self) {
         drop(fs::remove_file(self.beside("now")));
     }
 
-    fn at(&self, name: &str) -> PathBuf {
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.world.root().join(name)
     }
 
-    fn beside(&self, name: &str) -> PathBuf {
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
         self.world.root().parent().unwrap().join(name)
     }
 
-    fn read(&self, name: &str) -> String {
+    pub(crate) fn read(&self, name: &str) -> String {
         fs::read_to_string(self.at(name)).unwrap()
     }
 
-    fn version(&self, name: &str) -> Version {
+    pub(crate) fn version(&self, name: &str) -> Version {
         self.shell.stat(&path(name)).unwrap().version()
     }
 
@@ -152,7 +156,7 @@ impl Host {
         self.store(content, &plan)
     }
 
-    fn plan_over(&self, content: &[u8]) -> StorePlan {
+    pub(crate) fn plan_over(&self, content: &[u8]) -> StorePlan {
         StorePlan {
             expect: Expect::Version(self.version("file")),
             sets_mode: false,
@@ -160,14 +164,14 @@ impl Host {
         }
     }
 
-    fn store(&self, content: &[u8], plan: &StorePlan) -> Result<Stored> {
+    pub(crate) fn store(&self, content: &[u8], plan: &StorePlan) -> Result<Stored> {
         self.arm();
         let result = self.shell.store(&path("file"), &bytes(content), plan);
         self.disarm();
         result
     }
 
-    fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = fs::read_dir(self.world.root())
             .unwrap()
             .map(|item| item.unwrap().file_name().into_string().unwrap())
@@ -177,15 +181,15 @@ impl Host {
     }
 }
 
-fn set_mode(path: &Path, mode: u32) {
+pub(crate) fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-fn mode_of(path: &Path) -> u32 {
+pub(crate) fn mode_of(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().mode() & 0o7777
 }
 
-fn run(program: &str, arguments: &[&str]) -> String {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
     assert!(
         output.status.success(),
@@ -297,7 +301,7 @@ fn a_link_in_the_place_of_a_temporary_file_gets_nothing() {
                         "{case}"
                     );
                     let file = host.at("file");
-                    if let Err(error) = result {
+                    if let Err(error) = &result {
                         assert!(!matches!(error, Error::Partial { .. }), "{case}");
                     } else {
                         let meta = fs::symlink_metadata(&file).unwrap();

@@ -14,6 +14,7 @@ use scpfs::path::Name;
 use scpfs::path::RemotePath;
 use scpfs::remote::Content;
 use scpfs::remote::Durability;
+use scpfs::remote::Error;
 use scpfs::remote::Expect;
 use scpfs::remote::Placement;
 use scpfs::remote::Receiver;
@@ -277,4 +278,43 @@ fn a_login_that_asks_is_given_up() {
         let text = connect(settings, root).unwrap_err().to_string();
         assert!(text.contains("but said: Your token:"), "{text}");
     });
+}
+
+/// A rename that arrived after its deadline was carried out after what came in its place.
+#[test]
+fn a_request_that_was_given_up_is_not_carried_out_later() {
+    let Some(sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let root = Root::new(sshd.user());
+    let mut settings = sshd.settings();
+    settings.timeout = Duration::from_millis(1500);
+    let shell = connect(settings, &root.0).unwrap();
+    let at = |name: &str| root.0.join(name);
+    let path = |name: &str| RemotePath::root().join(&Name::new(name.as_bytes()).unwrap());
+    fs::write(at("from"), "late").unwrap();
+    let stopped = sshd.session_processes();
+    sshd.freeze_sessions();
+    let error = shell
+        .rename(&path("from"), &path("to"), RenameHow::Replace)
+        .unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+    fs::write(at("to"), "newer").unwrap();
+    shell.stat(&path("to")).unwrap();
+    sshd.thaw_sessions();
+    for (pid, _) in stopped {
+        let over = || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+            stat.map_or(true, |stat| stat.contains(") Z "))
+        };
+        for _ in 0..500 {
+            if over() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(over(), "{pid} goes on");
+    }
+    assert_eq!(fs::read(at("to")).unwrap(), b"newer");
+    assert_eq!(fs::read(at("from")).unwrap(), b"late");
 }

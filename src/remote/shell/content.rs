@@ -281,7 +281,7 @@ impl Shell {
                 },
                 times: Some((plan.mtime, plan.atime)),
             };
-            let line = line.raw("upload").finish();
+            let line = line.raw(&format!("upload {size}")).finish();
             transfer::store(&mut lane, &line, path, content, &head)?
         } else {
             let stamp = self.tools.stamp(plan.mtime);
@@ -298,7 +298,7 @@ impl Shell {
         }
         drop(lane);
         if let Some(outcome) = outcome {
-            if !store.is_acknowledged && store.refused.is_none() {
+            if !store.is_acknowledged {
                 return Err(Error::Surprise {
                     act: "store",
                     detail: "it reports success without an acknowledgement".to_owned(),

@@ -22,7 +22,7 @@
 # 9 is the temporary file, 7 the target. $FD/9 is the same file for programs that want a name; by the
 # number of the shell, because some shells leave their descriptors to no program. Without /proc there
 # are only names.
-# shellcheck disable=SC2154,SC3013
+# shellcheck disable=SC2094,SC2154,SC3013
 
 case $FD in y) FD=/proc/$$/fd ;; esac
 acl_of='' P=''
@@ -48,11 +48,11 @@ f() {
 	s=$?
 	st "$1"
 	writable "$1"
-	a $s
+	a "$s"
 }
 
 # writable PATH: has the status in s say of a file that was sent that it cannot be written.
-writable() { [ $s != 0 ] || [ -w "$1" ] || s=$UNWRITABLE; }
+writable() { [ "$s" != 0 ] || [ -w "$1" ] || s=$UNWRITABLE; }
 
 # fc PATH: sends a file without scp: its attributes, READY, content, READY, its attributes.
 fc() {
@@ -68,20 +68,30 @@ fc() {
 	a "$READY"
 	if [ $s = 0 ]; then st "$1"; else printf '%s\n' "$e"; fi
 	writable "$1"
-	a $s
+	a "$s"
 }
 
 # pc PATH: sends a file whose size is not what stat says, of /proc or /sys.
 pc() { cat -- "$1" </dev/null; s=$?; a $s; }
 
 # fail STATUS: ends an upload that failed. The shell ends as well: what is left of the content must
-# never be read as commands.
-fail() { remove_temp; a "$1"; exit 1; }
+# never be read as commands. No status of a program is taken for that of an upload that succeeded.
+fail() {
+	case $1 in
+	0 | "$READY" | "$KEPT_BESIDE" | "$RECREATED" | "$SAME" | "$UNTIMED" | "$UNREMOVABLE") set -- 1 ;;
+	esac
+	remove_temp
+	a "$1"
+	exit 1
+}
 
-# remove_temp: removes the temporary file. Where its name cannot be removed, its content goes.
+# remove_temp: removes the temporary file. Where its name cannot be removed, its content goes, unless
+# the target or a conflict copy is a hard link to it.
 remove_temp() {
 	is "$temp" 9 || return 0
-	rm -f -- "$temp" || { R=$UNREMOVABLE; true >"$to"; }
+	rm -f -- "$temp" && return
+	[ "$R" != 0 ] || R=$UNREMOVABLE
+	[ -z "$FD" ] || [ "$temp" -ef "$path" ] || [ "$temp" -ef "$D" ] || true >"$to"
 }
 
 # try COMMAND...: runs a command of an upload; its failure is that of the upload.
@@ -117,7 +127,7 @@ new_temp() {
 
 # begin: makes the file that an upload goes to.
 begin() {
-	R=0 D=$path n=9 created='' refused='' opened=''
+	R=0 D=$path n=9 created='' opened=''
 	new_temp
 	if [ "$expected" = 0 ] && [ -z "$owner" ] && default_acl; then
 		created=$(look '' '' "$temp")
@@ -142,11 +152,12 @@ extended() {
 	return 1
 }
 
-# upload: receives a file by scp.
+# upload SIZE: receives a file by scp.
 upload() {
 	by=scp
 	begin
 	scp -p -t "$to" || fail $?
+	[ "$1" = 0 ] || [ -s "$to" ] || fail "$INCOMPLETE"
 	put
 }
 
@@ -168,6 +179,7 @@ upload_plain() {
 	i='' s=1
 	{
 		i=1
+		[ "$n" = 9 ] || protect "$to"
 		a "$READY"
 		e=$(exact "$1" 2>&1 >&4)
 		s=$?
@@ -208,10 +220,13 @@ end_direct() {
 		grant
 		[ -z "$stamp" ] || try touch -c -m "$stamp" -- "$to"
 	else
-		[ -z "$chmod" ] || chmod "$mode" -- "$to"
+		set_mode "$to"
 		touch -c -m "$stamp" -- "$to" || R=$UNTIMED
 	fi
-	[ -z "$sync" ] || flush "$to" || fail "$PARTIAL"
+	if [ -n "$sync" ] && ! flush "$to"; then
+		[ "$n" = 9 ] || fail "$PARTIAL"
+		fail 1
+	fi
 	report
 }
 
@@ -310,11 +325,11 @@ lock() {
 }
 
 # see: sets V and A, the version and the attributes of the target, and B, the attributes of the
-# temporary file. A target that is written in place is looked at through its descriptor.
+# temporary file. A target that is open is looked at through its descriptor.
 see() {
 	c='' B=''
 	case $expected in 'c '*) c=c ;; esac
-	if [ "$how" = replace ] || [ -z "$opened" ] || [ -z "$FD" ]; then
+	if [ -z "$opened" ] || [ -z "$FD" ]; then
 		l=$(look '' "$c" ${temp:+"$temp"} "$path")
 	else
 		l=$(look L "$c" ${temp:+"$temp"} "$FD/7")
@@ -339,9 +354,12 @@ expected_is_there() {
 	case $V in *[0-9]*) ;; *) see ;; esac
 	case $V in
 	*[0-9]*) ;;
-	*) if x "$path"; then say 'Input/output error'; fail 1; fi ;;
+	*)
+		[ -z "$temp" ] || is "$temp" 9 || fail "$UNPROVEN"
+		if x "$path"; then say 'Input/output error'; fail 1; fi
+		;;
 	esac
-	if [ "$how" != replace ] && [ -n "$opened" ]; then is "$path" 7 || return; fi
+	if [ -n "$opened" ]; then is "$path" 7 || return; fi
 	[ "$expected" = - ] || [ "$V" = "${expected#c }" ]
 }
 
@@ -360,13 +378,8 @@ put() {
 	report
 }
 
-# settle: see put. The attributes are copied before the look, which shows whether they were.
+# settle: see put.
 settle() {
-	if [ -n "$XA" ] && [ "$how" = replace ] && [ "$expected" != 0 ] && plain "$path"; then
-		p=mode,ownership,xattr
-		[ "$XA" != c ] || p=$p,context
-		cp --attributes-only --preserve=$p -- "$path" "$to" || refused=1
-	fi
 	if ! expected_is_there; then
 		conflict
 	elif ! x "$path"; then
@@ -384,6 +397,7 @@ settle() {
 		is "$temp" 9 || fail "$UNPROVEN"
 		e=$(mv_ "$temp" "$path" 2>&1 </dev/null) && return
 		s=$?
+		is "$temp" 9 || fail "$UNPROVEN"
 		case $e in
 		*'esource busy' | *'not permitted' | *'ermission denied') instead ;;
 		*) printf '%s\n' "$e"; fail $s ;;
@@ -429,16 +443,30 @@ inherited_mode() {
 	done
 }
 
-# inherit: gives the temporary file the owner and the permissions of the target; fails where it
-# cannot have all that the target has.
+# inherit: gives the temporary file the attributes of the target; fails where it cannot have all that
+# the target has. They are those of the version that was compared, not of what has the name now: that
+# could be a link to a setuid file.
 inherit() {
-	[ -z "$refused" ] || return
-	[ -n "$XA" ] || ! extended "$path" || return
-	if [ "${A#* }" != "${B#* }" ]; then
-		if [ -n "$FD" ]; then o=; else o=-h; fi
-		# shellcheck disable=SC2086
-		chown $o "${A#* }" -- "$to" || return
-		B=
+	with=
+	if [ -n "$XA" ] && [ -n "$FD" ] && [ -n "$opened" ]; then with=xattr; fi
+	# Permissions that were taken away here are never given; only with them come ACLs.
+	if [ -n "$with" ] && [ -z "$chmod" ]; then with=mode,$with; else ! extended "$path" || return; fi
+	# To anybody but root, cp does not tell that it has given nothing away.
+	case $with:$B in
+	[mx]*' 0:'*) with=ownership,$with ;;
+	*)
+		if [ "${A#* }" != "${B#* }" ]; then
+			if [ -n "$FD" ]; then o=; else o=-h; fi
+			# shellcheck disable=SC2086
+			chown $o "${A#* }" -- "$to" || return
+			B=
+		fi
+		;;
+	esac
+	if [ -n "$with" ]; then
+		[ "$XA" != c ] || with=$with,context
+		cp --attributes-only --preserve="$with" -- "$FD/7" "$to" || return
+		case $with in *mode*) return ;; esac
 	fi
 	m=${A%% *}
 	[ -z "$chmod" ] || m=$mode
@@ -449,15 +477,15 @@ inherit() {
 # behind it. Not in one step.
 write_target() {
 	if odd "$path"; then say 'Invalid argument'; fail 1; fi
-	# A later attempt of the same upload removes the temporary file of this one first.
-	is "$temp" 9 || fail "$UNPROVEN"
 	n=7 w=$path i=
 	if [ -n "$FD" ]; then w=$FD/7; fi
 	if [ -z "$opened" ] || ! [ -w "$w" ]; then why "$path"; say 'Permission denied'; fail 1; fi
+	# It is gone where a retry has removed it, which must not find that this one goes on.
+	is "$temp" 9 || fail "$UNPROVEN"
 	if [ "$how" = append ]; then
 		{ i=1; e=$(cat -- "$to" 2>&1 >&4); } 4>>"$w"
 	else
-		{ i=1; e=$(cat -- "$to" 2>&1 >&4); } 4>"$w"
+		{ i=1; protect "$w"; e=$(cat -- "$to" 2>&1 >&4); } 4>"$w"
 	fi || {
 		[ -n "$i" ] || { why "$w"; fail 1; }
 		printf '%s\n' "$e"
@@ -467,10 +495,20 @@ write_target() {
 		fail "$PARTIAL"
 	}
 	# Who may write a file of somebody else's may not change its mode and times.
-	[ -z "$chmod" ] || chmod "$mode" -- "$w"
+	set_mode "$w"
 	touch -c -r "$to" -- "$w" || R=$UNTIMED
 	[ -z "$sync" ] || flush "$w" || fail "$PARTIAL"
 	remove_temp
+}
+
+# protect PATH: sets the permissions that were changed here, before content comes, but no special
+# bits: until then it may be the content of somebody else.
+protect() { [ -z "$chmod" ] || chmod "0${mode#?}" -- "$1"; }
+
+# set_mode PATH: sets them behind content, which takes setuid and setgid away.
+set_mode() {
+	[ -n "$chmod" ] || return
+	case $how$mode in append* | *[!0]???) chmod "$mode" -- "$1" ;; esac
 }
 
 # identical: whether the target has the content of the temporary file, and kept it while they were
@@ -493,19 +531,20 @@ identical() {
 # it has the same content, or a conflict copy, whose name must be new.
 conflict() {
 	[ "$how" != append ] || fail "$CONFLICT"
+	# From here on what has the name counts.
+	opened=
 	if ! x "$path"; then
 		R=$RECREATED
-		A=
 	elif plain "$path" && identical; then
 		remove_temp
 		R=$SAME
 		return
 	else
 		R=$KEPT_BESIDE D=$beside
-		[ "$expected" != 0 ] || A=
 	fi
 	[ -n "$beside" ] || fail "$CONFLICT"
-	if [ -z "$A" ] || ! inherit; then grant; fi
+	# Not the attributes of what has the name: somebody else may have put that there to read this.
+	grant
 	move_new "$D" || fail "$CONFLICT"
 }
 
@@ -525,8 +564,12 @@ move_new() {
 	fi
 	s=$?
 	# Some mv say nothing where they move nothing, others fail.
-	if is "$1" 9 && ! x "$temp"; then return; fi
+	if is "$1" 9 && { ! x "$temp" || [ "$1" -ef "$temp" ]; }; then
+		remove_temp
+		return 0
+	fi
 	! x "$1" || return 1
+	is "$temp" 9 || fail "$UNPROVEN"
 	[ $s != 0 ] || { s=$UNPROVEN; e=; }
 	printf '%s\n' "$e"
 	fail "$s"

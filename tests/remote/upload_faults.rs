@@ -1,0 +1,359 @@
+#![cfg(test)]
+//! Uploads whose programs are killed or fail, whose connection is cut, and whose files are exchanged
+//! for others of other users between two steps.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::chown;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::Arc;
+
+use scpfs::clock::ManualClock;
+use scpfs::path::Name;
+use scpfs::remote::Durability;
+use scpfs::remote::Error;
+use scpfs::remote::Expect;
+use scpfs::remote::Outcome;
+use scpfs::remote::Owner;
+use scpfs::remote::Placement;
+use scpfs::remote::Remote;
+use scpfs::remote::StorePlan;
+use scpfs::remote::retry::Retry;
+
+use crate::local::Userland;
+use crate::local::World;
+use crate::things::bytes;
+use crate::things::path;
+use crate::things::plan;
+use crate::uploads::Host;
+use crate::uploads::PROGRAMS;
+use crate::uploads::TEMP;
+use crate::uploads::mode_of;
+use crate::uploads::set_mode;
+
+/// The attributes of another file came to a temporary file: `cp` copied those of the file that had
+/// the name of the target at that moment.
+#[test]
+fn a_temporary_file_gets_the_attributes_of_no_other_file() {
+    let look = "PATH=/usr/bin:/bin; for f in \"$root\"/.scpfs-*.tmp; do\n\
+                [ ! -f \"$f\" ] || /usr/bin/stat -c '%a %u:%g' \"$f\" >>\"$dir/log\"\ndone";
+    let swap = format!(
+        "PATH=/usr/bin:/bin; [ $program != $(cat \"$dir/now\") ] || {{ echo >\"$dir/now\"\n\
+         mv \"$root/file\" \"$dir/moved\"; ln -s \"$dir/setuid\" \"$root/file\"; }}\n{look}"
+    );
+    for program in ["flock", "stat", "ls", "cp", "chown", "chmod", "mv"] {
+        for (userland, host) in Host::each(&PROGRAMS, &swap, look) {
+            let setuid = host.beside("setuid");
+            fs::write(&setuid, "root's").unwrap();
+            set_mode(&setuid, 0o4755);
+            let file = host.at("file");
+            fs::write(&file, "old").unwrap();
+            set_mode(&file, 0o600);
+            chown(&file, Some(1000), Some(1000)).unwrap();
+            let plan = host.plan_over(b"content");
+            fs::write(host.beside("now"), program).unwrap();
+            let result = host.shell.store(&path("file"), &bytes(b"content"), &plan);
+            host.disarm();
+            let case = format!("{userland:?} {program}: {result:?}");
+            let log = fs::read_to_string(host.beside("log")).unwrap_or_default();
+            for line in log.lines() {
+                assert!(line.starts_with("600 "), "{case}: {log}");
+            }
+            assert_eq!(fs::read_to_string(&setuid).unwrap(), "root's", "{case}");
+            assert_eq!(mode_of(&setuid), 0o4755, "{case}");
+        }
+    }
+}
+
+/// A conflict copy had the permissions and the owner that somebody else gave to the file in its place.
+#[test]
+fn a_conflict_copy_is_not_given_to_the_owner_of_the_other_file() {
+    for (userland, host) in Host::plain() {
+        for owner in [
+            None,
+            Some(Owner {
+                uid: 1000,
+                gid: 1001,
+            }),
+        ] {
+            let file = host.at("file");
+            fs::write(&file, "old").unwrap();
+            let plan = StorePlan {
+                mode: 0o600,
+                owner,
+                keep_as: Some(Name::new(b"kept").unwrap()),
+                ..host.plan_over(b"content")
+            };
+            fs::remove_file(&file).unwrap();
+            fs::write(&file, "theirs").unwrap();
+            set_mode(&file, 0o666);
+            chown(&file, Some(1234), Some(1234)).unwrap();
+            let stored = host.store(b"content", &plan).unwrap();
+            assert_eq!(stored.outcome, Outcome::KeptBeside, "{userland:?}");
+            let kept = fs::metadata(host.at("kept")).unwrap();
+            let owner = owner.map_or((0, 0), |it| (it.uid, it.gid));
+            assert_eq!(
+                (kept.mode() & 0o7777, (kept.uid(), kept.gid())),
+                (0o600, owner),
+                "{userland:?}"
+            );
+            for name in host.names() {
+                fs::remove_file(host.at(&name)).unwrap();
+            }
+        }
+    }
+}
+
+/// A new file was emptied where a hard link takes a name and no name can be removed: the temporary
+/// file was emptied, which was the same file.
+#[test]
+fn a_new_file_is_whole_where_no_name_can_be_removed() {
+    let denied =
+        "#!/bin/dash\necho \"rm: cannot remove 'a': Operation not permitted\" >&2\nexit 1\n";
+    for (userland, host) in Host::plain() {
+        host.world.put("rm", denied);
+        let plan = StorePlan {
+            expect: Expect::Absent,
+            ..plan(b"content")
+        };
+        let stored = host.store(b"content", &plan);
+        let case = format!("{userland:?}: {stored:?}");
+        assert_eq!(host.read("file"), "content", "{case}");
+        stored.unwrap();
+    }
+}
+
+/// Permissions that were taken away came after the content: others could read it until then.
+#[test]
+fn content_has_the_new_permissions_from_the_beginning() {
+    let look = "PATH=/usr/bin:/bin; for f in \"$root\"/.scpfs-*.tmp \"$root/file\"; do\n\
+                [ ! -s \"$f\" ] || echo \"$(/usr/bin/stat -c %a \"$f\") $(cat \"$f\")\" >>\"$dir/log\"\ndone";
+    for placement in [Placement::Replace, Placement::InPlace, Placement::Direct] {
+        for (userland, host) in Host::each(&PROGRAMS, look, look) {
+            let file = host.at("file");
+            fs::write(&file, "old").unwrap();
+            set_mode(&file, 0o644);
+            let plan = StorePlan {
+                mode: 0o600,
+                sets_mode: true,
+                placement,
+                ..host.plan_over(b"secret")
+            };
+            host.store(b"secret", &plan).unwrap();
+            assert_eq!(mode_of(&file), 0o600);
+            let log = fs::read_to_string(host.beside("log")).unwrap();
+            assert!(log.contains("600 secret"), "{userland:?}: {log}");
+            for line in log.lines() {
+                let is_private = !line.ends_with("secret") || line.starts_with("600 ");
+                assert!(is_private, "{userland:?} {placement:?}: {log}");
+            }
+        }
+    }
+}
+
+/// An upload whose temporary file was removed, as the retry of one whose outcome is unknown does,
+/// wrote to its target all the same.
+#[test]
+fn an_upload_whose_temporary_file_was_removed_ends_without_effect() {
+    let script = format!("{TEMP}\n/bin/rm -f \"$temp\"");
+    for program in ["flock", "stat", "ls", "mv"] {
+        for (userland, host) in Host::each(&[program], &script, "") {
+            for (placement, appends_to) in [
+                (Placement::InPlace, None),
+                (Placement::Replace, Some(4)),
+                (Placement::Replace, None),
+            ] {
+                fs::write(host.at("file"), "old,").unwrap();
+                let plan = StorePlan {
+                    placement,
+                    appends_to,
+                    ..host.plan_over(b"old,new,")
+                };
+                fs::write(host.beside("ran"), "").unwrap();
+                let result = host.store(b"old,new,", &plan);
+                let case = format!("{userland:?} {program} {placement:?}: {result:?}");
+                if result.is_ok() {
+                    // It does not run that program before it writes.
+                    assert_eq!(host.read("file"), "old,new,", "{case}");
+                } else {
+                    assert_eq!(host.read("file"), "old,", "{case}");
+                    let is_tried_again = matches!(result, Err(Error::Surprise { .. }));
+                    assert!(is_tried_again, "{case}");
+                }
+            }
+        }
+    }
+}
+
+/// Each program of an upload in turn is killed before it has done anything, after it has done all,
+/// or is not there.
+#[test]
+fn whatever_program_of_an_upload_fails_success_means_that_the_content_is_there() {
+    let ways = [
+        ("is killed before", "kill -9 $$"),
+        ("is killed after", "\"$real\" \"$@\"; kill -9 $$"),
+        ("is missing", "echo 'sh: not found' >&2; exit 127"),
+        ("fails", "echo 'x: Input/output error' >&2; exit 1"),
+        ("does nothing", "exit 0"),
+        // SAME is the last thing that a program can say.
+        ("returns 208", "\"$real\" \"$@\"; exit 208"),
+    ];
+    let mut wrong = Vec::new();
+    for userland in [Userland::Gnu, Userland::BusyBox, Userland::NoScp] {
+        if !userland.is_here() {
+            continue;
+        }
+        let host = Host::new(userland, &[], "", "");
+        // Where no name can be removed, the next upload goes straight into the file.
+        let rest = PROGRAMS.into_iter().filter(|program| *program != "rm");
+        for program in rest.chain(["rm"]) {
+            let there = host.beside("bin").join(program);
+            let real = match userland {
+                _ if there.is_symlink() => fs::read_link(&there).unwrap(),
+                _ if there.exists() => continue,
+                _ => Path::new("/usr/bin").join(program),
+            };
+            // What has many names goes by the last part of its path.
+            let named = host.beside("real").join(program);
+            fs::create_dir_all(host.beside("real")).unwrap();
+            symlink(real, &named).unwrap();
+            for (way, script) in ways {
+                // Somebody else who empties the file leaves the same as a cat that copies nothing.
+                if ["cat", "chmod"].contains(&program) && way == "does nothing" {
+                    continue;
+                }
+                for kind in Kind::ALL {
+                    for name in host.names() {
+                        fs::remove_file(host.at(&name)).unwrap();
+                    }
+                    if kind != Kind::New {
+                        fs::write(host.at("file"), "old,").unwrap();
+                        set_mode(&host.at("file"), 0o640);
+                    }
+                    let plan = StorePlan {
+                        durability: Durability::Fsync,
+                        ..kind.plan(&host.shell)
+                    };
+                    let real = named.display();
+                    host.world
+                        .put(program, &format!("#!/bin/dash\nreal='{real}'\n{script}\n"));
+                    let result = host.store(b"old,new,", &plan);
+                    fs::remove_file(&there).unwrap();
+                    symlink(&named, &there).unwrap();
+                    let case = format!("{userland:?} {program} {way}, {kind:?}: {result:?}");
+                    let content = fs::read_to_string(host.at("file")).unwrap_or_default();
+                    let names = host.names();
+                    let is_right = match &result {
+                        Ok(_) => content == "old,new,",
+                        // The next upload writes what is to be there.
+                        Err(Error::Partial { .. }) => {
+                            kind != Kind::New && (kind != Kind::Replace || program == "rm")
+                        }
+                        Err(_) if kind == Kind::New => ["", "old,new,"].contains(&&*content),
+                        Err(_) => ["old,", "old,new,"].contains(&&*content),
+                    };
+                    let is_left = names.iter().any(|name| name != "file") && program != "rm";
+                    if !is_right || is_left {
+                        wrong.push(format!("{case}: {content} {names:?}"));
+                    } else if result.is_ok() && mode_of(&host.at("file")) != 0o640 {
+                        wrong.push(format!("{case}: mode {:o}", mode_of(&host.at("file"))));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    New,
+    Replace,
+    InPlace,
+    Append,
+    Direct,
+}
+
+impl Kind {
+    const ALL: [Self; 5] = [
+        Self::New,
+        Self::Replace,
+        Self::InPlace,
+        Self::Append,
+        Self::Direct,
+    ];
+
+    /// A plan that makes `old,` `old,new,`, or that makes a file of it.
+    fn plan(self, host: &dyn Remote) -> StorePlan {
+        let expect = match self {
+            Self::New => Expect::Absent,
+            // The lane that the last upload has broken may be the first to be asked.
+            _ => {
+                let stat = (0..3).find_map(|_| host.stat(&path("file")).ok());
+                Expect::Version(stat.unwrap().version())
+            }
+        };
+        StorePlan {
+            appends_to: (self == Self::Append).then_some(4),
+            sets_mode: self == Self::New,
+            expect,
+            placement: match self {
+                Self::InPlace => Placement::InPlace,
+                Self::Direct => Placement::Direct,
+                _ => Placement::Replace,
+            },
+            ..plan(b"old,new,")
+        }
+    }
+}
+
+/// An answer that is cut at any byte never has an upload done twice.
+#[test]
+fn an_upload_whose_answer_is_cut_is_not_done_twice() {
+    for userland in [Userland::Gnu, Userland::BusyBox, Userland::OpenWrt] {
+        if !userland.is_here() {
+            continue;
+        }
+        let world = World::new(userland);
+        let shell = world.shell(Arc::new(ManualClock::new()));
+        let shell = Retry::new(shell);
+        let file = world.root().join("file");
+        for kind in Kind::ALL {
+            let prepare = || {
+                for item in fs::read_dir(world.root()).unwrap() {
+                    fs::remove_file(item.unwrap().path()).unwrap();
+                }
+                if kind != Kind::New {
+                    fs::write(&file, "old,").unwrap();
+                }
+            };
+            prepare();
+            let plan = kind.plan(&shell);
+            let before = world.meter.bytes_read();
+            shell
+                .store(&path("file"), &bytes(b"old,new,"), &plan)
+                .unwrap();
+            let n_read = world.meter.bytes_read() - before;
+            for gently in [false, true] {
+                world.faults.lock().hangs_up_gently = gently;
+                let is_append = kind == Kind::Append && userland == Userland::Gnu;
+                for cut in (0..n_read).step_by(if is_append { 1 } else { 23 }) {
+                    prepare();
+                    let plan = kind.plan(&shell);
+                    world.faults.lock().cut_after_read = Some(cut);
+                    let result = shell.store(&path("file"), &bytes(b"old,new,"), &plan);
+                    world.faults.lock().cut_after_read = None;
+                    let there = fs::read_to_string(&file).unwrap_or_default();
+                    let case = format!("{userland:?} {kind:?} {cut} {gently}: {result:?}");
+                    let is_whole = |it: &str| ["", "old,", "old,new,"].contains(&it);
+                    match result {
+                        Ok(_) => assert_eq!(there, "old,new,", "{case}"),
+                        Err(_) => assert!(is_whole(&there), "{case} {there}"),
+                    }
+                }
+            }
+            world.faults.lock().hangs_up_gently = false;
+        }
+    }
+}
