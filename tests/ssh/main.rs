@@ -3,6 +3,7 @@
 //! another server.
 
 mod auth;
+mod certificates;
 mod channel;
 mod connect;
 #[path = "../common/dropbear.rs"]
