@@ -83,10 +83,9 @@ fn list(shelves: &[Shelf], out: &mut dyn Write) -> io::Result<()> {
         } else {
             ""
         };
-        writeln!(out, "{}{note}", shelf.source)?;
-        if let Some(key) = &shelf.host_key {
-            writeln!(out, "  of the host with the key {key}")?;
-        }
+        let key = shelf.host_key.as_ref();
+        let key = key.map_or_else(String::new, |key| format!(", host key {key}"));
+        writeln!(out, "{}{key}{note}", shelf.source)?;
         for leftover in &shelf.leftovers {
             write!(
                 out,

@@ -1,13 +1,15 @@
 //! Host keys: what the `known_hosts` files say about the key that a server shows.
 //!
 //! Pure: text in, verdict out. `verify` reads the files, asks the person and adds lines. The
-//! format is described in sshd(8). Host certificates are not supported: they are never negotiated,
-//! and `@cert-authority` lines vouch for no plain key; they are looked at to say so.
+//! format is described in sshd(8). `@cert-authority` lines vouch for no plain key; `certificate` judges
+//! what an authority has signed.
 
 #![warn(clippy::indexing_slicing)]
 
+pub mod certificate;
 pub mod revoked;
 pub mod verify;
+mod wire;
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -81,9 +83,9 @@ pub enum Refusal {
         detail: String,
     },
     #[error(
-        "{}:{line} (@cert-authority) says that {name} proves itself by a host certificate, which \
-         scpfs cannot check, and no line has its key ({key}). If that is the right one, add it: \
-         `ssh-keyscan` prints the line, or pass -o StrictHostKeyChecking=accept-new",
+        "{}:{line} (@cert-authority) says that {name} proves itself by a host certificate, but {why}, \
+         and no line has its key ({key}). If that is the right one, add it: `ssh-keyscan` prints \
+         the line, or pass -o StrictHostKeyChecking=accept-new",
         file.display()
     )]
     CertificateExpected {
@@ -91,6 +93,8 @@ pub enum Refusal {
         key: String,
         file: PathBuf,
         line: usize,
+        /// Why it does not.
+        why: certificate::Doubt,
     },
     #[error("the host key of {name} was not accepted")]
     Declined { name: String },
@@ -200,6 +204,14 @@ pub fn check(files: &[KnownFile], name: &str, blob: &[u8]) -> Verdict {
         (None, Some(authority)) if other_kinds.is_empty() => authority,
         (None, _) => Verdict::Unknown { other_kinds },
     }
+}
+
+/// Returns the keys of the authorities that may certify `name`.
+pub fn authorities(files: &[KnownFile], name: &str) -> Vec<Vec<u8>> {
+    entries(files, name)
+        .filter(|(_, entry)| entry.marker == Marker::CertAuthority)
+        .map(|(_, entry)| entry.blob)
+        .collect()
 }
 
 /// Returns the types of the keys that are known for `name`, each once.

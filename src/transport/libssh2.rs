@@ -35,11 +35,15 @@ use super::child::Terminal;
 use super::dial;
 use super::known_hosts;
 use super::known_hosts::Refusal;
+use super::known_hosts::certificate::Certificate;
+use super::known_hosts::certificate::is_certificate;
 use super::known_hosts::verify::HostKeys;
 use super::known_hosts::verify::Trust;
 use super::prompt::UntilSilenced;
 use super::prompt::printable;
 use super::settings::Settings;
+use crate::clock::Clock as _;
+use crate::clock::SystemClock;
 use crate::host_key::HostKey;
 use crate::sync::Mutex;
 
@@ -95,15 +99,26 @@ impl Libssh2 {
         let Some(blob) = session.host_key().map(|(blob, _)| blob.to_vec()) else {
             return Err(self.handshake_error("the host showed no key"));
         };
-        keys.check_revoked(&blob)?;
+        // From here on it is the key that counts: a new certificate for it is no other host.
+        let certificate = Certificate::parse(&blob);
+        let blob = match &certificate {
+            Some(certificate) => certificate.key.clone(),
+            None if is_certificate(&blob) => {
+                return Err(self.handshake_error("its host certificate makes no sense"));
+            }
+            None => blob,
+        };
+        let certificate = certificate.as_ref();
+        keys.check_revoked(&blob, certificate)?;
         let key = known_hosts::host_key(&blob);
         if let Some(first) = &*self.first.lock() {
             return first.check(&blob, key, keys.name());
         }
         self.check_pin(&key, keys.name())?;
-        let trust = keys.verify(&blob, &self.prompt)?;
+        let now = u64::try_from(SystemClock::new().wall().secs).unwrap_or_default();
+        let trust = keys.verify(&blob, certificate, now, &self.prompt)?;
         let shown = Shown {
-            is_known: keys.knows(&blob),
+            is_known: keys.knows(&blob, certificate, now),
             blob: blob.clone(),
             key: key.clone(),
             trust,
@@ -147,7 +162,7 @@ impl Libssh2 {
     }
 
     /// Says which algorithms to offer, and in which order.
-    fn prefer(&self, session: &Session, known_types: &[String]) -> Result<(), Error> {
+    fn prefer(&self, session: &Session, keys: &HostKeys<'_>) -> Result<(), Error> {
         let Settings {
             ciphers,
             macs,
@@ -156,7 +171,12 @@ impl Libssh2 {
             ..
         } = &self.settings;
         let pinned = self.pinned_type();
-        let host_keys = host_key_order(host_key_algorithms, pinned.as_deref(), known_types);
+        let host_keys = host_key_order(
+            host_key_algorithms,
+            pinned.as_deref(),
+            &keys.known_types(),
+            keys.has_authority(),
+        );
         let mut kex = kex_algorithms.clone();
         if !kex.is_empty() {
             // Not algorithms, but a list of one's own drops them: the announcement of SHA-2
@@ -240,7 +260,7 @@ impl Transport for Libssh2 {
         let keys = HostKeys::read(settings);
         let (socket, proxy) = dial::dial(settings, terminal)?;
         let wire = Wire::new(socket, proxy)?;
-        self.prefer(&wire.session, &keys.known_types())?;
+        self.prefer(&wire.session, &keys)?;
         wire.set_timeout(settings.connect_timeout);
         self.shake_hands(&wire)?;
         let trust = self.verify_host(&wire.session, &keys)?;
@@ -268,11 +288,13 @@ impl Transport for Libssh2 {
 
 /// Returns the host key algorithms to offer: that of the type that is expected comes first, so that
 /// a type that the host got meanwhile is no other host, then those of the types that are known for
-/// it, and certificates, which libssh2 cannot check, not at all.
+/// it. Certificates come first where there is an authority for the host, and are not asked for
+/// otherwise.
 fn host_key_order(
     configured: &[String],
     pinned: Option<&str>,
     known_types: &[String],
+    has_authority: bool,
 ) -> Vec<String> {
     const DEFAULT: [&str; 6] = [
         "ssh-ed25519",
@@ -282,23 +304,24 @@ fn host_key_order(
         "rsa-sha2-512",
         "rsa-sha2-256",
     ];
+    let is_certified = |name: &str| name.contains("-cert-v01@");
     let mut order: Vec<String> = if configured.is_empty() {
-        DEFAULT.map(str::to_owned).to_vec()
+        let certified = DEFAULT.map(|name| format!("{name}-cert-v01@openssh.com"));
+        let plain = DEFAULT.map(str::to_owned);
+        certified.into_iter().chain(plain).collect()
     } else {
-        configured
-            .iter()
-            .filter(|name| !name.contains("-cert-"))
-            .cloned()
-            .collect()
+        configured.to_vec()
     };
-    order.sort_by_key(|algorithm| {
+    order.retain(|name| has_authority || !is_certified(name));
+    order.sort_by_key(|name| {
+        let algorithm = name.split("-cert-v01@").next().unwrap_or(name);
         let key_type = if algorithm.starts_with("rsa-sha2-") {
             "ssh-rsa"
         } else {
             algorithm
         };
         let is_known = known_types.iter().any(|known| known == key_type);
-        (pinned != Some(key_type), !is_known)
+        (pinned != Some(key_type), !(is_known || is_certified(name)))
     });
     order
 }
@@ -434,13 +457,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_key_types_are_asked_for_first_and_certificates_never() {
+    fn known_key_types_are_asked_for_first_and_certificates_where_there_is_an_authority() {
         let known = ["ssh-rsa".to_owned()];
-        let order = host_key_order(&[], None, &known);
+        let order = host_key_order(&[], None, &known, false);
         assert_eq!(order[..3], ["rsa-sha2-512", "rsa-sha2-256", "ssh-ed25519"]);
-        assert_eq!(host_key_order(&[], None, &[])[0], "ssh-ed25519");
-        let order = host_key_order(&[], Some("ecdsa-sha2-nistp256"), &known);
+        assert_eq!(host_key_order(&[], None, &[], false)[0], "ssh-ed25519");
+        let order = host_key_order(&[], Some("ecdsa-sha2-nistp256"), &known, false);
         assert_eq!(order[..2], ["ecdsa-sha2-nistp256", "rsa-sha2-512"]);
+        let order = host_key_order(&[], None, &[], true);
+        assert_eq!(order[0], "ssh-ed25519-cert-v01@openssh.com");
+        assert_eq!((order.len(), order[6].as_str()), (12, "ssh-ed25519"));
+        let order = host_key_order(&[], Some("ssh-rsa"), &[], true);
+        assert_eq!(order[0], "rsa-sha2-512-cert-v01@openssh.com");
+        assert_eq!(order[2], "rsa-sha2-512");
         let configured = [
             "ssh-ed25519-cert-v01@openssh.com",
             "rsa-sha2-256",
@@ -448,12 +477,12 @@ mod tests {
         ]
         .map(str::to_owned);
         assert_eq!(
-            host_key_order(&configured, None, &[]),
+            host_key_order(&configured, None, &[], false),
             ["rsa-sha2-256", "ssh-ed25519"]
         );
         let known = ["ssh-ed25519".to_owned()];
         assert_eq!(
-            host_key_order(&configured, None, &known),
+            host_key_order(&configured, None, &known, false),
             ["ssh-ed25519", "rsa-sha2-256"]
         );
     }

@@ -115,6 +115,8 @@ pub struct Settings {
     pub hash_known_hosts: bool,
     /// A list of keys, or a KRL; a file that cannot be read revokes all.
     pub revoked_host_keys: Option<PathBuf>,
+    /// What the authority of a host certificate may sign with; empty for the default.
+    pub ca_signature_algorithms: Vec<String>,
     pub host_key_alias: Option<String>,
     /// The key of the host that the contents to be stored belong to, whatever the files say.
     pub pinned_host_key: Option<HostKey>,
@@ -161,6 +163,7 @@ impl Settings {
             global_known_hosts_files: Vec::new(),
             hash_known_hosts: false,
             revoked_host_keys: None,
+            ca_signature_algorithms: Vec::new(),
             host_key_alias: None,
             pinned_host_key: None,
             accept_host_key: None,

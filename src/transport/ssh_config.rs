@@ -69,7 +69,13 @@ impl Pairs {
     /// Replaces lists that change the default (`+x`, `^x`, `-x`) by plain ones; `ssh -G` has done
     /// that already.
     pub fn plain_algorithms(&mut self, default_ciphers: &[&str]) {
-        const KEYS: [&str; 4] = ["ciphers", "macs", "kexalgorithms", "hostkeyalgorithms"];
+        const KEYS: [&str; 5] = [
+            "ciphers",
+            "macs",
+            "kexalgorithms",
+            "hostkeyalgorithms",
+            "casignaturealgorithms",
+        ];
         for (key, value) in self
             .0
             .iter_mut()
@@ -240,6 +246,7 @@ pub fn settings(pairs: &Pairs, query: &Query, around: &Surroundings) -> Result<S
         ],
     };
     settings.hash_known_hosts = pairs.is_on("hashknownhosts", false);
+    settings.ca_signature_algorithms = pairs.list("casignaturealgorithms");
     settings.revoked_host_keys = pairs
         .some("revokedhostkeys")
         .map(|text| expander.path(text));

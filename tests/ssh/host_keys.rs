@@ -421,7 +421,7 @@ fn a_host_that_should_prove_itself_by_a_certificate_is_not_asked_about() {
         "{text}"
     );
     assert!(
-        text.contains("host certificate, which scpfs cannot check"),
+        text.contains("by a host certificate, but it shows none"),
         "{text}"
     );
     assert_eq!(script.n_questions(), 0);

@@ -5,6 +5,7 @@
 mod auth;
 #[path = "../common/capability.rs"]
 mod capability;
+mod certificates;
 mod channel;
 mod connect;
 #[path = "../common/dropbear.rs"]

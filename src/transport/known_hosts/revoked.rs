@@ -1,8 +1,7 @@
 //! The file that `RevokedHostKeys` names: a list of public keys, or a key revocation list (KRL).
 //!
 //! Pure: bytes in, verdict out. Whatever cannot be read is an error, so that the caller refuses the
-//! host, as OpenSSH `sshkey_check_revoked()` does. Host certificates are never negotiated, so that
-//! sections about certificates say nothing about the keys that are compared here.
+//! host, as OpenSSH `sshkey_check_revoked()` does.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -12,7 +11,10 @@ use sha1::Sha1;
 use sha2::Digest as _;
 use sha2::Sha256;
 
+use super::certificate::Certificate;
 use super::key_type;
+use super::wire::Reader;
+use super::wire::Short;
 
 /// OpenSSH PROTOCOL.krl: a file that begins otherwise is a list of keys.
 const MAGIC: &[u8] = b"SSHKRL\n\0";
@@ -26,6 +28,13 @@ const SIGNATURE: u8 = 4;
 const FINGERPRINT_SHA256: u8 = 5;
 const EXTENSION: u8 = 255;
 
+// Types of what is in a section about certificates.
+const SERIAL_LIST: u8 = 0x20;
+const SERIAL_RANGE: u8 = 0x21;
+const SERIAL_BITMAP: u8 = 0x22;
+const KEY_ID: u8 = 0x23;
+const CERTIFICATE_EXTENSION: u8 = 0x39;
+
 /// Why a file of revoked keys cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -37,18 +46,21 @@ pub enum Error {
     Unknown(&'static str),
 }
 
-/// Returns whether the text of a file revokes the public key `blob`, in wire form.
+/// Returns whether the text of a file revokes the public key `blob`, in wire form, the certificate
+/// that was shown for it, or the authority that signed that.
 ///
 /// # Errors
 /// Any part of the file cannot be understood.
-pub fn revokes(text: &[u8], blob: &[u8]) -> Result<bool, Error> {
+pub fn revokes(text: &[u8], blob: &[u8], shown: Option<&Certificate>) -> Result<bool, Error> {
+    let authority = shown.map(|it| it.authority.clone());
+    let keys: Vec<Vec<u8>> = std::iter::once(blob.to_vec()).chain(authority).collect();
     match text.strip_prefix(MAGIC) {
-        Some(rest) => krl_revokes(rest, blob),
-        None => list_revokes(text, blob),
+        Some(rest) => krl_revokes(rest, &keys, shown),
+        None => list_revokes(text, &keys),
     }
 }
 
-fn list_revokes(text: &[u8], blob: &[u8]) -> Result<bool, Error> {
+fn list_revokes(text: &[u8], keys: &[Vec<u8>]) -> Result<bool, Error> {
     let mut is_revoked = false;
     for (idx, line) in text.split(|&byte| byte == b'\n').enumerate() {
         let line = line.trim_ascii();
@@ -56,7 +68,7 @@ fn list_revokes(text: &[u8], blob: &[u8]) -> Result<bool, Error> {
             continue;
         }
         let key = listed_key(line).ok_or(Error::Line(idx + 1))?;
-        is_revoked |= key == blob;
+        is_revoked |= keys.contains(&key);
     }
     Ok(is_revoked)
 }
@@ -71,7 +83,7 @@ fn listed_key(line: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Reads what follows the magic number of a KRL, to its very end.
-fn krl_revokes(text: &[u8], blob: &[u8]) -> Result<bool, Error> {
+fn krl_revokes(text: &[u8], keys: &[Vec<u8>], shown: Option<&Certificate>) -> Result<bool, Error> {
     let mut rest = Reader(text);
     if rest.number()? != FORMAT_VERSION {
         return Err(Error::Unknown("format"));
@@ -80,66 +92,102 @@ fn krl_revokes(text: &[u8], blob: &[u8]) -> Result<bool, Error> {
     rest.take(24)?;
     rest.string()?;
     rest.string()?;
-    let (sha1, sha256) = (Sha1::digest(blob), Sha256::digest(blob));
+    let sha1: Vec<_> = keys.iter().map(|it| Sha1::digest(it).to_vec()).collect();
+    let sha256: Vec<_> = keys.iter().map(|it| Sha256::digest(it).to_vec()).collect();
     let mut is_revoked = false;
     while !rest.0.is_empty() {
-        let (section, mut content) = (rest.byte()?, Reader(rest.string()?));
+        let (section, content) = (rest.byte()?, rest.string()?);
         match section {
-            EXPLICIT_KEY => is_revoked |= content.has(blob, None)?,
-            FINGERPRINT_SHA1 => is_revoked |= content.has(&sha1, Some(sha1.len()))?,
-            FINGERPRINT_SHA256 => is_revoked |= content.has(&sha256, Some(sha256.len()))?,
-            CERTIFICATES => {}
+            EXPLICIT_KEY => is_revoked |= names(content, keys, None)?,
+            FINGERPRINT_SHA1 => is_revoked |= names(content, &sha1, Some(20))?,
+            FINGERPRINT_SHA256 => is_revoked |= names(content, &sha256, Some(32))?,
+            CERTIFICATES => is_revoked |= names_certificate(content, shown)?,
             // OpenSSH krl.c ssh_krl_from_blob(): the key is followed by a string, the signature,
             // which it does not check either.
-            SIGNATURE => drop(rest.string()?),
-            EXTENSION => {
-                content.string()?;
-                if content.byte()? != 0 {
-                    return Err(Error::Unknown("critical extension"));
-                }
+            SIGNATURE => {
+                rest.string()?;
             }
+            EXTENSION => pass_over_extension(&mut Reader(content))?,
             _ => return Err(Error::Unknown("section")),
         }
     }
     Ok(is_revoked)
 }
 
-/// Takes values in SSH wire form from the front.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, n_bytes: usize) -> Result<&'a [u8], Error> {
-        let (taken, rest) = self.0.split_at_checked(n_bytes).ok_or(Error::Short)?;
-        self.0 = rest;
-        Ok(taken)
+impl From<Short> for Error {
+    fn from(_: Short) -> Self {
+        Self::Short
     }
+}
 
-    fn byte(&mut self) -> Result<u8, Error> {
-        self.take(1)?.first().copied().ok_or(Error::Short)
-    }
-
-    fn number(&mut self) -> Result<u32, Error> {
-        let bytes = self.take(4)?.first_chunk().ok_or(Error::Short)?;
-        Ok(u32::from_be_bytes(*bytes))
-    }
-
-    fn string(&mut self) -> Result<&'a [u8], Error> {
-        let len = usize::try_from(self.number()?).map_err(|_| Error::Short)?;
-        self.take(len)
-    }
-
-    /// Reads strings to the end; returns whether one of them is `wanted`.
-    fn has(&mut self, wanted: &[u8], len: Option<usize>) -> Result<bool, Error> {
-        let mut is_there = false;
-        while !self.0.is_empty() {
-            let string = self.string()?;
-            if len.is_some_and(|len| len != string.len()) {
-                return Err(Error::Unknown("fingerprint"));
-            }
-            is_there |= string == wanted;
+/// Reads strings to the end; returns whether one of them is wanted.
+fn names(content: &[u8], wanted: &[Vec<u8>], len: Option<usize>) -> Result<bool, Error> {
+    let mut rest = Reader(content);
+    let mut is_there = false;
+    while !rest.0.is_empty() {
+        let string = rest.string()?;
+        if len.is_some_and(|len| len != string.len()) {
+            return Err(Error::Unknown("fingerprint"));
         }
-        Ok(is_there)
+        is_there |= wanted.iter().any(|it| it == string);
     }
+    Ok(is_there)
+}
+
+/// Reads a section about certificates; returns whether it names this one.
+fn names_certificate(content: &[u8], shown: Option<&Certificate>) -> Result<bool, Error> {
+    let mut rest = Reader(content);
+    let authority = rest.string()?;
+    let _reserved = rest.string()?;
+    // A section without an authority is about those of all.
+    let shown = shown.filter(|it| authority.is_empty() || it.authority == authority);
+    let serial = shown.map(|it| it.serial);
+    let mut is_named = false;
+    while !rest.0.is_empty() {
+        let (section, mut content) = (rest.byte()?, Reader(rest.string()?));
+        match section {
+            SERIAL_LIST => {
+                while !content.0.is_empty() {
+                    is_named |= Some(content.long()?) == serial;
+                }
+            }
+            SERIAL_RANGE => {
+                let (first, last) = (content.long()?, content.long()?);
+                is_named |= serial.is_some_and(|it| (first..=last).contains(&it));
+            }
+            SERIAL_BITMAP => {
+                let (offset, bits) = (content.long()?, content.string()?);
+                is_named |= serial
+                    .and_then(|it| it.checked_sub(offset))
+                    .is_some_and(|bit| is_set(bits, bit));
+            }
+            KEY_ID => {
+                while !content.0.is_empty() {
+                    let id = content.string()?;
+                    is_named |= shown.is_some_and(|it| it.id == id);
+                }
+            }
+            CERTIFICATE_EXTENSION => pass_over_extension(&mut content)?,
+            _ => return Err(Error::Unknown("section about certificates")),
+        }
+    }
+    Ok(is_named)
+}
+
+fn pass_over_extension(content: &mut Reader<'_>) -> Result<(), Error> {
+    content.string()?;
+    if content.byte()? == 0 {
+        Ok(())
+    } else {
+        Err(Error::Unknown("critical extension"))
+    }
+}
+
+/// Returns whether a bit of a number in network order is set; bit 0 is the last.
+fn is_set(bits: &[u8], bit: u64) -> bool {
+    let byte = usize::try_from(bit / 8).ok();
+    byte.and_then(|byte| bits.iter().rev().nth(byte))
+        .is_some_and(|byte| byte & (1 << (bit % 8)) != 0)
 }
 
 #[cfg(test)]
@@ -170,9 +218,9 @@ mod tests {
     fn a_list_of_keys_revokes_what_is_in_it() {
         let other = STANDARD.encode(string(b"ssh-rsa"));
         let text = format!("# a comment\n\nssh-rsa {other} x\n  ssh-ed25519 {KEY} me\n");
-        assert_eq!(revokes(text.as_bytes(), &blob()), Ok(true));
-        assert_eq!(revokes(text.as_bytes(), b"another"), Ok(false));
-        assert_eq!(revokes(b"", &blob()), Ok(false));
+        assert_eq!(revokes(text.as_bytes(), &blob(), None), Ok(true));
+        assert_eq!(revokes(text.as_bytes(), b"another", None), Ok(false));
+        assert_eq!(revokes(b"", &blob(), None), Ok(false));
     }
 
     #[test]
@@ -186,7 +234,7 @@ mod tests {
         ] {
             let text = format!("{good}{bad}\n");
             assert_eq!(
-                revokes(text.as_bytes(), &blob()),
+                revokes(text.as_bytes(), &blob(), None),
                 Err(Error::Line(2)),
                 "{bad}"
             );
@@ -202,14 +250,29 @@ mod tests {
             (FINGERPRINT_SHA256, &sha256[..]),
         ] {
             let section = [string(&vec![7; content.len()]), string(content)].concat();
-            let text = krl(&[(CERTIFICATES, b"anything"), (kind, &section)]);
-            assert_eq!(revokes(&text, &blob()), Ok(true), "{kind}");
-            assert_eq!(revokes(&text, b"another"), Ok(false), "{kind}");
+            let text = krl(&[(CERTIFICATES, &[0; 8]), (kind, &section)]);
+            assert_eq!(revokes(&text, &blob(), None), Ok(true), "{kind}");
+            assert_eq!(revokes(&text, b"another", None), Ok(false), "{kind}");
         }
         let signed = [krl(&[(SIGNATURE, b"key")]), string(b"signature")].concat();
-        assert_eq!(revokes(&signed, &blob()), Ok(false));
+        assert_eq!(revokes(&signed, &blob(), None), Ok(false));
         let optional = [string(b"name"), vec![0], string(b"")].concat();
-        assert_eq!(revokes(&krl(&[(EXTENSION, &optional)]), &blob()), Ok(false));
+        assert_eq!(
+            revokes(&krl(&[(EXTENSION, &optional)]), &blob(), None),
+            Ok(false)
+        );
+    }
+
+    #[test]
+    fn bits_count_from_the_end() {
+        for bit in 0..24 {
+            assert_eq!(
+                is_set(&[0x80, 0, 0x05], bit),
+                [0, 2, 23].contains(&bit),
+                "{bit}"
+            );
+        }
+        assert!(!is_set(&[0xff], 8) && !is_set(&[], 0) && !is_set(&[0xff], u64::MAX));
     }
 
     #[test]
@@ -218,13 +281,17 @@ mod tests {
         for len in MAGIC.len()..whole.len() {
             // Without any section it is whole.
             if len != MAGIC.len() + 36 {
-                assert_eq!(revokes(&whole[..len], &blob()), Err(Error::Short), "{len}");
+                assert_eq!(
+                    revokes(&whole[..len], &blob(), None),
+                    Err(Error::Short),
+                    "{len}"
+                );
             }
         }
-        assert!(revokes(&krl(&[(9, b"")]), &blob()).is_err());
+        assert!(revokes(&krl(&[(9, b"")]), &blob(), None).is_err());
         let critical = [string(b"name"), vec![1], string(b"")].concat();
-        assert!(revokes(&krl(&[(EXTENSION, &critical)]), &blob()).is_err());
+        assert!(revokes(&krl(&[(EXTENSION, &critical)]), &blob(), None).is_err());
         let long = krl(&[(FINGERPRINT_SHA256, &string(&[7; 20]))]);
-        assert!(revokes(&long, &blob()).is_err());
+        assert!(revokes(&long, &blob(), None).is_err());
     }
 }

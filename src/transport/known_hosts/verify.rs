@@ -10,6 +10,9 @@ use std::path::Path;
 use super::KnownFile;
 use super::Refusal;
 use super::Verdict;
+use super::authorities;
+use super::certificate::Certificate;
+use super::certificate::Doubt;
 use super::check;
 use super::format_line;
 use super::host_key;
@@ -78,12 +81,58 @@ impl<'a> HostKeys<'a> {
     }
 
     /// Returns whether a file vouches for a key.
-    pub fn knows(&self, blob: &[u8]) -> bool {
-        self.verdict(blob) == Verdict::Known
+    pub fn knows(&self, blob: &[u8], certificate: Option<&Certificate>, now: u64) -> bool {
+        self.verdict(blob) == Verdict::Known || self.doubt(certificate, now).is_none()
     }
 
-    /// Accepts or refuses the key that the host has shown.
-    pub fn verify(&self, blob: &[u8], prompt: &dyn Prompt) -> Result<Trust, Refusal> {
+    /// Returns whether an authority may certify the host.
+    pub fn has_authority(&self) -> bool {
+        !self.authorities().is_empty()
+    }
+
+    fn authorities(&self) -> Vec<Vec<u8>> {
+        let mut found = authorities(&self.files, &self.name);
+        if self.has_own_port() {
+            found.extend(authorities(&self.files, &self.portless()));
+        }
+        found
+    }
+
+    /// Returns why the certificate does not vouch for the host.
+    fn doubt(&self, certificate: Option<&Certificate>, now: u64) -> Option<Doubt> {
+        let Some(certificate) = certificate else {
+            return Some(Doubt::NoCertificate);
+        };
+        if !self.authorities().contains(&certificate.authority) {
+            return Some(Doubt::OtherAuthority);
+        }
+        let Settings {
+            hostname,
+            host_key_alias,
+            ca_signature_algorithms,
+            ..
+        } = self.settings;
+        let name = host_key_alias.as_ref().unwrap_or(hostname);
+        certificate
+            .check(&name.to_ascii_lowercase(), now, ca_signature_algorithms)
+            .err()
+            .map(Doubt::Flawed)
+    }
+
+    /// Accepts or refuses the key that the host has shown, with a certificate or without one.
+    ///
+    /// Where the certificate does not vouch for the key, the key has to stand alone, as in OpenSSH
+    /// sshconnect.c `check_host_key()`. `now` is in seconds since 1970.
+    pub fn verify(
+        &self,
+        blob: &[u8],
+        certificate: Option<&Certificate>,
+        now: u64,
+        prompt: &dyn Prompt,
+    ) -> Result<Trust, Refusal> {
+        let Some(why) = self.doubt(certificate, now) else {
+            return Ok(Trust::Full);
+        };
         let key = host_key(blob).to_string();
         let name = self.name.clone();
         match self.verdict(blob) {
@@ -94,7 +143,7 @@ impl<'a> HostKeys<'a> {
                 file,
                 line,
             }),
-            // OpenSSH asks about a plain key here. A person who trusts the authority has no means
+            // OpenSSH asks about the plain key here. A person who trusts the authority has no means
             // to check it, and whoever wants to be taken for the host shows no certificate.
             Verdict::CertificateExpected { file, line }
                 if matches!(
@@ -107,11 +156,12 @@ impl<'a> HostKeys<'a> {
                     key,
                     file,
                     line,
+                    why,
                 })
             }
             Verdict::CertificateExpected { file, line } => {
                 log::warn!(
-                    "{}:{line} (@cert-authority) is not used: scpfs cannot check host certificates",
+                    "{}:{line} (@cert-authority) does not vouch for this host: {why}",
                     file.display()
                 );
                 let refusal = Refusal::Unknown {
@@ -152,22 +202,31 @@ impl<'a> HostKeys<'a> {
     ///
     /// # Errors
     /// Also if that file cannot be read: OpenSSH sshconnect.c `verify_host_key()` fails closed.
-    pub fn check_revoked(&self, blob: &[u8]) -> Result<(), Refusal> {
+    pub fn check_revoked(
+        &self,
+        blob: &[u8],
+        certificate: Option<&Certificate>,
+    ) -> Result<(), Refusal> {
         let (name, key) = (self.name.clone(), host_key(blob).to_string());
-        if let Verdict::Revoked { file, line } = self.verdict(blob) {
-            return Err(Refusal::Revoked {
-                name,
-                key,
-                file,
-                line,
-            });
+        let authority = certificate.map(|it| it.authority.as_slice());
+        for blob in [Some(blob), authority].into_iter().flatten() {
+            if let Verdict::Revoked { file, line } = self.verdict(blob) {
+                return Err(Refusal::Revoked {
+                    name,
+                    key: host_key(blob).to_string(),
+                    file,
+                    line,
+                });
+            }
         }
         let Some(file) = self.settings.revoked_host_keys.clone() else {
             return Ok(());
         };
         let verdict = fs::read(&file)
             .map_err(|err| err.to_string())
-            .and_then(|text| revoked::revokes(&text, blob).map_err(|err| err.to_string()));
+            .and_then(|text| {
+                revoked::revokes(&text, blob, certificate).map_err(|err| err.to_string())
+            });
         match verdict {
             Ok(false) => Ok(()),
             Ok(true) => Err(Refusal::RevokedByFile { name, key, file }),

@@ -1,0 +1,286 @@
+//! Host certificates: what a certificate says, and whether it vouches for the host that shows it.
+//!
+//! Pure: bytes and the time in, verdict out. The format is that of OpenSSH PROTOCOL.certkeys. That
+//! the host has the private key was proved in the handshake; here its certificate is judged.
+
+#![warn(clippy::indexing_slicing)]
+
+use openssl::bn::BigNum;
+use openssl::ec::EcGroup;
+use openssl::ec::EcKey;
+use openssl::ec::EcPoint;
+use openssl::ecdsa::EcdsaSig;
+use openssl::error::ErrorStack;
+use openssl::hash::MessageDigest;
+use openssl::hash::hash;
+use openssl::nid::Nid;
+use openssl::pkey::Id;
+use openssl::pkey::PKey;
+use openssl::rsa::Rsa;
+use openssl::sign::Verifier;
+
+use super::key_type;
+use super::wire::Reader;
+use super::wire::Short;
+
+/// The end of the types of all certificates that can be read here.
+const SUFFIX: &str = "-cert-v01@openssh.com";
+
+/// The type of certificate that is for hosts; 1 is for users.
+const FOR_HOST: u32 = 2;
+
+/// The default of `CASignatureAlgorithms` in `ssh_config(5)` of OpenSSH 9.2, without those of
+/// security keys, which are not supported here.
+pub const DEFAULT_CA_ALGORITHMS: [&str; 6] = [
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
+];
+
+/// The shortest RSA key of an authority, in bytes of its modulus; OpenSSH's `RequiredRSASize`.
+const MIN_RSA_BYTES: u32 = 128;
+
+/// A certificate that was read, and not judged yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The public key that it is for, in wire form.
+    pub key: Vec<u8>,
+    /// The public key of the authority, in wire form.
+    pub authority: Vec<u8>,
+    pub serial: u64,
+    pub id: Vec<u8>,
+    kind: u32,
+    principals: Vec<Vec<u8>>,
+    valid_after: u64,
+    valid_before: u64,
+    has_critical_options: bool,
+    /// What is signed.
+    signed: Vec<u8>,
+    signature: Vec<u8>,
+}
+
+/// Why a certificate vouches for nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Flaw {
+    #[error("it is not for hosts")]
+    Kind,
+    #[error("it is not valid yet")]
+    Early,
+    #[error("it has expired")]
+    Expired,
+    #[error("it is not for a host of this name")]
+    Name,
+    #[error("it has critical options, which no host certificate may have")]
+    Options,
+    #[error("it is signed by an algorithm that is not allowed, or not supported")]
+    Algorithm,
+    #[error("its signature is wrong")]
+    Signature,
+}
+
+/// Why no certificate vouches for a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Doubt {
+    #[error("it shows none that scpfs can read")]
+    NoCertificate,
+    #[error("the authority of its certificate is another")]
+    OtherAuthority,
+    #[error("its certificate does not count: {0}")]
+    Flawed(Flaw),
+}
+
+/// Returns whether a public key in wire form is a certificate.
+pub fn is_certificate(blob: &[u8]) -> bool {
+    key_type(blob).is_some_and(|kind| kind.ends_with(SUFFIX))
+}
+
+impl Certificate {
+    /// Reads a certificate; `None` if it is damaged in any way, or of an unknown type.
+    pub fn parse(blob: &[u8]) -> Option<Self> {
+        Self::read(blob).ok().flatten()
+    }
+
+    fn read(blob: &[u8]) -> Result<Option<Self>, Short> {
+        let Some(kind) = key_type(blob) else {
+            return Ok(None);
+        };
+        let Some(plain) = kind.strip_suffix(SUFFIX) else {
+            return Ok(None);
+        };
+        let n_fields = match plain {
+            "ssh-ed25519" => 1,
+            "ssh-rsa" => 2,
+            _ if plain.starts_with("ecdsa-sha2-nistp") => 2,
+            _ => return Ok(None),
+        };
+        let mut rest = Reader(blob);
+        rest.string()?;
+        let _nonce = rest.string()?;
+        let mut key = Vec::new();
+        put_string(&mut key, plain.as_bytes());
+        for _ in 0..n_fields {
+            put_string(&mut key, rest.string()?);
+        }
+        let serial = rest.long()?;
+        let kind = rest.number()?;
+        let id = rest.string()?.to_vec();
+        let principals = rest.strings()?;
+        let (valid_after, valid_before) = (rest.long()?, rest.long()?);
+        let has_critical_options = !rest.string()?.is_empty();
+        let _extensions = rest.string()?;
+        let _reserved = rest.string()?;
+        let authority = rest.string()?.to_vec();
+        let signed = blob.get(..blob.len() - rest.0.len()).unwrap_or_default();
+        let signature = rest.string()?.to_vec();
+        // PROTOCOL.certkeys: an authority is never a certificate itself.
+        let is_whole = rest.0.is_empty() && !is_certificate(&authority);
+        Ok(is_whole.then(|| Self {
+            key,
+            authority,
+            serial,
+            id,
+            kind,
+            principals,
+            valid_after,
+            valid_before,
+            has_critical_options,
+            signed: signed.to_vec(),
+            signature,
+        }))
+    }
+
+    /// Judges everything but whether the authority is trusted, as OpenSSH sshkey.c
+    /// `sshkey_cert_check_host()` does; a certificate without names is for no host here.
+    ///
+    /// `name` is the host's without its port, `now` in seconds since 1970; `algorithms` are those
+    /// that an authority may sign with.
+    pub fn check(&self, name: &str, now: u64, algorithms: &[String]) -> Result<(), Flaw> {
+        if self.kind != FOR_HOST {
+            return Err(Flaw::Kind);
+        }
+        if now < self.valid_after {
+            return Err(Flaw::Early);
+        }
+        if now >= self.valid_before {
+            return Err(Flaw::Expired);
+        }
+        if !self.principals.iter().any(|it| it == name.as_bytes()) {
+            return Err(Flaw::Name);
+        }
+        if self.has_critical_options {
+            return Err(Flaw::Options);
+        }
+        let mut signature = Reader(&self.signature);
+        let (Ok(algorithm), Ok(value)) = (signature.string(), signature.string()) else {
+            return Err(Flaw::Signature);
+        };
+        let algorithm = std::str::from_utf8(algorithm).map_err(|_| Flaw::Algorithm)?;
+        let is_allowed = if algorithms.is_empty() {
+            DEFAULT_CA_ALGORITHMS.contains(&algorithm)
+        } else {
+            algorithms.iter().any(|it| it == algorithm)
+        };
+        if !is_allowed {
+            return Err(Flaw::Algorithm);
+        }
+        if !signature.0.is_empty() {
+            return Err(Flaw::Signature);
+        }
+        match verify(&self.authority, algorithm, &self.signed, value) {
+            Ok(Some(true)) => Ok(()),
+            Ok(None) => Err(Flaw::Algorithm),
+            Ok(Some(false)) | Err(_) => Err(Flaw::Signature),
+        }
+    }
+}
+
+fn put_string(to: &mut Vec<u8>, value: &[u8]) {
+    // It was read from a string of the same length.
+    let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
+    to.extend(len.to_be_bytes());
+    to.extend(value);
+}
+
+/// Why a signature could not be checked: it, or the key, is damaged.
+#[derive(Debug)]
+struct Damaged;
+
+impl From<Short> for Damaged {
+    fn from(_: Short) -> Self {
+        Self
+    }
+}
+
+impl From<ErrorStack> for Damaged {
+    fn from(_: ErrorStack) -> Self {
+        Self
+    }
+}
+
+/// Returns whether a signature is right; `None` where the algorithm and the key do not go together,
+/// or are not supported.
+fn verify(
+    key: &[u8],
+    algorithm: &str,
+    data: &[u8],
+    signature: &[u8],
+) -> Result<Option<bool>, Damaged> {
+    let kind = key_type(key).ok_or(Damaged)?;
+    let mut fields = Reader(key);
+    fields.string()?;
+    let is_right = match (kind.as_str(), algorithm) {
+        ("ssh-ed25519", "ssh-ed25519") => {
+            let key = PKey::public_key_from_raw_bytes(fields.string()?, Id::ED25519)?;
+            Verifier::new_without_digest(&key)?.verify_oneshot(signature, data)?
+        }
+        ("ssh-rsa", "rsa-sha2-256" | "rsa-sha2-512") => {
+            let exponent = BigNum::from_slice(fields.string()?)?;
+            let modulus = BigNum::from_slice(fields.string()?)?;
+            let key = Rsa::from_public_components(modulus, exponent)?;
+            if key.size() < MIN_RSA_BYTES {
+                return Ok(None);
+            }
+            let digest = if algorithm == "rsa-sha2-256" {
+                MessageDigest::sha256()
+            } else {
+                MessageDigest::sha512()
+            };
+            let key = PKey::from_rsa(key)?;
+            Verifier::new(digest, &key)?.verify_oneshot(signature, data)?
+        }
+        _ if kind == algorithm => {
+            let (curve, digest) = match algorithm {
+                "ecdsa-sha2-nistp256" => (Nid::X9_62_PRIME256V1, MessageDigest::sha256()),
+                "ecdsa-sha2-nistp384" => (Nid::SECP384R1, MessageDigest::sha384()),
+                "ecdsa-sha2-nistp521" => (Nid::SECP521R1, MessageDigest::sha512()),
+                _ => return Ok(None),
+            };
+            let name = algorithm.strip_prefix("ecdsa-sha2-").unwrap_or_default();
+            if fields.string()? != name.as_bytes() {
+                return Err(Damaged);
+            }
+            let group = EcGroup::from_curve_name(curve)?;
+            let mut context = openssl::bn::BigNumContext::new()?;
+            let point = EcPoint::from_bytes(&group, fields.string()?, &mut context)?;
+            let key = EcKey::from_public_key(&group, &point)?;
+            key.check_key()?;
+            let mut numbers = Reader(signature);
+            let (r, s) = (numbers.string()?, numbers.string()?);
+            if !numbers.0.is_empty() {
+                return Err(Damaged);
+            }
+            let (r, s) = (BigNum::from_slice(r)?, BigNum::from_slice(s)?);
+            let signature = EcdsaSig::from_private_components(r, s)?;
+            signature.verify(&hash(digest, data)?, &key)?
+        }
+        _ => return Ok(None),
+    };
+    if fields.0.is_empty() {
+        Ok(Some(is_right))
+    } else {
+        Err(Damaged)
+    }
+}
