@@ -21,6 +21,7 @@ pub mod leftovers;
 mod recover;
 mod refresh;
 mod report;
+mod room;
 mod seal;
 mod send;
 mod sparse;

@@ -235,13 +235,20 @@ impl Entry {
             plan.appends_to = None;
         }
         let content = job.content().counted(&self.sent);
-        let why = match self.send_as_planned(job, path, &content, &mut plan) {
+        let sent = if self.cache.lacks_room(path, &job.file, &plan) {
+            Err(no_space(path).into())
+        } else {
+            self.send_as_planned(job, path, &content, &mut plan)
+        };
+        let why = match sent {
             Err(Error::Remote(error)) => match &*error {
                 remote::Error::NoTemp { .. } => "its directory takes no new names",
                 remote::Error::Refused {
                     reason: Reason::NoSpace | Reason::QuotaExceeded,
                     ..
-                } if self.fits_in_place(path, &plan) => "the host has no room for a second copy",
+                } if self.cache.fits_in_place(path, &plan) => {
+                    "the host has no room for a second copy"
+                }
                 _ => return Err(Error::Remote(error)),
             },
             result => return result,
@@ -266,18 +273,6 @@ impl Entry {
             return self.replace_there(path, content, plan);
         }
         Ok(self.cache.send_or_keep_both(path, content, plan)?)
-    }
-
-    /// Returns whether the content certainly has room where the file is that it replaces.
-    fn fits_in_place(&self, path: &RemotePath, plan: &StorePlan) -> bool {
-        let remote = &self.cache.remote;
-        let is_there = matches!(plan.expect, Expect::Version(_) | Expect::Anything);
-        let (true, Ok(stat), Ok(fs)) = (is_there, remote.stat(path), remote.fs_stat(path)) else {
-            return false;
-        };
-        let available = fs.blocks_available.saturating_mul(fs.block_size.into());
-        let occupied = stat.blocks.saturating_mul(512).min(stat.size);
-        plan.size <= occupied.saturating_add(available)
     }
 
     /// Stores content that replaces whatever is there. It says what that is all the same: a store
@@ -533,6 +528,16 @@ impl Entry {
     /// Returns why the last store failed, if it did and the content is still not on the host.
     pub fn failure(&self) -> Option<Error> {
         self.state.lock().failure.clone()
+    }
+}
+
+/// The error of content that was not sent because the host says that it has no room.
+fn no_space(path: &RemotePath) -> remote::Error {
+    remote::Error::Refused {
+        act: "store",
+        path: path.clone(),
+        reason: Reason::NoSpace,
+        text: Vec::new(),
     }
 }
 

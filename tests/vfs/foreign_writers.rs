@@ -186,6 +186,34 @@ fn a_sparse_file_is_stored_without_its_holes() {
     assert!(meta.blocks() < 4096);
 }
 
+/// A file of more than there is room for was sent until the disk was full.
+#[test]
+fn content_that_cannot_fit_by_what_the_host_says_is_not_sent() {
+    let world = World::new(Userland::Gnu);
+    let now = world.root().with_file_name("now");
+    let full = format!(
+        "[ \"$1\" != -f ] || [ ! -e '{}' ] || {{ echo '4096 100000 1000 1000 100 100 255'; exit 0; }}",
+        now.display()
+    );
+    world.around(&["stat"], &full, ":");
+    let mount = Mount::on(Arc::new(world), Setup::default());
+    fs::write(mount.at("file"), "old").unwrap();
+    let opened = mount.open("file", libc::O_RDWR | libc::O_TRUNC).unwrap();
+    let chunk = vec![b'x'; 1 << 20];
+    for n in 0..20 {
+        mount.vfs.write(&CX, opened.fh, n << 20, &chunk).unwrap();
+    }
+    arm(&mount);
+    let sent = mount.world.meter.bytes_written();
+    let error = mount.vfs.flush(&CX, opened.fh).unwrap_err();
+    assert_eq!(error.errno(), libc::ENOSPC);
+    assert!(mount.world.meter.bytes_written() - sent < 10_000);
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"old");
+    fs::remove_file(now).unwrap();
+    mount.close(&opened).unwrap();
+    assert_eq!(fs::metadata(mount.at("file")).unwrap().len(), 20 << 20);
+}
+
 /// An append that meets another version is a conflict of the whole content.
 #[test]
 fn an_append_to_a_version_that_is_gone_keeps_both_contents_whole() {

@@ -14,7 +14,7 @@ use crate::remote::Reason;
 use crate::stat::FsStat;
 use crate::stat::Stat;
 
-/// Statuses of the helper functions that are not those of a program. [`STATUSES`] gives them their
+/// Statuses of the helper functions that are not those of a program. `STATUSES` gives them their
 /// names in the scripts.
 pub const CONFLICT: u32 = 201;
 pub const EXISTS: u32 = 202;
