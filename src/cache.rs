@@ -144,7 +144,7 @@ pub struct Cache {
     collisions: Mutex<VecDeque<Collision>>,
     /// What earlier runs left and this one could not store.
     left_by_others: Mutex<Vec<Id>>,
-    /// What became of the rest of it, so far.
+    /// The outcome of each of the others, so far.
     recovered: Mutex<Vec<Recovered>>,
     n_unsaved: AtomicUsize,
     opens: Opens,

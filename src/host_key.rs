@@ -1,4 +1,4 @@
-//! What identifies a host: the type of its key and the key's fingerprint.
+//! The identity of a host: the type of its key and the key's fingerprint.
 //!
 //! Plain data. `transport` makes it of a key, `cache` keeps it with the contents of the host.
 

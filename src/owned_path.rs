@@ -156,7 +156,7 @@ mod tests {
                 }
             }
         }
-        // What is used itself must not be shared at all.
+        // The directory itself must not be shared at all.
         chmod(&b, 0o1777);
         check(&b, uid).unwrap_err();
         chmod(&b, 0o700);

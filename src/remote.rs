@@ -197,7 +197,7 @@ pub struct ListEntry {
     pub listed: Box<Listed>,
 }
 
-/// What a listing tells of a name.
+/// The facts that a listing gives about a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
     pub kind: FileKind,

@@ -490,7 +490,7 @@ impl Entry {
     }
 
     /// Asks for the attributes of a file that was just stored where the answer did not have them.
-    /// What somebody else has made of the file since is not taken for what was stored.
+    /// A version that somebody else has made since is not taken for the stored one.
     fn complete(&self, path: &RemotePath, job: &Job, stored: &Stored) -> Changed {
         let mut changed = stored.changed();
         if changed.stat.is_none() && !stored.is_overtaken {

@@ -37,12 +37,12 @@ use crate::remote::StorePlan;
 use crate::remote::partial;
 use crate::stat::Stat;
 
-/// What [`Cache::recover`] found.
+/// The result of [`Cache::recover`].
 #[derive(Debug, Default)]
 pub struct Found {
-    /// What stays here until somebody looks at it.
+    /// Contents that stay here until a person decides about them.
     pub kept: Vec<Recovered>,
-    /// What is to be uploaded, or compared with what the host has.
+    /// Contents that are to be uploaded, or compared with those of the host.
     pub unsaved: Vec<Unsaved>,
 }
 

@@ -94,7 +94,7 @@ impl Entry {
             if *here != version)
             && matches!(state.refresh, Refresh::Idle { .. })
             && at.is_none_or(|at| state.refreshed_at < at)
-            // Nobody has looked yet at what came with the content.
+            // The attributes that came with the content were not taken yet.
             && state.news.is_none()
             && !(at.is_some() && version.size <= state.size && self.is_being_read(&state))
             && Self::is_wanted(&state)

@@ -123,7 +123,7 @@ pub(super) struct FromFile<'a> {
     file: &'a File,
     /// How much of it was read so far, for whoever wants to know.
     sent: Option<&'a AtomicU64>,
-    /// What it is to replace, and how long that is.
+    /// The content that it is to replace, and its size in bytes.
     old: Option<(Box<Self>, u64)>,
 }
 

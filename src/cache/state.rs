@@ -39,7 +39,7 @@ pub(super) struct State {
     /// Whether an upload that writes into the host's file was begun and did not end: the host may
     /// have part of the content.
     pub(super) is_begun: bool,
-    /// What the host had when the content became dirty, where uploads of it write into the file.
+    /// The host's content when this one became dirty, kept where uploads write into the file.
     pub(super) old: Option<(Id, Arc<File>)>,
     /// Contents that may have reached the host: nobody heard the end.
     pub(super) doubts: Vec<Doubt>,

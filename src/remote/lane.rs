@@ -60,7 +60,7 @@ pub struct Lane {
     /// The line that ends this lane's shell from another lane; empty until the shell has told its
     /// number.
     end_line: Vec<u8>,
-    /// What goes before the next line.
+    /// The bytes to send before the next line.
     preceding: Vec<u8>,
 }
 

@@ -144,7 +144,7 @@ struct Failure {
     kind: FailureKind,
 }
 
-/// What a caller must be able to tell of a failure.
+/// The distinctions that a caller must be able to make of a failure.
 #[derive(Clone)]
 enum FailureKind {
     Other,

@@ -19,14 +19,14 @@ use crate::stat::FileKind;
 use crate::stat::Stat;
 use crate::stat::Version;
 
-/// What an upload that broke off finds on the host.
+/// The state of the host's file after an upload broke off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
     /// Part of it, or of what was there before.
     Part,
     /// Somebody's change.
     Foreign,
-    /// What it expected, as far as attributes tell.
+    /// The expected version, as far as attributes tell.
     Expected,
 }
 
@@ -188,7 +188,7 @@ mod tests {
             assert!(is_ours(new, Some(old), &new[..n]), "{n}");
             let both = [&new[..n], old.get(n..).unwrap_or_default()].concat();
             assert!(is_ours(new, Some(old), &both), "{n}");
-            // Nobody knows what the rest was.
+            // The rest of the old content is not known.
             let is_prefix = new.starts_with(&both);
             assert_eq!(is_ours(new, None, &both), is_prefix, "{n}");
         }

@@ -118,7 +118,7 @@ pub(crate) struct Store {
     pub answer: Answer,
 }
 
-/// What the records before the content of a store say.
+/// The records before the content of an upload.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Head {
     /// In bytes, exactly.

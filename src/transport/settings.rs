@@ -115,7 +115,7 @@ pub struct Settings {
     pub hash_known_hosts: bool,
     /// A list of keys, or a KRL; a file that cannot be read revokes all.
     pub revoked_host_keys: Option<PathBuf>,
-    /// What the authority of a host certificate may sign with; empty for the default.
+    /// The algorithms that the authority of a host certificate may sign with; empty for the default.
     pub ca_signature_algorithms: Vec<String>,
     pub host_key_alias: Option<String>,
     /// The key of the host that the contents to be stored belong to, whatever the files say.

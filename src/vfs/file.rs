@@ -257,10 +257,10 @@ impl Vfs {
             let changed = self.heard(result, &[(parent, &name)])?;
             let stat = self.created(parent, &changed, &path)?;
             let entry = self.cache.entry(stat.version());
-            // Somebody may have filled it already: then its content is fetched as any other.
+            // A file that another program has filled already is fetched as any other.
             if stat.size == 0 {
                 entry.truncate(0, Wait::Allowed)?;
-                // What the host has is this empty file.
+                // The host has this empty file.
                 entry.settle_empty(stat.version());
             }
             (entry, stat, false)

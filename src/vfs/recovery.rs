@@ -46,15 +46,15 @@ const CX: Context = Context {
     wait: Wait::Allowed,
 };
 
-/// What an earlier mount left and no inode has yet.
+/// Contents of an earlier mount that no inode has yet.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     items: BTreeMap<Id, Arc<Unsaved>>,
     /// By the directories that they may belong to.
     dirs: HashMap<RemotePath, Vec<Id>>,
-    /// What somebody asks the host about at this moment.
+    /// The records about which the host is being asked.
     busy: HashSet<Id>,
-    /// What cannot be shown under its name.
+    /// The records that cannot be shown under their names.
     hidden: HashSet<Id>,
 }
 
@@ -88,7 +88,7 @@ impl Table {
     }
 }
 
-/// What the host has under a path.
+/// The host's state of a path.
 struct Place {
     path: RemotePath,
     parent: Ino,

@@ -61,7 +61,7 @@ impl Vfs {
     }
 
     fn refresh(&self, tree: &Tree, ino: Ino, inode: &Inode, entry: &Arc<Entry>, at: Option<Tick>) {
-        // What has no name any more does not change any more.
+        // A file without a name does not change any more on the host.
         let (Some(path), Some(vfs)) = (tree.path(ino), self.me.upgrade()) else {
             return;
         };

@@ -14,7 +14,7 @@ pub(super) enum Kind {
     /// Nobody looks at it after a crash.
     Temporary,
     Dirty,
-    /// What the host had before: an upload in place may leave part of it there.
+    /// The host's content before the upload: one in place may leave part of it there.
     Old,
 }
 

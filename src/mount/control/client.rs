@@ -306,7 +306,7 @@ fn find(places: &config::Sockets, path: &Path) -> Result<Served, Error> {
     let Some(mount) = mountinfo::topmost(path) else {
         return Err(Error::NotMounted(path.to_owned()));
     };
-    // What anybody else says of a mount is a claim.
+    // Answers about a mount from any other user prove nothing.
     let owner = mount.owner.unwrap_or(places.uid);
     for stream in sockets::find_of(places, owner) {
         let Ok(mut daemon) = Daemon::new(stream) else {

@@ -268,7 +268,7 @@ impl Shell {
             how,
             size,
         } = *upload;
-        // Whoever sets the permissions of a target that is written directly could not set them back.
+        // The SCP records set permissions, which a direct upload must not change.
         let store = if self.tools.has_scp && how != How::Direct {
             let line = self.upload_line(path, temp, plan, how, &self.stamp(plan));
             let is_born_with_mode = plan.expect == Expect::Absent && plan.owner.is_none();

@@ -94,7 +94,7 @@ pub(super) fn pair(stats: Option<Vec<Stat>>) -> Changed {
     }
 }
 
-/// What a status says of an upload; `None` if it failed.
+/// Returns the outcome that a status means for an upload; `None` if it failed.
 pub(super) fn outcome(status: u32) -> Option<Outcome> {
     Some(match status {
         0 | answer::UNTIMED | answer::UNREMOVABLE => Outcome::AsPlanned,

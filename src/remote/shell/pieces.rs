@@ -148,7 +148,7 @@ impl Shell {
 struct Pieces<'a> {
     lanes: &'a Lanes,
     path: &'a RemotePath,
-    /// What the first lane is told before its first piece.
+    /// The line that the first lane gets before its first piece.
     begin: Line,
     /// The absolute name of the temporary file.
     temp: Vec<u8>,

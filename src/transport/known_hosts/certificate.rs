@@ -57,7 +57,7 @@ pub struct Certificate {
     valid_after: u64,
     valid_before: u64,
     has_critical_options: bool,
-    /// What is signed.
+    /// The bytes that the signature covers.
     signed: Vec<u8>,
     signature: Vec<u8>,
 }

@@ -372,7 +372,7 @@ put() {
 	if [ "$expected" != 0 ] && plain "$path" && open_target; then lock; fi
 	settle
 	if [ -n "$sync" ] && ! e=$(flush "$parent"); then
-		# Who may not read a directory may make names in it all the same.
+		# A directory without read permission cannot be opened, and takes new names all the same.
 		case $e in *'ermission denied') ;; *) printf '%s\n' "$e"; fail 1 ;; esac
 	fi
 	report
@@ -494,7 +494,7 @@ write_target() {
 		[ "$V" != "$v" ] || fail 1
 		fail "$PARTIAL"
 	}
-	# Who may write a file of somebody else's may not change its mode and times.
+	# Another user's file may be writable without allowing a change of its mode and times.
 	set_mode "$w"
 	touch -c -r "$to" -- "$w" || R=$UNTIMED
 	[ -z "$sync" ] || flush "$w" || fail "$PARTIAL"
