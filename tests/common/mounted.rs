@@ -106,6 +106,19 @@ impl Mounted {
         });
     }
 
+    /// Mounts another directory of the host, in the background.
+    pub(crate) fn also(&self, directory: &Path, options: &[&str]) -> Also {
+        let point = self.aside("point");
+        fs::create_dir(&point).unwrap();
+        let mut command = self.command();
+        command
+            .arg(format!("h:{}", directory.display()))
+            .arg(&point)
+            .args(options);
+        assert!(command.status().unwrap().success());
+        Also(point)
+    }
+
     /// A command for the program, with its home and cache in the directory of this mount.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_scpfs"));
@@ -354,4 +367,27 @@ pub(crate) fn is_mounted(mountpoint: &Path) -> bool {
     mounts
         .lines()
         .any(|line| line.split(' ').nth(4) == Some(wanted))
+}
+
+/// A second mount, at its mountpoint; taken off when dropped.
+#[derive(Debug)]
+pub(crate) struct Also(PathBuf);
+
+impl Also {
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    pub(crate) fn unmount(self) {
+        let status = Command::new("umount").arg(&self.0).status().unwrap();
+        assert!(status.success(), "{status}");
+    }
+}
+
+impl Drop for Also {
+    fn drop(&mut self) {
+        if is_mounted(&self.0) {
+            let _ended = Command::new("umount").arg("-l").arg(&self.0).status();
+        }
+    }
 }

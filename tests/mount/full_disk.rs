@@ -67,18 +67,7 @@ fn a_full_host_is_enospc_at_close_and_the_old_file_is_untouched() {
     let Some(mut mounted) = Mounted::on(sshd, &[]) else {
         return;
     };
-    let point = mounted.aside("point");
-    fs::create_dir(&point).unwrap();
-    let source = format!("h:{}", small.path().display());
-    assert!(
-        mounted
-            .command()
-            .arg(&source)
-            .arg(&point)
-            .status()
-            .unwrap()
-            .success()
-    );
+    let point = mounted.also(small.path(), &[]);
     fs::write(point.join("file"), "old content").unwrap();
     for size in [1_200_000, 3_000_000] {
         let script =
@@ -100,13 +89,7 @@ fn a_full_host_is_enospc_at_close_and_the_old_file_is_untouched() {
     }
     fs::write(point.join("file"), "short").unwrap();
     assert_eq!(fs::read(small.path().join("file")).unwrap(), b"short");
-    assert!(
-        Command::new("umount")
-            .arg(&point)
-            .status()
-            .unwrap()
-            .success()
-    );
+    point.unmount();
 }
 
 /// A file of 700 kB on a disk of 1 MB could not be appended to, nor saved: there was no room for a
@@ -123,12 +106,7 @@ fn a_file_that_has_no_room_for_a_second_copy_is_saved_in_place() {
     let Some(mounted) = Mounted::on(sshd, &[]) else {
         return;
     };
-    let point = mounted.aside("point");
-    fs::create_dir(&point).unwrap();
-    let source = format!("h:{}", small.path().display());
-    let mut mount = mounted.command();
-    mount.arg(&source).arg(&point);
-    assert!(mount.status().unwrap().success());
+    let point = mounted.also(small.path(), &[]);
     let there = small.path().join("file");
     let mut content = vec![b'x'; 700_000];
     fs::write(&there, &content).unwrap();
@@ -155,36 +133,7 @@ fn a_file_that_has_no_room_for_a_second_copy_is_saved_in_place() {
     fs::write(&here, "short").unwrap();
     assert_eq!(fs::read(&there).unwrap(), b"short");
     assert_eq!(fs::read_dir(small.path()).unwrap().count(), 1);
-    assert!(
-        Command::new("umount")
-            .arg(&point)
-            .status()
-            .unwrap()
-            .success()
-    );
-}
-
-/// Mounts a directory of the host, in the background.
-fn mount_also(mounted: &Mounted, directory: &Path, options: &str) -> std::path::PathBuf {
-    let point = mounted.aside("point");
-    fs::create_dir(&point).unwrap();
-    let mut command = mounted.command();
-    command
-        .arg(format!("h:{}", directory.display()))
-        .arg(&point)
-        .args(["-o", options]);
-    assert!(command.status().unwrap().success());
-    point
-}
-
-fn unmount(point: &Path) {
-    assert!(
-        Command::new("umount")
-            .arg(point)
-            .status()
-            .unwrap()
-            .success()
-    );
+    point.unmount();
 }
 
 /// Closing a file is where a store fails: returns the errno of that, and how long it took.
@@ -213,7 +162,7 @@ fn a_large_file_that_does_not_fit_on_the_host_is_enospc_at_once() {
         let Some(mut mounted) = Mounted::on(sshd, &[]) else {
             return;
         };
-        let point = mount_also(&mounted, small.path(), "timeout=60,writeback=600");
+        let point = mounted.also(small.path(), &["-o", "timeout=60,writeback=600"]);
         fs::write(point.join("file"), "old").unwrap();
         fs::File::open(point.join("file"))
             .unwrap()
@@ -230,7 +179,7 @@ fn a_large_file_that_does_not_fit_on_the_host_is_enospc_at_once() {
         }
         assert_eq!(store(&point.join("file"), 5).0, None);
         assert_eq!(fs::read(small.path().join("file")).unwrap(), [7; 5]);
-        unmount(&point);
+        point.unmount();
     }
 }
 

@@ -74,30 +74,13 @@ fn a_bind_mounted_file_is_saved_in_place() {
     let Some(mounted) = Mounted::on(sshd, &[]) else {
         return;
     };
-    let point = mounted.aside("point");
-    fs::create_dir(&point).unwrap();
-    let source = format!("h:{}", dir.path().display());
-    assert!(
-        mounted
-            .command()
-            .arg(&source)
-            .arg(&point)
-            .status()
-            .unwrap()
-            .success()
-    );
+    let point = mounted.also(dir.path(), &[]);
     let ino = fs::metadata(&real).unwrap().ino();
     fs::write(point.join("bound"), "new").unwrap();
     assert_eq!(fs::read(&real).unwrap(), b"new");
     assert_eq!(fs::metadata(&real).unwrap().ino(), ino);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
-    assert!(
-        Command::new("umount")
-            .arg(&point)
-            .status()
-            .unwrap()
-            .success()
-    );
+    point.unmount();
 }
 
 #[test]
