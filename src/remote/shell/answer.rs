@@ -32,7 +32,8 @@ pub const RECREATED: u32 = 207;
 pub const SAME: u32 = 208;
 /// The target has the content, but its times could not be set.
 pub const UNTIMED: u32 = 209;
-/// The target has the content, but the temporary file could not be removed.
+/// The target has the content, but the temporary file could not be removed, and the times of the
+/// target may not be set.
 pub const UNREMOVABLE: u32 = 210;
 pub const ROOT_MISSING: u32 = 211;
 pub const ROOT_NOT_A_DIRECTORY: u32 = 212;

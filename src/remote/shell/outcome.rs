@@ -113,7 +113,7 @@ pub(super) fn stored(outcome: Outcome, plan: &StorePlan, answer: &Answer) -> Sto
         stat.size == plan.size
             && (plan.mtime.may_be_told_as(stat.mtime)
                 || outcome == Outcome::Same
-                || answer.status == answer::UNTIMED)
+                || matches!(answer.status, answer::UNTIMED | answer::UNREMOVABLE))
     };
     Stored {
         stat: stat.filter(is_what_was_sent),

@@ -90,7 +90,7 @@ fail() {
 remove_temp() {
 	is "$temp" 9 || return 0
 	rm -f -- "$temp" && return
-	[ "$R" != 0 ] || R=$UNREMOVABLE
+	case $R in 0 | "$UNTIMED") R=$UNREMOVABLE ;; esac
 	[ -z "$FD" ] || [ "$temp" -ef "$path" ] || [ "$temp" -ef "$D" ] || true >"$to"
 }
 
