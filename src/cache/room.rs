@@ -15,8 +15,9 @@ use crate::stat::FsStat;
 const MIN_ASKED: u64 = 16 << 20;
 
 impl Cache {
-    /// Returns whether the host certainly has no room for another copy of large content, so that
-    /// none of it needs to be sent. Asks the host. Holes take no room, here as there.
+    /// Returns whether large content needs more room than the host says is free, so that none of it
+    /// is sent. Asks the host. Holes take no room, here as there. The size before compression
+    /// counts, so a filesystem that compresses is refused content that it could have stored.
     pub(super) fn lacks_room(&self, path: &RemotePath, file: &File, plan: &StorePlan) -> bool {
         let facts = self.remote.facts();
         let sent = plan.size - plan.appends_to.unwrap_or(0).min(plan.size);

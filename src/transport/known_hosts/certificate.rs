@@ -153,7 +153,8 @@ impl Certificate {
     }
 
     /// Judges everything but whether the authority is trusted, as OpenSSH sshkey.c
-    /// `sshkey_cert_check_host()` does; a certificate without names is for no host here.
+    /// `sshkey_cert_check_host()` does, but refuses a certificate without principals, which OpenSSH
+    /// 9.2 accepts for every host.
     ///
     /// `name` is the host's without its port, `now` in seconds since 1970; `algorithms` are those
     /// that an authority may sign with.
