@@ -33,6 +33,7 @@ use crate::path::RemotePath;
 use crate::stat::DeviceNumber;
 use crate::stat::FileKind;
 use crate::stat::FsStat;
+use crate::stat::PERMISSIONS;
 use crate::stat::Stat;
 use crate::stat::Time;
 use crate::stat::Version;
@@ -295,10 +296,17 @@ pub struct StorePlan {
 }
 
 impl StorePlan {
-    /// Returns whether the host has what the plan wanted to give it. A store sets the modification
-    /// time to the microsecond, so size and time together are as good as a receipt. A host that
-    /// sets or tells whole seconds has no better one.
+    /// Returns whether the host has all that the plan was to give it: the content, and the
+    /// permissions where they were changed here.
     pub fn is_done(&self, stat: &Stat) -> bool {
+        let has_mode = !self.sets_mode || stat.mode & PERMISSIONS == self.mode & PERMISSIONS;
+        has_mode && self.has_content(stat)
+    }
+
+    /// Returns whether the host has the content of the plan. A store sets the modification time to
+    /// the microsecond, so size and time together are as good as a receipt. A host that sets or
+    /// tells whole seconds has no better one.
+    pub fn has_content(&self, stat: &Stat) -> bool {
         stat.kind == FileKind::File
             && stat.size == self.size
             && self.mtime.may_be_told_as(stat.mtime)
@@ -423,6 +431,16 @@ pub struct AttrChange {
     /// The version that the file must be for anything to be changed: times that are set hide what
     /// others have written. The comparison and the change are one request.
     pub expect: Option<Version>,
+}
+
+/// Flushes a file and its name to the host's disk.
+pub(crate) fn make_durable<R: Remote + ?Sized>(remote: &R, path: &RemotePath) -> Result<()> {
+    remote.sync(path)?;
+    match remote.sync(&path.parent().unwrap_or_default()) {
+        // A directory without read permission cannot be opened, and takes new names all the same.
+        Err(error) if error.reason() == Some(Reason::AccessDenied) => Ok(()),
+        result => result,
+    }
 }
 
 /// Returns an error and its causes as one line.

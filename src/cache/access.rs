@@ -80,16 +80,15 @@ impl Entry {
         if offset > state.size {
             self.check_holes(&state, &file, offset, 0)?;
         }
-        self.cache
-            .disk
-            .step(Step::WriteContent)
-            .map_err(local("write"))?;
-        if let Err(error) = file.write_all_at(data, offset) {
+        // Before the first byte: a write that fails may have written some of them.
+        state.n_kept = state.n_kept.min(offset);
+        let step = self.cache.disk.step(Step::WriteContent);
+        if let Err(error) = step.and_then(|()| file.write_all_at(data, offset)) {
+            self.touch(&mut state);
             // Part of it may lie behind the end by now, where zeros must be.
             file.set_len(state.size).map_err(local("write"))?;
             return Err(local("write")(error));
         }
-        state.n_kept = state.n_kept.min(offset);
         state.room = state.room.saturating_sub(data.len() as u64);
         state.size = state.size.max(offset + data.len() as u64);
         self.touch(&mut state);

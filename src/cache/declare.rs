@@ -157,7 +157,7 @@ impl Entry {
             // What is on the local disk and was not written to since stays there.
             let known = self.cache.disk.journal().get(id).map(|known| known.phase);
             let phase = match known {
-                Some(Phase::Synced) => Phase::Synced,
+                Some(Phase::Synced | Phase::Begun) => Phase::Synced,
                 _ => Phase::Closed,
             };
             let record = self.record(state, id, phase, target);
@@ -229,10 +229,14 @@ impl Entry {
         state.journaled = Journaled::Nameless;
     }
 
-    /// Says how content that was closed is to be stored, after its mode, owner or times were set.
+    /// Says how content is to be stored, after its mode, owner or times were set.
     pub fn restate(&self, target: &Target) {
         let (mtime, atime) = {
-            let state = self.state.lock();
+            let mut state = self.state.lock();
+            if !state.doubts.is_empty() {
+                // What may be on the host does not have these attributes.
+                state.n_changes += 1;
+            }
             if !state.is_sealed {
                 // That is said when it is closed.
                 return;

@@ -330,6 +330,12 @@ impl Entry {
         state.is_sealed && state.failure.is_none()
     }
 
+    /// Returns whether there is content that was written to and not closed since.
+    pub fn is_unclosed(&self) -> bool {
+        let state = self.state.lock();
+        matches!(state.content, Content::Dirty { .. }) && !state.is_sealed
+    }
+
     /// Says that uploads of an earlier run left nothing on the host that could still end there.
     pub(super) fn has_no_leftovers(&self) {
         for doubt in &mut self.state.lock().doubts {

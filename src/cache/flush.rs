@@ -68,6 +68,7 @@ struct Job {
     n_kept: u64,
     doubts: Vec<Doubt>,
     n_changes: u64,
+    is_begun: bool,
     old: Option<Arc<File>>,
 }
 
@@ -168,6 +169,7 @@ impl Entry {
             n_kept: state.n_kept,
             doubts: state.doubts.clone(),
             n_changes: state.n_changes,
+            is_begun: state.is_begun,
             old: state.old.as_ref().map(|(_, file)| Arc::clone(file)),
         };
         drop(state);
@@ -225,6 +227,9 @@ impl Entry {
         {
             // What was changed since may have the same size and time.
             if doubt.n_changes == job.n_changes && plan.is_done(&stat) {
+                if durability == Durability::Fsync {
+                    remote::make_durable(&*self.cache.remote, path)?;
+                }
                 let stored = Stored::as_planned(Changed {
                     stat: Some(stat),
                     parent: None,
@@ -234,6 +239,9 @@ impl Entry {
             plan.expect = Expect::Version(stat.version());
             plan.appends_to = None;
         }
+        // The old content of a file that was only appended to is nowhere else on the host: it is
+        // not sent again over that which is there.
+        let is_append = plan.appends_to.is_some();
         let content = job.content().counted(&self.sent);
         let sent = if self.cache.lacks_room(path, &job.file, &plan) {
             Err(no_space(path).into())
@@ -246,7 +254,7 @@ impl Entry {
                 remote::Error::Refused {
                     reason: Reason::NoSpace | Reason::QuotaExceeded,
                     ..
-                } if self.cache.fits_in_place(path, &plan) => {
+                } if !is_append && self.cache.fits_in_place(path, &plan) => {
                     "the host has no room for a second copy"
                 }
                 _ => return Err(Error::Remote(error)),
@@ -332,7 +340,8 @@ impl Entry {
                 let doubts = job.doubts.iter().filter(ours);
                 let ours = doubts.max_by_key(|it| it.n_changes != job.n_changes);
                 if ours.is_none() {
-                    partial::settle(&*self.cache.remote, path, &stat, &job.content(), plan)?;
+                    let (remote, content) = (&*self.cache.remote, job.content());
+                    partial::settle(remote, path, &stat, &content, plan, job.is_begun)?;
                 }
                 Ok(ours.map(|doubt| (stat, doubt)))
             }
@@ -411,7 +420,7 @@ impl Entry {
             let (remote, path) = (&*self.cache.remote, &target.path);
             let stat = remote.stat(path)?;
             let mut plan = job.plan(target, Durability::Lazy);
-            let found = partial::settle(remote, path, &stat, &job.content(), &mut plan)?;
+            let found = partial::settle(remote, path, &stat, &job.content(), &mut plan, true)?;
             Ok::<_, remote::Error>((found, plan.expect))
         });
         let doubt = || Doubt {
@@ -431,9 +440,9 @@ impl Entry {
                     remote::Error::Partial { .. } => {
                         state.is_begun = true;
                         match half {
-                            Some(Ok((Found::Part, part))) => {
+                            Some(Ok((Found::Part { prefix }, part))) => {
                                 state.base = part;
-                                state.n_kept = 0;
+                                state.n_kept = prefix.unwrap_or(0);
                             }
                             _ => state.doubts.push(doubt()),
                         }
@@ -508,7 +517,7 @@ impl Entry {
             return Err(Error::WouldWait);
         }
         if let Some(target) = whereto.target() {
-            self.cache.remote.sync(&target.path)?;
+            remote::make_durable(&*self.cache.remote, &target.path)?;
             self.state.lock().is_synced = true;
         }
         Ok(())

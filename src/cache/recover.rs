@@ -34,6 +34,7 @@ use crate::remote::Expect;
 use crate::remote::Outcome;
 use crate::remote::Reason;
 use crate::remote::StorePlan;
+use crate::remote::make_durable;
 use crate::remote::partial;
 use crate::stat::Stat;
 
@@ -73,7 +74,8 @@ impl Unsaved {
         matches!(self.record.base, Expect::Version(base) if base.same_content(&stat.version()))
     }
 
-    /// Returns whether the host's file has the content already.
+    /// Returns whether the host's file has the content already, and the permissions that were set
+    /// here.
     pub fn is_done(&self, stat: &Stat) -> bool {
         plan_of(&self.record).is_done(stat)
     }
@@ -359,7 +361,7 @@ impl Cache {
     /// Whether the host has the content already.
     fn has_it(&self, record: &Record) -> remote::Result<bool> {
         match self.remote.stat(&record.path) {
-            Ok(stat) => Ok(plan_of(record).is_done(&stat)),
+            Ok(stat) => Ok(plan_of(record).has_content(&stat)),
             Err(error) if error.is_connection_loss() => Err(error),
             Err(_) => Ok(false),
         }
@@ -389,12 +391,15 @@ impl Cache {
                 Err(error) => return Err(error),
             };
             if plan.is_done(&stat) {
+                make_durable(&*self.remote, place)?;
                 return Ok(Fate::WasStored);
             }
             found = found.or(Some(stat));
+            // Only its permissions are not there: they were set after it was sent.
+            let is_sent = plan.has_content(&stat);
             let is_base =
                 matches!(record.base, Expect::Version(base) if base.same_content(&stat.version()));
-            if is_base && !is_there {
+            if (is_base || is_sent) && !is_there {
                 (path, is_there) = (place.clone(), true);
                 // A rename that was under way changed the time of the last change.
                 plan.expect = Expect::Version(stat.version());
@@ -414,8 +419,8 @@ impl Cache {
             && let Some(stat) = &found
         {
             // The upload was begun and may have broken off.
-            let left = partial::settle(&*self.remote, &path, stat, &content, &mut plan)?;
-            is_there |= left == partial::Found::Part;
+            let left = partial::settle(&*self.remote, &path, stat, &content, &mut plan, true)?;
+            is_there |= matches!(left, partial::Found::Part { .. });
         }
         let replaces = self.conflicts == Conflicts::Overwrite || plan.expect == Expect::Anything;
         if replaces && !is_there {

@@ -23,7 +23,11 @@ use crate::stat::Version;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
     /// Part of it, or of what was there before.
-    Part,
+    Part {
+        /// How many bytes at the beginning of the new content the file consists of; `None` if it
+        /// ends with the old content.
+        prefix: Option<u64>,
+    },
     /// Somebody's change.
     Foreign,
     /// The expected version, as far as attributes tell.
@@ -32,13 +36,18 @@ pub(crate) enum Found {
 
 /// Tells what a file on the host, whose attributes are `stat`, is after an upload of `content` by
 /// `plan` broke off; makes the plan expect that if it is part of the upload, so that a next one may
-/// replace it, and nothing if it is somebody's change that attributes do not show.
+/// replace it, and nothing if it is somebody's change that attributes do not show. An append that
+/// broke off goes on behind what is there.
+///
+/// `was_in_place` says that an upload is known to have written into the file, whatever the plan
+/// says: where there was no room for a temporary file, for one.
 pub(crate) fn settle<R: Remote + ?Sized>(
     remote: &R,
     path: &RemotePath,
     stat: &Stat,
     content: &dyn Content,
     plan: &mut StorePlan,
+    was_in_place: bool,
 ) -> Result<Found> {
     let here = stat.version();
     let mut seems_same = false;
@@ -56,7 +65,8 @@ pub(crate) fn settle<R: Remote + ?Sized>(
     if seems_same && !is_coarse(&here) {
         return Ok(Found::Expected);
     }
-    let is_in_place = plan.placement != Placement::Replace || remote.facts().stores_in_place;
+    let is_in_place =
+        was_in_place || plan.placement != Placement::Replace || remote.facts().stores_in_place;
     // Where a file is replaced as a rule, one that was emptied says too little.
     let says_too_little = here.size == 0 && !is_in_place;
     let old = content.old();
@@ -76,9 +86,11 @@ pub(crate) fn settle<R: Remote + ?Sized>(
         _ if comparing.is_foreign && seems_same && comparing.old.is_none() => Ok(Found::Expected),
         Ok(fetched) if fetched.is_stable && !comparing.is_foreign => {
             log::info!("{path} on the host is part of an upload that broke off; it goes up again");
+            let size = fetched.stat.size;
+            let prefix = (!comparing.is_old).then_some(size);
             plan.expect = Expect::Version(fetched.stat.version());
-            plan.appends_to = None;
-            Ok(Found::Part)
+            plan.appends_to = plan.appends_to.and(prefix).filter(|&n| n > 0);
+            Ok(Found::Part { prefix })
         }
         Err(error) if !comparing.is_foreign => Err(error),
         _ => {

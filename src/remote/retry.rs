@@ -15,11 +15,13 @@ use crate::remote::AttrChange;
 use crate::remote::Changed;
 use crate::remote::Contact;
 use crate::remote::Content;
+use crate::remote::Durability;
 use crate::remote::Error;
 use crate::remote::Facts;
 use crate::remote::Fetched;
 use crate::remote::Listing;
 use crate::remote::Owner;
+use crate::remote::Reason;
 use crate::remote::Receiver;
 use crate::remote::Remote;
 use crate::remote::RenameHow;
@@ -27,7 +29,9 @@ use crate::remote::Renamed;
 use crate::remote::Result;
 use crate::remote::StorePlan;
 use crate::remote::Stored;
+use crate::remote::make_durable;
 use crate::remote::partial;
+use crate::remote::partial::Found;
 use crate::stat::DeviceNumber;
 use crate::stat::FileKind;
 use crate::stat::FsStat;
@@ -138,11 +142,46 @@ fn is_worth_repeating(error: &Error) -> bool {
     error.is_connection_loss() && !is_timeout && !error.is_host_refused()
 }
 
-fn done_already(stat: Stat) -> Stored {
-    Stored::as_planned(Changed {
+/// Says that an earlier try has stored the content, with the durability that the plan asks for. The
+/// host may have flushed nothing when that try broke off.
+fn done_already<R: Remote + ?Sized>(
+    remote: &R,
+    path: &RemotePath,
+    stat: Stat,
+    durability: Durability,
+) -> Result<Stored> {
+    if durability == Durability::Fsync {
+        make_durable(remote, path)?;
+    }
+    Ok(Stored::as_planned(Changed {
         stat: Some(stat),
         parent: None,
-    })
+    }))
+}
+
+/// Says of a refusal that came after an earlier try had left part of the content in the file itself
+/// that the file is not what it was.
+fn refused_after_part(error: Error) -> Error {
+    match error {
+        Error::Refused {
+            act,
+            path,
+            reason,
+            text,
+        } => Error::Partial {
+            act,
+            path,
+            reason,
+            text,
+        },
+        Error::NoTemp { act, path } => Error::Partial {
+            act,
+            path,
+            reason: Reason::AccessDenied,
+            text: Vec::new(),
+        },
+        error => error,
+    }
 }
 
 impl<R: Remote> Remote for Retry<R> {
@@ -173,34 +212,41 @@ impl<R: Remote> Remote for Retry<R> {
 
     fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Stored> {
         let mut is_outcome_unknown = false;
+        let mut has_part = false;
         let mut plan = plan.clone();
         let result = self.repeat_patiently(|r| {
             let plan = &mut plan;
             if is_outcome_unknown {
-                // The first try may still be under way over there; it must not end later.
-                r.remove_leftovers(&path.parent().unwrap_or_default(), plan.tag)?;
+                // The first try may still be under way over there; it must not end later. A host
+                // that refuses to look for its temporary file has none that could be removed.
+                match r.remove_leftovers(&path.parent().unwrap_or_default(), plan.tag) {
+                    Err(error) if error.is_connection_loss() => return Err(error),
+                    Ok(()) | Err(_) => {}
+                }
                 let found = match r.stat(path) {
-                    Ok(stat) if plan.is_done(&stat) => {
-                        return Ok(done_already(stat));
+                    Ok(stat) if plan.has_content(&stat) => {
+                        has_part = true;
+                        return done_already(r, path, stat, plan.durability);
                     }
                     // What the first try left of a file that it wrote into is ours to replace.
-                    Ok(stat) => partial::settle(r, path, &stat, content, plan).map(drop),
+                    Ok(stat) => partial::settle(r, path, &stat, content, plan, false),
                     Err(error) => Err(error),
                 };
-                if let Err(error) = found
-                    && error.is_connection_loss()
-                {
-                    return Err(error);
+                match found {
+                    Ok(Found::Part { .. }) => has_part = true,
+                    Err(error) if error.is_connection_loss() => return Err(error),
+                    Ok(Found::Foreign | Found::Expected) | Err(_) => {}
                 }
             }
             let result = r.store(path, content, plan);
             if is_outcome_unknown
                 && matches!(result, Err(Error::Conflict { .. }))
                 && let Ok(stat) = r.stat(path)
-                && plan.is_done(&stat)
+                && plan.has_content(&stat)
             {
                 // The first try went on after its connection was gone, and was the faster one.
-                return Ok(done_already(stat));
+                has_part = true;
+                return done_already(r, path, stat, plan.durability);
             }
             is_outcome_unknown |= matches!(
                 result,
@@ -216,6 +262,7 @@ impl<R: Remote> Remote for Retry<R> {
                     source,
                 })
             }
+            Err(error) if has_part => Err(refused_after_part(error)),
             result => result,
         }
     }

@@ -41,20 +41,25 @@ impl Vfs {
         let mut set = *set;
         set.uid = set.uid.map(|uid| self.options.ids.uid_to_host(uid));
         set.gid = set.gid.map(|gid| self.options.ids.gid_to_host(gid));
-        let mut is_cut_here = false;
-        if let Some(size) = set.size
-            && self.truncate_open(cx, ino, fh, size)?
-        {
-            set.size = None;
-            is_cut_here = true;
+        if let Some(size) = set.size {
+            let cut = self.truncate_open(cx, ino, fh, size);
+            let result = cut.and_then(|is_cut| {
+                set.size = set.size.filter(|_| !is_cut);
+                self.set_attrs(ino, set)
+            });
+            // Also where it failed: the journal knows by then that the content is written to.
+            let stored = self.store_unclosed(cx, ino, fh);
+            result.and(stored)?;
+            return self.attr_of(&self.tree.lock(), ino);
         }
         let Some((entry, claim)) = self.claim_for_attrs(cx, ino, &set)? else {
-            return self.set_attrs(cx, ino, fh, set, is_cut_here);
+            self.set_attrs(ino, set)?;
+            return self.attr_of(&self.tree.lock(), ino);
         };
         let mode = self.tree.lock().get(ino).map(|inode| inode.stat.mode);
         let result = self
-            .set_attrs(cx, ino, fh, set, is_cut_here)
-            .and_then(|_| self.store_closed(cx, ino, &entry));
+            .set_attrs(ino, set)
+            .and_then(|()| self.store_closed(cx, ino, &entry));
         if result.is_err()
             && entry.unclaim(&claim)
             && let Some(mode) = mode
@@ -107,14 +112,7 @@ impl Vfs {
         }
     }
 
-    fn set_attrs(
-        &self,
-        cx: &Context,
-        ino: Ino,
-        fh: Option<Fh>,
-        set: SetAttr,
-        is_cut_here: bool,
-    ) -> Result<Attr> {
+    fn set_attrs(&self, ino: Ino, set: SetAttr) -> Result<()> {
         // What a store under way has read of the file, it would put back.
         let entry = self.tree.lock().get(ino).and_then(entry_of);
         let hold = entry.as_ref().map(Entry::hold);
@@ -128,17 +126,19 @@ impl Vfs {
             self.change_on_host(ino, &change)?;
         }
         drop(hold);
-        let is_open = self.handles.lock().is_open_for_writing(ino);
-        if is_cut_here
-            && fh.is_none()
-            && !is_open
-            && let Some(entry) = &entry
-        {
-            // Nobody is going to close it.
-            self.store_closed(cx, ino, entry)?;
+        Ok(())
+    }
+
+    /// Stores content that nobody is going to close, because it was cut by the path of its file.
+    fn store_unclosed(&self, cx: &Context, ino: Ino, fh: Option<Fh>) -> Result<()> {
+        if fh.is_some() || self.handles.lock().is_open_for_writing(ino) {
+            return Ok(());
         }
-        let tree = self.tree.lock();
-        self.attr_of(&tree, ino)
+        let entry = self.tree.lock().get(ino).and_then(entry_of);
+        match entry {
+            Some(entry) if entry.is_unclosed() => self.store_closed(cx, ino, &entry),
+            _ => Ok(()),
+        }
     }
 
     /// Cuts the content that is open here; false if it is not open for writing.

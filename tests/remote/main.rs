@@ -5,6 +5,7 @@
 #[path = "../common/capability.rs"]
 mod capability;
 mod contract;
+mod durability;
 mod host;
 mod late;
 #[path = "../common/local.rs"]

@@ -51,6 +51,16 @@ pub(crate) trait Fate: Send + Sync + fmt::Debug {
         false
     }
 
+    /// How the next store fails before the host is asked, if it does.
+    fn store_error(&self, _path: &RemotePath) -> Option<Error> {
+        None
+    }
+
+    /// How the next removal of temporary files fails before the host is asked, if it does.
+    fn clean_up_error(&self, _dir: &RemotePath) -> Option<Error> {
+        None
+    }
+
     /// Whether requests that change nothing are answered.
     fn answers(&self) -> bool {
         true
@@ -163,6 +173,9 @@ impl Remote for Faulty {
 
     fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Stored> {
         self.fate.stores(plan);
+        if let Some(error) = self.fate.store_error(path) {
+            return Err(error);
+        }
         if self.fate.breaks_off() {
             return Err(Error::Partial {
                 act: "store",
@@ -236,6 +249,9 @@ impl Remote for Faulty {
     }
 
     fn remove_leftovers(&self, dir: &RemotePath, tag: u32) -> Result<()> {
+        if let Some(error) = self.fate.clean_up_error(dir) {
+            return Err(error);
+        }
         self.tell("clean up", |r| r.remove_leftovers(dir, tag))
     }
 

@@ -209,6 +209,7 @@ begin_direct() {
 	if [ -d "$path" ]; then say 'Is a directory'; fail 1; fi
 	if odd "$path"; then say 'Invalid argument'; fail 1; fi
 	open_target || { why "$path"; fail 1; }
+	lock
 	n=7 to=$path
 	[ -z "$FD" ] || to=$FD/7
 	expected_is_there || fail "$CONFLICT"
@@ -227,6 +228,7 @@ end_direct() {
 		[ "$n" = 9 ] || fail "$PARTIAL"
 		fail 1
 	fi
+	[ "$n" != 9 ] || flush_parent
 	report
 }
 
@@ -371,11 +373,19 @@ put() {
 	[ -z "$sync" ] || flush "$to" || fail 1
 	if [ "$expected" != 0 ] && plain "$path" && open_target; then lock; fi
 	settle
-	if [ -n "$sync" ] && ! e=$(flush "$parent"); then
-		# A directory without read permission cannot be opened, and takes new names all the same.
-		case $e in *'ermission denied') ;; *) printf '%s\n' "$e"; fail 1 ;; esac
-	fi
+	flush_parent
 	report
+}
+
+# flush_parent: writes the name of the target to the disk, where that is wanted. The target has the
+# content by then.
+flush_parent() {
+	[ -n "$sync" ] || return 0
+	e=$(flush "$parent") && return
+	# A directory without read permission cannot be opened, and takes new names all the same.
+	case $e in *'ermission denied') return 0 ;; esac
+	printf '%s\n' "$e"
+	fail "$PARTIAL"
 }
 
 # settle: see put.
@@ -536,6 +546,7 @@ conflict() {
 	if ! x "$path"; then
 		R=$RECREATED
 	elif plain "$path" && identical; then
+		[ -z "$sync" ] || flush "$path" || fail 1
 		remove_temp
 		R=$SAME
 		return
