@@ -116,7 +116,8 @@ fn look(dir: &Path) -> Result<Shelf, Error> {
             "" => Escaped(dir.file_name().unwrap_or_default().as_encoded_bytes()).to_string(),
             source => source.to_owned(),
         },
-        host_key: pin::of(dir),
+        // What is damaged is nobody's, for a list.
+        host_key: pin::of(dir).unwrap_or_default(),
         is_in_use: is_locked(dir),
         n_damaged: found.damaged.len() + memchr::memchr_iter(b'\n', &set_aside).count(),
         leftovers,

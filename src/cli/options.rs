@@ -373,6 +373,7 @@ const SSH: &[&str] = &[
     "pubkeyauthentication",
     "rekeylimit",
     "requiredrsasize",
+    "revokedhostkeys",
     "rsaauthentication",
     "sendenv",
     "serveralivecountmax",

@@ -58,10 +58,11 @@ fn open_disk(config: &Config, (transport, remote): &Connected) -> Result<Disk, E
     };
     let is_accepted = settings.accept_host_key.as_ref() == Some(&key.fingerprint);
     match pin::other_host(base, &name, &key) {
-        Some(_) if is_accepted => {
+        Ok(Some(_)) | Err(_) if is_accepted => {
             pin::give_to(base, &name, &key).map_err(system("change whose the cache is"))?;
         }
-        Some(expected) => {
+        Err(error) => return Err(system("find out which host the cache belongs to")(error)),
+        Ok(Some(expected)) => {
             let refusal = Refusal::Pinned {
                 name: host_name(settings),
                 expected: Box::new(expected),
@@ -70,7 +71,7 @@ fn open_disk(config: &Config, (transport, remote): &Connected) -> Result<Disk, E
             };
             return Err(transport::Error::from(refusal).into());
         }
-        None => {}
+        Ok(None) => {}
     }
     let host = Host {
         key,

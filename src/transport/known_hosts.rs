@@ -7,6 +7,7 @@
 #![warn(clippy::indexing_slicing)]
 
 pub mod certificate;
+pub mod public_key;
 pub mod revoked;
 pub mod verify;
 mod wire;
@@ -24,21 +25,19 @@ use sha2::Digest as _;
 use sha2::Sha256;
 
 use crate::host_key::HostKey;
+use certificate::Certificate;
 
 /// Why a connection was given up because of the host's key. `key` is its type and fingerprint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error(
-        "the host key of {name} is not known ({key}{}); run `ssh {destination}` once to check \
-         and remember it, or pass -o StrictHostKeyChecking=accept-new",
-        others(.other_kinds)
+        "the host key of {name} is not known ({key}); run `ssh {destination}` once to check and \
+         remember it, or pass -o StrictHostKeyChecking=accept-new"
     )]
     Unknown {
         name: String,
         destination: String,
         key: String,
-        /// The types of the keys that are known for this host.
-        other_kinds: Vec<String>,
     },
     #[error(
         "THE HOST KEY OF {name} HAS CHANGED: somebody may be listening in, or the host was \
@@ -53,10 +52,12 @@ pub enum Refusal {
         line: usize,
     },
     #[error(
-        "the host key of {name} ({key}) is marked as revoked in {}:{line}; do not trust this host",
+        "the {what} of {name} ({key}) is marked as revoked in {}:{line}; do not trust this host",
         file.display()
     )]
     Revoked {
+        /// `host key`, or the key of the authority that certified it.
+        what: &'static str,
         name: String,
         key: String,
         file: PathBuf,
@@ -115,13 +116,6 @@ pub enum Refusal {
     },
 }
 
-fn others(kinds: &[String]) -> String {
-    if kinds.is_empty() {
-        return String::new();
-    }
-    format!("; known are keys of type {}", kinds.join(", "))
-}
-
 /// One `known_hosts` file, read.
 #[derive(Debug)]
 pub struct KnownFile {
@@ -133,11 +127,9 @@ pub struct KnownFile {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Known,
-    /// No line has this key, and none has another of its type.
-    Unknown {
-        other_kinds: Vec<String>,
-    },
-    /// A line has another key of the same type.
+    /// No line has a key of the host.
+    Unknown,
+    /// A line has another key, of any type, and none has this one.
     Changed {
         file: PathBuf,
         line: usize,
@@ -163,47 +155,43 @@ pub fn lookup_name(host: &str, port: u16) -> String {
     }
 }
 
-/// Returns what `files` say about the key `blob` of the host kept as `name`.
+/// Returns what `files` say about the key `blob` of the host kept as `name`, as OpenSSH hostfile.c
+/// `check_hostkeys_by_key_or_type()` does: a key of another type is a changed key too, because
+/// whoever wants to be taken for the host chooses which types it shows.
 ///
 /// A revocation in any file outweighs every line that knows the key.
 pub fn check(files: &[KnownFile], name: &str, blob: &[u8]) -> Verdict {
-    let kind = key_type(blob).unwrap_or_default();
-    let mut is_known = false;
+    if let Some((file, line)) = revocation(files, name, blob) {
+        return Verdict::Revoked { file, line };
+    }
     let mut changed = None;
     let mut authority = None;
-    let mut other_kinds: Vec<String> = Vec::new();
     for (file, entry) in entries(files, name) {
-        let is_same = entry.blob == blob;
+        let (file, line) = (file.to_owned(), entry.line);
         match entry.marker {
-            Marker::Revoked if is_same => {
-                return Verdict::Revoked {
-                    file: file.to_owned(),
-                    line: entry.line,
-                };
+            Marker::Plain if entry.blob == blob => return Verdict::Known,
+            Marker::Plain => {
+                changed.get_or_insert(Verdict::Changed { file, line });
             }
-            Marker::Plain if is_same => is_known = true,
-            Marker::Plain if entry.kind == kind => {
-                changed.get_or_insert(Verdict::Changed {
-                    file: file.to_owned(),
-                    line: entry.line,
-                });
-            }
-            Marker::Plain if !other_kinds.contains(&entry.kind) => other_kinds.push(entry.kind),
             Marker::CertAuthority => {
-                authority.get_or_insert(Verdict::CertificateExpected {
-                    file: file.to_owned(),
-                    line: entry.line,
-                });
+                authority.get_or_insert(Verdict::CertificateExpected { file, line });
             }
-            _ => {}
+            Marker::Revoked => {}
         }
     }
-    match (changed, authority) {
-        _ if is_known => Verdict::Known,
-        (Some(changed), _) => changed,
-        (None, Some(authority)) if other_kinds.is_empty() => authority,
-        (None, _) => Verdict::Unknown { other_kinds },
-    }
+    changed.or(authority).unwrap_or(Verdict::Unknown)
+}
+
+/// Returns the file and the number of the line that revokes the key `blob` of the host kept as
+/// `name`. A line with a certificate revokes the key that the certificate is for.
+pub fn revocation(files: &[KnownFile], name: &str, blob: &[u8]) -> Option<(PathBuf, usize)> {
+    entries(files, name)
+        .find(|(_, entry)| {
+            entry.marker == Marker::Revoked
+                && (entry.blob == blob
+                    || Certificate::parse(&entry.blob).is_some_and(|it| it.key == blob))
+        })
+        .map(|(file, entry)| (file.to_owned(), entry.line))
 }
 
 /// Returns the keys of the authorities that may certify `name`.
@@ -287,8 +275,9 @@ fn entries<'a>(
     files.iter().flat_map(move |file| {
         let lines = file.text.split(|&byte| byte == b'\n').enumerate();
         lines.filter_map(move |(idx, line)| {
-            let line = std::str::from_utf8(line).ok()?;
-            parse_line(line, name, idx + 1).map(|entry| (file.path.as_path(), entry))
+            // What matters of a line is ASCII; a comment may be of any encoding.
+            let line = String::from_utf8_lossy(line);
+            parse_line(&line, name, idx + 1).map(|entry| (file.path.as_path(), entry))
         })
     })
 }
@@ -342,7 +331,7 @@ fn names_match(hosts: &str, name: &str) -> bool {
 }
 
 /// Matches `*` and `?`; backtracks to the last star only, so that no pattern is slow.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
+pub(super) fn glob(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut star = None;
     while let Some(&byte) = text.get(t) {
@@ -412,9 +401,7 @@ mod tests {
         check(&file(text), name, &key(ED, "right"))
     }
 
-    const UNKNOWN: Verdict = Verdict::Unknown {
-        other_kinds: Vec::new(),
-    };
+    const UNKNOWN: Verdict = Verdict::Unknown;
 
     #[test]
     fn plain_names_lists_ports_and_patterns_match() {
@@ -474,16 +461,16 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_another_type_is_no_change() {
+    fn a_key_of_another_type_is_a_change_too() {
         let text = line("box", "ssh-rsa", "x") + &line("box", "ssh-rsa", "y");
-        let other_kinds = vec!["ssh-rsa".to_owned()];
-        assert_eq!(
-            verdict(&text, "box"),
-            Verdict::Unknown {
-                other_kinds: other_kinds.clone()
-            }
-        );
-        assert_eq!(known_types(&file(&text), "box"), other_kinds);
+        let changed = Verdict::Changed {
+            file: "/kh".into(),
+            line: 1,
+        };
+        assert_eq!(verdict(&text, "box"), changed);
+        assert_eq!(known_types(&file(&text), "box"), ["ssh-rsa"]);
+        let both = text + &line("box", ED, "right");
+        assert_eq!(verdict(&both, "box"), Verdict::Known);
     }
 
     #[test]
@@ -516,7 +503,7 @@ mod tests {
         let other = authority + &line("box.net", "ssh-rsa", "x");
         assert!(matches!(
             verdict(&other, "box.net"),
-            Verdict::Unknown { .. }
+            Verdict::Changed { .. }
         ));
     }
 
@@ -538,6 +525,11 @@ mod tests {
         let mut files = file("");
         files[0].text = [b"\xff\xfe box\n", good.as_bytes()].concat();
         assert_eq!(check(&files, "box", &key(ED, "right")), Verdict::Known);
+        for start in ["box", "@revoked box"] {
+            let text = line(start, ED, "right").replace("comment", "M\u{fc}ller");
+            files[0].text = text.chars().map(|c| u8::try_from(c).unwrap()).collect();
+            assert_ne!(check(&files, "box", &key(ED, "right")), UNKNOWN, "Latin-1");
+        }
         let lying = format!("box ssh-rsa {}\n", STANDARD.encode(key(ED, "right")));
         assert_eq!(verdict(&lying, "box"), UNKNOWN);
     }

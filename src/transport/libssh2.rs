@@ -37,11 +37,14 @@ use super::known_hosts;
 use super::known_hosts::Refusal;
 use super::known_hosts::certificate::Certificate;
 use super::known_hosts::certificate::is_certificate;
+use super::known_hosts::public_key::is_canonical;
+use super::known_hosts::public_key::rsa_bits;
 use super::known_hosts::verify::HostKeys;
 use super::known_hosts::verify::Trust;
 use super::prompt::UntilSilenced;
 use super::prompt::printable;
 use super::settings::Settings;
+use super::ssh_config::algorithms;
 use crate::clock::Clock as _;
 use crate::clock::SystemClock;
 use crate::host_key::HostKey;
@@ -108,6 +111,16 @@ impl Libssh2 {
             }
             None => blob,
         };
+        if is_canonical(&blob) != Some(true) {
+            // Another encoding of a revoked key would not be found in any list.
+            return Err(self.handshake_error("its host key is not encoded as it must be"));
+        }
+        let required = self.settings.required_rsa_bits;
+        if let Some(n_bits) = rsa_bits(&blob).filter(|&n| n < required) {
+            return Err(self.handshake_error(&format!(
+                "its RSA host key has {n_bits} bits, and RequiredRSASize is {required}"
+            )));
+        }
         let certificate = certificate.as_ref();
         keys.check_revoked(&blob, certificate)?;
         let key = known_hosts::host_key(&blob);
@@ -177,6 +190,13 @@ impl Libssh2 {
             &keys.known_types(),
             keys.has_authority(),
         );
+        if host_keys.is_empty() {
+            // Without a list the library would offer all that it has.
+            return Err(self.handshake_error(
+                "HostKeyAlgorithms allows nothing but host certificates, and no @cert-authority \
+                 line of a known_hosts file is about this host",
+            ));
+        }
         let mut kex = kex_algorithms.clone();
         if !kex.is_empty() {
             // Not algorithms, but a list of one's own drops them: the announcement of SHA-2
@@ -296,19 +316,9 @@ fn host_key_order(
     known_types: &[String],
     has_authority: bool,
 ) -> Vec<String> {
-    const DEFAULT: [&str; 6] = [
-        "ssh-ed25519",
-        "ecdsa-sha2-nistp256",
-        "ecdsa-sha2-nistp384",
-        "ecdsa-sha2-nistp521",
-        "rsa-sha2-512",
-        "rsa-sha2-256",
-    ];
     let is_certified = |name: &str| name.contains("-cert-v01@");
     let mut order: Vec<String> = if configured.is_empty() {
-        let certified = DEFAULT.map(|name| format!("{name}-cert-v01@openssh.com"));
-        let plain = DEFAULT.map(str::to_owned);
-        certified.into_iter().chain(plain).collect()
+        algorithms::host_keys()
     } else {
         configured.to_vec()
     };

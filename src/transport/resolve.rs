@@ -14,12 +14,12 @@ use ssh2_config::SshConfig;
 
 use super::Error;
 use super::child;
-use super::settings::DEFAULT_CIPHERS;
 use super::settings::Settings;
 use super::ssh_config;
 use super::ssh_config::Pairs;
 use super::ssh_config::Query;
 use super::ssh_config::Surroundings;
+use super::ssh_config::algorithms;
 
 /// `ssh -G` takes 10 ms, and as long as it likes where the configuration says `Match exec`.
 const SSH_LIMIT: Duration = Duration::from_secs(30);
@@ -99,7 +99,7 @@ fn read_files(query: &Query, around: &Surroundings) -> Result<Pairs, Error> {
             }
         }
     }
-    pairs.plain_algorithms(&DEFAULT_CIPHERS);
+    pairs.plain_algorithms()?;
     Ok(pairs)
 }
 
@@ -109,7 +109,7 @@ fn read_file(
     around: &Surroundings,
     pairs: &mut Pairs,
 ) -> io::Result<()> {
-    let text = fs::read(file)?;
+    let text = algorithms::plain_text(&fs::read(file)?).map_err(io::Error::other)?;
     let has_match = text.split(|&byte| byte == b'\n').any(|line| {
         let word = line
             .trim_ascii_start()
@@ -172,6 +172,7 @@ fn read_file(
         ("macs", params.mac),
         ("kexalgorithms", params.kex_algorithms),
         ("hostkeyalgorithms", params.host_key_algorithms),
+        ("casignaturealgorithms", params.ca_signature_algorithms),
     ];
     for (key, list) in algorithms {
         add(
@@ -189,7 +190,7 @@ fn read_file(
     Ok(())
 }
 
-fn config_error(detail: &str) -> Error {
+pub(super) fn config_error(detail: &str) -> Error {
     Error::Config {
         detail: detail.escape_debug().to_string(),
     }
@@ -198,6 +199,7 @@ fn config_error(detail: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::settings::DEFAULT_CIPHERS;
     use crate::transport::settings::Proxy;
 
     fn around(home: &Path) -> Surroundings {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::host_key::HostKey;
+use crate::transport::known_hosts::public_key::MIN_RSA_BITS;
 
 /// How long making a connection may take when nothing else is configured.
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -117,6 +118,8 @@ pub struct Settings {
     pub revoked_host_keys: Option<PathBuf>,
     /// The algorithms that the authority of a host certificate may sign with; empty for the default.
     pub ca_signature_algorithms: Vec<String>,
+    /// The smallest size of RSA keys of hosts and authorities.
+    pub required_rsa_bits: u32,
     pub host_key_alias: Option<String>,
     /// The key of the host that the contents to be stored belong to, whatever the files say.
     pub pinned_host_key: Option<HostKey>,
@@ -164,6 +167,7 @@ impl Settings {
             hash_known_hosts: false,
             revoked_host_keys: None,
             ca_signature_algorithms: Vec::new(),
+            required_rsa_bits: MIN_RSA_BITS,
             host_key_alias: None,
             pinned_host_key: None,
             accept_host_key: None,

@@ -3,6 +3,7 @@
 //! Takes what `ssh -G` prints, or the same keys from elsewhere. Nothing here reads a file, the
 //! environment or the network; `resolve` does that.
 
+pub mod algorithms;
 mod tokens;
 
 use std::ffi::OsString;
@@ -17,6 +18,7 @@ use super::settings::Proxy;
 use super::settings::Settings;
 use super::settings::StrictHostKeyChecking;
 use crate::path::Excerpt;
+use crate::transport::known_hosts::public_key::MIN_RSA_BITS;
 use crate::transport::ssh_config::tokens::Expander;
 
 /// What was asked for on the command line.
@@ -68,43 +70,16 @@ impl Pairs {
 
     /// Replaces lists that change the default (`+x`, `^x`, `-x`) by plain ones; `ssh -G` has done
     /// that already.
-    pub fn plain_algorithms(&mut self, default_ciphers: &[&str]) {
-        const KEYS: [&str; 5] = [
-            "ciphers",
-            "macs",
-            "kexalgorithms",
-            "hostkeyalgorithms",
-            "casignaturealgorithms",
-        ];
-        for (key, value) in self
-            .0
-            .iter_mut()
-            .filter(|(key, _)| KEYS.contains(&key.as_str()))
-        {
-            let default: &[&str] = if key == "ciphers" {
-                default_ciphers
-            } else {
-                &[]
-            };
-            let Some((kind, names)) = value.split_at_checked(1) else {
-                continue;
-            };
-            let named: Vec<&str> = names.split(',').collect();
-            let mut list = default.to_vec();
-            match kind {
-                "+" => list.extend(named),
-                "^" => drop(list.splice(0..0, named)),
-                "-" => list.retain(|name| !named.contains(name)),
-                _ => continue,
+    ///
+    /// # Errors
+    /// Nothing is left of a list.
+    pub fn plain_algorithms(&mut self) -> Result<(), Error> {
+        for (key, value) in &mut self.0 {
+            if let Some(list) = algorithms::plain(key, value)? {
+                *value = list;
             }
-            // Without a default of ours the library's own one serves: an addition to it would
-            // leave nothing but the addition.
-            *value = if default.is_empty() {
-                String::new()
-            } else {
-                list.join(",")
-            };
         }
+        Ok(())
     }
 
     fn first(&self, key: &str) -> Option<&str> {
@@ -247,6 +222,9 @@ pub fn settings(pairs: &Pairs, query: &Query, around: &Surroundings) -> Result<S
     };
     settings.hash_known_hosts = pairs.is_on("hashknownhosts", false);
     settings.ca_signature_algorithms = pairs.list("casignaturealgorithms");
+    if let Some(n_bits) = pairs.some("requiredrsasize").and_then(|it| it.parse().ok()) {
+        settings.required_rsa_bits = MIN_RSA_BITS.max(n_bits);
+    }
     settings.revoked_host_keys = pairs
         .some("revokedhostkeys")
         .map(|text| expander.path(text));

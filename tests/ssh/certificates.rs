@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use scpfs::transport::Error;
 use scpfs::transport::known_hosts::Refusal;
 use scpfs::transport::known_hosts::certificate::Certificate;
+use scpfs::transport::known_hosts::public_key::MIN_RSA_BITS;
 use scpfs::transport::settings::Settings;
 use scpfs::transport::settings::StrictHostKeyChecking;
 
@@ -191,6 +192,28 @@ fn a_revoked_certificate_or_authority_is_refused() {
         matches!(refused, Refusal::RevokedByFile { .. }),
         "{refused}"
     );
+    // A certificate in a list revokes the key that it is for.
+    let certificate = fs::read_to_string(sshd.dir().join("host_ed25519-cert.pub")).unwrap();
+    fs::write(&file, &certificate).unwrap();
+    let refused = refusal(settings.clone());
+    assert!(
+        matches!(refused, Refusal::RevokedByFile { .. }),
+        "{refused}"
+    );
+    let by_line = refusal(knowing(&sshd, &format!("{line}@revoked * {certificate}")));
+    assert!(
+        matches!(by_line, Refusal::Revoked { line: 2, .. }),
+        "{by_line}"
+    );
+    // A line for the port does not undo the revocation of the authority for all.
+    let other = public(&self::authority(&sshd, "ecdsa"));
+    let name = format!("[127.0.0.1]:{}", sshd.port());
+    let text = format!("@cert-authority 127.* {key}@revoked 127.* {key}{name} {other}");
+    let by_name = refusal(knowing(&sshd, &text));
+    assert!(matches!(by_name, Refusal::Revoked { .. }), "{by_name}");
+    let text = by_name.to_string();
+    assert!(text.contains("the authority of"), "{text}");
+    knowing(&sshd, &line);
     let spec = sshd.dir().join("spec");
     for (words, is_revoked) in [
         ("serial: 7", true),
@@ -234,8 +257,9 @@ fn no_byte_of_a_certificate_can_be_changed() {
             .arg(sshd.dir().join("host_ecdsa.pub")));
         let text = fs::read_to_string(sshd.dir().join("host_ecdsa-cert.pub")).unwrap();
         let blob = STANDARD.decode(text.split(' ').nth(1).unwrap()).unwrap();
-        let check =
-            |blob: &[u8], name: &str| Certificate::parse(blob).map(|it| it.check(name, now, &[]));
+        let check = |blob: &[u8], name: &str| {
+            Certificate::parse(blob).map(|it| it.check(name, now, &[], MIN_RSA_BITS))
+        };
         assert_eq!(check(&blob, "127.0.0.1"), Some(Ok(())), "{kind}");
         assert!(matches!(check(&blob, "box"), Some(Err(_))));
         for idx in 0..blob.len() {

@@ -228,17 +228,102 @@ fn the_server_is_asked_for_a_key_of_the_type_that_is_known() {
     assert_eq!(whoami(&unattended(settings)).unwrap(), sshd.user());
 }
 
+/// A key of a type that no line has counted as unknown: whoever answered at the address of a host
+/// chose another type, was accepted with `accept-new`, and got the password with `no`.
 #[test]
-fn a_known_key_of_another_type_makes_a_host_unknown_but_not_changed() {
+fn a_key_of_another_type_than_the_known_one_is_a_changed_key() {
+    let options = Options::default().line("PasswordAuthentication yes");
+    let Some(sshd) = Sshd::start(options) else {
+        return;
+    };
+    let name = format!("[127.0.0.1]:{}", sshd.port());
+    let line = format!("{name} {}", other_key(&sshd, "rsa"));
+    let (settings, path) = knowing(&sshd, &line);
+    for strict in [
+        StrictHostKeyChecking::Yes,
+        StrictHostKeyChecking::Ask,
+        StrictHostKeyChecking::AcceptNew,
+    ] {
+        let settings = Settings {
+            host_key_algorithms: vec!["ssh-ed25519".to_owned()],
+            strict,
+            ..settings.clone()
+        };
+        let refusal = refusal(settings);
+        assert!(
+            matches!(refusal, Refusal::Changed { line: 1, .. }),
+            "{refusal}"
+        );
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), line);
+    let script = Script::new(&[&sshd.password()]);
+    let unchecked = Settings {
+        identity_files: Vec::new(),
+        host_key_algorithms: vec!["ssh-ed25519".to_owned()],
+        strict: StrictHostKeyChecking::No,
+        ..settings
+    };
+    assert!(whoami(&attended(unchecked, &script)).is_err());
+    assert_eq!(script.n_questions(), 0);
+}
+
+/// A line for the port hid a revocation for all ports, and a comment in Latin-1 the whole line.
+#[test]
+fn a_revocation_counts_whatever_other_lines_say() {
     let Some(sshd) = Sshd::start(Options::default()) else {
         return;
     };
-    let key = other_key(&sshd, "rsa");
-    let (settings, _) = knowing(&sshd, &format!("[127.0.0.1]:{} {key}", sshd.port()));
-    match refusal(settings) {
-        Refusal::Unknown { other_kinds, .. } => assert_eq!(other_kinds, ["ssh-rsa"]),
-        refusal => panic!("{refusal}"),
+    let (key, other) = (host_key(&sshd, "ed25519"), other_key(&sshd, "ed25519"));
+    let name = format!("[127.0.0.1]:{}", sshd.port());
+    let words: Vec<&str> = key.split_whitespace().collect();
+    let in_latin_1 = [
+        format!("{name} {key}@revoked * {} {} M", words[0], words[1]).as_bytes(),
+        b"\xfcller\n",
+    ]
+    .concat();
+    for text in [
+        format!("@revoked 127.0.0.* {key}{name} {other}").into_bytes(),
+        format!("@revoked 127.0.0.* {key}{name} {key}").into_bytes(),
+        in_latin_1,
+    ] {
+        let (settings, path) = knowing(&sshd, "# nothing");
+        fs::write(&path, &text).unwrap();
+        let settings = Settings {
+            strict: StrictHostKeyChecking::No,
+            ..settings
+        };
+        let refusal = refusal(settings);
+        assert!(matches!(refusal, Refusal::Revoked { .. }), "{refusal}");
     }
+}
+
+/// Key sizes were not looked at, and a list of algorithms of which nothing was left allowed all.
+#[test]
+fn a_host_key_that_is_too_short_or_not_allowed_is_refused() {
+    let Some(mut sshd) = Sshd::start(Options::default()) else {
+        return;
+    };
+    let path = sshd.dir().join("host_rsa");
+    keygen(&path, "rsa", "");
+    let config = sshd.dir().join("sshd_config");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(config, format!("HostKey {}\n{text}", path.display())).unwrap();
+    sshd.restart();
+    let key = host_key(&sshd, "rsa");
+    let (settings, _) = knowing(&sshd, &format!("[127.0.0.1]:{} {key}", sshd.port()));
+    assert_eq!(whoami(&unattended(settings.clone())).unwrap(), sshd.user());
+    let longer = Settings {
+        required_rsa_bits: 16_384,
+        ..settings.clone()
+    };
+    let error = whoami(&unattended(longer)).unwrap_err().to_string();
+    assert!(error.contains("RequiredRSASize"), "{error}");
+    let certified = Settings {
+        host_key_algorithms: vec!["ssh-ed25519-cert-v01@openssh.com".to_owned()],
+        ..settings
+    };
+    let error = whoami(&unattended(certified)).unwrap_err().to_string();
+    assert!(error.contains("HostKeyAlgorithms"), "{error}");
 }
 
 #[test]

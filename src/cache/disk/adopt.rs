@@ -25,13 +25,15 @@ impl Disk {
                 return;
             }
         };
-        if let (Some(ours), Some(theirs)) = (pin::of(&self.dir), pin::of(&other.dir))
-            && ours != theirs
-        {
-            log::warn!(
-                "{} belongs to the host with the key {theirs}; it stays as it is",
-                other.dir.display()
-            );
+        let why = match (pin::of(&self.dir), pin::of(&other.dir)) {
+            (Ok(Some(ours)), Ok(Some(theirs))) if ours != theirs => {
+                format!("it belongs to the host with the key {theirs}")
+            }
+            (Err(error), _) | (_, Err(error)) => error.to_string(),
+            _ => String::new(),
+        };
+        if !why.is_empty() {
+            log::warn!("{} stays as it is: {why}", other.dir.display());
             return;
         }
         self.n_damaged += other.n_damaged;

@@ -42,6 +42,8 @@ struct Pin {
 
 /// Returns the host key that goes with what was asked for, before there is a connection that would
 /// say which directory that is; `None` where nothing is known.
+///
+/// A directory whose file cannot be read is passed over: it is refused when it is opened.
 pub fn expected(base: &Path, asked: &str) -> Option<HostKey> {
     let dirs = fs::read_dir(base).ok()?.flatten();
     let changed_at = |dir: &Path| {
@@ -50,7 +52,7 @@ pub fn expected(base: &Path, asked: &str) -> Option<HostKey> {
             .ok()
     };
     let pins = dirs.filter_map(|item| {
-        let pin = read(&item.path())?;
+        let pin = read(&item.path()).ok().flatten()?;
         let is_it = pin.asked.iter().any(|it| it == asked);
         is_it.then(|| (changed_at(&item.path()), pin.key))
     });
@@ -59,14 +61,25 @@ pub fn expected(base: &Path, asked: &str) -> Option<HostKey> {
 }
 
 /// Returns the host key of a cache directory.
-pub(crate) fn of(dir: &Path) -> Option<HostKey> {
-    read(dir).map(|pin| pin.key)
+///
+/// # Errors
+/// The file cannot be read, or is damaged.
+pub(crate) fn of(dir: &Path) -> io::Result<Option<HostKey>> {
+    Ok(read(dir)?.map(|pin| pin.key))
 }
 
 /// Returns the host key that a cache directory of this name has if it is not `key`, those of mounts
 /// side by side included.
-pub fn other_host(base: &Path, name: &str, key: &HostKey) -> Option<HostKey> {
-    dirs(base, name).find_map(|dir| of(&dir).filter(|pinned| pinned != key))
+///
+/// # Errors
+/// The file of one of them cannot be read, or is damaged: nobody knows whose content it has.
+pub fn other_host(base: &Path, name: &str, key: &HostKey) -> io::Result<Option<HostKey>> {
+    for dir in dirs(base, name) {
+        if let Some(pinned) = of(&dir)?.filter(|pinned| pinned != key) {
+            return Ok(Some(pinned));
+        }
+    }
+    Ok(None)
 }
 
 /// Gives what earlier mounts left under this name to another host, as the person said: contents that
@@ -78,15 +91,24 @@ pub fn other_host(base: &Path, name: &str, key: &HostKey) -> Option<HostKey> {
 /// A directory cannot be changed; it still belongs to the host that it belonged to.
 pub fn give_to(base: &Path, name: &str, key: &HostKey) -> io::Result<()> {
     for dir in dirs(base, name) {
-        let Some(pin) = read(&dir).filter(|pin| pin.key != *key) else {
-            continue;
+        let pin = match read(&dir) {
+            Ok(None) => continue,
+            Ok(Some(pin)) if pin.key == *key => continue,
+            Ok(Some(pin)) => Some(pin),
+            Err(error) => {
+                log::warn!("{error}");
+                None
+            }
         };
+        let old_key = pin.as_ref().map_or_else(
+            || "that cannot be read".to_owned(),
+            |pin| pin.key.to_string(),
+        );
         let lock = File::open(dir.join("lock"))?;
         if is_taken(&lock)? {
             log::warn!(
-                "a mount uses {}, which stays with the host key {}",
+                "a mount uses {}, which stays with the host key {old_key}",
                 dir.display(),
-                pin.key
             );
             continue;
         }
@@ -97,11 +119,11 @@ pub fn give_to(base: &Path, name: &str, key: &HostKey) -> io::Result<()> {
             }
         }
         log::warn!(
-            "what is kept in {} was that of the host with the key {}, and goes to that with {key}",
+            "what is kept in {} was that of the host with the key {old_key}, and goes to that with \
+             {key}",
             dir.display(),
-            pin.key
         );
-        write(&dir, key, &pin.asked)?;
+        write(&dir, key, &pin.map_or_else(Vec::new, |pin| pin.asked))?;
     }
     Ok(())
 }
@@ -114,9 +136,9 @@ impl Disk {
     /// Pins the directory to the host of this mount; one that belongs to no host yet is taken.
     ///
     /// # Errors
-    /// It belongs to another host, or the file cannot be written.
+    /// It belongs to another host, or the file cannot be read, is damaged, or cannot be written.
     pub(super) fn pin(&mut self, host: &Host) -> io::Result<()> {
-        let pin = read(self.dir());
+        let pin = read(self.dir())?;
         self.was_unpinned = pin.is_none();
         let mut asked = match pin {
             Some(pin) if pin.key != host.key => {
@@ -138,16 +160,31 @@ fn path(dir: &Path) -> PathBuf {
     dir.join("host_key")
 }
 
-/// Reads the file of a directory; one that is damaged is as good as none.
-fn read(dir: &Path) -> Option<Pin> {
-    let text = fs::read_to_string(path(dir)).ok()?;
+/// Reads the file of a directory; `None` if it has none.
+fn read(dir: &Path) -> io::Result<Option<Pin>> {
+    let path = path(dir);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            let detail = format!("cannot read {}: {error}", path.display());
+            return Err(io::Error::new(error.kind(), detail));
+        }
+    };
     let mut lines = text.lines();
-    let key = HostKey::parse(lines.next()?)?;
+    let key = lines.next().and_then(HostKey::parse).ok_or_else(|| {
+        let detail = format!(
+            "{} is damaged: it must have the key of the host that the contents beside it belong to. \
+             Mount with -o accept_host_key=FINGERPRINT of that host",
+            path.display()
+        );
+        io::Error::new(io::ErrorKind::InvalidData, detail)
+    })?;
     let asked = lines.filter_map(|line| line.strip_prefix("asked "));
-    Some(Pin {
+    Ok(Some(Pin {
         key,
         asked: asked.map(str::to_owned).collect(),
-    })
+    }))
 }
 
 /// Durably, and in one step: a power failure leaves the old file or the new one.
@@ -189,10 +226,13 @@ mod tests {
         let (a, b) = (host("a"), host("b"));
         // It was made before there were pins.
         drop(Disk::open(base.path(), "key", "boot").unwrap());
-        assert_eq!(other_host(base.path(), "key", &a.key), None);
+        assert_eq!(other_host(base.path(), "key", &a.key).unwrap(), None);
         drop(open(base.path(), &a));
-        assert_eq!(other_host(base.path(), "key", &a.key), None);
-        assert_eq!(other_host(base.path(), "key", &b.key), Some(a.key.clone()));
+        assert_eq!(other_host(base.path(), "key", &a.key).unwrap(), None);
+        assert_eq!(
+            other_host(base.path(), "key", &b.key).unwrap(),
+            Some(a.key.clone())
+        );
         assert_eq!(expected(base.path(), &a.asked), Some(a.key.clone()));
         assert_eq!(expected(base.path(), &b.asked), None);
         assert!(Disk::open_for(base.path(), "key", "boot", &b).is_err());
@@ -214,11 +254,11 @@ mod tests {
         let second = open(base.path(), &a);
         assert_eq!(second.dir(), base.path().join("key.2"));
         drop((first, second));
-        assert_eq!(other_host(base.path(), "key", &b.key), Some(a.key));
+        assert_eq!(other_host(base.path(), "key", &b.key).unwrap(), Some(a.key));
         let third = open(base.path(), &b);
         assert_eq!(third.dir(), base.path().join("key"));
         assert!(base.path().join("key.2/journal").exists());
-        assert_eq!(of(&base.path().join("key.2")), Some(host("a").key));
+        assert_eq!(of(&base.path().join("key.2")).unwrap(), Some(host("a").key));
     }
 
     #[test]
@@ -235,11 +275,31 @@ mod tests {
         let dirty = disk.private_path(&dirty);
         // While it is in use nothing changes.
         give_to(base.path(), "key", &b.key).unwrap();
-        assert_eq!(other_host(base.path(), "key", &b.key), Some(a.key));
+        assert_eq!(other_host(base.path(), "key", &b.key).unwrap(), Some(a.key));
         drop(disk);
         give_to(base.path(), "key", &b.key).unwrap();
         let disk = open(base.path(), &b);
         assert_eq!(disk.found(), []);
         assert_eq!(fs::read(dirty).unwrap(), b"pending");
+    }
+
+    #[test]
+    fn a_directory_whose_file_is_damaged_is_taken_by_no_host_unasked() {
+        let base = tempfile::tempdir().unwrap();
+        let (a, b) = (host("a"), host("b"));
+        let file = base.path().join("key/host_key");
+        for damage in ["", "ssh-ed25519\n"] {
+            drop(open(base.path(), &a));
+            fs::write(&file, damage).unwrap();
+            other_host(base.path(), "key", &b.key).unwrap_err();
+            let Err(error) = Disk::open_for(base.path(), "key", "boot", &b) else {
+                panic!("it was taken over");
+            };
+            assert!(format!("{error:?}").contains("damaged"), "{error:?}");
+            give_to(base.path(), "key", &a.key).unwrap();
+        }
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        other_host(base.path(), "key", &a.key).unwrap_err();
     }
 }

@@ -20,6 +20,8 @@ use openssl::rsa::Rsa;
 use openssl::sign::Verifier;
 
 use super::key_type;
+use super::public_key::is_canonical;
+use super::public_key::rsa_bits;
 use super::wire::Reader;
 use super::wire::Short;
 
@@ -40,8 +42,8 @@ pub const DEFAULT_CA_ALGORITHMS: [&str; 6] = [
     "rsa-sha2-256",
 ];
 
-/// The shortest RSA key of an authority, in bytes of its modulus; OpenSSH's `RequiredRSASize`.
-const MIN_RSA_BYTES: u32 = 128;
+/// OpenSSH sshkey.c `SSHKEY_CERT_MAX_PRINCIPALS`.
+const MAX_PRINCIPALS: usize = 256;
 
 /// A certificate that was read, and not judged yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +79,8 @@ pub enum Flaw {
     Options,
     #[error("it is signed by an algorithm that is not allowed, or not supported")]
     Algorithm,
+    #[error("the RSA key of its authority is shorter than RequiredRSASize")]
+    Short,
     #[error("its signature is wrong")]
     Signature,
 }
@@ -129,14 +133,21 @@ impl Certificate {
         let id = rest.string()?.to_vec();
         let principals = rest.strings()?;
         let (valid_after, valid_before) = (rest.long()?, rest.long()?);
-        let has_critical_options = !rest.string()?.is_empty();
-        let _extensions = rest.string()?;
+        let critical_options = rest.strings()?;
+        let extensions = rest.strings()?;
         let _reserved = rest.string()?;
         let authority = rest.string()?.to_vec();
         let signed = blob.get(..blob.len() - rest.0.len()).unwrap_or_default();
         let signature = rest.string()?.to_vec();
         // PROTOCOL.certkeys: an authority is never a certificate itself.
         let is_whole = rest.0.is_empty() && !is_certificate(&authority);
+        // As OpenSSH sshkey.c cert_parse(): options are names, each with its value.
+        let is_well_formed = principals.len() <= MAX_PRINCIPALS
+            && critical_options.len().is_multiple_of(2)
+            && extensions.len().is_multiple_of(2)
+            && !id.contains(&0)
+            && principals.iter().all(|name| !name.contains(&0));
+        let is_whole = is_whole && is_well_formed && is_canonical(&authority) == Some(true);
         Ok(is_whole.then(|| Self {
             key,
             authority,
@@ -146,7 +157,7 @@ impl Certificate {
             principals,
             valid_after,
             valid_before,
-            has_critical_options,
+            has_critical_options: !critical_options.is_empty(),
             signed: signed.to_vec(),
             signature,
         }))
@@ -157,8 +168,14 @@ impl Certificate {
     /// 9.2 accepts for every host.
     ///
     /// `name` is the host's without its port, `now` in seconds since 1970; `algorithms` are those
-    /// that an authority may sign with.
-    pub fn check(&self, name: &str, now: u64, algorithms: &[String]) -> Result<(), Flaw> {
+    /// that an authority may sign with, and an RSA key of it has at least `min_rsa_bits`.
+    pub fn check(
+        &self,
+        name: &str,
+        now: u64,
+        algorithms: &[String],
+        min_rsa_bits: u32,
+    ) -> Result<(), Flaw> {
         if self.kind != FOR_HOST {
             return Err(Flaw::Kind);
         }
@@ -189,6 +206,9 @@ impl Certificate {
         }
         if !signature.0.is_empty() {
             return Err(Flaw::Signature);
+        }
+        if rsa_bits(&self.authority).is_some_and(|n| n < min_rsa_bits) {
+            return Err(Flaw::Short);
         }
         match verify(&self.authority, algorithm, &self.signed, value) {
             Ok(Some(true)) => Ok(()),
@@ -241,9 +261,6 @@ fn verify(
             let exponent = BigNum::from_slice(fields.string()?)?;
             let modulus = BigNum::from_slice(fields.string()?)?;
             let key = Rsa::from_public_components(modulus, exponent)?;
-            if key.size() < MIN_RSA_BYTES {
-                return Ok(None);
-            }
             let digest = if algorithm == "rsa-sha2-256" {
                 MessageDigest::sha256()
             } else {

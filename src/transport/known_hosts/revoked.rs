@@ -12,7 +12,9 @@ use sha2::Digest as _;
 use sha2::Sha256;
 
 use super::certificate::Certificate;
+use super::certificate::is_certificate;
 use super::key_type;
+use super::public_key::is_canonical;
 use super::wire::Reader;
 use super::wire::Short;
 
@@ -79,7 +81,17 @@ fn listed_key(line: &[u8]) -> Option<Vec<u8>> {
         .filter(|word| !word.is_empty());
     let kind = words.next()?;
     let key = STANDARD.decode(words.next()?).ok()?;
-    (key_type(&key)?.as_bytes() == kind).then_some(key)
+    if key_type(&key)?.as_bytes() != kind {
+        return None;
+    }
+    // OpenSSH sshkey.c sshkey_check_revoked() compares the key that a certificate is for.
+    let key = if is_certificate(&key) {
+        Certificate::parse(&key)?.key
+    } else {
+        key
+    };
+    // A key of an unknown type may be right.
+    (is_canonical(&key) != Some(false)).then_some(key)
 }
 
 /// Reads what follows the magic number of a KRL, to its very end.
@@ -98,16 +110,24 @@ fn krl_revokes(text: &[u8], keys: &[Vec<u8>], shown: Option<&Certificate>) -> Re
     while !rest.0.is_empty() {
         let (section, content) = (rest.byte()?, rest.string()?);
         match section {
-            EXPLICIT_KEY => is_revoked |= names(content, keys, None)?,
-            FINGERPRINT_SHA1 => is_revoked |= names(content, &sha1, Some(20))?,
-            FINGERPRINT_SHA256 => is_revoked |= names(content, &sha256, Some(32))?,
+            EXPLICIT_KEY => {
+                is_revoked |= names(content, keys, |key| is_canonical(key) != Some(false))?;
+            }
+            FINGERPRINT_SHA1 => is_revoked |= names(content, &sha1, |it| it.len() == 20)?,
+            FINGERPRINT_SHA256 => is_revoked |= names(content, &sha256, |it| it.len() == 32)?,
             CERTIFICATES => is_revoked |= names_certificate(content, shown)?,
-            // OpenSSH krl.c ssh_krl_from_blob(): the key is followed by a string, the signature,
-            // which it does not check either.
+            // The key is followed by a string, the signature. OpenSSH up to 9.3 checked it, and later
+            // ones do not: whoever can change the list can remove the signature as well.
             SIGNATURE => {
                 rest.string()?;
             }
-            EXTENSION => pass_over_extension(&mut Reader(content))?,
+            EXTENSION => {
+                let mut content = Reader(content);
+                pass_over_extension(&mut content)?;
+                if !content.0.is_empty() {
+                    return Err(Error::Unknown("end of a section"));
+                }
+            }
             _ => return Err(Error::Unknown("section")),
         }
     }
@@ -121,13 +141,17 @@ impl From<Short> for Error {
 }
 
 /// Reads strings to the end; returns whether one of them is wanted.
-fn names(content: &[u8], wanted: &[Vec<u8>], len: Option<usize>) -> Result<bool, Error> {
+fn names(
+    content: &[u8],
+    wanted: &[Vec<u8>],
+    is_right: impl Fn(&[u8]) -> bool,
+) -> Result<bool, Error> {
     let mut rest = Reader(content);
     let mut is_there = false;
     while !rest.0.is_empty() {
         let string = rest.string()?;
-        if len.is_some_and(|len| len != string.len()) {
-            return Err(Error::Unknown("fingerprint"));
+        if !is_right(string) {
+            return Err(Error::Unknown("encoding of a key or fingerprint"));
         }
         is_there |= wanted.iter().any(|it| it == string);
     }
@@ -138,6 +162,9 @@ fn names(content: &[u8], wanted: &[Vec<u8>], len: Option<usize>) -> Result<bool,
 fn names_certificate(content: &[u8], shown: Option<&Certificate>) -> Result<bool, Error> {
     let mut rest = Reader(content);
     let authority = rest.string()?;
+    if !authority.is_empty() && is_canonical(authority) == Some(false) {
+        return Err(Error::Unknown("encoding of an authority"));
+    }
     let _reserved = rest.string()?;
     // A section without an authority is about those of all.
     let shown = shown.filter(|it| authority.is_empty() || it.authority == authority);
@@ -153,10 +180,19 @@ fn names_certificate(content: &[u8], shown: Option<&Certificate>) -> Result<bool
             }
             SERIAL_RANGE => {
                 let (first, last) = (content.long()?, content.long()?);
+                if first > last {
+                    return Err(Error::Unknown("range of serial numbers"));
+                }
                 is_named |= serial.is_some_and(|it| (first..=last).contains(&it));
             }
             SERIAL_BITMAP => {
                 let (offset, bits) = (content.long()?, content.string()?);
+                let n_bits = u64::try_from(bits.len())
+                    .unwrap_or(u64::MAX)
+                    .saturating_mul(8);
+                if offset.checked_add(n_bits).is_none() {
+                    return Err(Error::Unknown("range of serial numbers"));
+                }
                 is_named |= serial
                     .and_then(|it| it.checked_sub(offset))
                     .is_some_and(|bit| is_set(bits, bit));
@@ -170,17 +206,21 @@ fn names_certificate(content: &[u8], shown: Option<&Certificate>) -> Result<bool
             CERTIFICATE_EXTENSION => pass_over_extension(&mut content)?,
             _ => return Err(Error::Unknown("section about certificates")),
         }
+        if !content.0.is_empty() {
+            // What stands there may be meant to revoke something.
+            return Err(Error::Unknown("end of a section"));
+        }
     }
     Ok(is_named)
 }
 
 fn pass_over_extension(content: &mut Reader<'_>) -> Result<(), Error> {
     content.string()?;
-    if content.byte()? == 0 {
-        Ok(())
-    } else {
-        Err(Error::Unknown("critical extension"))
+    if content.byte()? != 0 {
+        return Err(Error::Unknown("critical extension"));
     }
+    content.string()?;
+    Ok(())
 }
 
 /// Returns whether a bit of a number in network order is set; bit 0 is the last.
@@ -216,8 +256,10 @@ mod tests {
 
     #[test]
     fn a_list_of_keys_revokes_what_is_in_it() {
-        let other = STANDARD.encode(string(b"ssh-rsa"));
-        let text = format!("# a comment\n\nssh-rsa {other} x\n  ssh-ed25519 {KEY} me\n");
+        let other = STANDARD.encode(string(b"sk-ssh-ed25519@openssh.com"));
+        let text = format!(
+            "# a comment\n\nsk-ssh-ed25519@openssh.com {other} x\n  ssh-ed25519 {KEY} me\n"
+        );
         assert_eq!(revokes(text.as_bytes(), &blob(), None), Ok(true));
         assert_eq!(revokes(text.as_bytes(), b"another", None), Ok(false));
         assert_eq!(revokes(b"", &blob(), None), Ok(false));
@@ -256,7 +298,7 @@ mod tests {
         }
         let signed = [krl(&[(SIGNATURE, b"key")]), string(b"signature")].concat();
         assert_eq!(revokes(&signed, &blob(), None), Ok(false));
-        let optional = [string(b"name"), vec![0], string(b"")].concat();
+        let optional = [string(b"name"), vec![0], string(b"value")].concat();
         assert_eq!(
             revokes(&krl(&[(EXTENSION, &optional)]), &blob(), None),
             Ok(false)
@@ -293,5 +335,41 @@ mod tests {
         assert!(revokes(&krl(&[(EXTENSION, &critical)]), &blob(), None).is_err());
         let long = krl(&[(FINGERPRINT_SHA256, &string(&[7; 20]))]);
         assert!(revokes(&long, &blob(), None).is_err());
+    }
+
+    #[test]
+    fn a_section_that_is_damaged_is_an_error() {
+        let numbers =
+            |numbers: &[u64]| -> Vec<u8> { numbers.iter().flat_map(|n| n.to_be_bytes()).collect() };
+        let of_authority = |authority: &[u8], kind: u8, content: &[u8]| {
+            let section = [string(authority), string(b""), vec![kind], string(content)].concat();
+            krl(&[(CERTIFICATES, &section)])
+        };
+        let bitmap = |offset: u64, bits: &[u8]| [numbers(&[offset]), string(bits)].concat();
+        let right = [
+            of_authority(&blob(), SERIAL_RANGE, &numbers(&[1, 9])),
+            of_authority(b"", SERIAL_BITMAP, &bitmap(1, &[1])),
+        ];
+        for text in right {
+            assert_eq!(revokes(&text, &blob(), None), Ok(false));
+        }
+        let short_key = [string(b"ssh-ed25519"), string(&[7; 31])].concat();
+        let valueless = [string(b"name"), vec![0]].concat();
+        let wrong = [
+            // The second range would be passed over.
+            of_authority(&blob(), SERIAL_RANGE, &numbers(&[1, 2, 5, 9])),
+            of_authority(&blob(), SERIAL_RANGE, &numbers(&[9, 1])),
+            of_authority(b"", SERIAL_BITMAP, &[bitmap(1, &[1]), vec![0]].concat()),
+            of_authority(b"", SERIAL_BITMAP, &bitmap(u64::MAX, &[1])),
+            of_authority(b"", CERTIFICATE_EXTENSION, &valueless),
+            of_authority(&short_key, SERIAL_RANGE, &numbers(&[1, 9])),
+            krl(&[(EXPLICIT_KEY, &string(&short_key))]),
+            krl(&[(EXTENSION, &valueless)]),
+        ];
+        for text in wrong {
+            assert!(revokes(&text, &blob(), None).is_err(), "{text:x?}");
+        }
+        let line = format!("ssh-ed25519 {}\n", STANDARD.encode(short_key));
+        assert_eq!(revokes(line.as_bytes(), &blob(), None), Err(Error::Line(1)));
     }
 }

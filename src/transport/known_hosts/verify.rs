@@ -18,6 +18,7 @@ use super::format_line;
 use super::host_key;
 use super::known_types;
 use super::lookup_name;
+use super::revocation;
 use super::revoked;
 use crate::transport::Prompt;
 use crate::transport::settings::Settings;
@@ -110,11 +111,17 @@ impl<'a> HostKeys<'a> {
             hostname,
             host_key_alias,
             ca_signature_algorithms,
+            required_rsa_bits,
             ..
         } = self.settings;
         let name = host_key_alias.as_ref().unwrap_or(hostname);
         certificate
-            .check(&name.to_ascii_lowercase(), now, ca_signature_algorithms)
+            .check(
+                &name.to_ascii_lowercase(),
+                now,
+                ca_signature_algorithms,
+                *required_rsa_bits,
+            )
             .err()
             .map(Doubt::Flawed)
     }
@@ -138,6 +145,7 @@ impl<'a> HostKeys<'a> {
         match self.verdict(blob) {
             Verdict::Known => Ok(Trust::Full),
             Verdict::Revoked { file, line } => Err(Refusal::Revoked {
+                what: "host key",
                 name,
                 key,
                 file,
@@ -168,7 +176,6 @@ impl<'a> HostKeys<'a> {
                     name,
                     destination: self.settings.destination(),
                     key,
-                    other_kinds: Vec::new(),
                 };
                 self.decide_unknown(refusal, blob, prompt)
             }
@@ -186,12 +193,11 @@ impl<'a> HostKeys<'a> {
                 log::error!("going on as StrictHostKeyChecking=no says, without passwords");
                 Ok(Trust::NoSecrets)
             }
-            Verdict::Unknown { other_kinds } => {
+            Verdict::Unknown => {
                 let refusal = Refusal::Unknown {
                     name,
                     destination: self.settings.destination(),
                     key,
-                    other_kinds,
                 };
                 self.decide_unknown(refusal, blob, prompt)
             }
@@ -208,10 +214,18 @@ impl<'a> HostKeys<'a> {
         certificate: Option<&Certificate>,
     ) -> Result<(), Refusal> {
         let (name, key) = (self.name.clone(), host_key(blob).to_string());
-        let authority = certificate.map(|it| it.authority.as_slice());
-        for blob in [Some(blob), authority].into_iter().flatten() {
-            if let Verdict::Revoked { file, line } = self.verdict(blob) {
+        let authority = certificate.map(|it| ("authority", it.authority.as_slice()));
+        let portless = self.has_own_port().then(|| self.portless());
+        for (what, blob) in [Some(("host key", blob)), authority].into_iter().flatten() {
+            // Both names, whatever else the files say: a line for the port does not undo a
+            // revocation for all ports.
+            let found = [Some(&self.name), portless.as_ref()]
+                .into_iter()
+                .flatten()
+                .find_map(|name| revocation(&self.files, name, blob));
+            if let Some((file, line)) = found {
                 return Err(Refusal::Revoked {
+                    what,
                     name,
                     key: host_key(blob).to_string(),
                     file,
@@ -238,14 +252,18 @@ impl<'a> HostKeys<'a> {
         let verdict = check(&self.files, &self.name, blob);
         let is_unknown = matches!(
             verdict,
-            Verdict::Unknown { .. } | Verdict::CertificateExpected { .. }
+            Verdict::Unknown | Verdict::CertificateExpected { .. }
         );
         if is_unknown && self.has_own_port() {
             // OpenSSH sshconnect.c check_host_key(): a line without a port may vouch for the key
             // on any port, but it cannot make it a changed one.
             let portless = check(&self.files, &self.portless(), blob);
-            if matches!(portless, Verdict::Known | Verdict::Revoked { .. }) {
-                return portless;
+            match portless {
+                Verdict::Known | Verdict::Revoked { .. } => return portless,
+                Verdict::CertificateExpected { .. } if verdict == Verdict::Unknown => {
+                    return portless;
+                }
+                _ => {}
             }
         }
         verdict
@@ -257,13 +275,7 @@ impl<'a> HostKeys<'a> {
         blob: &[u8],
         prompt: &dyn Prompt,
     ) -> Result<Trust, Refusal> {
-        let Refusal::Unknown {
-            name,
-            key,
-            other_kinds,
-            ..
-        } = &refusal
-        else {
+        let Refusal::Unknown { name, key, .. } = &refusal else {
             return Err(refusal);
         };
         match self.settings.strict {
@@ -273,17 +285,9 @@ impl<'a> HostKeys<'a> {
                 if self.settings.batch_mode || !prompt.is_available() {
                     return Err(refusal);
                 }
-                let others = if other_kinds.is_empty() {
-                    String::new()
-                } else {
-                    format!(
-                        "Keys of other types are known for it: {}.\n",
-                        other_kinds.join(", ")
-                    )
-                };
                 let question = format!(
                     "The authenticity of host '{name}' can't be established.\n\
-                     Its key is {key}.\n{others}\
+                     Its key is {key}.\n\
                      Are you sure you want to continue connecting (yes/no)? "
                 );
                 if !prompt.confirm(&question).unwrap_or(false) {
@@ -303,6 +307,12 @@ impl<'a> HostKeys<'a> {
         let Some(path) = self.settings.user_known_hosts_files.first() else {
             return Ok(());
         };
+        // The name would be a pattern; OpenSSH sshconnect.c check_host_key() records none either.
+        if self.name.contains(|c| "@?*#|'\"\\".contains(c)) {
+            return Err(io::Error::other(
+                "it has characters that names of hosts cannot have",
+            ));
+        }
         let salt = if self.settings.hash_known_hosts {
             let mut salt = [0; 20];
             getrandom::fill(&mut salt).map_err(|err| io::Error::other(err.to_string()))?;

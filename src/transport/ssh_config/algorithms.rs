@@ -1,0 +1,161 @@
+//! Lists of algorithms that change the default, as `ssh_config(5)` describes them: `+x`, `-x`, `^x`.
+//!
+//! `ssh -G` prints plain lists; this is for where there is no `ssh`.
+
+use crate::transport::Error;
+use crate::transport::known_hosts::certificate::DEFAULT_CA_ALGORITHMS;
+use crate::transport::known_hosts::glob;
+use crate::transport::resolve::config_error;
+use crate::transport::settings::DEFAULT_CIPHERS;
+
+/// The default of `HostKeyAlgorithms` without certificates and security keys.
+pub const DEFAULT_HOST_KEYS: [&str; 6] = [
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
+];
+
+// The defaults of OpenSSH 9.2; what libssh2 does not have is passed over there.
+const DEFAULT_KEX: [&str; 10] = [
+    "sntrup761x25519-sha512@openssh.com",
+    "curve25519-sha256",
+    "curve25519-sha256@libssh.org",
+    "ecdh-sha2-nistp256",
+    "ecdh-sha2-nistp384",
+    "ecdh-sha2-nistp521",
+    "diffie-hellman-group-exchange-sha256",
+    "diffie-hellman-group16-sha512",
+    "diffie-hellman-group18-sha512",
+    "diffie-hellman-group14-sha256",
+];
+const DEFAULT_MACS: [&str; 10] = [
+    "umac-64-etm@openssh.com",
+    "umac-128-etm@openssh.com",
+    "hmac-sha2-256-etm@openssh.com",
+    "hmac-sha2-512-etm@openssh.com",
+    "hmac-sha1-etm@openssh.com",
+    "umac-64@openssh.com",
+    "umac-128@openssh.com",
+    "hmac-sha2-256",
+    "hmac-sha2-512",
+    "hmac-sha1",
+];
+
+/// Returns the default of a keyword, in lower case; `None` for one that is no list of algorithms.
+fn default_of(key: &str) -> Option<Vec<String>> {
+    let list: &[&str] = match key {
+        "ciphers" => &DEFAULT_CIPHERS,
+        "macs" => &DEFAULT_MACS,
+        "kexalgorithms" => &DEFAULT_KEX,
+        "casignaturealgorithms" => &DEFAULT_CA_ALGORITHMS,
+        "hostkeyalgorithms" => return Some(host_keys()),
+        _ => return None,
+    };
+    Some(list.iter().map(|&name| name.to_owned()).collect())
+}
+
+/// Returns the default of `HostKeyAlgorithms`: certificates come first, as in OpenSSH.
+pub fn host_keys() -> Vec<String> {
+    let certified = DEFAULT_HOST_KEYS.map(|name| format!("{name}-cert-v01@openssh.com"));
+    let plain = DEFAULT_HOST_KEYS.map(str::to_owned);
+    certified.into_iter().chain(plain).collect()
+}
+
+/// Returns the list that a value stands for; `None` for what is a plain list, or none.
+///
+/// # Errors
+/// Nothing is left of the list.
+pub fn plain(key: &str, value: &str) -> Result<Option<String>, Error> {
+    let (Some(mut list), Some((kind, names))) = (default_of(key), value.split_at_checked(1)) else {
+        return Ok(None);
+    };
+    let named = || names.split(',').map(str::trim);
+    let is_named = |name: &str| named().any(|it| glob(it.as_bytes(), name.as_bytes()));
+    match kind {
+        "+" => list.extend(named().map(str::to_owned)),
+        "^" => drop(list.splice(0..0, named().map(str::to_owned))),
+        "-" => list.retain(|name| !is_named(name)),
+        _ => return Ok(None),
+    }
+    if list.is_empty() {
+        return Err(config_error(&format!(
+            "{key} {value}: no algorithm is left"
+        )));
+    }
+    Ok(Some(list.join(",")))
+}
+
+/// Returns the text of a file of `ssh_config(5)` with plain lists. The crate that reads it knows
+/// neither our defaults nor wildcards.
+///
+/// # Errors
+/// Nothing is left of a list.
+pub fn plain_text(text: &[u8]) -> Result<Vec<u8>, Error> {
+    let mut lines = Vec::new();
+    for line in text.split(|&byte| byte == b'\n') {
+        let lossy = String::from_utf8_lossy(line);
+        let (key, value) = lossy
+            .trim()
+            .split_once(|c: char| c == '=' || c.is_ascii_whitespace())
+            .unwrap_or_default();
+        let value = value.trim_matches(|c: char| c == '=' || c == '"' || c.is_ascii_whitespace());
+        match plain(&key.to_ascii_lowercase(), value)? {
+            Some(list) => lines.push(format!("{key} {list}").into_bytes()),
+            None => lines.push(line.to_vec()),
+        }
+    }
+    Ok(lines.join(&b'\n'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_the_default_with_what_changes_it() {
+        let of = |key: &str, value: &str| plain(key, value).unwrap();
+        let host_keys = |value: &str| of("hostkeyalgorithms", value).unwrap();
+        let without = host_keys("-ssh-ed25519*,ecdsa-*");
+        assert!(
+            !without.contains("ed25519") && !without.contains("ecdsa"),
+            "{without}"
+        );
+        assert!(without.ends_with("rsa-sha2-512,rsa-sha2-256"), "{without}");
+        assert!(host_keys("+ssh-rsa").ends_with(",rsa-sha2-256,ssh-rsa"));
+        assert!(host_keys("^ssh-rsa").starts_with("ssh-rsa,ssh-ed25519-cert"));
+        let ca = of("casignaturealgorithms", "-ssh-ed25519").unwrap();
+        assert!(
+            !ca.contains("ed25519") && ca.contains("rsa-sha2-256"),
+            "{ca}"
+        );
+        for (key, name) in [
+            ("macs", "hmac-sha1"),
+            ("kexalgorithms", "ecdh-sha2-nistp256"),
+        ] {
+            let list = of(key, &format!("-{name}")).unwrap();
+            assert!(!list.split(',').any(|it| it == name), "{list}");
+            assert!(list.split(',').count() == 9, "{list}");
+        }
+        assert_eq!(of("ciphers", "aes128-ctr"), None);
+        assert_eq!(of("port", "-22"), None);
+        assert!(plain("macs", "-*").is_err());
+    }
+
+    #[test]
+    fn lists_in_a_file_become_plain_ones() {
+        let text =
+            b"Host *\n  HostKeyAlgorithms=-ssh-*,ecdsa-*\n\tmacs \"-umac*,*sha1*\"\n Port 22";
+        let text = String::from_utf8(plain_text(text).unwrap()).unwrap();
+        let lines: Vec<&str> = text.split('\n').collect();
+        assert_eq!(lines[0], "Host *");
+        assert!(lines[1].starts_with("HostKeyAlgorithms rsa-sha2-512-cert-v01@openssh.com,"));
+        assert_eq!(
+            lines[2],
+            "macs hmac-sha2-256-etm@openssh.com,hmac-sha2-512-etm@openssh.com,hmac-sha2-256,hmac-sha2-512"
+        );
+        assert_eq!(lines[3], " Port 22");
+    }
+}
