@@ -9,6 +9,7 @@ use scpfs::cli::Task;
 use scpfs::mount;
 use scpfs::mount::control::client;
 use scpfs::mount::guard;
+use scpfs::path::Printable;
 
 fn main() -> ExitCode {
     match cli::read() {
@@ -68,7 +69,8 @@ fn ended(result: Result<u8, client::Error>) -> ExitCode {
     }
 }
 
-/// Prints an error and its causes; what comes from a host is escaped where it enters a message.
+/// Prints an error and its causes on one line. What comes from a host is escaped where it enters a
+/// message; names of this machine, which may be of other users' choice, are escaped here.
 fn complain(error: &dyn Error) {
     let mut text = format!("scpfs: {error}");
     let mut source = error.source();
@@ -76,7 +78,7 @@ fn complain(error: &dyn Error) {
         text.push_str(&format!(": {cause}"));
         source = cause.source();
     }
-    text.push('\n');
+    let text = format!("{}\n", Printable(&text));
     // There is nobody to tell if the terminal is gone.
     drop(std::io::stderr().write_all(text.as_bytes()));
 }

@@ -201,10 +201,7 @@ fn serve(
 
     let mountpoint = Arc::new(mountpoint);
     let device = mountpoint.attach(&config.mount)?;
-    let Some(MountLine { id: mount_id, .. }) = mountinfo::topmost(mountpoint.path()) else {
-        attach::detach(mountpoint.path(), mountpoint.fusermount(), WhenBusy::Hide)?;
-        return Err(attach::Error::Unlisted(mountpoint.path().to_owned()).into());
-    };
+    let MountLine { id: mount_id, .. } = mountpoint.find()?;
     let unmount = Unmount(&mountpoint, &mount_id);
     let acl = match (config.mount.allow_other, config.mount.allow_root) {
         (true, _) => SessionACL::All,
@@ -357,7 +354,11 @@ fn connect(
     let connection = &config.connection;
     let mut settings = transport::resolve::resolve(&connection.query, &connection.surroundings)?;
     let asked = asked_key(&settings, &connection.directory);
-    settings.pinned_host_key = pinned.or_else(|| pin::expected(&config.cache.base, &asked));
+    settings.pinned_host_key = match pinned {
+        Some(key) => Some(key),
+        None => pin::expected(&config.cache.base, &asked)
+            .map_err(system("use the directory of the cache"))?,
+    };
     settings
         .accept_host_key
         .clone_from(&connection.accept_host_key);

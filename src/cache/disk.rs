@@ -80,6 +80,15 @@ pub struct Disk {
     was_unpinned: bool,
 }
 
+/// Checks that nobody but this user can make or exchange anything in the directory of all caches:
+/// what is in it says to which host contents go.
+///
+/// # Errors
+/// Others can, and what to do; also for root, in the directory of another user.
+pub(crate) fn check_base(base: &Path) -> io::Result<()> {
+    owned_path::check(base, rustix::process::geteuid().as_raw())
+}
+
 impl Disk {
     /// Opens the cache directory `base/key`, or `base/key.2` and so on if other mounts use it.
     ///
@@ -114,6 +123,11 @@ impl Disk {
         steps: Arc<dyn Steps>,
         host: Option<&Host>,
     ) -> Result<Self, Error> {
+        check_base(base).map_err(|source| Error {
+            act: "use",
+            path: base.to_owned(),
+            source,
+        })?;
         for n in 1..=MAX_SIDE_BY_SIDE {
             let dir = base.join(side_by_side(key, n));
             if let Some(mut disk) = Self::open_dir(dir, boot, Arc::clone(&steps))? {
@@ -592,11 +606,15 @@ mod tests {
         assert!(text.contains("/open: others can write to it"), "{text}");
         chmod(0o1777);
         Disk::open(&inner, "key", "boot").unwrap();
+        // Others could make directories in it that look like those of earlier mounts.
+        let error = Disk::open(&open_to_all, "key", "boot").unwrap_err();
+        let text = crate::remote::chain(&error);
+        assert!(text.contains("/open: others can write to it"), "{text}");
         // Root alone can make a directory of another user.
         if !rustix::process::geteuid().is_root() {
             return;
         }
-        // What another user puts beside it is not taken for what an earlier mount left.
+        chmod(0o755);
         let theirs = Disk::open(&open_to_all, "key.2", "boot").unwrap();
         let (private, mut file) = theirs.create_dirty().unwrap();
         file.write_all(b"planted").unwrap();
@@ -607,6 +625,13 @@ mod tests {
         drop(theirs);
         let disk = Disk::open(&open_to_all, "key", "boot").unwrap();
         assert!(disk.journal().records().is_empty());
+        assert!(
+            crate::cache::leftovers::find(&open_to_all)
+                .unwrap()
+                .is_empty()
+        );
+        std::os::unix::fs::chown(&open_to_all, Some(4242), None).unwrap();
+        crate::cache::leftovers::find(&open_to_all).unwrap_err();
     }
 
     #[test]

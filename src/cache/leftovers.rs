@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
+use crate::cache::disk::check_base;
 use crate::cache::disk::pin;
 use crate::cache::journal;
 use crate::cache::journal::record::Id;
@@ -64,17 +65,22 @@ fn wrap<'a>(act: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 
 }
 
 /// Finds all that is left below the directory of all caches.
+///
+/// # Errors
+/// Others can write to that directory, or it is another user's; also for root: links and FIFOs that
+/// somebody else made in it would be followed.
 pub fn find(base: &Path) -> Result<Vec<Shelf>, Error> {
+    check_base(base).map_err(wrap("use", base))?;
     let items = match fs::read_dir(base) {
         Ok(items) => items,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(wrap("read", base)(error)),
     };
-    let uid = rustix::process::geteuid();
-    // In a shared directory there may be somebody else's.
+    let uid = rustix::process::geteuid().as_raw();
+    // Root may have made others a directory in it.
     let may_be_ours = |dir: &Path| {
-        let owner = fs::symlink_metadata(dir).map(|meta| meta.uid());
-        uid.is_root() || owner.is_ok_and(|owner| owner == uid.as_raw())
+        let meta = fs::symlink_metadata(dir);
+        meta.is_ok_and(|meta| meta.is_dir() && meta.uid() == uid)
     };
     let mut shelves = Vec::new();
     for item in items {

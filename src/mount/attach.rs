@@ -10,9 +10,10 @@ use std::fs::File;
 use std::io;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::path::PathBuf;
@@ -93,6 +94,8 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Mountpoint {
     path: PathBuf,
+    /// The directory that was looked at: by the time of the mount, another may have its name.
+    dir: OwnedFd,
     /// Where `fusermount3` is, for everybody but root.
     fusermount: Option<PathBuf>,
 }
@@ -132,7 +135,12 @@ impl Mountpoint {
             Ok(path) => path,
             Err(error) => return Err(unusable(typed, error)),
         };
-        let meta = fs::metadata(&path).map_err(|error| unusable(typed, error))?;
+        let dir = File::options()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
+            .open(&path)
+            .map_err(|error| unusable(typed, error))?;
+        let meta = dir.metadata().map_err(|error| unusable(typed, error))?;
         if !meta.is_dir() {
             return Err(Error::NotADirectory(path));
         }
@@ -150,6 +158,7 @@ impl Mountpoint {
         check_machine(is_root, fusermount.as_deref())?;
         Ok(Self {
             path,
+            dir: dir.into(),
             fusermount: fusermount.filter(|_| !is_root),
         })
     }
@@ -213,7 +222,7 @@ impl Mountpoint {
         let fstype = format!("fuse.{}", config.subtype);
         rustix::mount::mount(
             config.fsname.as_str(),
-            self.path.as_path(),
+            by_descriptor(&self.dir),
             fstype.as_str(),
             flags,
             Some(data.as_c_str()),
@@ -267,6 +276,29 @@ impl Mountpoint {
         receive_fd(&ours).map_err(failed)
     }
 
+    /// Finds what [`Self::attach`] has just mounted.
+    ///
+    /// # Errors
+    /// It is not where it should be, because somebody has exchanged a directory on the way; then
+    /// it is taken off again.
+    pub fn find(&self) -> Result<MountLine, Error> {
+        let mount = match (&self.fusermount, self.path.file_name()) {
+            (None, Some(name)) => {
+                let there = by_descriptor(&self.dir).join("..").join(name);
+                mount_at(&there).and_then(|id| mountinfo::by_number(&id))
+            }
+            _ => mountinfo::topmost(&self.path),
+        };
+        match mount {
+            Some(mount) if mount.path == self.path => Ok(mount),
+            Some(mount) => {
+                self.detach(&mount.id, WhenBusy::Hide)?;
+                Err(Error::Unlisted(self.path.clone()))
+            }
+            None => Err(Error::Unlisted(self.path.clone())),
+        }
+    }
+
     /// Takes the mount with this id off, if it is still there. If it is in use, it may be taken
     /// out of sight, and goes when its last user has gone.
     pub fn detach(&self, id: &str, when_busy: WhenBusy) -> Result<Detached, Error> {
@@ -294,28 +326,11 @@ pub enum Detached {
     Hidden,
 }
 
-/// Takes off what is mounted on `path`; by `fusermount3` if that is given, as everybody but root
-/// must.
+/// Takes off the mount with this id; one that is not there any more is gone. By `fusermount3` if
+/// that is given, as everybody but root must.
 ///
 /// # Errors
 /// [`Error::InUse`] if it is in use and is not to be hidden.
-pub fn detach(
-    path: &Path,
-    fusermount: Option<&Path>,
-    when_busy: WhenBusy,
-) -> Result<Detached, Error> {
-    let unmount = |lazily: bool| match fusermount {
-        None => unmount_as_root(path, lazily),
-        Some(program) => unmount_by_fusermount(path, program, lazily),
-    };
-    match (unmount(false), when_busy) {
-        (Ok(()), _) => Ok(Detached::Gone),
-        (Err(Error::InUse(_)), WhenBusy::Hide) => unmount(true).map(|()| Detached::Hidden),
-        (Err(error), _) => Err(error),
-    }
-}
-
-/// As [`detach`], for the mount with this id; one that is not there any more is gone.
 pub fn detach_by_id(
     id: &str,
     fusermount: Option<&Path>,
@@ -325,23 +340,64 @@ pub fn detach_by_id(
         return Ok(Detached::Gone);
     };
     // A path leads to what is on top of it.
-    if mountinfo::topmost(&path).is_some_and(|top| top.id == id) {
-        detach(&path, fusermount, when_busy)
-    } else {
-        Err(Error::Covered(path))
+    if mountinfo::topmost(&path).is_none_or(|top| top.id != id) {
+        return Err(Error::Covered(path));
+    }
+    let unmount = |lazily: bool| match fusermount {
+        None => unmount_as_root(&path, id, lazily),
+        Some(program) => unmount_by_fusermount(&path, program, lazily),
+    };
+    match (unmount(false), when_busy) {
+        (Ok(()), _) => Ok(Detached::Gone),
+        (Err(Error::InUse(_)), WhenBusy::Hide) => unmount(true).map(|()| Detached::Hidden),
+        (Err(error), _) => Err(error),
     }
 }
 
-fn unmount_as_root(path: &Path, lazily: bool) -> Result<(), Error> {
+/// Unmounts the mount with this id and nothing else: between a look at the path and umount(2),
+/// whoever owns a directory on the way can make the path lead to another mount.
+fn unmount_as_root(path: &Path, id: &str, lazily: bool) -> Result<(), Error> {
+    let failed = |source: io::Error| Error::Unmount {
+        path: path.to_owned(),
+        source,
+    };
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(failed(io::ErrorKind::InvalidInput.into()));
+    };
+    let parent = File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+        .open(parent)
+        .map_err(failed)?;
+    // The name of a mountpoint cannot be given to another directory while it is one.
+    let there = by_descriptor(&parent).join(name);
+    if mount_at(&there).is_none_or(|number| id.split('/').next() != Some(&number)) {
+        return Err(Error::Covered(path.to_owned()));
+    }
     let mut flags = UnmountFlags::NOFOLLOW;
     flags.set(UnmountFlags::DETACH, lazily);
-    rustix::mount::unmount(path, flags).map_err(|error| match error {
+    rustix::mount::unmount(&there, flags).map_err(|error| match error {
         rustix::io::Errno::BUSY => Error::InUse(path.to_owned()),
-        error => Error::Unmount {
-            path: path.to_owned(),
-            source: error.into(),
-        },
+        error => failed(error.into()),
     })
+}
+
+/// A path to what is open, whatever name it has by now.
+fn by_descriptor(file: &impl AsRawFd) -> PathBuf {
+    format!("/proc/self/fd/{}", file.as_raw_fd()).into()
+}
+
+/// Returns the number of the mount that a path leads to, without asking its filesystem, which may be
+/// dead.
+fn mount_at(path: &Path) -> Option<String> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
+        .open(path)
+        .ok()?;
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).ok()?;
+    let number = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
+    Some(number.trim().to_owned())
 }
 
 fn unmount_by_fusermount(path: &Path, program: &Path, lazily: bool) -> Result<(), Error> {

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::mount;
 use crate::mount::attach;
 use crate::mount::logging;
+use crate::mount::pinned;
 use crate::mount::terminal::Terminal;
 use crate::path::Escaped;
 use crate::path::RemotePath;
@@ -45,8 +46,7 @@ pub fn run(config: &Config, fusermount: Option<PathBuf>, out: &mut dyn Write) ->
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let since = clock.tick();
-    let (transport, remote) = match mount::connect(config, Arc::new(Terminal::new()), &clock, None)
-    {
+    let connected = match mount::connect(config, Arc::new(Terminal::new()), &clock, None) {
         Ok(connected) => connected,
         Err(error) => {
             row(
@@ -59,6 +59,8 @@ pub fn run(config: &Config, fusermount: Option<PathBuf>, out: &mut dyn Write) ->
         }
     };
     let took = clock.tick().saturating_sub(since);
+    let cache = pinned::check(config, &connected);
+    let (transport, remote) = connected;
     let settings = transport.settings();
     row(
         out,
@@ -71,6 +73,14 @@ pub fn run(config: &Config, fusermount: Option<PathBuf>, out: &mut dyn Write) ->
             millis(took)
         ),
     )?;
+    match cache {
+        Ok(()) => row(out, "cache", "can be used for this host")?,
+        Err(error) => {
+            let why = remote::chain(&error);
+            row(out, "cache", &format!("cannot be used: {why}"))?;
+            status = error.exit_code();
+        }
+    }
     let facts = remote.facts();
     row(out, "host", &facts.summary)?;
     let root = if facts.root.is_empty() {

@@ -34,6 +34,12 @@ pub fn by_id(id: &str) -> Option<MountLine> {
     mounts().into_iter().find(|mount| mount.id == id)
 }
 
+/// Returns a mount by the number that the kernel gives it, which is the first half of its id.
+pub fn by_number(number: &str) -> Option<MountLine> {
+    let is_it = |mount: &MountLine| mount.id.split('/').next() == Some(number);
+    mounts().into_iter().find(is_it)
+}
+
 fn parse(line: &[u8]) -> Option<MountLine> {
     let text = |field: &[u8]| String::from_utf8(field.to_vec()).ok();
     let mut fields = line.split(|&b| b == b' ');

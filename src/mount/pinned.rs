@@ -14,6 +14,7 @@ use crate::cache::pin::Host;
 use crate::clock::Clock;
 use crate::config;
 use crate::config::Config;
+use crate::host_key::HostKey;
 use crate::mount::Connected;
 use crate::mount::Error;
 use crate::mount::connect;
@@ -47,6 +48,36 @@ pub(super) fn connect_to_pinned(
     Ok((connected, disk))
 }
 
+/// Looks whether the cache directory of what a host was found to have can be used for that host,
+/// without changing anything.
+pub(super) fn check(config: &Config, (transport, remote): &Connected) -> Result<(), Error> {
+    let settings = transport.settings();
+    let base = &config.cache.base;
+    let Some((key, _)) = transport.host_key() else {
+        return Ok(());
+    };
+    if settings.accept_host_key.as_ref() == Some(&key.fingerprint) {
+        return Ok(());
+    }
+    match pin::other_host(base, &cache_key(settings, &remote.facts().root), &key) {
+        Err(error) => Err(system(FIND_OUT)(error)),
+        Ok(Some(expected)) => Err(refuse(settings, expected, key)),
+        Ok(None) => Ok(()),
+    }
+}
+
+const FIND_OUT: &str = "find out which host the cache belongs to";
+
+fn refuse(settings: &Settings, expected: HostKey, offered: HostKey) -> Error {
+    let refusal = Refusal::Pinned {
+        name: host_name(settings),
+        expected: Box::new(expected),
+        offered: Box::new(offered),
+        is_mounted: false,
+    };
+    transport::Error::from(refusal).into()
+}
+
 /// Opens the cache directory of what a host was found to have, unless it belongs to another host.
 fn open_disk(config: &Config, (transport, remote): &Connected) -> Result<Disk, Error> {
     let settings = transport.settings();
@@ -61,16 +92,8 @@ fn open_disk(config: &Config, (transport, remote): &Connected) -> Result<Disk, E
         Ok(Some(_)) | Err(_) if is_accepted => {
             pin::give_to(base, &name, &key).map_err(system("change whose the cache is"))?;
         }
-        Err(error) => return Err(system("find out which host the cache belongs to")(error)),
-        Ok(Some(expected)) => {
-            let refusal = Refusal::Pinned {
-                name: host_name(settings),
-                expected: Box::new(expected),
-                offered: Box::new(key),
-                is_mounted: false,
-            };
-            return Err(transport::Error::from(refusal).into());
-        }
+        Err(error) => return Err(system(FIND_OUT)(error)),
+        Ok(Some(expected)) => return Err(refuse(settings, expected, key)),
         Ok(None) => {}
     }
     let host = Host {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt as _;
 
 use crate::cache::Id;
 use crate::cache::Phase;
@@ -11,6 +12,7 @@ use crate::cache::leftovers::Shelf;
 use crate::config;
 use crate::config::RecoverWhat;
 use crate::mount::control::show;
+use crate::path::Escaped;
 
 /// Why it could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +35,12 @@ pub fn run(task: &config::Recover, out: &mut dyn Write) -> Result<u8, Error> {
         RecoverWhat::Save { dir, ids } => {
             for (_, leftover) in chosen(&shelves, ids)? {
                 let path = leftover.save(dir)?;
-                writeln!(out, "{} is in {}", leftover.id, path.display())?;
+                writeln!(
+                    out,
+                    "{} is in {}",
+                    leftover.id,
+                    Escaped(path.as_os_str().as_bytes())
+                )?;
             }
         }
         RecoverWhat::Discard { ids } => {

@@ -74,10 +74,10 @@ fn content_that_waits_goes_to_no_host_with_another_key() {
 
     mounted.forget_log();
     mounted.start(&["-o", &format!("{UNCHECKED},{accept}")]);
-    assert_eq!(
-        fs::read(mounted.there("file")).unwrap(),
-        b"for the first host"
-    );
+    let there = mounted.there("file");
+    mounted.wait_until("the content is stored", |_| {
+        fs::read(&there).is_ok_and(|data| data == b"for the first host")
+    });
     assert_eq!(mounted.unmount().code(), Some(0));
     // It is the host of this mount from now on.
     mounted.start(&["-o", UNCHECKED]);

@@ -15,6 +15,7 @@ mod guard;
 mod host_keys;
 #[path = "../common/local.rs"]
 mod local;
+mod local_users;
 mod lost_connection;
 mod lost_packets;
 mod many_files;

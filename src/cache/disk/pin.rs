@@ -19,6 +19,7 @@ use std::time::SystemTime;
 
 use crate::cache::disk::Disk;
 use crate::cache::disk::MAX_SIDE_BY_SIDE;
+use crate::cache::disk::check_base;
 use crate::cache::disk::is_taken;
 use crate::cache::disk::side_by_side;
 use crate::host_key::HostKey;
@@ -44,8 +45,15 @@ struct Pin {
 /// say which directory that is; `None` where nothing is known.
 ///
 /// A directory whose file cannot be read is passed over: it is refused when it is opened.
-pub fn expected(base: &Path, asked: &str) -> Option<HostKey> {
-    let dirs = fs::read_dir(base).ok()?.flatten();
+///
+/// # Errors
+/// Others can write to `base`.
+pub fn expected(base: &Path, asked: &str) -> io::Result<Option<HostKey>> {
+    check_base(base)?;
+    let Ok(dirs) = fs::read_dir(base) else {
+        return Ok(None);
+    };
+    let dirs = dirs.flatten();
     let changed_at = |dir: &Path| {
         fs::metadata(path(dir))
             .and_then(|meta| meta.modified())
@@ -57,7 +65,7 @@ pub fn expected(base: &Path, asked: &str) -> Option<HostKey> {
         is_it.then(|| (changed_at(&item.path()), pin.key))
     });
     let newest = pins.max_by_key(|(changed_at, _): &(Option<SystemTime>, HostKey)| *changed_at);
-    newest.map(|(_, key)| key)
+    Ok(newest.map(|(_, key)| key))
 }
 
 /// Returns the host key of a cache directory.
@@ -72,8 +80,10 @@ pub(crate) fn of(dir: &Path) -> io::Result<Option<HostKey>> {
 /// side by side included.
 ///
 /// # Errors
-/// The file of one of them cannot be read, or is damaged: nobody knows whose content it has.
+/// Others can write to `base`; or the file of one of them cannot be read, or is damaged: nobody knows
+/// whose content it has.
 pub fn other_host(base: &Path, name: &str, key: &HostKey) -> io::Result<Option<HostKey>> {
+    check_base(base)?;
     for dir in dirs(base, name) {
         if let Some(pinned) = of(&dir)?.filter(|pinned| pinned != key) {
             return Ok(Some(pinned));
@@ -88,8 +98,10 @@ pub fn other_host(base: &Path, name: &str, key: &HostKey) -> io::Result<Option<H
 /// Directories that a mount uses stay as they are.
 ///
 /// # Errors
-/// A directory cannot be changed; it still belongs to the host that it belonged to.
+/// Others can write to `base`; or a directory cannot be changed: it still belongs to the host that it
+/// belonged to.
 pub fn give_to(base: &Path, name: &str, key: &HostKey) -> io::Result<()> {
+    check_base(base)?;
     for dir in dirs(base, name) {
         let pin = match read(&dir) {
             Ok(None) => continue,
@@ -233,8 +245,11 @@ mod tests {
             other_host(base.path(), "key", &b.key).unwrap(),
             Some(a.key.clone())
         );
-        assert_eq!(expected(base.path(), &a.asked), Some(a.key.clone()));
-        assert_eq!(expected(base.path(), &b.asked), None);
+        assert_eq!(
+            expected(base.path(), &a.asked).unwrap(),
+            Some(a.key.clone())
+        );
+        assert_eq!(expected(base.path(), &b.asked).unwrap(), None);
         assert!(Disk::open_for(base.path(), "key", "boot", &b).is_err());
         let again = Host {
             asked: "other words".to_owned(),
@@ -242,7 +257,7 @@ mod tests {
         };
         drop(open(base.path(), &again));
         for asked in [&a.asked, &again.asked] {
-            assert_eq!(expected(base.path(), asked), Some(a.key.clone()));
+            assert_eq!(expected(base.path(), asked).unwrap(), Some(a.key.clone()));
         }
     }
 
@@ -301,5 +316,26 @@ mod tests {
         fs::remove_file(&file).unwrap();
         fs::create_dir(&file).unwrap();
         other_host(base.path(), "key", &a.key).unwrap_err();
+    }
+
+    /// Whoever could make a directory beside those of others said which host a mount expects, and
+    /// had files of others removed and overwritten through links in it.
+    #[test]
+    fn nothing_is_believed_where_others_can_make_directories() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let base = tempfile::tempdir().unwrap();
+        let a = host("a");
+        drop(open(base.path(), &a));
+        for mode in [0o1777, 0o777] {
+            fs::set_permissions(base.path(), fs::Permissions::from_mode(mode)).unwrap();
+            expected(base.path(), &a.asked).unwrap_err();
+            other_host(base.path(), "key", &a.key).unwrap_err();
+            give_to(base.path(), "key", &host("b").key).unwrap_err();
+            Disk::open_for(base.path(), "key", "boot", &a).unwrap_err();
+            crate::cache::leftovers::find(base.path()).unwrap_err();
+        }
+        fs::set_permissions(base.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        assert_eq!(of(&base.path().join("key")).unwrap(), Some(a.key));
     }
 }

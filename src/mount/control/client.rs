@@ -5,8 +5,8 @@ use std::io;
 use std::io::BufRead as _;
 use std::io::BufReader;
 use std::io::IsTerminal as _;
-use std::io::Read as _;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::path::PathBuf;
@@ -34,6 +34,7 @@ use crate::mount::control::sockets;
 use crate::mount::guard;
 use crate::mount::mountinfo;
 use crate::mount::mountinfo::MountLine;
+use crate::path::Escaped;
 use crate::path::Printable;
 
 /// How often a drain is looked at, and how often its progress is printed where lines stay.
@@ -45,6 +46,10 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a daemon that was told to end may take; it has a limit of its own.
 const LAST_ANSWER: Duration = Duration::from_secs(3600);
+
+/// How long another user's daemon may take for that, and how many bytes it may answer with.
+const LAST_ANSWER_OF_OTHERS: Duration = Duration::from_secs(60);
+const MAX_ANSWER_OF_OTHERS: u64 = 4 << 20;
 
 /// Why a mount cannot be looked at or unmounted.
 #[derive(Debug, thiserror::Error)]
@@ -181,10 +186,12 @@ fn clear(
     out: &mut dyn Write,
 ) -> Result<u8, Error> {
     let fusermount = fusermount.filter(|_| task.sockets.uid != 0);
-    attach::detach(path, fusermount, WhenBusy::Hide).map_err(Error::Clear)?;
+    let mount = mountinfo::topmost(path).filter(|mount| mount.fstype.starts_with("fuse.scpfs"));
+    let mount = mount.ok_or_else(|| Error::NotMounted(path.to_owned()))?;
+    attach::detach_by_id(&mount.id, fusermount, WhenBusy::Hide).map_err(Error::Clear)?;
     let text = format!(
         "the daemon of {} was dead; the mountpoint is cleared\n",
-        path.display()
+        Escaped(path.as_os_str().as_bytes())
     );
     print(out, &text)?;
     Ok(0)
@@ -309,7 +316,7 @@ fn find(places: &config::Sockets, path: &Path) -> Result<Served, Error> {
     // Answers about a mount from any other user prove nothing.
     let owner = mount.owner.unwrap_or(places.uid);
     for stream in sockets::find_of(places, owner) {
-        let Ok(mut daemon) = Daemon::new(stream) else {
+        let Ok(mut daemon) = Daemon::new(stream, owner != places.uid) else {
             continue;
         };
         if let Ok(Answer::Status(status)) = daemon.ask(&Request::Status)
@@ -349,7 +356,7 @@ fn is_dead(path: &Path) -> bool {
 
 /// Asks each for its status; who does not answer is left out.
 fn all(streams: Vec<UnixStream>) -> Vec<Status> {
-    let ask = |stream| match Daemon::new(stream).ok()?.ask(&Request::Status) {
+    let ask = |stream| match Daemon::new(stream, false).ok()?.ask(&Request::Status) {
         Ok(Answer::Status(status)) => Some(*status),
         _ => None,
     };
@@ -359,13 +366,16 @@ fn all(streams: Vec<UnixStream>) -> Vec<Status> {
 /// The daemon of a mount, on the other side of its control socket.
 struct Daemon {
     reader: BufReader<UnixStream>,
+    /// Whether it is another user's, who may want to keep root waiting.
+    is_foreign: bool,
 }
 
 impl Daemon {
-    fn new(stream: UnixStream) -> io::Result<Self> {
+    fn new(stream: UnixStream, is_foreign: bool) -> io::Result<Self> {
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self {
             reader: BufReader::new(stream),
+            is_foreign,
         })
     }
 
@@ -375,25 +385,46 @@ impl Daemon {
 
     fn converse(&mut self, request: &Request) -> io::Result<Answer> {
         let limit = match request {
+            Request::Unmount { .. } if self.is_foreign => LAST_ANSWER_OF_OTHERS,
             Request::Unmount { .. } => LAST_ANSWER,
             _ => PATIENCE,
         };
-        let stream = self.reader.get_mut();
-        stream.set_read_timeout(Some(limit))?;
         let mut text = serde_json::to_vec(request)?;
         text.push(b'\n');
-        stream.write_all(&text)?;
-        let mut line = Vec::new();
-        self.reader
-            .by_ref()
-            .take(MAX_ANSWER)
-            .read_until(b'\n', &mut line)?;
-        if line.last() != Some(&b'\n') {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
+        self.reader.get_mut().write_all(&text)?;
+        let line = self.read_line(limit)?;
         let mut answer = serde_json::from_slice(&line)?;
         escape(&mut answer);
         Ok(serde_json::from_value(answer)?)
+    }
+
+    /// Reads a line within `limit`, in however many pieces it comes.
+    fn read_line(&mut self, limit: Duration) -> io::Result<Vec<u8>> {
+        let clock = SystemClock::new();
+        let max_len = if self.is_foreign {
+            MAX_ANSWER_OF_OTHERS
+        } else {
+            MAX_ANSWER
+        };
+        let mut line = Vec::new();
+        loop {
+            let left = limit.saturating_sub(clock.tick());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.reader.get_mut().set_read_timeout(Some(left))?;
+            let piece = self.reader.fill_buf()?;
+            let end = memchr::memchr(b'\n', piece);
+            let n = end.unwrap_or(piece.len());
+            line.extend_from_slice(piece.get(..n).unwrap_or_default());
+            let is_over = piece.is_empty() || line.len() as u64 > max_len;
+            self.reader.consume(n + usize::from(end.is_some()));
+            match end {
+                Some(_) => return Ok(line),
+                None if is_over => return Err(io::ErrorKind::UnexpectedEof.into()),
+                None => {}
+            }
+        }
     }
 }
 

@@ -56,7 +56,7 @@ pub fn status(status: &Status) -> String {
         .round_trip_ms
         .map_or_else(String::new, |ms| format!(", {ms:.1} ms a round trip"));
     let cache = &status.cache;
-    let (limit, opens) = (size(cache.limit), cache.hits + cache.misses);
+    let (limit, opens) = (size(cache.limit), cache.hits.saturating_add(cache.misses));
     let rows = [
         (
             "connection",
@@ -122,8 +122,9 @@ fn not_stored(files: &[FileStatus]) -> String {
 }
 
 fn sums(files: &[FileStatus]) -> (u64, u64) {
-    let all = files.iter().map(|file| file.size).sum::<u64>();
-    let sent = files.iter().map(|file| file.sent).sum::<u64>();
+    // The numbers may be of another user's making.
+    let sum = |of: fn(&FileStatus) -> u64| files.iter().map(of).fold(0, u64::saturating_add);
+    let (all, sent) = (sum(|file| file.size), sum(|file| file.sent));
     (all, sent.min(all))
 }
 

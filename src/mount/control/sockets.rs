@@ -12,11 +12,19 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::path::PathBuf;
 
+use rustix::net::AddressFamily;
+use rustix::net::SocketAddrUnix;
+use rustix::net::SocketFlags;
+use rustix::net::SocketType;
+
 use crate::config;
 use crate::owned_path;
 
 /// What the name of a socket ends with.
 const ENDING: &str = "sock";
+
+/// More sockets of another user are not looked at.
+const MAX_OF_OTHERS: usize = 64;
 
 /// A control socket that is listened on; its file is removed when this is dropped.
 #[derive(Debug)]
@@ -102,7 +110,10 @@ fn connect_all(dir: &Path, is_ours: bool) -> Vec<UnixStream> {
         .filter(|path| path.extension().is_some_and(|ending| ending == ENDING))
         .collect();
     paths.sort();
-    let connect = |path: PathBuf| match UnixStream::connect(&path) {
+    if !is_ours {
+        paths.truncate(MAX_OF_OTHERS);
+    }
+    let connect = |path: PathBuf| match connect_at_once(&path) {
         Ok(stream) => Some(stream),
         Err(error) => {
             if is_ours && error.kind() == io::ErrorKind::ConnectionRefused {
@@ -112,6 +123,17 @@ fn connect_all(dir: &Path, is_ours: bool) -> Vec<UnixStream> {
         }
     };
     paths.into_iter().filter_map(connect).collect()
+}
+
+/// Connects, or fails where nobody takes connections: connect(2) would wait for a daemon that was
+/// stopped, or that keeps root waiting.
+fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// Returns the directories in which sockets of this user may be, the best one first.

@@ -12,16 +12,18 @@ pub(super) struct Expander<'a> {
 }
 
 impl Expander<'_> {
-    /// Expands a leading `~` and the tokens.
+    /// Expands a leading `~` and the tokens. The path is absolute: a daemon has another current
+    /// directory than the shell that it was started in.
     pub(super) fn path(&self, text: &str) -> PathBuf {
         let text = self.tokens(text);
-        match text.strip_prefix('~') {
+        let path = match text.strip_prefix('~') {
             Some("") => self.around.home.clone(),
             Some(rest) if rest.starts_with('/') => {
                 self.around.home.join(rest.trim_start_matches('/'))
             }
             _ => PathBuf::from(text),
-        }
+        };
+        std::path::absolute(&path).unwrap_or(path)
     }
 
     pub(super) fn tokens(&self, text: &str) -> String {
