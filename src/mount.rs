@@ -356,8 +356,7 @@ fn connect(
     let asked = asked_key(&settings, &connection.directory);
     settings.pinned_host_key = match pinned {
         Some(key) => Some(key),
-        None => pin::expected(&config.cache.base, &asked)
-            .map_err(system("use the directory of the cache"))?,
+        None => pin::expected(&config.cache.base, &asked)?,
     };
     settings
         .accept_host_key

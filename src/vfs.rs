@@ -307,6 +307,10 @@ impl Vfs {
         name: &Name,
         since: Tick,
     ) -> Result<MutexGuard<'a, Tree>> {
+        // What the host says of it meanwhile would count for nothing.
+        while tree.is_moving(parent, name) || tree.is_below_moving(parent) {
+            self.listed.wait(&mut tree);
+        }
         if tree.dir_mut(parent).is_some_and(|dir| dir.is_listing) {
             self.listed.wait(&mut tree);
             return Ok(tree);

@@ -121,15 +121,27 @@ impl Entry {
 
     fn record(&self, state: &State, id: Id, phase: Phase, target: &Target) -> Record {
         let journal = self.cache.disk.journal();
-        // What has no place must not be stored at any.
-        let (phase, why) = if target.is_unknown {
-            (Phase::Kept, NO_PLACE)
-        } else {
-            (phase, "")
-        };
         let phase = match phase {
             Phase::Synced if state.is_begun => Phase::Begun,
             phase => phase,
+        };
+        let (phase, why) = match journal.get(id) {
+            // The journal knows better where it belongs: the next mount looks there.
+            Some(known)
+                if target.is_unknown && !target.is_elsewhere && known.phase != Phase::Kept =>
+            {
+                return Record {
+                    phase,
+                    size: state.size,
+                    mtime: state.mtime,
+                    atime: state.atime,
+                    why: NO_PLACE.to_owned(),
+                    ..known
+                };
+            }
+            // What has no place must not be stored at any.
+            _ if target.is_unknown => (Phase::Kept, NO_PLACE),
+            _ => (phase, ""),
         };
         Record {
             id,

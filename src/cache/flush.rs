@@ -51,6 +51,8 @@ pub struct Target {
     /// Whether nobody knows where it goes any more: its directory is gone. The path is what is left
     /// of it, for people.
     pub is_unknown: bool,
+    /// Whether that is because its name was removed here, and it has another that nobody here knows.
+    pub is_elsewhere: bool,
 }
 
 /// Why content is kept here whose directory is gone.

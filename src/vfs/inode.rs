@@ -118,13 +118,10 @@ impl Inode {
         self.links.first().or(self.lost.as_ref())
     }
 
-    /// Says that somebody else takes a name away, before it goes: if it is the last one, and somebody
-    /// here needs the file, that is where it belongs.
-    pub(super) fn loses(&mut self, parent: Ino, name: &Name) {
+    /// Whether somebody here needs the file although it loses this name, which is its last one.
+    pub(super) fn is_needed_without(&self, parent: Ino, name: &Name) -> bool {
         let is_last = self.links.iter().all(|(p, n)| *p == parent && n == name);
-        if is_last && (self.is_open() || self.is_ours()) {
-            self.lost = Some((parent, name.clone()));
-        }
+        is_last && (self.is_open() || self.is_ours())
     }
 
     pub(super) fn is_open(&self) -> bool {

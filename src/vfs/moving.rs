@@ -52,6 +52,8 @@ impl Held<'_> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
+        self.vfs.tree.lock().end_move(self.id);
+        self.vfs.listed.notify_all();
         let mut moving = self.vfs.moving.lock();
         let at = moving.under_way.iter().position(|one| one.id == self.id);
         let ended = at.map(|at| moving.under_way.swap_remove(at));
@@ -62,7 +64,8 @@ impl Drop for Held<'_> {
 
 impl Vfs {
     /// Holds what is open of `which`, and what is opened at or below these names from now on;
-    /// waits for stores that are under way.
+    /// waits for stores that are under way. Until it ends, the tree believes nobody about these
+    /// names.
     pub(super) fn hold(
         &self,
         names: &[(Ino, &Name)],
@@ -84,6 +87,7 @@ impl Vfs {
                 .collect(),
             later: Vec::new(),
         });
+        tree.begin_move(id, names);
         drop((moving, tree));
         Held {
             vfs: self,

@@ -210,15 +210,20 @@ impl Vfs {
         let at = self.clock.tick();
         let mut tree = self.tree.lock();
         let mut abandoned = None;
+        let mut is_elsewhere = false;
         if let Some(inode) = ino.and_then(|ino| tree.get_mut(ino))
             && inode.links.len() <= 1
         {
-            abandoned = abandoned_with(inode, (parent, &name));
+            abandoned = abandoned_with(inode);
+            is_elsewhere = inode.is_elsewhere;
             if inode.open.is_none() {
                 self.cache.forget(&inode.stat.version());
             }
             inode.stat.nlink = inode.stat.nlink.saturating_sub(1);
             inode.stat.ctime = inode.stat.ctime.map(|_| self.clock.wall());
+        }
+        if let Some(ino) = ino.filter(|_| is_elsewhere) {
+            tree.set_lost(ino, Some((parent, name.clone())));
         }
         tree.unbind(parent, &name, at);
         drop(tree);
@@ -362,6 +367,9 @@ impl Vfs {
         for (entry, _) in moving.iter().filter(|_| is_known) {
             entry.moved(result.is_ok());
         }
+        if !is_known && how != RenameHow::Exchange {
+            self.tree.lock().note_unsure(from, to);
+        }
         let renamed = self.heard(result, &[from, to])?;
         let replaced = self.renamed(from, to, how, &renamed);
         if let Some(entry) = replaced {
@@ -404,14 +412,19 @@ impl Vfs {
         }
         let replaced = tree.instantiate(to.0, to.1);
         let mut abandoned = None;
+        let mut is_elsewhere = false;
         if let Some(inode) = replaced.and_then(|ino| tree.get_mut(ino)) {
             if inode.links.len() <= 1 {
-                abandoned = abandoned_with(inode, to);
+                abandoned = abandoned_with(inode);
+                is_elsewhere = inode.is_elsewhere;
             }
             inode.stat.nlink = inode.stat.nlink.saturating_sub(1);
             inode.stat.ctime = inode.stat.ctime.map(|_| self.clock.wall());
             // Its other names, if it has any, are asked for again.
             inode.stat_at = crate::clock::Tick::ZERO;
+        }
+        if let Some(ino) = replaced.filter(|_| is_elsewhere) {
+            tree.set_lost(ino, Some((to.0, to.1.clone())));
         }
         tree.rename(from, to, at);
         let moved = tree.instantiate(to.0, to.1);
@@ -447,10 +460,9 @@ pub(super) fn entry_of(inode: &Inode) -> Option<Arc<Entry>> {
 
 /// The content of a file that loses the last name that is known here, by our own doing, if it has no
 /// other.
-fn abandoned_with(inode: &mut Inode, (parent, name): (Ino, &Name)) -> Option<Arc<Entry>> {
+fn abandoned_with(inode: &mut Inode) -> Option<Arc<Entry>> {
     if inode.stat.nlink > 1 && inode.dir.is_none() {
         // It has a name that nobody here knows, and what is written to it belongs there.
-        inode.lost = Some((parent, name.clone()));
         inode.is_elsewhere = true;
         return None;
     }

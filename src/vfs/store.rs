@@ -259,12 +259,13 @@ impl Whereto for StorePlace {
         let inode = tree.get(self.ino)?;
         let (_, name) = inode.place()?;
         let known = tree.place_path(self.ino);
-        let is_unknown = known.is_none() || inode.is_elsewhere;
+        let (parent, _) = inode.place()?;
+        let dir = tree.get(*parent).map(|dir| dir.stat);
+        let is_unknown = known.is_none() || dir.is_none() || inode.is_elsewhere;
         let path = known.unwrap_or_else(|| RemotePath::root().join(name));
         let stat = inode.stat;
         let is_born = inode.open.as_ref().is_some_and(|open| open.is_born);
-        let (parent, _) = inode.place()?;
-        let dir = tree.get(*parent)?.stat;
+        let dir = dir.unwrap_or(stat);
         let login = vfs.login();
         let may_chown = |uid: u32, gid: u32| {
             facts.uid == 0
@@ -308,6 +309,7 @@ impl Whereto for StorePlace {
             may_append: vfs.options.placement != PlacementPolicy::Replace,
             atime: stat.atime,
             is_unknown,
+            is_elsewhere: inode.is_elsewhere,
         })
     }
 

@@ -7,6 +7,7 @@
 mod news;
 
 use std::collections::HashMap;
+use std::collections::VecDeque;
 
 use crate::clock::Tick;
 use crate::path::Name;
@@ -31,7 +32,18 @@ pub(super) struct Tree {
     by_id: HashMap<FileId, Ino>,
     next_synthetic: u64,
     n_names: usize,
+    /// Names that requests of ours are about to rename or remove, with the number of the request:
+    /// what the host says of them meanwhile may be its own doing for us.
+    moving: Vec<(u64, Ino, Name)>,
+    /// Renames of which nobody knows whether the host did them.
+    unsure: VecDeque<(Place, Place)>,
 }
+
+/// A directory and a name in it.
+type Place = (Ino, Name);
+
+/// More renames of unknown outcome than these are not remembered.
+const MAX_UNSURE: usize = 64;
 
 impl Tree {
     pub(super) fn new(root: Stat, at: Tick) -> Self {
@@ -43,6 +55,8 @@ impl Tree {
             by_id: HashMap::new(),
             next_synthetic: FIRST_SYNTHETIC,
             n_names: 0,
+            moving: Vec::new(),
+            unsure: VecDeque::new(),
         }
     }
 
@@ -87,14 +101,14 @@ impl Tree {
         }
     }
 
-    /// Whether `ino` is `dir` or lies below it.
+    /// Whether `ino` is `dir` or lies below it, or did when it had a name.
     pub(super) fn is_below(&self, ino: Ino, dir: Ino) -> bool {
         let mut at = ino;
         loop {
             if at == dir {
                 return true;
             }
-            match self.inodes.get(&at).and_then(|inode| inode.links.first()) {
+            match self.inodes.get(&at).and_then(Inode::place) {
                 Some((parent, _)) => at = *parent,
                 None => return false,
             }
@@ -190,11 +204,96 @@ impl Tree {
         if let Some(dir) = self.dir_mut(parent) {
             dir.n_inodes += 1;
         }
+        self.set_lost(ino, None);
         if let Some(inode) = self.inodes.get_mut(&ino) {
-            inode.lost = None;
             inode.is_elsewhere = false;
             inode.links.push((parent, name.clone()));
         }
+    }
+
+    /// Says which name an inode had that has none, so that the directory stays as long as it does.
+    pub(super) fn set_lost(&mut self, ino: Ino, lost: Option<Place>) {
+        let Some(inode) = self.inodes.get_mut(&ino) else {
+            return;
+        };
+        let old = std::mem::replace(&mut inode.lost, lost.clone());
+        for (place, change) in [(&lost, 1), (&old, -1)] {
+            if let Some((parent, _)) = place
+                && let Some(dir) = self.dir_mut(*parent)
+            {
+                dir.n_inodes = dir.n_inodes.saturating_add_signed(change);
+            }
+        }
+        if let Some((parent, _)) = old {
+            self.collect(parent);
+        }
+    }
+
+    /// Says that somebody else takes a name away, before it goes: if it is the last one, and somebody
+    /// here needs the file, that is where it belongs.
+    pub(super) fn loses(&mut self, ino: Ino, parent: Ino, name: &Name) {
+        if self
+            .inodes
+            .get(&ino)
+            .is_some_and(|inode| inode.is_needed_without(parent, name))
+        {
+            self.set_lost(ino, Some((parent, name.clone())));
+        }
+    }
+
+    /// Has what the host says of names count for nothing until [`Self::end_move`], and its denial of
+    /// what lies below them: a request of ours is about to rename or remove them.
+    pub(super) fn begin_move(&mut self, id: u64, names: &[(Ino, &Name)]) {
+        let names = names
+            .iter()
+            .map(|(parent, name)| (id, *parent, (*name).clone()));
+        self.moving.extend(names);
+    }
+
+    /// See [`Self::begin_move`].
+    pub(super) fn end_move(&mut self, id: u64) {
+        let ended: Vec<_> = self.moving.extract_if(.., |(it, _, _)| *it == id).collect();
+        for (_, parent, name) in ended {
+            if let Some(dir) = self.dir_mut(parent)
+                && !dir.names.contains_key(&name)
+            {
+                // A listing meanwhile may have had it.
+                dir.listed_at = None;
+            }
+        }
+    }
+
+    /// Whether a request of ours is about to rename or remove a name.
+    pub(super) fn is_moving(&self, parent: Ino, name: &Name) -> bool {
+        let mut names = self.moving.iter();
+        names.any(|(_, dir, moving)| *dir == parent && moving == name)
+    }
+
+    /// Whether a directory is below a name that a request of ours is about to rename or remove, or has
+    /// that name.
+    pub(super) fn is_below_moving(&self, dir: Ino) -> bool {
+        let mut roots = self.moving.iter();
+        roots.any(|(_, parent, name)| {
+            self.bound(*parent, name)
+                .is_some_and(|root| self.is_below(dir, root))
+        })
+    }
+
+    /// Says that nobody knows whether the host has renamed: when the old name turns out to be gone,
+    /// what had it is looked for under the new one.
+    pub(super) fn note_unsure(&mut self, from: (Ino, &Name), to: (Ino, &Name)) {
+        if self.unsure.len() == MAX_UNSURE {
+            self.unsure.pop_front();
+        }
+        let place = |(parent, name): (Ino, &Name)| (parent, name.clone());
+        self.unsure.push_back((place(from), place(to)));
+    }
+
+    /// Returns where a name may have been moved to, and forgets that.
+    fn take_unsure(&mut self, parent: Ino, name: &Name) -> Option<Place> {
+        let is_it = |((dir, from), _): &(Place, Place)| *dir == parent && from == name;
+        let at = self.unsure.iter().position(is_it)?;
+        self.unsure.remove(at).map(|(_, to)| to)
     }
 
     /// Takes a name away; the inode stays as long as somebody needs it.
@@ -301,7 +400,14 @@ impl Tree {
                 }
             }
         }
-        inode.links
+        let mut places = inode.links;
+        if let Some(lost) = inode.lost {
+            if let Some(dir) = self.dir_mut(lost.0) {
+                dir.n_inodes = dir.n_inodes.saturating_sub(1);
+            }
+            places.push(lost);
+        }
+        places
     }
 
     /// Returns the inode that has a name.
@@ -323,10 +429,8 @@ impl Tree {
     /// Says of whatever has a name that it loses it although nobody here removed it: what is written
     /// to it must not be dropped.
     fn note_displaced(&mut self, parent: Ino, name: &Name) {
-        if let Some(ino) = self.bound(parent, name)
-            && let Some(inode) = self.inodes.get_mut(&ino)
-        {
-            inode.loses(parent, name);
+        if let Some(ino) = self.bound(parent, name) {
+            self.loses(ino, parent, name);
         }
     }
 
@@ -364,6 +468,7 @@ impl Tree {
                     inode.links.retain(|(p, n)| !(*p == from.0 && n == from.1));
                 }
                 self.bind(to.0, to.1, ino, at);
+                self.confirm_below(ino, at);
                 self.collect(from.0);
             }
             // Asked for again when it is next wanted.
@@ -375,6 +480,25 @@ impl Tree {
                     self.n_names -= 1;
                 }
             }
+        }
+    }
+
+    /// Says that what was asked for before `at` cannot deny the names below a directory: the host was
+    /// asked by its old path.
+    fn confirm_below(&mut self, dir: Ino, at: Tick) {
+        if self
+            .inodes
+            .get(&dir)
+            .is_none_or(|inode| inode.dir.is_none())
+        {
+            return;
+        }
+        let links = self.inodes.values().flat_map(|inode| &inode.links);
+        let links = links
+            .filter(|(parent, _)| self.is_below(*parent, dir))
+            .cloned();
+        for (parent, name) in links.collect::<Vec<_>>() {
+            self.confirm(parent, &name, at);
         }
     }
 

@@ -11,6 +11,7 @@ mod edges;
 mod faulty;
 mod foreign_writers;
 mod freshness;
+mod in_flight;
 mod interrupted;
 mod leftovers;
 #[path = "../common/local.rs"]

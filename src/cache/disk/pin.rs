@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use crate::cache::disk::Disk;
+use crate::cache::disk::Error;
 use crate::cache::disk::MAX_SIDE_BY_SIDE;
 use crate::cache::disk::check_base;
 use crate::cache::disk::is_taken;
@@ -48,8 +49,12 @@ struct Pin {
 ///
 /// # Errors
 /// Others can write to `base`.
-pub fn expected(base: &Path, asked: &str) -> io::Result<Option<HostKey>> {
-    check_base(base)?;
+pub fn expected(base: &Path, asked: &str) -> Result<Option<HostKey>, Error> {
+    check_base(base).map_err(|source| Error {
+        act: "use",
+        path: base.to_owned(),
+        source,
+    })?;
     let Ok(dirs) = fs::read_dir(base) else {
         return Ok(None);
     };

@@ -80,6 +80,9 @@ impl Tree {
         listed: Option<Box<Listed>>,
         at: Tick,
     ) {
+        if self.is_moving(parent, name) || (listed.is_none() && self.is_below_moving(parent)) {
+            return;
+        }
         let Some(dir) = self.dir_mut(parent) else {
             return;
         };
@@ -113,12 +116,16 @@ impl Tree {
                                 && kind == FileKind::File)
                     });
                 if !is_same {
-                    inode.loses(parent, name);
-                    self.unbind(parent, name, at);
+                    self.is_gone(ino, parent, name, at);
                     let what = What::Listed(listed);
                     self.put(parent, name, Known { at, what });
                     return;
                 }
+                // It was not renamed after all.
+                let _unsure = self.take_unsure(parent, name);
+                let Some(inode) = self.inodes.get_mut(&ino) else {
+                    return;
+                };
                 let Listed { stat, target, .. } = *listed;
                 if target.is_some() {
                     inode.target = target;
@@ -130,8 +137,20 @@ impl Tree {
                     known.at = at;
                 }
             }
-            None => {
-                inode.loses(parent, name);
+            None => self.is_gone(ino, parent, name, at),
+        }
+    }
+
+    /// Takes a name from an inode that the host does not have there any more.
+    fn is_gone(&mut self, ino: Ino, parent: Ino, name: &Name, at: Tick) {
+        match self.take_unsure(parent, name) {
+            // A rename of ours took it, whose answer was lost.
+            Some((dir, to)) if self.inodes.contains_key(&dir) => {
+                self.rename((parent, name), (dir, &to), at);
+                self.doubt(dir, &to);
+            }
+            _ => {
+                self.loses(ino, parent, name);
                 self.unbind(parent, name, at);
             }
         }
