@@ -288,6 +288,20 @@ impl Entry {
         }
     }
 
+    /// Says what the content is based on, after a rename or another change of ours on the host.
+    pub(super) fn say_base(&self, state: &State) {
+        let Journaled::As(id) = state.journaled else {
+            return;
+        };
+        let journal = self.cache.disk.journal();
+        if let Some(mut record) = journal.get(id) {
+            record.base = state.base;
+            if let Err(error) = journal.put(record, Durable::No) {
+                log::warn!("cannot write the journal: {error}");
+            }
+        }
+    }
+
     fn rewrite(&self, durable: Durable, change: impl FnOnce(&mut Record)) -> Result<(), Error> {
         let mut state = self.state.lock();
         while state.journaled == Journaled::Declaring {

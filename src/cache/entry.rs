@@ -383,6 +383,7 @@ impl Entry {
         let mut state = self.state.lock();
         if state.base == Expect::Version(*old) {
             state.base = Expect::Version(*new);
+            self.say_base(&state);
         }
         if let Content::Clean { version, place, .. } = &mut state.content
             && version == old

@@ -28,6 +28,7 @@ use crate::remote::Reason;
 use crate::remote::StorePlan;
 use crate::remote::Stored;
 use crate::remote::partial;
+use crate::remote::partial::Digest;
 use crate::remote::partial::Found;
 use crate::stat::Stat;
 use crate::stat::Time;
@@ -101,10 +102,44 @@ impl Job {
         (target.may_append && is_longer && !self.replaces).then_some(base.size)
     }
 
+    /// What tells the content from another later, when it may have been changed here.
+    fn digest(&self) -> Option<Digest> {
+        let is_small = self.size <= MAX_HASHED;
+        let digest = || partial::digest_here(&self.content(), self.size).ok();
+        is_small.then(digest).flatten()
+    }
+
+    /// Returns the doubt whose content the host has, by the digest of that.
+    fn proved<'a>(
+        &self,
+        doubts: impl Iterator<Item = &'a Doubt>,
+        digest_there: impl FnOnce() -> remote::Result<Option<Digest>>,
+    ) -> Result<Option<&'a Doubt>, Error> {
+        let mut doubts = doubts.peekable();
+        if doubts.peek().is_none() {
+            return Ok(None);
+        }
+        let Some(there) = digest_there()? else {
+            return Ok(None);
+        };
+        let of_this = |doubt: &Doubt| doubt.n_changes == self.n_changes;
+        let digest = |doubt: &Doubt| match doubt.digest {
+            None if doubt.size == self.size => {
+                partial::digest_here(&self.content(), self.size).ok()
+            }
+            digest => digest,
+        };
+        let proved = doubts.filter(|doubt| digest(doubt) == Some(there));
+        Ok(proved.max_by_key(|doubt| of_this(doubt)))
+    }
+
     fn content(&self) -> FromFile<'_> {
         FromFile::new(&self.file).over(self.old.as_deref())
     }
 }
+
+/// Larger content, in bytes, is not read once more when nobody heard the end of its store.
+const MAX_HASHED: u64 = 256 << 20;
 
 /// How often content that is to replace a file meets another one before that is a conflict after all.
 const MAX_REPLACEMENTS: u32 = 9;
@@ -325,9 +360,9 @@ impl Entry {
     }
 
     /// Asks whether a store whose end nobody heard succeeded after all; returns what the host has
-    /// if it is what we sent. Where times are whole seconds it may be more than one of them: then it
-    /// counts as another than what is here now, which is sent again. Where the host has part of
-    /// it, that is what the plan expects from then on.
+    /// if it is what we sent. Where times are whole seconds it may be any of several, or somebody
+    /// else's: then it is read. Where the host has part of it, that is what the plan expects from
+    /// then on.
     fn settle_doubts<'a>(
         &self,
         job: &'a Job,
@@ -340,9 +375,13 @@ impl Entry {
                 let ours =
                     |it: &&Doubt| stat.size == it.size && it.mtime.may_be_told_as(stat.mtime);
                 let doubts = job.doubts.iter().filter(ours);
-                let ours = doubts.max_by_key(|it| it.n_changes != job.n_changes);
+                let (remote, content) = (&*self.cache.remote, job.content());
+                let ours = if stat.mtime.nanos != 0 {
+                    doubts.max_by_key(|it| it.n_changes != job.n_changes)
+                } else {
+                    job.proved(doubts, || partial::digest_there(remote, path, &stat))?
+                };
                 if ours.is_none() {
-                    let (remote, content) = (&*self.cache.remote, job.content());
                     partial::settle(remote, path, &stat, &content, plan, job.is_begun)?;
                 }
                 Ok(ours.map(|doubt| (stat, doubt)))
@@ -425,36 +464,35 @@ impl Entry {
             let found = partial::settle(remote, path, &stat, &job.content(), &mut plan, true)?;
             Ok::<_, remote::Error>((found, plan.expect))
         });
-        let doubt = || Doubt {
+        let is_doubtful = matches!(error, Error::Remote(error) if matches!(**error,
+            remote::Error::Partial { .. }
+            | remote::Error::OutcomeUnknown { .. }
+            | remote::Error::Surprise { .. }
+            | remote::Error::Protocol { .. }
+            | remote::Error::Local { .. }));
+        // Without the lock: it may be read.
+        let doubt = is_doubtful.then(|| Doubt {
             dir: target.path.parent().unwrap_or_default(),
             tag: tag(job.private.id),
             size: job.size,
             mtime: job.mtime,
             n_changes: job.n_changes,
+            digest: job.digest(),
             is_withdrawn: false,
-        };
+        });
         let is_news = {
             let mut state = self.state.lock();
-            if let Error::Remote(error) = error {
-                match &**error {
-                    // What the host has now is part of ours: the next store may replace it, but
-                    // not what somebody else makes of it. If nobody could look, the next store does.
-                    remote::Error::Partial { .. } => {
-                        state.is_begun = true;
-                        match half {
-                            Some(Ok((Found::Part { prefix }, part))) => {
-                                state.base = part;
-                                state.n_kept = prefix.unwrap_or(0);
-                            }
-                            _ => state.doubts.push(doubt()),
-                        }
-                    }
-                    remote::Error::OutcomeUnknown { .. }
-                    | remote::Error::Surprise { .. }
-                    | remote::Error::Protocol { .. }
-                    | remote::Error::Local { .. } => state.doubts.push(doubt()),
-                    _ => {}
+            state.is_begun |= is_partial;
+            match (half, doubt) {
+                // What the host has now is part of ours: the next store may replace it, but not what
+                // somebody else makes of it.
+                (Some(Ok((Found::Part { prefix }, part))), _) => {
+                    state.base = part;
+                    state.n_kept = prefix.unwrap_or(0);
                 }
+                // If nobody could look, the next store does.
+                (_, Some(doubt)) => state.doubts.push(doubt),
+                (_, None) => {}
             }
             state.replaces = false;
             let is_news =

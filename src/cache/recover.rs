@@ -71,7 +71,7 @@ impl Unsaved {
 
     /// Returns whether the host's file is the one that the content was made from.
     pub fn is_base(&self, stat: &Stat) -> bool {
-        matches!(self.record.base, Expect::Version(base) if base.same_content(&stat.version()))
+        is_base(&self.record, stat)
     }
 
     /// Returns whether the host's file has the content already, and the permissions that were set
@@ -210,6 +210,7 @@ impl Cache {
             size: record.size,
             mtime: record.mtime,
             n_changes: 0,
+            digest: None,
             is_withdrawn: false,
         });
         let doubts = doubts.collect();
@@ -361,7 +362,8 @@ impl Cache {
     /// Whether the host has the content already.
     fn has_it(&self, record: &Record) -> remote::Result<bool> {
         match self.remote.stat(&record.path) {
-            Ok(stat) => Ok(plan_of(record).has_content(&stat)),
+            // Nothing here says what the content was: only a time to the microsecond is a receipt.
+            Ok(stat) => Ok(plan_of(record).has_content(&stat) && stat.mtime.nanos != 0),
             Err(error) if error.is_connection_loss() => Err(error),
             Err(_) => Ok(false),
         }
@@ -390,16 +392,15 @@ impl Cache {
                 Err(error) if error.reason() == Some(Reason::NotFound) => continue,
                 Err(error) => return Err(error),
             };
-            if plan.is_done(&stat) {
+            let is_sent =
+                partial::is_stored(&*self.remote, place, &stat, &FromFile::new(file), &plan)?;
+            if is_sent && plan.is_done(&stat) {
                 make_durable(&*self.remote, place)?;
                 return Ok(Fate::WasStored);
             }
             found = found.or(Some(stat));
-            // Only its permissions are not there: they were set after it was sent.
-            let is_sent = plan.has_content(&stat);
-            let is_base =
-                matches!(record.base, Expect::Version(base) if base.same_content(&stat.version()));
-            if (is_base || is_sent) && !is_there {
+            // What was sent and does not count lacks its permissions, which were set afterwards.
+            if (is_base(record, &stat) || is_sent) && !is_there {
                 (path, is_there) = (place.clone(), true);
                 // A rename that was under way changed the time of the last change.
                 plan.expect = Expect::Version(stat.version());
@@ -456,6 +457,18 @@ impl Cache {
             log::warn!("cannot write the journal: {error}");
         }
     }
+}
+
+/// Whether what the host has is what the content was made from. Where its times are whole seconds,
+/// the time of the last change counts as well, unless a rename was under way, which changes it.
+fn is_base(record: &Record, stat: &Stat) -> bool {
+    let Expect::Version(base) = record.base else {
+        return false;
+    };
+    let here = stat.version();
+    let is_coarse = here.mtime.nanos == 0;
+    let may_change = record.was.is_some() || base.ctime.is_none() || here.ctime.is_none();
+    base.same_content(&here) && (!is_coarse || may_change || base.ctime == here.ctime)
 }
 
 /// How the content of an earlier run is to be stored.

@@ -10,6 +10,7 @@ use crate::cache::refresh::Refresh;
 use crate::clock::Tick;
 use crate::path::RemotePath;
 use crate::remote::Expect;
+use crate::remote::partial::Digest;
 use crate::stat::Stat;
 use crate::stat::Time;
 use crate::stat::Version;
@@ -82,6 +83,8 @@ pub(super) struct Doubt {
     pub(super) size: u64,
     pub(super) mtime: Time,
     pub(super) n_changes: u64,
+    /// `None` where it was not taken.
+    pub(super) digest: Option<Digest>,
     /// Whether what it may have left there was removed.
     pub(super) is_withdrawn: bool,
 }

@@ -7,6 +7,9 @@
 
 use std::io;
 
+use sha2::Digest as _;
+use sha2::Sha256;
+
 use crate::path::RemotePath;
 use crate::remote::Content;
 use crate::remote::Expect;
@@ -100,6 +103,93 @@ pub(crate) fn settle<R: Remote + ?Sized>(
             Ok(Found::Foreign)
         }
     }
+}
+
+/// Returns whether the host has the content of an upload whose end nobody heard.
+///
+/// A time that a store has set to the microsecond is a receipt. One in whole seconds, which is all
+/// that some hosts set or tell, is none: somebody else may have written as many bytes in the same
+/// second. Then the content is read.
+pub(crate) fn is_stored<R: Remote + ?Sized>(
+    remote: &R,
+    path: &RemotePath,
+    stat: &Stat,
+    content: &dyn Content,
+    plan: &StorePlan,
+) -> Result<bool> {
+    if !plan.has_content(stat) {
+        return Ok(false);
+    }
+    Ok(stat.mtime.nanos != 0 || is_beginning(remote, path, stat, content)?)
+}
+
+/// Returns whether a file on the host consists of the first bytes of the content. Reads it.
+pub(crate) fn is_beginning<R: Remote + ?Sized>(
+    remote: &R,
+    path: &RemotePath,
+    stat: &Stat,
+    content: &dyn Content,
+) -> Result<bool> {
+    let mut comparing = Comparing {
+        new: content,
+        old: None,
+        size: 0,
+        at: 0,
+        is_old: false,
+        is_foreign: false,
+    };
+    match remote.fetch(path, Some(&stat.version()), &mut comparing) {
+        _ if comparing.is_foreign => Ok(false),
+        Ok(fetched) => Ok(fetched.is_stable && !comparing.is_old),
+        Err(error) => Err(error),
+    }
+}
+
+/// A SHA-256 of content.
+pub(crate) type Digest = [u8; 32];
+
+/// Returns the digest of a file on the host; `None` if it changed while it was read.
+pub(crate) fn digest_there<R: Remote + ?Sized>(
+    remote: &R,
+    path: &RemotePath,
+    stat: &Stat,
+) -> Result<Option<Digest>> {
+    let mut hashing = Hashing(Sha256::new());
+    let fetched = remote.fetch(path, Some(&stat.version()), &mut hashing)?;
+    let digest = hashing.0.finalize().into();
+    Ok(fetched.is_stable.then_some(digest))
+}
+
+struct Hashing(Sha256);
+
+impl Receiver for Hashing {
+    fn begin(&mut self, _size: u64) -> io::Result<()> {
+        self.0.reset();
+        Ok(())
+    }
+
+    fn data(&mut self, data: &[u8]) -> io::Result<()> {
+        self.0.update(data);
+        Ok(())
+    }
+}
+
+/// Returns the digest of the first `size` bytes of content, in memory of a constant size.
+pub(crate) fn digest_here(content: &dyn Content, size: u64) -> io::Result<Digest> {
+    let mut hash = Sha256::new();
+    let mut buf = vec![0; 1 << 16];
+    let mut at = 0;
+    while at < size {
+        let left = usize::try_from(size - at).unwrap_or(usize::MAX);
+        let len = left.min(buf.len());
+        let n = content.read_at(buf.get_mut(..len).unwrap_or_default(), at)?;
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        hash.update(buf.get(..n).unwrap_or_default());
+        at += n as u64;
+    }
+    Ok(hash.finalize().into())
 }
 
 /// Whether a change within the second in which the file was last changed does not show.

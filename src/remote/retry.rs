@@ -224,7 +224,7 @@ impl<R: Remote> Remote for Retry<R> {
                     Ok(()) | Err(_) => {}
                 }
                 let found = match r.stat(path) {
-                    Ok(stat) if plan.has_content(&stat) => {
+                    Ok(stat) if partial::is_stored(r, path, &stat, content, plan)? => {
                         has_part = true;
                         return done_already(r, path, stat, plan.durability);
                     }
@@ -242,7 +242,7 @@ impl<R: Remote> Remote for Retry<R> {
             if is_outcome_unknown
                 && matches!(result, Err(Error::Conflict { .. }))
                 && let Ok(stat) = r.stat(path)
-                && plan.has_content(&stat)
+                && partial::is_stored(r, path, &stat, content, plan)?
             {
                 // The first try went on after its connection was gone, and was the faster one.
                 has_part = true;

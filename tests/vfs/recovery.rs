@@ -1,6 +1,7 @@
 //! What an earlier mount left, while it is on its way to the host.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use scpfs::cache::FileState;
 use scpfs::cache::Wait;
+use scpfs::clock::Clock as _;
 use scpfs::remote::StorePlan;
 use scpfs::sync::Condvar;
 use scpfs::sync::Mutex;
@@ -17,6 +19,7 @@ use scpfs::vfs::RenameFlags;
 
 use crate::faulty::Fate;
 use crate::faulty::Faulty;
+use crate::local::Userland;
 use crate::local::World;
 use crate::world::CX;
 use crate::world::Mount;
@@ -269,4 +272,81 @@ fn fsync_of_a_directory_reaches_the_host() {
     let (result, n_trips) = mount.counted(|| mount.vfs.fsyncdir(&CX, ino));
     result.unwrap();
     assert_eq!(n_trips, 1);
+}
+
+/// What a program on the host wrote in the second of our write, as many bytes, was taken for ours
+/// where times are whole seconds: ours was dropped without a copy.
+#[test]
+fn what_others_wrote_in_the_same_second_is_not_taken_for_ours() {
+    // On a host that tells whole seconds, and by a program that sets them.
+    for userland in [Userland::OpenWrt, Userland::Gnu] {
+        if !userland.is_here() {
+            continue;
+        }
+        let setup = || Setup {
+            writeback: Some(Duration::from_secs(3600)),
+            ..Setup::default()
+        };
+        let mount = Mount::on(Arc::new(World::new(userland)), setup());
+        fs::write(mount.at("file"), "old").unwrap();
+        mount.write("file", b"OURS").unwrap();
+        let secs = mount.clock.wall().secs;
+        fs::write(mount.at("file"), "THEM").unwrap();
+        set_mtime(&mount.at("file"), secs);
+        let mount = Mount::on(mount.crash(), Setup::default());
+        assert_eq!(fs::read(mount.at("file")).unwrap(), b"THEM", "{userland:?}");
+        let beside = mount.beside("file");
+        assert_eq!(fs::read(mount.at(&beside)).unwrap(), b"OURS");
+    }
+}
+
+/// A change on a host that tells whole seconds, with the time set back as `cp -p` does, was
+/// overwritten by the next mount.
+#[test]
+fn a_change_whose_time_was_set_back_is_kept_by_the_next_mount() {
+    if !Userland::OpenWrt.is_here() {
+        return;
+    }
+    for is_renamed in [false, true] {
+        let setup = Setup {
+            writeback: Some(Duration::from_secs(3600)),
+            ..Setup::default()
+        };
+        let mount = Mount::on(Arc::new(World::new(Userland::OpenWrt)), setup);
+        let name = if is_renamed { "moved" } else { "file" };
+        fs::write(mount.at("file"), "AAAA").unwrap();
+        let secs = 1_600_000_000;
+        set_mtime(&mount.at("file"), secs);
+        mount.age();
+        mount.write("file", b"BBBB").unwrap();
+        if is_renamed {
+            // Its change time is another from here on, and that is no change of others.
+            crate::edges::rename(&mount, "file", "moved");
+        }
+        let is_changed = !is_renamed;
+        if is_changed {
+            let ctime = || fs::metadata(mount.at(name)).unwrap().ctime();
+            let before = ctime();
+            eventually("the time of the change is another", || {
+                fs::write(mount.at(name), "CCCC").unwrap();
+                set_mtime(&mount.at(name), secs);
+                ctime() != before
+            });
+        }
+        let mount = Mount::on(mount.crash(), Setup::default());
+        if is_changed {
+            assert_eq!(fs::read(mount.at(name)).unwrap(), b"CCCC");
+            let beside = mount.beside(name);
+            assert_eq!(fs::read(mount.at(&beside)).unwrap(), b"BBBB");
+        } else {
+            assert_eq!(fs::read(mount.at(name)).unwrap(), b"BBBB");
+            assert_eq!(mount.names("").unwrap(), [name]);
+        }
+    }
+}
+
+fn set_mtime(path: &std::path::Path, secs: i64) {
+    let file = fs::File::open(path).unwrap();
+    let at = std::time::UNIX_EPOCH + Duration::from_secs(secs.try_into().unwrap());
+    file.set_modified(at).unwrap();
 }

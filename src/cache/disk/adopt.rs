@@ -39,6 +39,13 @@ impl Disk {
         self.n_damaged += other.n_damaged;
         for mut record in other.journal.records() {
             let private = Private::dirty(record.id);
+            if !other.private_path(&private).exists() {
+                // It was taken over before, and what our journal says of it may be newer.
+                if let Err(error) = other.journal.done(record.id, Durable::No) {
+                    log::warn!("cannot write {}: {error}", other.dir.display());
+                }
+                continue;
+            }
             if record.phase == Phase::Closed && !other.running.is_sound {
                 record.phase = Phase::Open;
             }
@@ -103,5 +110,28 @@ mod tests {
         drop(next);
         let shelves = crate::cache::leftovers::find(base.path()).unwrap();
         assert_eq!(shelves.len(), 1);
+    }
+
+    /// A full disk kept the other journal from forgetting what was taken over: at each further mount
+    /// its old record replaced the newer one.
+    #[test]
+    fn what_was_taken_over_before_does_not_replace_what_is_known_since() {
+        let base = tempfile::tempdir().unwrap();
+        let open = || Disk::open(base.path(), "key", "boot").unwrap();
+        let (first, second) = (open(), open());
+        let (private, mut file) = first.create_dirty().unwrap();
+        file.write_all(b"content").unwrap();
+        let old = sample(private.id.0);
+        let newer = crate::cache::journal::record::Record {
+            path: crate::path::RemotePath::root().join(&crate::path::Name::new(b"moved").unwrap()),
+            phase: Phase::Open,
+            ..old.clone()
+        };
+        first.journal().put(newer.clone(), Durable::Yes).unwrap();
+        second.journal().put(old, Durable::Yes).unwrap();
+        drop((first, second));
+        let next = open();
+        assert_eq!(next.journal().records(), [newer]);
+        assert_eq!(fs::read(next.private_path(&private)).unwrap(), b"content");
     }
 }
