@@ -307,6 +307,7 @@ impl Vfs {
         name: &Name,
         since: Tick,
     ) -> Result<MutexGuard<'a, Tree>> {
+        tree = self.settle_renames(tree)?;
         // What the host says of it meanwhile would count for nothing.
         while tree.is_moving(parent, name) || tree.is_below_moving(parent) {
             self.listed.wait(&mut tree);
@@ -349,6 +350,33 @@ impl Vfs {
         Ok(tree)
     }
 
+    /// Asks the host about renames of which nobody knows whether it did them. Where it cannot be
+    /// asked, it is asked again later.
+    fn settle_renames<'a>(
+        &'a self,
+        mut tree: MutexGuard<'a, Tree>,
+    ) -> Result<MutexGuard<'a, Tree>> {
+        while let Some(unsure) = tree.unsure_rename().cloned() {
+            drop(tree);
+            let at = self.clock.tick();
+            let look = |path| match self.remote.stat(path) {
+                Ok(stat) => Ok(Some(stat)),
+                Err(error) if error.is_connection_loss() => Err(error),
+                Err(_) => Ok(None),
+            };
+            let found = look(&unsure.from_path).and_then(|from| Ok((from, look(&unsure.to_path)?)));
+            let (from, to) = found?;
+            tree = self.tree.lock();
+            tree.settle_rename(&unsure, from.as_ref(), to.as_ref(), at);
+        }
+        Ok(tree)
+    }
+
+    /// Whether a directory may have another path by now than the one by which the host was asked.
+    fn was_moved(tree: &Tree, ino: Ino, path: &RemotePath) -> bool {
+        tree.is_below_moving(ino) || tree.path(ino).is_some_and(|now| now != *path)
+    }
+
     /// Lists a directory that [`Self::should_list`] has claimed, and takes the tree again.
     fn ask_for_listing(
         &self,
@@ -378,6 +406,13 @@ impl Vfs {
                 if let Some(dir) = tree.dir_mut(ino) {
                     dir.is_unlistable = true;
                 }
+                Ok(())
+            }
+            // The caller asks again, by its new path.
+            Err(error)
+                if error.reason() == Some(Reason::NotFound)
+                    && Self::was_moved(&tree, ino, path) =>
+            {
                 Ok(())
             }
             Err(error) => Err(error),

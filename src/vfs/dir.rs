@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::path::Name;
+use crate::remote::Reason;
 use crate::stat::FileKind;
 use crate::vfs::Attr;
 use crate::vfs::Context;
@@ -61,8 +62,15 @@ impl Vfs {
     fn snapshot(&self, cx: &Context, ino: Ino) -> Result<Snapshot> {
         let since = self.clock.tick();
         self.recover_names(cx, ino, since)?;
-        let mut tree = self.tree.lock();
+        let mut tree = match self.settle_renames(self.tree.lock()) {
+            Ok(tree) => tree,
+            Err(error) if self.is_away(&error) => self.tree.lock(),
+            Err(error) => return Err(error),
+        };
         loop {
+            while tree.is_below_moving(ino) {
+                self.listed.wait(&mut tree);
+            }
             let dir = tree.dir_mut(ino).ok_or(Error::Stale)?;
             if dir.listed_at.is_some_and(|at| self.is_fresh(at, since)) {
                 return Ok(Self::items(&tree, ino));
@@ -94,6 +102,9 @@ impl Vfs {
             self.listed.notify_all();
             match result {
                 Ok(listing) => tree.learn_listing(ino, listing, at),
+                Err(error)
+                    if error.reason() == Some(Reason::NotFound)
+                        && Self::was_moved(&tree, ino, &path) => {}
                 Err(error) => {
                     let error = Error::from(error);
                     let was_listed = tree.dir_mut(ino).is_some_and(|dir| dir.listed_at.is_some());

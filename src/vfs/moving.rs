@@ -87,13 +87,16 @@ impl Vfs {
                 .collect(),
             later: Vec::new(),
         });
-        tree.begin_move(id, names);
+        tree.forget_unsure(names);
         drop((moving, tree));
-        Held {
+        let held = Held {
             vfs: self,
             id,
+            // They wait for stores that are under way, however long those take.
             holds: entries.iter().map(Entry::hold).collect(),
-        }
+        };
+        self.tree.lock().begin_move(id, names);
+        held
     }
 
     /// Holds a new entry if its path is about to change.

@@ -35,8 +35,19 @@ pub(super) struct Tree {
     /// Names that requests of ours are about to rename or remove, with the number of the request:
     /// what the host says of them meanwhile may be its own doing for us.
     moving: Vec<(u64, Ino, Name)>,
-    /// Renames of which nobody knows whether the host did them.
-    unsure: VecDeque<(Place, Place)>,
+    unsure: VecDeque<UnsureRename>,
+}
+
+/// A rename of which nobody knows whether the host did it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct UnsureRename {
+    moved: Ino,
+    /// Of what was moved, when the rename was asked for.
+    stat: Stat,
+    from: Place,
+    to: Place,
+    pub(super) from_path: RemotePath,
+    pub(super) to_path: RemotePath,
 }
 
 /// A directory and a name in it.
@@ -279,21 +290,90 @@ impl Tree {
         })
     }
 
-    /// Says that nobody knows whether the host has renamed: when the old name turns out to be gone,
-    /// what had it is looked for under the new one.
+    /// Remembers a rename of which nobody knows whether the host did it, until [`Self::settle_rename`].
+    /// What the host says of both names counts for nothing until then.
     pub(super) fn note_unsure(&mut self, from: (Ino, &Name), to: (Ino, &Name)) {
+        let moved = self.bound(from.0, from.1);
+        let paths = [from, to].map(|(dir, name)| Some(self.path(dir)?.join(name)));
+        let (Some(moved), [Some(from_path), Some(to_path)]) = (moved, paths) else {
+            return;
+        };
+        let Some(stat) = self.inodes.get(&moved).map(|inode| inode.stat) else {
+            return;
+        };
         if self.unsure.len() == MAX_UNSURE {
             self.unsure.pop_front();
         }
         let place = |(parent, name): (Ino, &Name)| (parent, name.clone());
-        self.unsure.push_back((place(from), place(to)));
+        self.unsure.push_back(UnsureRename {
+            moved,
+            stat,
+            from: place(from),
+            to: place(to),
+            from_path,
+            to_path,
+        });
     }
 
-    /// Returns where a name may have been moved to, and forgets that.
-    fn take_unsure(&mut self, parent: Ino, name: &Name) -> Option<Place> {
-        let is_it = |((dir, from), _): &(Place, Place)| *dir == parent && from == name;
-        let at = self.unsure.iter().position(is_it)?;
-        self.unsure.remove(at).map(|(_, to)| to)
+    /// Returns a rename whose outcome is unknown, if there is one.
+    pub(super) fn unsure_rename(&self) -> Option<&UnsureRename> {
+        self.unsure.front()
+    }
+
+    /// Says what the host has under both names of a rename of unknown outcome. It happened if the old
+    /// name does not lead to what was moved any more and the new one does; it is believed only as
+    /// long as nothing here has changed either name.
+    pub(super) fn settle_rename(
+        &mut self,
+        unsure: &UnsureRename,
+        from: Option<&Stat>,
+        to: Option<&Stat>,
+        at: Tick,
+    ) {
+        self.unsure.retain(|it| it != unsure);
+        let UnsureRename {
+            moved,
+            from: (from_dir, from_name),
+            to: (to_dir, to_name),
+            ..
+        } = unsure;
+        let is_moved =
+            |it: &Stat| it.kind == unsure.stat.kind && it.id.is_some() && it.id == unsure.stat.id;
+        let is_as_it_was = self.bound(*from_dir, from_name) == Some(*moved)
+            && self.has_path(*from_dir, from_name, &unsure.from_path)
+            && self.has_path(*to_dir, to_name, &unsure.to_path)
+            && !self.is_below(*to_dir, *moved);
+        let has_happened = !from.is_some_and(is_moved) && to.is_some_and(is_moved);
+        if has_happened && is_as_it_was {
+            self.note_displaced(*to_dir, to_name);
+            self.rename((*from_dir, from_name), (*to_dir, to_name), at);
+        }
+        self.doubt(*from_dir, from_name);
+        self.doubt(*to_dir, to_name);
+    }
+
+    fn has_path(&self, dir: Ino, name: &Name, path: &RemotePath) -> bool {
+        self.path(dir).is_some_and(|dir| dir.join(name) == *path)
+    }
+
+    /// Forgets renames of unknown outcome of these names: what is asked of the host now decides.
+    pub(super) fn forget_unsure(&mut self, names: &[(Ino, &Name)]) {
+        self.unsure.retain(|it| {
+            let mut places = names.iter();
+            !places.any(|(dir, name)| [&it.from, &it.to].contains(&&(*dir, (*name).clone())))
+        });
+    }
+
+    /// Whether what the host says of a name may be the doing of a request of ours: `is_there` says
+    /// whether it has the name.
+    fn is_in_doubt(&self, parent: Ino, name: &Name, is_there: bool) -> bool {
+        let is_it = |(dir, other): &Place| *dir == parent && other == name;
+        let is_unsure = |it: &UnsureRename| {
+            is_it(&it.from) || is_it(&it.to) || (!is_there && self.is_below(parent, it.moved))
+        };
+        self.is_moving(parent, name)
+            || (!is_there && self.is_below_moving(parent))
+            || self.unsure.iter().any(is_unsure)
     }
 
     /// Takes a name away; the inode stays as long as somebody needs it.

@@ -80,7 +80,7 @@ impl Tree {
         listed: Option<Box<Listed>>,
         at: Tick,
     ) {
-        if self.is_moving(parent, name) || (listed.is_none() && self.is_below_moving(parent)) {
+        if self.is_in_doubt(parent, name, listed.is_some()) {
             return;
         }
         let Some(dir) = self.dir_mut(parent) else {
@@ -121,11 +121,6 @@ impl Tree {
                     self.put(parent, name, Known { at, what });
                     return;
                 }
-                // It was not renamed after all.
-                let _unsure = self.take_unsure(parent, name);
-                let Some(inode) = self.inodes.get_mut(&ino) else {
-                    return;
-                };
                 let Listed { stat, target, .. } = *listed;
                 if target.is_some() {
                     inode.target = target;
@@ -143,17 +138,8 @@ impl Tree {
 
     /// Takes a name from an inode that the host does not have there any more.
     fn is_gone(&mut self, ino: Ino, parent: Ino, name: &Name, at: Tick) {
-        match self.take_unsure(parent, name) {
-            // A rename of ours took it, whose answer was lost.
-            Some((dir, to)) if self.inodes.contains_key(&dir) => {
-                self.rename((parent, name), (dir, &to), at);
-                self.doubt(dir, &to);
-            }
-            _ => {
-                self.loses(ino, parent, name);
-                self.unbind(parent, name, at);
-            }
-        }
+        self.loses(ino, parent, name);
+        self.unbind(parent, name, at);
     }
 
     /// Says that nobody knows what a name is now: the host is asked when it is next wanted.
