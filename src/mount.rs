@@ -200,8 +200,9 @@ fn serve(
     transport.silence();
 
     let mountpoint = Arc::new(mountpoint);
+    let before = mountinfo::mounts();
     let device = mountpoint.attach(&config.mount)?;
-    let MountLine { id: mount_id, .. } = mountpoint.find()?;
+    let MountLine { id: mount_id, .. } = mountpoint.find(&config.mount, &before)?;
     let unmount = Unmount(&mountpoint, &mount_id);
     let acl = match (config.mount.allow_other, config.mount.allow_root) {
         (true, _) => SessionACL::All,

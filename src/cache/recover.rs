@@ -395,7 +395,11 @@ impl Cache {
             let is_sent =
                 partial::is_stored(&*self.remote, place, &stat, &FromFile::new(file), &plan)?;
             if is_sent && plan.is_done(&stat) {
-                make_durable(&*self.remote, place)?;
+                match make_durable(&*self.remote, place) {
+                    Err(error) if error.is_connection_loss() => return Err(error),
+                    Err(error) => log::warn!("{place}: {}", remote::chain(&error)),
+                    Ok(()) => {}
+                }
                 return Ok(Fate::WasStored);
             }
             found = found.or(Some(stat));
@@ -466,7 +470,7 @@ fn is_base(record: &Record, stat: &Stat) -> bool {
         return false;
     };
     let here = stat.version();
-    let is_coarse = here.mtime.nanos == 0;
+    let is_coarse = here.mtime.nanos == 0 && here.ctime.is_some_and(|ctime| ctime.nanos == 0);
     let may_change = record.was.is_some() || base.ctime.is_none() || here.ctime.is_none();
     base.same_content(&here) && (!is_coarse || may_change || base.ctime == here.ctime)
 }

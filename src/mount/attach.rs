@@ -30,6 +30,7 @@ use crate::config;
 use crate::mount::mountinfo;
 use crate::mount::mountinfo::MountLine;
 use crate::path::Escaped;
+use crate::sync::Mutex;
 use crate::transport::child;
 use crate::transport::settings::Settings;
 
@@ -94,8 +95,8 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Mountpoint {
     path: PathBuf,
-    /// The directory that was looked at: by the time of the mount, another may have its name.
-    dir: OwnedFd,
+    /// The directory that was looked at, until the mount: by then another may have its name.
+    dir: Mutex<Option<OwnedFd>>,
     /// Where `fusermount3` is, for everybody but root.
     fusermount: Option<PathBuf>,
 }
@@ -158,7 +159,7 @@ impl Mountpoint {
         check_machine(is_root, fusermount.as_deref())?;
         Ok(Self {
             path,
-            dir: dir.into(),
+            dir: Mutex::new(Some(dir.into())),
             fusermount: fusermount.filter(|_| !is_root),
         })
     }
@@ -220,9 +221,13 @@ impl Mountpoint {
         };
         let data = cstring(&data)?;
         let fstype = format!("fuse.{}", config.subtype);
+        let dir = self.dir.lock();
+        let there = dir
+            .as_ref()
+            .map_or_else(|| self.path.clone(), by_descriptor);
         rustix::mount::mount(
             config.fsname.as_str(),
-            by_descriptor(&self.dir),
+            &there,
             fstype.as_str(),
             flags,
             Some(data.as_c_str()),
@@ -276,27 +281,35 @@ impl Mountpoint {
         receive_fd(&ours).map_err(failed)
     }
 
-    /// Finds what [`Self::attach`] has just mounted.
+    /// Finds what [`Self::attach`] has just mounted; `before` is what was mounted before that.
     ///
     /// # Errors
     /// It is not where it should be, because somebody has exchanged a directory on the way; then
     /// it is taken off again.
-    pub fn find(&self) -> Result<MountLine, Error> {
-        let mount = match (&self.fusermount, self.path.file_name()) {
-            (None, Some(name)) => {
-                let there = by_descriptor(&self.dir).join("..").join(name);
-                mount_at(&there).and_then(|id| mountinfo::by_number(&id))
-            }
-            _ => mountinfo::topmost(&self.path),
+    pub fn find(&self, config: &config::Mount, before: &[MountLine]) -> Result<MountLine, Error> {
+        // From here on it would keep the filesystem below busy.
+        drop(self.dir.lock().take());
+        let fstype = format!("fuse.{}", config.subtype);
+        let is_new = |mount: &MountLine| {
+            mount.fstype == fstype
+                && mount.source == config.fsname
+                && mount.owner == Some(config.uid)
+                && !before.iter().any(|old| old.id == mount.id)
         };
-        match mount {
-            Some(mount) if mount.path == self.path => Ok(mount),
-            Some(mount) => {
-                self.detach(&mount.id, WhenBusy::Hide)?;
-                Err(Error::Unlisted(self.path.clone()))
-            }
-            None => Err(Error::Unlisted(self.path.clone())),
+        let new: Vec<_> = mountinfo::mounts().into_iter().filter(is_new).collect();
+        if let Some(mount) = new.iter().rfind(|mount| mount.path == self.path) {
+            return Ok(mount.clone());
         }
+        // One filesystem, though it may be seen at several places.
+        let device = |mount: &MountLine| mount.id.split('/').nth(1).map(str::to_owned);
+        if let Some(first) = new.first()
+            && new.iter().all(|mount| device(mount) == device(first))
+        {
+            for mount in &new {
+                self.detach(&mount.id, WhenBusy::Hide)?;
+            }
+        }
+        Err(Error::Unlisted(self.path.clone()))
     }
 
     /// Takes the mount with this id off, if it is still there. If it is in use, it may be taken

@@ -14,6 +14,8 @@ pub struct MountLine {
     pub path: PathBuf,
     /// For example `fuse.scpfs`.
     pub fstype: String,
+    /// What it is said to be of: `user@host:directory`.
+    pub source: String,
     /// Whose daemon serves it: `user_id=` of fuse(4).
     pub owner: Option<u32>,
 }
@@ -34,12 +36,6 @@ pub fn by_id(id: &str) -> Option<MountLine> {
     mounts().into_iter().find(|mount| mount.id == id)
 }
 
-/// Returns a mount by the number that the kernel gives it, which is the first half of its id.
-pub fn by_number(number: &str) -> Option<MountLine> {
-    let is_it = |mount: &MountLine| mount.id.split('/').next() == Some(number);
-    mounts().into_iter().find(is_it)
-}
-
 fn parse(line: &[u8]) -> Option<MountLine> {
     let text = |field: &[u8]| String::from_utf8(field.to_vec()).ok();
     let mut fields = line.split(|&b| b == b' ');
@@ -48,7 +44,8 @@ fn parse(line: &[u8]) -> Option<MountLine> {
     let path = unescape(fields.nth(1)?);
     let mut fields = fields.skip_while(|field| *field != b"-");
     let fstype = fields.nth(1)?;
-    let owner = fields.nth(1).and_then(|options| {
+    let source = String::from_utf8_lossy(&unescape(fields.next()?)).into_owned();
+    let owner = fields.next().and_then(|options| {
         let mut options = options.split(|&b| b == b',');
         let value = options.find_map(|option| option.strip_prefix(b"user_id="))?;
         std::str::from_utf8(value).ok()?.parse().ok()
@@ -57,6 +54,7 @@ fn parse(line: &[u8]) -> Option<MountLine> {
         id: format!("{id}/{device}"),
         path: std::ffi::OsString::from_vec(path).into(),
         fstype: text(fstype)?,
+        source,
         owner,
     })
 }
@@ -100,12 +98,18 @@ mod tests {
             id: "36/98:0".to_owned(),
             path: "/mnt 2".into(),
             fstype: "fuse.scpfs".to_owned(),
+            source: "h:".to_owned(),
             owner: None,
         };
         assert_eq!(parse(line), Some(expected.clone()));
         let line = b"36 35 98:0 / /mnt\\0402 rw - fuse.scpfs user_id=7 rw,user_id=1000,group_id=8";
-        let owner = Some(1000);
-        assert_eq!(parse(line), Some(MountLine { owner, ..expected }));
+        let (owner, source) = (Some(1000), "user_id=7".to_owned());
+        let other = MountLine {
+            owner,
+            source,
+            ..expected
+        };
+        assert_eq!(parse(line), Some(other));
         assert_eq!(parse(b""), None);
         assert_eq!(parse(b"36 35 98:0 /mnt1 /mnt2 rw"), None);
     }

@@ -141,21 +141,28 @@ pub(crate) fn is_beginning<R: Remote + ?Sized>(
     match remote.fetch(path, Some(&stat.version()), &mut comparing) {
         _ if comparing.is_foreign => Ok(false),
         Ok(fetched) => Ok(fetched.is_stable && !comparing.is_old),
-        Err(error) => Err(error),
+        Err(error) if error.is_connection_loss() => Err(error),
+        // What cannot be read proves nothing.
+        Err(_) => Ok(false),
     }
 }
 
 /// A SHA-256 of content.
 pub(crate) type Digest = [u8; 32];
 
-/// Returns the digest of a file on the host; `None` if it changed while it was read.
+/// Returns the digest of a file on the host; `None` if it changed while it was read, or cannot be.
 pub(crate) fn digest_there<R: Remote + ?Sized>(
     remote: &R,
     path: &RemotePath,
     stat: &Stat,
 ) -> Result<Option<Digest>> {
     let mut hashing = Hashing(Sha256::new());
-    let fetched = remote.fetch(path, Some(&stat.version()), &mut hashing)?;
+    let fetched = match remote.fetch(path, Some(&stat.version()), &mut hashing) {
+        Ok(fetched) => fetched,
+        Err(error) if error.is_connection_loss() => return Err(error),
+        // What cannot be read proves nothing.
+        Err(_) => return Ok(None),
+    };
     let digest = hashing.0.finalize().into();
     Ok(fetched.is_stable.then_some(digest))
 }

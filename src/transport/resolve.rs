@@ -99,7 +99,7 @@ fn read_files(query: &Query, around: &Surroundings) -> Result<Pairs, Error> {
             }
         }
     }
-    pairs.plain_algorithms()?;
+    pairs.plain_algorithms();
     Ok(pairs)
 }
 
@@ -109,7 +109,7 @@ fn read_file(
     around: &Surroundings,
     pairs: &mut Pairs,
 ) -> io::Result<()> {
-    let text = algorithms::plain_text(&fs::read(file)?).map_err(io::Error::other)?;
+    let text = algorithms::plain_text(&fs::read(file)?);
     let has_match = text.split(|&byte| byte == b'\n').any(|line| {
         let word = line
             .trim_ascii_start()
@@ -190,7 +190,7 @@ fn read_file(
     Ok(())
 }
 
-pub(super) fn config_error(detail: &str) -> Error {
+fn config_error(detail: &str) -> Error {
     Error::Config {
         detail: detail.escape_debug().to_string(),
     }

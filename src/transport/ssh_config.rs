@@ -70,16 +70,12 @@ impl Pairs {
 
     /// Replaces lists that change the default (`+x`, `^x`, `-x`) by plain ones; `ssh -G` has done
     /// that already.
-    ///
-    /// # Errors
-    /// Nothing is left of a list.
-    pub fn plain_algorithms(&mut self) -> Result<(), Error> {
+    pub fn plain_algorithms(&mut self) {
         for (key, value) in &mut self.0 {
-            if let Some(list) = algorithms::plain(key, value)? {
+            if let Some(list) = algorithms::plain(key, value) {
                 *value = list;
             }
         }
-        Ok(())
     }
 
     fn first(&self, key: &str) -> Option<&str> {

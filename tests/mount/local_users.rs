@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::capability::Capability;
 use crate::capability::is_root;
 use crate::capability::skip;
+use crate::full_disk::Small;
 use crate::mounted::Mounted;
 
 fn mounts_below(dir: &Path) -> Vec<String> {
@@ -18,7 +19,8 @@ fn mounts_below(dir: &Path) -> Vec<String> {
 }
 
 /// Whoever owned a directory on the way to the mountpoint exchanged it while root logged in: the mount
-/// went over a directory of his choice, and stayed there dead.
+/// went over a directory of his choice and stayed there dead, or the filesystem that the mountpoint was
+/// in was unmounted.
 #[test]
 fn a_mountpoint_that_is_exchanged_during_the_login_is_not_mounted_elsewhere() {
     if !is_root() {
@@ -28,38 +30,50 @@ fn a_mountpoint_that_is_exchanged_during_the_login_is_not_mounted_elsewhere() {
         return;
     };
     assert_eq!(mounted.unmount().code(), Some(0));
-    let base = fs::canonicalize(mounted.here("..")).unwrap().join("theirs");
-    for dir in ["way/point", "victim/point"] {
-        fs::create_dir_all(base.join(dir)).unwrap();
-    }
-    fs::write(base.join("victim/point/file"), "precious").unwrap();
-    // The host is this machine, and its user owns the directory on the way.
-    let script = base.join("forced");
-    let text = format!(
-        "#!/bin/sh\ncd '{}' && [ -h way ] || {{ mv way old; ln -s victim way; }}\n\
-         exec sh -c \"$SSH_ORIGINAL_COMMAND\"\n",
-        base.display(),
-    );
-    fs::write(&script, text).unwrap();
-    for (path, mode) in [(&script, 0o755), (&base, 0o777)] {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    }
     let config = mounted.sshd.dir().join("sshd_config");
-    let text = fs::read_to_string(&config).unwrap();
-    fs::write(config, format!("ForceCommand {}\n{text}", script.display())).unwrap();
-    mounted.sshd.restart();
-    let output = mounted
-        .command()
-        .arg(format!("host:{}", mounted.there("").display()))
-        .arg(base.join("way/point"))
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(base.join("way").is_symlink(), "{said}");
-    assert_eq!(output.status.code(), Some(5), "{said}");
-    assert_eq!(mounts_below(&base), Vec::<String>::new(), "{said}");
-    let victim = fs::read(base.join("victim/point/file")).unwrap();
-    assert_eq!(victim, b"precious");
+    let plain = fs::read_to_string(&config).unwrap();
+    for exchange in [
+        "mv way old; ln -s victim way",
+        "mv way/point way/old; mkdir way/point",
+        "mv way/point way/old",
+        "mv way old; mv victim way",
+    ] {
+        let small = Small::new("1m");
+        let base = fs::canonicalize(small.path()).unwrap();
+        for dir in ["way/point", "victim/point"] {
+            fs::create_dir_all(base.join(dir)).unwrap();
+            fs::set_permissions(base.join(dir), fs::Permissions::from_mode(0o777)).unwrap();
+        }
+        fs::set_permissions(base.join("way"), fs::Permissions::from_mode(0o777)).unwrap();
+        fs::write(base.join("victim/point/file"), "precious").unwrap();
+        // The host is this machine, and its user owns the directory on the way.
+        let script = base.join("forced");
+        let text = format!(
+            "#!/bin/sh\ncd '{}' && [ -e done ] || {{ {exchange}; : >done; }}\n\
+             exec sh -c \"$SSH_ORIGINAL_COMMAND\"\n",
+            base.display(),
+        );
+        fs::write(&script, text).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let forced = format!("ForceCommand {}\n{plain}", script.display());
+        fs::write(&config, forced).unwrap();
+        mounted.sshd.restart();
+        let before = mounts_below(&base);
+        assert_eq!(before.len(), 1, "the small filesystem itself");
+        let output = mounted
+            .command()
+            .arg(format!("host:{}", mounted.there("").display()))
+            .arg(base.join("way/point"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(base.join("done").exists(), "{exchange}: {said}");
+        assert_eq!(output.status.code(), Some(5), "{exchange}: {said}");
+        assert_eq!(mounts_below(&base), before, "{exchange}: {said}");
+        let found = ["victim/point/file", "way/point/file"].map(|it| fs::read(base.join(it)));
+        let is_there = found.iter().flatten().any(|data| data == b"precious");
+        assert!(is_there, "{exchange}: {said}");
+    }
 }
 
 /// Names of other users' choice moved the cursor of whoever asked about them.

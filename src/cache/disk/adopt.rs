@@ -39,7 +39,12 @@ impl Disk {
         self.n_damaged += other.n_damaged;
         for mut record in other.journal.records() {
             let private = Private::dirty(record.id);
-            if !other.private_path(&private).exists() {
+            let is_there = other.private_path(&private).try_exists();
+            if let Err(error) = &is_there {
+                log::warn!("{} stays as it is: {error}", other.dir.display());
+                continue;
+            }
+            if matches!(is_there, Ok(false)) {
                 // It was taken over before, and what our journal says of it may be newer.
                 if let Err(error) = other.journal.done(record.id, Durable::No) {
                     log::warn!("cannot write {}: {error}", other.dir.display());

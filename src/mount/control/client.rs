@@ -47,8 +47,13 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// How long a daemon that was told to end may take; it has a limit of its own.
 const LAST_ANSWER: Duration = Duration::from_secs(3600);
 
-/// How long another user's daemon may take for that, and how many bytes it may answer with.
+/// How long another user's daemon may take for that.
 const LAST_ANSWER_OF_OTHERS: Duration = Duration::from_secs(60);
+
+/// How long all sockets of another user are asked in turn which of them is of the mount.
+const FIRST_ANSWER_OF_OTHERS: Duration = Duration::from_secs(30);
+
+/// How many bytes it may answer with.
 const MAX_ANSWER_OF_OTHERS: u64 = 4 << 20;
 
 /// Why a mount cannot be looked at or unmounted.
@@ -315,10 +320,19 @@ fn find(places: &config::Sockets, path: &Path) -> Result<Served, Error> {
     };
     // Answers about a mount from any other user prove nothing.
     let owner = mount.owner.unwrap_or(places.uid);
+    let clock = SystemClock::new();
     for stream in sockets::find_of(places, owner) {
-        let Ok(mut daemon) = Daemon::new(stream, owner != places.uid) else {
+        let is_foreign = owner != places.uid;
+        let left = FIRST_ANSWER_OF_OTHERS.saturating_sub(clock.tick());
+        if is_foreign && left.is_zero() {
+            break;
+        }
+        let Ok(mut daemon) = Daemon::new(stream, is_foreign) else {
             continue;
         };
+        if is_foreign {
+            daemon.patience = daemon.patience.min(left);
+        }
         if let Ok(Answer::Status(status)) = daemon.ask(&Request::Status)
             && status.mount_id.as_deref() == Some(mount.id.as_str())
         {
@@ -368,6 +382,8 @@ struct Daemon {
     reader: BufReader<UnixStream>,
     /// Whether it is another user's, who may want to keep root waiting.
     is_foreign: bool,
+    /// How long an answer may take that is known at once.
+    patience: Duration,
 }
 
 impl Daemon {
@@ -376,6 +392,7 @@ impl Daemon {
         Ok(Self {
             reader: BufReader::new(stream),
             is_foreign,
+            patience: PATIENCE,
         })
     }
 
@@ -387,7 +404,7 @@ impl Daemon {
         let limit = match request {
             Request::Unmount { .. } if self.is_foreign => LAST_ANSWER_OF_OTHERS,
             Request::Unmount { .. } => LAST_ANSWER,
-            _ => PATIENCE,
+            _ => self.patience,
         };
         let mut text = serde_json::to_vec(request)?;
         text.push(b'\n');

@@ -2,10 +2,10 @@
 //!
 //! `ssh -G` prints plain lists; this is for where there is no `ssh`.
 
-use crate::transport::Error;
+use std::collections::HashSet;
+
 use crate::transport::known_hosts::certificate::DEFAULT_CA_ALGORITHMS;
 use crate::transport::known_hosts::glob;
-use crate::transport::resolve::config_error;
 use crate::transport::settings::DEFAULT_CIPHERS;
 
 /// The default of `HostKeyAlgorithms` without certificates and security keys.
@@ -64,36 +64,58 @@ pub fn host_keys() -> Vec<String> {
     certified.into_iter().chain(plain).collect()
 }
 
-/// Returns the list that a value stands for; `None` for what is a plain list, or none.
-///
-/// # Errors
-/// Nothing is left of the list.
-pub fn plain(key: &str, value: &str) -> Result<Option<String>, Error> {
-    let (Some(mut list), Some((kind, names))) = (default_of(key), value.split_at_checked(1)) else {
-        return Ok(None);
+/// What stands for a list of which nothing is left: no library has it, so that the host that it is
+/// for is refused.
+const NONE_LEFT: &str = "none-is-left";
+
+/// Returns the list that a value stands for; `None` for what is no list of algorithms, or a plain one
+/// without wildcards.
+pub fn plain(key: &str, value: &str) -> Option<String> {
+    let default = default_of(key)?;
+    // A comment may follow.
+    let value = value.split_ascii_whitespace().next()?.trim_matches('"');
+    let (kind, names) = match value.split_at_checked(1)? {
+        (kind @ ("+" | "^" | "-"), names) => (kind, names),
+        _ if value.contains(['*', '?']) => ("", value),
+        _ => return None,
     };
-    let named = || names.split(',').map(str::trim);
-    let is_named = |name: &str| named().any(|it| glob(it.as_bytes(), name.as_bytes()));
-    match kind {
-        "+" => list.extend(named().map(str::to_owned)),
-        "^" => drop(list.splice(0..0, named().map(str::to_owned))),
-        "-" => list.retain(|name| !is_named(name)),
-        _ => return Ok(None),
-    }
+    let is_named = |name: &str| {
+        let mut names = names.split(',');
+        names.any(|it| glob(it.as_bytes(), name.as_bytes()))
+    };
+    // A pattern stands for what the default has of it.
+    let named = names
+        .split(',')
+        .flat_map(|it| match it.contains(['*', '?']) {
+            true => {
+                let matching = default
+                    .iter()
+                    .filter(|name| glob(it.as_bytes(), name.as_bytes()));
+                matching.cloned().collect()
+            }
+            false => vec![it.to_owned()],
+        });
+    let mut list: Vec<String> = match kind {
+        "+" => default.iter().cloned().chain(named).collect(),
+        "^" => named.chain(default.iter().cloned()).collect(),
+        "-" => default
+            .iter()
+            .filter(|name| !is_named(name))
+            .cloned()
+            .collect(),
+        _ => named.collect(),
+    };
+    let mut seen = HashSet::new();
+    list.retain(|name| seen.insert(name.clone()));
     if list.is_empty() {
-        return Err(config_error(&format!(
-            "{key} {value}: no algorithm is left"
-        )));
+        list.push(NONE_LEFT.to_owned());
     }
-    Ok(Some(list.join(",")))
+    Some(list.join(","))
 }
 
 /// Returns the text of a file of `ssh_config(5)` with plain lists. The crate that reads it knows
 /// neither our defaults nor wildcards.
-///
-/// # Errors
-/// Nothing is left of a list.
-pub fn plain_text(text: &[u8]) -> Result<Vec<u8>, Error> {
+pub fn plain_text(text: &[u8]) -> Vec<u8> {
     let mut lines = Vec::new();
     for line in text.split(|&byte| byte == b'\n') {
         let lossy = String::from_utf8_lossy(line);
@@ -101,13 +123,13 @@ pub fn plain_text(text: &[u8]) -> Result<Vec<u8>, Error> {
             .trim()
             .split_once(|c: char| c == '=' || c.is_ascii_whitespace())
             .unwrap_or_default();
-        let value = value.trim_matches(|c: char| c == '=' || c == '"' || c.is_ascii_whitespace());
-        match plain(&key.to_ascii_lowercase(), value)? {
+        let value = value.trim_start_matches(|c: char| c == '=' || c.is_ascii_whitespace());
+        match plain(&key.to_ascii_lowercase(), value) {
             Some(list) => lines.push(format!("{key} {list}").into_bytes()),
             None => lines.push(line.to_vec()),
         }
     }
-    Ok(lines.join(&b'\n'))
+    lines.join(&b'\n')
 }
 
 #[cfg(test)]
@@ -116,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_list_is_the_default_with_what_changes_it() {
-        let of = |key: &str, value: &str| plain(key, value).unwrap();
+        let of = plain;
         let host_keys = |value: &str| of("hostkeyalgorithms", value).unwrap();
         let without = host_keys("-ssh-ed25519*,ecdsa-*");
         assert!(
@@ -141,14 +163,31 @@ mod tests {
         }
         assert_eq!(of("ciphers", "aes128-ctr"), None);
         assert_eq!(of("port", "-22"), None);
-        assert!(plain("macs", "-*").is_err());
+        assert_eq!(of("macs", "-*"), Some(NONE_LEFT.to_owned()));
+        assert_eq!(of("macs", "x*"), Some(NONE_LEFT.to_owned()));
+        let rsa = host_keys("rsa-*");
+        assert!(
+            rsa.starts_with("rsa-sha2-512-cert") && rsa.ends_with(",rsa-sha2-256"),
+            "{rsa}"
+        );
+        assert_eq!(rsa.split(',').count(), 4);
+        let first = host_keys("^rsa-sha2-512,ecdsa-*-nistp256");
+        assert!(
+            first.starts_with("rsa-sha2-512,ecdsa-sha2-nistp256,ssh-ed25519-cert"),
+            "{first}"
+        );
+        let commented = of("macs", "-hmac-sha1 # old").unwrap();
+        assert!(
+            !commented.split(',').any(|it| it == "hmac-sha1"),
+            "{commented}"
+        );
     }
 
     #[test]
     fn lists_in_a_file_become_plain_ones() {
         let text =
             b"Host *\n  HostKeyAlgorithms=-ssh-*,ecdsa-*\n\tmacs \"-umac*,*sha1*\"\n Port 22";
-        let text = String::from_utf8(plain_text(text).unwrap()).unwrap();
+        let text = String::from_utf8(plain_text(text)).unwrap();
         let lines: Vec<&str> = text.split('\n').collect();
         assert_eq!(lines[0], "Host *");
         assert!(lines[1].starts_with("HostKeyAlgorithms rsa-sha2-512-cert-v01@openssh.com,"));

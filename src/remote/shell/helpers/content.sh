@@ -228,7 +228,8 @@ end_direct() {
 		[ "$n" = 9 ] || fail "$PARTIAL"
 		fail 1
 	fi
-	[ "$n" != 9 ] || flush_parent
+	# It is no temporary file any more.
+	[ "$n" != 9 ] || { temp=''; flush_parent; }
 	report
 }
 
