@@ -289,17 +289,15 @@ impl Mountpoint {
     pub fn find(&self, config: &config::Mount, before: &[MountLine]) -> Result<MountLine, Error> {
         // From here on it would keep the filesystem below busy.
         drop(self.dir.lock().take());
-        let fstype = format!("fuse.{}", config.subtype);
         let is_new = |mount: &MountLine| {
-            mount.fstype == fstype
-                && mount.source == config.fsname
-                && mount.owner == Some(config.uid)
-                && !before.iter().any(|old| old.id == mount.id)
+            mount.owner == Some(config.uid) && !before.iter().any(|old| old.id == mount.id)
         };
-        let new: Vec<_> = mountinfo::mounts().into_iter().filter(is_new).collect();
+        let mut new: Vec<_> = mountinfo::mounts().into_iter().filter(is_new).collect();
         if let Some(mount) = new.iter().rfind(|mount| mount.path == self.path) {
             return Ok(mount.clone());
         }
+        let fstype = format!("fuse.{}", config.subtype);
+        new.retain(|mount| mount.fstype == fstype && mount.source == config.fsname);
         // One filesystem, though it may be seen at several places.
         let device = |mount: &MountLine| mount.id.split('/').nth(1).map(str::to_owned);
         if let Some(first) = new.first()

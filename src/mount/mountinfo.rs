@@ -43,7 +43,7 @@ fn parse(line: &[u8]) -> Option<MountLine> {
     let device = text(fields.nth(1)?)?;
     let path = unescape(fields.nth(1)?);
     let mut fields = fields.skip_while(|field| *field != b"-");
-    let fstype = fields.nth(1)?;
+    let fstype = unescape(fields.nth(1)?);
     let source = String::from_utf8_lossy(&unescape(fields.next()?)).into_owned();
     let owner = fields.next().and_then(|options| {
         let mut options = options.split(|&b| b == b',');
@@ -53,7 +53,7 @@ fn parse(line: &[u8]) -> Option<MountLine> {
     Some(MountLine {
         id: format!("{id}/{device}"),
         path: std::ffi::OsString::from_vec(path).into(),
-        fstype: text(fstype)?,
+        fstype: text(&fstype)?,
         source,
         owner,
     })
