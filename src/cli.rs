@@ -35,8 +35,8 @@ use crate::config::Dialect;
 use crate::config::Idmap;
 use crate::host_key::is_fingerprint;
 use crate::path::Escaped;
-use crate::transport::ssh_config::Query;
-use crate::transport::ssh_config::Surroundings;
+use crate::ssh::ssh_config::Query;
+use crate::ssh::ssh_config::Surroundings;
 use crate::vfs::PlacementPolicy;
 use crate::vfs::Symlinks;
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use crate::cache::Conflicts;
-use crate::transport::ssh_config::Query;
-use crate::transport::ssh_config::Surroundings;
+use crate::ssh::ssh_config::Query;
+use crate::ssh::ssh_config::Surroundings;
 use crate::vfs::PlacementPolicy;
 use crate::vfs::Symlinks;
 

@@ -1,6 +1,6 @@
 //! The identity of a host: the type of its key and the key's fingerprint.
 //!
-//! Plain data. `transport` makes it of a key, `cache` keeps it with the contents of the host.
+//! Plain data. `ssh` makes it of a key, `cache` keeps it with the contents of the host.
 
 use std::fmt;
 

@@ -6,8 +6,10 @@ use std::process::ExitCode;
 
 use scpfs::cli;
 use scpfs::cli::Task;
+use scpfs::commands::doctor;
+use scpfs::commands::mounts;
+use scpfs::commands::recover;
 use scpfs::mount;
-use scpfs::mount::control::client;
 use scpfs::mount::guard;
 use scpfs::path::Printable;
 
@@ -25,15 +27,15 @@ fn main() -> ExitCode {
                 ExitCode::from(error.exit_code())
             }
         },
-        Ok(Task::Status(task)) => ended(client::status(&task, &mut std::io::stdout())),
+        Ok(Task::Status(task)) => ended(mounts::status(&task, &mut std::io::stdout())),
         Ok(Task::Umount(task)) => {
             let fusermount = cli::find_program("fusermount3");
             let fusermount = fusermount.as_deref();
-            ended(client::umount(&task, fusermount, &mut std::io::stdout()))
+            ended(mounts::umount(&task, fusermount, &mut std::io::stdout()))
         }
         Ok(Task::Doctor(config)) => {
             let fusermount = cli::find_program("fusermount3");
-            match mount::doctor::run(&config, fusermount, &mut std::io::stdout()) {
+            match doctor::run(&config, fusermount, &mut std::io::stdout()) {
                 Ok(status) => ExitCode::from(status),
                 Err(error) => {
                     complain(&error);
@@ -41,7 +43,7 @@ fn main() -> ExitCode {
                 }
             }
         }
-        Ok(Task::Recover(task)) => match mount::recover::run(&task, &mut std::io::stdout()) {
+        Ok(Task::Recover(task)) => match recover::run(&task, &mut std::io::stdout()) {
             Ok(status) => ExitCode::from(status),
             Err(error) => {
                 complain(&error);
@@ -59,7 +61,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn ended(result: Result<u8, client::Error>) -> ExitCode {
+fn ended(result: Result<u8, mounts::Error>) -> ExitCode {
     match result {
         Ok(status) => ExitCode::from(status),
         Err(error) => {

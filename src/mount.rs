@@ -3,15 +3,12 @@
 //! May use everything; nothing uses it but `main`.
 
 pub mod attach;
-pub mod control;
 pub mod daemon;
-pub mod doctor;
 pub mod end;
 pub mod guard;
 pub mod logging;
 pub mod mountinfo;
-mod pinned;
-pub mod recover;
+pub(crate) mod pinned;
 pub mod signals;
 pub mod terminal;
 
@@ -36,13 +33,16 @@ use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::config::Dialect;
 use crate::config::Idmap;
+use crate::control;
+use crate::control::server::Control;
+use crate::control::server::Identity;
 use crate::fuse::Fuse;
 use crate::fuse::N_LOOPS;
+use crate::host;
+use crate::host::Choice;
 use crate::host_key::HostKey;
 use crate::mount::attach::Mountpoint;
 use crate::mount::attach::WhenBusy;
-use crate::mount::control::server::Control;
-use crate::mount::control::server::Identity;
 use crate::mount::daemon::Readiness;
 use crate::mount::end::Mounted;
 use crate::mount::guard::Guard;
@@ -55,13 +55,11 @@ use crate::path::Escaped;
 use crate::remote;
 use crate::remote::DEFAULT_MAX_NAMES;
 use crate::remote::Remote;
-use crate::remote::dialect;
-use crate::remote::dialect::Choice;
-use crate::remote::probe;
+use crate::shell::probe;
+use crate::ssh;
+use crate::ssh::Prompt;
+use crate::ssh::libssh2::Libssh2;
 use crate::sync::Mutex;
-use crate::transport;
-use crate::transport::Prompt;
-use crate::transport::libssh2::Libssh2;
 use crate::vfs;
 use crate::vfs::Change;
 use crate::vfs::Ids;
@@ -83,17 +81,17 @@ pub enum Error {
     #[error(transparent)]
     Mountpoint(#[from] attach::Error),
     #[error(transparent)]
-    Transport(#[from] transport::Error),
+    Transport(#[from] ssh::Error),
     #[error(
         "{host} port {port} does not answer as an SSH server should; is it one, and is it well?"
     )]
     NoAnswer {
         host: String,
         port: u16,
-        source: transport::Error,
+        source: ssh::Error,
     },
     #[error(transparent)]
-    Dialect(#[from] dialect::Error),
+    Dialect(#[from] host::Error),
     #[error("cannot use the cache directory; choose another with -o cache_dir=DIR")]
     Disk(#[from] cache::DiskError),
     #[error("cannot read the directory on the host")]
@@ -113,9 +111,9 @@ pub enum Error {
 impl Error {
     /// Returns the status to exit with, as documented in the README.
     pub fn exit_code(&self) -> u8 {
-        let of_transport = |error: &transport::Error| match error {
-            transport::Error::HostKey(_) => 3,
-            transport::Error::Auth(_) => 4,
+        let of_transport = |error: &ssh::Error| match error {
+            ssh::Error::HostKey(_) => 3,
+            ssh::Error::Auth(_) => 4,
             _ => 2,
         };
         match self {
@@ -166,7 +164,7 @@ pub fn run(config: &Config, fusermount: Option<PathBuf>) -> Result<u8, Error> {
 ///
 /// Without this any of them can read `/proc/PID/mem` and attach a debugger. Programs that this one
 /// starts are not concerned: exec(2) ends it.
-fn hide_memory() {
+pub(crate) fn hide_memory() {
     let behavior = rustix::process::DumpableBehavior::NotDumpable;
     if let Err(error) = rustix::process::set_dumpable_behavior(behavior) {
         log::warn!("other processes of this user can read the memory of this one: {error}");
@@ -346,14 +344,14 @@ impl Drop for Unmount<'_> {
 type Connected = (Arc<Libssh2>, Arc<dyn Remote>);
 
 /// Connects with a host whose key is `pinned`, or what is known of what was asked for.
-fn connect(
+pub(crate) fn connect(
     config: &Config,
     terminal: Arc<Terminal>,
     clock: &Arc<dyn Clock>,
     pinned: Option<HostKey>,
 ) -> Result<Connected, Error> {
     let connection = &config.connection;
-    let mut settings = transport::resolve::resolve(&connection.query, &connection.surroundings)?;
+    let mut settings = ssh::resolve::resolve(&connection.query, &connection.surroundings)?;
     let asked = asked_key(&settings, &connection.directory);
     settings.pinned_host_key = match pinned {
         Some(key) => Some(key),
@@ -379,13 +377,13 @@ fn connect(
         patience: connection.timeout,
         fails_fast: config.files.is_offline_ok,
     };
-    let dynamic: Arc<dyn transport::Transport> = Arc::clone(&transport) as _;
+    let dynamic: Arc<dyn ssh::Transport> = Arc::clone(&transport) as _;
     let choice = match connection.dialect {
         Dialect::Auto => Choice::Auto,
         Dialect::Shell => Choice::Shell,
         Dialect::ScpOnly => Choice::ScpOnly,
     };
-    let error = match dialect::connect(dynamic, &settings, choice, Arc::clone(clock)) {
+    let error = match host::connect(dynamic, &settings, choice, Arc::clone(clock)) {
         Ok(remote) => return Ok((transport, remote)),
         Err(error) => error,
     };

@@ -4,17 +4,10 @@
 //! Driven by `cache` and `vfs`.
 
 pub mod ability;
-pub mod dialect;
-pub mod lane;
-pub mod lanes;
 pub mod memory;
-pub mod probe;
 pub mod retry;
-pub mod scp_only;
-pub mod shell;
-pub mod transfer;
 
-mod contact;
+pub(crate) mod contact;
 mod error;
 pub(crate) mod partial;
 

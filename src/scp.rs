@@ -2,7 +2,7 @@
 //!
 //! [`Sink`] receives what a host's `scp -f` sends, [`Source`] sends to a host's `scp -t`.
 //! Nothing in this module reads, writes, waits, or knows what SSH is. Driven by
-//! `remote::transfer` and `remote::scp_only`. The protocol is that of OpenSSH's scp.c, which every other implementation
+//! `shell::transfer` and `scp_only`. The protocol is that of OpenSSH's scp.c, which every other implementation
 //! descends from or imitates.
 
 mod record;

@@ -20,7 +20,7 @@ use crate::cli::help::help;
 use crate::cli::resolve;
 use crate::config;
 use crate::config::RecoverWhat;
-use crate::transport::child;
+use crate::process;
 
 const DOCTOR_USAGE: &str = "scpfs doctor [user@]host[:dir] [options]";
 
@@ -48,7 +48,7 @@ impl Command {
             "umount" => Some(Self::Umount),
             "recover" => Some(Self::Recover),
             "doctor" => Some(Self::Doctor),
-            child::GUARD => Some(Self::Guard),
+            process::GUARD => Some(Self::Guard),
             _ => None,
         }
     }

@@ -30,9 +30,9 @@ use crate::config;
 use crate::mount::mountinfo;
 use crate::mount::mountinfo::MountLine;
 use crate::path::Escaped;
+use crate::process;
+use crate::ssh::settings::Settings;
 use crate::sync::Mutex;
-use crate::transport::child;
-use crate::transport::settings::Settings;
 
 /// `fusermount3` answers at once.
 const FUSERMOUNT_LIMIT: Duration = Duration::from_secs(20);
@@ -271,8 +271,8 @@ impl Mountpoint {
             self.path.clone().into(),
         ];
         let environment = [("_FUSE_COMMFD", theirs.as_raw_fd().to_string())];
-        let captured =
-            child::capture_with(program, &args, &environment, FUSERMOUNT_LIMIT).map_err(failed)?;
+        let captured = process::capture_with(program, &args, &environment, FUSERMOUNT_LIMIT)
+            .map_err(failed)?;
         drop(theirs);
         if captured.code != Some(0) {
             let said = Escaped(captured.stderr.trim_ascii()).to_string();
@@ -415,7 +415,7 @@ fn unmount_by_fusermount(path: &Path, program: &Path, lazily: bool) -> Result<()
     let option = if lazily { "-uz" } else { "-u" };
     let args: [OsString; 3] = [option.into(), "--".into(), path.into()];
     let captured =
-        child::capture(program, &args, FUSERMOUNT_LIMIT).map_err(|source| Error::Unmount {
+        process::capture(program, &args, FUSERMOUNT_LIMIT).map_err(|source| Error::Unmount {
             path: path.to_owned(),
             source,
         })?;

@@ -45,10 +45,10 @@ const DRAIN_PAUSE: Duration = Duration::from_millis(250);
 
 /// A mount that stands, as whoever may end it sees it.
 pub struct Mounted {
-    pub(super) vfs: Arc<Vfs>,
-    pub(super) cache: Arc<Cache>,
-    pub(super) remote: Arc<dyn Remote>,
-    pub(super) clock: Arc<dyn Clock>,
+    pub(crate) vfs: Arc<Vfs>,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) remote: Arc<dyn Remote>,
+    pub(crate) clock: Arc<dyn Clock>,
     mountpoint: Arc<Mountpoint>,
     /// See [`mountinfo::MountLine::id`].
     id: String,

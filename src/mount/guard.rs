@@ -21,7 +21,7 @@ use crate::mount::attach;
 use crate::mount::attach::WhenBusy;
 use crate::mount::mountinfo;
 use crate::mount::signals;
-use crate::transport::child;
+use crate::process;
 
 /// How long a mount may take to be dead after its daemon is, and how often it is looked at.
 const DYING: Duration = Duration::from_secs(10);
@@ -48,7 +48,7 @@ impl Guard {
             fusermount.unwrap_or(nothing).as_os_str(),
             socket.unwrap_or(nothing).as_os_str(),
         ];
-        let child = child::start_guard(&args, read)?;
+        let child = process::start_guard(&args, read)?;
         Ok(Self {
             child,
             pipe: write.into(),

@@ -20,10 +20,10 @@ use crate::mount::Error;
 use crate::mount::connect;
 use crate::mount::system;
 use crate::mount::terminal::Terminal;
-use crate::transport;
-use crate::transport::known_hosts::Refusal;
-use crate::transport::known_hosts::verify::host_name;
-use crate::transport::settings::Settings;
+use crate::ssh;
+use crate::ssh::known_hosts::Refusal;
+use crate::ssh::known_hosts::verify::host_name;
+use crate::ssh::settings::Settings;
 
 /// Connects, and opens the cache directory of what was found; both belong to the same host.
 pub(super) fn connect_to_pinned(
@@ -33,10 +33,8 @@ pub(super) fn connect_to_pinned(
 ) -> Result<(Connected, Disk), Error> {
     let connected = connect(config, Arc::clone(&terminal), clock, None)?;
     let pinned = match open_disk(config, &connected) {
-        Err(Error::Transport(transport::Error::HostKey(Refusal::Pinned {
-            expected,
-            offered,
-            ..
+        Err(Error::Transport(ssh::Error::HostKey(Refusal::Pinned {
+            expected, offered, ..
         }))) if expected.kind != offered.kind => *expected,
         result => return Ok((connected, result?)),
     };
@@ -50,7 +48,7 @@ pub(super) fn connect_to_pinned(
 
 /// Looks whether the cache directory of what a host was found to have can be used for that host,
 /// without changing anything.
-pub(super) fn check(config: &Config, (transport, remote): &Connected) -> Result<(), Error> {
+pub(crate) fn check(config: &Config, (transport, remote): &Connected) -> Result<(), Error> {
     let settings = transport.settings();
     let base = &config.cache.base;
     let Some((key, _)) = transport.host_key() else {
@@ -75,7 +73,7 @@ fn refuse(settings: &Settings, expected: HostKey, offered: HostKey) -> Error {
         offered: Box::new(offered),
         is_mounted: false,
     };
-    transport::Error::from(refusal).into()
+    ssh::Error::from(refusal).into()
 }
 
 /// Opens the cache directory of what a host was found to have, unless it belongs to another host.

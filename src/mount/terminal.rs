@@ -9,9 +9,9 @@ use std::io::Write as _;
 use rustix::termios::OptionalActions;
 use rustix::termios::Termios;
 
+use crate::ssh::Prompt;
+use crate::ssh::Secret;
 use crate::sync::Mutex;
-use crate::transport::Prompt;
-use crate::transport::Secret;
 
 /// The longest line that is read as a secret, in bytes.
 const MAX_SECRET: usize = 64 << 10;

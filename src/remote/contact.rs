@@ -33,7 +33,7 @@ pub enum ContactState {
 }
 
 /// Returns the smoothed time after one more answer took `took`.
-pub(super) fn smooth(before: Option<Duration>, took: Duration) -> Duration {
+pub(crate) fn smooth(before: Option<Duration>, took: Duration) -> Duration {
     match before {
         None => took,
         Some(before) => (before * (SMOOTHING - 1) + took) / SMOOTHING,

@@ -5,7 +5,7 @@ use std::io;
 use crate::path::Excerpt;
 use crate::path::RemotePath;
 use crate::scp;
-use crate::transport;
+use crate::ssh;
 
 /// Why a [`crate::remote::Remote`] failed.
 #[derive(Debug, thiserror::Error)]
@@ -48,13 +48,13 @@ pub enum Error {
     #[error("cannot reach the host to {act}")]
     Disconnected {
         act: &'static str,
-        source: transport::Error,
+        source: ssh::Error,
     },
     /// The connection broke after the request was sent: the host may or may not have done it.
     #[error("lost the host while waiting for it to {act}")]
     OutcomeUnknown {
         act: &'static str,
-        source: transport::Error,
+        source: ssh::Error,
     },
     /// The filesystem is being unmounted.
     #[error("the connections are closed")]
@@ -172,7 +172,7 @@ impl Error {
         matches!(
             self,
             Self::Disconnected {
-                source: transport::Error::HostKey(_),
+                source: ssh::Error::HostKey(_),
                 ..
             }
         )

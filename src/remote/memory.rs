@@ -45,6 +45,7 @@ use crate::remote::memory::tree::Body;
 use crate::remote::memory::tree::Done;
 use crate::remote::memory::tree::Node;
 use crate::remote::memory::tree::Tree;
+use crate::ssh;
 use crate::stat::DeviceNumber;
 use crate::stat::FileKind;
 use crate::stat::FsStat;
@@ -53,7 +54,6 @@ use crate::stat::Stat;
 use crate::stat::Time;
 use crate::stat::Version;
 use crate::sync::Mutex;
-use crate::transport;
 
 /// The user who does everything.
 const LOGIN: Owner = Owner {
@@ -172,7 +172,7 @@ impl Memory {
         }
         state.calls.push((act, path.clone()));
         let failure = state.failures.pop_front().flatten();
-        let lost = || transport::Error::Closed {
+        let lost = || ssh::Error::Closed {
             act: "testing what happens then",
         };
         let refused = |reason| Error::Refused {

@@ -132,10 +132,10 @@ fn is_worth_repeating(error: &Error) -> bool {
     let is_timeout = matches!(
         error,
         Error::Disconnected {
-            source: crate::transport::Error::Timeout { .. },
+            source: crate::ssh::Error::Timeout { .. },
             ..
         } | Error::OutcomeUnknown {
-            source: crate::transport::Error::Timeout { .. },
+            source: crate::ssh::Error::Timeout { .. },
             ..
         }
     );

@@ -7,7 +7,7 @@ use libc::c_int;
 use crate::cache;
 use crate::remote;
 use crate::remote::Reason;
-use crate::transport;
+use crate::ssh;
 
 /// Why a file operation failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -168,8 +168,8 @@ fn of_remote(error: &remote::Error) -> c_int {
     }
 }
 
-fn is_timeout(error: &transport::Error) -> bool {
-    matches!(error, transport::Error::Timeout { .. })
+fn is_timeout(error: &ssh::Error) -> bool {
+    matches!(error, ssh::Error::Timeout { .. })
 }
 
 fn of_reason(reason: Reason) -> c_int {
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_host_with_another_key_is_told_from_one_that_is_away() {
-        let refusal = transport::known_hosts::Refusal::Declined {
+        let refusal = ssh::known_hosts::Refusal::Declined {
             name: "box".to_owned(),
         };
         let error = Error::from(remote::Error::Disconnected {
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn an_unreachable_host_is_not_an_empty_one() {
-        let closed = || transport::Error::Closed { act: "reading" };
+        let closed = || ssh::Error::Closed { act: "reading" };
         for error in [
             remote::Error::Disconnected {
                 act: "stat",

@@ -16,9 +16,9 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use scpfs::transport::settings::IdentityFile;
-use scpfs::transport::settings::Settings;
-use scpfs::transport::settings::StrictHostKeyChecking;
+use scpfs::ssh::settings::IdentityFile;
+use scpfs::ssh::settings::Settings;
+use scpfs::ssh::settings::StrictHostKeyChecking;
 use tempfile::TempDir;
 
 use crate::capability::Capability;

@@ -22,12 +22,12 @@ use std::thread;
 use std::time::Duration;
 use std::time::UNIX_EPOCH;
 
+use scpfs::ssh::Aborter;
+use scpfs::ssh::Channel;
+use scpfs::ssh::Connection;
+use scpfs::ssh::Error;
+use scpfs::ssh::Transport;
 use scpfs::sync::Mutex;
-use scpfs::transport::Aborter;
-use scpfs::transport::Channel;
-use scpfs::transport::Connection;
-use scpfs::transport::Error;
-use scpfs::transport::Transport;
 
 /// What a server does that others do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

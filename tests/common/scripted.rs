@@ -10,12 +10,12 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use scpfs::ssh::Aborter;
+use scpfs::ssh::Channel;
+use scpfs::ssh::Connection;
+use scpfs::ssh::Error;
+use scpfs::ssh::Transport;
 use scpfs::sync::Mutex;
-use scpfs::transport::Aborter;
-use scpfs::transport::Channel;
-use scpfs::transport::Connection;
-use scpfs::transport::Error;
-use scpfs::transport::Transport;
 
 /// What a peer does when the client waits for it.
 pub(crate) enum Said {

@@ -31,10 +31,10 @@ use std::time::Duration;
 use rustix::process::Pid;
 use rustix::process::Signal;
 use rustix::process::kill_process;
+use scpfs::ssh::settings::IdentityFile;
+use scpfs::ssh::settings::Settings;
+use scpfs::ssh::settings::StrictHostKeyChecking;
 use scpfs::sync::Mutex;
-use scpfs::transport::settings::IdentityFile;
-use scpfs::transport::settings::Settings;
-use scpfs::transport::settings::StrictHostKeyChecking;
 use tempfile::TempDir;
 
 pub(crate) use self::account::Account;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use scpfs::clock::ManualClock;
 use scpfs::remote::Expect;
 use scpfs::remote::Remote;
-use scpfs::remote::probe;
-use scpfs::remote::scp_only;
+use scpfs::scp_only;
+use scpfs::shell::probe;
 
 use crate::lane::FILE;
 use crate::lane::found;

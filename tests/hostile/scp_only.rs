@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use scpfs::clock::ManualClock;
-use scpfs::remote::scp_only::probe::probe;
+use scpfs::scp_only::probe::probe;
 
 use crate::scripted::Act;
 use crate::scripted::Scripted;

@@ -10,7 +10,7 @@ use scpfs::remote::Expect;
 use scpfs::remote::Placement;
 use scpfs::remote::Remote;
 use scpfs::remote::StorePlan;
-use scpfs::remote::scp_only::probe::probe;
+use scpfs::scp_only::probe::probe;
 
 use crate::local::Userland;
 use crate::local::World;

@@ -15,9 +15,9 @@ use scpfs::remote::Reason;
 use scpfs::remote::Remote;
 use scpfs::remote::TimePrecision;
 use scpfs::remote::memory::Memory;
-use scpfs::remote::probe::Settings;
 use scpfs::remote::retry::Retry;
-use scpfs::remote::scp_only;
+use scpfs::scp_only;
+use scpfs::shell::probe::Settings;
 use scpfs::stat::Time;
 use tempfile::TempDir;
 

@@ -21,9 +21,9 @@ use crate::things::path;
 use crate::things::plan;
 
 const HELPERS: &str = concat!(
-    include_str!("../../src/remote/shell/helpers.sh"),
-    include_str!("../../src/remote/shell/helpers/content.sh"),
-    include_str!("../../src/remote/shell/helpers/stat.sh"),
+    include_str!("../../src/shell/helpers.sh"),
+    include_str!("../../src/shell/helpers/content.sh"),
+    include_str!("../../src/shell/helpers/stat.sh"),
 );
 
 #[test]

@@ -10,8 +10,8 @@ use scpfs::clock::ManualClock;
 use scpfs::clock::SystemClock;
 use scpfs::path::RemotePath;
 use scpfs::remote::Remote as _;
-use scpfs::remote::probe;
-use scpfs::remote::shell::Shell;
+use scpfs::shell::Shell;
+use scpfs::shell::probe;
 
 use crate::local::Userland;
 use crate::local::World;

@@ -14,7 +14,7 @@ use scpfs::remote::Owner;
 use scpfs::remote::Remote as _;
 use scpfs::remote::RenameHow;
 use scpfs::remote::StorePlan;
-use scpfs::remote::shell::Shell;
+use scpfs::shell::Shell;
 use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
 

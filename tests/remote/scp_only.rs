@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use scpfs::clock::ManualClock;
+use scpfs::host;
+use scpfs::host::Choice;
 use scpfs::path::RemotePath;
 use scpfs::remote::AttrChange;
 use scpfs::remote::Content;
@@ -21,11 +23,9 @@ use scpfs::remote::Outcome;
 use scpfs::remote::Reason;
 use scpfs::remote::Remote;
 use scpfs::remote::StorePlan;
-use scpfs::remote::dialect;
-use scpfs::remote::dialect::Choice;
-use scpfs::remote::probe::Settings;
 use scpfs::remote::retry::Retry;
-use scpfs::remote::scp_only;
+use scpfs::scp_only;
+use scpfs::shell::probe::Settings;
 use scpfs::stat::FileKind;
 use scpfs::stat::Time;
 
@@ -402,7 +402,7 @@ fn a_missing_root_or_one_that_is_no_directory_is_said() {
             .extend_from_slice(format!("/{name}").as_bytes());
         for choice in [Choice::Auto, Choice::ScpOnly] {
             let clock = Arc::new(ManualClock::new());
-            let result = dialect::connect(world.transport(), &settings, choice, clock);
+            let result = host::connect(world.transport(), &settings, choice, clock);
             let text = result.unwrap_err().to_string();
             assert!(text.contains(word), "{text}");
         }
@@ -413,7 +413,7 @@ fn a_missing_root_or_one_that_is_no_directory_is_said() {
 fn the_shell_is_chosen_where_there_is_one_and_scp_where_there_is_none() {
     let connect = |world: &World, choice| {
         let clock = Arc::new(ManualClock::new());
-        dialect::connect(world.transport(), &world.settings(), choice, clock)
+        host::connect(world.transport(), &world.settings(), choice, clock)
     };
     let summary = |world: &World, choice| connect(world, choice).unwrap().facts().summary.clone();
     let shell = World::new(Userland::Gnu);
@@ -435,7 +435,7 @@ fn the_shell_is_chosen_where_there_is_one_and_scp_where_there_is_none() {
             ..scp.settings()
         };
         let clock = Arc::new(ManualClock::new());
-        let remote = dialect::connect(scp.transport(), &settings, Choice::Auto, clock).unwrap();
+        let remote = host::connect(scp.transport(), &settings, Choice::Auto, clock).unwrap();
         remote.stat(&path(name)).unwrap();
     }
 }

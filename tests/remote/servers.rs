@@ -15,11 +15,11 @@ use scpfs::remote::AttrChange;
 use scpfs::remote::Expect;
 use scpfs::remote::Reason;
 use scpfs::remote::Remote as _;
-use scpfs::remote::probe::Settings;
-use scpfs::remote::scp_only;
-use scpfs::remote::scp_only::ScpOnly;
+use scpfs::scp_only;
+use scpfs::scp_only::ScpOnly;
+use scpfs::shell::probe::Settings;
+use scpfs::ssh::Transport;
 use scpfs::stat::FileKind;
-use scpfs::transport::Transport;
 use tempfile::TempDir;
 
 use crate::host::is_unsupported;

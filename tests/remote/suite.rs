@@ -32,7 +32,7 @@ use scpfs::remote::RenameHow;
 use scpfs::remote::StorePlan;
 use scpfs::remote::TimePrecision;
 use scpfs::remote::retry::Retry;
-use scpfs::remote::shell::Shell;
+use scpfs::shell::Shell;
 use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
 use scpfs::stat::Stat;
@@ -217,7 +217,7 @@ pub(crate) fn a_file_of_proc_is_fetched_though_its_size_says_nothing(host: &Host
     let mut settings = host.world.settings();
     settings.directory = b"/proc/self".to_vec();
     let clock = Arc::new(ManualClock::new());
-    let proc = scpfs::remote::probe::probe(host.world.transport(), &settings, clock).unwrap();
+    let proc = scpfs::shell::probe::probe(host.world.transport(), &settings, clock).unwrap();
     let mut buffer = Buffer::default();
     let fetched = proc.fetch(&path("mounts"), None, &mut buffer).unwrap();
     assert_eq!(fetched.stat.size, 0);

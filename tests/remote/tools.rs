@@ -22,8 +22,8 @@ use scpfs::remote::Placement;
 use scpfs::remote::Reason;
 use scpfs::remote::Remote;
 use scpfs::remote::StorePlan;
-use scpfs::remote::probe;
-use scpfs::remote::scp_only;
+use scpfs::scp_only;
+use scpfs::shell::probe;
 use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
 

@@ -36,7 +36,7 @@ use scpfs::remote::RenameHow;
 use scpfs::remote::Result;
 use scpfs::remote::StorePlan;
 use scpfs::remote::Stored;
-use scpfs::remote::shell::Shell;
+use scpfs::shell::Shell;
 use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
 use scpfs::stat::Version;

@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::process::Stdio;
 
-use scpfs::transport::Error;
-use scpfs::transport::auth::Refusal;
-use scpfs::transport::settings::IdentityFile;
-use scpfs::transport::settings::Settings;
+use scpfs::ssh::Error;
+use scpfs::ssh::auth::Refusal;
+use scpfs::ssh::settings::IdentityFile;
+use scpfs::ssh::settings::Settings;
 
 use crate::script::Script;
 use crate::script::attended;

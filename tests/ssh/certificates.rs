@@ -7,12 +7,12 @@ use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use scpfs::transport::Error;
-use scpfs::transport::known_hosts::Refusal;
-use scpfs::transport::known_hosts::certificate::Certificate;
-use scpfs::transport::known_hosts::public_key::MIN_RSA_BITS;
-use scpfs::transport::settings::Settings;
-use scpfs::transport::settings::StrictHostKeyChecking;
+use scpfs::ssh::Error;
+use scpfs::ssh::known_hosts::Refusal;
+use scpfs::ssh::known_hosts::certificate::Certificate;
+use scpfs::ssh::known_hosts::public_key::MIN_RSA_BITS;
+use scpfs::ssh::settings::Settings;
+use scpfs::ssh::settings::StrictHostKeyChecking;
 
 use crate::script::Script;
 use crate::script::attended;

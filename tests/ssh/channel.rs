@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use scpfs::clock::Clock as _;
 use scpfs::clock::SystemClock;
-use scpfs::transport::Channel;
-use scpfs::transport::Connection;
-use scpfs::transport::Error;
-use scpfs::transport::Transport as _;
+use scpfs::ssh::Channel;
+use scpfs::ssh::Connection;
+use scpfs::ssh::Error;
+use scpfs::ssh::Transport as _;
 
 use crate::script::unattended;
 use crate::sshd::Options;

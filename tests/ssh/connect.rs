@@ -6,13 +6,13 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use scpfs::transport::Error;
-use scpfs::transport::Transport as _;
-use scpfs::transport::resolve::resolve;
-use scpfs::transport::settings::Proxy;
-use scpfs::transport::settings::Settings;
-use scpfs::transport::ssh_config::Query;
-use scpfs::transport::ssh_config::Surroundings;
+use scpfs::ssh::Error;
+use scpfs::ssh::Transport as _;
+use scpfs::ssh::resolve::resolve;
+use scpfs::ssh::settings::Proxy;
+use scpfs::ssh::settings::Settings;
+use scpfs::ssh::ssh_config::Query;
+use scpfs::ssh::ssh_config::Surroundings;
 
 use crate::script::unattended;
 use crate::script::whoami;
@@ -199,7 +199,7 @@ fn a_proxy_that_fails_is_named() {
 
 #[test]
 fn addresses_of_the_wrong_family_are_not_tried() {
-    use scpfs::transport::settings::AddressFamily;
+    use scpfs::ssh::settings::AddressFamily;
 
     let Some(sshd) = Sshd::start(Options::default()) else {
         return;

@@ -4,10 +4,10 @@
 use std::fs;
 use std::path::PathBuf;
 
-use scpfs::transport::Error;
-use scpfs::transport::known_hosts::Refusal;
-use scpfs::transport::settings::Settings;
-use scpfs::transport::settings::StrictHostKeyChecking;
+use scpfs::ssh::Error;
+use scpfs::ssh::known_hosts::Refusal;
+use scpfs::ssh::settings::Settings;
+use scpfs::ssh::settings::StrictHostKeyChecking;
 
 use crate::script::Script;
 use crate::script::attended;

@@ -21,10 +21,10 @@ use scpfs::remote::Receiver;
 use scpfs::remote::Remote as _;
 use scpfs::remote::RenameHow;
 use scpfs::remote::StorePlan;
-use scpfs::remote::probe;
-use scpfs::remote::shell::Shell;
+use scpfs::shell::Shell;
+use scpfs::shell::probe;
+use scpfs::ssh::settings::Settings;
 use scpfs::stat::Time;
-use scpfs::transport::settings::Settings;
 
 use crate::capability::Capability;
 use crate::capability::skip;

@@ -9,6 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use scpfs::clock::SystemClock;
+use scpfs::host;
+use scpfs::host::Choice;
 use scpfs::path::Name;
 use scpfs::path::RemotePath;
 use scpfs::remote::Content;
@@ -19,11 +21,9 @@ use scpfs::remote::Placement;
 use scpfs::remote::Receiver;
 use scpfs::remote::Remote;
 use scpfs::remote::StorePlan;
-use scpfs::remote::dialect;
-use scpfs::remote::dialect::Choice;
-use scpfs::remote::probe::Settings;
+use scpfs::shell::probe::Settings;
+use scpfs::ssh::Transport;
 use scpfs::stat::Time;
-use scpfs::transport::Transport;
 
 use crate::script::unattended;
 use crate::sshd::Options;
@@ -69,7 +69,7 @@ fn forced(script: &str) -> Option<Sshd> {
     Some(sshd)
 }
 
-fn connect(sshd: &Sshd, timeout: u64) -> Result<Arc<dyn Remote>, dialect::Error> {
+fn connect(sshd: &Sshd, timeout: u64) -> Result<Arc<dyn Remote>, host::Error> {
     let transport: Arc<dyn Transport> = Arc::new(unattended(sshd.settings()));
     let settings = Settings {
         directory: Vec::new(),
@@ -79,7 +79,7 @@ fn connect(sshd: &Sshd, timeout: u64) -> Result<Arc<dyn Remote>, dialect::Error>
         patience: Duration::ZERO,
         fails_fast: false,
     };
-    dialect::connect(
+    host::connect(
         transport,
         &settings,
         Choice::Auto,

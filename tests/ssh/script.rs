@@ -4,14 +4,14 @@
 use std::io;
 use std::sync::Arc;
 
+use scpfs::ssh::Error;
+use scpfs::ssh::Prompt;
+use scpfs::ssh::Secret;
+use scpfs::ssh::Transport as _;
+use scpfs::ssh::libssh2::Libssh2;
+use scpfs::ssh::prompt::NoPrompt;
+use scpfs::ssh::settings::Settings;
 use scpfs::sync::Mutex;
-use scpfs::transport::Error;
-use scpfs::transport::Prompt;
-use scpfs::transport::Secret;
-use scpfs::transport::Transport as _;
-use scpfs::transport::libssh2::Libssh2;
-use scpfs::transport::prompt::NoPrompt;
-use scpfs::transport::settings::Settings;
 
 /// Gives the answers in order and notes what was asked; without an answer left it fails.
 #[derive(Debug)]

@@ -22,12 +22,12 @@ use scpfs::remote::Renamed;
 use scpfs::remote::Result;
 use scpfs::remote::StorePlan;
 use scpfs::remote::Stored;
+use scpfs::ssh;
 use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
 use scpfs::stat::FsStat;
 use scpfs::stat::Stat;
 use scpfs::stat::Version;
-use scpfs::transport;
 
 /// Asked before and after each request that changes something on the host.
 pub(crate) trait Fate: Send + Sync + fmt::Debug {
@@ -113,7 +113,7 @@ impl Faulty {
     }
 
     fn tell<T>(&self, act: &'static str, call: impl FnOnce(&dyn Remote) -> Result<T>) -> Result<T> {
-        let source = || transport::Error::Closed { act: "waiting" };
+        let source = || ssh::Error::Closed { act: "waiting" };
         if !self.fate.before(act) {
             let source = source();
             return Err(Error::Disconnected { act, source });
@@ -134,7 +134,7 @@ impl Faulty {
         if self.fate.answers() {
             call(&*self.inner)
         } else {
-            let source = transport::Error::Closed { act: "waiting" };
+            let source = ssh::Error::Closed { act: "waiting" };
             let act = "ask";
             Err(Error::Disconnected { act, source })
         }

@@ -23,8 +23,8 @@ use scpfs::remote::Placement;
 use scpfs::remote::Reason;
 use scpfs::remote::StorePlan;
 use scpfs::remote::retry::Retry;
+use scpfs::ssh;
 use scpfs::sync::Mutex;
-use scpfs::transport;
 use scpfs::vfs::Opened;
 use scpfs::vfs::SetAttr;
 
@@ -146,7 +146,7 @@ impl Fate for Script {
             }
             End::Lost(part) => {
                 self.leave(part);
-                let source = transport::Error::Closed { act: "waiting" };
+                let source = ssh::Error::Closed { act: "waiting" };
                 Some(Error::OutcomeUnknown { act, source })
             }
             end @ (End::Unheard | End::UnheardOnce) => {

@@ -1,0 +1,382 @@
+//! Finds out what a server without a shell can do, when it is first reached. No content of any
+//! file is at risk: everything that is announced is refused.
+
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::path::Excerpt;
+use crate::path::RemotePath;
+use crate::pool::Lanes;
+use crate::pool::Purpose;
+use crate::remote;
+use crate::remote::Facts;
+use crate::remote::Reason;
+use crate::remote::TimePrecision;
+use crate::scp_only::ScpOnly;
+use crate::scp_only::UNKNOWN_ID;
+use crate::scp_only::attr::MAX_STORED_ANEW;
+use crate::scp_only::command;
+use crate::scp_only::command::Options;
+use crate::scp_only::command::Quoting;
+use crate::scp_only::link::Command;
+use crate::scp_only::link::Link;
+use crate::scp_only::listing;
+use crate::scp_only::listing::Listed;
+use crate::scp_only::quirks;
+use crate::scp_only::quirks::Answers;
+use crate::scp_only::quirks::Quirks;
+use crate::scp_only::quirks::Refusal;
+use crate::scp_only::receive;
+use crate::scp_only::receive::About;
+use crate::scp_only::samples::Samples;
+use crate::scp_only::trial;
+use crate::scp_only::trial::Trial;
+use crate::shell::lane;
+use crate::shell::probe::Settings;
+use crate::shell::probe::login_relative;
+use crate::ssh;
+use crate::ssh::Transport;
+use crate::sync::Mutex;
+
+const ACT: &str = "try scp";
+
+/// Why a host cannot be mounted by scp alone.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Transport(#[from] ssh::Error),
+    #[error("there is no directory {} on the host", Excerpt(.0))]
+    RootMissing(Vec<u8>),
+    #[error("{} is not a directory on the host; mount the directory it is in", Excerpt(.0))]
+    RootNotADirectory(Vec<u8>),
+    #[error("the host does not let this user read the directory {}", Excerpt(.0))]
+    RootDenied(Vec<u8>),
+    #[error("{0}")]
+    RootUnsayable(&'static str),
+    #[error(
+        "the host prints something before scp can speak: `{}`; a login script must print nothing \
+         where there is no terminal",
+        Excerpt(.0)
+    )]
+    Noise(Vec<u8>),
+    #[error(
+        "the host runs one scp command whatever it is asked, and that one only receives; it \
+         cannot be mounted"
+    )]
+    ReceivesOnly,
+    #[error("the host runs no scp (exit status {})", status_text(.0))]
+    NoScp(Option<i32>),
+    #[error("the host's scp says: {}", Excerpt(.0))]
+    Refused(Vec<u8>),
+    #[error(transparent)]
+    Remote(remote::Error),
+}
+
+fn status_text(status: &Option<i32>) -> String {
+    status.map_or_else(|| "unknown".to_owned(), |status| status.to_string())
+}
+
+impl Error {
+    /// Returns whether scp was there and said something about the directory.
+    pub fn is_about_root(&self) -> bool {
+        matches!(
+            self,
+            Self::RootMissing(_)
+                | Self::RootNotADirectory(_)
+                | Self::RootDenied(_)
+                | Self::RootUnsayable(_)
+        )
+    }
+}
+
+/// Connects to a host, finds out about its scp and makes the dialect of it.
+pub fn probe(
+    transport: Arc<dyn Transport>,
+    settings: &Settings,
+    clock: Arc<dyn Clock>,
+) -> Result<ScpOnly, Error> {
+    let link = Link::open(&*transport)?;
+    let banner = link.banner().to_owned();
+    let opener = move || Link::open(&*transport).map_err(lane::Error::from);
+    let links = Lanes::new(
+        link,
+        Box::new(opener),
+        settings.max_lanes,
+        Arc::clone(&clock),
+    );
+    if settings.fails_fast {
+        links.fail_fast();
+    }
+    let probe = Probe {
+        links: &links,
+        settings,
+        directory: login_relative(&settings.directory),
+    };
+    let quirks = probe.find_out(&banner).inspect_err(|_| links.close())?;
+    let mut root = probe.directory;
+    while root.len() > 1 && root.ends_with(b"/") {
+        root.pop();
+    }
+    if quirks.options == Options::Minimal {
+        // `flash:` is a directory to a device, `./flash:` is not.
+        root = root.strip_prefix(b"./").unwrap_or(&root).to_vec();
+    }
+    let prefix = match &root[..] {
+        b"." if quirks.options == Options::Minimal => Vec::new(),
+        b"/" => root.clone(),
+        _ => [&root[..], b"/"].concat(),
+    };
+    let facts = Facts {
+        summary: summary(&quirks, &banner),
+        root: if root == b"/" {
+            Vec::new()
+        } else {
+            root.clone()
+        },
+        uid: UNKNOWN_ID,
+        gid: UNKNOWN_ID,
+        groups: Vec::new(),
+        can_exchange: false,
+        time_precision: TimePrecision::Seconds,
+        can_take_pieces: false,
+        can_take_holes: false,
+        sets_by_store: Some(MAX_STORED_ANEW),
+        stores_in_place: true,
+    };
+    Ok(ScpOnly {
+        links,
+        facts,
+        quirks: Mutex::new(quirks),
+        prefix,
+        root,
+        max_names: settings.max_names,
+        timeout: settings.timeout,
+        clock,
+        keeps_seconds: Mutex::new(None),
+        samples: Mutex::new(Samples::new()),
+        stuck: Mutex::new(Vec::new()),
+    })
+}
+
+struct Probe<'a> {
+    links: &'a Lanes<Link>,
+    settings: &'a Settings,
+    directory: Vec<u8>,
+}
+
+impl Probe<'_> {
+    fn shown(&self) -> Vec<u8> {
+        if self.directory == b"." {
+            b"~".to_vec()
+        } else {
+            self.directory.clone()
+        }
+    }
+
+    fn attempt(&self, line: &str) -> Result<Trial, Error> {
+        let path = RemotePath::root();
+        let about = About {
+            act: ACT,
+            path: &path,
+        };
+        let timeout = self.settings.timeout;
+        let trial = Command::start(self.links, Purpose::Metadata, ACT, line, timeout)
+            .and_then(|command| trial::attempt(command, about))
+            .map_err(of_remote)?;
+        log::debug!("`{line}`: {trial:?}");
+        Ok(trial)
+    }
+
+    fn find_out(&self, banner: &str) -> Result<Quirks, Error> {
+        let (answers, known_refusal) = quirks::by_banner(banner);
+        let mut problem = None;
+        let trials = command::trials(&self.directory).map_err(Error::RootUnsayable)?;
+        for (quoting, word) in trials {
+            let trial = self.attempt(&format!("scp -p -r -f {word}"))?;
+            if let Trial::Directory { refusal, has_times } = trial {
+                let quoting = self.with_blanks(quoting, &word)?;
+                let quirks = found(quoting, banner, refusal, has_times);
+                return self.with_listing(quirks, known_refusal.is_none(), &word);
+            }
+            let said = match trial {
+                Trial::File => return Err(Error::RootNotADirectory(self.shown())),
+                Trial::Receives => return Err(Error::ReceivesOnly),
+                Trial::Refused(text) => self.about_root(text)?,
+                Trial::Noise(text) => Error::Noise(text),
+                Trial::Silent(status) => Error::NoScp(status),
+                // Dealt with above.
+                Trial::Directory { .. } => continue,
+            };
+            // What was said first is about the command as servers know it best.
+            let is_about_options = !matches!(said, Error::RootMissing(_));
+            problem.get_or_insert(said);
+            if is_about_options {
+                break;
+            }
+        }
+        let problem = problem.unwrap_or(Error::NoScp(None));
+        if !problem.is_about_root()
+            && let Some(quirks) = self.plain(banner)?
+        {
+            return Ok(quirks);
+        }
+        if answers == Answers::Ahead || problem.is_about_root() {
+            return Err(problem);
+        }
+        self.minimal(problem)
+    }
+
+    /// What a complaint about the root means; an error if nothing else need be tried.
+    fn about_root(&self, text: Vec<u8>) -> Result<Error, Error> {
+        match receive::reason_for(&text, Reason::NotADirectory) {
+            Reason::NotFound => Ok(Error::RootMissing(self.shown())),
+            Reason::NotADirectory => Err(Error::RootNotADirectory(self.shown())),
+            Reason::AccessDenied => Err(Error::RootDenied(self.shown())),
+            _ => Ok(Error::Refused(text)),
+        }
+    }
+
+    /// Finds out whether a blank ends a path on a server that takes it as it stands.
+    fn with_blanks(&self, quoting: Quoting, word: &str) -> Result<Quoting, Error> {
+        let keeps_blanks = match quoting {
+            Quoting::Literal {
+                keeps_blanks: false,
+            } => {
+                let trial = self.attempt(&format!("scp -p -r -f {word}/. scpfs"))?;
+                matches!(trial, Trial::Refused(_))
+            }
+            Quoting::Literal { keeps_blanks } => keeps_blanks,
+            other => return Ok(other),
+        };
+        Ok(Quoting::Literal { keeps_blanks })
+    }
+
+    /// Lists the root once where only that shows whether refusals are heeded: a server that hangs
+    /// up at the first looks like one that ends in order.
+    fn with_listing(
+        &self,
+        mut quirks: Quirks,
+        is_unknown: bool,
+        word: &str,
+    ) -> Result<Quirks, Error> {
+        if quirks.refusal == Refusal::Unheeded || !is_unknown {
+            return Ok(quirks);
+        }
+        let path = RemotePath::root();
+        let about = About {
+            act: ACT,
+            path: &path,
+        };
+        let line = format!("scp -p -r -f {word}");
+        let timeout = self.settings.timeout;
+        let listed = Command::start(self.links, Purpose::Metadata, ACT, &line, timeout).and_then(
+            |command| listing::list(command, &quirks, about, b"", self.settings.max_names),
+        );
+        match listed {
+            Ok(Listed::Whole { .. }) | Err(remote::Error::TooManyNames { .. }) => {}
+            Ok(Listed::Unheeded)
+            | Err(remote::Error::Protocol { .. } | remote::Error::Refused { .. }) => {
+                quirks.refusal = Refusal::Unheeded;
+            }
+            Err(error) => return Err(of_remote(error)),
+        }
+        Ok(quirks)
+    }
+
+    /// Tries a path without quotes where they may be what a restricted shell does not let through
+    /// (scponly has a list of the characters that it does). `None` if it is not that.
+    fn plain(&self, banner: &str) -> Result<Option<Quirks>, Error> {
+        let (_, known_refusal) = quirks::by_banner(banner);
+        let line = command::line(
+            command::Direction::Look,
+            Options::Full,
+            Quoting::Plain,
+            &self.directory,
+        );
+        let Ok(line) = line else {
+            return Ok(None);
+        };
+        let Trial::Directory { refusal, has_times } = self.attempt(&line)? else {
+            return Ok(None);
+        };
+        let quirks = found(Quoting::Plain, banner, refusal, has_times);
+        let word = String::from_utf8_lossy(&self.directory);
+        self.with_listing(quirks, known_refusal.is_none(), &word)
+            .map(Some)
+    }
+
+    /// Tries the command without options; `problem` is what there was with them.
+    fn minimal(&self, problem: Error) -> Result<Quirks, Error> {
+        let path = self
+            .directory
+            .strip_prefix(b"./")
+            .unwrap_or(&self.directory);
+        let line = command::line(
+            command::Direction::Fetch,
+            Options::Minimal,
+            Quoting::Plain,
+            path,
+        )
+        .map_err(Error::RootUnsayable)?;
+        match self.attempt(&line)? {
+            Trial::Refused(_) | Trial::File | Trial::Directory { .. } => Ok(Quirks {
+                quoting: Quoting::Plain,
+                options: Options::Minimal,
+                answers: Answers::InTurn,
+                refusal: Refusal::Unheeded,
+                has_times: false,
+            }),
+            Trial::Receives => Err(Error::ReceivesOnly),
+            Trial::Noise(_) | Trial::Silent(_) => Err(problem),
+        }
+    }
+}
+
+/// What is known of a server that has announced its directory.
+fn found(quoting: Quoting, banner: &str, refusal: Refusal, has_times: bool) -> Quirks {
+    let (answers, known_refusal) = quirks::by_banner(banner);
+    let refusal = known_refusal.map_or(refusal, |known| match known {
+        Refusal::Skips => refusal,
+        Refusal::Unheeded => Refusal::Unheeded,
+    });
+    // Behind a server of that name there need not be its scp.
+    let is_as_named = refusal == Refusal::Skips && has_times;
+    Quirks {
+        quoting,
+        options: Options::Full,
+        answers: if is_as_named {
+            answers
+        } else {
+            Answers::InTurn
+        },
+        refusal,
+        has_times,
+    }
+}
+
+fn of_remote(error: remote::Error) -> Error {
+    match error {
+        remote::Error::Disconnected { source, .. }
+        | remote::Error::OutcomeUnknown { source, .. } => Error::Transport(source),
+        error => Error::Remote(error),
+    }
+}
+
+/// One line for a person.
+fn summary(quirks: &Quirks, banner: &str) -> String {
+    let listings = match (quirks.options, quirks.refusal) {
+        (Options::Minimal, _) => "named files only, no options",
+        (Options::Full, Refusal::Unheeded) => "named files only, no listings",
+        (Options::Full, Refusal::Skips) => "with listings",
+    };
+    let quoting = match quirks.quoting {
+        Quoting::Shell => "as a shell reads them",
+        Quoting::SinglePair | Quoting::DoublePair => "in quotes",
+        Quoting::Plain => "of plain characters only",
+        Quoting::Literal { .. } => "as they are",
+    };
+    format!(
+        "scp and no shell, {listings}, paths {quoting}, server {}",
+        Excerpt(banner.trim().trim_start_matches("SSH-2.0-").as_bytes()),
+    )
+}

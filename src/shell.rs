@@ -1,0 +1,561 @@
+//! The `shell` dialect: a host with a POSIX shell, and `scp` or else `cat` and `dd`.
+//!
+//! Each operation is one line for a lane and one answer: one round trip.
+
+mod abilities;
+pub mod answer;
+mod content;
+pub mod lane;
+mod listing;
+mod outcome;
+pub mod probe;
+pub mod quote;
+pub mod tools;
+pub mod transfer;
+
+mod pieces;
+mod plain;
+mod temporaries;
+
+use std::collections::HashMap;
+use std::collections::HashSet;
+
+use crate::path::RemotePath;
+use crate::pool::Lanes;
+use crate::pool::Lent;
+use crate::pool::Purpose;
+use crate::remote::Ability;
+use crate::remote::AttrChange;
+use crate::remote::Changed;
+use crate::remote::Contact;
+use crate::remote::Content;
+use crate::remote::Error;
+use crate::remote::Facts;
+use crate::remote::Fetched;
+use crate::remote::ListEntry;
+use crate::remote::Listing;
+use crate::remote::NewTime;
+use crate::remote::Owner;
+use crate::remote::Reason;
+use crate::remote::Receiver;
+use crate::remote::Remote;
+use crate::remote::RenameHow;
+use crate::remote::Renamed;
+use crate::remote::Result;
+use crate::remote::StorePlan;
+use crate::remote::Stored;
+use crate::shell::lane::Answer;
+use crate::shell::outcome::check;
+use crate::shell::outcome::one_stat;
+use crate::shell::outcome::owner_text;
+use crate::shell::outcome::pair;
+use crate::shell::outcome::parent_only;
+use crate::shell::outcome::refused;
+use crate::shell::outcome::stats;
+use crate::shell::outcome::surprise;
+use crate::shell::outcome::taken;
+use crate::shell::quote::Line;
+use crate::shell::temporaries::Temporaries;
+use crate::shell::tools::Flavour;
+use crate::shell::tools::Tools;
+use crate::shell::transfer::lost;
+use crate::stat::DeviceNumber;
+use crate::stat::FileKind;
+use crate::stat::FsStat;
+use crate::stat::Stat;
+use crate::stat::Version;
+use crate::sync::Mutex;
+
+/// What the name of an upload's temporary file begins and ends with; between them is a number.
+pub const TEMP_PREFIX: &[u8] = b".scpfs-";
+pub const TEMP_SUFFIX: &[u8] = b".tmp";
+
+/// Content of up to so many bytes does not wait for more than others of that kind.
+const LITTLE: u64 = 64 << 10;
+
+/// A host with a POSIX shell, reached over [`Lanes`].
+#[derive(Debug)]
+pub struct Shell {
+    lanes: Lanes,
+    tools: Tools,
+    facts: Facts,
+    /// The temporary files of uploads, which nobody is shown.
+    temps: Temporaries,
+    /// How many names a listing may have.
+    max_names: usize,
+    /// What kind of filesystem a device of the host holds.
+    lying_devices: Mutex<HashMap<u64, bool>>,
+    /// Directories in which a temporary file could not be removed.
+    unremovable: Mutex<HashSet<RemotePath>>,
+}
+
+impl Shell {
+    pub fn new(lanes: Lanes, tools: Tools, facts: Facts, max_names: usize) -> Self {
+        Self {
+            lanes,
+            tools,
+            facts,
+            max_names,
+            temps: Temporaries::default(),
+            lying_devices: Mutex::new(HashMap::new()),
+            unremovable: Mutex::new(HashSet::new()),
+        }
+    }
+
+    /// Returns the connections.
+    pub fn lanes(&self) -> &Lanes {
+        &self.lanes
+    }
+
+    /// Returns how many connections are open.
+    pub fn n_lanes(&self) -> usize {
+        self.lanes.n_open()
+    }
+
+    fn absolute(&self, path: &RemotePath) -> Vec<u8> {
+        let mut bytes = self.facts.root.clone();
+        if !path.is_root() || bytes.is_empty() {
+            bytes.push(b'/');
+        }
+        bytes.extend_from_slice(path.as_bytes());
+        bytes
+    }
+
+    fn parent_of(&self, path: &RemotePath) -> Vec<u8> {
+        self.absolute(&path.parent().unwrap_or_default())
+    }
+
+    /// A request that may be repeated: it changes nothing.
+    fn ask(&self, act: &'static str, line: Line) -> Result<Answer> {
+        let mut lane = self.lanes.lend(Purpose::Metadata, act)?;
+        lane.request(&line.finish())
+            .map_err(|error| lost(act, error))
+    }
+
+    /// A request that changes something on the host.
+    fn tell(&self, act: &'static str, line: Line) -> Result<Answer> {
+        let mut lane = self.lanes.lend_live(Purpose::Metadata, act)?;
+        lane.request(&line.finish())
+            .map_err(|error| lost(act, error))
+    }
+
+    /// Asks for the attributes of what a listing could not tell all of: devices.
+    fn complete(&self, dir: &RemotePath, entries: &mut [ListEntry]) -> Result<()> {
+        const MAX_PATHS: usize = 500;
+        let mut incomplete: Vec<&mut ListEntry> = entries
+            .iter_mut()
+            .filter(|entry| entry.stat.is_none())
+            .collect();
+        for some in incomplete.chunks_mut(MAX_PATHS) {
+            let line = some.iter().fold(Line::new("v"), |line, entry| {
+                line.arg(&self.absolute(&dir.join(&entry.name)))
+            });
+            let answer = self.ask("stat", line)?;
+            // If one of them is gone, each is asked for when it is wanted.
+            let found = stats(&answer.body, some.len()).unwrap_or_default();
+            for (entry, stat) in some.iter_mut().zip(found) {
+                entry.listed.stat = (stat.kind == entry.kind).then_some(stat);
+            }
+        }
+        Ok(())
+    }
+
+    /// A lane for content of so many bytes. Little of it takes no longer than a listing does, and must
+    /// not wait until others have sent all of theirs.
+    fn content_lane(&self, act: &'static str, size: u64) -> Result<Lent> {
+        let purpose = if size <= LITTLE {
+            Purpose::LittleContent
+        } else {
+            Purpose::Content
+        };
+        self.lanes.lend_live(purpose, act)
+    }
+
+    /// Tells the host to change something; `wanted` paths are listed at the end of the line and
+    /// their attributes are the answer. `None` for all of them where one is missing.
+    fn change(
+        &self,
+        act: &'static str,
+        path: &RemotePath,
+        line: Line,
+        n_wanted: usize,
+    ) -> Result<Option<Vec<Stat>>> {
+        let answer = self.tell(act, line)?;
+        check(act, path, &answer)?;
+        Ok(stats(&answer.body, n_wanted))
+    }
+}
+
+impl Remote for Shell {
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    fn stat(&self, path: &RemotePath) -> Result<Stat> {
+        let look = self.temps.look();
+        let answer = self.ask("stat", Line::new("g").arg(&self.absolute(path)))?;
+        check("stat", path, &answer)?;
+        if look.hides(path) {
+            return Err(refused("stat", path, Reason::NotFound, b""));
+        }
+        one_stat("stat", &answer.body)
+    }
+
+    fn list(&self, path: &RemotePath) -> Result<Listing> {
+        const ACT: &str = "list";
+        let top = self.absolute(path);
+        let look = self.temps.look();
+        let lane = self.lanes.lend(Purpose::Metadata, ACT)?;
+        let (status, parsed) = listing::list(
+            lane,
+            &Line::new("l").arg(&top).finish(),
+            self.tools.flavour,
+            path,
+            &top,
+            self.max_names,
+        )?;
+        let refuse = |reason| refused(ACT, path, reason, &parsed.complaints);
+        let Some(directory) = parsed.top else {
+            return Err(refuse(answer::reason_of(&parsed.complaints)));
+        };
+        if directory.kind != FileKind::Directory {
+            return Err(refuse(Reason::NotADirectory));
+        }
+        // An incomplete listing must not look like a directory with fewer files.
+        if let Some(reason) = answer::serious_complaint(&parsed.complaints) {
+            return Err(refuse(reason));
+        }
+        if status != 0 && parsed.complaints.trim_ascii().is_empty() {
+            return Err(refuse(Reason::Other));
+        }
+        let mut entries = parsed.entries;
+        let hidden = look.hidden_in(path);
+        entries.retain(|entry| !hidden.contains(&entry.name));
+        self.complete(path, &mut entries)?;
+        for name in parsed.unclear {
+            match self.stat(&path.join(&name)) {
+                Ok(stat) => entries.push(ListEntry::new(name, stat.kind, Some(stat), None)),
+                Err(error) if error.reason() == Some(Reason::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Listing { directory, entries })
+    }
+
+    fn read_link(&self, path: &RemotePath) -> Result<Vec<u8>> {
+        const ACT: &str = "read the link";
+        let line = Line::new("readlink -n --")
+            .arg(&self.absolute(path))
+            .raw("; a $?");
+        let answer = self.ask(ACT, line)?;
+        if answer.status != 0 {
+            // `readlink` is silent; `stat` knows why.
+            let stat = self.stat(path)?;
+            let reason = if stat.kind == FileKind::Symlink {
+                Reason::Other
+            } else {
+                Reason::InvalidArgument
+            };
+            return Err(refused(ACT, path, reason, b""));
+        }
+        // Linux symlink(7): at most `PATH_MAX` bytes with the NUL behind them, none of which is in it.
+        if answer.body.len() >= answer::MAX_TARGET || answer.body.contains(&0) {
+            return Err(surprise(ACT, &answer.body));
+        }
+        Ok(answer.body)
+    }
+
+    fn fetch(
+        &self,
+        path: &RemotePath,
+        known: Option<&Version>,
+        receiver: &mut dyn Receiver,
+    ) -> Result<Fetched> {
+        self.fetch_file(path, known, receiver)
+    }
+
+    fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Stored> {
+        self.store_file(path, content, plan)
+    }
+
+    fn create_new(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed> {
+        let line = Made { mode, owner }
+            .args(Line::new("new"), creation_mask(mode | 0o200))
+            .arg(&self.absolute(path))
+            .arg(&self.parent_of(path));
+        self.change("create", path, line, 2).map(pair)
+    }
+
+    fn make_dir(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed> {
+        let name = self.absolute(path);
+        let line = Made { mode, owner }
+            .args(Line::new("mkd"), creation_mask(mode))
+            .arg(&name)
+            .raw("&& v")
+            .arg(&name);
+        self.change("create", path, line.arg(&self.parent_of(path)), 2)
+            .map(pair)
+    }
+
+    fn make_node(
+        &self,
+        path: &RemotePath,
+        kind: FileKind,
+        mode: u32,
+        device: DeviceNumber,
+        owner: Option<Owner>,
+    ) -> Result<Changed> {
+        const ACT: &str = "create";
+        let name = self.absolute(path);
+        let parent = self.parent_of(path);
+        let DeviceNumber { major, minor } = device;
+        let mkn = Made { mode, owner }
+            .args(Line::new("mkn"), creation_mask(mode))
+            .arg(&name);
+        let line = match kind {
+            FileKind::Fifo => mkn,
+            FileKind::CharDevice => mkn.raw(&format!("c {major} {minor}")),
+            FileKind::BlockDevice => mkn.raw(&format!("b {major} {minor}")),
+            FileKind::Socket => {
+                let last = path
+                    .name()
+                    .map_or_else(Vec::new, |name| name.as_bytes().to_vec());
+                Line::new("q sock")
+                    .arg(&last)
+                    .arg(&parent)
+                    .raw("&& own")
+                    .arg(owner_text(owner).as_bytes())
+                    .arg(&name)
+                    .raw(&format!("&& q chmod {mode:04o} --"))
+                    .arg(&name)
+            }
+            FileKind::File | FileKind::Directory | FileKind::Symlink => {
+                let why = "it is no kind of node";
+                return Err(Error::Unsupported {
+                    act: ACT,
+                    path: path.clone(),
+                    why,
+                });
+            }
+        };
+        let line = line.raw("&& v").arg(&name).arg(&parent);
+        self.change(ACT, path, line, 2).map(pair)
+    }
+
+    fn symlink(&self, path: &RemotePath, target: &[u8], owner: Option<Owner>) -> Result<Changed> {
+        let name = self.absolute(path);
+        let line = Line::new("q sym")
+            .arg(target)
+            .arg(&name)
+            .raw("&& own")
+            .arg(owner_text(owner).as_bytes())
+            .arg(&name)
+            .raw("&& v")
+            .arg(&name)
+            .arg(&self.parent_of(path));
+        self.change("create", path, line, 2)
+            .map(pair)
+            .map_err(taken)
+    }
+
+    fn link(&self, existing: &RemotePath, path: &RemotePath) -> Result<Changed> {
+        let (from, to) = (self.absolute(existing), self.absolute(path));
+        let line = Line::new("q ln_").arg(&from).arg(&to).raw("&& v").arg(&to);
+        self.change("link", path, line.arg(&self.parent_of(path)), 2)
+            .map(pair)
+            .map_err(taken)
+    }
+
+    fn remove_file(&self, path: &RemotePath, other: Option<&RemotePath>) -> Result<Changed> {
+        let line = Line::new("q rm --").arg(&self.absolute(path)).raw("&& v");
+        let line = line.arg(&self.parent_of(path));
+        match other {
+            None => self.change("remove", path, line, 1).map(parent_only),
+            Some(other) => {
+                let stats = self.change("remove", path, line.arg(&self.absolute(other)), 2)?;
+                let Changed {
+                    stat: parent,
+                    parent: stat,
+                } = pair(stats);
+                Ok(Changed { stat, parent })
+            }
+        }
+    }
+
+    fn remove_dir(&self, path: &RemotePath) -> Result<Changed> {
+        let line = Line::new("q rmdir --")
+            .arg(&self.absolute(path))
+            .raw("&& v");
+        self.change("remove", path, line.arg(&self.parent_of(path)), 1)
+            .map(parent_only)
+    }
+
+    fn rename(&self, from: &RemotePath, to: &RemotePath, how: RenameHow) -> Result<Renamed> {
+        const ACT: &str = "rename";
+        let (source, target) = (self.absolute(from), self.absolute(to));
+        let dirs = [self.parent_of(from), self.parent_of(to)];
+        let moved = |command: &str| {
+            Line::new(command)
+                .arg(&source)
+                .arg(&target)
+                .raw("&& v")
+                .arg(&target)
+                .arg(&dirs[0])
+                .arg(&dirs[1])
+        };
+        let line = match how {
+            RenameHow::Replace => moved("q mv_"),
+            RenameHow::Exchange if self.facts.can_exchange => moved("q mv --exchange -T --"),
+            RenameHow::Exchange => {
+                return Err(refused(ACT, from, Reason::InvalidArgument, b""));
+            }
+            RenameHow::NoReplace => Line::new("noreplace")
+                .arg(&source)
+                .arg(&target)
+                .arg(&dirs[0])
+                .arg(&dirs[1]),
+        };
+        let stats = self.change(ACT, from, line, 3)?;
+        let mut stats = stats.into_iter().flatten();
+        Ok(Renamed {
+            stat: stats.next(),
+            from_parent: stats.next(),
+            to_parent: stats.next(),
+        })
+    }
+
+    fn set_attr(&self, path: &RemotePath, change: &AttrChange) -> Result<Stat> {
+        const ACT: &str = "change";
+        let name = self.absolute(path);
+        let mut line = match change.expect {
+            None => Line::new(":"),
+            Some(version) => {
+                let expected = self.tools.flavour.version_text(&version);
+                Line::new("unchanged")
+                    .arg(expected.unwrap_or_default().as_bytes())
+                    .arg(&name)
+            }
+        };
+        let owner = |id: Option<u32>| id.map_or_else(String::new, |id| id.to_string());
+        if change.uid.is_some() || change.gid.is_some() {
+            let (uid, gid) = (owner(change.uid), owner(change.gid));
+            let colon = if gid.is_empty() { "" } else { ":" };
+            line = line
+                .raw(&format!("&& q chown -h {uid}{colon}{gid} --"))
+                .arg(&name);
+        }
+        if let Some(mode) = change.mode {
+            // GNU chmod keeps the setgid bit of a directory unless there are five digits.
+            line = line.raw(&format!("&& q chmod {mode:05o} --")).arg(&name);
+        }
+        if let Some(size) = change.size {
+            line = line.raw(&format!("&& q trunc {size}")).arg(&name);
+        }
+        let mut touch = |options: &str, time| {
+            let stamp = match time {
+                None => return,
+                Some(NewTime::Now) => "''".to_owned(),
+                Some(NewTime::At(time)) => self.tools.stamp(time),
+            };
+            let tch = format!("&& q tch {options} {stamp}");
+            line = std::mem::take(&mut line).raw(&tch).arg(&name);
+        };
+        if (change.atime, change.mtime) == (Some(NewTime::Now), Some(NewTime::Now)) {
+            touch("''", change.mtime);
+        } else {
+            touch("-a", change.atime);
+            touch("-m", change.mtime);
+        }
+        let answer = self.tell(ACT, line.raw("&& g").arg(&name))?;
+        if answer.status == answer::CONFLICT {
+            let path = path.clone();
+            return Err(Error::Conflict { act: ACT, path });
+        }
+        check(ACT, path, &answer)?;
+        one_stat(ACT, &answer.body)
+    }
+
+    fn copy(&self, from: &RemotePath, to: &RemotePath, plan: &StorePlan) -> Result<Changed> {
+        self.copy_file(from, to, plan)
+    }
+
+    fn check_readable(&self, path: &RemotePath) -> Result<()> {
+        const ACT: &str = "open";
+        let name = self.absolute(path);
+        // Not by `test -r`, which goes by mode bits in some shells. A FIFO would keep it waiting.
+        let line = Line::new("{ [ -f").arg(&name).raw("] && true <");
+        let answer = self.ask(ACT, line.arg(&name).raw("; } 2>&1; a $?"))?;
+        if answer.status != 0 && answer.body.trim_ascii().is_empty() {
+            let stat = self.stat(path)?;
+            let reason = if stat.kind == FileKind::File {
+                Reason::AccessDenied
+            } else {
+                Reason::Stale
+            };
+            return Err(refused(ACT, path, reason, b""));
+        }
+        check(ACT, path, &answer)
+    }
+
+    fn fs_stat(&self, path: &RemotePath) -> Result<FsStat> {
+        let line = Line::new("fs").arg(&self.absolute(path));
+        let answer = self.ask("stat", line.raw("2>&1; a $?"))?;
+        check("stat", path, &answer)?;
+        let fs = match self.tools.flavour {
+            Flavour::Gnu | Flavour::BusyBox => answer::parse_fs_stat(&answer.body),
+            Flavour::Bsd | Flavour::Ls => answer::parse_df(&answer.body),
+        };
+        fs.ok_or_else(|| surprise("stat", &answer.body))
+    }
+
+    fn sync(&self, path: &RemotePath) -> Result<()> {
+        const ACT: &str = "flush";
+        let line = Line::new("flush").arg(&self.absolute(path)).raw("; a $?");
+        let mut lane = self.lanes.lend(Purpose::Content, ACT)?;
+        let answer = lane
+            .request(&line.finish())
+            .map_err(|error| lost(ACT, error))?;
+        check(ACT, path, &answer)
+    }
+
+    fn remove_leftovers(&self, dir: &RemotePath, tag: u32) -> Result<()> {
+        const ACT: &str = "clean up";
+        let line = Line::new("clean").arg(&self.absolute(dir));
+        let answer = self.ask(ACT, line.raw(&format!("{tag:08x}")))?;
+        check(ACT, dir, &answer)
+    }
+
+    fn abilities(&self) -> Vec<Ability> {
+        abilities::abilities(&self.facts, &self.tools)
+    }
+
+    fn contact(&self) -> Contact {
+        self.lanes.contact()
+    }
+
+    fn close(&self) {
+        self.lanes.close();
+    }
+}
+
+/// Permissions and owner of something that is made.
+struct Made {
+    mode: u32,
+    owner: Option<Owner>,
+}
+
+impl Made {
+    /// Adds the arguments MASK, MODE and OWNER of `helpers.sh`. `mask` is the umask that makes the
+    /// permissions; what is given away has none for others before it has its owner.
+    fn args(self, line: Line, mask: u32) -> Line {
+        let Self { mode, owner } = self;
+        let mask = if owner.is_some() { 0o077 } else { mask };
+        line.raw(&format!("{mask:03o} {mode:04o}"))
+            .arg(owner_text(owner).as_bytes())
+    }
+}
+
+/// The umask under which a creation gives permissions of `mode`.
+pub(super) fn creation_mask(mode: u32) -> u32 {
+    !mode & 0o777
+}

@@ -1,0 +1,267 @@
+//! Finds out what a host is and has, when it is first reached.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::path::Excerpt;
+use crate::pool::Lanes;
+use crate::remote::Facts;
+use crate::remote::TimePrecision;
+use crate::shell::Shell;
+use crate::shell::answer;
+use crate::shell::lane;
+use crate::shell::lane::Lane;
+use crate::shell::quote::Line;
+use crate::shell::tools;
+use crate::shell::tools::Flavour;
+use crate::shell::tools::Stamps;
+use crate::shell::tools::Tools;
+use crate::ssh::Transport;
+
+/// Why a host cannot be mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Lane(#[from] lane::Error),
+    #[error("there is no directory {} on the host", Excerpt(.0))]
+    RootMissing(Vec<u8>),
+    #[error("{} is not a directory on the host; mount the directory it is in", Excerpt(.0))]
+    RootNotADirectory(Vec<u8>),
+    #[error("the host does not let this user read the directory {}", Excerpt(.0))]
+    RootDenied(Vec<u8>),
+    #[error(
+        "the host has a shell, but no tool that tells the attributes of files: neither `stat` of GNU, \
+         BusyBox, toybox or BSD nor `ls --full-time` (system: {})",
+        Excerpt(.0)
+    )]
+    UnknownUserland(Vec<u8>),
+    #[error("the host's answer about itself makes no sense: {}", Excerpt(.0))]
+    Surprise(Vec<u8>),
+}
+
+/// How a mount talks to its host.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The directory as typed; empty for the login directory.
+    pub directory: Vec<u8>,
+    /// How many connections there may be.
+    pub max_lanes: usize,
+    /// How long a wait for the host may go without progress.
+    pub timeout: Duration,
+    /// How long a store goes on while the host cannot be reached.
+    pub patience: Duration,
+    /// How many names a listing may have.
+    pub max_names: usize,
+    /// Whether requests fail at once while the host is known to be away.
+    pub fails_fast: bool,
+}
+
+/// Connects to a host, finds out about it and makes the [`Shell`] dialect of it.
+pub fn probe(
+    transport: Arc<dyn Transport>,
+    settings: &Settings,
+    clock: Arc<dyn Clock>,
+) -> Result<Shell, Error> {
+    let mut lane = Lane::open(
+        &*transport,
+        &tools::helpers(None),
+        settings.timeout,
+        &*clock,
+    )?;
+    let directory = login_relative(&settings.directory);
+    let reply = lane.request(&Line::new("probe").arg(&directory).finish())?;
+    let shown = || {
+        if directory == b"." {
+            b"~".to_vec()
+        } else {
+            directory.clone()
+        }
+    };
+    match reply.status {
+        0 => {}
+        answer::ROOT_MISSING => return Err(Error::RootMissing(shown())),
+        answer::ROOT_NOT_A_DIRECTORY => return Err(Error::RootNotADirectory(shown())),
+        answer::ROOT_DENIED => return Err(Error::RootDenied(shown())),
+        _ => return Err(Error::Surprise(reply.body)),
+    }
+    let found = parse(&reply.body).ok_or_else(|| Error::Surprise(reply.body.clone()))?;
+    let Some(tools) = found.tools.clone() else {
+        return Err(Error::UnknownUserland(found.system));
+    };
+    let facts = found.into_facts(&tools, lane.banner());
+    if !tools.has_scp {
+        log::warn!("the host has no usable scp: contents come and go through its shell's tools");
+    }
+    let timeout = settings.timeout;
+    let helpers = tools::helpers(Some(&tools));
+    let lane_clock = Arc::clone(&clock);
+    let opener = move || Lane::open(&*transport, &helpers, timeout, &*lane_clock);
+    let lanes = Lanes::new(lane, Box::new(opener), settings.max_lanes, clock);
+    if settings.fails_fast {
+        lanes.fail_fast();
+    }
+    Ok(Shell::new(lanes, tools, facts, settings.max_names))
+}
+
+/// What was typed after `host:` as a path for `cd` in the login directory.
+pub(crate) fn login_relative(typed: &[u8]) -> Vec<u8> {
+    let relative = typed.strip_prefix(b"~/").unwrap_or(typed);
+    match relative {
+        b"" | b"~" => b".".to_vec(),
+        [b'/', ..] => relative.to_vec(),
+        _ => [b"./", relative].concat(),
+    }
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    tools: Option<Tools>,
+    uid: u32,
+    gid: u32,
+    groups: Vec<u32>,
+    system: Vec<u8>,
+    /// What the shell and the tools are called, for a person.
+    shell: Vec<u8>,
+    family: Vec<u8>,
+    can_exchange: bool,
+    can_take_pieces: bool,
+    root: Vec<u8>,
+}
+
+/// Parses what `probe` of `helpers.sh` prints: a word and a value a line, `root` last.
+fn parse(body: &[u8]) -> Option<Found> {
+    let mut found = Found::default();
+    let mut rest = body;
+    let number = |value: &[u8]| std::str::from_utf8(value).ok()?.parse::<u32>().ok();
+    loop {
+        if let Some(root) = rest.strip_prefix(b"root ") {
+            let root = root.strip_suffix(b"\n")?;
+            if root.first() != Some(&b'/') {
+                return None;
+            }
+            // `/` becomes empty, so that joining needs no case of its own.
+            found.root = if root == b"/" {
+                Vec::new()
+            } else {
+                root.to_vec()
+            };
+            return Some(found);
+        }
+        let (line, after) = rest.split_at_checked(memchr::memchr(b'\n', rest)?)?;
+        rest = after.get(1..)?;
+        let (word, value) = line.split_at_checked(memchr::memchr(b' ', line)?)?;
+        let value = value.get(1..)?;
+        match word {
+            b"preset" => found.tools = Tools::from_preset(value),
+            b"uid" => found.uid = number(value)?,
+            b"gid" => found.gid = number(value)?,
+            b"groups" => {
+                found.groups = value.split(|&b| b == b' ').filter_map(number).collect();
+            }
+            b"system" => found.system = value.to_vec(),
+            b"shell" => found.shell = value.to_vec(),
+            b"tools" => found.family = value.to_vec(),
+            b"times" => {
+                let tools = found.tools.as_mut()?;
+                let mut words = value.split(|&b| b == b' ');
+                tools.stamps = match words.next()? {
+                    b"epoch" => Stamps::Epoch,
+                    _ => Stamps::Iso,
+                };
+                if words.next() == Some(b"nanos") {
+                    tools.time_precision = TimePrecision::Nanos;
+                }
+            }
+            b"exchange" => found.can_exchange = true,
+            b"pieces" => found.can_take_pieces = true,
+            _ => {}
+        }
+    }
+}
+
+impl Found {
+    fn into_facts(self, tools: &Tools, banner: &str) -> Facts {
+        let summary = self.summary(tools, banner);
+        Facts {
+            summary,
+            root: self.root,
+            uid: self.uid,
+            gid: self.gid,
+            groups: self.groups,
+            can_exchange: self.can_exchange,
+            time_precision: tools.time_precision,
+            can_take_pieces: self.can_take_pieces,
+            can_take_holes: self.can_take_pieces && tools.has_truncate,
+            sets_by_store: None,
+            stores_in_place: false,
+        }
+    }
+
+    /// `BusyBox ash, no stat, scp: listing by ls+find, 1 RTT; Linux mips, server dropbear, ...`
+    fn summary(&self, tools: &Tools, banner: &str) -> String {
+        let shell = self.shell.rsplit(|&b| b == b'/').next();
+        let shell = match shell.unwrap_or_default() {
+            b"" => "sh".to_owned(),
+            b"busybox" => "BusyBox ash".to_owned(),
+            name => Excerpt(name).to_string(),
+        };
+        let family = if shell.starts_with("BusyBox") && self.family == b"BusyBox" {
+            String::new()
+        } else if self.family.is_empty() {
+            match tools.flavour {
+                Flavour::Gnu => ", GNU tools".to_owned(),
+                Flavour::Bsd => ", BSD tools".to_owned(),
+                Flavour::BusyBox | Flavour::Ls => String::new(),
+            }
+        } else {
+            format!(", {} tools", Excerpt(&self.family))
+        };
+        let stat = match tools.flavour {
+            Flavour::Ls => "no stat",
+            _ => "stat",
+        };
+        let scp = if tools.has_scp { "scp" } else { "no scp" };
+        let listing = match tools.flavour {
+            Flavour::Gnu => "find",
+            Flavour::BusyBox | Flavour::Bsd => "stat+find",
+            Flavour::Ls => "ls+find",
+        };
+        format!(
+            "{shell}{family}, {stat}, {scp}: listing by {listing}, 1 RTT; {}, server {}, login uid {}",
+            Excerpt(&self.system),
+            Excerpt(banner.trim().trim_start_matches("SSH-2.0-").as_bytes()),
+            self.uid
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_typed_is_relative_to_the_login_directory() {
+        for (typed, path) in [
+            (&b""[..], &b"."[..]),
+            (b"~", b"."),
+            (b"~/x", b"./x"),
+            (b"x y", b"./x y"),
+            (b"-rf", b"./-rf"),
+            (b"/srv", b"/srv"),
+            (b"~user", b"./~user"),
+        ] {
+            assert_eq!(login_relative(typed), path);
+        }
+    }
+
+    #[test]
+    fn the_root_may_hold_anything() {
+        let found = parse(b"uid 1\nscp yes\nroot /a\nuid 7\n").unwrap();
+        assert_eq!((found.uid, found.root), (1, b"/a\nuid 7".to_vec()));
+        assert_eq!(parse(b"root /\n").unwrap().root, b"");
+        assert!(parse(b"uid 1\n").is_none());
+        assert!(parse(b"uid x\nroot /\n").is_none());
+        assert!(parse(b"root relative\n").is_none());
+    }
+}

@@ -1,0 +1,67 @@
+//! The tokens of `ssh_config`: `%h` and the like, and `~`.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use crate::ssh::settings::Settings;
+use crate::ssh::ssh_config::Surroundings;
+
+pub(super) struct Expander<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) around: &'a Surroundings,
+}
+
+impl Expander<'_> {
+    /// Expands a leading `~` and the tokens. The path is absolute: a daemon has another current
+    /// directory than the shell that it was started in.
+    pub(super) fn path(&self, text: &str) -> PathBuf {
+        let text = self.tokens(text);
+        let path = match text.strip_prefix('~') {
+            Some("") => self.around.home.clone(),
+            Some(rest) if rest.starts_with('/') => {
+                self.around.home.join(rest.trim_start_matches('/'))
+            }
+            _ => PathBuf::from(text),
+        };
+        std::path::absolute(&path).unwrap_or(path)
+    }
+
+    pub(super) fn tokens(&self, text: &str) -> String {
+        let mut out = String::with_capacity(text.len());
+        let mut chars = text.chars();
+        while let Some(c) = chars.next() {
+            if c != '%' {
+                out.push(c);
+                continue;
+            }
+            match chars.next() {
+                Some('%') => out.push('%'),
+                Some('d') => out.push_str(&display(&self.around.home)),
+                Some('h') => out.push_str(&self.settings.hostname),
+                Some('i') => out.push_str(&self.around.uid.to_string()),
+                Some('k') => out.push_str(
+                    self.settings
+                        .host_key_alias
+                        .as_ref()
+                        .unwrap_or(&self.settings.host_alias),
+                ),
+                Some('L') => {
+                    out.push_str(self.around.hostname.split('.').next().unwrap_or_default());
+                }
+                Some('l') => out.push_str(&self.around.hostname),
+                Some('n') => out.push_str(&self.settings.host_alias),
+                Some('p') => out.push_str(&self.settings.port.to_string()),
+                Some('r') => out.push_str(&self.settings.user),
+                Some('u') => out.push_str(&self.around.user),
+                Some(other) => out.extend(['%', other]),
+                None => out.push('%'),
+            }
+        }
+        out
+    }
+}
+
+/// The home directory as text: `ssh_config` is text, and so are the paths made of it.
+fn display(path: &Path) -> String {
+    path.display().to_string()
+}
