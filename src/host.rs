@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 
 use crate::clock::Clock;
 use crate::remote::Remote;
+use crate::remote::Settings;
 use crate::remote::retry::Retry;
 use crate::scp_only;
 use crate::shell::lane;
 use crate::shell::probe;
-use crate::shell::probe::Settings;
 use crate::ssh;
 use crate::ssh::Connection;
 use crate::ssh::Transport;

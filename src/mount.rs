@@ -55,7 +55,6 @@ use crate::path::Escaped;
 use crate::remote;
 use crate::remote::DEFAULT_MAX_NAMES;
 use crate::remote::Remote;
-use crate::shell::probe;
 use crate::ssh;
 use crate::ssh::Prompt;
 use crate::ssh::libssh2::Libssh2;
@@ -369,7 +368,7 @@ pub(crate) fn connect(
         terminal
     };
     let transport = Arc::new(Libssh2::new(settings, prompt));
-    let settings = probe::Settings {
+    let settings = remote::Settings {
         directory: connection.directory.clone(),
         max_lanes: connection.max_lanes,
         max_names: connection.max_names.unwrap_or(DEFAULT_MAX_NAMES),

@@ -1,6 +1,6 @@
-//! The lanes of a mount: lends them, takes them back, replaces the broken ones.
+//! A pool of connections: lends them, takes them back, replaces the broken ones.
 //!
-//! Knows of a lane only what [`Pooled`] says; the `scp-only` dialect has another kind.
+//! Knows of a connection only what [`Pooled`] says; each dialect has a kind of its own.
 //!
 //! Metadata never waits behind content: content may use all lanes but one. Lanes are opened when
 //! they are needed, one at a time, while whoever needs one takes the first that gets free.
@@ -19,8 +19,6 @@ pub use crate::pool::lent::Lent;
 use crate::remote::Contact;
 use crate::remote::ContactState;
 use crate::remote::Error;
-use crate::shell::lane;
-use crate::shell::lane::Lane;
 use crate::ssh;
 use crate::ssh::Aborter;
 use crate::ssh::auth::Refusal;
@@ -91,11 +89,25 @@ pub enum Purpose {
     Content,
 }
 
-/// Makes a new lane.
-pub type Opener<L = Lane> = Box<dyn Fn() -> Result<L, lane::Error> + Send + Sync>;
+/// Opens a new connection.
+pub type Opener<L> = Box<dyn Fn() -> Result<L, OpenError> + Send + Sync>;
+
+/// Why a connection could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Ssh(#[from] ssh::Error),
+    /// There is a connection, and a dialect could do nothing with it.
+    #[error("{detail}")]
+    Dialect {
+        detail: String,
+        /// How long the host was waited for, if it did not answer.
+        timeout: Option<Duration>,
+    },
+}
 
 /// The pool. Cloning it gives another handle to the same lanes.
-pub struct Lanes<L: Pooled = Lane> {
+pub struct Lanes<L: Pooled> {
     shared: Arc<Shared<L>>,
 }
 
@@ -464,7 +476,7 @@ impl<L: Pooled> Shared<L> {
                 // Others may still wait; they ask for the next one when they wake.
             }
             Ok(_) => {}
-            Err(lane::Error::Transport(ssh::Error::Auth(Refusal::WouldAskAgain { .. })))
+            Err(OpenError::Ssh(ssh::Error::Auth(Refusal::WouldAskAgain { .. })))
                 if state.n_open() > 0 =>
             {
                 log::info!("a further login would ask again; one connection does everything");
@@ -473,13 +485,12 @@ impl<L: Pooled> Shared<L> {
             Err(error) => {
                 let detail = crate::remote::chain(&error);
                 let kind = match error {
-                    lane::Error::Transport(ssh::Error::Timeout { timeout, .. })
-                    | lane::Error::NoAnswer(ssh::Error::Timeout { timeout, .. }) => {
-                        FailureKind::Timeout(timeout)
-                    }
-                    lane::Error::Transport(ssh::Error::HostKey(refusal)) => {
-                        FailureKind::HostKey(refusal)
-                    }
+                    OpenError::Ssh(ssh::Error::Timeout { timeout, .. })
+                    | OpenError::Dialect {
+                        timeout: Some(timeout),
+                        ..
+                    } => FailureKind::Timeout(timeout),
+                    OpenError::Ssh(ssh::Error::HostKey(refusal)) => FailureKind::HostKey(refusal),
                     _ => FailureKind::Other,
                 };
                 let is_said = state.failure.as_ref().is_some_and(|failure| {

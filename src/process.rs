@@ -12,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
@@ -19,7 +20,17 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use crate::ssh::settings::Proxy;
+/// How the host is reached when not by a TCP connection of our own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proxy {
+    /// A command line for `/bin/sh`, tokens expanded (ProxyCommand).
+    Command(String),
+    /// A program and its arguments, run without a shell (ProxyJump).
+    Jump {
+        program: PathBuf,
+        args: Vec<OsString>,
+    },
+}
 
 /// No output that is asked for here is anywhere near this size.
 const MAX_OUTPUT_BYTES: u64 = 4 << 20;

@@ -10,6 +10,8 @@ pub mod retry;
 pub(crate) mod contact;
 mod error;
 pub(crate) mod partial;
+mod reason;
+mod settings;
 
 use std::fmt;
 use std::io;
@@ -20,9 +22,13 @@ pub use crate::remote::contact::Contact;
 pub use crate::remote::contact::ContactState;
 pub use crate::remote::error::Error;
 pub use crate::remote::error::Reason;
+pub use crate::remote::reason::reason_of;
+pub use crate::remote::settings::Settings;
+pub(crate) use crate::remote::settings::login_relative;
 
 use crate::path::Name;
 use crate::path::RemotePath;
+use crate::scp::ahead::may_be_record;
 use crate::stat::DeviceNumber;
 use crate::stat::FileKind;
 use crate::stat::FsStat;
@@ -252,6 +258,16 @@ pub trait Content: Sync {
     fn old(&self) -> Option<(&dyn Content, u64)> {
         None
     }
+}
+
+/// Whether a sink that reads the content as records would go on after its first line.
+///
+/// Content that begins so waits until the file is open: where somebody puts a directory, or a link to
+/// one, in the place of the target in time, the records in it would name files in that directory.
+pub(crate) fn begins_like_record(content: &dyn Content, size: u64) -> bool {
+    let mut first = [0];
+    // What cannot be read fails where it is sent.
+    size > 0 && !matches!(content.read_at(&mut first, 0), Ok(1) if !may_be_record(first[0]))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 //! `shell::transfer` and `scp_only`. The protocol is that of OpenSSH's scp.c, which every other implementation
 //! descends from or imitates.
 
+pub mod ahead;
 mod record;
 mod sink;
 mod source;

@@ -21,8 +21,7 @@ use std::collections::HashMap;
 use std::collections::HashSet;
 
 use crate::path::RemotePath;
-use crate::pool::Lanes;
-use crate::pool::Lent;
+use crate::pool;
 use crate::pool::Purpose;
 use crate::remote::Ability;
 use crate::remote::AttrChange;
@@ -45,6 +44,7 @@ use crate::remote::Result;
 use crate::remote::StorePlan;
 use crate::remote::Stored;
 use crate::shell::lane::Answer;
+use crate::shell::lane::Lane;
 use crate::shell::outcome::check;
 use crate::shell::outcome::one_stat;
 use crate::shell::outcome::owner_text;
@@ -72,6 +72,10 @@ pub const TEMP_SUFFIX: &[u8] = b".tmp";
 
 /// Content of up to so many bytes does not wait for more than others of that kind.
 const LITTLE: u64 = 64 << 10;
+
+/// The connections of this dialect: each with a resident shell.
+pub(crate) type Lanes = pool::Lanes<Lane>;
+pub(crate) type Lent = pool::Lent<Lane>;
 
 /// A host with a POSIX shell, reached over [`Lanes`].
 #[derive(Debug)]
@@ -216,7 +220,7 @@ impl Remote for Shell {
         )?;
         let refuse = |reason| refused(ACT, path, reason, &parsed.complaints);
         let Some(directory) = parsed.top else {
-            return Err(refuse(answer::reason_of(&parsed.complaints)));
+            return Err(refuse(crate::remote::reason_of(&parsed.complaints)));
         };
         if directory.kind != FileKind::Directory {
             return Err(refuse(Reason::NotADirectory));

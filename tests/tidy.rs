@@ -19,7 +19,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("sync", &[]),
     ("host_key", &[]),
     ("workers", &["sync"]),
-    ("process", &["ssh"]),
+    ("process", &[]),
     ("scp", BOTTOM),
     (
         "ssh",
@@ -29,17 +29,9 @@ const LAYERS: &[(&str, &[&str])] = &[
         "remote",
         &["path", "stat", "clock", "sync", "scp", "ssh", "shell"],
     ),
-    (
-        "pool",
-        &["path", "stat", "clock", "sync", "ssh", "remote", "shell"],
-    ),
+    ("pool", &["path", "stat", "clock", "sync", "ssh", "remote"]),
     ("shell", DIALECT),
-    (
-        "scp_only",
-        &[
-            "path", "stat", "clock", "sync", "scp", "ssh", "remote", "pool", "shell",
-        ],
-    ),
+    ("scp_only", DIALECT),
     ("host", &["clock", "ssh", "remote", "shell", "scp_only"]),
     (
         "cache",
@@ -54,11 +46,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "remote",
         ],
     ),
-    // The errno of a lost connection depends on how it was lost.
-    (
-        "vfs",
-        &["path", "stat", "clock", "sync", "remote", "cache", "ssh"],
-    ),
+    ("vfs", &["path", "stat", "clock", "sync", "remote", "cache"]),
     ("fuse", &["stat", "workers", "remote", "cache", "vfs"]),
     ("config", &["ssh", "cache", "vfs"]),
     (

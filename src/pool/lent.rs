@@ -3,19 +3,18 @@
 use std::fmt;
 use std::ops::Deref;
 use std::ops::DerefMut;
+use std::time::Duration;
 
+use crate::clock::Tick;
 use crate::pool::Lanes;
 use crate::pool::Pooled;
 use crate::pool::Purpose;
 use crate::pool::SHORT_ANSWER;
 use crate::pool::TRUSTED_IDLE;
 use crate::remote::contact::smooth;
-use crate::shell::lane;
-use crate::shell::lane::Answer;
-use crate::shell::lane::Lane;
 
 /// A lane on loan; goes back when dropped, to be used again unless it is broken.
-pub struct Lent<L: Pooled = Lane> {
+pub struct Lent<L: Pooled> {
     pub(super) lane: Option<L>,
     pub(super) id: u64,
     /// The lanes that were given up, which it ends with its first request.
@@ -24,21 +23,21 @@ pub struct Lent<L: Pooled = Lane> {
     pub(super) lanes: Lanes<L>,
 }
 
-impl Lent {
-    /// As [`Lane::request`]; notes how long a short answer took.
-    pub fn request(&mut self, line: &[u8]) -> Result<Answer, lane::Error> {
-        let since = self.lanes.tick();
-        let answer = self.deref_mut().request(line)?;
-        if answer.body.len() <= SHORT_ANSWER {
-            let took = self.lanes.tick().saturating_sub(since);
+impl<L: Pooled> Lent<L> {
+    /// Takes into account how long an answer of so many bytes took: only that of a short one is a
+    /// round trip.
+    pub(crate) fn note_answer(&self, n_bytes: usize, took: Duration) {
+        if n_bytes <= SHORT_ANSWER {
             let mut state = self.lanes.shared.state.lock();
             state.round_trip = Some(smooth(state.round_trip, took));
         }
-        Ok(answer)
     }
-}
 
-impl<L: Pooled> Lent<L> {
+    /// Returns the time on the clock of the pool.
+    pub(crate) fn tick(&self) -> Tick {
+        self.lanes.tick()
+    }
+
     /// Returns whether the lane is fit for a request that cannot be repeated; asks the host if
     /// the lane lay idle for long.
     pub fn is_alive(&mut self) -> bool {

@@ -178,6 +178,20 @@ impl Error {
         )
     }
 
+    /// Returns whether the host did not answer within a deadline.
+    pub fn is_timeout(&self) -> bool {
+        matches!(
+            self,
+            Self::Disconnected {
+                source: ssh::Error::Timeout { .. },
+                ..
+            } | Self::OutcomeUnknown {
+                source: ssh::Error::Timeout { .. },
+                ..
+            }
+        )
+    }
+
     /// Returns whether the connection failed, before or after the request was sent.
     pub fn is_connection_loss(&self) -> bool {
         matches!(

@@ -129,17 +129,7 @@ impl<R: Remote> Retry<R> {
 /// A host that did not answer for a whole deadline will not do so in the next: whoever waits
 /// has waited long enough. One with another key will not get the right one.
 fn is_worth_repeating(error: &Error) -> bool {
-    let is_timeout = matches!(
-        error,
-        Error::Disconnected {
-            source: crate::ssh::Error::Timeout { .. },
-            ..
-        } | Error::OutcomeUnknown {
-            source: crate::ssh::Error::Timeout { .. },
-            ..
-        }
-    );
-    error.is_connection_loss() && !is_timeout && !error.is_host_refused()
+    error.is_connection_loss() && !error.is_timeout() && !error.is_host_refused()
 }
 
 /// Says that an earlier try has stored the content, with the durability that the plan asks for. The

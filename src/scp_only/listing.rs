@@ -7,6 +7,7 @@ use crate::remote::Error;
 use crate::remote::MAX_BYTES_A_NAME;
 use crate::remote::Reason;
 use crate::remote::Result;
+use crate::remote::reason_of;
 use crate::scp;
 use crate::scp::Event;
 use crate::scp_only::link::Command;
@@ -19,7 +20,6 @@ use crate::scp_only::receive::lost;
 use crate::scp_only::receive::part;
 use crate::scp_only::receive::pump;
 use crate::scp_only::receive::reason_for;
-use crate::shell::answer::reason_of;
 use crate::ssh;
 use crate::stat::FileKind;
 

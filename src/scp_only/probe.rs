@@ -7,11 +7,14 @@ use crate::clock::Clock;
 use crate::path::Excerpt;
 use crate::path::RemotePath;
 use crate::pool::Lanes;
+use crate::pool::OpenError;
 use crate::pool::Purpose;
 use crate::remote;
 use crate::remote::Facts;
 use crate::remote::Reason;
+use crate::remote::Settings;
 use crate::remote::TimePrecision;
+use crate::remote::login_relative;
 use crate::scp_only::ScpOnly;
 use crate::scp_only::UNKNOWN_ID;
 use crate::scp_only::attr::MAX_STORED_ANEW;
@@ -31,9 +34,6 @@ use crate::scp_only::receive::About;
 use crate::scp_only::samples::Samples;
 use crate::scp_only::trial;
 use crate::scp_only::trial::Trial;
-use crate::shell::lane;
-use crate::shell::probe::Settings;
-use crate::shell::probe::login_relative;
 use crate::ssh;
 use crate::ssh::Transport;
 use crate::sync::Mutex;
@@ -97,7 +97,7 @@ pub fn probe(
 ) -> Result<ScpOnly, Error> {
     let link = Link::open(&*transport)?;
     let banner = link.banner().to_owned();
-    let opener = move || Link::open(&*transport).map_err(lane::Error::from);
+    let opener = move || Link::open(&*transport).map_err(OpenError::from);
     let links = Lanes::new(
         link,
         Box::new(opener),

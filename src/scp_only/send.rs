@@ -4,16 +4,16 @@ use crate::remote::Content;
 use crate::remote::Error;
 use crate::remote::Result;
 use crate::remote::StorePlan;
+use crate::remote::begins_like_record;
 use crate::scp;
 use crate::scp::Reply;
 use crate::scp::Step;
+use crate::scp::ahead::CHUNK;
 use crate::scp_only::command::Options;
 use crate::scp_only::link::Command;
 use crate::scp_only::quirks::Answers;
 use crate::scp_only::quirks::Quirks;
 use crate::scp_only::receive::About;
-use crate::shell::transfer::CHUNK;
-use crate::shell::transfer::begins_like_record;
 use crate::ssh;
 use crate::stat::Time;
 

@@ -5,7 +5,6 @@ use std::ops::Range;
 use crate::clock::Tick;
 use crate::path::Name;
 use crate::path::RemotePath;
-use crate::pool::Lent;
 use crate::remote::Changed;
 use crate::remote::Content;
 use crate::remote::Durability;
@@ -19,6 +18,7 @@ use crate::remote::Remote as _;
 use crate::remote::Result;
 use crate::remote::StorePlan;
 use crate::remote::Stored;
+use crate::shell::Lent;
 use crate::shell::Shell;
 use crate::shell::TEMP_PREFIX;
 use crate::shell::TEMP_SUFFIX;
@@ -167,7 +167,7 @@ impl Shell {
             let (size, answer) = match fetch {
                 Fetch::Complete { size, answer } => (size, answer),
                 Fetch::Refused { text, .. }
-                    if answer::reason_of(&text) == Reason::Changed && n_left > 0 =>
+                    if crate::remote::reason_of(&text) == Reason::Changed && n_left > 0 =>
                 {
                     let stat = self.stat(path)?;
                     if self.size_lies(path, &stat)? {

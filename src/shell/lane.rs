@@ -4,11 +4,14 @@
 //! A lane knows nothing of files. Where anything surprises it, it is broken and must be dropped;
 //! it never tries to get back into step.
 
+use std::ops::DerefMut as _;
 use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::clock::Tick;
 use crate::path::Excerpt;
+use crate::pool;
+use crate::pool::OpenError;
 use crate::pool::Pooled;
 use crate::ssh;
 use crate::ssh::Aborter;
@@ -90,6 +93,32 @@ pub enum Error {
     TooLong { max: usize },
     #[error("cannot get random numbers: {0}")]
     Random(String),
+}
+
+impl From<Error> for OpenError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Transport(error) => Self::Ssh(error),
+            error => Self::Dialect {
+                detail: crate::remote::chain(&error),
+                timeout: match error {
+                    Error::NoAnswer(ssh::Error::Timeout { timeout, .. }) => Some(timeout),
+                    _ => None,
+                },
+            },
+        }
+    }
+}
+
+impl pool::Lent<Lane> {
+    /// As [`Lane::request`]; has the pool know how long a short answer took.
+    pub fn request(&mut self, line: &[u8]) -> Result<Answer, Error> {
+        let since = self.tick();
+        let answer = self.deref_mut().request(line)?;
+        let took = self.tick().saturating_sub(since);
+        self.note_answer(answer.body.len(), took);
+        Ok(answer)
+    }
 }
 
 fn quoted(noise: &[u8]) -> String {

@@ -1,9 +1,9 @@
 //! Listings: read while they arrive, so that the memory they take is that of their names.
 
 use crate::path::RemotePath;
-use crate::pool::Lent;
 use crate::remote::Error;
 use crate::remote::Result;
+use crate::shell::Lent;
 use crate::shell::answer;
 use crate::shell::answer::NoListing;
 use crate::shell::answer::ParsedListing;

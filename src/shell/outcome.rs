@@ -61,7 +61,7 @@ pub(super) fn check(act: &'static str, path: &RemotePath, answer: &Answer) -> Re
         answer::EXISTS => Reason::Exists,
         // POSIX shells: 126 is not executable, 127 not found.
         126 | 127 => Reason::NoProgram,
-        _ => answer::reason_of(&answer.body),
+        _ => crate::remote::reason_of(&answer.body),
     };
     Err(refused(act, path, reason, &answer.body))
 }
@@ -69,7 +69,7 @@ pub(super) fn check(act: &'static str, path: &RemotePath, answer: &Answer) -> Re
 pub(super) fn fetch_refused(path: &RemotePath, text: &[u8], answer: &Answer) -> Error {
     let reason = match answer.status {
         127 => Reason::NoProgram,
-        _ => answer::reason_of(text),
+        _ => crate::remote::reason_of(text),
     };
     refused("fetch", path, reason, text)
 }
@@ -132,7 +132,7 @@ pub(super) fn upload_failed(path: &RemotePath, status: u32, text: Vec<u8>) -> Er
         answer::PARTIAL => Error::Partial {
             act: ACT,
             path,
-            reason: answer::reason_of(&text),
+            reason: crate::remote::reason_of(&text),
             text,
         },
         answer::NO_TEMP => Error::NoTemp { act: ACT, path },

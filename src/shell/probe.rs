@@ -1,13 +1,15 @@
 //! Finds out what a host is and has, when it is first reached.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::path::Excerpt;
-use crate::pool::Lanes;
+use crate::pool::OpenError;
 use crate::remote::Facts;
+use crate::remote::Settings;
 use crate::remote::TimePrecision;
+use crate::remote::login_relative;
+use crate::shell::Lanes;
 use crate::shell::Shell;
 use crate::shell::answer;
 use crate::shell::lane;
@@ -38,23 +40,6 @@ pub enum Error {
     UnknownUserland(Vec<u8>),
     #[error("the host's answer about itself makes no sense: {}", Excerpt(.0))]
     Surprise(Vec<u8>),
-}
-
-/// How a mount talks to its host.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The directory as typed; empty for the login directory.
-    pub directory: Vec<u8>,
-    /// How many connections there may be.
-    pub max_lanes: usize,
-    /// How long a wait for the host may go without progress.
-    pub timeout: Duration,
-    /// How long a store goes on while the host cannot be reached.
-    pub patience: Duration,
-    /// How many names a listing may have.
-    pub max_names: usize,
-    /// Whether requests fail at once while the host is known to be away.
-    pub fails_fast: bool,
 }
 
 /// Connects to a host, finds out about it and makes the [`Shell`] dialect of it.
@@ -96,22 +81,13 @@ pub fn probe(
     let timeout = settings.timeout;
     let helpers = tools::helpers(Some(&tools));
     let lane_clock = Arc::clone(&clock);
-    let opener = move || Lane::open(&*transport, &helpers, timeout, &*lane_clock);
+    let opener =
+        move || Lane::open(&*transport, &helpers, timeout, &*lane_clock).map_err(OpenError::from);
     let lanes = Lanes::new(lane, Box::new(opener), settings.max_lanes, clock);
     if settings.fails_fast {
         lanes.fail_fast();
     }
     Ok(Shell::new(lanes, tools, facts, settings.max_names))
-}
-
-/// What was typed after `host:` as a path for `cd` in the login directory.
-pub(crate) fn login_relative(typed: &[u8]) -> Vec<u8> {
-    let relative = typed.strip_prefix(b"~/").unwrap_or(typed);
-    match relative {
-        b"" | b"~" => b".".to_vec(),
-        [b'/', ..] => relative.to_vec(),
-        _ => [b"./", relative].concat(),
-    }
 }
 
 #[derive(Debug, Default)]
@@ -239,21 +215,6 @@ impl Found {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_typed_is_relative_to_the_login_directory() {
-        for (typed, path) in [
-            (&b""[..], &b"."[..]),
-            (b"~", b"."),
-            (b"~/x", b"./x"),
-            (b"x y", b"./x y"),
-            (b"-rf", b"./-rf"),
-            (b"/srv", b"/srv"),
-            (b"~user", b"./~user"),
-        ] {
-            assert_eq!(login_relative(typed), path);
-        }
-    }
 
     #[test]
     fn the_root_may_hold_anything() {

@@ -7,26 +7,17 @@ use crate::remote::Receiver;
 use crate::scp;
 use crate::scp::Event;
 use crate::scp::Reply;
+use crate::scp::ahead::CHUNK;
+use crate::scp::ahead::MAX_AHEAD;
 use crate::shell::lane;
 use crate::shell::lane::Answer;
 use crate::shell::lane::Lane;
 use crate::ssh;
 use crate::stat::Time;
 
-/// Files up to this size are sent in one write, ahead of any acknowledgement. For larger ones the
-/// round trip that waiting costs is nothing beside their content.
-pub const MAX_AHEAD: u64 = 1 << 20;
-
-/// How much content is sent at a time.
-pub(crate) const CHUNK: usize = 256 << 10;
-
 /// The name in the C record. A sink whose target is one explicit path does not look at it; no
 /// name of the user's ever gets into a record.
 const RECORD_NAME: &[u8] = b"scpfs";
-
-/// A name that no directory can hold. A sink whose target is one explicit path does not look at
-/// the name in the record; one that finds a directory there cannot make anything in it.
-pub(crate) const IMPOSSIBLE_NAME: &[u8] = &[b'-'; 1000];
 
 /// How a fetch ended.
 #[derive(Debug)]
@@ -94,18 +85,6 @@ pub(crate) fn fetch(
             answer,
         },
     })
-}
-
-/// Whether a sink that reads the content as records would go on after its first line.
-///
-/// OpenSSH 9.2 scp.c `sink()`, and dropbear's: a line that begins with anything but C, D, T or 1 is
-/// the last that it reads. Content that begins with one of those waits until the file is open:
-/// where somebody puts a directory, or a link to one, in the place of the target in time, the
-/// records in it would name files in that directory.
-pub(crate) fn begins_like_record(content: &dyn Content, size: u64) -> bool {
-    let mut first = [0];
-    // What cannot be read fails where it is sent.
-    size > 0 && !matches!(content.read_at(&mut first, 0), Ok(1) if !b"CDT\x01".contains(&first[0]))
 }
 
 /// How a store ended.

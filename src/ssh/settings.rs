@@ -2,12 +2,12 @@
 //!
 //! Plain data. Made by `ssh_config`, changed by the command line's own options, read by the rest.
 
-use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::host_key::HostKey;
+pub use crate::process::Proxy;
 use crate::ssh::known_hosts::public_key::MIN_RSA_BITS;
 
 /// How long making a connection may take when nothing else is configured.
@@ -27,18 +27,6 @@ pub enum StrictHostKeyChecking {
     Ask,
     /// Remembers unknown keys; with a changed one goes on, but gives it no password.
     No,
-}
-
-/// How the host is reached when not by a TCP connection of our own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Proxy {
-    /// A command line for `/bin/sh`, tokens expanded (ProxyCommand).
-    Command(String),
-    /// A program and its arguments, run without a shell (ProxyJump).
-    Jump {
-        program: PathBuf,
-        args: Vec<OsString>,
-    },
 }
 
 /// A way to prove who we are.

@@ -7,7 +7,6 @@ use libc::c_int;
 use crate::cache;
 use crate::remote;
 use crate::remote::Reason;
-use crate::ssh;
 
 /// Why a file operation failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -157,19 +156,15 @@ fn of_remote(error: &remote::Error) -> c_int {
         remote::Error::Unsupported { .. } => libc::EOPNOTSUPP,
         remote::Error::TooManyNames { .. } => libc::EFBIG,
         // An unreachable host is not an empty one: never ENOENT.
-        remote::Error::Disconnected { source, .. } if is_timeout(source) => libc::ETIMEDOUT,
+        remote::Error::Disconnected { .. } if error.is_timeout() => libc::ETIMEDOUT,
         remote::Error::Disconnected { .. } if error.is_host_refused() => libc::EKEYREJECTED,
         remote::Error::Disconnected { .. } => libc::EHOSTUNREACH,
-        remote::Error::OutcomeUnknown { source, .. } if is_timeout(source) => libc::ETIMEDOUT,
+        remote::Error::OutcomeUnknown { .. } if error.is_timeout() => libc::ETIMEDOUT,
         remote::Error::OutcomeUnknown { .. } => libc::EIO,
         remote::Error::Closed => libc::ENOTCONN,
         remote::Error::Protocol { .. } | remote::Error::Surprise { .. } => libc::EIO,
         remote::Error::Local { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
     }
-}
-
-fn is_timeout(error: &ssh::Error) -> bool {
-    matches!(error, ssh::Error::Timeout { .. })
 }
 
 fn of_reason(reason: Reason) -> c_int {
@@ -205,6 +200,7 @@ fn of_reason(reason: Reason) -> c_int {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ssh;
 
     #[test]
     fn a_host_with_another_key_is_told_from_one_that_is_away() {

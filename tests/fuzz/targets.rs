@@ -219,7 +219,7 @@ pub(crate) fn stat_lines(input: &[u8]) {
         );
     }
     let _parsed = answer::parse_fs_stat(input);
-    let _reason = answer::reason_of(input);
+    let _reason = scpfs::remote::reason_of(input);
     let _serious = answer::serious_complaint(input);
 }
 

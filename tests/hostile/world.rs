@@ -9,7 +9,7 @@ use scpfs::path::RemotePath;
 use scpfs::remote::Error;
 use scpfs::remote::Receiver;
 use scpfs::remote::Remote;
-use scpfs::shell::probe::Settings;
+use scpfs::remote::Settings;
 use scpfs::stat::FileId;
 use scpfs::stat::Time;
 use scpfs::stat::Version;

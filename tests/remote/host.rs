@@ -13,11 +13,11 @@ use scpfs::path::RemotePath;
 use scpfs::remote::Error;
 use scpfs::remote::Reason;
 use scpfs::remote::Remote;
+use scpfs::remote::Settings;
 use scpfs::remote::TimePrecision;
 use scpfs::remote::memory::Memory;
 use scpfs::remote::retry::Retry;
 use scpfs::scp_only;
-use scpfs::shell::probe::Settings;
 use scpfs::stat::Time;
 use tempfile::TempDir;
 

@@ -72,7 +72,7 @@ fn a_start_up_file_that_goes_elsewhere_takes_nobody_along() {
         fs::create_dir(world.root().join("sub")).unwrap();
         world.at_login("cd /tmp");
         for (typed, inside) in [("", ""), ("~/sub", "/sub"), ("sub", "/sub")] {
-            let settings = probe::Settings {
+            let settings = scpfs::remote::Settings {
                 directory: typed.into(),
                 ..world.settings()
             };
@@ -94,8 +94,8 @@ fn a_shell_that_is_to_leave_when_idle_stays() {
     shell.make_dir(&path("dir"), 0o755, None).unwrap();
 }
 
-fn quiet_settings(world: &World, timeout: Duration) -> probe::Settings {
-    probe::Settings {
+fn quiet_settings(world: &World, timeout: Duration) -> scpfs::remote::Settings {
+    scpfs::remote::Settings {
         timeout,
         ..world.settings()
     }

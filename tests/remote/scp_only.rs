@@ -22,10 +22,10 @@ use scpfs::remote::NewTime;
 use scpfs::remote::Outcome;
 use scpfs::remote::Reason;
 use scpfs::remote::Remote;
+use scpfs::remote::Settings;
 use scpfs::remote::StorePlan;
 use scpfs::remote::retry::Retry;
 use scpfs::scp_only;
-use scpfs::shell::probe::Settings;
 use scpfs::stat::FileKind;
 use scpfs::stat::Time;
 

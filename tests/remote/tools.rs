@@ -185,7 +185,7 @@ fn a_directory_with_more_names_than_allowed_is_not_listed_and_found_by_name() {
         Userland::Bsd,
     ] {
         let world = World::new(userland);
-        let settings = probe::Settings {
+        let settings = scpfs::remote::Settings {
             max_names: MAX_NAMES,
             ..world.settings()
         };
@@ -194,7 +194,7 @@ fn a_directory_with_more_names_than_allowed_is_not_listed_and_found_by_name() {
         check_max_names(&shell, &world, MAX_NAMES);
     }
     let world = World::scp_only("SSH-2.0-OpenSSH_9.2");
-    let settings = probe::Settings {
+    let settings = scpfs::remote::Settings {
         // The events of a listing count there: two for each name.
         max_names: 2 * MAX_NAMES + 2,
         ..world.settings()
@@ -317,7 +317,7 @@ fn a_temporary_file_is_not_listed_though_its_upload_ended_before_the_answer_came
 #[test]
 fn what_is_mounted_on_the_host_has_a_device_of_its_own() {
     let world = World::new(Userland::OpenWrt);
-    let settings = probe::Settings {
+    let settings = scpfs::remote::Settings {
         directory: b"/".to_vec(),
         ..world.settings()
     };

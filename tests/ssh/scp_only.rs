@@ -20,8 +20,8 @@ use scpfs::remote::Expect;
 use scpfs::remote::Placement;
 use scpfs::remote::Receiver;
 use scpfs::remote::Remote;
+use scpfs::remote::Settings;
 use scpfs::remote::StorePlan;
-use scpfs::shell::probe::Settings;
 use scpfs::ssh::Transport;
 use scpfs::stat::Time;
 

@@ -87,7 +87,7 @@ fn a_look_up_in_a_directory_of_too_many_names_asks_for_one_name() {
         fs::create_dir_all(world.root().join("many")).unwrap();
         fs::write(world.root().join(format!("many/{n}")), "content").unwrap();
     }
-    let settings = probe::Settings {
+    let settings = scpfs::remote::Settings {
         max_names: 50,
         ..world.settings()
     };
@@ -269,7 +269,7 @@ fn statfs_costs_one_and_then_nothing() {
 #[test]
 fn statfs_tells_of_the_filesystem_that_a_file_lies_on() {
     let world = Arc::new(World::new(Userland::Gnu));
-    let settings = probe::Settings {
+    let settings = scpfs::remote::Settings {
         directory: b"/".to_vec(),
         ..world.settings()
     };
