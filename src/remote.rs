@@ -4,7 +4,6 @@
 //! Driven by `cache` and `vfs`.
 
 pub mod ability;
-pub mod memory;
 pub mod retry;
 
 pub(crate) mod contact;

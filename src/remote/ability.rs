@@ -103,7 +103,7 @@ pub enum Extent {
 }
 
 /// Puts together what `extent` says of each operation.
-pub(crate) fn all(extent: impl Fn(Operation) -> Extent) -> Vec<Ability> {
+pub fn all(extent: impl Fn(Operation) -> Extent) -> Vec<Ability> {
     Operation::ALL
         .into_iter()
         .map(|what| Ability {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::memory_host::Memory;
 use scpfs::clock::Clock;
 use scpfs::clock::ManualClock;
 use scpfs::path::RemotePath;
@@ -15,7 +16,6 @@ use scpfs::remote::Reason;
 use scpfs::remote::Remote;
 use scpfs::remote::Settings;
 use scpfs::remote::TimePrecision;
-use scpfs::remote::memory::Memory;
 use scpfs::remote::retry::Retry;
 use scpfs::scp_only;
 use scpfs::stat::Time;

@@ -11,6 +11,8 @@ mod late;
 #[path = "../common/local.rs"]
 mod local;
 mod memory;
+#[path = "../common/memory_host.rs"]
+mod memory_host;
 mod noise;
 mod processes;
 mod scp_only;

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use crate::memory_host::Failure;
+use crate::memory_host::Memory;
 use scpfs::clock::ManualClock;
 use scpfs::remote::Error;
 use scpfs::remote::Expect;
@@ -10,8 +12,6 @@ use scpfs::remote::Outcome;
 use scpfs::remote::Reason;
 use scpfs::remote::Remote as _;
 use scpfs::remote::StorePlan;
-use scpfs::remote::memory::Failure;
-use scpfs::remote::memory::Memory;
 use scpfs::remote::retry::Retry;
 
 use crate::things::bytes;

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::memory_host::Memory;
 use scpfs::clock::Clock;
 use scpfs::clock::ManualClock;
 use scpfs::path::Name;
@@ -21,7 +22,6 @@ use scpfs::remote::NewTime;
 use scpfs::remote::Placement;
 use scpfs::remote::Remote;
 use scpfs::remote::StorePlan;
-use scpfs::remote::memory::Memory;
 use scpfs::stat::Time;
 use scpfs::vfs::Ino;
 use scpfs::vfs::OpenFlags;

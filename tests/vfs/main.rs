@@ -16,6 +16,8 @@ mod interrupted;
 mod leftovers;
 #[path = "../common/local.rs"]
 mod local;
+#[path = "../common/memory_host.rs"]
+mod memory_host;
 mod names;
 mod owned_path;
 mod partial;

@@ -1,59 +1,63 @@
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 //! A host in memory, with a log of what it was asked and failures on demand; for tests of the
 //! layers above.
 //!
 //! Everything is permitted to everybody, and nothing takes any time. Each change gets a time stamp
 //! of its own, also where the clock stands still.
 
+#[path = "memory_host/others.rs"]
 mod others;
+#[path = "memory_host/store.rs"]
 mod store;
+#[path = "memory_host/tree.rs"]
 mod tree;
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::clock::Clock;
-use crate::path::RemotePath;
-use crate::remote::Ability;
-use crate::remote::AttrChange;
-use crate::remote::Changed;
-use crate::remote::Contact;
-use crate::remote::ContactState;
-use crate::remote::Content;
-use crate::remote::Error;
-use crate::remote::Facts;
-use crate::remote::Fetched;
-use crate::remote::ListEntry;
-use crate::remote::Listing;
-use crate::remote::NewTime;
-use crate::remote::Owner;
-use crate::remote::Reason;
-use crate::remote::Receiver;
-use crate::remote::Remote;
-use crate::remote::RenameHow;
-use crate::remote::Renamed;
-use crate::remote::Result;
-use crate::remote::StorePlan;
-use crate::remote::Stored;
-use crate::remote::TimePrecision;
-use crate::remote::ability;
-use crate::remote::ability::Extent;
-use crate::remote::memory::store::both;
-use crate::remote::memory::store::put;
-use crate::remote::memory::store::read_all;
-use crate::remote::memory::tree::Body;
-use crate::remote::memory::tree::Done;
-use crate::remote::memory::tree::Node;
-use crate::remote::memory::tree::Tree;
-use crate::ssh;
-use crate::stat::DeviceNumber;
-use crate::stat::FileKind;
-use crate::stat::FsStat;
-use crate::stat::PERMISSIONS;
-use crate::stat::Stat;
-use crate::stat::Time;
-use crate::stat::Version;
-use crate::sync::Mutex;
+use crate::memory_host::store::both;
+use crate::memory_host::store::put;
+use crate::memory_host::store::read_all;
+use crate::memory_host::tree::Body;
+use crate::memory_host::tree::Done;
+use crate::memory_host::tree::Node;
+use crate::memory_host::tree::Tree;
+use scpfs::clock::Clock;
+use scpfs::path::RemotePath;
+use scpfs::remote::Ability;
+use scpfs::remote::AttrChange;
+use scpfs::remote::Changed;
+use scpfs::remote::Contact;
+use scpfs::remote::ContactState;
+use scpfs::remote::Content;
+use scpfs::remote::Error;
+use scpfs::remote::Facts;
+use scpfs::remote::Fetched;
+use scpfs::remote::ListEntry;
+use scpfs::remote::Listing;
+use scpfs::remote::NewTime;
+use scpfs::remote::Owner;
+use scpfs::remote::Reason;
+use scpfs::remote::Receiver;
+use scpfs::remote::Remote;
+use scpfs::remote::RenameHow;
+use scpfs::remote::Renamed;
+use scpfs::remote::Result;
+use scpfs::remote::StorePlan;
+use scpfs::remote::Stored;
+use scpfs::remote::TimePrecision;
+use scpfs::remote::ability;
+use scpfs::remote::ability::Extent;
+use scpfs::ssh;
+use scpfs::stat::DeviceNumber;
+use scpfs::stat::FileKind;
+use scpfs::stat::FsStat;
+use scpfs::stat::PERMISSIONS;
+use scpfs::stat::Stat;
+use scpfs::stat::Time;
+use scpfs::stat::Version;
+use scpfs::sync::Mutex;
 
 /// The user who does everything.
 const LOGIN: Owner = Owner {
@@ -63,7 +67,7 @@ const LOGIN: Owner = Owner {
 
 /// How a call is to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// The connection is gone before the request: nothing happens.
     Disconnected,
     /// The connection is gone after the request: it is carried out, and nobody hears of it.
@@ -74,7 +78,7 @@ pub enum Failure {
 
 /// A host in memory.
 #[derive(Debug)]
-pub struct Memory {
+pub(crate) struct Memory {
     facts: Facts,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
@@ -109,7 +113,7 @@ impl State {
 }
 
 impl Memory {
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
         let root = b"/memory".to_vec();
         let tree = Tree::new(&root, LOGIN, clock.wall());
         Self {
@@ -138,17 +142,17 @@ impl Memory {
     }
 
     /// Returns how often the host was asked for anything.
-    pub fn n_calls(&self) -> usize {
+    pub(crate) fn n_calls(&self) -> usize {
         self.state.lock().calls.len()
     }
 
     /// Returns what the host was asked for, in order, and forgets it.
-    pub fn take_calls(&self) -> Vec<(&'static str, RemotePath)> {
+    pub(crate) fn take_calls(&self) -> Vec<(&'static str, RemotePath)> {
         std::mem::take(&mut self.state.lock().calls)
     }
 
     /// Lets the `n`-th call from now on fail; 1 is the next.
-    pub fn fail(&self, n: usize, failure: Failure) {
+    pub(crate) fn fail(&self, n: usize, failure: Failure) {
         let failures = &mut self.state.lock().failures;
         let at = n.saturating_sub(1);
         if failures.len() <= at {

@@ -2,26 +2,26 @@
 
 use std::io;
 
-use crate::path::Name;
-use crate::path::RemotePath;
-use crate::remote::Changed;
-use crate::remote::Content;
-use crate::remote::Expect;
-use crate::remote::Outcome;
-use crate::remote::Placement;
-use crate::remote::Reason;
-use crate::remote::StorePlan;
-use crate::remote::Stored;
-use crate::remote::memory::LOGIN;
-use crate::remote::memory::tree::Body;
-use crate::remote::memory::tree::Done;
-use crate::remote::memory::tree::Node;
-use crate::remote::memory::tree::Tree;
-use crate::stat::PERMISSIONS;
-use crate::stat::Time;
-use crate::stat::Version;
+use crate::memory_host::LOGIN;
+use crate::memory_host::tree::Body;
+use crate::memory_host::tree::Done;
+use crate::memory_host::tree::Node;
+use crate::memory_host::tree::Tree;
+use scpfs::path::Name;
+use scpfs::path::RemotePath;
+use scpfs::remote::Changed;
+use scpfs::remote::Content;
+use scpfs::remote::Expect;
+use scpfs::remote::Outcome;
+use scpfs::remote::Placement;
+use scpfs::remote::Reason;
+use scpfs::remote::StorePlan;
+use scpfs::remote::Stored;
+use scpfs::stat::PERMISSIONS;
+use scpfs::stat::Time;
+use scpfs::stat::Version;
 
-pub(super) fn both(tree: &Tree, ino: u64, parent: u64) -> Done<Changed> {
+pub(crate) fn both(tree: &Tree, ino: u64, parent: u64) -> Done<Changed> {
     Ok(Changed {
         stat: Some(tree.stat(ino)?),
         parent: Some(tree.stat(parent)?),
@@ -70,7 +70,7 @@ fn judge(tree: &Tree, dir: u64, name: &Name, data: &[u8], plan: &StorePlan) -> D
 }
 
 /// Gives a name content; `None` for a conflict.
-pub(super) fn put(
+pub(crate) fn put(
     tree: &mut Tree,
     path: &RemotePath,
     data: Vec<u8>,
@@ -132,7 +132,7 @@ pub(super) fn put(
     stored(tree, ino, outcome)
 }
 
-pub(super) fn read_all(content: &dyn Content, size: u64) -> io::Result<Vec<u8>> {
+pub(crate) fn read_all(content: &dyn Content, size: u64) -> io::Result<Vec<u8>> {
     let size = usize::try_from(size).map_err(|_| io::ErrorKind::OutOfMemory)?;
     let mut data = vec![0; size];
     let mut done = 0;

@@ -4,32 +4,32 @@
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 
-use crate::path::Name;
-use crate::path::RemotePath;
-use crate::remote::Owner;
-use crate::remote::Reason;
-use crate::remote::RenameHow;
-use crate::shell::TEMP_PREFIX;
-use crate::shell::TEMP_SUFFIX;
-use crate::stat::DeviceNumber;
-use crate::stat::FileId;
-use crate::stat::FileKind;
-use crate::stat::PERMISSIONS;
-use crate::stat::Stat;
-use crate::stat::Time;
+use scpfs::path::Name;
+use scpfs::path::RemotePath;
+use scpfs::remote::Owner;
+use scpfs::remote::Reason;
+use scpfs::remote::RenameHow;
+use scpfs::shell::TEMP_PREFIX;
+use scpfs::shell::TEMP_SUFFIX;
+use scpfs::stat::DeviceNumber;
+use scpfs::stat::FileId;
+use scpfs::stat::FileKind;
+use scpfs::stat::PERMISSIONS;
+use scpfs::stat::Stat;
+use scpfs::stat::Time;
 
 /// As many as Linux follows.
 const MAX_LINKS: u32 = 40;
 
 const NAME_MAX: usize = 255;
 
-pub(super) const DEVICE: u64 = 1;
+pub(crate) const DEVICE: u64 = 1;
 
-pub(super) type Done<T> = Result<T, Reason>;
+pub(crate) type Done<T> = Result<T, Reason>;
 
 /// What a file is made of.
 #[derive(Debug, Clone)]
-pub(super) enum Body {
+pub(crate) enum Body {
     File(Vec<u8>),
     Directory(BTreeMap<Name, u64>),
     Symlink(Vec<u8>),
@@ -37,18 +37,18 @@ pub(super) enum Body {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Node {
-    pub(super) body: Body,
-    pub(super) mode: u32,
-    pub(super) owner: Owner,
-    pub(super) nlink: u32,
-    pub(super) atime: Time,
-    pub(super) mtime: Time,
-    pub(super) ctime: Time,
+pub(crate) struct Node {
+    pub(crate) body: Body,
+    pub(crate) mode: u32,
+    pub(crate) owner: Owner,
+    pub(crate) nlink: u32,
+    pub(crate) atime: Time,
+    pub(crate) mtime: Time,
+    pub(crate) ctime: Time,
 }
 
 impl Node {
-    pub(super) fn new(body: Body, mode: u32, owner: Owner, now: Time) -> Self {
+    pub(crate) fn new(body: Body, mode: u32, owner: Owner, now: Time) -> Self {
         Self {
             body,
             mode: mode & PERMISSIONS,
@@ -72,7 +72,7 @@ impl Node {
 
 /// All files by their inode numbers.
 #[derive(Debug)]
-pub(super) struct Tree {
+pub(crate) struct Tree {
     nodes: HashMap<u64, Node>,
     next_ino: u64,
     /// The absolute path of the root, for links that say it.
@@ -90,7 +90,7 @@ fn reversed(path: &[u8]) -> Vec<Vec<u8>> {
 }
 
 impl Tree {
-    pub(super) fn new(root_path: &[u8], owner: Owner, now: Time) -> Self {
+    pub(crate) fn new(root_path: &[u8], owner: Owner, now: Time) -> Self {
         let mut root = Node::new(Body::Directory(BTreeMap::new()), 0o755, owner, now);
         root.nlink = 1;
         Self {
@@ -101,7 +101,7 @@ impl Tree {
     }
 
     /// The number of what a path leads to; a symlink at its end is not followed.
-    pub(super) fn find(&self, path: &RemotePath) -> Done<u64> {
+    pub(crate) fn find(&self, path: &RemotePath) -> Done<u64> {
         self.walk(reversed(path.as_bytes()))
     }
 
@@ -150,15 +150,15 @@ impl Tree {
         trail.last().copied().ok_or(Reason::NotFound)
     }
 
-    pub(super) fn node(&self, ino: u64) -> Done<&Node> {
+    pub(crate) fn node(&self, ino: u64) -> Done<&Node> {
         self.nodes.get(&ino).ok_or(Reason::Stale)
     }
 
-    pub(super) fn node_mut(&mut self, ino: u64) -> Done<&mut Node> {
+    pub(crate) fn node_mut(&mut self, ino: u64) -> Done<&mut Node> {
         self.nodes.get_mut(&ino).ok_or(Reason::Stale)
     }
 
-    pub(super) fn stat(&self, ino: u64) -> Done<Stat> {
+    pub(crate) fn stat(&self, ino: u64) -> Done<Stat> {
         let node = self.node(ino)?;
         let size = match &node.body {
             Body::File(data) | Body::Symlink(data) => data.len() as u64,
@@ -197,7 +197,7 @@ impl Tree {
     }
 
     /// The directory that holds a path, and the name in it.
-    pub(super) fn place(&self, path: &RemotePath) -> Done<(u64, Name)> {
+    pub(crate) fn place(&self, path: &RemotePath) -> Done<(u64, Name)> {
         let name = path.name().ok_or(Reason::Busy)?;
         if name.as_bytes().len() > NAME_MAX {
             return Err(Reason::NameTooLong);
@@ -214,19 +214,19 @@ impl Tree {
         }
     }
 
-    pub(super) fn names(&self, dir: u64) -> Done<&BTreeMap<Name, u64>> {
+    pub(crate) fn names(&self, dir: u64) -> Done<&BTreeMap<Name, u64>> {
         match &self.node(dir)?.body {
             Body::Directory(names) => Ok(names),
             _ => Err(Reason::NotADirectory),
         }
     }
 
-    pub(super) fn child(&self, dir: u64, name: &Name) -> Option<u64> {
+    pub(crate) fn child(&self, dir: u64, name: &Name) -> Option<u64> {
         self.names(dir).ok()?.get(name).copied()
     }
 
     /// Puts a new file in the tree, under no name yet.
-    pub(super) fn add(&mut self, node: Node) -> u64 {
+    pub(crate) fn add(&mut self, node: Node) -> u64 {
         let ino = self.next_ino;
         self.next_ino += 1;
         self.nodes.insert(ino, node);
@@ -234,7 +234,7 @@ impl Tree {
     }
 
     /// Gives a file a name, taking it from whatever had it.
-    pub(super) fn bind(&mut self, dir: u64, name: &Name, ino: u64, now: Time) -> Done<()> {
+    pub(crate) fn bind(&mut self, dir: u64, name: &Name, ino: u64, now: Time) -> Done<()> {
         self.unbind(dir, name, now)?;
         let parent = self.node_mut(dir)?;
         if let Body::Directory(names) = &mut parent.body {
@@ -248,7 +248,7 @@ impl Tree {
     }
 
     /// Takes a name away, and the file with its last name.
-    pub(super) fn unbind(&mut self, dir: u64, name: &Name, now: Time) -> Done<()> {
+    pub(crate) fn unbind(&mut self, dir: u64, name: &Name, now: Time) -> Done<()> {
         let parent = self.node_mut(dir)?;
         let Body::Directory(names) = &mut parent.body else {
             return Err(Reason::NotADirectory);
@@ -267,7 +267,7 @@ impl Tree {
     }
 
     /// Whether a directory is, or lies in, another.
-    pub(super) fn is_within(&self, dir: u64, above: u64) -> bool {
+    pub(crate) fn is_within(&self, dir: u64, above: u64) -> bool {
         if dir == above {
             return true;
         }
@@ -278,7 +278,7 @@ impl Tree {
     }
 
     /// Gives a file another name; returns the directories it left and came to.
-    pub(super) fn rename(
+    pub(crate) fn rename(
         &mut self,
         from: &RemotePath,
         to: &RemotePath,
@@ -322,8 +322,8 @@ impl Tree {
     }
 
     /// The temporary files in a directory that are marked with `tag`, see
-    /// [`crate::remote::Remote::remove_leftovers`].
-    pub(super) fn leftovers(&self, dir: u64, tag: u32) -> Done<Vec<Name>> {
+    /// [`scpfs::remote::Remote::remove_leftovers`].
+    pub(crate) fn leftovers(&self, dir: u64, tag: u32) -> Done<Vec<Name>> {
         let prefix = [TEMP_PREFIX, format!("{tag:08x}").as_bytes()].concat();
         let is_ours = |name: &[u8]| {
             let number = name
