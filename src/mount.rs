@@ -9,6 +9,7 @@ pub mod guard;
 pub mod logging;
 pub mod mountinfo;
 pub(crate) mod pinned;
+mod served;
 pub mod signals;
 pub mod terminal;
 
@@ -35,7 +36,6 @@ use crate::config::Dialect;
 use crate::config::Idmap;
 use crate::control;
 use crate::control::server::Control;
-use crate::control::server::Identity;
 use crate::fuse::Fuse;
 use crate::fuse::N_LOOPS;
 use crate::host;
@@ -49,6 +49,7 @@ use crate::mount::guard::Guard;
 use crate::mount::mountinfo::MountLine;
 use crate::mount::pinned::asked_key;
 use crate::mount::pinned::connect_to_pinned;
+use crate::mount::served::Served;
 use crate::mount::terminal::StandardInput;
 use crate::mount::terminal::Terminal;
 use crate::path::Escaped;
@@ -312,13 +313,14 @@ fn tell_kernel(notifier: &fuser::Notifier, workers: &Workers, change: Change) {
 
 /// Opens the control socket; a mount is of use without one as well.
 fn start_control(config: &Config, mounted: &Arc<Mounted>) -> Option<Control> {
-    let identity = Identity {
+    let daemon = Arc::new(Served {
+        mounted: Arc::clone(mounted),
         source: config.source.clone(),
         since: mounted.clock.wall().secs,
         since_tick: mounted.clock.tick(),
-    };
-    let control = control::sockets::listen(&config.sockets)
-        .and_then(|socket| Control::start(socket, identity, Arc::clone(mounted)));
+    });
+    let control =
+        control::sockets::listen(&config.sockets).and_then(|socket| Control::start(socket, daemon));
     match control {
         Ok(control) => Some(control),
         Err(error) => {

@@ -9,8 +9,6 @@ use crate::cache::Collision;
 use crate::cache::FileReport;
 use crate::cache::FileState;
 use crate::cache::Record;
-use crate::mount::end::Left;
-use crate::mount::end::Progress;
 use crate::remote::Contact;
 use crate::remote::ContactState;
 
@@ -215,25 +213,6 @@ impl From<FileReport> for FileStatus {
             tries: file.tries,
             next_try_seconds: file.next_try.map(|time| time.as_secs()),
             id: file.id,
-        }
-    }
-}
-
-impl From<Left> for NotStored {
-    fn from(left: Left) -> Self {
-        Self {
-            path: left.path.to_string(),
-            message: left.reason,
-        }
-    }
-}
-
-impl From<Progress> for Draining {
-    fn from(progress: Progress) -> Self {
-        Self {
-            is_draining: progress.is_draining,
-            files: progress.files.into_iter().map(FileStatus::from).collect(),
-            left: progress.left.into_iter().map(NotStored::from).collect(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The daemon's side of the control socket.
 
+use std::fmt;
 use std::io;
 use std::io::BufRead as _;
 use std::io::BufReader;
@@ -14,20 +15,13 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use crate::clock::Tick;
 use crate::control::MAX_REQUEST;
 use crate::control::PATIENCE;
 use crate::control::message::Answer;
-use crate::control::message::CacheStatus;
-use crate::control::message::NotStored;
+use crate::control::message::Draining;
 use crate::control::message::Request;
 use crate::control::message::Status;
 use crate::control::sockets::Socket;
-use crate::mount::attach;
-use crate::mount::attach::Detached;
-use crate::mount::attach::WhenBusy;
-use crate::mount::end::Mounted;
-use crate::remote;
 
 /// How many may ask at once; more are sent away.
 const MAX_CONVERSATIONS: usize = 16;
@@ -36,13 +30,19 @@ const MAX_CONVERSATIONS: usize = 16;
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 const STEP: Duration = Duration::from_millis(5);
 
-/// What a mount is, as far as it does not change.
-#[derive(Debug, Clone)]
-pub struct Identity {
-    pub source: String,
-    /// When it was mounted, in seconds since 1970, and by the mount's own clock.
-    pub since: i64,
-    pub since_tick: Tick,
+/// The mount that a socket speaks for.
+pub trait Daemon: Send + Sync + fmt::Debug {
+    /// Returns how it is; never asks the host.
+    fn status(&self) -> Status;
+
+    /// Begins to store everything, and returns how far that is.
+    fn drain(&self) -> Draining;
+
+    /// Returns how far a drain has come.
+    fn progress(&self) -> Draining;
+
+    /// Unmounts, even if the mount is in use where `force` says so. Waits for the end.
+    fn unmount(&self, force: bool) -> Answer;
 }
 
 /// Answers requests until it is dropped.
@@ -54,17 +54,15 @@ pub struct Control {
 
 #[derive(Debug)]
 struct Shared {
-    identity: Identity,
-    mounted: Arc<Mounted>,
+    daemon: Arc<dyn Daemon>,
     n_conversations: AtomicUsize,
 }
 
 impl Control {
     /// Starts to answer on `socket`.
-    pub fn start(socket: Socket, identity: Identity, mounted: Arc<Mounted>) -> io::Result<Self> {
+    pub fn start(socket: Socket, daemon: Arc<dyn Daemon>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            identity,
-            mounted,
+            daemon,
             n_conversations: AtomicUsize::new(0),
         });
         let listener = socket.listener.try_clone()?;
@@ -157,78 +155,15 @@ impl Shared {
 
     fn answer(self: &Arc<Self>, request: &Request) -> Answer {
         match request {
-            Request::Status => Answer::Status(Box::new(self.status())),
-            Request::Drain => {
-                self.mounted.start_drain();
-                Answer::Progress(self.mounted.progress().into())
+            Request::Status => Answer::Status(Box::new(self.daemon.status())),
+            Request::Drain => Answer::Progress(self.daemon.drain()),
+            Request::Progress => Answer::Progress(self.daemon.progress()),
+            Request::Unmount { force } => {
+                log::info!("asked to unmount");
+                self.daemon.unmount(*force)
             }
-            Request::Progress => Answer::Progress(self.mounted.progress().into()),
-            Request::Unmount { force } => self.unmount(if *force {
-                WhenBusy::Hide
-            } else {
-                WhenBusy::Leave
-            }),
         }
     }
-
-    fn status(&self) -> Status {
-        let mounted = &self.mounted;
-        let uptime = mounted
-            .clock
-            .tick()
-            .saturating_sub(self.identity.since_tick);
-        let cache = mounted.cache.report();
-        let directory = mounted.cache.disk().dir();
-        let files = mounted.vfs.report();
-        let (mountpoint, mount_id) = mounted.place();
-        Status {
-            source: self.identity.source.clone(),
-            mountpoint: super::show::path_text(&mountpoint),
-            pid: std::process::id(),
-            since: self.identity.since,
-            uptime_seconds: uptime.as_secs(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            mount_id: mount_id.map(str::to_owned),
-            host: mounted.remote.facts().summary.clone(),
-            connection: mounted.remote.contact().into(),
-            cache: CacheStatus {
-                directory: super::show::path_text(directory),
-                bytes: cache.bytes,
-                limit: cache.max_bytes,
-                hits: cache.hits,
-                misses: cache.misses,
-            },
-            files: of_each(files),
-            conflicts: of_each(mounted.cache.collisions()),
-            left: of_each(mounted.cache.left_by_others()),
-        }
-    }
-
-    fn unmount(&self, when_busy: WhenBusy) -> Answer {
-        log::info!("asked to unmount");
-        match self.mounted.unmount(when_busy) {
-            Ok(Detached::Gone) => {
-                let limit = self.mounted.limit() + PATIENCE;
-                match self.mounted.outcome_within(limit) {
-                    Some(left) => Answer::Unmounted {
-                        left: left.into_iter().map(NotStored::from).collect(),
-                    },
-                    None => Answer::Failed {
-                        message: "it is unmounted, but does not end".to_owned(),
-                    },
-                }
-            }
-            Ok(Detached::Hidden) => Answer::Hidden,
-            Err(attach::Error::InUse(_)) => Answer::InUse,
-            Err(error) => Answer::Failed {
-                message: remote::chain(&error),
-            },
-        }
-    }
-}
-
-fn of_each<T, U: From<T>>(all: Vec<T>) -> Vec<U> {
-    all.into_iter().map(U::from).collect()
 }
 
 /// The owner of the mount and root.
