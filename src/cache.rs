@@ -6,6 +6,29 @@
 //!
 //! Lock order: an entry's state, then the index, then the journal. None is held across the network,
 //! nor while the layer above is called.
+//!
+//! Modules:
+//! - `entry`: one cached file: content, handles, and waiting for either
+//! - `state`: the fields of a cached file, one lock
+//! - `access`: read, write, truncate, allocate
+//! - `fetch`: download into the cache
+//! - `flush`: upload to the host, and resolving uploads of unknown outcome
+//! - `send`: one upload, and the conflict copy when the host changed the file
+//! - `seal`: write-back: make content durable here, upload it later
+//! - `uploads`: the queue of background uploads and retries, with back-off
+//! - `refresh`: replace the content of an open file by a newer version
+//! - `hold`: block uploads while a rename or removal is in flight
+//! - `conflict`: what to do on a conflict, and how a conflict copy is named
+//! - `declare`: when the journal is written for a file
+//! - `journal`: the journal of dirty content, on disk
+//! - `recover`: dirty content of an earlier mount
+//! - `leftovers`: the same without a connection, for `scpfs recover`
+//! - `index`: clean content in LRU order, bounded by bytes
+//! - `room`: free space on the host
+//! - `sparse`: how sparse a file may become; pure
+//! - `disk`: the cache directory: layout, lock, host key, file names
+//! - `steps`: named steps at which a test can crash
+//! - `report`: what `scpfs status` shows of the cache
 
 mod access;
 mod conflict;

@@ -1,6 +1,12 @@
 //! The command line: what was typed and what surrounds the program become a `Config`.
 //!
 //! The only module that looks at the environment.
+//!
+//! Modules:
+//! - `args`: words become fields; pure
+//! - `command`: subcommands other than mount
+//! - `help`: the help, parts of which the README shows
+//! - `options`: the table of `-o` options
 
 pub mod args;
 pub mod command;

@@ -3,6 +3,12 @@
 //! One JSON document a line, a request and its answer in turn. The daemon answers from what it
 //! knows; only [`message::Request::Unmount`] waits. Never asks the host, and holds no lock of the
 //! mount for longer than a look takes.
+//!
+//! Modules:
+//! - `message`: requests and answers; the fields of `status --json`
+//! - `server`: the daemon: answers requests
+//! - `sockets`: where sockets are, and who may use them
+//! - `show`: the same for people
 
 pub mod message;
 pub mod server;

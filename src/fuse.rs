@@ -3,6 +3,10 @@
 //! What is known locally is answered on fuser's event loop. What would have to wait is started
 //! again on a worker, so that no number of processes that wait for a slow host keeps an event
 //! loop from answering another.
+//!
+//! Modules:
+//! - `convert`: types of the kernel and of `vfs`
+//! - `requests`: one method per request
 
 mod convert;
 mod requests;

@@ -1,6 +1,18 @@
 //! Wires the layers: connects, mounts, serves until the end, stores what is left.
 //!
 //! May use everything; nothing uses it but `main`.
+//!
+//! Modules:
+//! - `attach`: mount and unmount
+//! - `daemon`: fork to the background; the parent waits until the mount stands
+//! - `end`: drain, unmount, exit status
+//! - `guard`: a process that unmounts if the daemon is killed
+//! - `served`: answers for the control socket
+//! - `pinned`: the connection and the cache directory of the same host key
+//! - `mountinfo`: `/proc/self/mountinfo`
+//! - `logging`: log format
+//! - `signals`: SIGINT, SIGTERM, SIGHUP
+//! - `terminal`: questions at the terminal
 
 pub mod attach;
 pub mod daemon;

@@ -4,6 +4,9 @@
 //!
 //! Metadata never waits behind content: content may use all lanes but one. Lanes are opened when
 //! they are needed, one at a time, while whoever needs one takes the first that gets free.
+//!
+//! Modules:
+//! - `lent`: a connection on loan; returned on drop
 
 mod lent;
 

@@ -2,6 +2,15 @@
 //!
 //! Host words live here (list, stat, fetch, store, rename, remove); inodes and handles do not.
 //! Driven by `cache` and `vfs`.
+//!
+//! Modules:
+//! - `ability`: what a host can do, for people
+//! - `contact`: the state of the connections, without asking the host
+//! - `error`: errors and reasons
+//! - `reason`: error texts of programs become reasons; pure
+//! - `retry`: a wrapper that repeats what is safe to repeat
+//! - `partial`: an upload that broke off: what is ours on the host, what is not
+//! - `settings`: what a mount asks of the connection
 
 pub mod ability;
 pub mod retry;

@@ -4,6 +4,12 @@
 //! Nothing in this module reads, writes, waits, or knows what SSH is. Driven by
 //! `shell::transfer` and `scp_only`. The protocol is that of OpenSSH's scp.c, which every other implementation
 //! descends from or imitates.
+//!
+//! Modules:
+//! - `ahead`: when content may be sent before its acknowledgement
+//! - `record`: C, D, E, T records and error lines: parse and encode; pure
+//! - `sink`: the receiving state machine
+//! - `source`: the sending state machine
 
 pub mod ahead;
 mod record;

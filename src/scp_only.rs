@@ -7,6 +7,20 @@
 //! What SCP has no word for cannot be done: no rename, so that a store goes straight to its name;
 //! no removal, no links, no owners. No inode numbers and whole seconds only, so that a change of
 //! the same size within one second is seen only in small files, whose content is compared.
+//!
+//! Modules:
+//! - `command`: command lines and quoting of paths; pure
+//! - `link`: one connection; commands run one after another
+//! - `probe`: what a server without a shell can do
+//! - `trial`: a harmless command that finds that out
+//! - `quirks`: the table of what is known of servers
+//! - `receive`: attributes and content: `scp -f`
+//! - `listing`: a directory, listed by refusing everything in it
+//! - `send`: content and directories: `scp -t`
+//! - `write`: uploads and new directories
+//! - `attr`: modes and times
+//! - `samples`: recent content of small files, to tell a change within a second
+//! - `abilities`: what the host can do, for people
 
 mod abilities;
 mod attr;

@@ -1,6 +1,21 @@
 //! The `shell` dialect: a host with a POSIX shell, and `scp` or else `cat` and `dd`.
 //!
 //! Each operation is one line for a lane and one answer: one round trip.
+//!
+//! Modules:
+//! - `lane`: one connection with a resident shell: request, framed answer
+//! - `probe`: what a host has, found out on the first connection
+//! - `tools`: the tools of a host, and the helper scripts for them; pure
+//! - `quote`: quoting for a POSIX shell; pure
+//! - `answer`: parsers of what the helpers print; pure
+//! - `outcome`: an answer becomes attributes or an error; pure
+//! - `listing`: listings, parsed while they arrive
+//! - `content`: fetch, upload and copy of files
+//! - `transfer`: SCP over a resident shell
+//! - `plain`: files without `scp`: `cat` and `dd`
+//! - `pieces`: large uploads over several connections
+//! - `temporaries`: names of temporary files, hidden from listings
+//! - `abilities`: what the host can do, for people
 
 mod abilities;
 pub mod answer;

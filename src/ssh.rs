@@ -1,6 +1,16 @@
 //! Transport: opens authenticated connections to one host and runs commands on them.
 //!
 //! Knows nothing of SCP, of shells on the other side, or of files. Driven by `remote`.
+//!
+//! Modules:
+//! - `auth`: authentication: agent, keys, password, keyboard-interactive
+//! - `dial`: the TCP connection, ProxyCommand and ProxyJump
+//! - `known_hosts`: host keys, certificates, revocation
+//! - `libssh2`: connections and channels by libssh2
+//! - `prompt`: questions to a person
+//! - `resolve`: settings from `ssh -G`, or from the files without it
+//! - `settings`: all settings of one connection, resolved
+//! - `ssh_config`: the text of `ssh_config(5)` becomes settings; pure
 
 pub mod auth;
 mod dial;

@@ -7,6 +7,27 @@
 //! lock is held while the host is asked: an operation takes what it needs from the tree, lets go,
 //! asks, and takes the tree again to say what it learnt. What is learnt carries the time at which
 //! it was asked for, so that a late answer never displaces newer knowledge.
+//!
+//! Modules:
+//! - `inode`: inodes, and what is known of a name
+//! - `tree`: the table of inodes and names: no I/O, no clock, no waiting
+//! - `handle`: the table of open files and directories
+//! - `attr`: getattr: what is shown, and how fresh
+//! - `set_attr`: setattr
+//! - `dir`: readdir
+//! - `names`: lookup results, create, mkdir, link, unlink, rename
+//! - `moving`: renames and removals in flight
+//! - `file`: open, read, write, release
+//! - `store`: flush and fsync: when and where content is uploaded
+//! - `refresh`: open files that change on the host
+//! - `recovery`: dirty content of an earlier mount, shown while it is uploaded
+//! - `drain`: upload everything at the end of a mount
+//! - `permission`: mode bits; pure
+//! - `ids`: uid and gid mapping; pure
+//! - `symlink`: containment of symlink targets; pure
+//! - `open_flags`: the flags of `open(2)`, checked
+//! - `error`: errors and the one table of errno
+//! - `report`: what `scpfs status` shows of dirty files
 
 mod attr;
 mod dir;

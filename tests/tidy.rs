@@ -174,6 +174,37 @@ fn every_module_says_what_it_is_and_is_ascii() {
     }
 }
 
+/// A stranger finds a behaviour by reading these lines alone.
+#[test]
+fn every_room_lists_its_modules_in_its_head() {
+    for file in files(&root().join("src"), ".rs") {
+        if file.iter().count() != root().iter().count() + 2 || file.ends_with("main.rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&file).unwrap();
+        let head: Vec<_> = text
+            .lines()
+            .take_while(|it| it.starts_with("//!"))
+            .collect();
+        for line in text.lines() {
+            let Some(name) = line.strip_suffix(';').and_then(|it| it.split_once("mod ")) else {
+                continue;
+            };
+            if !(name.0.is_empty() || name.0.starts_with("pub")) {
+                continue;
+            }
+            let is_listed = [
+                format!("//! - `{}`: ", name.1),
+                format!("//! - [`{}`]: ", name.1),
+            ];
+            let is_listed = head
+                .iter()
+                .any(|it| is_listed.iter().any(|start| it.starts_with(start)));
+            assert!(is_listed, "{} says nothing of {}", file.display(), name.1);
+        }
+    }
+}
+
 #[test]
 fn the_readme_shows_the_options_as_the_help_does() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
