@@ -92,7 +92,7 @@ const LITTLE: u64 = 64 << 10;
 pub(crate) type Lanes = pool::Lanes<Lane>;
 pub(crate) type Lent = pool::Lent<Lane>;
 
-/// A host with a POSIX shell, reached over [`Lanes`].
+/// A host with a POSIX shell, reached over a pool of connections.
 #[derive(Debug)]
 pub struct Shell {
     lanes: Lanes,
