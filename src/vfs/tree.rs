@@ -339,7 +339,10 @@ impl Tree {
         } = unsure;
         let is_moved =
             |it: &Stat| it.kind == unsure.stat.kind && it.id.is_some() && it.id == unsure.stat.id;
+        let has_its_id = |inode: &Inode| inode.stat.id == unsure.stat.id;
+        // An upload to the old name since then has made another file of it.
         let is_as_it_was = self.bound(*from_dir, from_name) == Some(*moved)
+            && self.inodes.get(moved).is_some_and(has_its_id)
             && self.has_path(*from_dir, from_name, &unsure.from_path)
             && self.has_path(*to_dir, to_name, &unsure.to_path)
             && !self.is_below(*to_dir, *moved);
