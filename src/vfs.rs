@@ -290,7 +290,7 @@ impl Vfs {
                 }
             }
             cx.may_wait()?;
-            tree = match self.ask_for_name(tree, parent, name, since) {
+            tree = match self.ask_for_name(cx, tree, parent, name, since) {
                 Ok(tree) => tree,
                 Err(error) if self.is_away(&error) => {
                     return self.found_before(parent, name).ok_or(error);
@@ -323,16 +323,13 @@ impl Vfs {
     /// that its neighbours are known as well. Lets go of the tree while it asks.
     fn ask_for_name<'a>(
         &'a self,
+        cx: &Context,
         mut tree: MutexGuard<'a, Tree>,
         parent: Ino,
         name: &Name,
         since: Tick,
     ) -> Result<MutexGuard<'a, Tree>> {
-        tree = self.settle_renames(tree)?;
-        // What the host says of it meanwhile would count for nothing.
-        while tree.is_moving(parent, name) || tree.is_below_moving(parent) {
-            self.listed.wait(&mut tree);
-        }
+        tree = self.settled(cx, tree, parent, Some(name))?;
         if tree.dir_mut(parent).is_some_and(|dir| dir.is_listing) {
             self.listed.wait(&mut tree);
             return Ok(tree);
@@ -371,13 +368,32 @@ impl Vfs {
         Ok(tree)
     }
 
-    /// Asks the host about renames of which nobody knows whether it did them. Where it cannot be
-    /// asked, it is asked again later.
-    fn settle_renames<'a>(
+    /// Waits for requests of ours that change a name in `dir`, or the path of `dir`; then asks the
+    /// host about renames of unknown outcome that concern them. Without a name: about those of any
+    /// name in `dir`. What the host says of them meanwhile would count for nothing.
+    ///
+    /// # Errors
+    /// The host cannot be asked: the rename is asked about again later.
+    fn settled<'a>(
         &'a self,
+        cx: &Context,
         mut tree: MutexGuard<'a, Tree>,
+        dir: Ino,
+        name: Option<&Name>,
     ) -> Result<MutexGuard<'a, Tree>> {
-        while let Some(unsure) = tree.unsure_rename().cloned() {
+        loop {
+            let is_moving =
+                tree.is_below_moving(dir) || name.is_some_and(|name| tree.is_moving(dir, name));
+            let unsure = tree.unsure_rename(dir, name);
+            if is_moving || unsure.is_some_and(|unsure| tree.is_changing(unsure)) {
+                cx.may_wait()?;
+                self.listed.wait(&mut tree);
+                continue;
+            }
+            let Some(unsure) = unsure.cloned() else {
+                return Ok(tree);
+            };
+            cx.may_wait()?;
             drop(tree);
             let at = self.clock.tick();
             let look = |path| match self.remote.stat(path) {
@@ -385,17 +401,17 @@ impl Vfs {
                 Err(error) if error.is_connection_loss() => Err(error),
                 Err(_) => Ok(None),
             };
-            let found = look(&unsure.from_path).and_then(|from| Ok((from, look(&unsure.to_path)?)));
-            let (from, to) = found?;
+            let (from, to) = (look(&unsure.from_path)?, look(&unsure.to_path)?);
             tree = self.tree.lock();
             tree.settle_rename(&unsure, from.as_ref(), to.as_ref(), at);
         }
-        Ok(tree)
     }
 
     /// Whether a directory may have another path by now than the one by which the host was asked.
     fn was_moved(tree: &Tree, ino: Ino, path: &RemotePath) -> bool {
-        tree.is_below_moving(ino) || tree.path(ino).is_some_and(|now| now != *path)
+        tree.is_below_moving(ino)
+            || tree.is_below_unsure(ino)
+            || tree.path(ino).is_some_and(|now| now != *path)
     }
 
     /// Lists a directory that [`Self::should_list`] has claimed, and takes the tree again.

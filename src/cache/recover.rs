@@ -396,7 +396,7 @@ impl Cache {
                 partial::is_stored(&*self.remote, place, &stat, &FromFile::new(file), &plan)?;
             if is_sent && plan.is_done(&stat) {
                 match make_durable(&*self.remote, place) {
-                    Err(error) if error.is_connection_loss() => return Err(error),
+                    Err(error) if is_about_disk(&error) => return Err(error),
                     Err(error) => log::warn!("{place}: {}", remote::chain(&error)),
                     Ok(()) => {}
                 }
@@ -461,6 +461,21 @@ impl Cache {
             log::warn!("cannot write the journal: {error}");
         }
     }
+}
+
+/// Whether an error of a flush is one of the disk, so that the next try may succeed; `false` where the
+/// login user can never flush this file.
+fn is_about_disk(error: &remote::Error) -> bool {
+    !matches!(error, remote::Error::Unsupported { .. })
+        && !matches!(
+            error.reason(),
+            Some(
+                Reason::AccessDenied
+                    | Reason::NotPermitted
+                    | Reason::NotSupported
+                    | Reason::InvalidArgument
+            )
+        )
 }
 
 /// Whether what the host has is what the content was made from. Where its times are whole seconds,

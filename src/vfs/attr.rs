@@ -84,7 +84,7 @@ impl Vfs {
                 continue;
             };
             cx.may_wait()?;
-            tree = match self.ask_for_name(tree, parent, &name, since) {
+            tree = match self.ask_for_name(cx, tree, parent, &name, since) {
                 Err(error) if self.is_away(&error) => return Ok(self.tree.lock()),
                 result => result?,
             };

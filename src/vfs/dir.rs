@@ -62,15 +62,13 @@ impl Vfs {
     fn snapshot(&self, cx: &Context, ino: Ino) -> Result<Snapshot> {
         let since = self.clock.tick();
         self.recover_names(cx, ino, since)?;
-        let mut tree = match self.settle_renames(self.tree.lock()) {
-            Ok(tree) => tree,
-            Err(error) if self.is_away(&error) => self.tree.lock(),
-            Err(error) => return Err(error),
-        };
+        let mut tree = self.tree.lock();
         loop {
-            while tree.is_below_moving(ino) {
-                self.listed.wait(&mut tree);
-            }
+            tree = match self.settled(cx, tree, ino, None) {
+                Ok(tree) => tree,
+                Err(error) if self.is_away(&error) => self.tree.lock(),
+                Err(error) => return Err(error),
+            };
             let dir = tree.dir_mut(ino).ok_or(Error::Stale)?;
             if dir.listed_at.is_some_and(|at| self.is_fresh(at, since)) {
                 return Ok(Self::items(&tree, ino));

@@ -60,6 +60,8 @@ pub(super) struct Directory {
     pub(super) names: HashMap<Name, Known>,
     /// When the listing that `names` comes from was asked for.
     pub(super) listed_at: Option<Tick>,
+    /// What was asked for before this says nothing: a request of ours has changed names since.
+    pub(super) no_listing_before: Tick,
     /// Whether somebody lists it at this moment.
     pub(super) is_listing: bool,
     /// When a single name was last asked for instead of a listing.
@@ -76,6 +78,13 @@ pub(super) struct Known {
     /// When it was asked for.
     pub(super) at: Tick,
     pub(super) what: What,
+}
+
+impl Known {
+    /// Whether this only keeps a listing from denying the name.
+    pub(super) fn says_nothing(&self) -> bool {
+        self.at == Tick::ZERO && matches!(self.what, What::Absent)
+    }
 }
 
 #[derive(Debug)]

@@ -52,7 +52,8 @@ impl Held<'_> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.vfs.tree.lock().end_move(self.id);
+        let at = self.vfs.clock.tick();
+        self.vfs.tree.lock().end_move(self.id, at);
         self.vfs.listed.notify_all();
         let mut moving = self.vfs.moving.lock();
         let at = moving.under_way.iter().position(|one| one.id == self.id);
@@ -87,7 +88,6 @@ impl Vfs {
                 .collect(),
             later: Vec::new(),
         });
-        tree.forget_unsure(names);
         drop((moving, tree));
         let held = Held {
             vfs: self,

@@ -76,9 +76,10 @@ impl Vfs {
             && error.is_connection_loss()
             && !error.is_before_request()
         {
+            let at = self.clock.tick();
             let mut tree = self.tree.lock();
             for (parent, name) in names {
-                tree.doubt(*parent, name);
+                tree.doubt(*parent, name, at);
             }
             drop(tree);
             for (parent, name) in names {
@@ -165,6 +166,7 @@ impl Vfs {
         let name = Self::name(name)?;
         self.recover_name(cx, parent, &name)?;
         self.store_for_other_names(cx, parent, &name)?;
+        drop(self.settled(cx, self.tree.lock(), parent, Some(&name))?);
         let held = self.hold(&[(parent, &name)], |tree| {
             let ino = tree.instantiate(parent, &name);
             ino.into_iter().collect()
@@ -322,6 +324,9 @@ impl Vfs {
         };
         for ino in born {
             self.flush_inode(cx, ino, Durability::Lazy)?;
+        }
+        for (parent, name) in [from, to] {
+            drop(self.settled(cx, self.tree.lock(), parent, Some(name))?);
         }
         // Nor is a directory empty that holds such a file.
         self.store_below(cx, to.0, to.1)?;

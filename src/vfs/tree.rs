@@ -36,11 +36,13 @@ pub(super) struct Tree {
     /// what the host says of them meanwhile may be its own doing for us.
     moving: Vec<(u64, Ino, Name)>,
     unsure: VecDeque<UnsureRename>,
+    next_unsure: u64,
 }
 
 /// A rename of which nobody knows whether the host did it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct UnsureRename {
+    id: u64,
     moved: Ino,
     /// Of what was moved, when the rename was asked for.
     stat: Stat,
@@ -68,6 +70,7 @@ impl Tree {
             n_names: 0,
             moving: Vec::new(),
             unsure: VecDeque::new(),
+            next_unsure: 0,
         }
     }
 
@@ -262,14 +265,12 @@ impl Tree {
     }
 
     /// See [`Self::begin_move`].
-    pub(super) fn end_move(&mut self, id: u64) {
+    pub(super) fn end_move(&mut self, id: u64, at: Tick) {
         let ended: Vec<_> = self.moving.extract_if(.., |(it, _, _)| *it == id).collect();
         for (_, parent, name) in ended {
-            if let Some(dir) = self.dir_mut(parent)
-                && !dir.names.contains_key(&name)
-            {
-                // A listing meanwhile may have had it.
-                dir.listed_at = None;
+            // A listing meanwhile may have had it, or not yet.
+            if self.is_unknown(parent, &name) {
+                self.forget_listing(parent, at);
             }
         }
     }
@@ -305,7 +306,9 @@ impl Tree {
             self.unsure.pop_front();
         }
         let place = |(parent, name): (Ino, &Name)| (parent, name.clone());
+        self.next_unsure += 1;
         self.unsure.push_back(UnsureRename {
+            id: self.next_unsure,
             moved,
             stat,
             from: place(from),
@@ -315,14 +318,34 @@ impl Tree {
         });
     }
 
-    /// Returns a rename whose outcome is unknown, if there is one.
-    pub(super) fn unsure_rename(&self) -> Option<&UnsureRename> {
-        self.unsure.front()
+    /// Returns a rename of unknown outcome that decides what a name in `dir` is, or any name in it
+    /// if none is given: it is of that name, or of a directory at or above `dir`.
+    pub(super) fn unsure_rename(&self, dir: Ino, name: Option<&Name>) -> Option<&UnsureRename> {
+        let is_of =
+            |(parent, other): &Place| *parent == dir && name.is_none_or(|name| name == other);
+        let mut renames = self.unsure.iter();
+        renames.find(|it| is_of(&it.from) || is_of(&it.to) || self.is_below(dir, it.moved))
+    }
+
+    /// Whether a request of ours is about to change a name of this rename.
+    pub(super) fn is_changing(&self, unsure: &UnsureRename) -> bool {
+        let mut places = [&unsure.from, &unsure.to].into_iter();
+        places.any(|(parent, name)| self.is_moving(*parent, name))
+    }
+
+    /// Whether a directory may have been moved by a rename of unknown outcome.
+    pub(super) fn is_below_unsure(&self, dir: Ino) -> bool {
+        let mut renames = self.unsure.iter();
+        renames.any(|it| self.is_below(dir, it.moved))
     }
 
     /// Says what the host has under both names of a rename of unknown outcome. It happened if the old
     /// name does not lead to what was moved any more and the new one does; it is believed only as
-    /// long as nothing here has changed either name.
+    /// long as nothing here has changed either name. The answer counts for nothing if it comes when
+    /// the rename is not remembered any more, or while a request of ours changes one of the names.
+    ///
+    /// A dirty file that had the new name keeps its content, to be stored beside: what is in it may
+    /// have been written after the program was told that the rename failed.
     pub(super) fn settle_rename(
         &mut self,
         unsure: &UnsureRename,
@@ -330,7 +353,11 @@ impl Tree {
         to: Option<&Stat>,
         at: Tick,
     ) {
-        self.unsure.retain(|it| it != unsure);
+        let remembered = self.unsure.iter().position(|it| it.id == unsure.id);
+        let Some(n) = remembered.filter(|_| !self.is_changing(unsure)) else {
+            return;
+        };
+        self.unsure.remove(n);
         let UnsureRename {
             moved,
             from: (from_dir, from_name),
@@ -351,32 +378,22 @@ impl Tree {
             self.note_displaced(*to_dir, to_name);
             self.rename((*from_dir, from_name), (*to_dir, to_name), at);
         }
-        self.doubt(*from_dir, from_name);
-        self.doubt(*to_dir, to_name);
+        self.doubt(*from_dir, from_name, at);
+        self.doubt(*to_dir, to_name, at);
     }
 
     fn has_path(&self, dir: Ino, name: &Name, path: &RemotePath) -> bool {
         self.path(dir).is_some_and(|dir| dir.join(name) == *path)
     }
 
-    /// Forgets renames of unknown outcome of these names: what is asked of the host now decides.
-    pub(super) fn forget_unsure(&mut self, names: &[(Ino, &Name)]) {
-        self.unsure.retain(|it| {
-            let mut places = names.iter();
-            !places.any(|(dir, name)| [&it.from, &it.to].contains(&&(*dir, (*name).clone())))
-        });
-    }
-
     /// Whether what the host says of a name may be the doing of a request of ours: `is_there` says
     /// whether it has the name.
     fn is_in_doubt(&self, parent: Ino, name: &Name, is_there: bool) -> bool {
         let is_it = |(dir, other): &Place| *dir == parent && other == name;
-        let is_unsure = |it: &UnsureRename| {
-            is_it(&it.from) || is_it(&it.to) || (!is_there && self.is_below(parent, it.moved))
-        };
+        let is_unsure = |it: &UnsureRename| is_it(&it.from) || is_it(&it.to);
         self.is_moving(parent, name)
-            || (!is_there && self.is_below_moving(parent))
             || self.unsure.iter().any(is_unsure)
+            || (!is_there && (self.is_below_moving(parent) || self.is_below_unsure(parent)))
     }
 
     /// Takes a name away; the inode stays as long as somebody needs it.
@@ -521,11 +538,11 @@ impl Tree {
     pub(super) fn forget_name(&mut self, parent: Ino, name: &Name, at: Tick) {
         self.note_displaced(parent, name);
         let _ = self.unbind(parent, name, at);
-        if let Some(dir) = self.dir_mut(parent) {
-            dir.listed_at = None;
-            if dir.names.remove(name).is_some() {
-                self.n_names -= 1;
-            }
+        self.forget_listing(parent, at);
+        if let Some(dir) = self.dir_mut(parent)
+            && dir.names.remove(name).is_some()
+        {
+            self.n_names -= 1;
         }
     }
 
@@ -559,8 +576,8 @@ impl Tree {
                 if let Some(dir) = self.dir_mut(to.0)
                     && dir.names.remove(to.1).is_some()
                 {
-                    dir.listed_at = None;
                     self.n_names -= 1;
+                    self.forget_listing(to.0, at);
                 }
             }
         }

@@ -69,6 +69,9 @@ pub(crate) trait Fate: Send + Sync + fmt::Debug {
     /// Called when a listing is made and its answer is on its way.
     fn has_listed(&self) {}
 
+    /// Called when attributes were asked for and the answer is on its way.
+    fn has_looked(&self) {}
+
     /// Called when a fetch has ended, however it did.
     fn has_fetched(&self) {}
 
@@ -147,7 +150,9 @@ impl Remote for Faulty {
     }
 
     fn stat(&self, path: &RemotePath) -> Result<Stat> {
-        self.ask(|r| r.stat(path))
+        let stat = self.ask(|r| r.stat(path));
+        self.fate.has_looked();
+        stat
     }
 
     fn list(&self, path: &RemotePath) -> Result<Listing> {

@@ -3,9 +3,16 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::mpsc;
 use std::time::Duration;
 
+use scpfs::cache;
+use scpfs::cache::Wait;
 use scpfs::sync::Mutex;
+use scpfs::vfs::Context;
+use scpfs::vfs::Error;
 use scpfs::vfs::Ino;
 use scpfs::vfs::RenameFlags;
 use scpfs::vfs::Vfs;
@@ -19,10 +26,16 @@ use crate::world::TTL;
 
 type Hook = Box<dyn FnOnce() -> bool + Send>;
 
-/// Does something when the host has renamed or removed and its answer is on its way; the answer is
-/// lost if that says so.
+/// Does something when the host has answered and its answer is on its way.
 #[derive(Default)]
-struct InFlight(Mutex<Option<Hook>>);
+struct InFlight {
+    /// To a rename or a removal: the answer is lost if the hook says so.
+    changed: Mutex<Option<Hook>>,
+    listed: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    /// To a request for attributes, after as many others.
+    looked: Mutex<Option<(u32, Box<dyn FnOnce() + Send>)>>,
+    is_away: AtomicBool,
+}
 
 impl std::fmt::Debug for InFlight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -33,8 +46,33 @@ impl std::fmt::Debug for InFlight {
 impl Fate for InFlight {
     fn after(&self, act: &'static str) -> bool {
         let acts = ["rename", "remove"];
-        let hook = acts.contains(&act).then(|| self.0.lock().take()).flatten();
-        hook.is_none_or(|hook| hook())
+        let hook = acts.contains(&act).then(|| self.changed.lock().take());
+        hook.flatten().is_none_or(|hook| hook())
+    }
+
+    fn has_listed(&self) {
+        let hook = self.listed.lock().take();
+        if let Some(hook) = hook {
+            hook();
+        }
+    }
+
+    fn has_looked(&self) {
+        let mut looked = self.looked.lock();
+        match &mut *looked {
+            Some((n, _)) if *n > 0 => *n -= 1,
+            _ => {
+                let hook = looked.take();
+                drop(looked);
+                if let Some((_, hook)) = hook {
+                    hook();
+                }
+            }
+        }
+    }
+
+    fn answers(&self) -> bool {
+        !self.is_away.load(SeqCst)
     }
 }
 
@@ -63,7 +101,7 @@ fn list_in_flight(mount: &Mount, in_flight: &InFlight, dirs: &[Ino]) {
         Arc::clone(&mount.clock),
         dirs.to_vec(),
     );
-    *in_flight.0.lock() = Some(Box::new(move || {
+    *in_flight.changed.lock() = Some(Box::new(move || {
         clock.advance(TTL + Duration::from_secs(1));
         list(&vfs, Ino::ROOT);
         // Below what is renamed, they wait until that is done.
@@ -72,7 +110,7 @@ fn list_in_flight(mount: &Mount, in_flight: &InFlight, dirs: &[Ino]) {
     }));
 }
 
-fn rename(mount: &Mount, from: &str, to: &str) -> Result<(), scpfs::vfs::Error> {
+fn rename(mount: &Mount, from: &str, to: &str) -> Result<(), Error> {
     let flags = RenameFlags {
         no_replace: false,
         exchange: false,
@@ -151,7 +189,7 @@ fn a_rename_that_nobody_heard_of_is_found_by_its_new_name() {
             .unwrap();
         mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
         mount.close(&opened).unwrap();
-        *in_flight.0.lock() = Some(Box::new(|| false));
+        *in_flight.changed.lock() = Some(Box::new(|| false));
         rename(&mount, "dir", "moved").unwrap_err();
         mount.age();
         assert_eq!(mount.names("").unwrap(), ["moved"]);
@@ -177,7 +215,7 @@ fn a_rename_that_did_not_happen_is_forgotten() {
     let opened = mount.open("dir/file", libc::O_RDWR).unwrap();
     let (from, to) = (mount.at("moved"), mount.at("dir"));
     // As if the host had not done it.
-    *in_flight.0.lock() = Some(Box::new(move || {
+    *in_flight.changed.lock() = Some(Box::new(move || {
         fs::rename(from, to).unwrap();
         false
     }));
@@ -236,7 +274,7 @@ fn a_rename_of_unknown_outcome_does_not_outlive_what_comes_after_it() {
         let (mount, in_flight) = mount(writeback);
         fs::write(mount.at("one"), "first").unwrap();
         let one = mount.find("one").unwrap().ino;
-        *in_flight.0.lock() = Some(Box::new(|| false));
+        *in_flight.changed.lock() = Some(Box::new(|| false));
         rename(&mount, "one", "two").unwrap_err();
         // The kernel forgets what it was told to forget.
         mount.vfs.forget(one, 1_000_000);
@@ -270,7 +308,7 @@ fn a_rename_of_unknown_outcome_makes_no_circle() {
     fs::create_dir_all(mount.at("dir")).unwrap();
     fs::create_dir(mount.at("a")).unwrap();
     let [a, dir] = ["a", "dir"].map(|name| mount.find(name).unwrap().ino);
-    *in_flight.0.lock() = Some(Box::new(|| false));
+    *in_flight.changed.lock() = Some(Box::new(|| false));
     let flags = RenameFlags {
         no_replace: false,
         exchange: false,
@@ -298,9 +336,9 @@ fn an_open_file_below_a_directory_that_is_renamed_stays_there() {
     let ino = mount.find("dir/file").unwrap().ino;
     let (vfs, clock) = (Arc::clone(&mount.vfs), Arc::clone(&mount.clock));
     let seen = Arc::new(Mutex::new(None));
-    let (tell, started) = (Arc::clone(&seen), std::sync::mpsc::channel());
+    let (tell, started) = (Arc::clone(&seen), mpsc::channel());
     let (sender, receiver) = started;
-    *in_flight.0.lock() = Some(Box::new(move || {
+    *in_flight.changed.lock() = Some(Box::new(move || {
         clock.advance(TTL + Duration::from_secs(1));
         std::thread::spawn(move || {
             sender.send(()).unwrap();
@@ -314,4 +352,250 @@ fn an_open_file_below_a_directory_that_is_renamed_stays_there() {
     let attr = seen.lock().take().unwrap();
     assert_eq!(attr.unwrap().stat.size, 7);
     mount.close(&opened).unwrap();
+}
+
+/// Renames on the host, and loses the answer.
+fn rename_unheard(mount: &Mount, in_flight: &InFlight, from: &str, to: &str) {
+    *in_flight.changed.lock() = Some(Box::new(|| false));
+    rename(mount, from, to).unwrap_err();
+}
+
+/// Two callers asked the host about the same rename; what the slower one had been told was applied
+/// although the file had been renamed back meanwhile: its content went to the wrong name.
+#[test]
+fn a_stale_answer_about_a_rename_changes_nothing() {
+    let (mount, in_flight) = mount(None);
+    fs::write(mount.at("one"), "old").unwrap();
+    let opened = mount.open("one", libc::O_RDWR).unwrap();
+    rename_unheard(&mount, &in_flight, "one", "two");
+    let vfs = Arc::clone(&mount.vfs);
+    *in_flight.looked.lock() = Some((
+        1,
+        Box::new(move || {
+            list(&vfs, Ino::ROOT);
+            let flags = RenameFlags {
+                no_replace: false,
+                exchange: false,
+            };
+            vfs.rename(&CX, (Ino::ROOT, b"two"), (Ino::ROOT, b"one"), flags)
+                .unwrap();
+        }),
+    ));
+    assert_eq!(mount.names("").unwrap(), ["one"]);
+    mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
+    mount.close(&opened).unwrap();
+    assert_eq!(fs::read(mount.at("one")).unwrap(), b"new");
+    assert!(!mount.at("two").exists());
+}
+
+/// The threads that serve the kernel must not wait for the host.
+#[test]
+fn a_caller_that_may_not_wait_does_not_ask_about_a_rename() {
+    let never = Context {
+        wait: Wait::Never,
+        ..CX
+    };
+    let would_wait = |mount: &Mount, ino: Ino| {
+        let fh = mount.vfs.opendir(ino).unwrap();
+        let result = mount.vfs.readdir(&never, fh, 0);
+        matches!(result, Err(Error::Cache(cache::Error::WouldWait)))
+    };
+    let (mount, in_flight) = mount(None);
+    fs::create_dir(mount.at("one")).unwrap();
+    let one = mount.find("one").unwrap().ino;
+    rename_unheard(&mount, &in_flight, "one", "two");
+    in_flight.is_away.store(true, SeqCst);
+    assert!(would_wait(&mount, Ino::ROOT));
+    assert!(would_wait(&mount, one));
+    in_flight.is_away.store(false, SeqCst);
+    assert_eq!(mount.names("").unwrap(), ["two"]);
+
+    let vfs = Arc::clone(&mount.vfs);
+    let (sender, receiver) = mpsc::channel();
+    *in_flight.changed.lock() = Some(Box::new(move || {
+        std::thread::spawn(move || {
+            let fh = vfs.opendir(one).unwrap();
+            let result = vfs.readdir(&never, fh, 0);
+            let is_refused = matches!(result, Err(Error::Cache(cache::Error::WouldWait)));
+            sender.send(is_refused).unwrap();
+        });
+        let answer = receiver.recv_timeout(Duration::from_secs(20));
+        assert_eq!(answer, Ok(true), "it waits for the rename");
+        true
+    }));
+    rename(&mount, "two", "three").unwrap();
+}
+
+/// While the host did not answer, a rename of unknown outcome made every listing fail.
+#[test]
+fn a_rename_of_unknown_outcome_concerns_its_own_names_only() {
+    let (mount, in_flight) = mount(None);
+    fs::create_dir(mount.at("dir")).unwrap();
+    fs::write(mount.at("dir/file"), "content").unwrap();
+    fs::write(mount.at("one"), "content").unwrap();
+    mount.find("one").unwrap();
+    assert_eq!(mount.names("dir").unwrap(), ["file"]);
+    let dir = mount.find("dir").unwrap().ino;
+    rename_unheard(&mount, &in_flight, "one", "two");
+    in_flight.is_away.store(true, SeqCst);
+    let fh = mount.vfs.opendir(dir).unwrap();
+    mount.vfs.readdir(&CX, fh, 0).unwrap();
+    mount.names("").unwrap_err();
+    in_flight.is_away.store(false, SeqCst);
+    assert_eq!(mount.names("").unwrap(), ["dir", "two"]);
+}
+
+/// A listing that was asked for before a rename, and came when nobody knew its outcome, denied the
+/// new name for as long as a listing is believed.
+#[test]
+fn a_listing_from_before_a_rename_of_unknown_outcome_denies_no_name() {
+    let (mount, in_flight) = mount(None);
+    fs::write(mount.at("one"), "content").unwrap();
+    mount.find("one").unwrap();
+    mount.age();
+    let (vfs, clock) = (Arc::clone(&mount.vfs), Arc::clone(&mount.clock));
+    *in_flight.changed.lock() = Some(Box::new(|| false));
+    *in_flight.listed.lock() = Some(Box::new(move || {
+        clock.advance(Duration::from_millis(1));
+        let flags = RenameFlags {
+            no_replace: false,
+            exchange: false,
+        };
+        vfs.rename(&CX, (Ino::ROOT, b"one"), (Ino::ROOT, b"two"), flags)
+            .unwrap_err();
+    }));
+    // Not of the two names.
+    mount.find("other").unwrap_err();
+    assert_eq!(mount.read("two").unwrap(), b"content");
+    mount.find("one").unwrap_err();
+    assert_eq!(mount.names("").unwrap(), ["two"]);
+}
+
+/// A listing after such a rename, for a name that it does not concern, says nothing of its names.
+#[test]
+fn a_listing_denies_no_name_of_a_rename_of_unknown_outcome() {
+    let (mount, in_flight) = mount(None);
+    fs::write(mount.at("one"), "content").unwrap();
+    rename_unheard(&mount, &in_flight, "one", "two");
+    mount.find("other").unwrap_err();
+    assert_eq!(mount.read("two").unwrap(), b"content");
+    mount.find("one").unwrap_err();
+}
+
+/// A directory that was listed while a rename above it was under way vanished if the answer to that
+/// was lost.
+#[test]
+fn a_directory_below_a_rename_whose_answer_is_lost_is_found() {
+    let (mount, in_flight) = mount(None);
+    fs::create_dir_all(mount.at("dir/sub")).unwrap();
+    fs::write(mount.at("dir/sub/file"), "content").unwrap();
+    let sub = mount.find("dir/sub").unwrap().ino;
+    mount.age();
+    let vfs = Arc::clone(&mount.vfs);
+    let (sender, receiver) = mpsc::channel();
+    *in_flight.changed.lock() = Some(Box::new(move || {
+        std::thread::spawn(move || {
+            let fh = vfs.opendir(sub).unwrap();
+            let result = vfs.readdir(&CX, fh, 0);
+            sender.send(result.map(drop)).unwrap();
+        });
+        // It comes to wait for the rename.
+        std::thread::sleep(Duration::from_millis(200));
+        false
+    }));
+    rename(&mount, "dir", "moved").unwrap_err();
+    let listed = receiver.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert!(listed.is_ok(), "{listed:?}");
+    assert_eq!(mount.names("moved/sub").unwrap(), ["file"]);
+}
+
+/// The content of a dirty file that such a rename has replaced may have been written after the
+/// program heard of a failure: it is kept beside, and never takes the place of what was moved.
+#[test]
+fn a_dirty_file_that_a_rename_of_unknown_outcome_replaced_is_stored_beside() {
+    let (mount, in_flight) = mount(Some(Duration::from_secs(3600)));
+    fs::write(mount.at("one"), "moved").unwrap();
+    fs::write(mount.at("two"), "replaced").unwrap();
+    mount.find("one").unwrap();
+    mount.write("two", b"dirty").unwrap();
+    rename_unheard(&mount, &in_flight, "one", "two");
+    mount.age();
+    mount.names("").unwrap();
+    let told = mount.vfs.drain();
+    assert_eq!(told.len(), 1, "of the conflict: {told:?}");
+    assert_eq!(fs::read(mount.at("two")).unwrap(), b"moved");
+    let mut all: Vec<Vec<u8>> = mount
+        .names("")
+        .unwrap()
+        .iter()
+        .map(|name| fs::read(mount.at(name)).unwrap())
+        .collect();
+    all.sort();
+    assert_eq!(all, [b"dirty".to_vec(), b"moved".to_vec()]);
+}
+
+/// A new request for the names of such a rename comes after it is known what that did.
+#[test]
+fn the_next_request_for_a_name_first_finds_out_about_the_rename_before_it() {
+    let (mount, in_flight) = mount(None);
+    fs::write(mount.at("one"), "old").unwrap();
+    let opened = mount.open("one", libc::O_RDWR).unwrap();
+    rename_unheard(&mount, &in_flight, "one", "two");
+    // The kernel need not look it up again.
+    in_flight.is_away.store(true, SeqCst);
+    rename(&mount, "two", "three").unwrap_err();
+    in_flight.is_away.store(false, SeqCst);
+    rename(&mount, "two", "three").unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
+    mount.close(&opened).unwrap();
+    assert_eq!(mount.names("").unwrap(), ["three"]);
+    assert_eq!(fs::read(mount.at("three")).unwrap(), b"new");
+}
+
+/// What the host has was taken for safe, and the copy here removed, although the host's disk could
+/// not write it.
+#[test]
+fn content_is_kept_until_the_disk_of_the_host_has_it() {
+    let (mount, in_flight) = mount(Some(Duration::from_secs(3600)));
+    fs::create_dir(mount.at("dir")).unwrap();
+    fs::write(mount.at("dir/file"), "old").unwrap();
+    let opened = mount
+        .open("dir/file", libc::O_WRONLY | libc::O_TRUNC)
+        .unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
+    mount.close(&opened).unwrap();
+    let mtime = mount.find("dir/file").unwrap().stat.mtime;
+    rename_unheard(&mount, &in_flight, "dir", "moved");
+    let world = mount.crash();
+    // As if it had been stored before that, and nobody had heard of it.
+    let path = world.root().join("moved/file");
+    fs::write(&path, "new").unwrap();
+    let secs = Duration::new(u64::try_from(mtime.secs).unwrap(), mtime.nanos);
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH + secs).unwrap();
+    let says =
+        |what: &str| format!("#!/bin/dash\necho \"sync: error syncing 'x': {what}\" >&2; exit 1\n");
+    for what in [
+        "Input/output error",
+        "No space left on device",
+        "Disk quota exceeded",
+    ] {
+        world.put("sync", &says(what));
+        let mount = Mount::on(Arc::clone(&world), Setup::default());
+        let [left] = &mount.recovered[..] else {
+            panic!("{what}: {:?}", mount.recovered);
+        };
+        assert!(
+            matches!(left.fate, cache::Fate::Later { .. }),
+            "{what}: {left}"
+        );
+        mount.crash();
+    }
+    // Who may not flush a file will never be able to.
+    world.put("sync", &says("Operation not permitted"));
+    let mount = Mount::on(world, Setup::default());
+    let [left] = &mount.recovered[..] else {
+        panic!("{:?}", mount.recovered);
+    };
+    assert!(matches!(left.fate, cache::Fate::WasStored), "{left}");
 }

@@ -67,6 +67,7 @@ impl Tree {
                 };
                 dir.names.get(name).map(|known| (at, &known.what))
             }
+            Some(known) if known.says_nothing() => None,
             Some(known) => Some((known.at, &known.what)),
             None => dir.listed_at.map(|at| (at, &What::Absent)),
         }
@@ -81,6 +82,11 @@ impl Tree {
         at: Tick,
     ) {
         if self.is_in_doubt(parent, name, listed.is_some()) {
+            // A name that is not there must not count as absent because of a listing.
+            if self.is_unknown(parent, name) {
+                let (at, what) = (Tick::ZERO, What::Absent);
+                self.put(parent, name, Known { at, what });
+            }
             return;
         }
         let Some(dir) = self.dir_mut(parent) else {
@@ -143,11 +149,11 @@ impl Tree {
     }
 
     /// Says that nobody knows what a name is now: the host is asked when it is next wanted.
-    pub(in crate::vfs) fn doubt(&mut self, parent: Ino, name: &Name) {
+    pub(in crate::vfs) fn doubt(&mut self, parent: Ino, name: &Name, at: Tick) {
+        self.forget_listing(parent, at);
         let Some(dir) = self.dir_mut(parent) else {
             return;
         };
-        dir.listed_at = None;
         let Some(known) = dir.names.get_mut(name) else {
             return;
         };
@@ -157,6 +163,22 @@ impl Tree {
         {
             inode.stat_at = Tick::ZERO;
         }
+    }
+
+    /// Has a directory listed again before an absent name counts as absent; a listing that was asked
+    /// for before `at` counts for nothing.
+    pub(super) fn forget_listing(&mut self, dir: Ino, at: Tick) {
+        if let Some(dir) = self.dir_mut(dir) {
+            dir.listed_at = None;
+            dir.no_listing_before = dir.no_listing_before.max(at);
+        }
+    }
+
+    /// Whether nothing is known of a name beyond what a listing may say.
+    pub(super) fn is_unknown(&self, parent: Ino, name: &Name) -> bool {
+        let dir = self.inodes.get(&parent).and_then(|it| it.dir.as_deref());
+        let known = dir.and_then(|dir| dir.names.get(name));
+        known.is_none_or(Known::says_nothing)
     }
 
     /// Says that a name was certainly there at `at`: what was asked for before cannot deny it.
@@ -170,6 +192,9 @@ impl Tree {
     pub(in crate::vfs) fn learn_listing(&mut self, ino: Ino, listing: Listing, at: Tick) {
         self.absorb(ino, listing.directory, at);
         let Some(dir) = self.dir_mut(ino) else { return };
+        if at < dir.no_listing_before {
+            return;
+        }
         let mut missing: Vec<Name> = Vec::new();
         if !dir.names.is_empty() {
             let found: std::collections::HashSet<&Name> =
