@@ -210,9 +210,7 @@ fn serve(
     transport.silence();
 
     let mountpoint = Arc::new(mountpoint);
-    let before = mountinfo::mounts();
-    let device = mountpoint.attach(&config.mount)?;
-    let MountLine { id: mount_id, .. } = mountpoint.find(&config.mount, &before)?;
+    let (device, MountLine { id: mount_id, .. }) = mountpoint.attach(&config.mount)?;
     let unmount = Unmount(&mountpoint, &mount_id);
     let acl = match (config.mount.allow_other, config.mount.allow_root) {
         (true, _) => SessionACL::All,

@@ -10,7 +10,6 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -75,6 +74,8 @@ pub enum Error {
     InUse(PathBuf),
     #[error("the daemon of {} says that it is unmounted, but it is still mounted", .0.display())]
     StillMounted(PathBuf),
+    #[error("cannot read the list of mounts")]
+    Mounts(#[source] io::Error),
     #[error("cannot speak with the daemon")]
     Conversation(#[source] io::Error),
     #[error("the daemon refuses: {0}")]
@@ -94,6 +95,7 @@ impl Error {
             | Self::Dead(_)
             | Self::InUse(_)
             | Self::StillMounted(_)
+            | Self::Mounts(_)
             | Self::Conversation(_)
             | Self::Refused(_)
             | Self::Clear(_) => 5,
@@ -191,7 +193,8 @@ fn clear(
     out: &mut dyn Write,
 ) -> Result<u8, Error> {
     let fusermount = fusermount.filter(|_| task.sockets.uid != 0);
-    let mount = mountinfo::topmost(path).filter(|mount| mount.fstype.starts_with("fuse.scpfs"));
+    let mount = mountinfo::topmost(path).map_err(Error::Mounts)?;
+    let mount = mount.filter(|mount| mount.fstype.starts_with("fuse.scpfs"));
     let mount = mount.ok_or_else(|| Error::NotMounted(path.to_owned()))?;
     attach::detach_by_id(&mount.id, fusermount, WhenBusy::Hide).map_err(Error::Clear)?;
     let text = format!(
@@ -304,7 +307,10 @@ struct Served {
 /// It still has, whatever the daemon said.
 fn check_gone(path: &Path, mount: &MountLine) -> Result<(), Error> {
     let clock = SystemClock::new();
-    while mountinfo::by_id(&mount.id).is_some() {
+    while mountinfo::by_id(&mount.id)
+        .map_err(Error::Mounts)?
+        .is_some()
+    {
         if clock.tick() >= PATIENCE {
             return Err(Error::StillMounted(path.to_owned()));
         }
@@ -315,7 +321,7 @@ fn check_gone(path: &Path, mount: &MountLine) -> Result<(), Error> {
 
 /// Finds the daemon of what is mounted on `path`.
 fn find(places: &config::Sockets, path: &Path) -> Result<Served, Error> {
-    let Some(mount) = mountinfo::topmost(path) else {
+    let Some(mount) = mountinfo::topmost(path).map_err(Error::Mounts)? else {
         return Err(Error::NotMounted(path.to_owned()));
     };
     // Answers about a mount from any other user prove nothing.
@@ -337,6 +343,7 @@ fn find(places: &config::Sockets, path: &Path) -> Result<Served, Error> {
             && status.mount_id.as_deref() == Some(mount.id.as_str())
         {
             let status = *status;
+            daemon.patience = PATIENCE;
             return Ok(Served {
                 mount,
                 status,
@@ -353,19 +360,11 @@ fn without_daemon(path: &Path, mount: MountLine) -> Error {
         let fstype = mount.fstype;
         return Error::NotOurs { path, fstype };
     }
-    if is_dead(&path) {
+    if guard::is_dead(&path) {
         Error::Dead(path)
     } else {
         Error::NoDaemon(path)
     }
-}
-
-/// Whether nobody serves the mount any more. A daemon that is stopped does not say so.
-fn is_dead(path: &Path) -> bool {
-    let (tell, told) = mpsc::channel();
-    let path = path.to_owned();
-    let asking = thread::Builder::new().spawn(move || tell.send(guard::is_dead(&path)));
-    asking.is_ok() && told.recv_timeout(PATIENCE).unwrap_or(false)
 }
 
 /// Asks each for its status; who does not answer is left out.

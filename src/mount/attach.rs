@@ -27,6 +27,7 @@ use rustix::net::RecvAncillaryMessage;
 use rustix::net::RecvFlags;
 
 use crate::config;
+use crate::mount::guard;
 use crate::mount::mountinfo;
 use crate::mount::mountinfo::MountLine;
 use crate::path::Escaped;
@@ -81,6 +82,8 @@ pub enum Error {
     Fusermount(String),
     #[error("cannot mount on {}", path.display())]
     Mount { path: PathBuf, source: io::Error },
+    #[error("cannot read the list of mounts")]
+    Mounts { source: io::Error },
     #[error("cannot find the mount on {} in /proc/self/mountinfo", .0.display())]
     Unlisted(PathBuf),
     #[error("{} is in use", .0.display())]
@@ -145,7 +148,7 @@ impl Mountpoint {
         if !meta.is_dir() {
             return Err(Error::NotADirectory(path));
         }
-        if is_mountpoint(&path) {
+        if is_mountpoint(&path)? {
             return Err(Error::Busy(path));
         }
         let is_root = config.uid == 0;
@@ -182,12 +185,36 @@ impl Mountpoint {
         }
     }
 
-    /// Mounts, and returns the device on which the kernel speaks.
-    pub fn attach(&self, config: &config::Mount) -> Result<OwnedFd, Error> {
-        match &self.fusermount {
+    /// Mounts; returns the device on which the kernel speaks, and the mount.
+    ///
+    /// # Errors
+    /// The mount is not where it should be, because somebody has exchanged a directory on the way:
+    /// then it is taken off again.
+    pub fn attach(&self, config: &config::Mount) -> Result<(OwnedFd, MountLine), Error> {
+        let before = mountinfo::mounts().map_err(unlisted)?;
+        let device = match &self.fusermount {
             None => self.attach_as_root(config),
             Some(program) => self.attach_by_fusermount(program, config),
+        }?;
+        // From here on it would keep the filesystem below busy.
+        drop(self.dir.lock().take());
+        let mut new = mountinfo::mounts().map_err(unlisted)?;
+        new.retain(|mount| {
+            mount.owner == Some(config.uid) && !before.iter().any(|old| old.id == mount.id)
+        });
+        if let Some(mount) = new.iter().rfind(|mount| mount.path == self.path) {
+            return Ok((device, mount.clone()));
         }
+        // Nobody serves it from here on, which tells it from another mount that was made meanwhile.
+        drop(device);
+        let fstype = format!("fuse.{}", config.subtype);
+        new.retain(|mount| mount.fstype == fstype && mount.source == config.fsname);
+        for mount in new.iter().filter(|mount| guard::is_dead(&mount.path)) {
+            if let Err(error) = self.detach(&mount.id, WhenBusy::Hide) {
+                log::warn!("{}", crate::remote::chain(&error));
+            }
+        }
+        Err(Error::Unlisted(self.path.clone()))
     }
 
     fn attach_as_root(&self, config: &config::Mount) -> Result<OwnedFd, Error> {
@@ -281,35 +308,6 @@ impl Mountpoint {
         receive_fd(&ours).map_err(failed)
     }
 
-    /// Finds what [`Self::attach`] has just mounted; `before` is what was mounted before that.
-    ///
-    /// # Errors
-    /// It is not where it should be, because somebody has exchanged a directory on the way; then
-    /// it is taken off again.
-    pub fn find(&self, config: &config::Mount, before: &[MountLine]) -> Result<MountLine, Error> {
-        // From here on it would keep the filesystem below busy.
-        drop(self.dir.lock().take());
-        let is_new = |mount: &MountLine| {
-            mount.owner == Some(config.uid) && !before.iter().any(|old| old.id == mount.id)
-        };
-        let mut new: Vec<_> = mountinfo::mounts().into_iter().filter(is_new).collect();
-        if let Some(mount) = new.iter().rfind(|mount| mount.path == self.path) {
-            return Ok(mount.clone());
-        }
-        let fstype = format!("fuse.{}", config.subtype);
-        new.retain(|mount| mount.fstype == fstype && mount.source == config.fsname);
-        // One filesystem, though it may be seen at several places.
-        let device = |mount: &MountLine| mount.id.split('/').nth(1).map(str::to_owned);
-        if let Some(first) = new.first()
-            && new.iter().all(|mount| device(mount) == device(first))
-        {
-            for mount in &new {
-                self.detach(&mount.id, WhenBusy::Hide)?;
-            }
-        }
-        Err(Error::Unlisted(self.path.clone()))
-    }
-
     /// Takes the mount with this id off, if it is still there. If it is in use, it may be taken
     /// out of sight, and goes when its last user has gone.
     pub fn detach(&self, id: &str, when_busy: WhenBusy) -> Result<Detached, Error> {
@@ -347,11 +345,12 @@ pub fn detach_by_id(
     fusermount: Option<&Path>,
     when_busy: WhenBusy,
 ) -> Result<Detached, Error> {
-    let Some(MountLine { path, .. }) = mountinfo::by_id(id) else {
+    let Some(MountLine { path, .. }) = mountinfo::by_id(id).map_err(unlisted)? else {
         return Ok(Detached::Gone);
     };
     // A path leads to what is on top of it.
-    if mountinfo::topmost(&path).is_none_or(|top| top.id != id) {
+    let top = mountinfo::topmost(&path).map_err(unlisted)?;
+    if top.is_none_or(|top| top.id != id) {
         return Err(Error::Covered(path));
     }
     let unmount = |lazily: bool| match fusermount {
@@ -459,11 +458,15 @@ fn hint(said: &str) -> String {
     }
 }
 
-fn is_mountpoint(path: &Path) -> bool {
+fn is_mountpoint(path: &Path) -> Result<bool, Error> {
     // Only a FUSE mount is in the way; mounting over another kind is what people do.
-    mountinfo::mounts()
-        .iter()
-        .any(|mount| mount.path == path && mount.fstype.starts_with("fuse"))
+    let mounts = mountinfo::mounts().map_err(unlisted)?;
+    let mut on_path = mounts.iter().filter(|mount| mount.path == path);
+    Ok(on_path.any(|mount| mount.fstype.starts_with("fuse")))
+}
+
+fn unlisted(source: io::Error) -> Error {
+    Error::Mounts { source }
 }
 
 /// A value in fusermount3's list of options.

@@ -130,7 +130,7 @@ impl Mounted {
     /// still there.
     pub fn release_guard(&self) {
         if let Some(guard) = self.guard.lock().take()
-            && mountinfo::by_id(&self.id).is_none()
+            && matches!(mountinfo::by_id(&self.id), Ok(None))
         {
             guard.release();
         }
@@ -348,9 +348,11 @@ impl Mounted {
     /// Returns where the mount is at this moment, or was, and its id while it is there.
     pub fn place(&self) -> (PathBuf, Option<&str>) {
         let is_detaching = self.state.lock().is_detaching;
-        match mountinfo::by_id(&self.id).filter(|_| !is_detaching) {
-            Some(mount) => (mount.path, Some(&self.id)),
-            None => (self.mountpoint.path().to_owned(), None),
+        let path = || self.mountpoint.path().to_owned();
+        match mountinfo::by_id(&self.id) {
+            Ok(Some(mount)) if !is_detaching => (mount.path, Some(&self.id)),
+            Err(_) if !is_detaching => (path(), Some(&self.id)),
+            _ => (path(), None),
         }
     }
 

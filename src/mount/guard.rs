@@ -11,12 +11,14 @@ use std::io::Read as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Child;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use rustix::pipe::PipeFlags;
 
 use crate::config;
+use crate::control::PATIENCE;
 use crate::mount::attach;
 use crate::mount::attach::WhenBusy;
 use crate::mount::mountinfo;
@@ -88,10 +90,16 @@ pub fn run(task: &config::Guard) -> io::Result<()> {
         return Ok(());
     }
     let mut waited = Duration::ZERO;
-    while let Some(mount) = mountinfo::by_id(&task.mount_id)
-        && waited < DYING
-    {
-        if is_dead(&mount.path) {
+    while waited < DYING {
+        let mount = match mountinfo::by_id(&task.mount_id) {
+            Ok(None) => break,
+            // No descriptor is left in the system; one may be free soon.
+            Err(_) => None,
+            Ok(mount) => mount,
+        };
+        if let Some(mount) = mount
+            && is_dead(&mount.path)
+        {
             let fusermount = task.fusermount.as_deref();
             return attach::detach_by_id(&mount.id, fusermount, WhenBusy::Hide)
                 .map(drop)
@@ -110,12 +118,20 @@ fn close_the_rest() {
     let _closed = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
 }
 
-/// Whether nobody serves the mount any more. Asks for what the kernel never answers by itself.
+/// Whether nobody serves the mount any more. Asks for what the kernel never answers by itself; a
+/// daemon that does not answer for [`PATIENCE`] is not dead, but may be stopped.
 pub fn is_dead(mountpoint: &Path) -> bool {
-    matches!(
-        rustix::fs::statvfs(mountpoint),
-        Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED)
-    )
+    let (tell, told) = mpsc::channel();
+    let mountpoint = mountpoint.to_owned();
+    let asking = thread::Builder::new().spawn(move || {
+        let answer = rustix::fs::statvfs(&mountpoint);
+        let is_dead = matches!(
+            answer,
+            Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED)
+        );
+        tell.send(is_dead)
+    });
+    asking.is_ok() && told.recv_timeout(PATIENCE).unwrap_or(false)
 }
 
 /// Removes the socket of a daemon that has ended without doing so.

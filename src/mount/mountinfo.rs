@@ -1,6 +1,7 @@
 //! What the kernel says is mounted: `/proc/self/mountinfo`, see `proc_pid_mountinfo(5)`.
 
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 use std::path::PathBuf;
@@ -20,20 +21,37 @@ pub struct MountLine {
     pub owner: Option<u32>,
 }
 
+/// Where the kernel lists the mounts that a process can see.
+const MOUNTINFO: &str = "/proc/self/mountinfo";
+
 /// Returns all mounts that this process can see, later ones after earlier ones.
-pub fn mounts() -> Vec<MountLine> {
-    let text = fs::read("/proc/self/mountinfo").unwrap_or_default();
-    text.split(|&b| b == b'\n').filter_map(parse).collect()
+///
+/// # Errors
+/// The list cannot be read, for example because no descriptor is left: then nothing is known of any
+/// mount.
+pub fn mounts() -> io::Result<Vec<MountLine>> {
+    listed_in(Path::new(MOUNTINFO))
+}
+
+fn listed_in(file: &Path) -> io::Result<Vec<MountLine>> {
+    let text = fs::read(file)?;
+    Ok(text.split(|&b| b == b'\n').filter_map(parse).collect())
 }
 
 /// Returns what is on top of `path`, if anything is mounted there.
-pub fn topmost(path: &Path) -> Option<MountLine> {
-    mounts().into_iter().rfind(|mount| mount.path == path)
+///
+/// # Errors
+/// See [`mounts`].
+pub fn topmost(path: &Path) -> io::Result<Option<MountLine>> {
+    Ok(mounts()?.into_iter().rfind(|mount| mount.path == path))
 }
 
 /// Returns a mount by its id, wherever it is by now: a directory above it may have been renamed.
-pub fn by_id(id: &str) -> Option<MountLine> {
-    mounts().into_iter().find(|mount| mount.id == id)
+///
+/// # Errors
+/// See [`mounts`].
+pub fn by_id(id: &str) -> io::Result<Option<MountLine>> {
+    Ok(mounts()?.into_iter().find(|mount| mount.id == id))
 }
 
 fn parse(line: &[u8]) -> Option<MountLine> {
@@ -89,6 +107,13 @@ mod tests {
     #[test]
     fn mountinfo_escapes_are_undone() {
         assert_eq!(unescape(b"/a\\040b\\134c\\x"), b"/a b\\c\\x");
+    }
+
+    /// An error counted as a list without mounts: what was still mounted was said to be gone.
+    #[test]
+    fn a_list_that_cannot_be_read_is_no_empty_list() {
+        listed_in(Path::new("/proc/self/no-such-file")).unwrap_err();
+        assert_eq!(listed_in(Path::new("/dev/null")).unwrap(), []);
     }
 
     #[test]

@@ -24,16 +24,16 @@ use crate::world::Mount;
 use crate::world::Setup;
 use crate::world::TTL;
 
-type Hook = Box<dyn FnOnce() -> bool + Send>;
+type Hook<T = ()> = Box<dyn FnOnce() -> T + Send>;
 
 /// Does something when the host has answered and its answer is on its way.
 #[derive(Default)]
 struct InFlight {
     /// To a rename or a removal: the answer is lost if the hook says so.
-    changed: Mutex<Option<Hook>>,
-    listed: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    changed: Mutex<Option<Hook<bool>>>,
+    listed: Mutex<Option<Hook>>,
     /// To a request for attributes, after as many others.
-    looked: Mutex<Option<(u32, Box<dyn FnOnce() + Send>)>>,
+    looked: Mutex<Option<(u32, Hook)>>,
     is_away: AtomicBool,
 }
 

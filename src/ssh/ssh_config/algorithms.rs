@@ -44,6 +44,10 @@ const DEFAULT_MACS: [&str; 10] = [
     "hmac-sha1",
 ];
 
+/// What OpenSSH 9.2 has of keys beyond its defaults, and we have as well. It allows `+x` and `^x` to be
+/// patterns in the two lists of keys only.
+const MORE_HOST_KEYS: [&str; 2] = ["ssh-dss", "ssh-rsa"];
+
 /// Returns the default of a keyword, in lower case; `None` for one that is no list of algorithms.
 fn default_of(key: &str) -> Option<Vec<String>> {
     let list: &[&str] = match key {
@@ -83,12 +87,16 @@ pub fn plain(key: &str, value: &str) -> Option<String> {
         let mut names = names.split(',');
         names.any(|it| glob(it.as_bytes(), name.as_bytes()))
     };
-    // A pattern stands for what the default has of it.
+    // A pattern stands for all that OpenSSH has of it.
+    let mut all = default.clone();
+    if matches!(key, "hostkeyalgorithms" | "casignaturealgorithms") {
+        all.extend(MORE_HOST_KEYS.map(str::to_owned));
+    }
     let named = names
         .split(',')
         .flat_map(|it| match it.contains(['*', '?']) {
             true => {
-                let matching = default
+                let matching = all
                     .iter()
                     .filter(|name| glob(it.as_bytes(), name.as_bytes()));
                 matching.cloned().collect()
@@ -171,6 +179,9 @@ mod tests {
             "{rsa}"
         );
         assert_eq!(rsa.split(',').count(), 4);
+        assert!(host_keys("+ssh-r*").ends_with(",rsa-sha2-256,ssh-rsa"));
+        let ca = of("casignaturealgorithms", "^ssh-*").unwrap();
+        assert!(ca.starts_with("ssh-ed25519,ssh-dss,ssh-rsa,ecdsa"), "{ca}");
         let first = host_keys("^rsa-sha2-512,ecdsa-*-nistp256");
         assert!(
             first.starts_with("rsa-sha2-512,ecdsa-sha2-nistp256,ssh-ed25519-cert"),
