@@ -1,6 +1,6 @@
-//! Whole files on the local disk: fetched on open, read and written here, stored on close.
+//! Whole files on the local disk: fetched on open, read and written here, uploaded on close.
 //!
-//! Knows neither inodes nor handles, and not how a host stores a file. Driven by `vfs`, which
+//! Knows neither inodes nor handles, and not how a host uploads a file. Driven by `vfs`, which
 //! holds an [`Entry`] for each file that is open or dirty; everything else is an index of
 //! clean content that may be dropped at any time.
 //!
@@ -101,7 +101,7 @@ use crate::workers::Workers;
 /// Why the cache could not do something.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// Shared, because several callers may wait for one fetch or one store.
+    /// Shared, because several callers may wait for one fetch or one upload.
     #[error(transparent)]
     Remote(#[from] Arc<remote::Error>),
     #[error("cannot {act} in the local cache")]
@@ -110,7 +110,7 @@ pub enum Error {
         source: Arc<io::Error>,
     },
     #[error(
-        "the local cache is full: all that could go is gone, and what is open or not yet stored stays"
+        "the local cache is full: all that could go is gone, and what is open or not yet uploaded stays"
     )]
     Full,
     /// The content was not fetched, or was replaced on the host: [`Entry::open`] brings it.
@@ -123,7 +123,7 @@ pub enum Error {
     /// [`Entry::declare`] tells it.
     #[error("the content is not in the journal")]
     NotDeclared,
-    /// Somebody else stored the file; it was left alone.
+    /// Somebody else uploaded the file; it was left alone.
     #[error("{path} was changed on the host meanwhile; yours is beside it, as {kept_as}")]
     KeptBeside {
         path: RemotePath,
@@ -165,7 +165,7 @@ pub struct Cache {
     uploads: Uploads,
     /// The last conflicts, for whoever asks.
     collisions: Mutex<VecDeque<Collision>>,
-    /// What earlier runs left and this one could not store.
+    /// What earlier runs left and this one could not upload.
     left_by_others: Mutex<Vec<Id>>,
     /// The outcome of each of the others, so far.
     recovered: Mutex<Vec<Recovered>>,
@@ -214,7 +214,7 @@ impl Cache {
         Entry::of_host(Arc::clone(self), version)
     }
 
-    /// Makes an entry for a file that is not on the host yet: empty, and to be stored. If it
+    /// Makes an entry for a file that is not on the host yet: empty, and to be uploaded. If it
     /// `replaces`, the first upload replaces a file that has appeared there meanwhile: `O_TRUNC`.
     pub fn new_entry(self: &Arc<Self>, replaces: bool) -> Result<Arc<Entry>, Error> {
         Entry::born(Arc::clone(self), replaces)
@@ -285,7 +285,7 @@ impl Cache {
         &self.disk
     }
 
-    /// Nothing is stored by itself any more.
+    /// Nothing is uploaded by itself any more.
     pub fn stop(&self) {
         self.uploads.close();
     }
@@ -305,16 +305,16 @@ impl fmt::Debug for Cache {
     }
 }
 
-/// Where the content of an entry goes when it is stored.
+/// Where the content of an entry goes when it is uploaded.
 pub trait Whereto: Send + Sync + fmt::Debug {
     /// Returns the place as it is at this moment; `None` if the file has no name any more, so
-    /// that there is nothing to store.
+    /// that there is nothing to upload.
     fn target(&self) -> Option<Target>;
 
-    /// Says how a store ended, before anybody who waits for it is woken.
-    fn stored(&self, path: &RemotePath, result: Result<&remote::Changed, &Error>);
+    /// Says how an upload ended, before anybody who waits for it is woken.
+    fn uploaded(&self, path: &RemotePath, result: Result<&remote::Changed, &Error>);
 
     /// Says that the content went to another name, beside the file, because somebody else had
-    /// stored that.
+    /// uploaded that.
     fn kept_beside(&self, path: &RemotePath, kept_as: &RemotePath, changed: &remote::Changed);
 }

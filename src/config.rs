@@ -46,9 +46,9 @@ pub struct Status {
 #[derive(Debug, Clone)]
 pub struct Umount {
     pub mountpoint: PathBuf,
-    /// How long to wait until everything is stored.
+    /// How long to wait until everything is uploaded.
     pub timeout: Duration,
-    /// Whether to unmount what is in use, and where something is not stored.
+    /// Whether to unmount what is in use, and where something is not uploaded.
     pub force: bool,
     pub sockets: Sockets,
 }
@@ -125,7 +125,7 @@ pub struct Cache {
     pub min_free: Option<u64>,
     /// What happens to content that conflicts with somebody else's.
     pub conflicts: Conflicts,
-    /// How long after it is closed a file is stored; `None` to have closing wait for that.
+    /// How long after it is closed a file is uploaded; `None` to have closing wait for that.
     pub writeback: Option<Duration>,
     /// Identifies the boot of this machine.
     pub boot: String,
@@ -166,7 +166,7 @@ pub struct Mount {
     /// Options of mount(2) by their names: `nosuid`, `nodev`, `noexec`, ...
     pub flags: Vec<&'static str>,
     pub is_foreground: bool,
-    /// How long an end may take to store what is left.
+    /// How long an end may take to upload what is left.
     pub drain_timeout: Duration,
     /// The user who mounts.
     pub uid: u32,

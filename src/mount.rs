@@ -1,4 +1,4 @@
-//! Wires the layers: connects, mounts, serves until the end, stores what is left.
+//! Wires the layers: connects, mounts, serves until the end, uploads what is left.
 //!
 //! May use everything; nothing uses it but `main`.
 //!
@@ -114,7 +114,7 @@ pub enum Error {
         source: io::Error,
     },
     #[error(
-        "{n} files could not be stored on the host; their contents are kept in {}",
+        "{n} files could not be uploaded on the host; their contents are kept in {}",
         kept_in.display()
     )]
     NotStored { n: usize, kept_in: PathBuf },

@@ -1,6 +1,6 @@
 //! What a host can do for a filesystem: trait [`Remote`], and the ways to talk a host into it.
 //!
-//! Host words live here (list, stat, fetch, store, rename, remove); inodes and handles do not.
+//! Host words live here (list, stat, fetch, upload, rename, remove); inodes and handles do not.
 //! Driven by `cache` and `vfs`.
 //!
 //! Modules:
@@ -52,7 +52,7 @@ pub const DEFAULT_MAX_NAMES: usize = 500_000;
 /// longer than this many times their number.
 pub(crate) const MAX_BYTES_A_NAME: usize = 128;
 
-/// How long the name is that a store has until it is complete.
+/// How long the name is that an upload has until it is complete.
 pub const TEMP_NAME_LEN: usize = 27;
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -90,7 +90,12 @@ pub trait Remote: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`Error::Conflict`] if the host has not what the plan expects and nothing was kept beside
     /// it; the host is as it was.
-    fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Stored>;
+    fn upload(
+        &self,
+        path: &RemotePath,
+        content: &dyn Content,
+        plan: &UploadSpec,
+    ) -> Result<Uploaded>;
 
     /// Creates an empty file; fails with [`Reason::Exists`] if there is anything.
     fn create_new(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed>;
@@ -127,8 +132,8 @@ pub trait Remote: Send + Sync + fmt::Debug {
     /// changed.
     fn set_attr(&self, path: &RemotePath, change: &AttrChange) -> Result<Stat>;
 
-    /// Copies a file on the host, as [`Remote::store`] would with the content of `from`.
-    fn copy(&self, from: &RemotePath, to: &RemotePath, plan: &StorePlan) -> Result<Changed>;
+    /// Copies a file on the host, as [`Remote::upload`] would with the content of `from`.
+    fn copy(&self, from: &RemotePath, to: &RemotePath, plan: &UploadSpec) -> Result<Changed>;
 
     /// Fails with [`Reason::AccessDenied`] if the login user may not read the content of a file.
     ///
@@ -143,8 +148,8 @@ pub trait Remote: Send + Sync + fmt::Debug {
     /// Flushes a file to the host's disk; does nothing where the host has no means for that.
     fn sync(&self, path: &RemotePath) -> Result<()>;
 
-    /// Removes the temporary files that stores marked with `tag` left in a directory when their
-    /// connection broke. A store that still goes on there finds its file gone and fails.
+    /// Removes the temporary files that uploads marked with `tag` left in a directory when their
+    /// connection broke. An upload that still goes on there finds its file gone and fails.
     fn remove_leftovers(&self, dir: &RemotePath, tag: u32) -> Result<()>;
 
     /// Returns what can be done on this host, for people.
@@ -171,17 +176,17 @@ pub struct Facts {
     pub groups: Vec<u32>,
     /// Whether two names can be exchanged in one step.
     pub can_exchange: bool,
-    /// The precision with which [`Remote::set_attr`] and [`Remote::store`] can set times.
+    /// The precision with which [`Remote::set_attr`] and [`Remote::upload`] can set times.
     pub time_precision: TimePrecision,
     /// Whether a file can be sent in pieces, over several connections at once.
     pub can_take_pieces: bool,
     /// Whether holes of a file are sent as holes; if not, they are sent as zeros.
     pub can_take_holes: bool,
-    /// Where [`Remote::set_attr`] cannot set mode and times of files, and a store does: the size
-    /// up to which a file may be stored again for that.
-    pub sets_by_store: Option<u64>,
-    /// Whether every store writes into the file that is there, because nothing can be renamed.
-    pub stores_in_place: bool,
+    /// Where [`Remote::set_attr`] cannot set mode and times of files, and an upload does: the size
+    /// up to which a file may be uploaded again for that.
+    pub sets_by_upload: Option<u64>,
+    /// Whether every upload writes into the file that is there, because nothing can be renamed.
+    pub uploads_in_place: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -284,9 +289,9 @@ pub struct Owner {
     pub gid: u32,
 }
 
-/// How content is to be stored.
+/// How content is to be uploaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StorePlan {
+pub struct UploadSpec {
     /// In bytes, exactly.
     pub size: u64,
     /// How many bytes at the beginning the expected version has already: everything of it, so that
@@ -312,7 +317,7 @@ pub struct StorePlan {
     pub tag: u32,
 }
 
-impl StorePlan {
+impl UploadSpec {
     /// Returns whether the host has all that the plan was to give it: the content, and the
     /// permissions where they were changed here.
     pub fn is_done(&self, stat: &Stat) -> bool {
@@ -320,7 +325,7 @@ impl StorePlan {
         has_mode && self.has_content(stat)
     }
 
-    /// Returns whether the host has the content of the plan. A store sets the modification time to
+    /// Returns whether the host has the content of the plan. An upload sets the modification time to
     /// the microsecond, so size and time together are as good as a receipt. A host that sets or
     /// tells whole seconds has no better one.
     pub fn has_content(&self, stat: &Stat) -> bool {
@@ -369,9 +374,9 @@ pub struct Changed {
     pub parent: Option<Stat>,
 }
 
-/// What a store left on the host.
+/// What an upload left on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stored {
+pub struct Uploaded {
     /// Of the file that has the content now. `None` where the host did not tell.
     pub stat: Option<Stat>,
     /// Whether somebody else had written to the file by the time its attributes were asked for, which
@@ -382,19 +387,19 @@ pub struct Stored {
     pub outcome: Outcome,
 }
 
-/// Whether a store went as planned.
+/// Whether an upload went as planned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     AsPlanned,
     /// Somebody had removed the file: it was made anew.
     Recreated,
-    /// Somebody had stored the same content already: theirs was left alone.
+    /// Somebody had uploaded the same content already: theirs was left alone.
     Same,
-    /// Somebody had stored other content: ours is beside it, called [`StorePlan::keep_as`].
+    /// Somebody had uploaded other content: ours is beside it, called [`UploadSpec::keep_as`].
     KeptBeside,
 }
 
-impl Stored {
+impl Uploaded {
     /// Says that all went as planned.
     pub fn as_planned(Changed { stat, parent }: Changed) -> Self {
         Self {

@@ -2,9 +2,9 @@
 //!
 //! A forced command, a restricted shell, an appliance, or a server library without a shell behind
 //! it. Each operation is a command on a channel of its own; once that is open, reading takes one
-//! round trip and storing two, the first of which looks at what is there.
+//! round trip and uploading two, the first of which looks at what is there.
 //!
-//! What SCP has no word for cannot be done: no rename, so that a store goes straight to its name;
+//! What SCP has no word for cannot be done: no rename, so that an upload goes straight to its name;
 //! no removal, no links, no owners. No inode numbers and whole seconds only, so that a change of
 //! the same size within one second is seen only in small files, whose content is compared.
 //!
@@ -59,8 +59,8 @@ use crate::remote::Remote;
 use crate::remote::RenameHow;
 use crate::remote::Renamed;
 use crate::remote::Result;
-use crate::remote::StorePlan;
-use crate::remote::Stored;
+use crate::remote::UploadSpec;
+use crate::remote::Uploaded;
 use crate::scp::ahead::MAX_AHEAD;
 use crate::scp_only::command::Direction;
 use crate::scp_only::command::Options;
@@ -109,7 +109,7 @@ pub struct ScpOnly {
     timeout: Duration,
     clock: Arc<dyn Clock>,
     /// Whether the host's filesystem keeps odd seconds, which FAT does not; `None` until one was
-    /// stored.
+    /// uploaded.
     keeps_seconds: Mutex<Option<bool>>,
     /// What small files held that were changed lately.
     samples: Mutex<Samples>,
@@ -319,10 +319,15 @@ impl Remote for ScpOnly {
         Err(about.refused(Reason::Changed, b""))
     }
 
-    /// Stores straight at the final name: there is nothing to rename with. Others can see half of
+    /// Uploads straight at the final name: there is nothing to rename with. Others can see half of
     /// the content while it arrives, and keep that half if it never does.
-    fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Stored> {
-        self.store_file(path, content, plan)
+    fn upload(
+        &self,
+        path: &RemotePath,
+        content: &dyn Content,
+        plan: &UploadSpec,
+    ) -> Result<Uploaded> {
+        self.upload_file(path, content, plan)
     }
 
     fn create_new(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed> {
@@ -369,7 +374,7 @@ impl Remote for ScpOnly {
         self.change_attr(path, change)
     }
 
-    fn copy(&self, _from: &RemotePath, to: &RemotePath, _plan: &StorePlan) -> Result<Changed> {
+    fn copy(&self, _from: &RemotePath, to: &RemotePath, _plan: &UploadSpec) -> Result<Changed> {
         Err(Self::unsupported("copy", to, NO_WORD))
     }
 

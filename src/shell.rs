@@ -56,8 +56,8 @@ use crate::remote::Remote;
 use crate::remote::RenameHow;
 use crate::remote::Renamed;
 use crate::remote::Result;
-use crate::remote::StorePlan;
-use crate::remote::Stored;
+use crate::remote::UploadSpec;
+use crate::remote::Uploaded;
 use crate::shell::lane::Answer;
 use crate::shell::lane::Lane;
 use crate::shell::outcome::check;
@@ -293,8 +293,13 @@ impl Remote for Shell {
         self.fetch_file(path, known, receiver)
     }
 
-    fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Stored> {
-        self.store_file(path, content, plan)
+    fn upload(
+        &self,
+        path: &RemotePath,
+        content: &dyn Content,
+        plan: &UploadSpec,
+    ) -> Result<Uploaded> {
+        self.upload_file(path, content, plan)
     }
 
     fn create_new(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed> {
@@ -494,7 +499,7 @@ impl Remote for Shell {
         one_stat(ACT, &answer.body)
     }
 
-    fn copy(&self, from: &RemotePath, to: &RemotePath, plan: &StorePlan) -> Result<Changed> {
+    fn copy(&self, from: &RemotePath, to: &RemotePath, plan: &UploadSpec) -> Result<Changed> {
         self.copy_file(from, to, plan)
     }
 

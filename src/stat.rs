@@ -17,7 +17,7 @@ impl Time {
         }
     }
 
-    /// Returns whether a host on which a store set this time may tell it so: to the microsecond, as
+    /// Returns whether a host on which an upload set this time may tell it so: to the microsecond, as
     /// a `T` record carries it, or in whole seconds, which are all that some hosts set or tell.
     pub fn may_be_told_as(self, told: Self) -> bool {
         if told.nanos == 0 {

@@ -18,7 +18,7 @@
 //! - `names`: lookup results, create, mkdir, link, unlink, rename
 //! - `moving`: renames and removals in flight
 //! - `file`: open, read, write, release
-//! - `store`: flush and fsync: when and where content is uploaded
+//! - `upload`: flush and fsync: when and where content is uploaded
 //! - `refresh`: open files that change on the host
 //! - `recovery`: dirty content of an earlier mount, shown while it is uploaded
 //! - `drain`: upload everything at the end of a mount
@@ -45,9 +45,9 @@ mod recovery;
 mod refresh;
 mod report;
 mod set_attr;
-mod store;
 mod symlink;
 mod tree;
+mod upload;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -68,8 +68,8 @@ pub use crate::vfs::inode::Ino;
 pub use crate::vfs::names::RenameFlags;
 pub use crate::vfs::open_flags::OpenFlags;
 pub use crate::vfs::set_attr::SetAttr;
-pub use crate::vfs::store::PlacementPolicy;
 pub use crate::vfs::symlink::Symlinks;
+pub use crate::vfs::upload::PlacementPolicy;
 
 use crate::cache;
 use crate::cache::Cache;
@@ -130,7 +130,7 @@ pub struct Options {
     pub is_read_only: bool,
     /// How a save changes a file that exists.
     pub placement: PlacementPolicy,
-    /// How long after `close(2)` content is stored; `None` to have `close(2)` wait for that.
+    /// How long after `close(2)` content is uploaded; `None` to have `close(2)` wait for that.
     pub writeback: Option<Duration>,
     /// Whether what is known, however old, is good enough while the host cannot be reached.
     pub is_offline_ok: bool,

@@ -235,7 +235,7 @@ impl Entry {
         rustix::fs::seek(&**file, from).map_err(|error| local("seek")(error.into()))
     }
 
-    /// Waits until the content is whole and nobody stores it, then makes it ours to change.
+    /// Waits until the content is whole and nobody uploads it, then makes it ours to change.
     fn make_dirty(
         &self,
         state: &mut MutexGuard<'_, State>,
@@ -302,8 +302,8 @@ impl Entry {
         Ok(())
     }
 
-    /// Has the content stored again although it stays the same, for the sake of what goes with it.
-    /// `None` where it is going to be stored anyway.
+    /// Has the content uploaded again although it stays the same, for the sake of what goes with it.
+    /// `None` where it is going to be uploaded anyway.
     pub fn claim(&self, wait: Wait) -> Result<Option<Claim>, Error> {
         let mut state = self.state.lock();
         let was_dirty = matches!(state.content, Content::Dirty { .. });

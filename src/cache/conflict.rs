@@ -1,4 +1,4 @@
-//! What happens when somebody else changed a file that is to be stored, and what the content that
+//! What happens when somebody else changed a file that is to be uploaded, and what the content that
 //! is kept beside it is called.
 
 use crate::path::Name;

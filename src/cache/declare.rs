@@ -86,7 +86,7 @@ impl Entry {
     /// Whether an upload writes into the file that the host has, so that it may leave part of the
     /// content there.
     pub fn is_in_place(&self, target: &Target) -> bool {
-        target.placement != Placement::Replace || self.cache.remote.facts().stores_in_place
+        target.placement != Placement::Replace || self.cache.remote.facts().uploads_in_place
     }
 
     /// Keeps a copy of what the host has. Without one, an upload that breaks off may be taken for
@@ -139,7 +139,7 @@ impl Entry {
                     ..known
                 };
             }
-            // What has no place must not be stored at any.
+            // What has no place must not be uploaded at any.
             _ if target.is_unknown => (Phase::Kept, NO_PLACE),
             _ => (phase, ""),
         };
@@ -174,7 +174,7 @@ impl Entry {
             };
             let record = self.record(state, id, phase, target);
             if let Err(error) = self.cache.disk.journal().put(record, Durable::No) {
-                // It says the content is half written; a later run will keep it, not store it.
+                // It says the content is half written; a later run will keep it, not upload it.
                 log::warn!("cannot write the journal: {error}");
             }
         }
@@ -241,7 +241,7 @@ impl Entry {
         state.journaled = Journaled::Nameless;
     }
 
-    /// Says how content is to be stored, after its mode, owner or times were set.
+    /// Says how content is to be uploaded, after its mode, owner or times were set.
     pub fn restate(&self, target: &Target) {
         let (mtime, atime) = {
             let mut state = self.state.lock();

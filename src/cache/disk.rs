@@ -544,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn only_complete_content_survives_and_nothing_that_was_not_stored_is_lost() {
+    fn only_complete_content_survives_and_nothing_that_was_not_uploaded_is_lost() {
         let base = tempfile::tempdir().unwrap();
         let version = version(None);
         let dirty = {

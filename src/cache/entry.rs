@@ -1,16 +1,16 @@
-//! The life of one file's content while it is open or not yet stored.
+//! The life of one file's content while it is open or not yet uploaded.
 //!
 //! ```text
 //!            open             complete             write
 //!   Absent --------> Fetching --------> Clean ---------------> Dirty
 //!     ^                 |                 ^  ^                   |
 //!     +-----------------+                 |  +-------------------+
-//!          failed, cut                    |     stored (flush.rs)
-//!   new file: Dirty                     stays Dirty where the store fails
+//!          failed, cut                    |     uploaded (flush.rs)
+//!   new file: Dirty                     stays Dirty where the upload fails
 //! ```
 //!
 //! INVARIANT: content is Dirty from before the first byte of it is written until the host has
-//! stored it whole; Dirty content is never dropped while its file has a name.
+//! uploaded it whole; Dirty content is never dropped while its file has a name.
 
 use std::fmt;
 use std::fs::File;
@@ -36,7 +36,7 @@ use crate::clock::Tick;
 use crate::path::RemotePath;
 use crate::remote::Durability;
 use crate::remote::Expect;
-use crate::remote::StorePlan;
+use crate::remote::UploadSpec;
 use crate::stat::Stat;
 use crate::stat::Time;
 use crate::stat::Version;
@@ -72,7 +72,7 @@ pub struct Entry {
     pub(super) state: Mutex<State>,
     /// Told when anything in the state changes that somebody may wait for.
     pub(super) changed: Condvar,
-    /// How many bytes the store that is under way has taken.
+    /// How many bytes the upload that is under way has taken.
     pub(super) sent: AtomicU64,
 }
 
@@ -218,7 +218,7 @@ impl Entry {
 
     /// Makes sure that the content of `version` is here or on its way.
     ///
-    /// Returns once errors of the host are known. Our own content that is not yet stored always
+    /// Returns once errors of the host are known. Our own content that is not yet uploaded always
     /// counts as the newest.
     ///
     /// # Errors
@@ -295,8 +295,8 @@ impl Entry {
         Ok(())
     }
 
-    /// Sets times that are to be stored with the content. Returns false, having done nothing, if
-    /// there is nothing to be stored.
+    /// Sets times that are to be uploaded with the content. Returns false, having done nothing, if
+    /// there is nothing to be uploaded.
     pub fn set_times(&self, atime: Option<Time>, mtime: Option<Time>) -> bool {
         let mut state = self.state.lock();
         if !matches!(state.content, Content::Dirty { .. }) || state.is_flushing {
@@ -343,7 +343,7 @@ impl Entry {
         }
     }
 
-    /// Returns where content that is not stored yet lies, for messages.
+    /// Returns where content that is not uploaded yet lies, for messages.
     pub fn kept_in(&self) -> Option<std::path::PathBuf> {
         match &self.state.lock().content {
             Content::Dirty { private, .. } => Some(self.cache.disk.private_path(private)),
@@ -433,11 +433,11 @@ impl Entry {
         self.state.lock().epoch
     }
 
-    /// Says how a copy on the host replaces what this entry would store.
-    pub fn plan_copy(&self, size: u64, target: &Target, mtime: Time) -> StorePlan {
+    /// Says how a copy on the host replaces what this entry would upload.
+    pub fn plan_copy(&self, size: u64, target: &Target, mtime: Time) -> UploadSpec {
         let expect = self.state.lock().base;
         let durability = Durability::Lazy;
-        StorePlan {
+        UploadSpec {
             size,
             appends_to: None,
             mode: target.mode,

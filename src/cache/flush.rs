@@ -1,4 +1,4 @@
-//! Storing the content of an entry on the host.
+//! Uploading the content of an entry on the host.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ use crate::remote::Outcome;
 use crate::remote::Owner;
 use crate::remote::Placement;
 use crate::remote::Reason;
-use crate::remote::StorePlan;
-use crate::remote::Stored;
+use crate::remote::UploadSpec;
+use crate::remote::Uploaded;
 use crate::remote::partial;
 use crate::remote::partial::Digest;
 use crate::remote::partial::Found;
@@ -34,7 +34,7 @@ use crate::stat::Stat;
 use crate::stat::Time;
 use crate::stat::Version;
 
-/// Where content goes, as the layer above sees it when a store begins.
+/// Where content goes, as the layer above sees it when an upload begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     pub path: RemotePath,
@@ -59,7 +59,7 @@ pub struct Target {
 /// Why content is kept here whose directory is gone.
 pub(super) const NO_PLACE: &str = "its directory was removed or moved on the host";
 
-/// What a store is to do, as the state was when it began.
+/// What an upload is to do, as the state was when it began.
 struct Job {
     file: Arc<File>,
     private: Private,
@@ -76,8 +76,8 @@ struct Job {
 }
 
 impl Job {
-    fn plan(&self, target: &Target, durability: Durability) -> StorePlan {
-        StorePlan {
+    fn plan(&self, target: &Target, durability: Durability) -> UploadSpec {
+        UploadSpec {
             size: self.size,
             appends_to: self.appends_to(target),
             mode: target.mode,
@@ -138,14 +138,14 @@ impl Job {
     }
 }
 
-/// Larger content, in bytes, is not read once more when nobody heard the end of its store.
+/// Larger content, in bytes, is not read once more when nobody heard the end of its upload.
 const MAX_HASHED: u64 = 256 << 20;
 
 /// How often content that is to replace a file meets another one before that is a conflict after all.
 const MAX_REPLACEMENTS: u32 = 9;
 
 impl Entry {
-    /// Stores the content on the host if the host does not have it, and waits for that.
+    /// Uploads the content on the host if the host does not have it, and waits for that.
     ///
     /// # Errors
     /// The content is still here and still dirty; the next flush tries again, and so does the cache
@@ -239,16 +239,16 @@ impl Entry {
         let result = self.send(&job, &target, durability);
         // Without the lock: the layer above takes its own first, then this one.
         let result = match result {
-            Ok(stored) => self.stored(&**whereto, &job, &target, &stored, durability),
+            Ok(uploaded) => self.uploaded(&**whereto, &job, &target, &uploaded, durability),
             Err(error) => {
-                self.not_stored(whereto, &job, &target, &error);
+                self.not_uploaded(whereto, &job, &target, &error);
                 Err(error)
             }
         };
         let mut state = self.state.lock();
         state.is_flushing = false;
         if !Self::is_wanted(&state) && matches!(state.content, Content::Clean { .. }) {
-            // Its last handle went before or while it was stored.
+            // Its last handle went before or while it was uploaded.
             self.put_away(&mut state);
         }
         drop(state);
@@ -267,11 +267,11 @@ impl Entry {
                 if durability == Durability::Fsync {
                     remote::make_durable(&*self.cache.remote, path)?;
                 }
-                let stored = Stored::as_planned(Changed {
+                let uploaded = Uploaded::as_planned(Changed {
                     stat: Some(stat),
                     parent: None,
                 });
-                return Ok(Sent::new(path, stored));
+                return Ok(Sent::new(path, uploaded));
             }
             plan.expect = Expect::Version(stat.version());
             plan.appends_to = None;
@@ -311,7 +311,7 @@ impl Entry {
         job: &Job,
         path: &RemotePath,
         content: &FromFile<'_>,
-        plan: &mut StorePlan,
+        plan: &mut UploadSpec,
     ) -> Result<Sent, Error> {
         let replaces = job.replaces || self.cache.conflicts == Conflicts::Overwrite;
         if replaces && plan.expect != Expect::Anything {
@@ -320,17 +320,17 @@ impl Entry {
         Ok(self.cache.send_or_keep_both(path, content, plan)?)
     }
 
-    /// Stores content that replaces whatever is there. It says what that is all the same: a store
+    /// Uploads content that replaces whatever is there. It says what that is all the same: an upload
     /// that nobody waits for any more may arrive late, and must not replace what came after it.
     fn replace_there(
         &self,
         path: &RemotePath,
         content: &FromFile<'_>,
-        plan: &mut StorePlan,
+        plan: &mut UploadSpec,
     ) -> Result<Sent, Error> {
         for _ in 0..MAX_REPLACEMENTS {
-            match self.cache.remote.store(path, content, plan) {
-                Ok(stored) => return Ok(Sent::new(path, stored)),
+            match self.cache.remote.upload(path, content, plan) {
+                Ok(uploaded) => return Ok(Sent::new(path, uploaded)),
                 Err(remote::Error::Conflict { .. }) => plan.appends_to = None,
                 Err(error) => return Err(error.into()),
             }
@@ -343,7 +343,7 @@ impl Entry {
         Ok(self.cache.send_or_keep_both(path, content, plan)?)
     }
 
-    /// Removes what stores left whose end nobody heard: where the host itself broke down, nobody over
+    /// Removes what uploads left whose end nobody heard: where the host itself broke down, nobody over
     /// there does, and one that still goes on must not end later.
     fn clean_up(&self, doubts: &[Doubt]) -> Result<(), Error> {
         let mut last = None;
@@ -359,7 +359,7 @@ impl Entry {
         Ok(())
     }
 
-    /// Asks whether a store whose end nobody heard succeeded after all; returns what the host has
+    /// Asks whether an upload whose end nobody heard succeeded after all; returns what the host has
     /// if it is what we sent. Where times are whole seconds it may be any of several, or somebody
     /// else's: then it is read. Where the host has part of it, that is what the plan expects from
     /// then on.
@@ -367,7 +367,7 @@ impl Entry {
         &self,
         job: &'a Job,
         path: &RemotePath,
-        plan: &mut StorePlan,
+        plan: &mut UploadSpec,
     ) -> Result<Option<(Stat, &'a Doubt)>, Error> {
         self.clean_up(&job.doubts)?;
         match self.cache.remote.stat(path) {
@@ -391,7 +391,7 @@ impl Entry {
         }
     }
 
-    fn stored(
+    fn uploaded(
         &self,
         whereto: &dyn Whereto,
         job: &Job,
@@ -399,9 +399,9 @@ impl Entry {
         sent: &Sent,
         durability: Durability,
     ) -> Result<(), Error> {
-        let Sent { at, stored } = sent;
-        let changed = self.complete(at, job, stored);
-        let result = match stored.outcome {
+        let Sent { at, uploaded } = sent;
+        let changed = self.complete(at, job, uploaded);
+        let result = match uploaded.outcome {
             Outcome::AsPlanned | Outcome::Same => Ok(()),
             Outcome::Recreated => {
                 log::warn!("{at} was removed on the host meanwhile; it is there again");
@@ -413,7 +413,7 @@ impl Entry {
             }),
         };
         match &result {
-            Ok(()) => whereto.stored(at, Ok(&changed)),
+            Ok(()) => whereto.uploaded(at, Ok(&changed)),
             Err(error) => {
                 log::error!("{error}");
                 self.cache.note_collision(&target.path, at);
@@ -449,7 +449,7 @@ impl Entry {
         result
     }
 
-    fn not_stored(
+    fn not_uploaded(
         self: &Arc<Self>,
         whereto: &Arc<dyn Whereto>,
         job: &Job,
@@ -467,7 +467,7 @@ impl Entry {
         let is_doubtful = matches!(error, Error::Remote(error) if matches!(**error,
             remote::Error::Partial { .. }
             | remote::Error::OutcomeUnknown { .. }
-            | remote::Error::Surprise { .. }
+            | remote::Error::UnexpectedReply { .. }
             | remote::Error::Protocol { .. }
             | remote::Error::Local { .. }));
         // Without the lock: it may be read.
@@ -484,13 +484,13 @@ impl Entry {
             let mut state = self.state.lock();
             state.is_begun |= is_partial;
             match (half, doubt) {
-                // What the host has now is part of ours: the next store may replace it, but not what
+                // What the host has now is part of ours: the next upload may replace it, but not what
                 // somebody else makes of it.
                 (Some(Ok((Found::Part { prefix }, part))), _) => {
                     state.base = part;
                     state.n_kept = prefix.unwrap_or(0);
                 }
-                // If nobody could look, the next store does.
+                // If nobody could look, the next upload does.
                 (_, Some(doubt)) => state.doubts.push(doubt),
                 (_, None) => {}
             }
@@ -507,7 +507,7 @@ impl Entry {
             } else {
                 log::Level::Debug
             },
-            "{} is not stored on the host: {}; its content is kept in {}",
+            "{} is not uploaded on the host: {}; its content is kept in {}",
             target.path,
             remote::chain(error),
             kept_in.display()
@@ -519,13 +519,13 @@ impl Entry {
                 remote::chain(&error)
             );
         }
-        whereto.stored(&target.path, Err(error));
+        whereto.uploaded(&target.path, Err(error));
         if may_pass(error) {
             self.cache.uploads.retry(self, whereto);
         }
     }
 
-    /// Gives stored content the name of its version.
+    /// Gives uploaded content the name of its version.
     fn settle(&self, private: Private, version: &Version, size: u64) -> Place {
         // Where times are whole seconds, an earlier content may have had the same version.
         self.cache.forget(version);
@@ -538,15 +538,15 @@ impl Entry {
         }
     }
 
-    /// Asks for the attributes of a file that was just stored where the answer did not have them.
-    /// A version that somebody else has made since is not taken for the stored one.
-    fn complete(&self, path: &RemotePath, job: &Job, stored: &Stored) -> Changed {
-        let mut changed = stored.changed();
-        if changed.stat.is_none() && !stored.is_overtaken {
+    /// Asks for the attributes of a file that was just uploaded where the answer did not have them.
+    /// A version that somebody else has made since is not taken for the uploaded one.
+    fn complete(&self, path: &RemotePath, job: &Job, uploaded: &Uploaded) -> Changed {
+        let mut changed = uploaded.changed();
+        if changed.stat.is_none() && !uploaded.is_overtaken {
             let stat = self.cache.remote.stat(path).ok();
             changed.stat = stat.filter(|stat| {
                 stat.size == job.size
-                    && (stored.outcome == Outcome::Same || job.mtime.may_be_told_as(stat.mtime))
+                    && (uploaded.outcome == Outcome::Same || job.mtime.may_be_told_as(stat.mtime))
             });
         }
         changed
@@ -563,18 +563,18 @@ impl Entry {
         Ok(())
     }
 
-    /// Takes back the stores whose end nobody heard, before the file loses its name.
+    /// Takes back the uploads whose end nobody heard, before the file loses its name.
     pub(super) fn withdraw(&self) -> Result<(), Error> {
         let doubts = self.state.lock().doubts.clone();
         self.clean_up(&doubts)
     }
 
-    /// Returns whether a store may have succeeded whose end nobody heard.
+    /// Returns whether an upload may have succeeded whose end nobody heard.
     pub fn may_be_on_host(&self) -> bool {
         !self.state.lock().doubts.is_empty()
     }
 
-    /// Returns why the last store failed, if it did and the content is still not on the host.
+    /// Returns why the last upload failed, if it did and the content is still not on the host.
     pub fn failure(&self) -> Option<Error> {
         self.state.lock().failure.clone()
     }
@@ -583,14 +583,14 @@ impl Entry {
 /// The error of content that was not sent because the host says that it has no room.
 fn no_space(path: &RemotePath) -> remote::Error {
     remote::Error::Refused {
-        act: "store",
+        act: "upload",
         path: path.clone(),
         reason: Reason::NoSpace,
         text: Vec::new(),
     }
 }
 
-/// Whether a store that failed so may succeed later without anybody doing anything here.
+/// Whether an upload that failed so may succeed later without anybody doing anything here.
 pub(super) fn may_pass(error: &Error) -> bool {
     match error {
         Error::Remote(error) => match &**error {

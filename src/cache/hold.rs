@@ -1,4 +1,4 @@
-//! Keeping contents from being stored while their paths change.
+//! Keeping contents from being uploaded while their paths change.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::cache::entry::Entry;
 use crate::cache::state::State;
 
 impl Entry {
-    /// Keeps stores from beginning until the guard is dropped, and waits for one that is under
+    /// Keeps uploads from beginning until the guard is dropped, and waits for one that is under
     /// way: its path is about to change.
     pub fn hold(self: &Arc<Self>) -> Hold {
         let mut state = self.state.lock();
@@ -32,7 +32,7 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// Removes from the host what stores of the content left there whose end nobody heard; one that
+    /// Removes from the host what uploads of the content left there whose end nobody heard; one that
     /// still goes on fails then.
     ///
     /// # Errors

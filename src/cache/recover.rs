@@ -33,7 +33,7 @@ use crate::remote::Durability;
 use crate::remote::Expect;
 use crate::remote::Outcome;
 use crate::remote::Reason;
-use crate::remote::StorePlan;
+use crate::remote::UploadSpec;
 use crate::remote::make_durable;
 use crate::remote::partial;
 use crate::stat::Stat;
@@ -93,7 +93,7 @@ pub struct Recovered {
 #[derive(Debug, Clone)]
 pub enum Fate {
     /// It is on the host now.
-    Stored,
+    Uploaded,
     /// It was on the host already.
     WasStored,
     /// Somebody had removed the file: it is there again.
@@ -102,7 +102,7 @@ pub enum Fate {
     KeptBeside(RemotePath),
     /// It stays here until somebody looks at it.
     Kept { why: String, file: PathBuf },
-    /// It could not be stored now; the next run tries again.
+    /// It could not be uploaded now; the next run tries again.
     Later { why: String, file: PathBuf },
 }
 
@@ -117,28 +117,28 @@ impl fmt::Display for Recovered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = &self.path;
         match &self.fate {
-            Fate::Stored => write!(f, "{path}: stored"),
+            Fate::Uploaded => write!(f, "{path}: uploaded"),
             Fate::WasStored => write!(f, "{path}: the host has it already"),
-            Fate::Recreated => write!(f, "{path}: stored; it had been removed on the host"),
+            Fate::Recreated => write!(f, "{path}: uploaded; it had been removed on the host"),
             Fate::KeptBeside(beside) => write!(
                 f,
                 "{path}: was changed on the host meanwhile; yours is beside it, as {beside}"
             ),
             Fate::Kept { why, file } => write!(f, "{path}: kept in {}: {why}", file.display()),
             Fate::Later { why, file } => {
-                write!(f, "{path}: not stored: {why}; kept in {}", file.display())
+                write!(f, "{path}: not uploaded: {why}; kept in {}", file.display())
             }
         }
     }
 }
 
-/// Why a content is not stored when it is found.
+/// Why a content is not uploaded when it is found.
 const UNFINISHED: &str = "it was still being written when scpfs ended";
 const UNSOUND: &str = "the machine went down before it was on the disk; it may not be whole";
 
 impl Cache {
     /// Takes over everything that an earlier run left; never asks the host. To be called before
-    /// anything else is stored.
+    /// anything else is uploaded.
     pub fn recover(self: &Arc<Self>) -> Found {
         let mut found = Found::default();
         for record in self.disk.journal().records() {
@@ -169,7 +169,7 @@ impl Cache {
         let (copy, file, len) = match opened {
             Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // The crash came before it was first written to, or after it was stored.
+                // The crash came before it was first written to, or after it was uploaded.
                 self.finish(id, None);
                 return;
             }
@@ -276,7 +276,7 @@ impl Cache {
         let private = Private::dirty(id);
         let kept_in = self.disk.private_path(&private);
         let fate = if *is_whole {
-            match self.store_again(record, file) {
+            match self.upload_again(record, file) {
                 Ok(fate) => fate,
                 Err(error) if error.is_connection_loss() => return Err(error),
                 Err(error) => {
@@ -325,8 +325,8 @@ impl Cache {
         let Some(id) = state.left_as.take() else {
             return;
         };
-        let fate = match sent.stored.outcome {
-            Outcome::AsPlanned => Fate::Stored,
+        let fate = match sent.uploaded.outcome {
+            Outcome::AsPlanned => Fate::Uploaded,
             Outcome::Same => Fate::WasStored,
             Outcome::Recreated => Fate::Recreated,
             Outcome::KeptBeside => Fate::KeptBeside(sent.at.clone()),
@@ -337,7 +337,7 @@ impl Cache {
 
     fn note_recovered(&self, recovered: Recovered) {
         match recovered.fate {
-            Fate::Stored | Fate::WasStored => {
+            Fate::Uploaded | Fate::WasStored => {
                 log::debug!("left by an earlier mount: {recovered}");
             }
             _ => log::warn!("left by an earlier mount: {recovered}"),
@@ -377,7 +377,7 @@ impl Cache {
         }
     }
 
-    fn store_again(&self, record: &Record, file: &File) -> remote::Result<Fate> {
+    fn upload_again(&self, record: &Record, file: &File) -> remote::Result<Fate> {
         let mut path = record.path.clone();
         let mut plan = plan_of(record);
         self.remove_leftovers_of(record)?;
@@ -393,7 +393,7 @@ impl Cache {
                 Err(error) => return Err(error),
             };
             let is_sent =
-                partial::is_stored(&*self.remote, place, &stat, &FromFile::new(file), &plan)?;
+                partial::is_uploaded(&*self.remote, place, &stat, &FromFile::new(file), &plan)?;
             if is_sent && plan.is_done(&stat) {
                 match make_durable(&*self.remote, place) {
                     Err(error) if is_about_disk(&error) => return Err(error),
@@ -433,8 +433,8 @@ impl Cache {
             plan.expect = found.map_or(Expect::Absent, |stat| Expect::Version(stat.version()));
         }
         let sent = self.send_or_keep_both(&path, &content, &mut plan)?;
-        Ok(match sent.stored.outcome {
-            Outcome::AsPlanned => Fate::Stored,
+        Ok(match sent.uploaded.outcome {
+            Outcome::AsPlanned => Fate::Uploaded,
             Outcome::Same => Fate::WasStored,
             Outcome::Recreated => Fate::Recreated,
             Outcome::KeptBeside => Fate::KeptBeside(sent.at),
@@ -490,9 +490,9 @@ fn is_base(record: &Record, stat: &Stat) -> bool {
     base.same_content(&here) && (!is_coarse || may_change || base.ctime == here.ctime)
 }
 
-/// How the content of an earlier run is to be stored.
-fn plan_of(record: &Record) -> StorePlan {
-    StorePlan {
+/// How the content of an earlier run is to be uploaded.
+fn plan_of(record: &Record) -> UploadSpec {
+    UploadSpec {
         size: record.size,
         appends_to: None,
         mode: record.mode,

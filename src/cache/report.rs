@@ -22,11 +22,11 @@ pub struct FileReport {
     pub size: u64,
     /// How much of it was sent, while it is uploaded.
     pub sent: u64,
-    /// Why the last store failed.
+    /// Why the last upload failed.
     pub failure: Option<String>,
     /// The error number that programs get for that.
     pub errno: Option<i32>,
-    /// How often it was tried to store it; 0 where that is not counted.
+    /// How often it was tried to upload it; 0 where that is not counted.
     pub tries: u32,
     /// When it is tried again, if by itself.
     pub next_try: Option<Duration>,
@@ -38,7 +38,7 @@ pub struct FileReport {
 pub enum FileState {
     /// Somebody has it open.
     Writing,
-    /// It is to be stored.
+    /// It is to be uploaded.
     Pending,
     Uploading,
     Failed,
@@ -59,7 +59,7 @@ pub struct CacheReport {
     pub misses: u64,
 }
 
-/// Content that was stored beside a file because somebody else had changed that.
+/// Content that was uploaded beside a file because somebody else had changed that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Collision {
     pub path: RemotePath,

@@ -7,7 +7,7 @@ use crate::cache::Cache;
 use crate::path::RemotePath;
 use crate::remote::Expect;
 use crate::remote::Placement;
-use crate::remote::StorePlan;
+use crate::remote::UploadSpec;
 use crate::stat::FsStat;
 
 /// The host is asked for its free space before more bytes than this are sent: a round trip is little
@@ -17,11 +17,11 @@ const MIN_ASKED: u64 = 16 << 20;
 impl Cache {
     /// Returns whether large content needs more room than the host says is free, so that none of it
     /// is sent. Asks the host. Holes take no room, here as there. The size before compression
-    /// counts, so a filesystem that compresses is refused content that it could have stored.
-    pub(super) fn lacks_room(&self, path: &RemotePath, file: &File, plan: &StorePlan) -> bool {
+    /// counts, so a filesystem that compresses is refused content that it could have uploaded.
+    pub(super) fn lacks_room(&self, path: &RemotePath, file: &File, plan: &UploadSpec) -> bool {
         let facts = self.remote.facts();
         let sent = plan.size - plan.appends_to.unwrap_or(0).min(plan.size);
-        if sent <= MIN_ASKED || plan.placement == Placement::Direct || facts.stores_in_place {
+        if sent <= MIN_ASKED || plan.placement == Placement::Direct || facts.uploads_in_place {
             return false;
         }
         let dir = path.parent().unwrap_or_default();
@@ -40,7 +40,7 @@ impl Cache {
 
     /// Returns whether the content certainly has room where the file is that it replaces. Asks the
     /// host.
-    pub(super) fn fits_in_place(&self, path: &RemotePath, plan: &StorePlan) -> bool {
+    pub(super) fn fits_in_place(&self, path: &RemotePath, plan: &UploadSpec) -> bool {
         let is_there = matches!(plan.expect, Expect::Version(_) | Expect::Anything);
         let remote = &self.remote;
         let (true, Ok(stat), Ok(fs)) = (is_there, remote.stat(path), remote.fs_stat(path)) else {

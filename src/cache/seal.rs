@@ -12,11 +12,11 @@ use crate::cache::flush::Target;
 use crate::cache::state::Content;
 
 impl Entry {
-    /// Says that the content is whole and may be stored later: it is safe here, and the cache will
-    /// store it by itself when `delay` has passed.
+    /// Says that the content is whole and may be uploaded later: it is safe here, and the cache will
+    /// upload it by itself when `delay` has passed.
     ///
     /// # Errors
-    /// It cannot be kept here; or an earlier attempt to store it failed, and none has succeeded since.
+    /// It cannot be kept here; or an earlier attempt to upload it failed, and none has succeeded since.
     pub fn seal(
         self: &Arc<Self>,
         whereto: &Arc<dyn Whereto>,
@@ -63,7 +63,7 @@ impl Entry {
     }
 
     /// Makes sure of content here that the host will not get before the end of the mount: the next
-    /// one stores it.
+    /// one uploads it.
     pub fn keep(&self, whereto: &dyn Whereto, why: &str) -> Result<(), Error> {
         let mut state = self.state.lock();
         while Self::is_busy(&state) || Self::is_held(&state) {

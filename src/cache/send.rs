@@ -18,31 +18,31 @@ use crate::remote::Expect;
 use crate::remote::Outcome;
 use crate::remote::Placement;
 use crate::remote::Reason;
-use crate::remote::StorePlan;
-use crate::remote::Stored;
+use crate::remote::UploadSpec;
+use crate::remote::Uploaded;
 
 /// How many names are tried for content that is kept beside a file.
 const MAX_NAMES: u32 = 9;
 
 impl Cache {
-    /// Stores content; where somebody else changed the file, beside it, if that is wanted.
+    /// Uploads content; where somebody else changed the file, beside it, if that is wanted.
     pub(super) fn send_or_keep_both(
         &self,
         path: &RemotePath,
         content: &FromFile<'_>,
-        plan: &mut StorePlan,
+        plan: &mut UploadSpec,
     ) -> remote::Result<Sent> {
         for n in 1..=MAX_NAMES {
             if self.conflicts == Conflicts::KeepBoth && plan.expect != Expect::Anything {
                 plan.keep_as = name_beside(path, self.clock.wall(), n);
             }
-            match self.remote.store(path, content, plan) {
-                Ok(stored) => {
-                    let at = match (stored.outcome, path.parent(), &plan.keep_as) {
+            match self.remote.upload(path, content, plan) {
+                Ok(uploaded) => {
+                    let at = match (uploaded.outcome, path.parent(), &plan.keep_as) {
                         (Outcome::KeptBeside, Some(dir), Some(name)) => dir.join(name),
                         _ => path.clone(),
                     };
-                    return Ok(Sent { at, stored });
+                    return Ok(Sent { at, uploaded });
                 }
                 Err(remote::Error::Conflict { .. }) if plan.appends_to.is_some() => {
                     // The host was sent only what is new: a conflict copy needs all of it.
@@ -58,18 +58,18 @@ impl Cache {
             }
         }
         Err(remote::Error::Conflict {
-            act: "store",
+            act: "upload",
             path: path.clone(),
         })
     }
 
-    /// Stores content under the name that it is to have beside a file that was not to be replaced.
+    /// Uploads content under the name that it is to have beside a file that was not to be replaced.
     /// `None` if that name is taken.
     fn send_beside(
         &self,
         path: &RemotePath,
         content: &FromFile<'_>,
-        plan: &StorePlan,
+        plan: &UploadSpec,
     ) -> remote::Result<Option<Sent>> {
         let (Some(dir), Some(name)) = (path.parent(), &plan.keep_as) else {
             return Ok(None);
@@ -82,7 +82,7 @@ impl Cache {
         } else {
             (dir.join(name), Outcome::KeptBeside)
         };
-        let plan = StorePlan {
+        let plan = UploadSpec {
             expect: Expect::Absent,
             appends_to: None,
             keep_as: None,
@@ -92,10 +92,13 @@ impl Cache {
             },
             ..plan.clone()
         };
-        match self.remote.store(&at, content, &plan) {
-            Ok(stored) => {
-                let stored = Stored { outcome, ..stored };
-                Ok(Some(Sent { at, stored }))
+        match self.remote.upload(&at, content, &plan) {
+            Ok(uploaded) => {
+                let uploaded = Uploaded {
+                    outcome,
+                    ..uploaded
+                };
+                Ok(Some(Sent { at, uploaded }))
             }
             Err(remote::Error::Conflict { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -106,19 +109,19 @@ impl Cache {
 /// Content that is on the host, and where.
 pub(super) struct Sent {
     pub(super) at: RemotePath,
-    pub(super) stored: Stored,
+    pub(super) uploaded: Uploaded,
 }
 
 impl Sent {
-    pub(super) fn new(path: &RemotePath, stored: Stored) -> Self {
+    pub(super) fn new(path: &RemotePath, uploaded: Uploaded) -> Self {
         Self {
             at: path.clone(),
-            stored,
+            uploaded,
         }
     }
 }
 
-/// Content of a file, which is not written to while it is stored.
+/// Content of a file, which is not written to while it is uploaded.
 pub(super) struct FromFile<'a> {
     file: &'a File,
     /// How much of it was read so far, for whoever wants to know.
@@ -158,7 +161,7 @@ impl remote::Content for FromFile<'_> {
         let n = self.file.read_at(buf, offset)?;
         if let Some(sent) = self.sent {
             if offset == 0 {
-                // The first bytes once more: the store is tried again.
+                // The first bytes once more: the upload is tried again.
                 sent.store(0, Ordering::Relaxed);
             }
             sent.fetch_add(n as u64, Ordering::Relaxed);

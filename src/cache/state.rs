@@ -20,7 +20,7 @@ pub(super) struct State {
     /// What must be on the host for our content to replace it.
     pub(super) base: Expect,
     /// Whether our content replaces whatever else is on the host: `O_TRUNC`. Only when it is
-    /// closed: what is tried again later must not replace what others stored meanwhile.
+    /// closed: what is tried again later must not replace what others uploaded meanwhile.
     pub(super) replaces: bool,
     /// How many bytes at the beginning are certainly those of the base: nothing before that offset
     /// was written.
@@ -48,11 +48,11 @@ pub(super) struct State {
     pub(super) n_changes: u64,
     /// Counts the conflicts, see [`Entry::epoch`].
     pub(super) epoch: u64,
-    /// Renames and removals under way, during which no store may begin.
+    /// Renames and removals under way, during which no upload may begin.
     pub(super) holds: u32,
     /// Whether the host was asked to flush what it has to its disk.
     pub(super) is_synced: bool,
-    /// Why the last store failed.
+    /// Why the last upload failed.
     pub(super) failure: Option<Error>,
     /// Attributes that came with the content and that nobody has seen yet, and when they came.
     pub(super) news: Option<(Stat, Tick)>,
@@ -78,7 +78,7 @@ pub(super) struct State {
 pub(super) struct Doubt {
     /// Where it was sent to.
     pub(super) dir: RemotePath,
-    /// Marks what the store may have left there.
+    /// Marks what the upload may have left there.
     pub(super) tag: u32,
     pub(super) size: u64,
     pub(super) mtime: Time,

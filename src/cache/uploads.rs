@@ -1,7 +1,7 @@
-//! Stores contents by themselves: those that were closed to be stored later, and those that could
-//! not be stored before.
+//! Uploads contents by themselves: those that were closed to be uploaded later, and those that could
+//! not be uploaded before.
 //!
-//! One thread waits for the next one that is due; each is stored on a worker. Knows nothing of
+//! One thread waits for the next one that is due; each is uploaded on a worker. Knows nothing of
 //! paths: where a content goes is asked for when it goes.
 
 use std::fmt;
@@ -25,7 +25,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(300);
 
 /// The longest pause while the host cannot be reached: the connections have a pause of their own, so
-/// that asking costs nothing, and what is to be stored goes soon after the host is back.
+/// that asking costs nothing, and what is to be uploaded goes soon after the host is back.
 const MAX_PAUSE_AWAY: Duration = Duration::from_secs(5);
 
 /// More at once would only wait for connections.
@@ -34,7 +34,7 @@ const MAX_AT_ONCE: usize = 8;
 /// The thread looks at the clock at least so often: a clock of a test is moved by hand.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// What waits to be stored.
+/// What waits to be uploaded.
 pub(crate) struct Uploads {
     shared: Arc<Shared>,
 }
@@ -73,13 +73,13 @@ impl Uploads {
         }
     }
 
-    /// Has a content stored when `delay` has passed, or earlier if it is waiting already.
+    /// Has a content uploaded when `delay` has passed, or earlier if it is waiting already.
     pub(crate) fn add(&self, entry: &Arc<Entry>, whereto: &Arc<dyn Whereto>, delay: Duration) {
         let due = self.shared.clock.tick() + delay;
         self.shared.add(entry, whereto, due, 0);
     }
 
-    /// Has a content stored again that could not be.
+    /// Has a content uploaded again that could not be.
     pub(crate) fn retry(&self, entry: &Arc<Entry>, whereto: &Arc<dyn Whereto>) {
         let due = self.shared.clock.tick() + FIRST_PAUSE;
         self.shared.add(entry, whereto, due, 1);
@@ -96,7 +96,7 @@ impl Uploads {
         Some((waiting.tries, waiting.due.saturating_sub(now)))
     }
 
-    /// Ends it: nothing is stored by itself any more.
+    /// Ends it: nothing is uploaded by itself any more.
     pub(crate) fn close(&self) {
         let waiting = {
             let mut queue = self.shared.queue.lock();
@@ -139,7 +139,7 @@ impl Shared {
             .iter_mut()
             .find(|waiting| Arc::ptr_eq(&waiting.entry, entry));
         match known {
-            // It is stored as it is then; what is closed meanwhile goes with it.
+            // It is uploaded as it is then; what is closed meanwhile goes with it.
             Some(waiting) => waiting.due = waiting.due.min(due),
             None => queue.waiting.push(Waiting {
                 entry: Arc::clone(entry),
@@ -153,7 +153,7 @@ impl Shared {
             let thread = thread::Builder::new().name("scpfs-upload".to_owned());
             match thread.spawn(move || Self::run(&shared)) {
                 Ok(_) => queue.has_thread = true,
-                Err(error) => log::warn!("cannot store in the background: {error}"),
+                Err(error) => log::warn!("cannot upload in the background: {error}"),
             }
         }
         drop(queue);
@@ -178,7 +178,7 @@ impl Shared {
                     let waiting = queue.waiting.swap_remove(at);
                     queue.n_running += 1;
                     let worker = Arc::clone(&shared);
-                    shared.workers.run(move || worker.store(waiting));
+                    shared.workers.run(move || worker.upload(waiting));
                 } else {
                     break;
                 }
@@ -191,14 +191,14 @@ impl Shared {
         }
     }
 
-    fn store(self: Arc<Self>, waiting: Waiting) {
+    fn upload(self: Arc<Self>, waiting: Waiting) {
         let Waiting {
             entry,
             whereto,
             tries,
             ..
         } = waiting;
-        // What somebody is writing is stored when that is closed.
+        // What somebody is writing is uploaded when that is closed.
         let result = entry.flush_sealed(&whereto);
         let mut queue = self.queue.lock();
         queue.n_running -= 1;
@@ -211,7 +211,7 @@ impl Shared {
                 .saturating_mul(1 << tries.min(16))
                 .min(if is_away { MAX_PAUSE_AWAY } else { MAX_PAUSE });
             let due = self.clock.tick() + pause;
-            // The failed store has put it into the queue for the first pause.
+            // The failed upload has put it into the queue for the first pause.
             match queue
                 .waiting
                 .iter_mut()

@@ -27,7 +27,7 @@ const DOCTOR_USAGE: &str = "scpfs doctor [user@]host[:dir] [options]";
 const RECOVER_USAGE: &str =
     "scpfs recover [--list | --save DIR [ID...] | --discard ID...] [--cache-dir DIR]";
 
-/// How long `umount` waits for what is not stored.
+/// How long `umount` waits for what is not uploaded.
 const UMOUNT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The first word of a command line that does not mount.

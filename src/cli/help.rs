@@ -10,11 +10,11 @@ use crate::cli::options::Group;
 const COMMANDS: &[(&str, &str)] = &[
     (
         "status [MOUNTPOINT]",
-        "how a mount is, or all: connection, cache, what is not stored; --json, --watch",
+        "how a mount is, or all: connection, cache, what is not uploaded; --json, --watch",
     ),
     (
         "umount MOUNTPOINT",
-        "store what is not stored, then unmount; --timeout SECONDS (60), --force",
+        "upload what is not uploaded, then unmount; --timeout SECONDS (60), --force",
     ),
     (
         "recover",
@@ -55,7 +55,7 @@ pub(super) fn help(length: Length) -> String {
              RUST_LOG chooses what is logged, for example RUST_LOG=scpfs=debug.\n\n\
              Exit status: 0 unmounted (or in the background), 1 wrong usage, 2 cannot connect,\n\
              3 host key refused, 4 authentication failed, 5 cannot mount here, 6 files could not\n\
-             be stored on the host, 7 the host or its directory cannot be mounted.\n",
+             be uploaded on the host, 7 the host or its directory cannot be mounted.\n",
         );
     }
     text

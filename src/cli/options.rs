@@ -125,7 +125,7 @@ pub const OPTIONS: &[Spec] = &[
         Group::Cache,
         "writeback",
         "SECONDS",
-        "close a file once it is safe here, store it so much later (off: closing waits for the host)",
+        "close a file once it is safe here, upload it so much later (off: closing waits for the host)",
     ),
     spec(
         Group::Cache,
@@ -183,7 +183,7 @@ pub const OPTIONS: &[Spec] = &[
         Group::Mount,
         "drain_timeout",
         "SECONDS",
-        "at the end, how long to try to store what is left (60)",
+        "at the end, how long to try to upload what is left (60)",
     ),
     spec(
         Group::Mount,

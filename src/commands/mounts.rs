@@ -139,7 +139,7 @@ pub fn status(task: &config::Status, out: &mut dyn Write) -> Result<u8, Error> {
     }
 }
 
-/// Stores everything and unmounts; prints how far that is and what could not be stored.
+/// Uploads everything and unmounts; prints how far that is and what could not be uploaded.
 pub fn umount(
     task: &config::Umount,
     fusermount: Option<&Path>,
@@ -205,7 +205,7 @@ fn clear(
     Ok(0)
 }
 
-/// Has everything stored; returns what is not, in the end or when there is no more time.
+/// Has everything uploaded; returns what is not, in the end or when there is no more time.
 fn drain(
     task: &config::Umount,
     daemon: &mut Daemon,
@@ -227,9 +227,9 @@ fn drain(
             if is_terminal && printed.is_some() {
                 print(out, "\r\x1b[K")?;
             }
-            return Ok(not_stored(progress, task.timeout));
+            return Ok(not_uploaded(progress, task.timeout));
         }
-        let line = show::to_store(&progress.files);
+        let line = show::to_upload(&progress.files);
         let is_due = match &printed {
             None => now >= STEP,
             Some((at, before)) => {
@@ -248,7 +248,7 @@ fn drain(
     }
 }
 
-fn not_stored(progress: Draining, timeout: Duration) -> Vec<NotStored> {
+fn not_uploaded(progress: Draining, timeout: Duration) -> Vec<NotStored> {
     if !progress.is_draining {
         return progress.left;
     }
@@ -262,7 +262,7 @@ fn not_stored(progress: Draining, timeout: Duration) -> Vec<NotStored> {
 
 fn list(left: &[NotStored], out: &mut dyn Write) -> Result<(), Error> {
     for NotStored { path, message } in left {
-        print(out, &format!("not stored: {path}: {message}\n"))?;
+        print(out, &format!("not uploaded: {path}: {message}\n"))?;
     }
     Ok(())
 }

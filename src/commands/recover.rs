@@ -117,7 +117,7 @@ fn list(shelves: &[Shelf], out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(
         out,
-        "\nThe next mount stores what it can. `scpfs recover --save DIR` copies contents into a\n\
+        "\nThe next mount uploads what it can. `scpfs recover --save DIR` copies contents into a\n\
          directory, `scpfs recover --discard ID` removes one for good."
     )
 }
@@ -125,7 +125,7 @@ fn list(shelves: &[Shelf], out: &mut dyn Write) -> io::Result<()> {
 fn what_about(phase: Phase, why: &str) -> String {
     let what = match phase {
         Phase::Open => "being written",
-        Phase::Closed | Phase::Synced | Phase::Begun => "to be stored",
+        Phase::Closed | Phase::Synced | Phase::Begun => "to be uploaded",
         Phase::Kept => "kept",
     };
     if why.is_empty() {

@@ -16,11 +16,11 @@ use crate::remote::ContactState;
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub enum Request {
     Status,
-    /// Begin to store everything.
+    /// Begin to upload everything.
     Drain,
     /// How far is that?
     Progress,
-    /// Unmount, without storing anything first.
+    /// Unmount, without uploading anything first.
     Unmount {
         /// Even if the mount is in use.
         force: bool,
@@ -68,7 +68,7 @@ pub struct Status {
     pub left: Vec<LeftStatus>,
 }
 
-/// Content that was stored beside a file because somebody else had changed that.
+/// Content that was uploaded beside a file because somebody else had changed that.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConflictStatus {
     pub path: String,
@@ -154,7 +154,7 @@ pub struct FileStatus {
 pub struct Draining {
     pub is_draining: bool,
     pub files: Vec<FileStatus>,
-    /// What it could not store, once it has ended.
+    /// What it could not upload, once it has ended.
     pub left: Vec<NotStored>,
 }
 

@@ -35,7 +35,7 @@ pub trait Daemon: Send + Sync + fmt::Debug {
     /// Returns how it is; never asks the host.
     fn status(&self) -> Status;
 
-    /// Begins to store everything, and returns how far that is.
+    /// Begins to upload everything, and returns how far that is.
     fn drain(&self) -> Draining;
 
     /// Returns how far a drain has come.

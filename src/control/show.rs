@@ -75,7 +75,7 @@ pub fn status(status: &Status) -> String {
                 cache.directory
             ),
         ),
-        ("not stored", not_stored(&status.files)),
+        ("not uploaded", not_uploaded(&status.files)),
     ];
     for (name, value) in rows {
         // A writer into a string does not fail.
@@ -106,14 +106,14 @@ pub fn status(status: &Status) -> String {
     text
 }
 
-/// Returns how much is still to be stored: `3 files, 12.3 of 40.0 MiB to store`.
-pub fn to_store(files: &[FileStatus]) -> String {
+/// Returns how much is still to be uploaded: `3 files, 12.3 of 40.0 MiB to upload`.
+pub fn to_upload(files: &[FileStatus]) -> String {
     let (all, sent) = sums(files);
     let files = count(files.len());
-    format!("{files}, {} to store", part(sent, all))
+    format!("{files}, {} to upload", part(sent, all))
 }
 
-fn not_stored(files: &[FileStatus]) -> String {
+fn not_uploaded(files: &[FileStatus]) -> String {
     if files.is_empty() {
         return "nothing".to_owned();
     }
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_to_be_stored_is_one_line() {
+    fn what_is_to_be_uploaded_is_one_line() {
         let file = FileStatus {
             path: "a".to_owned(),
             state: "uploading".to_owned(),
@@ -249,8 +249,8 @@ mod tests {
             next_try_seconds: None,
             id: None,
         };
-        let line = to_store(&[file.clone(), file]);
-        assert_eq!(line, "2 files, 20.0 of 40.0 MiB to store");
-        assert_eq!(to_store(&[]), "0 files, 0 of 0 B to store");
+        let line = to_upload(&[file.clone(), file]);
+        assert_eq!(line, "2 files, 20.0 of 40.0 MiB to upload");
+        assert_eq!(to_upload(&[]), "0 files, 0 of 0 B to upload");
     }
 }

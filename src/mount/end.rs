@@ -1,5 +1,5 @@
-//! The end of a mount, whoever asks for it: stores what is left within a limit, takes the mount
-//! off, and says what could not be stored.
+//! The end of a mount, whoever asks for it: uploads what is left within a limit, takes the mount
+//! off, and says what could not be uploaded.
 //!
 //! ```text
 //! signal, control socket: drain, then detach --+
@@ -37,10 +37,10 @@ const LAST_USERS: Duration = Duration::from_secs(10);
 /// How long an answer to whoever asked for the end may take to get there.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// What the last try to store everything gets, however long the one before it took.
+/// What the last try to upload everything gets, however long the one before it took.
 const LAST_TRY: Duration = Duration::from_secs(5);
 
-/// How long to wait before what could not be stored at the end is tried again.
+/// How long to wait before what could not be uploaded at the end is tried again.
 const DRAIN_PAUSE: Duration = Duration::from_millis(250);
 
 /// A mount that stands, as whoever may end it sees it.
@@ -52,7 +52,7 @@ pub struct Mounted {
     mountpoint: Arc<Mountpoint>,
     /// See [`mountinfo::MountLine::id`].
     id: String,
-    /// How long an end may take to store what is left.
+    /// How long an end may take to upload what is left.
     limit: Duration,
     /// How long a host that is away is waited for.
     patience: Duration,
@@ -66,7 +66,7 @@ pub struct Mounted {
 struct State {
     round: u64,
     is_draining: bool,
-    /// What the last drain could not store.
+    /// What the last drain could not upload.
     left: Vec<Left>,
     /// When an end was first asked for.
     ending_since: Option<Tick>,
@@ -74,11 +74,11 @@ struct State {
     is_detaching: bool,
     /// Whether the session with the kernel has ended.
     is_finishing: bool,
-    /// What was not stored in the end.
+    /// What was not uploaded in the end.
     outcome: Option<Vec<Left>>,
 }
 
-/// A file that could not be stored.
+/// A file that could not be uploaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Left {
     pub path: RemotePath,
@@ -89,9 +89,9 @@ pub struct Left {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
     pub is_draining: bool,
-    /// What it could not store, once it has ended.
+    /// What it could not upload, once it has ended.
     pub left: Vec<Left>,
-    /// What is not stored at this moment.
+    /// What is not uploaded at this moment.
     pub files: Vec<FileReport>,
 }
 
@@ -136,7 +136,7 @@ impl Mounted {
         }
     }
 
-    /// Begins to store everything, on another thread; returns the number of the drain. One that
+    /// Begins to upload everything, on another thread; returns the number of the drain. One that
     /// is under way is joined.
     pub fn start_drain(self: &Arc<Self>) -> u64 {
         self.begin_drain().0
@@ -202,7 +202,7 @@ impl Mounted {
         }
     }
 
-    /// Stores everything, for at most `limit`; returns what could not be stored.
+    /// Uploads everything, for at most `limit`; returns what could not be uploaded.
     fn drain_within(self: &Arc<Self>, limit: Duration) -> Vec<Left> {
         let until = self.clock.tick() + limit;
         loop {
@@ -250,7 +250,7 @@ impl Mounted {
         let limit = self.rest_of_limit();
         let n_left = self.drain_within(limit).len();
         if n_left > 0 {
-            log::warn!("{n_left} files are not stored; unmounting all the same");
+            log::warn!("{n_left} files are not uploaded; unmounting all the same");
         }
         match self.unmount(WhenBusy::Hide) {
             Ok(Detached::Gone) => {}
@@ -284,7 +284,7 @@ impl Mounted {
         let last = move || {
             thread::sleep(LAST_USERS);
             if mounted.state.lock().is_finishing {
-                // It ends in order, and takes its time to store what is left.
+                // It ends in order, and takes its time to upload what is left.
                 return;
             }
             log::warn!("the mount is still in use; ending all the same");
@@ -306,8 +306,8 @@ impl Mounted {
         }
     }
 
-    /// Stores what is left after the session with the kernel has ended, closes everything, and
-    /// says what could not be stored.
+    /// Uploads what is left after the session with the kernel has ended, closes everything, and
+    /// says what could not be uploaded.
     pub fn finish(self: &Arc<Self>) -> Result<u8, Error> {
         {
             let mut state = self.state.lock();
@@ -330,7 +330,7 @@ impl Mounted {
         })
     }
 
-    /// Waits for the end and returns what was not stored then; `None` if it does not come in
+    /// Waits for the end and returns what was not uploaded then; `None` if it does not come in
     /// time.
     pub fn outcome_within(&self, limit: Duration) -> Option<Vec<Left>> {
         let until = self.clock.tick() + limit;
@@ -356,7 +356,7 @@ impl Mounted {
         }
     }
 
-    /// Returns how long an end may take to store what is left.
+    /// Returns how long an end may take to upload what is left.
     pub fn limit(&self) -> Duration {
         self.limit
     }
@@ -372,6 +372,6 @@ impl fmt::Debug for Mounted {
 
 fn log_left(left: &[Left]) {
     for Left { path, reason } in left {
-        log::error!("not stored: {path}: {reason}");
+        log::error!("not uploaded: {path}: {reason}");
     }
 }

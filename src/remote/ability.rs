@@ -69,7 +69,7 @@ impl std::fmt::Display for Operation {
             Self::List => "list a directory",
             Self::Stat => "attributes",
             Self::Read => "read a file",
-            Self::Write => "store a file",
+            Self::Write => "upload a file",
             Self::Create => "create a file",
             Self::CreateExclusively => "create exclusively",
             Self::KeepBoth => "notice and keep conflicts",

@@ -21,8 +21,8 @@ pub enum Error {
     /// Somebody else changed the file; nothing was changed by us.
     #[error("cannot {act} {path}: it was changed on the host meanwhile")]
     Conflict { act: &'static str, path: RemotePath },
-    /// The host gave up after it had begun to write to the file itself, which a store in place
-    /// does: the file is not what it was, nor what it should be. Storing again repairs it.
+    /// The host gave up after it had begun to write to the file itself, which an upload in place
+    /// does: the file is not what it was, nor what it should be. Uploading again repairs it.
     #[error("the host has only part of {path}: {reason}{}", said(.text))]
     Partial {
         act: &'static str,
@@ -68,7 +68,7 @@ pub enum Error {
     },
     /// The host's answer cannot be understood; the connection is given up.
     #[error("cannot understand the host's answer to {act}: {detail}")]
-    Surprise { act: &'static str, detail: String },
+    UnexpectedReply { act: &'static str, detail: String },
     /// The content could not be read or written on this side.
     #[error("cannot {act} {path} because of the local cache")]
     Local {
@@ -196,7 +196,7 @@ impl Error {
     pub fn is_connection_loss(&self) -> bool {
         matches!(
             self,
-            Self::Disconnected { .. } | Self::OutcomeUnknown { .. } | Self::Surprise { .. }
+            Self::Disconnected { .. } | Self::OutcomeUnknown { .. } | Self::UnexpectedReply { .. }
         )
     }
 }

@@ -17,7 +17,7 @@ use crate::remote::Placement;
 use crate::remote::Receiver;
 use crate::remote::Remote;
 use crate::remote::Result;
-use crate::remote::StorePlan;
+use crate::remote::UploadSpec;
 use crate::stat::FileKind;
 use crate::stat::Stat;
 use crate::stat::Version;
@@ -49,7 +49,7 @@ pub(crate) fn settle<R: Remote + ?Sized>(
     path: &RemotePath,
     stat: &Stat,
     content: &dyn Content,
-    plan: &mut StorePlan,
+    plan: &mut UploadSpec,
     was_in_place: bool,
 ) -> Result<Found> {
     let here = stat.version();
@@ -69,7 +69,7 @@ pub(crate) fn settle<R: Remote + ?Sized>(
         return Ok(Found::Expected);
     }
     let is_in_place =
-        was_in_place || plan.placement != Placement::Replace || remote.facts().stores_in_place;
+        was_in_place || plan.placement != Placement::Replace || remote.facts().uploads_in_place;
     // Where a file is replaced as a rule, one that was emptied says too little.
     let says_too_little = here.size == 0 && !is_in_place;
     let old = content.old();
@@ -107,15 +107,15 @@ pub(crate) fn settle<R: Remote + ?Sized>(
 
 /// Returns whether the host has the content of an upload whose end nobody heard.
 ///
-/// A time that a store has set to the microsecond is a receipt. One in whole seconds, which is all
+/// A time that an upload has set to the microsecond is a receipt. One in whole seconds, which is all
 /// that some hosts set or tell, is none: somebody else may have written as many bytes in the same
 /// second. Then the content is read.
-pub(crate) fn is_stored<R: Remote + ?Sized>(
+pub(crate) fn is_uploaded<R: Remote + ?Sized>(
     remote: &R,
     path: &RemotePath,
     stat: &Stat,
     content: &dyn Content,
-    plan: &StorePlan,
+    plan: &UploadSpec,
 ) -> Result<bool> {
     if !plan.has_content(stat) {
         return Ok(false);

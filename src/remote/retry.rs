@@ -1,7 +1,7 @@
 //! A [`Remote`] around a [`Remote`] that repeats what is safe to repeat when a connection fails.
 //!
 //! What changes nothing on the host is repeated whatever happened. What changes something is
-//! repeated only if the request never left. A store is repeated in both cases, once the host
+//! repeated only if the request never left. An upload is repeated in both cases, once the host
 //! was asked whether the first try had succeeded after all.
 
 use std::sync::Arc;
@@ -27,8 +27,8 @@ use crate::remote::Remote;
 use crate::remote::RenameHow;
 use crate::remote::Renamed;
 use crate::remote::Result;
-use crate::remote::StorePlan;
-use crate::remote::Stored;
+use crate::remote::UploadSpec;
+use crate::remote::Uploaded;
 use crate::remote::make_durable;
 use crate::remote::partial;
 use crate::remote::partial::Found;
@@ -50,7 +50,7 @@ pub struct Retry<R> {
     patience: Option<Patience>,
 }
 
-/// How long a store goes on while the host cannot be reached.
+/// How long an upload goes on while the host cannot be reached.
 #[derive(Debug)]
 struct Patience {
     clock: Arc<dyn Clock>,
@@ -65,8 +65,8 @@ impl<R: Remote> Retry<R> {
         }
     }
 
-    /// Has stores wait so long for a host that cannot be reached: whoever closes a file would rather
-    /// wait than be told that it is not stored.
+    /// Has uploads wait so long for a host that cannot be reached: whoever closes a file would rather
+    /// wait than be told that it is not uploaded.
     #[must_use]
     pub fn with_patience(self, clock: Arc<dyn Clock>, limit: Duration) -> Self {
         let patience = Some(Patience { clock, limit });
@@ -132,18 +132,18 @@ fn is_worth_repeating(error: &Error) -> bool {
     error.is_connection_loss() && !error.is_timeout() && !error.is_host_refused()
 }
 
-/// Says that an earlier try has stored the content, with the durability that the plan asks for. The
+/// Says that an earlier try has uploaded the content, with the durability that the plan asks for. The
 /// host may have flushed nothing when that try broke off.
 fn done_already<R: Remote + ?Sized>(
     remote: &R,
     path: &RemotePath,
     stat: Stat,
     durability: Durability,
-) -> Result<Stored> {
+) -> Result<Uploaded> {
     if durability == Durability::Fsync {
         make_durable(remote, path)?;
     }
-    Ok(Stored::as_planned(Changed {
+    Ok(Uploaded::as_planned(Changed {
         stat: Some(stat),
         parent: None,
     }))
@@ -200,7 +200,12 @@ impl<R: Remote> Remote for Retry<R> {
         self.reading(|r| r.fetch(path, known, receiver))
     }
 
-    fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Stored> {
+    fn upload(
+        &self,
+        path: &RemotePath,
+        content: &dyn Content,
+        plan: &UploadSpec,
+    ) -> Result<Uploaded> {
         let mut is_outcome_unknown = false;
         let mut has_part = false;
         let mut plan = plan.clone();
@@ -214,7 +219,7 @@ impl<R: Remote> Remote for Retry<R> {
                     Ok(()) | Err(_) => {}
                 }
                 let found = match r.stat(path) {
-                    Ok(stat) if partial::is_stored(r, path, &stat, content, plan)? => {
+                    Ok(stat) if partial::is_uploaded(r, path, &stat, content, plan)? => {
                         has_part = true;
                         return done_already(r, path, stat, plan.durability);
                     }
@@ -228,11 +233,11 @@ impl<R: Remote> Remote for Retry<R> {
                     Ok(Found::Foreign | Found::Expected) | Err(_) => {}
                 }
             }
-            let result = r.store(path, content, plan);
+            let result = r.upload(path, content, plan);
             if is_outcome_unknown
                 && matches!(result, Err(Error::Conflict { .. }))
                 && let Ok(stat) = r.stat(path)
-                && partial::is_stored(r, path, &stat, content, plan)?
+                && partial::is_uploaded(r, path, &stat, content, plan)?
             {
                 // The first try went on after its connection was gone, and was the faster one.
                 has_part = true;
@@ -240,7 +245,7 @@ impl<R: Remote> Remote for Retry<R> {
             }
             is_outcome_unknown |= matches!(
                 result,
-                Err(Error::OutcomeUnknown { .. } | Error::Surprise { .. })
+                Err(Error::OutcomeUnknown { .. } | Error::UnexpectedReply { .. })
             );
             result
         });
@@ -248,7 +253,7 @@ impl<R: Remote> Remote for Retry<R> {
             // An earlier try may have succeeded: whoever comes next must ask.
             Err(Error::Disconnected { source, .. }) if is_outcome_unknown => {
                 Err(Error::OutcomeUnknown {
-                    act: "store",
+                    act: "upload",
                     source,
                 })
             }
@@ -301,7 +306,7 @@ impl<R: Remote> Remote for Retry<R> {
         self.reading(|r| r.set_attr(path, change))
     }
 
-    fn copy(&self, from: &RemotePath, to: &RemotePath, plan: &StorePlan) -> Result<Changed> {
+    fn copy(&self, from: &RemotePath, to: &RemotePath, plan: &UploadSpec) -> Result<Changed> {
         self.changing(|r| r.copy(from, to, plan))
     }
 

@@ -11,7 +11,7 @@ pub struct Settings {
     pub max_lanes: usize,
     /// How long a wait for the host may go without progress.
     pub timeout: Duration,
-    /// How long a store goes on while the host cannot be reached.
+    /// How long an upload goes on while the host cannot be reached.
     pub patience: Duration,
     /// How many names a listing may have.
     pub max_names: usize,

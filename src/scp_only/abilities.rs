@@ -31,11 +31,11 @@ pub(super) fn abilities(quirks: &Quirks) -> Vec<Ability> {
         }
         Operation::MakeDirectory => Extent::Full,
         Operation::Mode | Operation::Times => {
-            Extent::Limited("directories, and small files by storing them again")
+            Extent::Limited("directories, and small files by uploading them again")
         }
-        Operation::Truncate => Extent::Limited("while the file is open here, with the next store"),
+        Operation::Truncate => Extent::Limited("while the file is open here, with the next upload"),
         Operation::FreeSpace => Extent::Limited("a made-up size"),
-        Operation::Flush => Extent::Limited("stored, but not flushed"),
+        Operation::Flush => Extent::Limited("uploaded, but not flushed"),
         Operation::Remove
         | Operation::Rename
         | Operation::Exchange

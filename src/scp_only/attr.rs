@@ -1,5 +1,5 @@
 //! Attributes are set where SCP carries them along: with a directory. Those of a file go with its
-//! content, and whoever has that stores it: what is cut while it is stored must be somewhere else.
+//! content, and whoever has that uploads it: what is cut while it is uploaded must be somewhere else.
 
 use crate::path::RemotePath;
 use crate::remote::AttrChange;
@@ -17,7 +17,7 @@ use crate::stat::FileKind;
 use crate::stat::Stat;
 use crate::stat::Time;
 
-/// The largest file that may be stored anew to set its mode or times.
+/// The largest file that may be uploaded anew to set its mode or times.
 pub(super) const MAX_STORED_ANEW: u64 = MAX_AHEAD;
 
 impl ScpOnly {

@@ -36,7 +36,7 @@ pub(super) enum Direction {
     /// Send a file or a directory, whichever it is: `-r -f`.
     Look,
     /// Take one file: `-t`.
-    Store,
+    Upload,
     /// Take a directory: `-r -t`.
     MakeDir,
     /// Take one into a directory that is there: `-r -d -t`. Without `-d` it would be made under
@@ -61,7 +61,7 @@ pub(super) fn line(
     let (recursive, last) = match direction {
         Direction::Fetch => ("", "-f"),
         Direction::Look => ("-r ", "-f"),
-        Direction::Store => ("", "-t"),
+        Direction::Upload => ("", "-t"),
         Direction::MakeDir => ("-r ", "-t"),
         Direction::IntoDir => ("-r -d ", "-t"),
     };
@@ -167,14 +167,14 @@ mod tests {
         let line = |direction, options| line(direction, options, Quoting::Shell, b"/a").unwrap();
         assert_eq!(line(Direction::Look, Options::Full), "scp -p -r -f /a");
         assert_eq!(line(Direction::Fetch, Options::Full), "scp -p -f /a");
-        assert_eq!(line(Direction::Store, Options::Full), "scp -p -t /a");
+        assert_eq!(line(Direction::Upload, Options::Full), "scp -p -t /a");
         assert_eq!(line(Direction::MakeDir, Options::Full), "scp -p -r -t /a");
         assert_eq!(
             line(Direction::IntoDir, Options::Full),
             "scp -p -r -d -t /a"
         );
         assert_eq!(line(Direction::Look, Options::Minimal), "scp -f /a");
-        assert_eq!(line(Direction::Store, Options::Minimal), "scp -t /a");
+        assert_eq!(line(Direction::Upload, Options::Minimal), "scp -t /a");
     }
 
     #[test]

@@ -140,8 +140,8 @@ pub fn probe(
         time_precision: TimePrecision::Seconds,
         can_take_pieces: false,
         can_take_holes: false,
-        sets_by_store: Some(MAX_STORED_ANEW),
-        stores_in_place: true,
+        sets_by_upload: Some(MAX_STORED_ANEW),
+        uploads_in_place: true,
     };
     Ok(ScpOnly {
         links,

@@ -110,7 +110,7 @@ impl About<'_> {
         if command.finish() == Some(127) {
             return self.refused(Reason::NoProgram, b"");
         }
-        Error::Surprise {
+        Error::UnexpectedReply {
             act: self.act,
             detail: "scp ended without a word".to_owned(),
         }

@@ -72,7 +72,7 @@ impl Samples {
     }
 }
 
-/// Returns the hash of content that is to be stored; `None` of a large one.
+/// Returns the hash of content that is to be uploaded; `None` of a large one.
 pub(super) fn hash_of(content: &dyn Content, size: u64) -> Option<Hash> {
     if size > MAX_SIZE {
         return None;

@@ -3,7 +3,7 @@
 use crate::remote::Content;
 use crate::remote::Error;
 use crate::remote::Result;
-use crate::remote::StorePlan;
+use crate::remote::UploadSpec;
 use crate::remote::begins_like_record;
 use crate::scp;
 use crate::scp::Reply;
@@ -108,14 +108,14 @@ pub(super) enum Pace {
     Acknowledged,
 }
 
-/// Stores one file straight at the path that the command names: `scp -p -t` of it.
-pub(super) fn store(
+/// Uploads one file straight at the path that the command names: `scp -p -t` of it.
+pub(super) fn upload(
     mut command: Command,
     quirks: &Quirks,
     about: About<'_>,
     name: &[u8],
     content: &dyn Content,
-    plan: &StorePlan,
+    plan: &UploadSpec,
     pace: Pace,
 ) -> Result<Sent> {
     let is_rcp = quirks.is_rcp();
@@ -176,7 +176,7 @@ pub(super) fn store(
     })
 }
 
-fn send_content(replies: &mut Replies<'_>, content: &dyn Content, plan: &StorePlan) -> Result<()> {
+fn send_content(replies: &mut Replies<'_>, content: &dyn Content, plan: &UploadSpec) -> Result<()> {
     let about = replies.about;
     let local = |source| Error::Local {
         act: about.act,

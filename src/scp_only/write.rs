@@ -1,4 +1,4 @@
-//! What changes the host: files are stored, files and directories are made.
+//! What changes the host: files are uploaded, files and directories are made.
 
 use std::io;
 
@@ -14,8 +14,8 @@ use crate::remote::Owner;
 use crate::remote::Placement;
 use crate::remote::Reason;
 use crate::remote::Result;
-use crate::remote::StorePlan;
-use crate::remote::Stored;
+use crate::remote::UploadSpec;
+use crate::remote::Uploaded;
 use crate::scp::ahead::IMPOSSIBLE_NAME;
 use crate::scp::ahead::MAX_AHEAD;
 use crate::scp_only::NO_WORD;
@@ -38,7 +38,7 @@ use crate::stat::Stat;
 use crate::stat::Time;
 use crate::stat::Version;
 
-/// What is at the name that a store is for.
+/// What is at the name that an upload is for.
 enum Place {
     AsExpected {
         pace: Pace,
@@ -61,14 +61,14 @@ impl Content for Nothing {
 }
 
 impl ScpOnly {
-    /// [`crate::remote::Remote::store`]
-    pub(super) fn store_file(
+    /// [`crate::remote::Remote::upload`]
+    pub(super) fn upload_file(
         &self,
         path: &RemotePath,
         content: &dyn Content,
-        plan: &StorePlan,
-    ) -> Result<Stored> {
-        const ACT: &str = "store";
+        plan: &UploadSpec,
+    ) -> Result<Uploaded> {
+        const ACT: &str = "upload";
         self.check_owner(ACT, path, plan.owner)?;
         let conflict = || Error::Conflict {
             act: ACT,
@@ -78,7 +78,7 @@ impl ScpOnly {
             (Place::AsExpected { pace, mode }, _) => {
                 // The record sets a mode in any case: what was not set here stays what it is.
                 let mode = mode.filter(|_| !plan.sets_mode).unwrap_or(plan.mode);
-                let plan = StorePlan {
+                let plan = UploadSpec {
                     mode,
                     ..plan.clone()
                 };
@@ -90,7 +90,7 @@ impl ScpOnly {
             ),
             (Place::Taken, Some(name)) => {
                 let beside = path.parent().unwrap_or_default().join(name);
-                let plan = StorePlan {
+                let plan = UploadSpec {
                     expect: Expect::Absent,
                     keep_as: None,
                     ..plan.clone()
@@ -103,7 +103,7 @@ impl ScpOnly {
             }
             (Place::Gone | Place::Taken, None) => return Err(conflict()),
         };
-        Ok(Stored {
+        Ok(Uploaded {
             stat,
             is_overtaken: false,
             parent: None,
@@ -113,8 +113,8 @@ impl ScpOnly {
 
     /// Looks whether the host has what the plan expects. Somebody may change it before the content
     /// arrives: there is no doing both in one step.
-    fn place(&self, path: &RemotePath, plan: &StorePlan) -> Result<Place> {
-        const ACT: &str = "store";
+    fn place(&self, path: &RemotePath, plan: &UploadSpec) -> Result<Place> {
+        const ACT: &str = "upload";
         if plan.expect == Expect::Anything && self.quirks.lock().is_rcp() {
             return Ok(Place::AsExpected {
                 pace: Pace::Acknowledged,
@@ -162,7 +162,7 @@ impl ScpOnly {
             return Ok(None);
         };
         let mut hashing = Hashing::of_size(version.size);
-        let header = match self.fetch_once(Self::about("store", path), &mut hashing) {
+        let header = match self.fetch_once(Self::about("upload", path), &mut hashing) {
             Ok(Fetch::Complete(header)) => header,
             Ok(Fetch::Refused(_)) => return Ok(None),
             Err(_) if hashing.is_other => return Ok(None),
@@ -176,16 +176,16 @@ impl ScpOnly {
         Ok(Some((hashing.finish() == Some(expected), mode)))
     }
 
-    /// Stores content at a path, whatever is there; returns the attributes it has then, where
+    /// Uploads content at a path, whatever is there; returns the attributes it has then, where
     /// they need not be asked for.
     pub(super) fn put(
         &self,
         path: &RemotePath,
         content: &dyn Content,
-        plan: &StorePlan,
+        plan: &UploadSpec,
         pace: Pace,
     ) -> Result<Option<Stat>> {
-        let about = Self::about("store", path);
+        let about = Self::about("upload", path);
         let quirks = *self.quirks.lock();
         let name = record_name(&quirks, about)?;
         let pace = if plan.size <= MAX_AHEAD {
@@ -193,8 +193,8 @@ impl ScpOnly {
         } else {
             Pace::Acknowledged
         };
-        let command = self.run(Direction::Store, &quirks, Purpose::Content, about)?;
-        let sent = send::store(command, &quirks, about, &name, content, plan, pace);
+        let command = self.run(Direction::Upload, &quirks, Purpose::Content, about)?;
+        let sent = send::upload(command, &quirks, about, &name, content, plan, pace);
         match sent? {
             Sent::Done => {
                 let known = self.known_after(
@@ -224,7 +224,7 @@ impl ScpOnly {
         }
     }
 
-    /// What is known of a file that was just stored, with its time as the host's filesystem keeps
+    /// What is known of a file that was just uploaded, with its time as the host's filesystem keeps
     /// it; asks for the first time that shows how it does.
     fn as_kept(&self, path: &RemotePath, stat: Stat) -> Option<Stat> {
         let keeps_seconds = *self.keeps_seconds.lock();
@@ -233,7 +233,7 @@ impl ScpOnly {
             Some(false) => None,
             None if stat.mtime.secs % 2 == 0 => Some(stat),
             None => {
-                let kept = self.look("store", path).ok()?;
+                let kept = self.look("upload", path).ok()?;
                 *self.keeps_seconds.lock() = Some(kept.mtime == stat.mtime);
                 Some(kept)
             }
@@ -266,7 +266,7 @@ impl ScpOnly {
         const ACT: &str = "create";
         self.check_owner(ACT, path, owner)?;
         let now = self.clock.wall();
-        let plan = StorePlan {
+        let plan = UploadSpec {
             size: 0,
             appends_to: None,
             mode,

@@ -16,8 +16,8 @@ use crate::remote::Reason;
 use crate::remote::Receiver;
 use crate::remote::Remote as _;
 use crate::remote::Result;
-use crate::remote::StorePlan;
-use crate::remote::Stored;
+use crate::remote::UploadSpec;
+use crate::remote::Uploaded;
 use crate::shell::Lent;
 use crate::shell::Shell;
 use crate::shell::TEMP_PREFIX;
@@ -31,8 +31,8 @@ use crate::shell::outcome::one_stat;
 use crate::shell::outcome::outcome;
 use crate::shell::outcome::owner_text;
 use crate::shell::outcome::refused;
-use crate::shell::outcome::stored;
 use crate::shell::outcome::upload_failed;
+use crate::shell::outcome::uploaded;
 use crate::shell::plain;
 use crate::shell::quote::Line;
 use crate::shell::tools::Flavour;
@@ -48,18 +48,18 @@ use crate::stat::Version;
 const MAX_FETCHES: u32 = 3;
 
 impl Shell {
-    fn new_temp(&self, path: &RemotePath, plan: &StorePlan) -> Result<Temp<'_>> {
+    fn new_temp(&self, path: &RemotePath, plan: &UploadSpec) -> Result<Temp<'_>> {
         let random = || {
-            let number = getrandom::u32().map_err(|e| Error::Surprise {
-                act: "store",
+            let number = getrandom::u32().map_err(|e| Error::UnexpectedReply {
+                act: "upload",
                 detail: format!("no random numbers: {e}"),
             })?;
             let name = format!("{:08x}{number:08x}", plan.tag);
             Ok([TEMP_PREFIX, name.as_bytes(), TEMP_SUFFIX].concat())
         };
         let dir = path.parent().unwrap_or_default();
-        let name = Name::new(&random()?).map_err(|e| Error::Surprise {
-            act: "store",
+        let name = Name::new(&random()?).map_err(|e| Error::UnexpectedReply {
+            act: "upload",
             detail: e.to_string(),
         })?;
         self.temps.begin(&dir, &name);
@@ -76,7 +76,7 @@ impl Shell {
         &self,
         path: &RemotePath,
         temp: &Temp<'_>,
-        plan: &StorePlan,
+        plan: &UploadSpec,
         how: How,
         stamp: &str,
     ) -> Line {
@@ -120,7 +120,7 @@ impl Shell {
     }
 
     /// How content gets to its place on this host.
-    fn how(&self, plan: &StorePlan) -> How {
+    fn how(&self, plan: &UploadSpec) -> How {
         match plan.placement {
             Placement::Direct => How::Direct,
             _ if plan.appends_to.is_some() && self.tools.has_descriptors => How::Append,
@@ -130,7 +130,7 @@ impl Shell {
     }
 
     /// What `touch` is to be told after an upload; empty where the T record says it all.
-    fn stamp(&self, plan: &StorePlan) -> String {
+    fn stamp(&self, plan: &UploadSpec) -> String {
         let mtime = plan.mtime;
         let fits_record = mtime.to_micros() == mtime && mtime.secs >= 0;
         if fits_record {
@@ -197,13 +197,13 @@ impl Shell {
         Err(refused(ACT, path, Reason::Changed, b""))
     }
 
-    /// [`crate::remote::Remote::store`]
-    pub(super) fn store_file(
+    /// [`crate::remote::Remote::upload`]
+    pub(super) fn upload_file(
         &self,
         path: &RemotePath,
         content: &dyn Content,
-        plan: &StorePlan,
-    ) -> Result<Stored> {
+        plan: &UploadSpec,
+    ) -> Result<Uploaded> {
         let plan = &self.without_temp(path, plan);
         let temp = self.new_temp(path, plan)?;
         let how = self.how(plan);
@@ -213,7 +213,7 @@ impl Shell {
         };
         let content = &Rest { content, skipped };
         let size = plan.size.saturating_sub(skipped);
-        let lane = self.content_lane("store", size)?;
+        let lane = self.content_lane("upload", size)?;
         let upload = Upload {
             path,
             temp: &temp,
@@ -221,12 +221,12 @@ impl Shell {
             how,
             size,
         };
-        let stored = if self.goes_in_pieces(&upload) {
-            self.store_in_pieces(lane, &upload, content)
+        let uploaded = if self.goes_in_pieces(&upload) {
+            self.upload_in_pieces(lane, &upload, content)
         } else {
-            self.store_at_once(lane, &upload, content)
+            self.upload_at_once(lane, &upload, content)
         };
-        stored.map_err(|error| match error {
+        uploaded.map_err(|error| match error {
             // The final name has what it had, but part of the content may be beside it.
             Error::Disconnected { act, source } => Error::OutcomeUnknown { act, source },
             error => error,
@@ -235,7 +235,7 @@ impl Shell {
 
     /// Has content go straight into files of directories in which a temporary file can be made but
     /// not removed: each upload would leave one.
-    fn without_temp(&self, path: &RemotePath, plan: &StorePlan) -> StorePlan {
+    fn without_temp(&self, path: &RemotePath, plan: &UploadSpec) -> UploadSpec {
         let dir = path.parent().unwrap_or_default();
         let mut plan = plan.clone();
         if self.unremovable.lock().contains(&dir) {
@@ -255,12 +255,12 @@ impl Shell {
         }
     }
 
-    fn store_at_once(
+    fn upload_at_once(
         &self,
         mut lane: Lent,
         upload: &Upload<'_>,
         content: &dyn Content,
-    ) -> Result<Stored> {
+    ) -> Result<Uploaded> {
         let Upload {
             path,
             temp,
@@ -269,7 +269,7 @@ impl Shell {
             size,
         } = *upload;
         // The SCP records set permissions, which a direct upload must not change.
-        let store = if self.tools.has_scp && how != How::Direct {
+        let upload = if self.tools.has_scp && how != How::Direct {
             let line = self.upload_line(path, temp, plan, how, &self.stamp(plan));
             let is_born_with_mode = plan.expect == Expect::Absent && plan.owner.is_none();
             let head = transfer::Head {
@@ -282,33 +282,33 @@ impl Shell {
                 times: Some((plan.mtime, plan.atime)),
             };
             let line = line.raw(&format!("upload {size}")).finish();
-            transfer::store(&mut lane, &line, path, content, &head)?
+            transfer::upload(&mut lane, &line, path, content, &head)?
         } else {
             let stamp = self.tools.stamp(plan.mtime);
             let line = self
                 .upload_line(path, temp, plan, how, &stamp)
                 .raw(&format!("upload_plain {size}"))
                 .arg(self.tools.stamp(plan.atime).as_bytes());
-            plain::store(&mut lane, &line.finish(), path, content, size)?
+            plain::upload(&mut lane, &line.finish(), path, content, size)?
         };
-        let outcome = outcome(store.answer.status);
+        let outcome = outcome(upload.answer.status);
         if outcome.is_none() {
-            // The shell ends after a failed store, see `helpers.sh`.
+            // The shell ends after a failed upload, see `helpers.sh`.
             lane.set_broken();
         }
         drop(lane);
         if let Some(outcome) = outcome {
-            if !store.is_acknowledged {
-                return Err(Error::Surprise {
-                    act: "store",
+            if !upload.is_acknowledged {
+                return Err(Error::UnexpectedReply {
+                    act: "upload",
                     detail: "it reports success without an acknowledgement".to_owned(),
                 });
             }
-            self.note_unremovable(path, store.answer.status);
-            return Ok(stored(outcome, plan, &store.answer));
+            self.note_unremovable(path, upload.answer.status);
+            return Ok(uploaded(outcome, plan, &upload.answer));
         }
-        let text = store.refused.unwrap_or(store.answer.body);
-        Err(upload_failed(path, store.answer.status, text))
+        let text = upload.refused.unwrap_or(upload.answer.body);
+        Err(upload_failed(path, upload.answer.status, text))
     }
 
     /// [`crate::remote::Remote::copy`]
@@ -316,7 +316,7 @@ impl Shell {
         &self,
         from: &RemotePath,
         to: &RemotePath,
-        plan: &StorePlan,
+        plan: &UploadSpec,
     ) -> Result<Changed> {
         const ACT: &str = "copy";
         let plan = &self.without_temp(to, plan);
@@ -344,7 +344,7 @@ impl Shell {
             return Err(upload_failed(to, answer.status, answer.body));
         };
         self.note_unremovable(to, answer.status);
-        Ok(stored(outcome, plan, &answer).changed())
+        Ok(uploaded(outcome, plan, &answer).changed())
     }
 
     /// Whether the size of this file says nothing about its content, as in `/proc` and `/sys`.
@@ -430,7 +430,7 @@ impl How {
 pub(super) struct Upload<'a> {
     pub(super) path: &'a RemotePath,
     pub(super) temp: &'a Temp<'a>,
-    pub(super) plan: &'a StorePlan,
+    pub(super) plan: &'a UploadSpec,
     pub(super) how: How,
     /// How many bytes travel.
     pub(super) size: u64,

@@ -88,7 +88,7 @@ pub enum Error {
     )]
     NoShell { noise: Vec<u8> },
     #[error("the host's answer makes no sense: {detail}")]
-    Surprise { detail: String },
+    UnexpectedReply { detail: String },
     #[error("the host's answer makes no sense: it does not end within {max} bytes")]
     TooLong { max: usize },
     #[error("cannot get random numbers: {0}")]
@@ -397,7 +397,7 @@ impl Lane {
 
     pub(crate) fn surprise(&mut self, detail: &str) -> Error {
         self.is_broken = true;
-        Error::Surprise {
+        Error::UnexpectedReply {
             detail: format!("{detail}; it goes on with `{}`", Excerpt(self.unread())),
         }
     }

@@ -9,8 +9,8 @@ use crate::remote::Outcome;
 use crate::remote::Owner;
 use crate::remote::Reason;
 use crate::remote::Result;
-use crate::remote::StorePlan;
-use crate::remote::Stored;
+use crate::remote::UploadSpec;
+use crate::remote::Uploaded;
 use crate::shell::answer;
 use crate::shell::lane::Answer;
 use crate::stat::Stat;
@@ -48,7 +48,7 @@ pub(super) fn refused(act: &'static str, path: &RemotePath, reason: Reason, text
 }
 
 pub(super) fn surprise(act: &'static str, body: &[u8]) -> Error {
-    Error::Surprise {
+    Error::UnexpectedReply {
         act,
         detail: format!("`{}`", Excerpt(body)),
     }
@@ -107,7 +107,7 @@ pub(super) fn outcome(status: u32) -> Option<Outcome> {
 
 /// Returns what an upload that succeeded left. The attributes are those of what was sent; if they are
 /// not, somebody else has written to the file since, and they are left out.
-pub(super) fn stored(outcome: Outcome, plan: &StorePlan, answer: &Answer) -> Stored {
+pub(super) fn uploaded(outcome: Outcome, plan: &UploadSpec, answer: &Answer) -> Uploaded {
     let Changed { stat, parent } = pair(stats(&answer.body, 2));
     let is_what_was_sent = |stat: &Stat| {
         stat.size == plan.size
@@ -115,7 +115,7 @@ pub(super) fn stored(outcome: Outcome, plan: &StorePlan, answer: &Answer) -> Sto
                 || outcome == Outcome::Same
                 || matches!(answer.status, answer::UNTIMED | answer::UNREMOVABLE))
     };
-    Stored {
+    Uploaded {
         stat: stat.filter(is_what_was_sent),
         is_overtaken: stat.is_some_and(|stat| !is_what_was_sent(&stat)),
         parent,
@@ -125,7 +125,7 @@ pub(super) fn stored(outcome: Outcome, plan: &StorePlan, answer: &Answer) -> Sto
 
 /// Returns the error of an upload that failed; `text` is what a program complained of.
 pub(super) fn upload_failed(path: &RemotePath, status: u32, text: Vec<u8>) -> Error {
-    const ACT: &str = "store";
+    const ACT: &str = "upload";
     let path = path.clone();
     match status {
         answer::CONFLICT => Error::Conflict { act: ACT, path },
@@ -136,11 +136,11 @@ pub(super) fn upload_failed(path: &RemotePath, status: u32, text: Vec<u8>) -> Er
             text,
         },
         answer::NO_TEMP => Error::NoTemp { act: ACT, path },
-        answer::INCOMPLETE => Error::Surprise {
+        answer::INCOMPLETE => Error::UnexpectedReply {
             act: ACT,
             detail: "a piece of the file is missing".to_owned(),
         },
-        answer::UNPROVEN => Error::Surprise {
+        answer::UNPROVEN => Error::UnexpectedReply {
             act: ACT,
             detail: "the name does not lead to what was sent; somebody else may have changed it"
                 .to_owned(),

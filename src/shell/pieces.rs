@@ -1,4 +1,4 @@
-//! Storing a large file in pieces, over several lanes at once.
+//! Uploading a large file in pieces, over several lanes at once.
 //!
 //! A server grants one channel a small window (2 MiB with OpenSSH), and no more than that travels
 //! in one round trip; lanes together are as fast as the network. Each piece is read by a `dd` that
@@ -27,8 +27,8 @@ use crate::path::RemotePath;
 use crate::remote::Content;
 use crate::remote::Error;
 use crate::remote::Result;
-use crate::remote::Stored;
 use crate::remote::TimePrecision;
+use crate::remote::Uploaded;
 use crate::scp::ahead::CHUNK;
 use crate::shell::Lanes;
 use crate::shell::Lent;
@@ -38,14 +38,14 @@ use crate::shell::content::How;
 use crate::shell::content::Upload;
 use crate::shell::lane::Lane;
 use crate::shell::outcome::outcome;
-use crate::shell::outcome::stored;
 use crate::shell::outcome::upload_failed;
+use crate::shell::outcome::uploaded;
 use crate::shell::quote::Line;
 use crate::shell::transfer::lost;
 use crate::ssh;
 use crate::sync::Mutex;
 
-const ACT: &str = "store";
+const ACT: &str = "upload";
 
 /// Files above this size go in pieces. Below it, one lane is done before others stand.
 const MIN_FILE: u64 = 16 << 20;
@@ -84,14 +84,14 @@ impl Shell {
             && (self.lanes.max_for_content() > 1 || self.facts.can_take_holes)
     }
 
-    /// Stores content as [`crate::remote::Remote::store`] does, over as many lanes as content may
+    /// Uploads content as [`crate::remote::Remote::upload`] does, over as many lanes as content may
     /// use and nobody waits for.
-    pub(super) fn store_in_pieces(
+    pub(super) fn upload_in_pieces(
         &self,
         mut lane: Lent,
         upload: &Upload<'_>,
         content: &dyn Content,
-    ) -> Result<Stored> {
+    ) -> Result<Uploaded> {
         let Upload {
             path,
             temp,
@@ -130,21 +130,21 @@ impl Shell {
         let answer = lane.request(&line).map_err(|error| lost(ACT, error))?;
         let outcome = outcome(answer.status);
         if outcome.is_none() {
-            // The shell ends after a failed store, see `content.sh`.
+            // The shell ends after a failed upload, see `content.sh`.
             lane.set_broken();
         }
         drop(lane);
         match outcome {
             Some(outcome) => {
                 self.note_unremovable(path, answer.status);
-                Ok(stored(outcome, plan, &answer))
+                Ok(uploaded(outcome, plan, &answer))
             }
             None => Err(upload_failed(path, answer.status, answer.body)),
         }
     }
 }
 
-/// What the threads of one store share.
+/// What the threads of one upload share.
 struct Pieces<'a> {
     lanes: &'a Lanes,
     path: &'a RemotePath,
@@ -171,7 +171,7 @@ struct Piece {
     len: u64,
 }
 
-/// What a lane is in a store.
+/// What a lane is in an upload.
 #[derive(Clone, Copy)]
 enum Role<'scope, 'env> {
     /// Makes the file, brings in helpers, stays to the end.
@@ -210,7 +210,7 @@ impl<'env> Pieces<'env> {
         *self.next.lock() < self.size && !self.is_given_up.load(Ordering::Relaxed)
     }
 
-    /// Sends pieces over one lane until none is left or the store is given up. At the end the
+    /// Sends pieces over one lane until none is left or the upload is given up. At the end the
     /// lane is between two requests, or broken.
     fn send<'scope>(&'scope self, lane: &mut Lane, role: Role<'scope, 'env>) -> Result<()> {
         let Some(mut piece) = self.take(FIRST_PIECE) else {
@@ -362,7 +362,7 @@ impl<'env> Pieces<'env> {
     }
 
     fn help(&self, mut lane: Lent) {
-        // One that died while it was idle has not failed the store.
+        // One that died while it was idle has not failed the upload.
         if lane.is_alive() {
             let result = self.send(&mut lane, Role::Helper);
             self.note(result);
@@ -384,7 +384,7 @@ impl<'env> Pieces<'env> {
         self.is_given_up.store(true, Ordering::Relaxed);
     }
 
-    /// Removes the temporary file of a store that failed, if a lane is at hand. The host does so
+    /// Removes the temporary file of an upload that failed, if a lane is at hand. The host does so
     /// by itself when it sees that a connection is gone.
     fn clean_up(&self, lane: Lent, error: &Error) {
         let lane = if !lane.is_broken() {

@@ -1,7 +1,7 @@
 //! Contents without SCP, for hosts that have a shell but no `scp`.
 //!
 //! What comes is framed by the lane's token, which no content can hold; what goes is counted by
-//! its reader on the host. As with SCP a shell whose store failed ends, so that content is never
+//! its reader on the host. As with SCP a shell whose upload failed ends, so that content is never
 //! read as commands.
 //!
 //! ```text
@@ -19,7 +19,7 @@ use crate::shell::answer;
 use crate::shell::lane::Lane;
 use crate::shell::outcome::one_stat;
 use crate::shell::transfer::Fetch;
-use crate::shell::transfer::Store;
+use crate::shell::transfer::Upload;
 use crate::shell::transfer::lost;
 use crate::stat::Stat;
 
@@ -84,14 +84,14 @@ pub(super) fn fetch(
 
 /// Sends `line`, which runs `upload_plain` of `helpers/content.sh`, and the content: one round trip for up
 /// to [`MAX_AHEAD`] bytes, two for more.
-pub(super) fn store(
+pub(super) fn upload(
     lane: &mut Lane,
     line: &[u8],
     path: &RemotePath,
     content: &dyn Content,
     size: u64,
-) -> Result<Store, Error> {
-    const ACT: &str = "store";
+) -> Result<Upload, Error> {
+    const ACT: &str = "upload";
     let local = |source| Error::Local {
         act: ACT,
         path: path.clone(),
@@ -142,16 +142,16 @@ pub(super) fn store(
         }
     }
     let answer = lane.answer().map_err(|e| lost(ACT, e))?;
-    Ok(Store {
+    Ok(Upload {
         refused: None,
         is_acknowledged: true,
         answer,
     })
 }
 
-/// A store that the host ended.
-fn refused(answer: crate::shell::lane::Answer) -> Store {
-    Store {
+/// An upload that the host ended.
+fn refused(answer: crate::shell::lane::Answer) -> Upload {
+    Upload {
         refused: None,
         is_acknowledged: false,
         answer,

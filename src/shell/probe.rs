@@ -39,7 +39,7 @@ pub enum Error {
     )]
     UnknownUserland(Vec<u8>),
     #[error("the host's answer about itself makes no sense: {}", Excerpt(.0))]
-    Surprise(Vec<u8>),
+    UnexpectedReply(Vec<u8>),
 }
 
 /// Connects to a host, finds out about it and makes the [`Shell`] dialect of it.
@@ -68,9 +68,9 @@ pub fn probe(
         answer::ROOT_MISSING => return Err(Error::RootMissing(shown())),
         answer::ROOT_NOT_A_DIRECTORY => return Err(Error::RootNotADirectory(shown())),
         answer::ROOT_DENIED => return Err(Error::RootDenied(shown())),
-        _ => return Err(Error::Surprise(reply.body)),
+        _ => return Err(Error::UnexpectedReply(reply.body)),
     }
-    let found = parse(&reply.body).ok_or_else(|| Error::Surprise(reply.body.clone()))?;
+    let found = parse(&reply.body).ok_or_else(|| Error::UnexpectedReply(reply.body.clone()))?;
     let Some(tools) = found.tools.clone() else {
         return Err(Error::UnknownUserland(found.system));
     };
@@ -169,8 +169,8 @@ impl Found {
             time_precision: tools.time_precision,
             can_take_pieces: self.can_take_pieces,
             can_take_holes: self.can_take_pieces && tools.has_truncate,
-            sets_by_store: None,
-            stores_in_place: false,
+            sets_by_upload: None,
+            uploads_in_place: false,
         }
     }
 

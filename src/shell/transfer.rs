@@ -87,9 +87,9 @@ pub(crate) fn fetch(
     })
 }
 
-/// How a store ended.
+/// How an upload ended.
 #[derive(Debug)]
-pub(crate) struct Store {
+pub(crate) struct Upload {
     /// What the sink refused, in its words.
     pub refused: Option<Vec<u8>>,
     /// Whether the sink has acknowledged all of it.
@@ -113,15 +113,15 @@ pub(crate) struct Head {
 ///
 /// What makes it safe to send content before the C record is acknowledged: no `-r`; a target that
 /// is one explicit path and no directory; a constant name in the record; and `helpers.sh` ends
-/// the shell when a store fails, so that content that is left over is never read as commands.
-pub(crate) fn store(
+/// the shell when an upload fails, so that content that is left over is never read as commands.
+pub(crate) fn upload(
     lane: &mut Lane,
     line: &[u8],
     path: &RemotePath,
     content: &dyn Content,
     head: &Head,
-) -> Result<Store, Error> {
-    const ACT: &str = "store";
+) -> Result<Upload, Error> {
+    const ACT: &str = "upload";
     let local = |source| Error::Local {
         act: ACT,
         path: path.clone(),
@@ -200,8 +200,8 @@ fn gave_up(
     source: scp::Source,
     path: &RemotePath,
     error: lane::Error,
-) -> Result<Store, Error> {
-    const ACT: &str = "store";
+) -> Result<Upload, Error> {
+    const ACT: &str = "upload";
     if matches!(error, lane::Error::Transport(ssh::Error::Timeout { .. })) {
         return Err(lost(ACT, error));
     }
@@ -214,7 +214,7 @@ fn finish(
     mut source: scp::Source,
     path: &RemotePath,
     mut refused: Option<Vec<u8>>,
-) -> Result<Store, Error> {
+) -> Result<Upload, Error> {
     while !lane.is_at_frame() && source.n_awaited() > 0 {
         match next_reply(lane, &mut source, path)? {
             Some(Reply::Refused(_, text)) => {
@@ -227,8 +227,8 @@ fn finish(
             Some(Reply::Done(_)) | None => {}
         }
     }
-    let answer = lane.answer().map_err(|e| lost("store", e))?;
-    Ok(Store {
+    let answer = lane.answer().map_err(|e| lost("upload", e))?;
+    Ok(Upload {
         is_acknowledged: source.n_awaited() == 0,
         refused,
         answer,
@@ -242,17 +242,17 @@ fn next_reply(
 ) -> Result<Option<Reply>, Error> {
     if lane.unread().is_empty() {
         lane.read_more().map_err(|source| Error::OutcomeUnknown {
-            act: "store",
+            act: "upload",
             source,
         })?;
         return Ok(None);
     }
     let step = source.step(lane.unread());
-    let (used, reply) = step.map_err(|source| protocol("store", path, source))?;
+    let (used, reply) = step.map_err(|source| protocol("upload", path, source))?;
     lane.consume(used);
     if used == 0 {
         lane.read_more().map_err(|source| Error::OutcomeUnknown {
-            act: "store",
+            act: "upload",
             source,
         })?;
     }
@@ -272,7 +272,7 @@ pub(crate) fn lost(act: &'static str, error: lane::Error) -> Error {
     match error {
         lane::Error::Transport(source) => Error::Disconnected { act, source },
         lane::Error::NoAnswer(source) => Error::OutcomeUnknown { act, source },
-        other => Error::Surprise {
+        other => Error::UnexpectedReply {
             act,
             detail: other.to_string(),
         },

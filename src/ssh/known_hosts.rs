@@ -103,7 +103,7 @@ pub enum Refusal {
         "the host key of {name} is not the one that this mount was made with: expected {expected}, \
          offered {offered}. Another host may be answering at its address, or it was reinstalled. \
          No file was sent to it. If {offered} is the right one, {}mount with \
-         -o accept_host_key={}: what waits to be stored (`scpfs recover` lists it) then goes to \
+         -o accept_host_key={}: what waits to be uploaded (`scpfs recover` lists it) then goes to \
          that host",
         if *.is_mounted { "unmount and " } else { "" }, offered.fingerprint
     )]

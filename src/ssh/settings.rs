@@ -109,7 +109,7 @@ pub struct Settings {
     /// The smallest size of RSA keys of hosts and authorities.
     pub required_rsa_bits: u32,
     pub host_key_alias: Option<String>,
-    /// The key of the host that the contents to be stored belong to, whatever the files say.
+    /// The key of the host that the contents to be uploaded belong to, whatever the files say.
     pub pinned_host_key: Option<HostKey>,
     /// The fingerprint of a key that is accepted beside the pinned one.
     pub accept_host_key: Option<String>,

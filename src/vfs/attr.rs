@@ -123,7 +123,7 @@ impl Vfs {
 
     /// The number that is shown: the one by which the kernel knows the inode, which is the host's
     /// for all but files that were made here. It stays the same while the file on the host is
-    /// replaced by each store: sqlite, for one, takes a file whose number changes for another.
+    /// replaced by each upload: sqlite, for one, takes a file whose number changes for another.
     pub(super) fn shown_ino(inode: &Inode, ino: Ino) -> u64 {
         match inode.stat.id {
             Some(id) if ino == Ino::ROOT => id.ino,

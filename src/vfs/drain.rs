@@ -1,4 +1,4 @@
-//! The end of a mount: storing what is left.
+//! The end of a mount: uploading what is left.
 
 use std::thread;
 
@@ -17,8 +17,8 @@ use crate::vfs::names::entry_of;
 const MAX_AT_ONCE: usize = 8;
 
 impl Vfs {
-    /// Stores everything that the host does not have, several files at once; returns what could not
-    /// be stored. Once the host cannot be reached, the rest is made sure of here.
+    /// Uploads everything that the host does not have, several files at once; returns what could not
+    /// be uploaded. Once the host cannot be reached, the rest is made sure of here.
     pub fn drain(&self) -> Vec<(RemotePath, Error)> {
         let left = self.recover_now();
         let dirty: Vec<Ino> = {
@@ -82,7 +82,7 @@ impl Vfs {
     fn keep(&self, ino: Ino, error: &Error) {
         let entry = self.tree.lock().get(ino).and_then(entry_of);
         if let Some(entry) = entry
-            && let Ok(place) = self.store_place(ino)
+            && let Ok(place) = self.upload_place(ino)
             && let Err(error) = entry.keep(&*place, &remote::chain(error))
         {
             log::error!("{}", remote::chain(&error));

@@ -42,7 +42,7 @@ pub enum Error {
     CrossDevice,
     #[error("not supported")]
     NotSupported,
-    /// Content could not be stored because the host could not be reached.
+    /// Content could not be uploaded because the host could not be reached.
     #[error(transparent)]
     NotStored(cache::Error),
     #[error("the file was replaced on the host")]
@@ -162,7 +162,7 @@ fn of_remote(error: &remote::Error) -> c_int {
         remote::Error::OutcomeUnknown { .. } if error.is_timeout() => libc::ETIMEDOUT,
         remote::Error::OutcomeUnknown { .. } => libc::EIO,
         remote::Error::Closed => libc::ENOTCONN,
-        remote::Error::Protocol { .. } | remote::Error::Surprise { .. } => libc::EIO,
+        remote::Error::Protocol { .. } | remote::Error::UnexpectedReply { .. } => libc::EIO,
         remote::Error::Local { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
     }
 }

@@ -1,4 +1,4 @@
-//! Open files: opening, reading, writing, closing. `store` has what closing does for the host.
+//! Open files: opening, reading, writing, closing. `upload` has what closing does for the host.
 
 use std::sync::Arc;
 
@@ -84,7 +84,7 @@ impl Vfs {
         };
         entry.retain();
         let result = if flags.truncates {
-            let target = self.store_place(ino)?.target();
+            let target = self.upload_place(ino)?.target();
             let keeps_old = target.is_some_and(|target| entry.is_in_place(&target));
             self.with_entry(cx, ino, &entry, || {
                 entry.replace(version, keeps_old, cx.wait)
@@ -219,7 +219,7 @@ impl Vfs {
     }
 
     /// Creates a file and opens it. Unless it must be exclusive, the host hears of it when it is
-    /// stored.
+    /// uploaded.
     pub fn create(
         &self,
         cx: &Context,
@@ -249,7 +249,7 @@ impl Vfs {
             return Ok((self.attr_of(&tree, ino)?, opened));
         }
         let (path, owner) = self.place_for_new(cx, parent, &name)?;
-        // Whether somebody else was faster shows when it is stored, where that is later anyway.
+        // Whether somebody else was faster shows when it is uploaded, where that is later anyway.
         let asks_first = flags.is_exclusive && self.options.writeback.is_none();
         let (entry, stat, is_born) = if asks_first {
             cx.may_wait()?;
@@ -441,7 +441,7 @@ impl Vfs {
             match result {
                 Err(cache::Error::NotHere) => self.fill(cx, ino, entry)?,
                 Err(cache::Error::NotDeclared) => {
-                    let target = self.store_place(ino)?.target();
+                    let target = self.upload_place(ino)?.target();
                     entry.declare(target.as_ref(), cx.wait)?;
                 }
                 result => return Ok(result?),
@@ -460,14 +460,14 @@ impl Vfs {
         Ok(u32::try_from(data.len()).unwrap_or(u32::MAX))
     }
 
-    /// Closes a handle. What is still not stored, because it was written through a mapping after
-    /// the last `close(2)`, is stored now; nobody is left to be told if that fails.
+    /// Closes a handle. What is still not uploaded, because it was written through a mapping after
+    /// the last `close(2)`, is uploaded now; nobody is left to be told if that fails.
     pub fn release(&self, cx: &Context, fh: Fh) -> Result<()> {
         let handle = self.handles.lock().file(fh)?;
         if handle.entry.is_dirty() && (handle.flags.writes || self.is_to_be_made(&handle)) {
             cx.may_wait()?;
             // Logged where it failed; the content stays.
-            drop(self.store_closed(cx, handle.ino, &handle.entry));
+            drop(self.upload_closed(cx, handle.ino, &handle.entry));
         }
         if self.handles.lock().remove_file(fh).is_some() {
             self.release_entry(handle.ino, &handle.entry);

@@ -35,7 +35,7 @@ pub(super) struct Inode {
     pub(super) open: Option<Box<Open>>,
     /// Whose content the kernel's pages hold.
     pub(super) pages_of: Option<Version>,
-    /// The change time that a store of ours left on the host, and the one that was shown before.
+    /// The change time that an upload of ours left on the host, and the one that was shown before.
     /// As long as the host has the one, the other is shown: whoever looked at a file while it
     /// was being written finds it unchanged afterwards.
     pub(super) ctime: Option<(Time, Time)>,
@@ -46,7 +46,7 @@ pub(super) struct Inode {
     pub(super) is_elsewhere: bool,
 }
 
-/// The content of a file that is open, or not yet stored.
+/// The content of a file that is open, or not yet uploaded.
 #[derive(Debug)]
 pub(super) struct Open {
     pub(super) entry: Arc<Entry>,

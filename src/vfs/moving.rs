@@ -1,4 +1,4 @@
-//! Names that are about to change on the host: what is written under them is stored when it is
+//! Names that are about to change on the host: what is written under them is uploaded when it is
 //! known where.
 
 use std::sync::Arc;
@@ -27,7 +27,7 @@ struct UnderWay {
     later: Vec<Hold>,
 }
 
-/// Keeps contents from being stored while their paths change.
+/// Keeps contents from being uploaded while their paths change.
 #[derive(Debug)]
 pub(super) struct Held<'a> {
     vfs: &'a Vfs,
@@ -41,7 +41,7 @@ impl Held<'_> {
         self.holds.is_empty()
     }
 
-    /// Has no store of them go on over there, which would make the file again under its old name.
+    /// Has no upload of them go on over there, which would make the file again under its old name.
     pub(super) fn withdraw(&self) -> Result<()> {
         for hold in &self.holds {
             hold.withdraw()?;
@@ -65,7 +65,7 @@ impl Drop for Held<'_> {
 
 impl Vfs {
     /// Holds what is open of `which`, and what is opened at or below these names from now on;
-    /// waits for stores that are under way. Until it ends, the tree believes nobody about these
+    /// waits for uploads that are under way. Until it ends, the tree believes nobody about these
     /// names.
     pub(super) fn hold(
         &self,
@@ -92,7 +92,7 @@ impl Vfs {
         let held = Held {
             vfs: self,
             id,
-            // They wait for stores that are under way, however long those take.
+            // They wait for uploads that are under way, however long those take.
             holds: entries.iter().map(Entry::hold).collect(),
         };
         self.tree.lock().begin_move(id, names);

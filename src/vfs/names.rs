@@ -165,7 +165,7 @@ impl Vfs {
         cx.may_wait()?;
         let name = Self::name(name)?;
         self.recover_name(cx, parent, &name)?;
-        self.store_for_other_names(cx, parent, &name)?;
+        self.upload_for_other_names(cx, parent, &name)?;
         drop(self.settled(cx, self.tree.lock(), parent, Some(&name))?);
         let held = self.hold(&[(parent, &name)], |tree| {
             let ino = tree.instantiate(parent, &name);
@@ -237,7 +237,7 @@ impl Vfs {
     }
 
     /// What is written to a file must be seen under the names that it has beyond this one.
-    fn store_for_other_names(&self, cx: &Context, parent: Ino, name: &Name) -> Result<()> {
+    fn upload_for_other_names(&self, cx: &Context, parent: Ino, name: &Name) -> Result<()> {
         let linked = {
             let mut tree = self.tree.lock();
             let ino = tree.instantiate(parent, name);
@@ -258,7 +258,7 @@ impl Vfs {
             .join(&name);
         // Files that the host has not heard of keep a directory from being empty.
         self.recover_below(cx, parent, &name)?;
-        self.store_below(cx, parent, &name)?;
+        self.upload_below(cx, parent, &name)?;
         let changed = self.heard(self.remote.remove_dir(&path), &[(parent, &name)])?;
         self.parent_changed(parent, changed.parent);
         let at = self.clock.tick();
@@ -266,14 +266,14 @@ impl Vfs {
         Ok(())
     }
 
-    fn store_below(&self, cx: &Context, parent: Ino, name: &Name) -> Result<()> {
+    fn upload_below(&self, cx: &Context, parent: Ino, name: &Name) -> Result<()> {
         let dirty = {
             let mut tree = self.tree.lock();
             let Some(dir) = tree.instantiate(parent, name) else {
                 return Ok(());
             };
             if tree.get(dir).is_none_or(|inode| inode.dir.is_none()) {
-                // A file that is to be replaced need not be stored before.
+                // A file that is to be replaced need not be uploaded before.
                 return Ok(());
             }
             below(&tree, dir, |inode| inode.is_ours())
@@ -284,7 +284,7 @@ impl Vfs {
         Ok(())
     }
 
-    /// Renames. What is open goes on working; content that is not yet stored goes to the new name.
+    /// Renames. What is open goes on working; content that is not yet uploaded goes to the new name.
     pub fn rename(
         &self,
         cx: &Context,
@@ -329,8 +329,8 @@ impl Vfs {
             drop(self.settled(cx, self.tree.lock(), parent, Some(name))?);
         }
         // Nor is a directory empty that holds such a file.
-        self.store_below(cx, to.0, to.1)?;
-        self.store_for_other_names(cx, to.0, to.1)?;
+        self.upload_below(cx, to.0, to.1)?;
+        self.upload_for_other_names(cx, to.0, to.1)?;
         let held = self.hold(&[from, to], |tree| {
             let moved = [
                 tree.instantiate(from.0, from.1),

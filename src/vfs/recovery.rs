@@ -329,7 +329,7 @@ impl Vfs {
             return Ok(false);
         };
         drop(tree);
-        let whereto: Arc<dyn Whereto> = self.store_place(ino)?;
+        let whereto: Arc<dyn Whereto> = self.upload_place(ino)?;
         unsaved.entry.upload(&whereto);
         self.notify(Change::Attributes(ino));
         Ok(true)

@@ -1,4 +1,4 @@
-//! Changing attributes: on the host, or with the content that is going to be stored.
+//! Changing attributes: on the host, or with the content that is going to be uploaded.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub struct SetAttr {
 }
 
 impl Vfs {
-    /// Changes attributes. A file that is not yet stored keeps them until it is.
+    /// Changes attributes. A file that is not yet uploaded keeps them until it is.
     pub fn setattr(&self, cx: &Context, ino: Ino, fh: Option<Fh>, set: &SetAttr) -> Result<Attr> {
         self.check_writable()?;
         cx.may_wait()?;
@@ -48,8 +48,8 @@ impl Vfs {
                 self.set_attrs(ino, set)
             });
             // Also where it failed: the journal knows by then that the content is written to.
-            let stored = self.store_unclosed(cx, ino, fh);
-            result.and(stored)?;
+            let uploaded = self.upload_unclosed(cx, ino, fh);
+            result.and(uploaded)?;
             return self.attr_of(&self.tree.lock(), ino);
         }
         let Some((entry, claim)) = self.claim_for_attrs(cx, ino, &set)? else {
@@ -59,7 +59,7 @@ impl Vfs {
         let mode = self.tree.lock().get(ino).map(|inode| inode.stat.mode);
         let result = self
             .set_attrs(ino, set)
-            .and_then(|()| self.store_closed(cx, ino, &entry));
+            .and_then(|()| self.upload_closed(cx, ino, &entry));
         if result.is_err()
             && entry.unclaim(&claim)
             && let Some(mode) = mode
@@ -74,21 +74,21 @@ impl Vfs {
         self.attr_of(&tree, ino)
     }
 
-    /// Where mode and times of a file go with its content alone, has that stored again. It is in the
-    /// journal then, so that a store that breaks off loses nothing.
+    /// Where mode and times of a file go with its content alone, has that uploaded again. It is in the
+    /// journal then, so that an upload that breaks off loses nothing.
     fn claim_for_attrs(
         &self,
         cx: &Context,
         ino: Ino,
         set: &SetAttr,
     ) -> Result<Option<(Arc<Entry>, Claim)>> {
-        let Some(limit) = self.remote.facts().sets_by_store else {
+        let Some(limit) = self.remote.facts().sets_by_upload else {
             return Ok(None);
         };
-        let is_for_a_store = set.size.is_none()
+        let is_for_an_upload = set.size.is_none()
             && (set.uid, set.gid) == (None, None)
             && (set.mode.is_some() || set.atime.is_some() || set.mtime.is_some());
-        if !is_for_a_store {
+        if !is_for_an_upload {
             return Ok(None);
         }
         let mut tree = self.fresh_attr(cx, ino)?;
@@ -113,12 +113,12 @@ impl Vfs {
     }
 
     fn set_attrs(&self, ino: Ino, set: SetAttr) -> Result<()> {
-        // What a store under way has read of the file, it would put back.
+        // What an upload under way has read of the file, it would put back.
         let entry = self.tree.lock().get(ino).and_then(entry_of);
         let hold = entry.as_ref().map(Entry::hold);
         let change = self.fold(ino, set)?;
         if let Some(entry) = entry.as_ref().filter(|entry| entry.is_dirty())
-            && let Some(target) = self.store_place(ino)?.target()
+            && let Some(target) = self.upload_place(ino)?.target()
         {
             entry.restate(&target);
         }
@@ -129,14 +129,14 @@ impl Vfs {
         Ok(())
     }
 
-    /// Stores content that nobody is going to close, because it was cut by the path of its file.
-    fn store_unclosed(&self, cx: &Context, ino: Ino, fh: Option<Fh>) -> Result<()> {
+    /// Uploads content that nobody is going to close, because it was cut by the path of its file.
+    fn upload_unclosed(&self, cx: &Context, ino: Ino, fh: Option<Fh>) -> Result<()> {
         if fh.is_some() || self.handles.lock().is_open_for_writing(ino) {
             return Ok(());
         }
         let entry = self.tree.lock().get(ino).and_then(entry_of);
         match entry {
-            Some(entry) if entry.is_unclosed() => self.store_closed(cx, ino, &entry),
+            Some(entry) if entry.is_unclosed() => self.upload_closed(cx, ino, &entry),
             _ => Ok(()),
         }
     }
@@ -162,7 +162,7 @@ impl Vfs {
         })
     }
 
-    /// Keeps what the next store will say anyway; returns what the host must be told now.
+    /// Keeps what the next upload will say anyway; returns what the host must be told now.
     fn fold(&self, ino: Ino, set: SetAttr) -> Result<AttrChange> {
         let mut change = AttrChange {
             uid: set.uid,

@@ -1,7 +1,7 @@
 //! Inodes, their names, and what is known of both: no I/O, no clock, no waiting.
 //!
 //! An inode exists while the kernel knows it (lookup count), while it is open, while its content
-//! is not yet stored, and, for a directory, while an inode below it exists. What a listing tells
+//! is not yet uploaded, and, for a directory, while an inode below it exists. What a listing tells
 //! of other files is kept with their names until it is too old.
 
 mod news;
@@ -344,7 +344,7 @@ impl Tree {
     /// long as nothing here has changed either name. The answer counts for nothing if it comes when
     /// the rename is not remembered any more, or while a request of ours changes one of the names.
     ///
-    /// A dirty file that had the new name keeps its content, to be stored beside: what is in it may
+    /// A dirty file that had the new name keeps its content, to be uploaded beside: what is in it may
     /// have been written after the program was told that the rename failed.
     pub(super) fn settle_rename(
         &mut self,

@@ -23,7 +23,7 @@ use crate::writers::Seen;
 use crate::writers::Writers;
 use crate::writers::head;
 
-/// A call that takes longer than this hangs: a store waits for its deadline once for each way in
+/// A call that takes longer than this hangs: an upload waits for its deadline once for each way in
 /// which it can be told that the host is away, and this machine is busy.
 const HANGS: Duration = Duration::from_secs(30);
 
@@ -136,7 +136,7 @@ impl World {
         if random.one_in(2) || next != way_of(n) {
             self.remount(next);
         } else {
-            self.wait_until_all_is_stored();
+            self.wait_until_all_is_uploaded();
             self.check(false);
         }
     }
@@ -196,8 +196,8 @@ impl World {
         leftovers::find(&self.scene.mounted.aside("home/.cache/scpfs")).unwrap()
     }
 
-    /// What a daemon that lives stores by itself.
-    fn wait_until_all_is_stored(&mut self) {
+    /// What a daemon that lives uploads by itself.
+    fn wait_until_all_is_uploaded(&mut self) {
         let mut pending = Vec::new();
         for _ in 0..1200 {
             pending = self
@@ -211,7 +211,9 @@ impl World {
             }
             thread::sleep(Duration::from_millis(50));
         }
-        self.wrong(&format!("PENDING: it is not stored by itself: {pending:?}"));
+        self.wrong(&format!(
+            "PENDING: it is not uploaded by itself: {pending:?}"
+        ));
     }
 
     /// Unmounts, looks, and mounts again.

@@ -44,9 +44,9 @@ use scpfs::remote::Remote;
 use scpfs::remote::RenameHow;
 use scpfs::remote::Renamed;
 use scpfs::remote::Result;
-use scpfs::remote::StorePlan;
-use scpfs::remote::Stored;
 use scpfs::remote::TimePrecision;
+use scpfs::remote::UploadSpec;
+use scpfs::remote::Uploaded;
 use scpfs::remote::ability;
 use scpfs::remote::ability::Extent;
 use scpfs::ssh;
@@ -127,8 +127,8 @@ impl Memory {
                 time_precision: TimePrecision::Nanos,
                 can_take_pieces: false,
                 can_take_holes: false,
-                sets_by_store: None,
-                stores_in_place: false,
+                sets_by_upload: None,
+                uploads_in_place: false,
             },
             state: Mutex::new(State {
                 tree,
@@ -298,15 +298,20 @@ impl Remote for Memory {
         })
     }
 
-    fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Stored> {
-        const ACT: &str = "store";
+    fn upload(
+        &self,
+        path: &RemotePath,
+        content: &dyn Content,
+        plan: &UploadSpec,
+    ) -> Result<Uploaded> {
+        const ACT: &str = "upload";
         let data = read_all(content, plan.size).map_err(|source| Error::Local {
             act: ACT,
             path: path.clone(),
             source,
         })?;
-        let stored = self.call(ACT, path, |tree, now| put(tree, path, data, plan, now))?;
-        stored.ok_or_else(|| conflict(ACT, path))
+        let uploaded = self.call(ACT, path, |tree, now| put(tree, path, data, plan, now))?;
+        uploaded.ok_or_else(|| conflict(ACT, path))
     }
 
     fn create_new(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed> {
@@ -442,16 +447,16 @@ impl Remote for Memory {
         })
     }
 
-    fn copy(&self, from: &RemotePath, to: &RemotePath, plan: &StorePlan) -> Result<Changed> {
+    fn copy(&self, from: &RemotePath, to: &RemotePath, plan: &UploadSpec) -> Result<Changed> {
         const ACT: &str = "copy";
-        let stored = self.call(ACT, to, |tree, now| {
+        let uploaded = self.call(ACT, to, |tree, now| {
             let Body::File(data) = tree.node(tree.find(from)?)?.body.clone() else {
                 return Err(Reason::IsADirectory);
             };
             put(tree, to, data, plan, now)
         })?;
-        stored
-            .map(|stored| stored.changed())
+        uploaded
+            .map(|uploaded| uploaded.changed())
             .ok_or_else(|| conflict(ACT, to))
     }
 

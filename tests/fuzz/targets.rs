@@ -276,8 +276,8 @@ fn ask(remote: &dyn Remote, act: &Act, how: u8, words: &[u8]) {
         Some(ask) => ask.of(remote).map(drop),
         None => {
             let content = b"content";
-            let stored = remote.store(&path("file"), &bytes(content), &plan(content));
-            stored.map(drop)
+            let uploaded = remote.upload(&path("file"), &bytes(content), &plan(content));
+            uploaded.map(drop)
         }
     };
     if let Err(error) = result {

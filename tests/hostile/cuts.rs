@@ -84,7 +84,7 @@ fn an_answer_that_is_cut_at_any_byte_is_an_error_or_the_same() {
 }
 
 #[test]
-fn a_store_that_is_cut_at_any_byte_is_never_said_to_be_done() {
+fn an_upload_that_is_cut_at_any_byte_is_never_said_to_be_done() {
     const SUCCESS: [&[u8]; 2] = [b"\0\0\0\0\0", b"\0\0\0\0"];
     for (banner, acks) in BANNERS.into_iter().zip(SUCCESS) {
         for n_acks in 0..acks.len() {
@@ -96,7 +96,7 @@ fn a_store_that_is_cut_at_any_byte_is_never_said_to_be_done() {
                 act.lock().set(vec![missing.into(), sink.into()]);
                 let mut plan = plan(b"hello");
                 plan.expect = Expect::Absent;
-                let result = remote.store(&path("file"), &bytes(b"hello"), &plan);
+                let result = remote.upload(&path("file"), &bytes(b"hello"), &plan);
                 told(&result.unwrap_err());
             }
         }
@@ -109,7 +109,7 @@ fn a_store_that_is_cut_at_any_byte_is_never_said_to_be_done() {
             let words = &done.as_bytes()[..n_bytes];
             act.lock().set(vec![Talk::new(words, then).into()]);
             let plan = plan(b"hello");
-            let result = remote.store(&path("file"), &bytes(b"hello"), &plan);
+            let result = remote.upload(&path("file"), &bytes(b"hello"), &plan);
             told(&result.unwrap_err());
         }
     }

@@ -11,7 +11,7 @@ mod local;
 mod scp_only;
 #[path = "../common/scripted.rs"]
 mod scripted;
-mod stores;
 #[path = "../remote/things.rs"]
 mod things;
+mod uploads;
 mod world;

@@ -84,7 +84,7 @@ fn every_name_works_through_the_whole_way() {
 }
 
 #[test]
-fn close_says_that_the_host_denied_the_store_and_the_content_is_kept() {
+fn close_says_that_the_host_denied_the_upload_and_the_content_is_kept() {
     let Some(mut mounted) = Mounted::new(&[]) else {
         return;
     };
@@ -105,20 +105,20 @@ fn close_says_that_the_host_denied_the_store_and_the_content_is_kept() {
     let log = mounted.log();
     let kept = log
         .lines()
-        .find(|line| line.contains("is not stored on the host"))
+        .find(|line| line.contains("is not uploaded on the host"))
         .unwrap();
     let kept = kept.rsplit("kept in ").next().unwrap();
     assert_eq!(fs::read(kept).unwrap(), b"NEW content");
-    // What cannot be stored until the end is said again, by the exit status too.
+    // What cannot be uploaded until the end is said again, by the exit status too.
     let status = mounted.unmount();
     assert_eq!(status.code(), Some(6), "{}", mounted.log());
-    assert!(mounted.log().contains("not stored: file"));
+    assert!(mounted.log().contains("not uploaded: file"));
     assert_eq!(fs::read(kept).unwrap(), b"NEW content");
     mounted.start(&[]);
     // The next mount shows it, tries again, and says once more that the host has not got it.
     assert_eq!(fs::read(mounted.here("file")).unwrap(), b"NEW content");
     mounted.wait_until("the refusal is said", |it| {
-        it.log().contains("file is not stored on the host")
+        it.log().contains("file is not uploaded on the host")
     });
     assert_eq!(mounted.unmount().code(), Some(6), "{}", mounted.log());
     assert_eq!(fs::read(kept).unwrap(), b"NEW content");

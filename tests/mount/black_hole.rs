@@ -423,7 +423,7 @@ fn idle_connections_do_not_add_their_deadlines_up() {
 /// A network that heals delivers what was sent before, and a server that goes on does what it was
 /// about to do, whatever has happened meanwhile.
 #[test]
-fn a_store_that_arrives_late_does_not_replace_a_newer_one() {
+fn an_upload_that_arrives_late_does_not_replace_a_newer_one() {
     for way in [Way::Network, Way::Server] {
         arrives_late(way);
     }

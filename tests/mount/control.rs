@@ -42,18 +42,18 @@ fn status(mounted: &Mounted) -> Value {
     document["mounts"][0].clone()
 }
 
-/// A directory of the host in which nothing can be stored any more.
-fn refuse_stores(mounted: &Mounted, refuses: bool) {
+/// A directory of the host in which nothing can be uploaded any more.
+fn refuse_uploads(mounted: &Mounted, refuses: bool) {
     let mode = if refuses { 0o555 } else { 0o755 };
     fs::set_permissions(mounted.there(""), fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// A file that the host refuses, with 7 bytes of content.
-fn fail_to_store(mounted: &Mounted) {
+fn fail_to_upload(mounted: &Mounted) {
     let mut file = File::create(mounted.here("file")).unwrap();
     file.write_all(b"content").unwrap();
     // It was made there when it was created here, or is made now: neither can be.
-    refuse_stores(mounted, true);
+    refuse_uploads(mounted, true);
     let errno = rustix::io::Errno::from_io_error(&file.sync_all().unwrap_err());
     assert_eq!(errno, Some(rustix::io::Errno::ACCESS), "{}", mounted.log());
 }
@@ -85,13 +85,13 @@ fn status_says_how_a_mount_is() {
     assert_eq!(status["cache"]["hits"], 2);
     assert_eq!(status["files"], Value::Array(Vec::new()));
     let (_, text) = said(&mounted.control(&["status"]).output().unwrap());
-    for word in [&point(&mounted), "connected", "GNU tools", "not stored"] {
+    for word in [&point(&mounted), "connected", "GNU tools", "not uploaded"] {
         assert!(text.contains(word), "no `{word}` in: {text}");
     }
 }
 
 #[test]
-fn status_lists_what_is_not_stored_and_why() {
+fn status_lists_what_is_not_uploaded_and_why() {
     let Some(mut mounted) = Mounted::new(&["-o", "cache_timeout=0"]) else {
         return;
     };
@@ -102,10 +102,10 @@ fn status_lists_what_is_not_stored_and_why() {
         (&files[0]["state"], &files[0]["size"]),
         (&"writing".into(), &5.into())
     );
-    fail_to_store(&mounted);
+    fail_to_upload(&mounted);
     // Its last handle tries once more, after close() has returned, and others do later.
     let mut files = Value::Null;
-    mounted.wait_until("nobody tries to store it", |mounted| {
+    mounted.wait_until("nobody tries to upload it", |mounted| {
         files = status(mounted)["files"].clone();
         files[1]["state"] == "failed"
     });
@@ -120,7 +120,7 @@ fn status_lists_what_is_not_stored_and_why() {
         let (_, text) = said(&mounted.control(&words).output().unwrap());
         text.contains("failed     file  7 B: EACCES: ")
     });
-    refuse_stores(&mounted, false);
+    refuse_uploads(&mounted, false);
     assert!(writer.close().success());
 }
 
@@ -181,16 +181,16 @@ fn an_upload_shows_how_far_it_is() {
 }
 
 #[test]
-fn umount_stores_what_is_left_and_ends_the_mount() {
+fn umount_uploads_what_is_left_and_ends_the_mount() {
     let Some(mut mounted) = Mounted::new(&[]) else {
         return;
     };
-    refuse_stores(&mounted, false);
-    fail_to_store(&mounted);
-    refuse_stores(&mounted, false);
+    refuse_uploads(&mounted, false);
+    fail_to_upload(&mounted);
+    refuse_uploads(&mounted, false);
     let (code, said) = umount(&mounted, &[]);
     assert_eq!(code, Some(0), "{said}");
-    assert!(!said.contains("not stored"), "{said}");
+    assert!(!said.contains("not uploaded"), "{said}");
     assert!(!mounted.is_mounted());
     assert_eq!(mounted.wait().code(), Some(0), "{}", mounted.log());
     assert_eq!(fs::read(mounted.there("file")).unwrap(), b"content");
@@ -200,15 +200,15 @@ fn umount_stores_what_is_left_and_ends_the_mount() {
 }
 
 #[test]
-fn umount_lists_what_cannot_be_stored_and_unmounts_only_by_force() {
+fn umount_lists_what_cannot_be_uploaded_and_unmounts_only_by_force() {
     let Some(mut mounted) = Mounted::new(&["-o", "drain_timeout=5"]) else {
         return;
     };
-    fail_to_store(&mounted);
+    fail_to_upload(&mounted);
     let (code, said) = umount(&mounted, &[]);
     assert_eq!(code, Some(6), "{said}");
     assert!(
-        said.contains("not stored: file: ") && said.contains("still mounted"),
+        said.contains("not uploaded: file: ") && said.contains("still mounted"),
         "{said}"
     );
     assert!(mounted.is_mounted());
@@ -216,13 +216,13 @@ fn umount_lists_what_cannot_be_stored_and_unmounts_only_by_force() {
     let (code, said) = umount(&mounted, &["--force"]);
     assert_eq!(code, Some(6), "{said}");
     assert!(
-        said.contains("not stored: file: ") && said.contains("cache"),
+        said.contains("not uploaded: file: ") && said.contains("cache"),
         "{said}"
     );
     assert_eq!(mounted.wait().code(), Some(6));
     assert!(!mounted.is_mounted());
-    assert!(mounted.log().contains("not stored: file: "));
-    refuse_stores(&mounted, false);
+    assert!(mounted.log().contains("not uploaded: file: "));
+    refuse_uploads(&mounted, false);
 }
 
 #[test]
@@ -231,14 +231,14 @@ fn umount_gives_up_after_its_timeout() {
     else {
         return;
     };
-    fail_to_store(&mounted);
-    // In this order: it would be stored by itself.
+    fail_to_upload(&mounted);
+    // In this order: it would be uploaded by itself.
     mounted.sshd.freeze();
-    refuse_stores(&mounted, false);
+    refuse_uploads(&mounted, false);
     let (code, said) = umount(&mounted, &["--timeout", "0.5"]);
     assert_eq!(code, Some(6), "{said}");
     assert!(
-        said.contains("not stored: file: ") && said.contains("still mounted"),
+        said.contains("not uploaded: file: ") && said.contains("still mounted"),
         "{said}"
     );
     assert!(mounted.is_mounted());
@@ -246,7 +246,7 @@ fn umount_gives_up_after_its_timeout() {
     mounted.signal(rustix::process::Signal::TERM);
     assert_eq!(mounted.wait().code(), Some(6), "{}", mounted.log());
     assert!(
-        mounted.log().contains("not stored: file: "),
+        mounted.log().contains("not uploaded: file: "),
         "{}",
         mounted.log()
     );
@@ -359,7 +359,7 @@ fn conflicts_and_what_earlier_mounts_left_are_shown() {
     );
 }
 
-/// Who answers for a daemon and lies: everything is stored, and it is unmounted.
+/// Who answers for a daemon and lies: everything is uploaded, and it is unmounted.
 struct Liar {
     dir: std::path::PathBuf,
     path: std::path::PathBuf,

@@ -136,8 +136,8 @@ fn a_file_that_has_no_room_for_a_second_copy_is_saved_in_place() {
     point.unmount();
 }
 
-/// Closing a file is where a store fails: returns the errno of that, and how long it took.
-fn store(path: &Path, size: usize) -> (Option<i32>, Duration) {
+/// Closing a file is where an upload fails: returns the errno of that, and how long it took.
+fn upload(path: &Path, size: usize) -> (Option<i32>, Duration) {
     let clock = SystemClock::new();
     let mut file = fs::File::create(path).unwrap();
     file.write_all(&vec![7; size]).unwrap();
@@ -169,7 +169,7 @@ fn a_large_file_that_does_not_fit_on_the_host_is_enospc_at_once() {
             .sync_all()
             .unwrap();
         for size in sizes {
-            let (errno, took) = store(&point.join("file"), size << 20);
+            let (errno, took) = upload(&point.join("file"), size << 20);
             assert_eq!(errno, Some(libc::ENOSPC), "{size} MiB");
             assert!(took < Duration::from_secs(30), "{took:?}");
             assert_eq!(fs::read(small.path().join("file")).unwrap(), b"old");
@@ -177,7 +177,7 @@ fn a_large_file_that_does_not_fit_on_the_host_is_enospc_at_once() {
                 fs::read_dir(small.path()).unwrap().count() == 1
             });
         }
-        assert_eq!(store(&point.join("file"), 5).0, None);
+        assert_eq!(upload(&point.join("file"), 5).0, None);
         assert_eq!(fs::read(small.path().join("file")).unwrap(), [7; 5]);
         point.unmount();
     }
@@ -197,7 +197,7 @@ fn a_large_file_that_the_host_may_not_write_fails_at_once() {
     let Some(mounted) = Mounted::on(sshd, &["-o", "timeout=60"]) else {
         return;
     };
-    let (errno, took) = store(&mounted.here("file"), 40 << 20);
+    let (errno, took) = upload(&mounted.here("file"), 40 << 20);
     assert!(took < Duration::from_secs(30), "{took:?}");
     assert_eq!(errno, Some(libc::EFBIG));
     assert!(

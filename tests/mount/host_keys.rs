@@ -66,7 +66,7 @@ fn content_that_waits_goes_to_no_host_with_another_key() {
     assert!(!mounted.is_mounted());
     assert!(!mounted.there("file").exists());
     let listed = recover(&mounted);
-    assert!(listed.contains("file: to be stored"), "{listed}");
+    assert!(listed.contains("file: to be uploaded"), "{listed}");
     assert!(listed.contains(&expected), "{listed}");
     // The fingerprint of any other key accepts nothing.
     let (status, said) = try_to_mount(&mounted, &format!("{UNCHECKED},accept_host_key={expected}"));
@@ -75,7 +75,7 @@ fn content_that_waits_goes_to_no_host_with_another_key() {
     mounted.forget_log();
     mounted.start(&["-o", &format!("{UNCHECKED},{accept}")]);
     let there = mounted.there("file");
-    mounted.wait_until("the content is stored", |_| {
+    mounted.wait_until("the content is uploaded", |_| {
         fs::read(&there).is_ok_and(|data| data == b"for the first host")
     });
     assert_eq!(mounted.unmount().code(), Some(0));

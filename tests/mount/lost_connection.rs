@@ -88,22 +88,22 @@ fn no_call_waits_for_ever_and_the_mount_heals() {
 }
 
 #[test]
-fn a_connection_that_breaks_in_a_large_store_leaves_the_old_file() {
+fn a_connection_that_breaks_in_a_large_upload_leaves_the_old_file() {
     let Some(mounted) = Mounted::new(&["-o", "timeout=6"]) else {
         return;
     };
     mounted.put("file", "old");
     let path = mounted.here("file");
     let writer = thread::spawn(move || fs::write(path, vec![7; 200 << 20]));
-    // Until the store has begun, by its temporary file.
-    let is_storing = || fs::read_dir(mounted.there("")).unwrap().count() > 1;
+    // Until the upload has begun, by its temporary file.
+    let is_uploading = || fs::read_dir(mounted.there("")).unwrap().count() > 1;
     for _ in 0..12_000 {
-        if is_storing() {
+        if is_uploading() {
             break;
         }
         thread::sleep(Duration::from_millis(5));
     }
-    assert!(is_storing());
+    assert!(is_uploading());
     mounted.sshd.freeze_sessions();
     thread::sleep(Duration::from_secs(1));
     assert_eq!(fs::read(mounted.there("file")).unwrap(), b"old");

@@ -48,7 +48,7 @@ fn a_network_that_loses_everything_for_a_while_costs_nothing_but_time() {
             writer.join().unwrap().unwrap_or_default();
             eprintln!("cut for {length:?}, written after {:?}", begun.elapsed());
             assert!(is_short || is_over, "it hung");
-            mounted.wait_until("it is stored", |mounted| {
+            mounted.wait_until("it is uploaded", |mounted| {
                 fs::read(mounted.there("file")).is_ok_and(|data| data == b"new")
             });
             let path = mounted.here("");

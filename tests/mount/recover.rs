@@ -71,7 +71,7 @@ fn what_was_being_written_when_the_daemon_was_killed_is_kept_and_can_be_had() {
 }
 
 #[test]
-fn what_was_closed_late_is_stored_by_the_mount_after_a_kill() {
+fn what_was_closed_late_is_uploaded_by_the_mount_after_a_kill() {
     let Some(mut mounted) = Mounted::new(&["-o", "writeback=600"]) else {
         return;
     };

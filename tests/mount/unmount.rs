@@ -51,7 +51,7 @@ fn every_way_to_unmount_ends_the_daemon_in_order() {
 }
 
 #[test]
-fn what_is_open_and_written_is_stored_when_a_signal_ends_the_mount() {
+fn what_is_open_and_written_is_uploaded_when_a_signal_ends_the_mount() {
     let Some(mut mounted) = Mounted::new(&[]) else {
         return;
     };

@@ -114,8 +114,8 @@ fn files_of_immutable_and_append_only_directories_are_saved_in_place() {
             "{letter}: {left:?}"
         );
         let new = mounted.here(letter).join("new");
-        let stored = fs::File::create(&new).unwrap().sync_all();
-        assert_eq!(stored.is_err(), letter == "i", "{stored:?}");
+        let uploaded = fs::File::create(&new).unwrap().sync_all();
+        assert_eq!(uploaded.is_err(), letter == "i", "{uploaded:?}");
         if letter == "i" {
             fs::remove_file(new).unwrap();
         }

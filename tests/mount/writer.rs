@@ -1,7 +1,7 @@
 //! Another process that writes to a file and keeps it open.
 //!
 //! Another one, because a program that a test starts closes a copy of what the test has open, and
-//! each close stores.
+//! each close uploads.
 
 use std::fs;
 use std::io::Write as _;

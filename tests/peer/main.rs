@@ -241,7 +241,7 @@ fn one_file(source: &mut Source, data: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn one_write_stores_a_file_in_a_real_sink() {
+fn one_write_uploads_a_file_in_a_real_sink() {
     if !has_scp() {
         return;
     }

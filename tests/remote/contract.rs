@@ -29,18 +29,18 @@ pub(crate) fn every_byte_of_a_name_survives(host: &Host) {
     let mut names = host.names_to_try();
     names.retain(|name| {
         let data = [b"content of ", &name[..]].concat();
-        let stored = host
+        let uploaded = host
             .remote
-            .store(&path_of(name), &bytes(&data), &plan(&data));
+            .upload(&path_of(name), &bytes(&data), &plan(&data));
         let is_sayable = std::str::from_utf8(name)
             .is_ok_and(|name| !name.contains(char::is_control) && !name.ends_with(' '));
-        if let Err(Error::Unsupported { .. }) = stored {
+        if let Err(Error::Unsupported { .. }) = uploaded {
             // Said, and nothing else was written to.
             assert!(!host.can.any_bytes && !is_sayable, "{name:?}");
             assert_eq!(host.get(name), None, "{name:?}");
             return false;
         }
-        stored.unwrap();
+        uploaded.unwrap();
         assert_eq!(host.get(name).unwrap(), data, "{name:?}");
         true
     });
@@ -140,8 +140,8 @@ pub(crate) fn what_is_missing_is_not_found(host: &Host) {
         ..AttrChange::default()
     };
     assert_eq!(reason(remote.set_attr(&nowhere, &change)), Reason::NotFound);
-    let stored = remote.store(&path("nowhere/x"), &bytes(b"x"), &plan(b"x"));
-    assert_eq!(reason(stored), Reason::NotFound);
+    let uploaded = remote.upload(&path("nowhere/x"), &bytes(b"x"), &plan(b"x"));
+    assert_eq!(reason(uploaded), Reason::NotFound);
     let made = remote.create_new(&path("nowhere/x"), 0o600, None);
     assert_eq!(reason(made), Reason::NotFound);
     let made = remote.make_dir(&path("nowhere/x"), 0o700, None);

@@ -10,7 +10,7 @@ use scpfs::remote::Expect;
 use scpfs::remote::Outcome;
 use scpfs::remote::Placement;
 use scpfs::remote::Reason;
-use scpfs::remote::StorePlan;
+use scpfs::remote::UploadSpec;
 
 use crate::things::plan;
 use crate::uploads::Host;
@@ -28,8 +28,8 @@ fn note_syncs(host: &Host, fails_for: &str) {
 
 const NEVER: &str = "no such argument";
 
-fn with_fsync(plan: StorePlan) -> StorePlan {
-    StorePlan {
+fn with_fsync(plan: UploadSpec) -> UploadSpec {
+    UploadSpec {
         durability: Durability::Fsync,
         ..plan
     }
@@ -50,15 +50,15 @@ fn assert_flushed(host: &Host, case: &str) {
 fn the_same_content_of_somebody_else_is_flushed() {
     for (userland, host) in Host::plain() {
         fs::write(host.at("file"), "the old content").unwrap();
-        let plan = with_fsync(StorePlan {
+        let plan = with_fsync(UploadSpec {
             keep_as: Some(Name::new(b"kept").unwrap()),
             ..host.plan_over(b"new")
         });
         fs::remove_file(host.at("file")).unwrap();
         fs::write(host.at("file"), "new").unwrap();
         note_syncs(&host, NEVER);
-        let stored = host.store(b"new", &plan).unwrap();
-        assert_eq!(stored.outcome, Outcome::Same, "{userland:?}");
+        let uploaded = host.upload(b"new", &plan).unwrap();
+        assert_eq!(uploaded.outcome, Outcome::Same, "{userland:?}");
         assert_flushed(&host, &format!("{userland:?}"));
     }
 }
@@ -68,12 +68,12 @@ fn the_same_content_of_somebody_else_is_flushed() {
 fn a_new_file_that_is_written_directly_is_flushed_with_its_name() {
     for (userland, host) in Host::plain() {
         note_syncs(&host, NEVER);
-        let plan = with_fsync(StorePlan {
+        let plan = with_fsync(UploadSpec {
             expect: Expect::Absent,
             placement: Placement::Direct,
             ..plan(b"new")
         });
-        host.store(b"new", &plan).unwrap();
+        host.upload(b"new", &plan).unwrap();
         // The file goes by the name of its descriptor.
         let noted = fs::read_to_string(host.beside("syncs")).unwrap();
         let line = format!("-- {}", host.world.root().display());
@@ -83,7 +83,7 @@ fn a_new_file_that_is_written_directly_is_flushed_with_its_name() {
 }
 
 /// The error of a directory came as a refusal, although the file had the new content by then: the
-/// next store took that for somebody's change.
+/// next upload took that for somebody's change.
 #[test]
 fn an_error_of_the_disk_behind_the_rename_says_that_the_file_was_changed() {
     for (userland, host) in Host::plain() {
@@ -91,11 +91,11 @@ fn an_error_of_the_disk_behind_the_rename_says_that_the_file_was_changed() {
         note_syncs(&host, &format!("-- {}", root.display()));
         for placement in [Placement::Replace, Placement::InPlace] {
             fs::write(host.at("file"), "old").unwrap();
-            let plan = with_fsync(StorePlan {
+            let plan = with_fsync(UploadSpec {
                 placement,
                 ..host.plan_over(b"new")
             });
-            let result = host.store(b"new", &plan);
+            let result = host.upload(b"new", &plan);
             let Err(Error::Partial { reason, .. }) = result else {
                 panic!("{userland:?} {placement:?}: {result:?}");
             };
@@ -111,13 +111,13 @@ fn an_upload_without_a_temporary_file_locks_the_file() {
     for (userland, host) in Host::each(&["flock"], "echo \"$*\" >>\"$dir/locks\"", "") {
         fs::write(host.at("file"), "old").unwrap();
         let replace = host.plan_over(b"new");
-        host.store(b"new", &replace).unwrap();
+        host.upload(b"new", &replace).unwrap();
         let has_flock = fs::remove_file(host.beside("locks")).is_ok();
-        let plan = StorePlan {
+        let plan = UploadSpec {
             placement: Placement::Direct,
             ..host.plan_over(b"direct")
         };
-        host.store(b"direct", &plan).unwrap();
+        host.upload(b"direct", &plan).unwrap();
         assert_eq!(host.read("file"), "direct");
         assert_eq!(host.beside("locks").exists(), has_flock, "{userland:?}");
     }

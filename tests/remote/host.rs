@@ -42,7 +42,7 @@ pub(crate) struct Can {
     pub(crate) send_newlines: bool,
     /// Take names that are not UTF-8.
     pub(crate) any_bytes: bool,
-    /// Tell the time of a content that was stored finer than in seconds.
+    /// Tell the time of a content that was uploaded finer than in seconds.
     pub(crate) fractions: bool,
     /// Make sockets.
     pub(crate) sockets: bool,
@@ -341,8 +341,8 @@ impl Host {
         names
     }
 
-    /// How many round trips a store may take.
-    pub(crate) fn max_trips_of_a_store(&self) -> u64 {
+    /// How many round trips an upload may take.
+    pub(crate) fn max_trips_of_an_upload(&self) -> u64 {
         if self.can.everything { 1 } else { 2 }
     }
 }

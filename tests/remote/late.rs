@@ -121,7 +121,7 @@ impl Content for Breaking<'_> {
 }
 
 #[test]
-fn who_sent_half_of_a_store_does_not_say_that_nothing_was_done() {
+fn who_sent_half_of_an_upload_does_not_say_that_nothing_was_done() {
     // By scp, without it, and in pieces.
     for (userland, len) in [
         (Userland::Gnu, 5 << 20),
@@ -135,7 +135,7 @@ fn who_sent_half_of_a_store_does_not_say_that_nothing_was_done() {
             world: &world,
             data: &data,
         };
-        let error = shell.store(&path("file"), &content, &plan(&data));
+        let error = shell.upload(&path("file"), &content, &plan(&data));
         let is_unknown = matches!(error, Err(Error::OutcomeUnknown { .. }));
         assert!(is_unknown, "{userland:?} {len}: {error:?}");
         let names = fs::read_dir(world.root()).unwrap();

@@ -72,14 +72,14 @@ every_host! {
     what_is_missing_is_not_found
     a_file_is_fetched_byte_for_byte
     a_fetch_of_what_is_no_file_fails_without_content
-    a_file_is_stored_with_mode_and_times
-    a_store_that_gets_no_content_leaves_what_it_can
-    a_store_over_a_version_that_is_not_there_is_a_conflict
+    a_file_is_uploaded_with_mode_and_times
+    an_upload_that_gets_no_content_leaves_what_it_can
+    an_upload_over_a_version_that_is_not_there_is_a_conflict
     what_conflicts_is_kept_beside
-    a_store_over_a_directory_fails_and_leaves_nothing
-    a_large_file_is_stored_and_fetched
+    an_upload_over_a_directory_fails_and_leaves_nothing
+    a_large_file_is_uploaded_and_fetched
     content_that_looks_like_shell_and_records_is_only_content
-    a_refused_store_makes_nothing_of_its_content
+    a_refused_upload_makes_nothing_of_its_content
     creation_is_exclusive
     directories_are_made_and_removed
     names_move_and_multiply
@@ -108,19 +108,19 @@ macro_rules! hosts_with_a_shell {
 hosts_with_a_shell! {
     every_attribute_is_the_hosts
     a_file_of_proc_is_fetched_though_its_size_says_nothing
-    a_store_takes_one_round_trip_and_keeps_nanoseconds
-    a_store_never_shows_half_a_file
-    a_store_keeps_hard_links_in_place
+    an_upload_takes_one_round_trip_and_keeps_nanoseconds
+    an_upload_never_shows_half_a_file
+    an_upload_keeps_hard_links_in_place
     what_conflicts_is_kept_beside_in_the_same_round_trip
     a_look_that_fails_is_no_difference
     coarse_times_are_not_trusted_alone
     leftovers_are_removed_in_one_round_trip_and_directories_never
     a_large_file_takes_two_round_trips
-    a_failed_store_never_runs_its_content
+    a_failed_upload_never_runs_its_content
     creation_takes_one_round_trip_and_follows_no_link
     a_rename_takes_the_place_of_any_link
-    of_stores_that_expect_the_same_one_is_done
-    a_store_that_nobody_heard_of_is_not_sent_again
+    of_uploads_that_expect_the_same_one_is_done
+    an_upload_that_nobody_heard_of_is_not_sent_again
     attributes_are_set_in_one_round_trip
     times_before_1970_are_kept
     a_copy_on_the_host_moves_no_bytes
@@ -140,10 +140,10 @@ macro_rules! hosts_of_each_way {
 }
 
 hosts_of_each_way! {
-    a_huge_file_is_stored_in_pieces_by_several_lanes
-    a_huge_store_keeps_hard_links_in_place
-    a_huge_store_that_fails_changes_nothing
+    a_huge_file_is_uploaded_in_pieces_by_several_lanes
+    a_huge_upload_keeps_hard_links_in_place
+    a_huge_upload_that_fails_changes_nothing
     a_full_disk_never_runs_the_pieces
-    a_huge_store_survives_a_cut
+    a_huge_upload_survives_a_cut
     a_listing_that_is_cut_is_never_a_shorter_directory
 }

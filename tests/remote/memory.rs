@@ -11,7 +11,7 @@ use scpfs::remote::Expect;
 use scpfs::remote::Outcome;
 use scpfs::remote::Reason;
 use scpfs::remote::Remote as _;
-use scpfs::remote::StorePlan;
+use scpfs::remote::UploadSpec;
 use scpfs::remote::retry::Retry;
 
 use crate::things::bytes;
@@ -45,22 +45,22 @@ fn a_call_fails_before_or_after_it_is_carried_out() {
 }
 
 #[test]
-fn a_store_whose_answer_was_lost_is_not_done_twice() {
+fn an_upload_whose_answer_was_lost_is_not_done_twice() {
     let retry = Retry::new(memory());
-    let plan = StorePlan {
+    let plan = UploadSpec {
         expect: Expect::Absent,
         ..plan(b"content")
     };
     retry.inner().fail(1, Failure::AnswerLost);
-    let stored = retry.store(&path("file"), &bytes(b"content"), &plan);
-    assert_eq!(stored.unwrap().outcome, Outcome::AsPlanned);
+    let uploaded = retry.upload(&path("file"), &bytes(b"content"), &plan);
+    assert_eq!(uploaded.unwrap().outcome, Outcome::AsPlanned);
     let acts: Vec<_> = retry.inner().take_calls();
     let acts: Vec<_> = acts.iter().map(|(act, _)| *act).collect();
-    assert_eq!(acts, ["store", "clean up", "stat"]);
+    assert_eq!(acts, ["upload", "clean up", "stat"]);
     // One that never arrived is.
     retry.inner().fail(1, Failure::Disconnected);
     retry
-        .store(&path("other"), &bytes(b"content"), &plan)
+        .upload(&path("other"), &bytes(b"content"), &plan)
         .unwrap();
     assert_eq!(retry.inner().get(&path("other")).unwrap(), b"content");
 }

@@ -140,10 +140,10 @@ fn works(shell: &Shell, world: &World, data: &[u8], what: &str) {
         assert!(fetched.unwrap().is_stable, "{what}");
         assert!(buffer.data == data, "{what}");
     }
-    let stored = shell
-        .store(&path("new"), &bytes(data), &plan(data))
+    let uploaded = shell
+        .upload(&path("new"), &bytes(data), &plan(data))
         .unwrap();
-    assert_eq!(stored.stat.unwrap().mode, 0o640, "{what}");
+    assert_eq!(uploaded.stat.unwrap().mode, 0o640, "{what}");
     assert!(
         fs::read(world.root().join("new")).unwrap() == data,
         "{what}"

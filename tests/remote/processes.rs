@@ -13,7 +13,7 @@ use scpfs::remote::NewTime;
 use scpfs::remote::Owner;
 use scpfs::remote::Remote as _;
 use scpfs::remote::RenameHow;
-use scpfs::remote::StorePlan;
+use scpfs::remote::UploadSpec;
 use scpfs::shell::Shell;
 use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
@@ -33,8 +33,8 @@ const PROGRAMS: [&str; 27] = [
 ];
 
 /// A plan that leaves an existing file its permissions.
-fn save_over(plan: StorePlan) -> StorePlan {
-    StorePlan {
+fn save_over(plan: UploadSpec) -> UploadSpec {
+    UploadSpec {
         sets_mode: false,
         ..plan
     }
@@ -78,11 +78,11 @@ fn operations(userland: Userland) -> Vec<(&'static str, String)> {
     }
     let shell: Shell = world.shell(Arc::new(ManualClock::new()));
     let at = |name: &str| world.root().join(name);
-    let over = |name: &str, content: &[u8]| StorePlan {
+    let over = |name: &str, content: &[u8]| UploadSpec {
         expect: Expect::Version(shell.stat(&path(name)).unwrap().version()),
         ..plan(content)
     };
-    let new = StorePlan {
+    let new = UploadSpec {
         mode: 0o644,
         expect: Expect::Absent,
         ..plan(b"content")
@@ -90,12 +90,12 @@ fn operations(userland: Userland) -> Vec<(&'static str, String)> {
     let mut found = Vec::new();
     let mut count =
         |what, operation: &mut dyn FnMut()| found.push((what, counted(&world, operation)));
-    let store = |name: &str, plan: &StorePlan| {
-        shell.store(&path(name), &bytes(b"content"), plan).unwrap();
+    let upload = |name: &str, plan: &UploadSpec| {
+        shell.upload(&path(name), &bytes(b"content"), plan).unwrap();
     };
-    count("the first new file", &mut || store("first", &new));
-    count("a new file", &mut || store("new", &new));
-    let given = StorePlan {
+    count("the first new file", &mut || upload("first", &new));
+    count("a new file", &mut || upload("new", &new));
+    let given = UploadSpec {
         owner: Some(Owner {
             uid: 1000,
             gid: 1000,
@@ -103,23 +103,23 @@ fn operations(userland: Userland) -> Vec<(&'static str, String)> {
         ..new.clone()
     };
     count("a new file of somebody else's", &mut || {
-        store("given", &given);
+        upload("given", &given);
     });
     fs::write(at("file"), "old").unwrap();
     let save = save_over(over("file", b"content"));
-    count("a save", &mut || store("file", &save));
-    let fsync = StorePlan {
+    count("a save", &mut || upload("file", &save));
+    let fsync = UploadSpec {
         durability: Durability::Fsync,
         ..save_over(over("file", b"content"))
     };
-    count("a save with fsync", &mut || store("file", &fsync));
-    let longer = StorePlan {
+    count("a save with fsync", &mut || upload("file", &fsync));
+    let longer = UploadSpec {
         appends_to: Some(7),
         ..save_over(over("file", b"content and more"))
     };
     count("an append", &mut || {
         shell
-            .store(&path("file"), &bytes(b"content and more"), &longer)
+            .upload(&path("file"), &bytes(b"content and more"), &longer)
             .unwrap();
     });
     count("exclusive creation", &mut || {

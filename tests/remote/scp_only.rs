@@ -23,7 +23,7 @@ use scpfs::remote::Outcome;
 use scpfs::remote::Reason;
 use scpfs::remote::Remote;
 use scpfs::remote::Settings;
-use scpfs::remote::StorePlan;
+use scpfs::remote::UploadSpec;
 use scpfs::remote::retry::Retry;
 use scpfs::scp_only;
 use scpfs::stat::FileKind;
@@ -124,15 +124,15 @@ fn each_operation_takes_one_round_trip_or_two() {
         assert_eq!(buffer.data, b"x");
     });
     for (what, expect) in [
-        ("store of a new file", Expect::Absent),
-        ("store over anything", Expect::Anything),
+        ("upload of a new file", Expect::Absent),
+        ("upload over anything", Expect::Anything),
     ] {
         counted(what, 2, &mut || {
-            let plan = StorePlan {
+            let plan = UploadSpec {
                 expect,
                 ..plan(b"x")
             };
-            remote.store(&path("f"), &bytes(b"x"), &plan).unwrap();
+            remote.upload(&path("f"), &bytes(b"x"), &plan).unwrap();
         });
     }
     counted("create", 2, &mut || {
@@ -198,21 +198,21 @@ fn a_name_that_forges_records_makes_no_entry() {
 }
 
 #[test]
-fn a_store_says_what_it_overwrites() {
+fn an_upload_says_what_it_overwrites() {
     let world = World::scp_only(OPENSSH);
     let remote = world.scp(Arc::new(ManualClock::new()));
     let file = world.root().join("file");
-    let store = |data: &[u8], expect| {
-        let plan = StorePlan {
+    let upload = |data: &[u8], expect| {
+        let plan = UploadSpec {
             expect,
             ..plan(data)
         };
-        remote.store(&path("file"), &bytes(data), &plan)
+        remote.upload(&path("file"), &bytes(data), &plan)
     };
-    let stored = store(b"one", Expect::Absent).unwrap();
-    assert_eq!(stored.outcome, Outcome::AsPlanned);
-    let stat = stored.stat.unwrap();
-    // What was stored is what is told later.
+    let uploaded = upload(b"one", Expect::Absent).unwrap();
+    assert_eq!(uploaded.outcome, Outcome::AsPlanned);
+    let stat = uploaded.stat.unwrap();
+    // What was uploaded is what is told later.
     assert_eq!(
         remote.stat(&path("file")).unwrap().version(),
         stat.version()
@@ -227,18 +227,18 @@ fn a_store_says_what_it_overwrites() {
         (123_456_000, 0o640)
     );
     assert!(matches!(
-        store(b"two", Expect::Absent),
+        upload(b"two", Expect::Absent),
         Err(Error::Conflict { .. })
     ));
     fs::write(&file, "theirs").unwrap();
     assert!(matches!(
-        store(b"two", Expect::Version(stat.version())),
+        upload(b"two", Expect::Version(stat.version())),
         Err(Error::Conflict { .. })
     ));
     assert_eq!(fs::read(&file).unwrap(), b"theirs");
     fs::remove_file(&file).unwrap();
     assert!(matches!(
-        store(b"two", Expect::Version(stat.version())),
+        upload(b"two", Expect::Version(stat.version())),
         Err(Error::Conflict { .. })
     ));
     assert!(!file.exists());
@@ -258,14 +258,14 @@ impl Content for Over<'_> {
 }
 
 #[test]
-fn a_store_that_was_cut_is_repaired_by_the_next() {
+fn an_upload_that_was_cut_is_repaired_by_the_next() {
     let world = World::scp_only(OPENSSH);
     let remote = Retry::new(world.scp(Arc::new(ManualClock::new())));
     let (old, new) = (vec![1; 3_000_000], vec![2; 2_000_000]);
     let file = world.root().join("file");
     fs::write(&file, &old).unwrap();
     let version = remote.stat(&path("file")).unwrap().version();
-    let plan = StorePlan {
+    let plan = UploadSpec {
         expect: Expect::Version(version),
         ..plan(&new)
     };
@@ -276,24 +276,24 @@ fn a_store_that_was_cut_is_repaired_by_the_next() {
     // The connection breaks when the sink has acknowledged all but the content.
     world.faults.lock().cut_after_read = Some(look + 3);
     // Whatever is there then is ours or what was expected.
-    remote.store(&path("file"), &over, &plan).unwrap();
+    remote.upload(&path("file"), &over, &plan).unwrap();
     assert!(fs::read(&file).unwrap() == new);
     fs::write(&file, "theirs").unwrap();
-    let result = remote.store(&path("file"), &over, &plan);
+    let result = remote.upload(&path("file"), &over, &plan);
     assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
     assert_eq!(fs::read(&file).unwrap(), b"theirs");
 }
 
-/// What somebody else wrote after a store broke off was overwritten by the next one.
+/// What somebody else wrote after an upload broke off was overwritten by the next one.
 #[test]
-fn what_others_wrote_after_a_store_was_cut_is_not_overwritten_by_the_next() {
+fn what_others_wrote_after_an_upload_was_cut_is_not_overwritten_by_the_next() {
     let world = World::scp_only(OPENSSH);
     let remote = world.scp(Arc::new(ManualClock::new()));
     let (old, new) = (vec![1; 3_000_000], vec![2; 2_000_000]);
     let file = world.root().join("file");
     fs::write(&file, &old).unwrap();
     let version = remote.stat(&path("file")).unwrap().version();
-    let plan = StorePlan {
+    let plan = UploadSpec {
         expect: Expect::Version(version),
         ..plan(&new)
     };
@@ -301,13 +301,13 @@ fn what_others_wrote_after_a_store_was_cut_is_not_overwritten_by_the_next() {
     remote.stat(&path("file")).unwrap();
     let look = world.meter.bytes_read() - look;
     world.faults.lock().cut_after_read = Some(look + 3);
-    let error = remote.store(&path("file"), &bytes(&new), &plan);
+    let error = remote.upload(&path("file"), &bytes(&new), &plan);
     let error = error.unwrap_err();
     assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
     // Another file, because the sink of the first one may still write to the old one.
     fs::write(file.with_extension("theirs"), "theirs").unwrap();
     fs::rename(file.with_extension("theirs"), &file).unwrap();
-    let result = remote.store(&path("file"), &bytes(&new), &plan);
+    let result = remote.upload(&path("file"), &bytes(&new), &plan);
     assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
     assert!(fs::read(&file).unwrap() == b"theirs");
 }
@@ -321,11 +321,11 @@ fn nothing_is_made_in_a_directory_that_is_in_the_way() {
     for size in [10, 2_000_000] {
         let evil = b"C4755 4 evil\nevil\0\n".repeat(size / 10);
         for expect in [Expect::Anything, Expect::Absent] {
-            let plan = StorePlan {
+            let plan = UploadSpec {
                 expect,
                 ..plan(&evil)
             };
-            let result = remote.store(&path("dir"), &bytes(&evil), &plan);
+            let result = remote.upload(&path("dir"), &bytes(&evil), &plan);
             assert_eq!(reason(result), Reason::IsADirectory);
         }
     }
@@ -468,24 +468,24 @@ fn a_cut_at_any_byte_is_never_a_shorter_directory_or_file() {
 }
 
 #[test]
-fn what_was_stored_when_the_answer_was_lost_is_not_a_conflict() {
+fn what_was_uploaded_when_the_answer_was_lost_is_not_a_conflict() {
     let world = World::scp_only(OPENSSH);
     let remote = Retry::new(world.scp(Arc::new(ManualClock::new())));
-    let store = |data: &[u8], expect| {
-        let plan = StorePlan {
+    let upload = |data: &[u8], expect| {
+        let plan = UploadSpec {
             expect,
             ..plan(data)
         };
-        remote.store(&path("file"), &bytes(data), &plan)
+        remote.upload(&path("file"), &bytes(data), &plan)
     };
-    // At each byte of the answers to the look and to the store.
+    // At each byte of the answers to the look and to the upload.
     for cut in 0..80 {
         fs::write(world.root().join("file"), "old content").unwrap();
         let version = remote.stat(&path("file")).unwrap().version();
         world.faults.lock().cut_after_read = Some(cut);
-        let stored = store(b"new", Expect::Version(version));
+        let uploaded = upload(b"new", Expect::Version(version));
         world.faults.lock().cut_after_read = None;
-        stored.unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
+        uploaded.unwrap_or_else(|error| panic!("cut at {cut}: {error}"));
         assert_eq!(fs::read(world.root().join("file")).unwrap(), b"new");
     }
 }
@@ -504,34 +504,34 @@ fn a_change_of_the_same_size_in_the_same_second_is_seen_in_a_small_file() {
             .unwrap();
         file.set_modified(second).unwrap();
     };
-    let store = |data: &[u8], version| {
-        let plan = StorePlan {
+    let upload = |data: &[u8], version| {
+        let plan = UploadSpec {
             expect: Expect::Version(version),
             ..plan(data)
         };
         let before = world.meter.trips();
-        let result = remote.store(&path("file"), &bytes(data), &plan);
+        let result = remote.upload(&path("file"), &bytes(data), &plan);
         (result, world.meter.trips() - before)
     };
     write("seen");
     assert_eq!(fetch(&remote, "file"), b"seen");
     let version = remote.stat(&path("file")).unwrap().version();
     write("they");
-    let (result, _) = store(b"ours", version);
+    let (result, _) = upload(b"ours", version);
     assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
     assert_eq!(fs::read(world.root().join("file")).unwrap(), b"they");
-    // What was stored here is known as well, and comparing costs no further round trip.
+    // What was uploaded here is known as well, and comparing costs no further round trip.
     assert_eq!(fetch(&remote, "file"), b"they");
-    let (stored, trips) = store(b"ours", version);
-    let version = stored.unwrap().stat.unwrap().version();
+    let (uploaded, trips) = upload(b"ours", version);
+    let version = uploaded.unwrap().stat.unwrap().version();
     assert_eq!(trips, 2);
     write("them");
-    let (result, _) = store(b"more", version);
+    let (result, _) = upload(b"more", version);
     assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
     // A file of another size is not even fetched.
     let before = world.meter.bytes_read();
     write(&"x".repeat(1_000_000));
-    let (result, _) = store(b"more", version);
+    let (result, _) = upload(b"more", version);
     assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
     assert!(world.meter.bytes_read() - before < 200_000);
 }
@@ -573,18 +573,18 @@ fn an_upload_leaves_a_file_the_mode_that_others_have_set() {
         let mode = || fs::metadata(&file).unwrap().mode() & 0o7777;
         fs::write(&file, "old").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-        let mut plan = StorePlan {
+        let mut plan = UploadSpec {
             expect: Expect::Version(remote.stat(&path("file")).unwrap().version()),
             mode: 0o644,
             sets_mode: false,
             ..plan(b"new")
         };
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        remote.store(&path("file"), &bytes(b"new"), &plan).unwrap();
+        remote.upload(&path("file"), &bytes(b"new"), &plan).unwrap();
         assert_eq!((fs::read(&file).unwrap(), mode()), (b"new".to_vec(), 0o600));
         (plan.sets_mode, plan.mode) = (true, 0o640);
         plan.expect = Expect::Version(remote.stat(&path("file")).unwrap().version());
-        remote.store(&path("file"), &bytes(b"new"), &plan).unwrap();
+        remote.upload(&path("file"), &bytes(b"new"), &plan).unwrap();
         assert_eq!(mode(), 0o640, "{banner}");
     }
 }

@@ -84,12 +84,12 @@ fn servers_without_a_shell_get_their_paths_as_they_are() {
         assert!(remote.facts().summary.contains("with listings"));
         let data = vec![7; 100_000];
         for name in ["plain", "it's $(x) `y`", "\"quoted\"", "a&b;c|d"] {
-            let stored = remote.store(&path(name), &bytes(&data), &plan(&data));
+            let uploaded = remote.upload(&path(name), &bytes(&data), &plan(&data));
             if kind == Kind::Splitting && name.contains(' ') {
-                assert!(is_unsupported(stored), "{name}");
+                assert!(is_unsupported(uploaded), "{name}");
                 continue;
             }
-            stored.unwrap();
+            uploaded.unwrap();
             assert_eq!(fs::read(appliance.at(name)).unwrap(), data);
             assert_eq!(fetch(&remote, name), data);
             let meta = fs::metadata(appliance.at(name)).unwrap();
@@ -104,7 +104,7 @@ fn servers_without_a_shell_get_their_paths_as_they_are() {
             reason(remote.make_dir(&path("dir"), 0o755, None)),
             Reason::Exists
         );
-        let result = remote.store(&path("dir"), &bytes(b"x"), &plan(b"x"));
+        let result = remote.upload(&path("dir"), &bytes(b"x"), &plan(b"x"));
         assert_eq!(reason(result), Reason::IsADirectory);
         assert_eq!(reason(remote.stat(&path("no"))), Reason::NotFound);
         assert_eq!(reason(remote.list(&path("plain"))), Reason::NotADirectory);
@@ -132,7 +132,7 @@ fn a_server_that_does_not_heed_refusals_is_found_out_without_content() {
         assert_eq!(appliance.n_content(), before);
         assert_eq!(fetch(&remote, "file").len(), 3_000_000);
         remote
-            .store(&path("dir/new"), &bytes(b"new"), &plan(b"new"))
+            .upload(&path("dir/new"), &bytes(b"new"), &plan(b"new"))
             .unwrap();
         assert_eq!(fs::read(appliance.at("dir/new")).unwrap(), b"new");
     }
@@ -160,7 +160,7 @@ fn a_network_device_reads_and_writes_named_files() {
     );
     assert_eq!(fetch(&remote, "config"), b"hostname x\n");
     remote
-        .store(
+        .upload(
             &path("config"),
             &bytes(b"hostname y\n"),
             &plan(b"hostname y\n"),
@@ -189,7 +189,7 @@ fn noise_is_reported_and_never_taken_for_an_answer() {
 }
 
 #[test]
-fn a_host_that_rounds_times_makes_no_conflict_of_our_own_store() {
+fn a_host_that_rounds_times_makes_no_conflict_of_our_own_upload() {
     let appliance = Appliance::new(Kind::Fat);
     let remote = appliance.probe().unwrap();
     let mut expect = Expect::Absent;
@@ -197,13 +197,13 @@ fn a_host_that_rounds_times_makes_no_conflict_of_our_own_store() {
         let mut plan = plan(b"content");
         plan.expect = expect;
         plan.mtime.secs = secs;
-        let stored = remote
-            .store(&path("file"), &bytes(b"content"), &plan)
+        let uploaded = remote
+            .upload(&path("file"), &bytes(b"content"), &plan)
             .unwrap();
         let told = remote.stat(&path("file")).unwrap();
         assert_eq!(told.mtime.secs, secs & !1);
         // Asked for, where it is not known.
-        assert!(stored.stat.is_none_or(|stat| stat.mtime == told.mtime));
+        assert!(uploaded.stat.is_none_or(|stat| stat.mtime == told.mtime));
         expect = Expect::Version(told.version());
     }
 }
@@ -217,10 +217,10 @@ fn a_restricted_shell_gets_plain_paths_and_no_others() {
         summary.contains("with listings, paths of plain"),
         "{summary}"
     );
-    let store = |name: &str| remote.store(&path(name), &bytes(b"data"), &plan(b"data"));
-    store("plain-name.txt").unwrap();
+    let upload = |name: &str| remote.upload(&path(name), &bytes(b"data"), &plan(b"data"));
+    upload("plain-name.txt").unwrap();
     for name in ["a b", "$(touch x)", "it's", "a;b"] {
-        assert!(is_unsupported(store(name)), "{name}");
+        assert!(is_unsupported(upload(name)), "{name}");
     }
     assert_eq!(names(&remote, &RemotePath::root()), ["plain-name.txt"]);
     assert_eq!(fetch(&remote, "plain-name.txt"), b"data");

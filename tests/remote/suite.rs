@@ -29,8 +29,8 @@ use scpfs::remote::Reason;
 use scpfs::remote::Receiver;
 use scpfs::remote::Remote as _;
 use scpfs::remote::RenameHow;
-use scpfs::remote::StorePlan;
 use scpfs::remote::TimePrecision;
+use scpfs::remote::UploadSpec;
 use scpfs::remote::retry::Retry;
 use scpfs::shell::Shell;
 use scpfs::stat::DeviceNumber;
@@ -94,7 +94,7 @@ impl Host {
         self.remote.facts().time_precision == TimePrecision::Nanos
     }
 
-    /// The time that a file has which was stored with `mtime`, as the host tells it.
+    /// The time that a file has which was uploaded with `mtime`, as the host tells it.
     fn told(&self, mtime: Time) -> Time {
         let has_record = !self.remote.facts().summary.contains("no scp");
         if self.is_gnu() || (has_record && mtime.to_micros() == mtime) {
@@ -224,7 +224,7 @@ pub(crate) fn a_file_of_proc_is_fetched_though_its_size_says_nothing(host: &Host
     assert!(!buffer.data.is_empty());
 }
 
-pub(crate) fn a_store_takes_one_round_trip_and_keeps_nanoseconds(host: &Host) {
+pub(crate) fn an_upload_takes_one_round_trip_and_keeps_nanoseconds(host: &Host) {
     for (name, mode, mtime) in [
         ("plain", 0o644, MTIME),
         ("setuid", 0o6755, MTIME),
@@ -238,13 +238,13 @@ pub(crate) fn a_store_takes_one_round_trip_and_keeps_nanoseconds(host: &Host) {
             },
         ),
     ] {
-        let plan = StorePlan {
+        let plan = UploadSpec {
             mode,
             mtime,
             ..plan(b"hello")
         };
         let (changed, trips) =
-            host.counted(|remote| remote.store(&path(name), &bytes(b"hello"), &plan));
+            host.counted(|remote| remote.upload(&path(name), &bytes(b"hello"), &plan));
         assert_eq!(trips, 1);
         let stat = changed.unwrap().stat.unwrap();
         assert_eq!(stat, host.remote.stat(&path(name)).unwrap());
@@ -253,52 +253,52 @@ pub(crate) fn a_store_takes_one_round_trip_and_keeps_nanoseconds(host: &Host) {
     }
 }
 
-pub(crate) fn a_store_never_shows_half_a_file(host: &Host) {
+pub(crate) fn an_upload_never_shows_half_a_file(host: &Host) {
     fs::write(host.at("file"), "old content").unwrap();
     let old = fs::File::open(host.at("file")).unwrap();
     host.remote
-        .store(&path("file"), &bytes(b"new"), &plan(b"new"))
+        .upload(&path("file"), &bytes(b"new"), &plan(b"new"))
         .unwrap();
     // Who has the old file open keeps it whole: the new one took its name.
     assert_eq!(io::read_to_string(old).unwrap(), "old content");
     assert_eq!(fs::read(host.at("file")).unwrap(), b"new");
     assert_eq!(host.names(), [b"file"]);
     // Content that ends too early takes the connection with it, never the name.
-    let plan = StorePlan {
+    let plan = UploadSpec {
         size: 10,
         ..plan(b"")
     };
-    let result = host.remote.store(&path("file"), &bytes(b"short"), &plan);
+    let result = host.remote.upload(&path("file"), &bytes(b"short"), &plan);
     assert!(matches!(result, Err(Error::Local { .. })), "{result:?}");
     assert_eq!(fs::read(host.at("file")).unwrap(), b"new");
 }
 
-pub(crate) fn a_store_keeps_hard_links_in_place(host: &Host) {
+pub(crate) fn an_upload_keeps_hard_links_in_place(host: &Host) {
     fs::write(host.at("file"), "old content that is longer").unwrap();
     fs::hard_link(host.at("file"), host.at("other")).unwrap();
-    let plan = StorePlan {
+    let plan = UploadSpec {
         placement: Placement::InPlace,
         ..plan(b"new")
     };
     let changed = host
         .remote
-        .store(&path("file"), &bytes(b"new"), &plan)
+        .upload(&path("file"), &bytes(b"new"), &plan)
         .unwrap();
     assert_eq!(fs::read(host.at("other")).unwrap(), b"new");
     let stat = changed.stat.unwrap();
     assert_eq!((stat.nlink, stat.mode), (2, 0o640));
     assert_eq!(stat.mtime, host.told(MTIME));
-    let plan = StorePlan {
+    let plan = UploadSpec {
         placement: Placement::Direct,
         ..plan
     };
     host.remote
-        .store(&path("file"), &bytes(b"now"), &plan)
+        .upload(&path("file"), &bytes(b"now"), &plan)
         .unwrap();
     assert_eq!(fs::read(host.at("other")).unwrap(), b"now");
     // A directory is never written into.
     fs::create_dir(host.at("dir")).unwrap();
-    let result = host.remote.store(&path("dir"), &bytes(b"abc"), &plan);
+    let result = host.remote.upload(&path("dir"), &bytes(b"abc"), &plan);
     assert_eq!(reason(result), Reason::IsADirectory);
     assert_eq!(fs::read_dir(host.at("dir")).unwrap().count(), 0);
     fs::remove_dir(host.at("dir")).unwrap();
@@ -315,31 +315,31 @@ pub(crate) fn a_look_that_fails_is_no_difference(host: &Host) {
         always.display()
     );
     fs::write(host.at("file"), "old").unwrap();
-    let store = |data: &[u8]| {
+    let upload = |data: &[u8]| {
         let version = host.remote.stat(&path("file")).unwrap().version();
         for flag in [&once, &always] {
             let is_meant = (flag == &once) == (data == b"new");
             is_meant.then(|| fs::write(flag, "").unwrap());
         }
-        let plan = StorePlan {
+        let plan = UploadSpec {
             expect: Expect::Version(version),
             keep_as: Some(Name::new(b"beside").unwrap()),
             ..plan(data)
         };
-        host.remote.store(&path("file"), &bytes(data), &plan)
+        host.remote.upload(&path("file"), &bytes(data), &plan)
     };
     host.world.before(&["ls", "stat"], &script);
     let is_there = if host.remote.facts().summary.contains("no scp") {
         // Where nothing but a look tells whether all of the content came.
-        let error = store(b"new").unwrap_err();
+        let error = upload(b"new").unwrap_err();
         assert!(!matches!(error, Error::Conflict { .. }), "{error}");
         "old"
     } else {
-        assert_eq!(store(b"new").unwrap().outcome, Outcome::AsPlanned);
+        assert_eq!(upload(b"new").unwrap().outcome, Outcome::AsPlanned);
         "new"
     };
     assert!(!once.exists());
-    let error = store(b"newer").unwrap_err();
+    let error = upload(b"newer").unwrap_err();
     assert!(!matches!(error, Error::Conflict { .. }), "{error}");
     fs::remove_file(&always).unwrap();
     assert_eq!(fs::read_to_string(host.at("file")).unwrap(), is_there);
@@ -347,40 +347,40 @@ pub(crate) fn a_look_that_fails_is_no_difference(host: &Host) {
 }
 
 pub(crate) fn what_conflicts_is_kept_beside_in_the_same_round_trip(host: &Host) {
-    let store = |data: &[u8], expect| {
-        let plan = StorePlan {
+    let upload = |data: &[u8], expect| {
+        let plan = UploadSpec {
             expect,
             keep_as: Some(Name::new(b"file.ours $(x)\n").unwrap()),
             ..plan(data)
         };
-        host.counted(|remote| remote.store(&path("file"), &bytes(data), &plan))
+        host.counted(|remote| remote.upload(&path("file"), &bytes(data), &plan))
     };
     fs::write(host.at("file"), "theirs").unwrap();
-    let (stored, trips) = store(b"ours", Expect::Absent);
-    let stored = stored.unwrap();
-    assert_eq!((stored.outcome, trips), (Outcome::KeptBeside, 1));
-    assert_eq!(stored.stat.unwrap().size, 4);
-    assert!(stored.parent.is_some());
+    let (uploaded, trips) = upload(b"ours", Expect::Absent);
+    let uploaded = uploaded.unwrap();
+    assert_eq!((uploaded.outcome, trips), (Outcome::KeptBeside, 1));
+    assert_eq!(uploaded.stat.unwrap().size, 4);
+    assert!(uploaded.parent.is_some());
     assert_eq!(fs::read(host.at("file")).unwrap(), b"theirs");
     assert_eq!(fs::read(host.at("file.ours $(x)\n")).unwrap(), b"ours");
 
     // A name that is taken is nothing to replace either.
-    let (result, _) = store(b"ours again", Expect::Absent);
+    let (result, _) = upload(b"ours again", Expect::Absent);
     assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
     assert_eq!(fs::read(host.at("file.ours $(x)\n")).unwrap(), b"ours");
     fs::remove_file(host.at("file.ours $(x)\n")).unwrap();
 
-    // Who stored the same content is nobody to quarrel with.
-    let (stored, trips) = store(b"theirs", Expect::Absent);
-    let stored = stored.unwrap();
-    assert_eq!(stored.outcome, Outcome::Same);
+    // Who uploaded the same content is nobody to quarrel with.
+    let (uploaded, trips) = upload(b"theirs", Expect::Absent);
+    let uploaded = uploaded.unwrap();
+    assert_eq!(uploaded.outcome, Outcome::Same);
     assert!(trips <= 2, "{trips}");
-    let theirs = stored.stat.unwrap().version();
+    let theirs = uploaded.stat.unwrap().version();
 
     // What somebody removed is made anew.
     fs::remove_file(host.at("file")).unwrap();
-    let (stored, _) = store(b"ours", Expect::Version(theirs));
-    assert_eq!(stored.unwrap().outcome, Outcome::Recreated);
+    let (uploaded, _) = upload(b"ours", Expect::Version(theirs));
+    assert_eq!(uploaded.unwrap().outcome, Outcome::Recreated);
     assert_eq!(fs::read(host.at("file")).unwrap(), b"ours");
     assert_eq!(host.names(), [b"file"], "no temporary file is left");
 }
@@ -391,20 +391,20 @@ pub(crate) fn coarse_times_are_not_trusted_alone(host: &Host) {
         secs: 1_700_000_000,
         nanos: 0,
     };
-    let plan = |expect| StorePlan {
+    let plan = |expect| UploadSpec {
         mtime: coarse,
         expect,
         ..plan(b"ours")
     };
-    let store = |expect| {
+    let upload = |expect| {
         let result = host
             .remote
-            .store(&path("file"), &bytes(b"ours"), &plan(expect));
-        result.map(|stored| stored.stat.unwrap().version())
+            .upload(&path("file"), &bytes(b"ours"), &plan(expect));
+        result.map(|uploaded| uploaded.stat.unwrap().version())
     };
-    let version = store(Expect::Absent).unwrap();
+    let version = upload(Expect::Absent).unwrap();
     // Where the change has a finer time than that, a round one of the content means nothing.
-    let version = store(Expect::Version(version)).unwrap();
+    let version = upload(Expect::Version(version)).unwrap();
     let ctime = version.ctime.unwrap();
     let seen_coarsely = |secs| scpfs::stat::Version {
         ctime: Some(Time { secs, nanos: 0 }),
@@ -418,7 +418,7 @@ pub(crate) fn coarse_times_are_not_trusted_alone(host: &Host) {
     let mtime = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     file.set_modified(mtime).unwrap();
     // Size, inode and time are the same; only the time of the change tells.
-    let result = store(Expect::Version(seen_coarsely(ctime.secs - 5)));
+    let result = upload(Expect::Version(seen_coarsely(ctime.secs - 5)));
     assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
     assert_eq!(fs::read(host.at("file")).unwrap(), b"them");
 }
@@ -458,16 +458,16 @@ pub(crate) fn leftovers_are_removed_in_one_round_trip_and_directories_never(host
 
 pub(crate) fn a_large_file_takes_two_round_trips(host: &Host) {
     let data: Vec<u8> = (0u32..2_000_000).flat_map(u32::to_le_bytes).collect();
-    let (stored, trips) =
-        host.counted(|remote| remote.store(&path("big"), &bytes(&data), &plan(&data)));
-    stored.unwrap();
+    let (uploaded, trips) =
+        host.counted(|remote| remote.upload(&path("big"), &bytes(&data), &plan(&data)));
+    uploaded.unwrap();
     assert_eq!(trips, 2, "content waits for the acknowledgement");
     assert!(fs::read(host.at("big")).unwrap() == data);
     assert!(fetched(host, "big").data == data);
     // A refusal of a large file costs none of its content, and the name stays as it was.
     let result = host
         .remote
-        .store(&path("no/big"), &bytes(&data), &plan(&data));
+        .upload(&path("no/big"), &bytes(&data), &plan(&data));
     assert_eq!(reason(result), Reason::NotFound);
 }
 
@@ -478,9 +478,9 @@ fn forty_mib() -> Vec<u8> {
 
 /// A plan for which any host takes pieces whose `dd` can count bytes: BusyBox cannot set a
 /// fraction of a second without SCP.
-fn in_pieces(host: &Host, data: &[u8]) -> StorePlan {
+fn in_pieces(host: &Host, data: &[u8]) -> UploadSpec {
     let nanos = if host.is_gnu() { 123_456_789 } else { 0 };
-    StorePlan {
+    UploadSpec {
         mtime: Time { nanos, ..MTIME },
         ..plan(data)
     }
@@ -544,7 +544,7 @@ impl Content for ByTwo<'_> {
     }
 }
 
-pub(crate) fn a_huge_file_is_stored_in_pieces_by_several_lanes(host: &Host) {
+pub(crate) fn a_huge_file_is_uploaded_in_pieces_by_several_lanes(host: &Host) {
     if !host.remote.facts().can_take_pieces {
         return;
     }
@@ -555,7 +555,7 @@ pub(crate) fn a_huge_file_is_stored_in_pieces_by_several_lanes(host: &Host) {
         readers: Mutex::default(),
         joined: Condvar::new(),
     };
-    let plan = StorePlan {
+    let plan = UploadSpec {
         mode: 0o4751,
         atime: Time {
             secs: 1_600_000_000,
@@ -563,7 +563,7 @@ pub(crate) fn a_huge_file_is_stored_in_pieces_by_several_lanes(host: &Host) {
         },
         ..in_pieces(host, data)
     };
-    let stat = host.remote.store(&path("huge"), &content, &plan);
+    let stat = host.remote.upload(&path("huge"), &content, &plan);
     let stat = stat.unwrap().stat.unwrap();
     let again = host.remote.stat(&path("huge")).unwrap();
     // The disk may not have allocated all of it yet.
@@ -578,23 +578,23 @@ pub(crate) fn a_huge_file_is_stored_in_pieces_by_several_lanes(host: &Host) {
     assert!(host.at("huge").exists());
 }
 
-pub(crate) fn a_huge_store_keeps_hard_links_in_place(host: &Host) {
+pub(crate) fn a_huge_upload_keeps_hard_links_in_place(host: &Host) {
     let data = forty_mib();
     fs::write(host.at("file"), "old").unwrap();
     fs::hard_link(host.at("file"), host.at("other")).unwrap();
-    let plan = StorePlan {
+    let plan = UploadSpec {
         placement: Placement::InPlace,
         durability: Durability::Fsync,
         ..in_pieces(host, &data)
     };
-    let changed = host.remote.store(&path("file"), &bytes(&data), &plan);
+    let changed = host.remote.upload(&path("file"), &bytes(&data), &plan);
     let stat = changed.unwrap().stat.unwrap();
     assert_eq!((stat.nlink, stat.mode, stat.mtime), (2, 0o640, plan.mtime));
     assert!(fs::read(host.at("other")).unwrap() == data);
     assert_eq!(host.names(), [&b"file"[..], b"other"]);
 }
 
-pub(crate) fn a_huge_store_that_fails_changes_nothing(host: &Host) {
+pub(crate) fn a_huge_upload_that_fails_changes_nothing(host: &Host) {
     let data = forty_mib();
     let plan = in_pieces(host, &data);
     fs::write(host.at("file"), "old").unwrap();
@@ -602,17 +602,17 @@ pub(crate) fn a_huge_store_that_fails_changes_nothing(host: &Host) {
     let version = host.remote.stat(&path("file")).unwrap().version();
     fs::write(host.at("file"), "theirs").unwrap();
     for expect in [Expect::Version(version), Expect::Absent] {
-        let plan = StorePlan {
+        let plan = UploadSpec {
             expect,
             ..plan.clone()
         };
-        let result = host.remote.store(&path("file"), &bytes(&data), &plan);
+        let result = host.remote.upload(&path("file"), &bytes(&data), &plan);
         assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
     }
-    let store = |name: &str| host.remote.store(&path(name), &bytes(&data), &plan);
-    assert_eq!(reason(store("dir")), Reason::IsADirectory);
-    assert_eq!(reason(store("nowhere/file")), Reason::NotFound);
-    assert_eq!(reason(store("file/file")), Reason::NotADirectory);
+    let upload = |name: &str| host.remote.upload(&path(name), &bytes(&data), &plan);
+    assert_eq!(reason(upload("dir")), Reason::IsADirectory);
+    assert_eq!(reason(upload("nowhere/file")), Reason::NotFound);
+    assert_eq!(reason(upload("file/file")), Reason::NotADirectory);
     assert_eq!(fs::read(host.at("file")).unwrap(), b"theirs");
     assert_eq!(fs::read_dir(host.at("dir")).unwrap().count(), 0);
     assert_eq!(
@@ -622,7 +622,7 @@ pub(crate) fn a_huge_store_that_fails_changes_nothing(host: &Host) {
     );
     // Content that ends too early, on any lane.
     let short = bytes(&data[..39 << 20]);
-    let result = host.remote.store(&path("file"), &short, &plan);
+    let result = host.remote.upload(&path("file"), &short, &plan);
     assert!(matches!(result, Err(Error::Local { .. })), "{result:?}");
     assert_eq!(fs::read(host.at("file")).unwrap(), b"theirs");
 }
@@ -633,20 +633,20 @@ pub(crate) fn a_full_disk_never_runs_the_pieces(host: &Host) {
     open_two_lanes(host);
     let plan = in_pieces(host, &data);
     host.remote
-        .store(&path("file"), &bytes(&data), &plan)
+        .upload(&path("file"), &bytes(&data), &plan)
         .unwrap();
     assert!(fs::read(host.at("file")).unwrap() == data);
     // Each piece hits the limit at once and leaves its content unread.
     host.world.limit_file_size(1 << 20);
     let limited = host.world.shell(Arc::new(ManualClock::new()));
-    let result = limited.store(&path("file"), &bytes(&data), &plan);
+    let result = limited.upload(&path("file"), &bytes(&data), &plan);
     assert_eq!(reason(result), Reason::FileTooLarge);
     limited.close();
     assert!(fs::read(host.at("file")).unwrap() == data);
     assert_eq!(host.names(), [b"file"], "nothing is left, nothing was run");
 }
 
-pub(crate) fn a_huge_store_survives_a_cut(host: &Host) {
+pub(crate) fn a_huge_upload_survives_a_cut(host: &Host) {
     if !host.remote.facts().can_take_pieces {
         return;
     }
@@ -658,17 +658,17 @@ pub(crate) fn a_huge_store_survives_a_cut(host: &Host) {
         // All that content may use, so that no connection is opened that the cut could hit.
         open_two_lanes(host);
         host.world.faults.lock().cut_after_read = Some(cut);
-        let store = host.remote.inner();
-        let error = store
-            .store(&path("file"), &bytes(&data), &plan)
+        let upload = host.remote.inner();
+        let error = upload
+            .upload(&path("file"), &bytes(&data), &plan)
             .unwrap_err();
         assert!(error.is_connection_loss(), "cut at {cut}: {error}");
         assert_eq!(fs::read(host.at("file")).unwrap(), b"old", "cut at {cut}");
         host.world.faults.lock().cut_after_read = None;
         open_two_lanes(host);
         host.world.faults.lock().cut_after_read = Some(cut);
-        let store = &host.remote;
-        store.store(&path("file"), &bytes(&data), &plan).unwrap();
+        let upload = &host.remote;
+        upload.upload(&path("file"), &bytes(&data), &plan).unwrap();
         assert!(
             host.world.faults.lock().cut_after_read.is_none(),
             "cut at {cut}"
@@ -677,7 +677,7 @@ pub(crate) fn a_huge_store_survives_a_cut(host: &Host) {
     }
 }
 
-pub(crate) fn a_failed_store_never_runs_its_content(host: &Host) {
+pub(crate) fn a_failed_upload_never_runs_its_content(host: &Host) {
     let evil = format!(
         "\n\ntouch {}\ntouch evil\nC0644 0 evil\n\0",
         host.at("evil").display()
@@ -685,7 +685,7 @@ pub(crate) fn a_failed_store_never_runs_its_content(host: &Host) {
     let evil = evil.repeat(100).into_bytes();
     fs::create_dir(host.at("dir")).unwrap();
     for name in ["nowhere/file", "dir"] {
-        let result = host.remote.store(&path(name), &bytes(&evil), &plan(&evil));
+        let result = host.remote.upload(&path(name), &bytes(&evil), &plan(&evil));
         assert!(result.is_err(), "{name}");
         assert_eq!(host.names(), [b"dir"], "{name}");
         assert_eq!(fs::read_dir(host.at("dir")).unwrap().count(), 0);
@@ -839,15 +839,15 @@ pub(crate) fn times_before_1970_are_kept(host: &Host) {
     let listing = host.remote.list(&RemotePath::root()).unwrap();
     // find prints these times wrongly, so that stat was asked.
     assert_eq!(listing.entries[0].stat.unwrap().mtime, time);
-    let plan = StorePlan {
+    let plan = UploadSpec {
         mtime: time,
         ..plan(b"y")
     };
-    let stored = host
+    let uploaded = host
         .remote
-        .store(&path("file"), &bytes(b"y"), &plan)
+        .upload(&path("file"), &bytes(b"y"), &plan)
         .unwrap();
-    assert_eq!(stored.stat.unwrap().mtime, time);
+    assert_eq!(uploaded.stat.unwrap().mtime, time);
 }
 
 pub(crate) fn a_copy_on_the_host_moves_no_bytes(host: &Host) {
@@ -893,10 +893,10 @@ pub(crate) fn every_operation_is_one_round_trip(host: &Host) {
             .unwrap();
     };
     one("fetch", host.counted(fetch).1);
-    let store = |r: &Retry<Shell>| {
-        r.store(&path("f"), &bytes(b"x"), &plan(b"x")).unwrap();
+    let upload = |r: &Retry<Shell>| {
+        r.upload(&path("f"), &bytes(b"x"), &plan(b"x")).unwrap();
     };
-    one("store", host.counted(store).1);
+    one("upload", host.counted(upload).1);
     one(
         "symlink",
         host.counted(|r| r.symlink(&path("s"), b"t", None).unwrap())
@@ -937,14 +937,14 @@ pub(crate) fn every_operation_is_one_round_trip(host: &Host) {
         host.counted(|r| r.check_readable(&path("f")).unwrap()).1,
     );
     one("sync", host.counted(|r| r.sync(&path("f")).unwrap()).1);
-    let fsync = StorePlan {
+    let fsync = UploadSpec {
         durability: Durability::Fsync,
         ..plan(b"x")
     };
-    let store = |r: &Retry<Shell>| {
-        r.store(&path("f"), &bytes(b"x"), &fsync).unwrap();
+    let upload = |r: &Retry<Shell>| {
+        r.upload(&path("f"), &bytes(b"x"), &fsync).unwrap();
     };
-    one("store and flush", host.counted(store).1);
+    one("upload and flush", host.counted(upload).1);
     one(
         "a miss",
         host.counted(|r| assert!(r.stat(&path("nope")).is_err())).1,
@@ -963,9 +963,9 @@ pub(crate) fn a_cut_connection_is_replaced(host: &Host) {
         host.world.faults.lock().cut_after_read = Some(cut);
         let data = vec![2; 100_000];
         host.remote
-            .store(&path("stored"), &bytes(&data), &plan(&data))
+            .upload(&path("uploaded"), &bytes(&data), &plan(&data))
             .unwrap();
-        assert!(fs::read(host.at("stored")).unwrap() == data);
+        assert!(fs::read(host.at("uploaded")).unwrap() == data);
         host.world.faults.lock().cut_after_read = None;
     }
     host.world.faults.lock().refuses = true;
@@ -995,21 +995,21 @@ pub(crate) fn a_listing_that_is_cut_is_never_a_shorter_directory(host: &Host) {
     }
 }
 
-pub(crate) fn of_stores_that_expect_the_same_one_is_done(host: &Host) {
+pub(crate) fn of_uploads_that_expect_the_same_one_is_done(host: &Host) {
     for round in 0..8 {
         let expect = what_is_there(host);
         let barrier = Barrier::new(2);
-        let store = |data: &'static [u8]| {
-            let plan = StorePlan {
+        let upload = |data: &'static [u8]| {
+            let plan = UploadSpec {
                 expect,
                 ..plan(data)
             };
             barrier.wait();
-            host.remote.store(&path("file"), &bytes(data), &plan)
+            host.remote.upload(&path("file"), &bytes(data), &plan)
         };
         let results = thread::scope(|scope| {
-            let other = scope.spawn(|| store(b"theirs"));
-            let ours = store(b"ours");
+            let other = scope.spawn(|| upload(b"theirs"));
+            let ours = upload(b"ours");
             [
                 (ours, &b"ours"[..]),
                 (other.join().unwrap(), &b"theirs"[..]),
@@ -1039,18 +1039,18 @@ fn what_is_there(host: &Host) -> Expect {
     }
 }
 
-pub(crate) fn a_store_that_nobody_heard_of_is_not_sent_again(host: &Host) {
+pub(crate) fn an_upload_that_nobody_heard_of_is_not_sent_again(host: &Host) {
     // Longer than all that is said to a host on a new connection.
     let data = vec![b'x'; 200_000];
-    let store = |expect| {
-        let plan = StorePlan {
+    let upload = |expect| {
+        let plan = UploadSpec {
             expect,
             ..plan(&data)
         };
         let meter = &host.world.meter;
         let before = (meter.bytes_written(), meter.bytes_read());
         host.remote
-            .store(&path("file"), &bytes(&data), &plan)
+            .upload(&path("file"), &bytes(&data), &plan)
             .unwrap();
         (
             meter.bytes_written() - before.0,
@@ -1065,11 +1065,11 @@ pub(crate) fn a_store_that_nobody_heard_of_is_not_sent_again(host: &Host) {
             }
             what_is_there(host)
         };
-        let (n_written, n_read) = store(prepare());
+        let (n_written, n_read) = upload(prepare());
         let expect = prepare();
         // In the frame that ends the answer, a little before its end.
         host.world.faults.lock().cut_after_read = Some(n_read - 10);
-        let (n_again, _) = store(expect);
+        let (n_again, _) = upload(expect);
         assert_eq!(host.world.faults.lock().cut_after_read, None, "it was cut");
         let is_sent_twice = n_again > n_written + data.len() as u64 / 2;
         assert!(!is_sent_twice, "is it new: {is_new}; {n_again}");

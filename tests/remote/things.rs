@@ -12,7 +12,7 @@ use scpfs::remote::Expect;
 use scpfs::remote::Placement;
 use scpfs::remote::Reason;
 use scpfs::remote::Receiver;
-use scpfs::remote::StorePlan;
+use scpfs::remote::UploadSpec;
 use scpfs::stat::Time;
 
 pub(crate) fn path(text: &str) -> RemotePath {
@@ -70,8 +70,8 @@ pub(crate) const MTIME: Time = Time {
     nanos: 123_456_000,
 };
 
-pub(crate) fn plan(data: &[u8]) -> StorePlan {
-    StorePlan {
+pub(crate) fn plan(data: &[u8]) -> UploadSpec {
+    UploadSpec {
         size: data.len() as u64,
         appends_to: None,
         mode: 0o640,

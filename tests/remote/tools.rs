@@ -21,7 +21,7 @@ use scpfs::remote::Expect;
 use scpfs::remote::Placement;
 use scpfs::remote::Reason;
 use scpfs::remote::Remote;
-use scpfs::remote::StorePlan;
+use scpfs::remote::UploadSpec;
 use scpfs::scp_only;
 use scpfs::shell::probe;
 use scpfs::stat::DeviceNumber;
@@ -294,12 +294,12 @@ fn a_temporary_file_is_not_listed_though_its_upload_ended_before_the_answer_came
             })
         };
         let names = std::thread::scope(|scope| {
-            let store = scope.spawn(|| host.remote.store(&path("file"), &content, &plan(&data)));
+            let upload = scope.spawn(|| host.remote.upload(&path("file"), &content, &plan(&data)));
             wait_for(|| temporary().is_some());
             let by_name = RemotePath::root().join(&temporary().unwrap());
             assert_eq!(reason(host.remote.stat(&by_name)), Reason::NotFound);
             let list = scope.spawn(|| host.names());
-            store.join().unwrap().unwrap();
+            upload.join().unwrap().unwrap();
             fs::write(&ended, "").unwrap();
             list.join().unwrap()
         });
@@ -365,13 +365,13 @@ fn a_name_that_is_taken_in_the_last_moment_is_not_replaced() {
         for name in ["file", "beside"] {
             let file = world.root().join(name);
             fs::write(&taken, format!("{}\n", file.display())).unwrap();
-            let plan = StorePlan {
+            let plan = UploadSpec {
                 expect: Expect::Absent,
                 // The second time `file` is there, so that it goes beside it.
                 keep_as: (name == "beside").then(|| Name::new(name.as_bytes()).unwrap()),
                 ..plan(b"ours")
             };
-            let result = shell.store(&path("file"), &bytes(b"ours"), &plan);
+            let result = shell.upload(&path("file"), &bytes(b"ours"), &plan);
             let is_conflict = matches!(result, Err(Error::Conflict { .. }));
             assert!(is_conflict, "{userland:?} {name}: {result:?}");
             assert_eq!(fs::read(file).unwrap(), b"theirs\n", "{userland:?}");
@@ -400,11 +400,11 @@ fn a_fifo_is_never_opened() {
         let result = host.remote.fetch(&fifo, None, &mut buffer);
         assert_eq!(reason(result), Reason::IsADirectory, "as scp calls it");
         for placement in [Placement::Direct, Placement::InPlace] {
-            let plan = StorePlan {
+            let plan = UploadSpec {
                 placement,
                 ..plan(b"x")
             };
-            let result = host.remote.store(&fifo, &bytes(b"x"), &plan);
+            let result = host.remote.upload(&fifo, &bytes(b"x"), &plan);
             assert_eq!(reason(result), Reason::InvalidArgument);
         }
         let result = host.remote.copy(&fifo, &path("copy"), &plan(b"x"));
@@ -472,12 +472,12 @@ fn content_of_any_length_comes_and_goes_without_scp() {
             }
             let data = &all[..size];
             for placement in [Placement::Replace, Placement::InPlace, Placement::Direct] {
-                let plan = StorePlan {
+                let plan = UploadSpec {
                     placement,
                     ..plan(data)
                 };
-                let stored = shell.store(&path("file"), &bytes(data), &plan).unwrap();
-                assert_eq!(stored.stat.unwrap().size, size as u64);
+                let uploaded = shell.upload(&path("file"), &bytes(data), &plan).unwrap();
+                assert_eq!(uploaded.stat.unwrap().size, size as u64);
                 assert!(fs::read(world.root().join("file")).unwrap() == data);
             }
             let mut buffer = Buffer::default();
@@ -496,8 +496,8 @@ fn content_that_is_cut_never_takes_the_name() {
         host.world.faults.lock().hangs_up_gently = true;
         for size in [10, 3_000_000] {
             fs::write(host.at("file"), "old").unwrap();
-            let plan = StorePlan { size, ..plan(b"") };
-            let result = host.remote.store(&path("file"), &bytes(b"short"), &plan);
+            let plan = UploadSpec { size, ..plan(b"") };
+            let result = host.remote.upload(&path("file"), &bytes(b"short"), &plan);
             assert!(matches!(result, Err(Error::Local { .. })), "{result:?}");
             assert_eq!(fs::read(host.at("file")).unwrap(), b"old");
             assert_eq!(host.names(), [b"file"], "nothing is left of it");
@@ -507,7 +507,7 @@ fn content_that_is_cut_never_takes_the_name() {
 
 /// What is flushed must be the file that has the content in the end.
 #[test]
-fn a_store_that_is_to_be_flushed_flushes_the_file_itself() {
+fn an_upload_that_is_to_be_flushed_flushes_the_file_itself() {
     for userland in [Userland::Gnu, Userland::NoScp] {
         for placement in [Placement::Replace, Placement::InPlace, Placement::Direct] {
             let host = Host::new(userland);
@@ -520,13 +520,13 @@ fn a_store_that_is_to_be_flushed_flushes_the_file_itself() {
                 log.display()
             );
             host.world.put("sync", &script);
-            let plan = StorePlan {
+            let plan = UploadSpec {
                 placement,
                 durability: Durability::Fsync,
                 ..plan(b"content")
             };
             host.remote
-                .store(&path("file"), &bytes(b"content"), &plan)
+                .upload(&path("file"), &bytes(b"content"), &plan)
                 .unwrap();
             let flushed = fs::read_to_string(&log).unwrap();
             let what = if placement == Placement::Replace {

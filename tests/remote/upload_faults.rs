@@ -18,7 +18,7 @@ use scpfs::remote::Outcome;
 use scpfs::remote::Owner;
 use scpfs::remote::Placement;
 use scpfs::remote::Remote;
-use scpfs::remote::StorePlan;
+use scpfs::remote::UploadSpec;
 use scpfs::remote::retry::Retry;
 
 use crate::local::Userland;
@@ -53,7 +53,7 @@ fn a_temporary_file_gets_the_attributes_of_no_other_file() {
             chown(&file, Some(1000), Some(1000)).unwrap();
             let plan = host.plan_over(b"content");
             fs::write(host.beside("now"), program).unwrap();
-            let result = host.shell.store(&path("file"), &bytes(b"content"), &plan);
+            let result = host.shell.upload(&path("file"), &bytes(b"content"), &plan);
             host.disarm();
             let case = format!("{userland:?} {program}: {result:?}");
             let log = fs::read_to_string(host.beside("log")).unwrap_or_default();
@@ -79,7 +79,7 @@ fn a_conflict_copy_is_not_given_to_the_owner_of_the_other_file() {
         ] {
             let file = host.at("file");
             fs::write(&file, "old").unwrap();
-            let plan = StorePlan {
+            let plan = UploadSpec {
                 mode: 0o600,
                 owner,
                 keep_as: Some(Name::new(b"kept").unwrap()),
@@ -89,8 +89,8 @@ fn a_conflict_copy_is_not_given_to_the_owner_of_the_other_file() {
             fs::write(&file, "theirs").unwrap();
             set_mode(&file, 0o666);
             chown(&file, Some(1234), Some(1234)).unwrap();
-            let stored = host.store(b"content", &plan).unwrap();
-            assert_eq!(stored.outcome, Outcome::KeptBeside, "{userland:?}");
+            let uploaded = host.upload(b"content", &plan).unwrap();
+            assert_eq!(uploaded.outcome, Outcome::KeptBeside, "{userland:?}");
             let kept = fs::metadata(host.at("kept")).unwrap();
             let owner = owner.map_or((0, 0), |it| (it.uid, it.gid));
             assert_eq!(
@@ -113,14 +113,14 @@ fn a_new_file_is_whole_where_no_name_can_be_removed() {
         "#!/bin/dash\necho \"rm: cannot remove 'a': Operation not permitted\" >&2\nexit 1\n";
     for (userland, host) in Host::plain() {
         host.world.put("rm", denied);
-        let plan = StorePlan {
+        let plan = UploadSpec {
             expect: Expect::Absent,
             ..plan(b"content")
         };
-        let stored = host.store(b"content", &plan);
-        let case = format!("{userland:?}: {stored:?}");
+        let uploaded = host.upload(b"content", &plan);
+        let case = format!("{userland:?}: {uploaded:?}");
         assert_eq!(host.read("file"), "content", "{case}");
-        stored.unwrap();
+        uploaded.unwrap();
     }
 }
 
@@ -134,13 +134,13 @@ fn content_has_the_new_permissions_from_the_beginning() {
             let file = host.at("file");
             fs::write(&file, "old").unwrap();
             set_mode(&file, 0o644);
-            let plan = StorePlan {
+            let plan = UploadSpec {
                 mode: 0o600,
                 sets_mode: true,
                 placement,
                 ..host.plan_over(b"secret")
             };
-            host.store(b"secret", &plan).unwrap();
+            host.upload(b"secret", &plan).unwrap();
             assert_eq!(mode_of(&file), 0o600);
             let log = fs::read_to_string(host.beside("log")).unwrap();
             assert!(log.contains("600 secret"), "{userland:?}: {log}");
@@ -165,20 +165,20 @@ fn an_upload_whose_temporary_file_was_removed_ends_without_effect() {
                 (Placement::Replace, None),
             ] {
                 fs::write(host.at("file"), "old,").unwrap();
-                let plan = StorePlan {
+                let plan = UploadSpec {
                     placement,
                     appends_to,
                     ..host.plan_over(b"old,new,")
                 };
                 fs::write(host.beside("ran"), "").unwrap();
-                let result = host.store(b"old,new,", &plan);
+                let result = host.upload(b"old,new,", &plan);
                 let case = format!("{userland:?} {program} {placement:?}: {result:?}");
                 if result.is_ok() {
                     // It does not run that program before it writes.
                     assert_eq!(host.read("file"), "old,new,", "{case}");
                 } else {
                     assert_eq!(host.read("file"), "old,", "{case}");
-                    let is_tried_again = matches!(result, Err(Error::Surprise { .. }));
+                    let is_tried_again = matches!(result, Err(Error::UnexpectedReply { .. }));
                     assert!(is_tried_again, "{case}");
                 }
             }
@@ -231,14 +231,14 @@ fn whatever_program_of_an_upload_fails_success_means_that_the_content_is_there()
                         fs::write(host.at("file"), "old,").unwrap();
                         set_mode(&host.at("file"), 0o640);
                     }
-                    let plan = StorePlan {
+                    let plan = UploadSpec {
                         durability: Durability::Fsync,
                         ..kind.plan(&host.shell)
                     };
                     let real = named.display();
                     host.world
                         .put(program, &format!("#!/bin/dash\nreal='{real}'\n{script}\n"));
-                    let result = host.store(b"old,new,", &plan);
+                    let result = host.upload(b"old,new,", &plan);
                     fs::remove_file(&there).unwrap();
                     symlink(&named, &there).unwrap();
                     let case = format!("{userland:?} {program} {way}, {kind:?}: {result:?}");
@@ -285,7 +285,7 @@ impl Kind {
     ];
 
     /// A plan that makes `old,` `old,new,`, or that makes a file of it.
-    fn plan(self, host: &dyn Remote) -> StorePlan {
+    fn plan(self, host: &dyn Remote) -> UploadSpec {
         let expect = match self {
             Self::New => Expect::Absent,
             // The lane that the last upload has broken may be the first to be asked.
@@ -294,7 +294,7 @@ impl Kind {
                 Expect::Version(stat.unwrap().version())
             }
         };
-        StorePlan {
+        UploadSpec {
             appends_to: (self == Self::Append).then_some(4),
             sets_mode: self == Self::New,
             expect,
@@ -332,7 +332,7 @@ fn an_upload_whose_answer_is_cut_is_not_done_twice() {
             let plan = kind.plan(&shell);
             let before = world.meter.bytes_read();
             shell
-                .store(&path("file"), &bytes(b"old,new,"), &plan)
+                .upload(&path("file"), &bytes(b"old,new,"), &plan)
                 .unwrap();
             let n_read = world.meter.bytes_read() - before;
             for gently in [false, true] {
@@ -342,7 +342,7 @@ fn an_upload_whose_answer_is_cut_is_not_done_twice() {
                     prepare();
                     let plan = kind.plan(&shell);
                     world.faults.lock().cut_after_read = Some(cut);
-                    let result = shell.store(&path("file"), &bytes(b"old,new,"), &plan);
+                    let result = shell.upload(&path("file"), &bytes(b"old,new,"), &plan);
                     world.faults.lock().cut_after_read = None;
                     let there = fs::read_to_string(&file).unwrap_or_default();
                     let case = format!("{userland:?} {kind:?} {cut} {gently}: {result:?}");

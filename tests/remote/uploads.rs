@@ -34,8 +34,8 @@ use scpfs::remote::Reason;
 use scpfs::remote::Remote as _;
 use scpfs::remote::RenameHow;
 use scpfs::remote::Result;
-use scpfs::remote::StorePlan;
-use scpfs::remote::Stored;
+use scpfs::remote::UploadSpec;
+use scpfs::remote::Uploaded;
 use scpfs::shell::Shell;
 use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
@@ -150,23 +150,23 @@ impl Host {
         self.shell.stat(&path(name)).unwrap().version()
     }
 
-    /// Stores over the version that the host has of `file`.
-    fn replace(&self, content: &[u8]) -> Result<Stored> {
+    /// Uploads over the version that the host has of `file`.
+    fn replace(&self, content: &[u8]) -> Result<Uploaded> {
         let plan = self.plan_over(content);
-        self.store(content, &plan)
+        self.upload(content, &plan)
     }
 
-    pub(crate) fn plan_over(&self, content: &[u8]) -> StorePlan {
-        StorePlan {
+    pub(crate) fn plan_over(&self, content: &[u8]) -> UploadSpec {
+        UploadSpec {
             expect: Expect::Version(self.version("file")),
             sets_mode: false,
             ..plan(content)
         }
     }
 
-    pub(crate) fn store(&self, content: &[u8], plan: &StorePlan) -> Result<Stored> {
+    pub(crate) fn upload(&self, content: &[u8], plan: &UploadSpec) -> Result<Uploaded> {
         self.arm();
-        let result = self.shell.store(&path("file"), &bytes(content), plan);
+        let result = self.shell.upload(&path("file"), &bytes(content), plan);
         self.disarm();
         result
     }
@@ -212,7 +212,7 @@ fn a_temporary_file_is_private_until_it_belongs_to_its_owner() {
     for (userland, host) in Host::each(&PROGRAMS, look, look) {
         let large = vec![7; 17 << 20];
         for (what, content) in [("small", &b"content"[..]), ("in pieces", &large)] {
-            let new = StorePlan {
+            let new = UploadSpec {
                 mode: 0o4755,
                 owner: new_owner,
                 expect: Expect::Absent,
@@ -222,7 +222,7 @@ fn a_temporary_file_is_private_until_it_belongs_to_its_owner() {
                 },
                 ..plan(content)
             };
-            host.store(content, &new).unwrap();
+            host.upload(content, &new).unwrap();
             let file = host.at("file");
             let meta = fs::metadata(&file).unwrap();
             assert_eq!(
@@ -232,11 +232,11 @@ fn a_temporary_file_is_private_until_it_belongs_to_its_owner() {
             );
             // A replacement has the owner and the permissions of what it replaces.
             set_mode(&file, 0o2750);
-            let replacement = StorePlan {
+            let replacement = UploadSpec {
                 mode: 0o777,
                 ..host.plan_over(content)
             };
-            host.store(content, &replacement).unwrap();
+            host.upload(content, &replacement).unwrap();
             let meta = fs::metadata(&file).unwrap();
             assert_eq!(
                 (meta.mode() & 0o7777, meta.uid(), meta.gid()),
@@ -286,14 +286,14 @@ fn a_link_in_the_place_of_a_temporary_file_gets_nothing() {
                         set_mode(&host.at("file"), 0o640);
                     }
                     let plan = if is_new {
-                        StorePlan {
+                        UploadSpec {
                             expect: Expect::Absent,
                             ..plan(b"content")
                         }
                     } else {
                         host.plan_over(b"content")
                     };
-                    let result = host.store(b"content", &plan);
+                    let result = host.upload(b"content", &plan);
                     let case = format!("{userland:?}: {what} before {program}: {result:?}");
                     assert_eq!(
                         fs::read_to_string(host.beside("victim")).unwrap(),
@@ -337,12 +337,12 @@ fn a_change_right_after_the_rename_is_not_taken_for_ours() {
                     // Where they have no fractions, a change in the same second cannot be seen.
                     plan.mtime.secs -= 10;
                 }
-                let stored = host.store(content, &plan).unwrap();
+                let uploaded = host.upload(content, &plan).unwrap();
                 let case = format!("{userland:?}: {change}");
-                assert_eq!(stored.outcome, Outcome::AsPlanned, "{case}");
+                assert_eq!(uploaded.outcome, Outcome::AsPlanned, "{case}");
                 assert!(
-                    stored.is_overtaken && stored.stat.is_none(),
-                    "{case}: {stored:?}"
+                    uploaded.is_overtaken && uploaded.stat.is_none(),
+                    "{case}: {uploaded:?}"
                 );
                 fs::remove_file(host.at("file")).unwrap();
             }
@@ -361,14 +361,14 @@ fn a_temporary_file_that_a_cleaner_removed_is_no_success() {
                 fs::write(host.at("file"), "old").unwrap();
             }
             let plan = if is_new {
-                StorePlan {
+                UploadSpec {
                     expect: Expect::Absent,
                     ..plan(b"content")
                 }
             } else {
                 host.plan_over(b"content")
             };
-            let result = host.store(b"content", &plan);
+            let result = host.upload(b"content", &plan);
             assert!(result.is_err(), "{userland:?}: {result:?}");
             assert_eq!(host.at("file").exists(), !is_new, "{userland:?}");
         }
@@ -391,11 +391,11 @@ fn a_replacement_has_the_mode_and_owner_of_that_moment() {
         } else {
             seen
         };
-        let seen = StorePlan {
+        let seen = UploadSpec {
             mode: 0o644,
             ..seen
         };
-        host.store(b"new", &seen).unwrap();
+        host.upload(b"new", &seen).unwrap();
         let meta = fs::metadata(&file).unwrap();
         assert_eq!(
             (meta.mode() & 0o7777, meta.uid(), meta.gid()),
@@ -403,12 +403,12 @@ fn a_replacement_has_the_mode_and_owner_of_that_moment() {
             "{userland:?}"
         );
         // What was changed here wins, and only that.
-        let ours = StorePlan {
+        let ours = UploadSpec {
             mode: 0o4640,
             sets_mode: true,
             ..host.plan_over(b"newer")
         };
-        host.store(b"newer", &ours).unwrap();
+        host.upload(b"newer", &ours).unwrap();
         let meta = fs::metadata(&file).unwrap();
         assert_eq!(
             (meta.mode() & 0o7777, meta.uid(), meta.gid()),
@@ -431,12 +431,12 @@ fn an_error_of_the_disk_fails_a_flush() {
             host.world.put("sync", script);
             for placement in [Placement::Replace, Placement::InPlace] {
                 fs::write(host.at("file"), "old").unwrap();
-                let plan = StorePlan {
+                let plan = UploadSpec {
                     durability: Durability::Fsync,
                     placement,
                     ..host.plan_over(b"new")
                 };
-                let result = host.store(b"new", &plan);
+                let result = host.upload(b"new", &plan);
                 if is_error {
                     assert_eq!(
                         reason(result),
@@ -466,11 +466,11 @@ fn an_upload_in_place_follows_no_link() {
             for placement in [Placement::InPlace, Placement::Direct] {
                 fs::write(host.beside("secret"), "secret").unwrap();
                 fs::write(host.at("file"), "old").unwrap();
-                let plan = StorePlan {
+                let plan = UploadSpec {
                     placement,
                     ..host.plan_over(b"content")
                 };
-                let result = host.store(b"content", &plan);
+                let result = host.upload(b"content", &plan);
                 let case = format!("{userland:?} {placement:?} {program}: {result:?}");
                 assert_eq!(
                     fs::read_to_string(host.beside("secret")).unwrap(),
@@ -525,12 +525,12 @@ fn what_is_made_in_a_directory_with_a_default_acl_inherits_it() {
         shell
             .make_node(&path("fifo"), FileKind::Fifo, 0o664, device, None)
             .unwrap();
-        let new = StorePlan {
+        let new = UploadSpec {
             mode: 0o664,
             expect: Expect::Absent,
             ..plan(b"content")
         };
-        host.store(b"content", &new).unwrap();
+        host.upload(b"content", &new).unwrap();
         let script = "umask 022; mkdir dir; umask 002; : >excl; : >file; mkfifo fifo";
         let made = Command::new("sh")
             .args(["-c", script])
@@ -542,13 +542,13 @@ fn what_is_made_in_a_directory_with_a_default_acl_inherits_it() {
             assert_eq!(acl(&root), acl(&local), "{userland:?} {name}");
         }
         // Execute permissions follow those that the ACL leaves.
-        let program = StorePlan {
+        let program = UploadSpec {
             mode: 0o775,
             expect: Expect::Absent,
             ..plan(b"#!/bin/sh\n")
         };
         shell
-            .store(&path("program"), &bytes(b"#!/bin/sh\n"), &program)
+            .upload(&path("program"), &bytes(b"#!/bin/sh\n"), &program)
             .unwrap();
         assert_eq!(mode_of(&host.at("program")), 0o770, "{userland:?}");
     }
@@ -565,22 +565,22 @@ fn what_was_appended_is_appended_to_the_same_file() {
         let ino = fs::metadata(&file).unwrap().ino();
         let mut writer = fs::OpenOptions::new().append(true).open(&file).unwrap();
         let content = b"old,new,";
-        let plan = StorePlan {
+        let plan = UploadSpec {
             appends_to: Some(4),
             ..host.plan_over(content)
         };
-        let stored = host.store(content, &plan).unwrap();
-        assert_eq!(stored.stat.map(|stat| stat.size), Some(8), "{userland:?}");
+        let uploaded = host.upload(content, &plan).unwrap();
+        assert_eq!(uploaded.stat.map(|stat| stat.size), Some(8), "{userland:?}");
         writer.write_all(b"theirs").unwrap();
         assert_eq!(host.read("file"), "old,new,theirs", "{userland:?}");
         assert_eq!(fs::metadata(&file).unwrap().ino(), ino, "{userland:?}");
         assert_eq!(host.names(), ["file"], "{userland:?}");
         // To another version nothing is appended, and no part is taken for the whole.
-        let kept = StorePlan {
+        let kept = UploadSpec {
             keep_as: Some(Name::new(b"kept").unwrap()),
             ..plan
         };
-        let result = host.store(content, &kept);
+        let result = host.upload(content, &kept);
         assert!(
             matches!(result, Err(Error::Conflict { .. })),
             "{userland:?}: {result:?}"
@@ -604,10 +604,10 @@ fn what_cannot_be_replaced_is_written_in_place() {
             fs::write(&file, "old").unwrap();
             let ino = fs::metadata(&file).unwrap().ino();
             host.world.put("mv", script);
-            let stored = host.replace(b"new content").unwrap();
+            let uploaded = host.replace(b"new content").unwrap();
             assert_eq!(host.read("file"), "new content", "{userland:?}");
             assert_eq!(fs::metadata(&file).unwrap().ino(), ino);
-            assert!(stored.stat.is_some(), "{userland:?}");
+            assert!(uploaded.stat.is_some(), "{userland:?}");
             assert_eq!(host.names(), ["file"], "{userland:?}");
         }
     }
@@ -648,12 +648,12 @@ fn a_directory_that_takes_no_names_is_told_from_a_file_that_cannot_be_written() 
         if !chattr.arg("+i").arg(&root).status().unwrap().success() {
             return skip(Capability::Attributes, "a filesystem with chattr");
         }
-        let result = host.store(b"new", &plan);
-        let direct = StorePlan {
+        let result = host.upload(b"new", &plan);
+        let direct = UploadSpec {
             placement: Placement::Direct,
             ..plan
         };
-        let written = host.store(b"new", &direct);
+        let written = host.upload(b"new", &direct);
         run("chattr", &["-i", root.to_str().unwrap()]);
         assert!(
             matches!(result, Err(Error::NoTemp { .. })),
@@ -688,12 +688,12 @@ fn a_new_file_has_exactly_its_permissions() {
         for mode in [
             0o644, 0o600, 0o444, 0o755, 0o660, 0o1777, 0o4711, 0o2750, 0o000, 0o200, 0o622,
         ] {
-            let new = StorePlan {
+            let new = UploadSpec {
                 mode,
                 expect: Expect::Absent,
                 ..plan(b"content")
             };
-            host.store(b"content", &new).unwrap();
+            host.upload(b"content", &new).unwrap();
             assert_eq!(mode_of(&host.at("file")), mode, "{userland:?}: a new file");
             fs::remove_file(host.at("file")).unwrap();
             host.shell.create_new(&path("file"), mode, None).unwrap();
@@ -781,14 +781,14 @@ fn holes_of_a_file_are_not_sent() {
         }
         for at in [0, SIZE / 2 + 12_345, SIZE - 4] {
             let sparse = Sparse { data: b"data", at };
-            let mut plan = StorePlan {
+            let mut plan = UploadSpec {
                 size: SIZE,
                 expect: Expect::Absent,
                 ..plan(b"")
             };
             plan.mtime.nanos = 0;
             let sent = host.world.meter.bytes_written();
-            host.shell.store(&path("file"), &sparse, &plan).unwrap();
+            host.shell.upload(&path("file"), &sparse, &plan).unwrap();
             let sent = host.world.meter.bytes_written() - sent;
             // Further connections get their helper functions.
             assert!(sent < 100_000, "{userland:?}: {sent}");
@@ -802,12 +802,12 @@ fn holes_of_a_file_are_not_sent() {
             fs::remove_file(host.at("file")).unwrap();
         }
         let nothing = Sparse { data: b"", at: 0 };
-        let mut plan = StorePlan {
+        let mut plan = UploadSpec {
             size: SIZE,
             ..plan(b"")
         };
         plan.mtime.nanos = 0;
-        host.shell.store(&path("file"), &nothing, &plan).unwrap();
+        host.shell.upload(&path("file"), &nothing, &plan).unwrap();
         assert_eq!(
             fs::metadata(host.at("file")).unwrap().len(),
             SIZE,
@@ -826,11 +826,11 @@ fn a_link_that_took_the_name_is_a_conflict_and_not_followed() {
         fs::write(host.beside("victim"), "victim").unwrap();
         symlink(host.beside("victim"), host.at("file")).unwrap();
         for placement in [Placement::Replace, Placement::InPlace, Placement::Direct] {
-            let plan = StorePlan {
+            let plan = UploadSpec {
                 placement,
                 ..plan.clone()
             };
-            let result = host.store(b"new", &plan);
+            let result = host.upload(b"new", &plan);
             assert!(
                 matches!(result, Err(Error::Conflict { .. })),
                 "{userland:?}: {result:?}"

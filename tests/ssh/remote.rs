@@ -20,7 +20,7 @@ use scpfs::remote::Placement;
 use scpfs::remote::Receiver;
 use scpfs::remote::Remote as _;
 use scpfs::remote::RenameHow;
-use scpfs::remote::StorePlan;
+use scpfs::remote::UploadSpec;
 use scpfs::shell::Shell;
 use scpfs::shell::probe;
 use scpfs::ssh::settings::Settings;
@@ -101,7 +101,7 @@ fn every_byte() -> RemotePath {
     RemotePath::root().join(&Name::new(&bytes).unwrap())
 }
 
-/// Stores, lists, fetches, moves and removes a file of that size.
+/// Uploads, lists, fetches, moves and removes a file of that size.
 fn works(shell: &Shell, root: &Path, size: usize) {
     let path = every_byte();
     let name = path.name().unwrap();
@@ -110,7 +110,7 @@ fn works(shell: &Shell, root: &Path, size: usize) {
         secs: 1_700_000_000,
         nanos: 0,
     };
-    let plan = StorePlan {
+    let plan = UploadSpec {
         size: size as u64,
         appends_to: None,
         mode: 0o640,
@@ -124,7 +124,7 @@ fn works(shell: &Shell, root: &Path, size: usize) {
         keep_as: None,
         tag: 7,
     };
-    let stored = shell.store(&path, &data, &plan).unwrap().stat.unwrap();
+    let uploaded = shell.upload(&path, &data, &plan).unwrap().stat.unwrap();
     let on_host = root.join(std::ffi::OsStr::from_bytes(name.as_bytes()));
     assert!(fs::read(on_host).unwrap() == data.0);
     let listing = shell.list(&RemotePath::root()).unwrap();
@@ -132,18 +132,18 @@ fn works(shell: &Shell, root: &Path, size: usize) {
         panic!("{listing:?}");
     };
     assert_eq!(entry.name, name);
-    assert_eq!(entry.stat.unwrap().version(), stored.version());
-    assert_eq!((stored.mode, stored.mtime), (0o640, time));
+    assert_eq!(entry.stat.unwrap().version(), uploaded.version());
+    assert_eq!((uploaded.mode, uploaded.mtime), (0o640, time));
     let mut fetched = Bytes::default();
     shell
-        .fetch(&path, Some(&stored.version()), &mut fetched)
+        .fetch(&path, Some(&uploaded.version()), &mut fetched)
         .unwrap();
     assert!(fetched.0 == data.0);
-    let again = StorePlan {
-        expect: Expect::Version(stored.version()),
+    let again = UploadSpec {
+        expect: Expect::Version(uploaded.version()),
         ..plan
     };
-    shell.store(&path, &data, &again).unwrap();
+    shell.upload(&path, &data, &again).unwrap();
     let moved = RemotePath::root().join(&Name::new(b"moved").unwrap());
     shell.rename(&path, &moved, RenameHow::Replace).unwrap();
     shell.remove_file(&moved, None).unwrap();

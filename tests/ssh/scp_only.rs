@@ -21,7 +21,7 @@ use scpfs::remote::Placement;
 use scpfs::remote::Receiver;
 use scpfs::remote::Remote;
 use scpfs::remote::Settings;
-use scpfs::remote::StorePlan;
+use scpfs::remote::UploadSpec;
 use scpfs::ssh::Transport;
 use scpfs::stat::Time;
 
@@ -114,7 +114,7 @@ fn a_key_for_scp_alone_is_enough() {
                     secs: 1_700_000_000,
                     nanos: 0,
                 };
-                let plan = StorePlan {
+                let plan = UploadSpec {
                     size: data.len() as u64,
                     appends_to: None,
                     mode: 0o640,
@@ -129,12 +129,12 @@ fn a_key_for_scp_alone_is_enough() {
                     tag: 0,
                 };
                 let content = Bytes(data.clone());
-                let stored = remote.store(&path, &content, &plan).unwrap();
-                let version = stored.stat.unwrap().version();
+                let uploaded = remote.upload(&path, &content, &plan).unwrap();
+                let version = uploaded.stat.unwrap().version();
                 let mut got = Bytes(Vec::new());
                 let fetched = remote.fetch(&path, Some(&version), &mut got).unwrap();
                 assert!(fetched.is_stable && got.0 == data, "{n}");
-                let again = remote.store(&path, &content, &plan);
+                let again = remote.upload(&path, &content, &plan);
                 assert!(matches!(again, Err(Error::Conflict { .. })), "{again:?}");
             });
         }

@@ -293,7 +293,7 @@ fn statfs_tells_of_the_filesystem_that_a_file_lies_on() {
 }
 
 #[test]
-fn fsync_is_the_store_and_close_after_it_costs_nothing() {
+fn fsync_is_the_upload_and_close_after_it_costs_nothing() {
     let mount = with_files();
     mount.names("").unwrap();
     let (_, opened) = mount.create("new", libc::O_WRONLY).unwrap();

@@ -30,7 +30,7 @@ fn close_means_that_the_host_has_it() {
 }
 
 #[test]
-fn what_is_shown_before_and_after_a_store_is_the_same() {
+fn what_is_shown_before_and_after_an_upload_is_the_same() {
     let mount = Mount::new();
     let (attr, opened) = mount.create("file", libc::O_RDWR).unwrap();
     mount.vfs.write(&CX, opened.fh, 0, b"hello").unwrap();
@@ -48,7 +48,7 @@ fn what_is_shown_before_and_after_a_store_is_the_same() {
 }
 
 #[test]
-fn content_that_could_not_be_stored_stays_and_is_stored_later() {
+fn content_that_could_not_be_uploaded_stays_and_is_uploaded_later() {
     let mount = Mount::new();
     fs::create_dir(mount.at("dir")).unwrap();
     let dir = mount.find("dir").unwrap().ino;
@@ -106,8 +106,8 @@ fn a_new_file_does_not_overwrite_one_that_appeared_meanwhile() {
 }
 
 #[test]
-fn times_set_on_an_open_file_do_not_make_its_store_a_conflict() {
-    // The store used to expect the time that the file had before.
+fn times_set_on_an_open_file_do_not_make_its_upload_a_conflict() {
+    // The upload used to expect the time that the file had before.
     let mount = Mount::new();
     fs::write(mount.at("file"), "hello").unwrap();
     let ino = mount.find("file").unwrap().ino;
@@ -190,7 +190,7 @@ fn two_openers_share_one_fetch_and_one_content() {
     });
     assert_eq!(
         trips, 2,
-        "one fetch, and one store although both were closed"
+        "one fetch, and one upload although both were closed"
     );
 }
 
@@ -235,7 +235,7 @@ fn a_truncated_open_fetches_nothing() {
 }
 
 #[test]
-fn a_removed_file_that_is_open_goes_on_working_and_is_not_stored() {
+fn a_removed_file_that_is_open_goes_on_working_and_is_not_uploaded() {
     let mount = Mount::new();
     fs::write(mount.at("file"), "hello").unwrap();
     let opened = mount.open("file", libc::O_RDWR).unwrap();

@@ -155,7 +155,7 @@ fn a_file_that_is_cut_by_who_only_reads_is_cut_on_the_host() {
 }
 
 #[test]
-fn what_waits_to_be_stored_and_is_cut_by_its_path_is_stored() {
+fn what_waits_to_be_uploaded_and_is_cut_by_its_path_is_uploaded() {
     let mount = Mount::set_up(Setup {
         writeback: Some(Duration::from_secs(5)),
         ..Setup::default()
@@ -264,7 +264,7 @@ fn what_is_opened_while_it_is_removed_does_not_come_back() {
 }
 
 #[test]
-fn a_rename_that_never_was_keeps_nothing_from_being_stored() {
+fn a_rename_that_never_was_keeps_nothing_from_being_uploaded() {
     let during = Arc::new(DuringRename::default());
     let mount = with_writeback(&during);
     fs::create_dir(mount.at("dir")).unwrap();

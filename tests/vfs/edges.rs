@@ -21,7 +21,7 @@ use scpfs::remote::Expect;
 use scpfs::remote::NewTime;
 use scpfs::remote::Placement;
 use scpfs::remote::Remote;
-use scpfs::remote::StorePlan;
+use scpfs::remote::UploadSpec;
 use scpfs::stat::Time;
 use scpfs::vfs::Ino;
 use scpfs::vfs::OpenFlags;
@@ -48,8 +48,8 @@ pub(crate) fn rename(mount: &Mount, from: &str, to: &str) {
 }
 
 #[test]
-fn stores_within_one_second_leave_the_last_content_in_the_cache() {
-    // This host tells whole seconds, and what is stored in place keeps its number.
+fn uploads_within_one_second_leave_the_last_content_in_the_cache() {
+    // This host tells whole seconds, and what is uploaded in place keeps its number.
     let mount = Mount::on(Arc::new(World::new(Userland::OpenWrt)), Setup::default());
     fs::write(mount.at("file"), "base").unwrap();
     fs::hard_link(mount.at("file"), mount.at("other")).unwrap();
@@ -94,7 +94,7 @@ fn what_is_written_to_a_file_that_a_rename_replaces_is_seen_under_its_other_name
 }
 
 #[test]
-fn a_mode_that_was_set_on_what_waits_to_be_stored_outlives_a_crash() {
+fn a_mode_that_was_set_on_what_waits_to_be_uploaded_outlives_a_crash() {
     let setup = || Setup {
         writeback: Some(Duration::from_secs(3600)),
         ..Setup::default()
@@ -235,7 +235,7 @@ fn who_opens_a_file_whose_fetch_was_just_given_up_gets_it() {
 }
 
 #[test]
-fn a_lock_that_somebody_holds_for_long_keeps_nothing_from_being_stored() {
+fn a_lock_that_somebody_holds_for_long_keeps_nothing_from_being_uploaded() {
     // As a script does that must run once.
     let mount = Mount::new();
     fs::write(mount.at("file"), "base").unwrap();
@@ -248,7 +248,7 @@ fn a_lock_that_somebody_holds_for_long_keeps_nothing_from_being_stored() {
 }
 
 #[test]
-fn what_the_local_disk_cannot_keep_until_later_is_stored_at_once() {
+fn what_the_local_disk_cannot_keep_until_later_is_uploaded_at_once() {
     #[derive(Debug)]
     struct FullDisk;
     impl scpfs::cache::Steps for FullDisk {
@@ -285,7 +285,7 @@ fn what_others_wrote_after_a_close_is_not_replaced_when_it_is_tried_again() {
         fs::write(mount.at("file"), "theirs, which is newer").unwrap();
         mount.world.faults.lock().refuses = false;
         mount.clock.advance(Duration::from_secs(60));
-        eventually("it is stored", || mount.vfs.drain().is_empty());
+        eventually("it is uploaded", || mount.vfs.drain().is_empty());
         assert_eq!(
             fs::read(mount.at("file")).unwrap(),
             b"theirs, which is newer"
@@ -316,21 +316,21 @@ fn who_truncates_a_file_knows_what_others_made_of_it_before() {
 
 #[test]
 fn which_of_two_contents_reached_the_host_is_not_guessed() {
-    /// The first store is carried out and the second is not; nobody hears of either.
+    /// The first upload is carried out and the second is not; nobody hears of either.
     #[derive(Debug, Default)]
     struct TwoUnheard(AtomicUsize);
     impl crate::faulty::Fate for TwoUnheard {
         fn before(&self, act: &'static str) -> bool {
-            if act == "store" {
+            if act == "upload" {
                 self.0.fetch_add(1, Ordering::SeqCst);
             }
             true
         }
         fn after(&self, act: &'static str) -> bool {
-            act != "store" || self.0.load(Ordering::SeqCst) != 1
+            act != "upload" || self.0.load(Ordering::SeqCst) != 1
         }
         fn is_lost(&self, act: &'static str) -> bool {
-            act == "store" && self.0.load(Ordering::SeqCst) == 2
+            act == "upload" && self.0.load(Ordering::SeqCst) == 2
         }
     }
     // It tells whole seconds.
@@ -373,8 +373,8 @@ fn a_deep_chain_of_directories_is_forgotten_from_its_top() {
 }
 
 #[test]
-fn what_came_after_half_a_store_that_nobody_could_look_at_is_not_overwritten() {
-    /// Stores break off, and the host is not there to be asked, while it says so.
+fn what_came_after_half_an_upload_that_nobody_could_look_at_is_not_overwritten() {
+    /// Uploads break off, and the host is not there to be asked, while it says so.
     #[derive(Debug, Default)]
     struct Half(AtomicBool);
     impl crate::faulty::Fate for Half {
@@ -474,7 +474,7 @@ fn a_small_file_does_not_wait_for_large_ones() {
             scope.spawn(move || {
                 let path =
                     RemotePath::root().join(&Name::new(format!("large{n}").as_bytes()).unwrap());
-                let plan = StorePlan {
+                let plan = UploadSpec {
                     size: 1 << 20,
                     appends_to: None,
                     mode: 0o644,
@@ -488,7 +488,7 @@ fn a_small_file_does_not_wait_for_large_ones() {
                     keep_as: None,
                     tag: 0,
                 };
-                remote.store(&path, &Slow(is_halted), &plan).unwrap();
+                remote.upload(&path, &Slow(is_halted), &plan).unwrap();
             });
         }
         let reader = scope.spawn(|| {

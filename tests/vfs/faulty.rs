@@ -20,8 +20,8 @@ use scpfs::remote::Remote;
 use scpfs::remote::RenameHow;
 use scpfs::remote::Renamed;
 use scpfs::remote::Result;
-use scpfs::remote::StorePlan;
-use scpfs::remote::Stored;
+use scpfs::remote::UploadSpec;
+use scpfs::remote::Uploaded;
 use scpfs::ssh;
 use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
@@ -46,13 +46,13 @@ pub(crate) trait Fate: Send + Sync + fmt::Debug {
         false
     }
 
-    /// Whether the host gives up in the middle of a store in place.
+    /// Whether the host gives up in the middle of an upload in place.
     fn breaks_off(&self) -> bool {
         false
     }
 
-    /// How the next store fails before the host is asked, if it does.
-    fn store_error(&self, _path: &RemotePath) -> Option<Error> {
+    /// How the next upload fails before the host is asked, if it does.
+    fn upload_error(&self, _path: &RemotePath) -> Option<Error> {
         None
     }
 
@@ -75,8 +75,8 @@ pub(crate) trait Fate: Send + Sync + fmt::Debug {
     /// Called when a fetch has ended, however it did.
     fn has_fetched(&self) {}
 
-    /// Called before content is stored.
-    fn stores(&self, _plan: &StorePlan) {}
+    /// Called before content is uploaded.
+    fn uploads(&self, _plan: &UploadSpec) {}
 }
 
 #[derive(Debug)]
@@ -176,20 +176,25 @@ impl Remote for Faulty {
         fetched
     }
 
-    fn store(&self, path: &RemotePath, content: &dyn Content, plan: &StorePlan) -> Result<Stored> {
-        self.fate.stores(plan);
-        if let Some(error) = self.fate.store_error(path) {
+    fn upload(
+        &self,
+        path: &RemotePath,
+        content: &dyn Content,
+        plan: &UploadSpec,
+    ) -> Result<Uploaded> {
+        self.fate.uploads(plan);
+        if let Some(error) = self.fate.upload_error(path) {
             return Err(error);
         }
         if self.fate.breaks_off() {
             return Err(Error::Partial {
-                act: "store",
+                act: "upload",
                 path: path.clone(),
                 reason: Reason::NoSpace,
                 text: Vec::new(),
             });
         }
-        self.tell("store", |r| r.store(path, content, plan))
+        self.tell("upload", |r| r.upload(path, content, plan))
     }
 
     fn create_new(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed> {
@@ -237,7 +242,7 @@ impl Remote for Faulty {
         self.tell("change", |r| r.set_attr(path, change))
     }
 
-    fn copy(&self, from: &RemotePath, to: &RemotePath, plan: &StorePlan) -> Result<Changed> {
+    fn copy(&self, from: &RemotePath, to: &RemotePath, plan: &UploadSpec) -> Result<Changed> {
         self.tell("copy", |r| r.copy(from, to, plan))
     }
 

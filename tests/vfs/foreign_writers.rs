@@ -75,9 +75,9 @@ fn what_a_program_writes_right_after_an_upload_is_seen_and_kept() {
     }
 }
 
-/// After an exclusive creation somebody filled the file first: it could never be stored again.
+/// After an exclusive creation somebody filled the file first: it could never be uploaded again.
 #[test]
-fn a_file_that_others_fill_right_after_its_exclusive_creation_can_be_stored() {
+fn a_file_that_others_fill_right_after_its_exclusive_creation_can_be_uploaded() {
     let fill = format!(
         "if [ -e \"$root/file\" ]; then {ONCE} printf 'filled by somebody else!!' >\"$root/file\"; fi"
     );
@@ -173,7 +173,7 @@ fn the_placement_option_chooses_which_inode_a_save_leaves() {
 
 /// A file of a terabyte with four bytes at its end cost a terabyte.
 #[test]
-fn a_sparse_file_is_stored_without_its_holes() {
+fn a_sparse_file_is_uploaded_without_its_holes() {
     const SIZE: u64 = 1 << 40;
     let mount = Mount::new();
     let (_, opened) = mount.create("file", libc::O_RDWR).unwrap();
@@ -231,7 +231,7 @@ fn an_append_to_a_version_that_is_gone_keeps_both_contents_whole() {
 
 /// What is written before the old end is no append, wherever the last byte goes.
 #[test]
-fn a_change_before_the_end_is_stored_whole() {
+fn a_change_before_the_end_is_uploaded_whole() {
     let mount = Mount::new();
     for change in 0..4 {
         fs::write(mount.at("file"), "0123456789").unwrap();

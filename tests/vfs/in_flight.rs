@@ -140,9 +140,9 @@ fn an_open_file_keeps_the_name_that_a_listing_meanwhile_does_not_know() {
     }
 }
 
-/// Content that was closed below a directory that was renamed was never stored.
+/// Content that was closed below a directory that was renamed was never uploaded.
 #[test]
-fn what_waits_below_a_directory_is_stored_below_its_new_name() {
+fn what_waits_below_a_directory_is_uploaded_below_its_new_name() {
     let (mount, in_flight) = mount(Some(Duration::from_secs(3600)));
     fs::create_dir_all(mount.at("dir/sub")).unwrap();
     for name in ["dir/file", "dir/sub/file"] {
@@ -176,7 +176,7 @@ fn a_removed_file_stays_removed_when_a_listing_meanwhile_has_missed_it() {
     assert!(mount.names("").unwrap().is_empty());
 }
 
-/// Content below a directory whose rename nobody heard the end of was kept and never stored, and the
+/// Content below a directory whose rename nobody heard the end of was kept and never uploaded, and the
 /// journal forgot where it belongs.
 #[test]
 fn a_rename_that_nobody_heard_of_is_found_by_its_new_name() {
@@ -512,7 +512,7 @@ fn a_directory_below_a_rename_whose_answer_is_lost_is_found() {
 /// The content of a dirty file that such a rename has replaced may have been written after the
 /// program heard of a failure: it is kept beside, and never takes the place of what was moved.
 #[test]
-fn a_dirty_file_that_a_rename_of_unknown_outcome_replaced_is_stored_beside() {
+fn a_dirty_file_that_a_rename_of_unknown_outcome_replaced_is_uploaded_beside() {
     let (mount, in_flight) = mount(Some(Duration::from_secs(3600)));
     fs::write(mount.at("one"), "moved").unwrap();
     fs::write(mount.at("two"), "replaced").unwrap();
@@ -567,7 +567,7 @@ fn content_is_kept_until_the_disk_of_the_host_has_it() {
     let mtime = mount.find("dir/file").unwrap().stat.mtime;
     rename_unheard(&mount, &in_flight, "dir", "moved");
     let world = mount.crash();
-    // As if it had been stored before that, and nobody had heard of it.
+    // As if it had been uploaded before that, and nobody had heard of it.
     let path = world.root().join("moved/file");
     fs::write(&path, "new").unwrap();
     let secs = Duration::new(u64::try_from(mtime.secs).unwrap(), mtime.nanos);

@@ -1,4 +1,4 @@
-//! Stores and writes that fail half way, and what the next store makes of what they left.
+//! Uploads and writes that fail half way, and what the next upload makes of what they left.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -21,7 +21,7 @@ use scpfs::path::RemotePath;
 use scpfs::remote::Error;
 use scpfs::remote::Placement;
 use scpfs::remote::Reason;
-use scpfs::remote::StorePlan;
+use scpfs::remote::UploadSpec;
 use scpfs::remote::retry::Retry;
 use scpfs::ssh;
 use scpfs::sync::Mutex;
@@ -38,7 +38,7 @@ use crate::world::Mount;
 use crate::world::Setup;
 use crate::world::eventually;
 
-/// How a store ends that is not to succeed.
+/// How an upload ends that is not to succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     /// The host refuses it; nothing was changed.
@@ -53,18 +53,18 @@ enum End {
     UnheardOnce,
 }
 
-/// Says how the next stores end; those behind them succeed.
+/// Says how the next uploads end; those behind them succeed.
 #[derive(Debug)]
 struct Script {
     file: PathBuf,
     ends: Mutex<VecDeque<End>>,
-    /// How the store ends that is under way, if its answer is lost.
+    /// How the upload ends that is under way, if its answer is lost.
     unheard: Mutex<Option<End>>,
     is_away: AtomicBool,
     refuses_to_clean_up: AtomicBool,
-    plans: Mutex<Vec<StorePlan>>,
-    /// What is done when a store begins.
-    at_store: Mutex<Option<fn(&Path)>>,
+    plans: Mutex<Vec<UploadSpec>>,
+    /// What is done when an upload begins.
+    at_upload: Mutex<Option<fn(&Path)>>,
     has_acted: AtomicBool,
 }
 
@@ -77,7 +77,7 @@ impl Script {
             is_away: AtomicBool::new(false),
             refuses_to_clean_up: AtomicBool::new(false),
             plans: Mutex::new(Vec::new()),
-            at_store: Mutex::new(None),
+            at_upload: Mutex::new(None),
             has_acted: AtomicBool::new(false),
         })
     }
@@ -98,7 +98,7 @@ impl Fate for Script {
     }
 
     fn after(&self, act: &'static str) -> bool {
-        if act != "store" {
+        if act != "upload" {
             return true;
         }
         let Some(end) = self.unheard.lock().take() else {
@@ -114,20 +114,20 @@ impl Fate for Script {
         !self.is_away.load(Ordering::SeqCst)
     }
 
-    fn stores(&self, plan: &StorePlan) {
+    fn uploads(&self, plan: &UploadSpec) {
         self.plans.lock().push(plan.clone());
-        let act = self.at_store.lock().take();
+        let act = self.at_upload.lock().take();
         if let Some(act) = act {
             act(&self.file);
             self.has_acted.store(true, Ordering::SeqCst);
         }
     }
 
-    fn store_error(&self, path: &RemotePath) -> Option<Error> {
+    fn upload_error(&self, path: &RemotePath) -> Option<Error> {
         if self.is_away.load(Ordering::SeqCst) {
             return None;
         }
-        let (act, path, text) = ("store", path.clone(), Vec::new());
+        let (act, path, text) = ("upload", path.clone(), Vec::new());
         match self.ends.lock().pop_front()? {
             End::Refused(reason) => Some(Error::Refused {
                 act,
@@ -230,10 +230,10 @@ fn note_syncs(world: &World) -> PathBuf {
     log
 }
 
-/// `chmod` returned 0 between a store whose answer was lost and the look whether it had succeeded:
+/// `chmod` returned 0 between an upload whose answer was lost and the look whether it had succeeded:
 /// the look counted only size and time, and the file stayed readable for all.
 #[test]
-fn permissions_that_were_set_after_an_unheard_store_reach_the_host() {
+fn permissions_that_were_set_after_an_unheard_upload_reach_the_host() {
     for is_killed in [false, true] {
         let (mount, script) = scripted(&[End::Unheard], Layer::Cache);
         mount.write("file", b"secret").unwrap_err();
@@ -257,9 +257,9 @@ fn permissions_that_were_set_after_an_unheard_store_reach_the_host() {
     }
 }
 
-/// `fsync` returned 0 for content whose store had lost its answer while the host flushed it.
+/// `fsync` returned 0 for content whose upload had lost its answer while the host flushed it.
 #[test]
-fn an_fsync_after_an_unheard_store_flushes_the_file_and_its_directory() {
+fn an_fsync_after_an_unheard_upload_flushes_the_file_and_its_directory() {
     let world = Arc::new(World::new(Userland::Gnu));
     let log = note_syncs(&world);
     for layer in [Layer::Cache, Layer::Retry] {
@@ -395,7 +395,7 @@ fn a_file_that_an_upload_without_room_has_emptied_is_filled_by_the_next() {
 }
 
 /// A refusal after a try whose end nobody heard hid that the file had part of the content: the next
-/// store took that for somebody's change.
+/// upload took that for somebody's change.
 #[test]
 fn a_refusal_after_an_upload_that_broke_off_does_not_hide_what_that_left() {
     for reason in [Reason::AccessDenied, Reason::NoSpace] {
@@ -414,9 +414,9 @@ fn a_refusal_after_an_upload_that_broke_off_does_not_hide_what_that_left() {
     }
 }
 
-/// A directory in which nothing can be looked for had every repetition of a store fail.
+/// A directory in which nothing can be looked for had every repetition of an upload fail.
 #[test]
-fn an_unheard_store_is_settled_where_the_host_cannot_look_for_its_temporary_file() {
+fn an_unheard_upload_is_settled_where_the_host_cannot_look_for_its_temporary_file() {
     let (mount, script) = scripted(&[End::UnheardOnce], Layer::Retry);
     script.refuses_to_clean_up.store(true, Ordering::SeqCst);
     mount.write("file", b"new").unwrap();
@@ -447,9 +447,9 @@ impl Steps for ShortWrite {
 }
 
 /// A write that failed after its first bytes changed the content, which counted as unchanged: the
-/// next store sent only what was appended.
+/// next upload sent only what was appended.
 #[test]
-fn what_a_failed_write_has_changed_is_stored() {
+fn what_a_failed_write_has_changed_is_uploaded() {
     let world = Arc::new(World::new(Userland::Gnu));
     fs::write(world.root().join("file"), "old,").unwrap();
     let steps = Arc::new(ShortWrite {
@@ -490,9 +490,9 @@ fn copy_dir(from: &Path, to: &Path) {
 }
 
 /// Content that was on the local disk, and of which the host had part, was called doubtful at each
-/// further try: after a power failure meanwhile it was kept and not stored.
+/// further try: after a power failure meanwhile it was kept and not uploaded.
 #[test]
-fn content_is_stored_after_a_power_failure_during_the_second_try() {
+fn content_is_uploaded_after_a_power_failure_during_the_second_try() {
     for end in [End::Partial(b"ne"), End::Partial(b"")] {
         let (mount, script) = scripted(&[end, End::Refused(Reason::InputOutput)], Layer::Cache);
         fs::write(mount.at("file"), "the old content").unwrap();
@@ -500,7 +500,7 @@ fn content_is_stored_after_a_power_failure_during_the_second_try() {
         mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
         mount.vfs.flush(&CX, opened.fh).unwrap_err();
         // What the local disk has in the middle of the second try.
-        *script.at_store.lock() = Some(|file| {
+        *script.at_upload.lock() = Some(|file| {
             let dir = file.parent().unwrap().parent().unwrap();
             copy_dir(&dir.join("cache"), &dir.join("cache at that moment"));
         });
@@ -518,7 +518,7 @@ fn content_is_stored_after_a_power_failure_during_the_second_try() {
         let [recovered] = &mount.recovered[..] else {
             panic!("{:?}", mount.recovered)
         };
-        assert!(matches!(recovered.fate, Recovery::Stored), "{recovered}");
+        assert!(matches!(recovered.fate, Recovery::Uploaded), "{recovered}");
         assert_eq!(fs::read(mount.at("file")).unwrap(), b"new");
     }
 }
@@ -536,10 +536,10 @@ impl Steps for NoCut {
     }
 }
 
-/// `truncate(2)` of a file that waits to be stored, and that failed, left the file as one that is
-/// being written: it was not stored any more, and kept after a crash.
+/// `truncate(2)` of a file that waits to be uploaded, and that failed, left the file as one that is
+/// being written: it was not uploaded any more, and kept after a crash.
 #[test]
-fn content_that_waits_is_still_stored_after_a_truncation_that_failed() {
+fn content_that_waits_is_still_uploaded_after_a_truncation_that_failed() {
     for is_killed in [false, true] {
         let world = Arc::new(World::new(Userland::Gnu));
         // `close(2)` is two tries: at the flush and at the release.
@@ -572,7 +572,7 @@ fn content_that_waits_is_still_stored_after_a_truncation_that_failed() {
         } else {
             // By itself: nobody closes it any more.
             mount.clock.advance(Duration::from_secs(600));
-            eventually("the content is stored", || {
+            eventually("the content is uploaded", || {
                 fs::read(mount.at("file")).is_ok_and(|data| data == b"new")
             });
             mount

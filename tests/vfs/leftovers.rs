@@ -1,4 +1,4 @@
-//! What stores whose end nobody heard leave on a host that broke down.
+//! What uploads whose end nobody heard leave on a host that broke down.
 
 use std::fs;
 use std::time::Duration;
@@ -18,7 +18,7 @@ fn temporaries(mount: &Mount) -> Vec<String> {
         .collect()
 }
 
-/// A file whose content was not stored, because all that ran over there was killed meanwhile.
+/// A file whose content was not uploaded, because all that ran over there was killed meanwhile.
 fn broken_off() -> (Mount, Vec<u8>) {
     let mount = Mount::new();
     fs::write(mount.at("file"), "old").unwrap();
@@ -42,16 +42,16 @@ fn broken_off() -> (Mount, Vec<u8>) {
 }
 
 #[test]
-fn what_a_store_left_on_a_host_that_broke_down_is_removed_by_a_later_one() {
+fn what_an_upload_left_on_a_host_that_broke_down_is_removed_by_a_later_one() {
     let (mount, data) = broken_off();
     mount.clock.advance(Duration::from_secs(60));
-    eventually("stored", || fs::read(mount.at("file")).unwrap() == data);
+    eventually("uploaded", || fs::read(mount.at("file")).unwrap() == data);
     assert!(mount.vfs.drain().is_empty());
     assert!(temporaries(&mount).is_empty());
 }
 
 #[test]
-fn what_a_store_left_on_a_host_that_broke_down_goes_with_its_file() {
+fn what_an_upload_left_on_a_host_that_broke_down_goes_with_its_file() {
     for is_replaced in [false, true] {
         let (mount, _) = broken_off();
         // A connection may be tried again, and it is not yet time for the content.

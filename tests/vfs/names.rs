@@ -17,7 +17,7 @@ const PLAIN: RenameFlags = RenameFlags {
 const ROOT: Ino = Ino::ROOT;
 
 #[test]
-fn content_that_is_not_yet_stored_goes_to_the_new_name() {
+fn content_that_is_not_yet_uploaded_goes_to_the_new_name() {
     let mount = Mount::new();
     fs::write(mount.at("file"), "old").unwrap();
     let opened = mount.open("file", libc::O_RDWR).unwrap();
@@ -92,7 +92,7 @@ fn a_file_replaced_by_a_rename_stays_whole_for_who_has_it_open() {
 }
 
 #[test]
-fn a_rename_over_a_file_that_is_not_stored_does_not_store_it_first() {
+fn a_rename_over_a_file_that_is_not_uploaded_does_not_upload_it_first() {
     // The rename used to fail with the conflict of the file that it was to replace.
     let mount = Mount::new();
     fs::write(mount.at("a"), "a").unwrap();

@@ -64,7 +64,7 @@ impl crate::faulty::Fate for BreaksOff {
     }
 
     fn is_lost(&self, act: &'static str) -> bool {
-        act == "store" && self.breaks(End::Lost)
+        act == "upload" && self.breaks(End::Lost)
     }
 
     fn breaks_off(&self) -> bool {
@@ -221,7 +221,7 @@ fn an_upload_in_place_that_broke_off_is_repaired_by_the_next_mount() {
                     assert_eq!(file, theirs, "{what}");
                     assert_eq!(fs::read(mount.at(&mount.beside("file"))).unwrap(), NEW);
                 } else {
-                    assert!(matches!(recovered.fate, Fate::Stored), "{what}");
+                    assert!(matches!(recovered.fate, Fate::Uploaded), "{what}");
                     assert_eq!(file, NEW, "{what}");
                 }
             }

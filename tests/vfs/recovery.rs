@@ -10,7 +10,7 @@ use std::time::Duration;
 use scpfs::cache::FileState;
 use scpfs::cache::Wait;
 use scpfs::clock::Clock as _;
-use scpfs::remote::StorePlan;
+use scpfs::remote::UploadSpec;
 use scpfs::sync::Condvar;
 use scpfs::sync::Mutex;
 use scpfs::vfs::Context;
@@ -26,7 +26,7 @@ use crate::world::Mount;
 use crate::world::Setup;
 use crate::world::eventually;
 
-/// Stores wait until the gate is opened.
+/// Uploads wait until the gate is opened.
 #[derive(Debug, Default)]
 struct Gate {
     is_open: Mutex<bool>,
@@ -42,7 +42,7 @@ impl Gate {
 }
 
 impl Fate for Gate {
-    fn stores(&self, _: &StorePlan) {
+    fn uploads(&self, _: &UploadSpec) {
         let mut is_open = self.is_open.lock();
         while !*is_open {
             self.has_waited.store(true, Ordering::SeqCst);

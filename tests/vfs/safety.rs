@@ -10,7 +10,7 @@ use std::time::Duration;
 use scpfs::cache::Conflicts;
 use scpfs::cache::Fate;
 use scpfs::remote::Expect;
-use scpfs::remote::StorePlan;
+use scpfs::remote::UploadSpec;
 use scpfs::remote::retry::Retry;
 use scpfs::sync::Mutex;
 use scpfs::vfs::Ino;
@@ -39,8 +39,8 @@ fn rename(mount: &Mount, from: &str, to: &str) {
 
 fn fates(mount: &Mount) -> Vec<(String, String)> {
     let fate = |fate: &Fate| match fate {
-        Fate::Stored => "stored".to_owned(),
-        Fate::WasStored => "was stored".to_owned(),
+        Fate::Uploaded => "uploaded".to_owned(),
+        Fate::WasStored => "was uploaded".to_owned(),
         Fate::Recreated => "recreated".to_owned(),
         Fate::KeptBeside(path) => format!("beside {path}"),
         Fate::Kept { why, .. } => format!("kept: {why}"),
@@ -102,7 +102,11 @@ fn what_others_removed_while_it_was_written_is_there_again() {
     fs::remove_file(mount.at("file")).unwrap();
     fs::remove_file(mount.at("seen")).unwrap();
     mount.age();
-    assert_eq!(mount.names("").unwrap(), ["file"], "ours is not stored yet");
+    assert_eq!(
+        mount.names("").unwrap(),
+        ["file"],
+        "ours is not uploaded yet"
+    );
     mount.vfs.write(&CX, seen.fh, 0, b"gone").unwrap();
     mount.close(&opened).unwrap();
     mount.close(&seen).unwrap();
@@ -174,21 +178,21 @@ fn what_was_closed_in_an_outage_goes_up_when_the_host_is_back() {
     mount.world.faults.lock().refuses = false;
     // Nobody does anything but wait.
     mount.clock.advance(Duration::from_secs(60));
-    eventually("stored", || fs::read(mount.at("file")).unwrap() == b"new");
+    eventually("uploaded", || fs::read(mount.at("file")).unwrap() == b"new");
     assert!(mount.vfs.drain().is_empty());
     assert_eq!(mount.read("file").unwrap(), b"new");
 }
 
 #[test]
-fn an_unknown_end_of_a_store_is_no_conflict_later() {
+fn an_unknown_end_of_an_upload_is_no_conflict_later() {
     // The second tells whole seconds.
     for userland in [Userland::Gnu, Userland::OpenWrt] {
-        the_end_of_a_store_is_not_heard(userland);
+        the_end_of_an_upload_is_not_heard(userland);
     }
 }
 
-fn the_end_of_a_store_is_not_heard(userland: Userland) {
-    // The host stored the file, but nobody heard of it, nor could ask when it was tried again.
+fn the_end_of_an_upload_is_not_heard(userland: Userland) {
+    // The host uploaded the file, but nobody heard of it, nor could ask when it was tried again.
     let cut = Arc::new(Cut::default());
     let fate = Arc::clone(&cut);
     let setup = Setup {
@@ -214,7 +218,7 @@ fn the_end_of_a_store_is_not_heard(userland: Userland) {
 }
 
 #[test]
-fn what_was_closed_and_not_stored_is_stored_by_the_next_mount() {
+fn what_was_closed_and_not_uploaded_is_uploaded_by_the_next_mount() {
     let mount = Mount::new();
     for name in ["file", "moved", "gone", "theirs"] {
         fs::write(mount.at(name), "old").unwrap();
@@ -251,10 +255,10 @@ fn what_was_closed_and_not_stored_is_stored_by_the_next_mount() {
     found.sort();
     let beside = mount.beside("theirs");
     let expected = [
-        ("born", "stored"),
-        ("file", "stored"),
+        ("born", "uploaded"),
+        ("file", "uploaded"),
         ("gone", "recreated"),
-        ("here", "stored"),
+        ("here", "uploaded"),
         ("theirs", &format!("beside {beside}")),
     ];
     assert_eq!(found, expected.map(|(a, b)| (a.to_owned(), b.to_owned())));
@@ -267,7 +271,7 @@ fn what_was_closed_and_not_stored_is_stored_by_the_next_mount() {
 }
 
 #[test]
-fn what_was_not_closed_is_kept_and_never_stored() {
+fn what_was_not_closed_is_kept_and_never_uploaded() {
     let mount = Mount::new();
     fs::write(mount.at("file"), "old and long").unwrap();
     let opened = mount.open("file", libc::O_WRONLY | libc::O_TRUNC).unwrap();
@@ -326,7 +330,7 @@ fn sshfs_leaves_a_truncated_file_when_the_link_drops() {
     let world = mount.crash();
     world.faults.lock().refuses = false;
     let mount = Mount::on(world, Setup::default());
-    assert_eq!(fates(&mount), [("file".to_owned(), "stored".to_owned())]);
+    assert_eq!(fates(&mount), [("file".to_owned(), "uploaded".to_owned())]);
     assert_eq!(fs::read(mount.at("file")).unwrap(), vec![b'n'; 32 << 10]);
 }
 
@@ -452,7 +456,7 @@ fn what_the_disk_could_not_take_at_close_is_not_said_to_be_safe() {
     let world = mount.crash();
     world.faults.lock().refuses = false;
     let mount = Mount::on(world, setup);
-    assert_eq!(fates(&mount), [("file".to_owned(), "stored".to_owned())]);
+    assert_eq!(fates(&mount), [("file".to_owned(), "uploaded".to_owned())]);
     assert_eq!(fs::read(mount.at("file")).unwrap(), b"content");
 }
 
@@ -524,8 +528,8 @@ fn with_writeback_a_crash_loses_nothing_that_was_closed() {
     );
     let mut found = fates(&mount);
     found.sort();
-    let stored = |name: &str| (name.to_owned(), "stored".to_owned());
-    assert_eq!(found, [stored("born"), stored("old")]);
+    let uploaded = |name: &str| (name.to_owned(), "uploaded".to_owned());
+    assert_eq!(found, [uploaded("born"), uploaded("old")]);
     for name in ["born", "old"] {
         assert_eq!(fs::read(mount.at(name)).unwrap(), b"new");
     }
@@ -560,7 +564,7 @@ fn offline_what_is_known_is_shown_however_old() {
 }
 
 #[test]
-fn a_listing_from_before_a_store_does_not_take_the_name_away() {
+fn a_listing_from_before_an_upload_does_not_take_the_name_away() {
     /// Holds the answer to a listing back.
     #[derive(Debug)]
     struct Late {
@@ -681,20 +685,20 @@ fn after_a_change_that_nobody_heard_of_the_host_is_asked_again() {
 }
 
 #[test]
-fn a_file_that_may_have_been_stored_is_removed_on_the_host_as_well() {
+fn a_file_that_may_have_been_uploaded_is_removed_on_the_host_as_well() {
     let unheard = Arc::new(Unheard::default());
     let fate = Arc::clone(&unheard);
     let mount = Mount::set_up(Setup {
         around: Box::new(move |remote| Faulty::around(remote, fate)),
         ..Setup::default()
     });
-    for (name, is_stored) in [("stored", true), ("not stored", false)] {
+    for (name, is_uploaded) in [("uploaded", true), ("not uploaded", false)] {
         let (_, opened) = mount.create(name, libc::O_WRONLY).unwrap();
         mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
         unheard.0.store(true, Ordering::SeqCst);
         mount.close(&opened).unwrap_err();
         unheard.0.store(false, Ordering::SeqCst);
-        if !is_stored {
+        if !is_uploaded {
             fs::remove_file(mount.at(name)).unwrap();
         }
         mount.vfs.unlink(&CX, Ino::ROOT, name.as_bytes()).unwrap();
@@ -706,11 +710,11 @@ fn a_file_that_may_have_been_stored_is_removed_on_the_host_as_well() {
 
 #[test]
 fn what_replaces_a_file_says_which_one() {
-    // A store that arrives late must find that another came after it.
+    // An upload that arrives late must find that another came after it.
     #[derive(Debug, Default)]
     struct Plans(Mutex<Vec<Expect>>);
     impl crate::faulty::Fate for Plans {
-        fn stores(&self, plan: &StorePlan) {
+        fn uploads(&self, plan: &UploadSpec) {
             self.0.lock().push(plan.expect);
         }
     }

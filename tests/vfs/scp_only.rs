@@ -119,7 +119,7 @@ fn mode_and_times_of_a_file_go_with_its_content() {
 }
 
 #[test]
-fn a_mode_that_is_refused_leaves_nothing_to_be_stored() {
+fn a_mode_that_is_refused_leaves_nothing_to_be_uploaded() {
     let mount = scp_mount();
     fs::write(mount.at("file"), "content").unwrap();
     let refuses = "#!/bin/dash\ncase \" $* \" in *' -t '*) printf '\\0\\1scp: file: Permission denied\\n'; exit 1;; \

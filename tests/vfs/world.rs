@@ -196,7 +196,7 @@ impl Mount {
         }
     }
 
-    /// Ends as after `kill -9`: nobody stores or says anything more. The cache can be used by the
+    /// Ends as after `kill -9`: nobody uploads or says anything more. The cache can be used by the
     /// next.
     pub(crate) fn crash(self) -> Arc<World> {
         let Self {

@@ -98,7 +98,7 @@ pub fn other_host(base: &Path, name: &str, key: &HostKey) -> io::Result<Option<H
 }
 
 /// Gives what earlier mounts left under this name to another host, as the person said: contents that
-/// are not stored go to it, and clean content, which is that of the other host, is removed.
+/// are not uploaded go to it, and clean content, which is that of the other host, is removed.
 ///
 /// Directories that a mount uses stay as they are.
 ///
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn an_accepted_host_gets_what_is_not_stored_and_no_clean_content() {
+    fn an_accepted_host_gets_what_is_not_uploaded_and_no_clean_content() {
         let base = tempfile::tempdir().unwrap();
         let (a, b) = (host("a"), host("b"));
         let disk = open(base.path(), &a);

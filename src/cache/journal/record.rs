@@ -49,7 +49,7 @@ pub enum Phase {
     /// The same, and an upload of it that writes into the host's file was begun: the host may have
     /// part of it.
     Begun,
-    /// It is not to be stored any more: somebody has to look at it.
+    /// It is not to be uploaded any more: somebody has to look at it.
     Kept,
 }
 

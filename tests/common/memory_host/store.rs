@@ -15,8 +15,8 @@ use scpfs::remote::Expect;
 use scpfs::remote::Outcome;
 use scpfs::remote::Placement;
 use scpfs::remote::Reason;
-use scpfs::remote::StorePlan;
-use scpfs::remote::Stored;
+use scpfs::remote::UploadSpec;
+use scpfs::remote::Uploaded;
 use scpfs::stat::PERMISSIONS;
 use scpfs::stat::Time;
 use scpfs::stat::Version;
@@ -43,7 +43,7 @@ enum Verdict {
     Conflict,
 }
 
-fn judge(tree: &Tree, dir: u64, name: &Name, data: &[u8], plan: &StorePlan) -> Done<Verdict> {
+fn judge(tree: &Tree, dir: u64, name: &Name, data: &[u8], plan: &UploadSpec) -> Done<Verdict> {
     let found = tree.child(dir, name);
     let version = found.map(|ino| tree.stat(ino)).transpose()?;
     let is_as_expected = match (&plan.expect, &version) {
@@ -74,9 +74,9 @@ pub(crate) fn put(
     tree: &mut Tree,
     path: &RemotePath,
     data: Vec<u8>,
-    plan: &StorePlan,
+    plan: &UploadSpec,
     now: Time,
-) -> Done<Option<Stored>> {
+) -> Done<Option<Uploaded>> {
     let (dir, name) = tree.place(path)?;
     let found = tree.child(dir, &name);
     if let Some(ino) = found
@@ -84,9 +84,9 @@ pub(crate) fn put(
     {
         return Err(Reason::IsADirectory);
     }
-    let stored = |tree: &Tree, ino, outcome| -> Done<Option<Stored>> {
+    let uploaded = |tree: &Tree, ino, outcome| -> Done<Option<Uploaded>> {
         let Changed { stat, parent } = both(tree, ino, dir)?;
-        Ok(Some(Stored {
+        Ok(Some(Uploaded {
             stat,
             is_overtaken: false,
             parent,
@@ -95,7 +95,7 @@ pub(crate) fn put(
     };
     let (name, outcome) = match (judge(tree, dir, &name, &data, plan)?, found) {
         (Verdict::Conflict, _) => return Ok(None),
-        (Verdict::LeaveTheirs, Some(ino)) => return stored(tree, ino, Outcome::Same),
+        (Verdict::LeaveTheirs, Some(ino)) => return uploaded(tree, ino, Outcome::Same),
         (Verdict::LeaveTheirs, None) => return Ok(None),
         (Verdict::Beside(keep_as), _) => (keep_as, Outcome::KeptBeside),
         (Verdict::Store(outcome), _) => (name, outcome),
@@ -129,7 +129,7 @@ pub(crate) fn put(
     };
     let node = tree.node_mut(ino)?;
     (node.mtime, node.atime) = (plan.mtime, plan.atime);
-    stored(tree, ino, outcome)
+    uploaded(tree, ino, outcome)
 }
 
 pub(crate) fn read_all(content: &dyn Content, size: u64) -> io::Result<Vec<u8>> {

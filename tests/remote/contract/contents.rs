@@ -6,7 +6,7 @@ use scpfs::remote::Expect;
 use scpfs::remote::Outcome;
 use scpfs::remote::Placement;
 use scpfs::remote::Reason;
-use scpfs::remote::StorePlan;
+use scpfs::remote::UploadSpec;
 use scpfs::stat::Time;
 
 use crate::host::Host;
@@ -52,7 +52,7 @@ pub(crate) fn a_fetch_of_what_is_no_file_fails_without_content(host: &Host) {
     assert_eq!(fetched(host, "file").data, b"x");
 }
 
-pub(crate) fn a_file_is_stored_with_mode_and_times(host: &Host) {
+pub(crate) fn a_file_is_uploaded_with_mode_and_times(host: &Host) {
     let seconds = Time { nanos: 0, ..MTIME };
     for (name, mode, mtime) in [
         ("plain", 0o644, MTIME),
@@ -60,16 +60,16 @@ pub(crate) fn a_file_is_stored_with_mode_and_times(host: &Host) {
         ("none", 0, MTIME),
         ("round", 0o600, seconds),
     ] {
-        let plan = StorePlan {
+        let plan = UploadSpec {
             mode,
             mtime,
             ..plan(b"hello")
         };
-        let (stored, trips) =
-            host.counted(|| host.remote.store(&path(name), &bytes(b"hello"), &plan));
-        assert!(trips.is_none_or(|trips| trips <= host.max_trips_of_a_store()));
+        let (uploaded, trips) =
+            host.counted(|| host.remote.upload(&path(name), &bytes(b"hello"), &plan));
+        assert!(trips.is_none_or(|trips| trips <= host.max_trips_of_an_upload()));
         let stat = host.remote.stat(&path(name)).unwrap();
-        if let Some(told) = stored.unwrap().stat {
+        if let Some(told) = uploaded.unwrap().stat {
             assert_eq!(told, stat);
         }
         assert_eq!((stat.mode, stat.size), (mode, 5));
@@ -77,116 +77,116 @@ pub(crate) fn a_file_is_stored_with_mode_and_times(host: &Host) {
     }
 }
 
-pub(crate) fn a_store_that_gets_no_content_leaves_what_it_can(host: &Host) {
+pub(crate) fn an_upload_that_gets_no_content_leaves_what_it_can(host: &Host) {
     host.put("file", "old content");
-    let short = StorePlan {
+    let short = UploadSpec {
         size: 10,
         ..plan(b"")
     };
-    let result = host.remote.store(&path("file"), &bytes(b"short"), &short);
+    let result = host.remote.upload(&path("file"), &bytes(b"short"), &short);
     assert!(matches!(result, Err(Error::Local { .. })), "{result:?}");
     if host.can.everything {
         assert_eq!(host.get("file").unwrap(), b"old content");
     }
     // The next one is whole, also where the last one left a half.
     host.remote
-        .store(&path("file"), &bytes(b"new"), &plan(b"new"))
+        .upload(&path("file"), &bytes(b"new"), &plan(b"new"))
         .unwrap();
     assert_eq!(host.get("file").unwrap(), b"new");
     assert_eq!(host.names(), [b"file"]);
 }
 
-pub(crate) fn a_store_over_a_version_that_is_not_there_is_a_conflict(host: &Host) {
-    let store = |data: &[u8], expect| {
-        let plan = StorePlan {
+pub(crate) fn an_upload_over_a_version_that_is_not_there_is_a_conflict(host: &Host) {
+    let upload = |data: &[u8], expect| {
+        let plan = UploadSpec {
             expect,
             ..plan(data)
         };
-        host.remote.store(&path("file"), &bytes(data), &plan)
+        host.remote.upload(&path("file"), &bytes(data), &plan)
     };
     let version = || host.remote.stat(&path("file")).unwrap().version();
     let is_conflict = |result| matches!(result, Err(Error::Conflict { .. }));
-    store(b"one", Expect::Absent).unwrap();
-    assert!(is_conflict(store(b"two", Expect::Absent)));
+    upload(b"one", Expect::Absent).unwrap();
+    assert!(is_conflict(upload(b"two", Expect::Absent)));
     let first = version();
-    let again = store(b"two", Expect::Version(first)).unwrap();
+    let again = upload(b"two", Expect::Version(first)).unwrap();
     assert_eq!(again.outcome, Outcome::AsPlanned);
     let second = version();
     host.put("file", "theirs");
-    assert!(is_conflict(store(b"two", Expect::Version(second))));
+    assert!(is_conflict(upload(b"two", Expect::Version(second))));
     assert_eq!(host.get("file").unwrap(), b"theirs");
     host.discard("file");
-    assert!(is_conflict(store(b"two", Expect::Version(second))));
+    assert!(is_conflict(upload(b"two", Expect::Version(second))));
     assert_eq!(host.get("file"), None);
-    store(b"two", Expect::Absent).unwrap();
+    upload(b"two", Expect::Absent).unwrap();
     assert_eq!(host.names(), [b"file"], "no temporary file is left");
 }
 
 pub(crate) fn what_conflicts_is_kept_beside(host: &Host) {
-    let store = |data: &[u8], expect| {
-        let plan = StorePlan {
+    let upload = |data: &[u8], expect| {
+        let plan = UploadSpec {
             expect,
             keep_as: Some(Name::new(b"file.ours $(x)").unwrap()),
             ..plan(data)
         };
-        host.remote.store(&path("file"), &bytes(data), &plan)
+        host.remote.upload(&path("file"), &bytes(data), &plan)
     };
     host.put("file", "theirs");
-    let stored = store(b"ours", Expect::Absent).unwrap();
-    assert_eq!(stored.outcome, Outcome::KeptBeside);
+    let uploaded = upload(b"ours", Expect::Absent).unwrap();
+    assert_eq!(uploaded.outcome, Outcome::KeptBeside);
     assert_eq!(host.get("file").unwrap(), b"theirs");
     assert_eq!(host.get("file.ours $(x)").unwrap(), b"ours");
     // A name that is taken is nothing to replace either.
-    let result = store(b"ours again", Expect::Absent);
+    let result = upload(b"ours again", Expect::Absent);
     assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
     assert_eq!(host.get("file.ours $(x)").unwrap(), b"ours");
     host.discard("file.ours $(x)");
-    // Who stored the same content is nobody to quarrel with, where the host can compare.
-    let stored = store(b"theirs", Expect::Absent).unwrap();
+    // Who uploaded the same content is nobody to quarrel with, where the host can compare.
+    let uploaded = upload(b"theirs", Expect::Absent).unwrap();
     if host.can.everything {
-        assert_eq!(stored.outcome, Outcome::Same);
+        assert_eq!(uploaded.outcome, Outcome::Same);
     } else {
-        assert_eq!(stored.outcome, Outcome::KeptBeside);
+        assert_eq!(uploaded.outcome, Outcome::KeptBeside);
         host.discard("file.ours $(x)");
     }
     let theirs = host.remote.stat(&path("file")).unwrap().version();
     // What somebody removed is made anew.
     host.discard("file");
-    let stored = store(b"ours", Expect::Version(theirs)).unwrap();
-    assert_eq!(stored.outcome, Outcome::Recreated);
+    let uploaded = upload(b"ours", Expect::Version(theirs)).unwrap();
+    assert_eq!(uploaded.outcome, Outcome::Recreated);
     assert_eq!(host.get("file").unwrap(), b"ours");
     assert_eq!(host.names(), [b"file"]);
 }
 
-pub(crate) fn a_store_over_a_directory_fails_and_leaves_nothing(host: &Host) {
+pub(crate) fn an_upload_over_a_directory_fails_and_leaves_nothing(host: &Host) {
     host.put_dir("dir");
     for placement in [Placement::Replace, Placement::InPlace, Placement::Direct] {
-        let plan = StorePlan {
+        let plan = UploadSpec {
             placement,
             ..plan(b"x")
         };
-        let result = host.remote.store(&path("dir"), &bytes(b"x"), &plan);
+        let result = host.remote.upload(&path("dir"), &bytes(b"x"), &plan);
         assert_eq!(reason(result), Reason::IsADirectory);
     }
     assert_eq!(host.others_see("dir"), [] as [&[u8]; 0]);
     assert_eq!(host.names(), [b"dir"]);
 }
 
-pub(crate) fn a_large_file_is_stored_and_fetched(host: &Host) {
+pub(crate) fn a_large_file_is_uploaded_and_fetched(host: &Host) {
     let data: Vec<u8> = (0u32..2_000_000).flat_map(u32::to_le_bytes).collect();
     host.remote
-        .store(&path("big"), &bytes(&data), &plan(&data))
+        .upload(&path("big"), &bytes(&data), &plan(&data))
         .unwrap();
     assert!(host.get("big").unwrap() == data);
     assert!(fetched(host, "big").data == data);
     // Shorter over longer leaves no old tail.
     host.remote
-        .store(&path("big"), &bytes(&data[..9]), &plan(&data[..9]))
+        .upload(&path("big"), &bytes(&data[..9]), &plan(&data[..9]))
         .unwrap();
     assert_eq!(host.get("big").unwrap(), &data[..9]);
     let result = host
         .remote
-        .store(&path("no/big"), &bytes(&data), &plan(&data));
+        .upload(&path("no/big"), &bytes(&data), &plan(&data));
     assert_eq!(reason(result), Reason::NotFound);
 }
 
@@ -200,18 +200,18 @@ pub(crate) fn content_that_looks_like_shell_and_records_is_only_content(host: &H
         b"T0 0 0 0\nC0644 4 ../evil\nevil\0",
     ] {
         host.remote
-            .store(&path("file"), &bytes(data), &plan(data))
+            .upload(&path("file"), &bytes(data), &plan(data))
             .unwrap();
         assert_eq!(fetched(host, "file").data, data);
         assert_eq!(host.names(), [b"file"]);
     }
 }
 
-pub(crate) fn a_refused_store_makes_nothing_of_its_content(host: &Host) {
+pub(crate) fn a_refused_upload_makes_nothing_of_its_content(host: &Host) {
     let evil = b"\n\ntouch evil\nC0644 0 evil\n\0".repeat(100);
     host.put_dir("dir");
     for name in ["nowhere/file", "dir"] {
-        let result = host.remote.store(&path(name), &bytes(&evil), &plan(&evil));
+        let result = host.remote.upload(&path(name), &bytes(&evil), &plan(&evil));
         assert!(result.is_err(), "{name}");
         assert_eq!(host.names(), [b"dir"], "{name}");
         assert_eq!(host.others_see("dir"), [] as [&[u8]; 0]);

@@ -9,7 +9,7 @@ use scpfs::clock::ManualClock;
 use scpfs::remote::Expect;
 use scpfs::remote::Placement;
 use scpfs::remote::Remote;
-use scpfs::remote::StorePlan;
+use scpfs::remote::UploadSpec;
 use scpfs::scp_only::probe::probe;
 
 use crate::local::Userland;
@@ -125,7 +125,7 @@ fn a_hostile_sink_gets_no_content_that_it_did_not_ask_for() {
         let mut plan = plan(&content);
         (plan.mtime.nanos, plan.atime.nanos) = (0, 0);
         let error = remote
-            .store(&path("file"), &bytes(&content), &plan)
+            .upload(&path("file"), &bytes(&content), &plan)
             .unwrap_err();
         let text = told(&error);
         let sent = traffic.sent.lock().clone();
@@ -203,14 +203,14 @@ fn a_target_that_becomes_a_directory_gets_nothing_of_the_content() {
                 };
                 fs::write(victim.join("secret"), SECRET).unwrap();
                 fs::write(world.root().join("file"), "old").unwrap();
-                let plan = StorePlan {
+                let plan = UploadSpec {
                     placement,
                     expect: Expect::Version(remote.stat(&path("file")).unwrap().version()),
                     ..plan(content)
                 };
                 fs::write(victim.with_file_name("now"), "").unwrap();
                 let is_named = world.is_scp_only() && world.banner() == "SSH-2.0-local";
-                let result = remote.store(&path("file"), &bytes(content), &plan);
+                let result = remote.upload(&path("file"), &bytes(content), &plan);
                 // A sink that wants the name in its record makes that file in the directory, whole
                 // and as it is: SCP has no word against that.
                 let allowed: &[&str] = if is_named {

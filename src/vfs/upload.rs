@@ -1,4 +1,4 @@
-//! Storing: when, where, and what the host makes of it.
+//! Uploading: when, where, and what the host makes of it.
 
 use std::sync::Arc;
 
@@ -28,10 +28,10 @@ use crate::vfs::permission;
 const MAX_COPY: u64 = u32::MAX as u64;
 
 impl Vfs {
-    /// Stores what the host does not have: every `close(2)` comes here first.
+    /// Uploads what the host does not have: every `close(2)` comes here first.
     ///
-    /// Who only reads stores nothing that another is still writing, but does hear of content
-    /// that could not be stored and still cannot be.
+    /// Who only reads uploads nothing that another is still writing, but does hear of content
+    /// that could not be uploaded and still cannot be.
     pub fn flush(&self, cx: &Context, fh: Fh) -> Result<()> {
         let handle = self.handles.lock().file(fh)?;
         let is_writer = handle.flags.writes || self.is_to_be_made(&handle);
@@ -40,24 +40,24 @@ impl Vfs {
             return handle
                 .entry
                 .failure()
-                .map_or(Ok(()), |error| Err(not_stored(error)));
+                .map_or(Ok(()), |error| Err(not_uploaded(error)));
         }
-        self.store_closed(cx, handle.ino, &handle.entry)?;
+        self.upload_closed(cx, handle.ino, &handle.entry)?;
         Self::check_epoch(&handle)
     }
 
-    /// Stores content that was closed, or makes sure of it here and has it stored later.
-    pub(super) fn store_closed(&self, cx: &Context, ino: Ino, entry: &Arc<Entry>) -> Result<()> {
+    /// Uploads content that was closed, or makes sure of it here and has it uploaded later.
+    pub(super) fn upload_closed(&self, cx: &Context, ino: Ino, entry: &Arc<Entry>) -> Result<()> {
         match self.options.writeback {
             None => self.flush_entry(cx, ino, entry, Durability::Lazy),
             Some(delay) => {
-                let place: Arc<dyn Whereto> = self.store_place(ino)?;
+                let place: Arc<dyn Whereto> = self.upload_place(ino)?;
                 match entry.seal(&place, delay, cx.wait) {
                     // This machine cannot keep it until later.
                     Err(cache::Error::Local { .. }) => {
                         self.flush_entry(cx, ino, entry, Durability::Lazy)
                     }
-                    result => result.map_err(not_stored),
+                    result => result.map_err(not_uploaded),
                 }
             }
         }
@@ -73,7 +73,7 @@ impl Vfs {
         }
     }
 
-    /// Stores what the host does not have, and has it flush that to its disk.
+    /// Uploads what the host does not have, and has it flush that to its disk.
     pub fn fsync(&self, cx: &Context, fh: Fh) -> Result<()> {
         let handle = self.handles.lock().file(fh)?;
         self.flush_entry(cx, handle.ino, &handle.entry, Durability::Fsync)?;
@@ -101,14 +101,14 @@ impl Vfs {
         self.is_born(handle.ino) && !handle.entry.is_on_its_way()
     }
 
-    /// Whether the host has no file yet: whoever created it stores it, even if only for reading.
+    /// Whether the host has no file yet: whoever created it uploads it, even if only for reading.
     pub(super) fn is_born(&self, ino: Ino) -> bool {
         let tree = self.tree.lock();
         let open = tree.get(ino).and_then(|inode| inode.open.as_ref());
         open.is_some_and(|open| open.is_born)
     }
 
-    /// Stores the content of an inode if it has any that is not stored.
+    /// Uploads the content of an inode if it has any that is not uploaded.
     pub(super) fn flush_inode(&self, cx: &Context, ino: Ino, how: Durability) -> Result<()> {
         let entry = {
             let tree = self.tree.lock();
@@ -144,13 +144,13 @@ impl Vfs {
                 return Err(Error::Stale);
             }
         }
-        let place: Arc<dyn Whereto> = self.store_place(ino)?;
-        entry.flush(&place, how, cx.wait).map_err(not_stored)
+        let place: Arc<dyn Whereto> = self.upload_place(ino)?;
+        entry.flush(&place, how, cx.wait).map_err(not_uploaded)
     }
 
-    pub(super) fn store_place(&self, ino: Ino) -> Result<Arc<StorePlace>> {
+    pub(super) fn upload_place(&self, ino: Ino) -> Result<Arc<UploadPlace>> {
         let vfs = self.arc()?;
-        Ok(Arc::new(StorePlace { vfs, ino }))
+        Ok(Arc::new(UploadPlace { vfs, ino }))
     }
 
     /// Copies a whole file to another on the host, so that no byte of it travels; returns how
@@ -193,16 +193,16 @@ impl Vfs {
             return Ok(0);
         }
         cx.may_wait()?;
-        let place = self.store_place(target.ino)?;
+        let place = self.upload_place(target.ino)?;
         let Some(to) = place.target().filter(|to| !to.is_unknown) else {
             return Err(Error::NotSupported);
         };
         let plan = target.entry.plan_copy(size, &to, mtime);
         let to = to.path;
-        // Held, so that no flush stores the empty content meanwhile.
+        // Held, so that no flush uploads the empty content meanwhile.
         let hold = target.entry.hold();
         let changed = match self.remote.copy(&path, &to, &plan) {
-            // What to do about it is decided where content is stored.
+            // What to do about it is decided where content is uploaded.
             Err(remote::Error::Conflict { .. }) => return Err(Error::NotSupported),
             result => result?,
         };
@@ -216,7 +216,7 @@ impl Vfs {
         if let Some(stat) = changed.stat {
             target.entry.became(stat.version());
         }
-        place.stored(&to, Ok(&changed));
+        place.uploaded(&to, Ok(&changed));
         drop(hold);
         Ok(size)
     }
@@ -237,21 +237,21 @@ pub enum PlacementPolicy {
 
 /// What `close(2)` says of content that is not on the host. A host that cannot be reached is an
 /// input/output error to it, as to any program that closes a file.
-fn not_stored(error: cache::Error) -> Error {
+fn not_uploaded(error: cache::Error) -> Error {
     match &error {
         cache::Error::Remote(cause) if cause.is_connection_loss() => Error::NotStored(error),
         _ => Error::Cache(error),
     }
 }
 
-/// Where the content of an inode goes at the moment at which it is stored.
+/// Where the content of an inode goes at the moment at which it is uploaded.
 #[derive(Debug)]
-pub(super) struct StorePlace {
+pub(super) struct UploadPlace {
     vfs: Arc<Vfs>,
     ino: Ino,
 }
 
-impl Whereto for StorePlace {
+impl Whereto for UploadPlace {
     fn target(&self) -> Option<Target> {
         let vfs = &self.vfs;
         let facts = vfs.remote.facts();
@@ -313,7 +313,7 @@ impl Whereto for StorePlace {
         })
     }
 
-    fn stored(&self, _path: &RemotePath, result: std::result::Result<&Changed, &cache::Error>) {
+    fn uploaded(&self, _path: &RemotePath, result: std::result::Result<&Changed, &cache::Error>) {
         let Ok(changed) = result else { return };
         let at = self.vfs.clock.tick();
         let mut tree = self.vfs.tree.lock();
