@@ -307,6 +307,13 @@ impl fmt::Debug for Cache {
 
 /// Where the content of an entry goes when it is uploaded.
 pub trait Whereto: Send + Sync + fmt::Debug {
+    /// Finds out what the place is, if nobody knows for sure. Called without locks before an upload
+    /// begins; may ask the host.
+    ///
+    /// # Errors
+    /// The host did not tell: nothing can be uploaded.
+    fn prepare(&self) -> remote::Result<()>;
+
     /// Returns the place as it is at this moment; `None` if the file has no name any more, so
     /// that there is nothing to upload.
     fn target(&self) -> Option<Target>;

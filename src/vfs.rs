@@ -11,6 +11,7 @@
 //! Modules:
 //! - `inode`: inodes, and what is known of a name
 //! - `tree`: the table of inodes and names: no I/O, no clock, no waiting
+//! - `freshness`: how old knowledge of the host is; pure
 //! - `handle`: the table of open files and directories
 //! - `attr`: getattr: what is shown, and how fresh
 //! - `set_attr`: setattr
@@ -34,6 +35,7 @@ mod dir;
 mod drain;
 mod error;
 mod file;
+mod freshness;
 mod handle;
 mod ids;
 mod inode;
@@ -88,11 +90,15 @@ use crate::stat::FsStat;
 use crate::sync::Condvar;
 use crate::sync::Mutex;
 use crate::sync::MutexGuard;
+use crate::vfs::freshness::Freshness;
 use crate::vfs::handle::Handles;
 use crate::vfs::inode::What;
 use crate::vfs::moving::Moving;
 use crate::vfs::recovery::Table;
+use crate::vfs::tree::Looked;
+use crate::vfs::tree::Scope;
 use crate::vfs::tree::Tree;
+use crate::vfs::tree::UnsureRename;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -269,6 +275,7 @@ impl Vfs {
                 && self.is_fresh(at, since)
             {
                 let is_known = match what {
+                    What::Unknown => false,
                     What::Absent => {
                         return Ok(Found {
                             attr: None,
@@ -329,7 +336,7 @@ impl Vfs {
         name: &Name,
         since: Tick,
     ) -> Result<MutexGuard<'a, Tree>> {
-        tree = self.settled(cx, tree, parent, Some(name))?;
+        tree = self.settled(cx, tree, parent, Scope::Name(name))?;
         if tree.dir_mut(parent).is_some_and(|dir| dir.is_listing) {
             self.listed.wait(&mut tree);
             return Ok(tree);
@@ -340,7 +347,9 @@ impl Vfs {
         let at = self.clock.tick();
         // A listing does not say which device a device is.
         let needs_stat = match tree.known(parent, name) {
-            Some((when, What::Listed(listed))) => when >= since && listed.stat.is_none(),
+            Some((Freshness::Asked(at), What::Listed(listed))) => {
+                at >= since && listed.stat.is_none()
+            }
             Some((_, What::Inode(ino))) => tree.get(*ino).is_some_and(|inode| {
                 matches!(
                     inode.stat.kind,
@@ -368,23 +377,26 @@ impl Vfs {
         Ok(tree)
     }
 
-    /// Waits for requests of ours that change a name in `dir`, or the path of `dir`; then asks the
-    /// host about renames of unknown outcome that concern them. Without a name: about those of any
-    /// name in `dir`. What the host says of them meanwhile would count for nothing.
+    /// Waits for requests of ours that change names of `scope` in `dir`, or the path of `dir`; then
+    /// asks the host about renames of unknown outcome that concern them. What the host says of these
+    /// names meanwhile would count for nothing.
     ///
     /// # Errors
-    /// The host cannot be asked: the rename is asked about again later.
+    /// The host cannot be asked, or does not tell: the rename is asked about again later.
     fn settled<'a>(
         &'a self,
         cx: &Context,
         mut tree: MutexGuard<'a, Tree>,
         dir: Ino,
-        name: Option<&Name>,
+        scope: Scope<'_>,
     ) -> Result<MutexGuard<'a, Tree>> {
         loop {
-            let is_moving =
-                tree.is_below_moving(dir) || name.is_some_and(|name| tree.is_moving(dir, name));
-            let unsure = tree.unsure_rename(dir, name);
+            let is_moving = tree.is_below_moving(dir)
+                || match scope {
+                    Scope::Directory => false,
+                    Scope::Name(name) | Scope::Below(name) => tree.is_moving(dir, name),
+                };
+            let unsure = tree.unsure_rename(dir, scope);
             if is_moving || unsure.is_some_and(|unsure| tree.is_changing(unsure)) {
                 cx.may_wait()?;
                 self.listed.wait(&mut tree);
@@ -394,16 +406,62 @@ impl Vfs {
                 return Ok(tree);
             };
             cx.may_wait()?;
-            drop(tree);
-            let at = self.clock.tick();
-            let look = |path| match self.remote.stat(path) {
-                Ok(stat) => Ok(Some(stat)),
-                Err(error) if error.is_connection_loss() => Err(error),
-                Err(_) => Ok(None),
-            };
-            let (from, to) = (look(&unsure.from_path)?, look(&unsure.to_path)?);
-            tree = self.tree.lock();
-            tree.settle_rename(&unsure, from.as_ref(), to.as_ref(), at);
+            tree = self.ask_about(tree, &unsure)?;
+        }
+    }
+
+    /// Asks the host about renames of unknown outcome that may have changed the path of an inode.
+    ///
+    /// # Errors
+    /// See [`Self::settled`].
+    fn settle_path(&self, ino: Ino) -> remote::Result<()> {
+        let mut tree = self.tree.lock();
+        while let Some(unsure) = tree.unsure_rename_of(ino) {
+            if tree.is_changing(unsure) {
+                self.listed.wait(&mut tree);
+                continue;
+            }
+            let unsure = unsure.clone();
+            tree = self.ask_about(tree, &unsure)?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of the tree while it asks whether a rename was carried out.
+    fn ask_about<'a>(
+        &'a self,
+        tree: MutexGuard<'a, Tree>,
+        unsure: &UnsureRename,
+    ) -> remote::Result<MutexGuard<'a, Tree>> {
+        drop(tree);
+        let at = self.clock.tick();
+        let mut refused = None;
+        let mut look = |path: &RemotePath| {
+            Ok(match self.remote.stat(path) {
+                Ok(stat) => Looked::There(stat),
+                Err(error) if error.is_connection_loss() => return Err(error),
+                Err(error) => match error.reason() {
+                    Some(Reason::NotFound | Reason::NotADirectory) => Looked::Absent,
+                    _ => {
+                        refused = Some(error);
+                        Looked::Hidden
+                    }
+                },
+            })
+        };
+        let to = look(&unsure.to_path)?;
+        let mut outcome = unsure.outcome(&to, None);
+        if outcome.is_none() {
+            let from = look(&unsure.from_path)?;
+            outcome = unsure.outcome(&to, Some(&from));
+        }
+        match (outcome, refused) {
+            (None, Some(error)) => Err(error),
+            (outcome, _) => {
+                let mut tree = self.tree.lock();
+                tree.settle_rename(unsure, outcome.unwrap_or(false), at);
+                Ok(tree)
+            }
         }
     }
 
@@ -555,20 +613,26 @@ impl Vfs {
         }
     }
 
-    /// Whether something that was asked for at `at` still holds; `since` is when the operation
+    /// Whether something that the host has told still holds; `since` is when the operation
     /// that wants to know began, so that even with no lifetime at all one answer is enough.
-    fn is_fresh(&self, at: Tick, since: Tick) -> bool {
-        let is_young = self.clock.tick().saturating_sub(at) < self.options.ttl;
-        at != Tick::ZERO && (at >= since || is_young)
+    fn is_fresh(&self, freshness: Freshness, since: Tick) -> bool {
+        match freshness {
+            Freshness::Ours => true,
+            Freshness::Asked(at) => {
+                at >= since || self.clock.tick().saturating_sub(at) < self.options.ttl
+            }
+            Freshness::Stale(_) => false,
+        }
     }
 
-    fn ttl_left(&self, at: Tick) -> Duration {
-        if at == Tick::MAX || at == Tick::ZERO {
-            return Duration::ZERO;
+    fn ttl_left(&self, freshness: Freshness) -> Duration {
+        match freshness {
+            Freshness::Asked(at) => {
+                let age = self.clock.tick().saturating_sub(at);
+                self.options.ttl.saturating_sub(age)
+            }
+            Freshness::Ours | Freshness::Stale(_) => Duration::ZERO,
         }
-        self.options
-            .ttl
-            .saturating_sub(self.clock.tick().saturating_sub(at))
     }
 
     /// Whom a new file in `parent` is to belong to on the host; `None` for the login user.

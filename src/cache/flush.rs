@@ -211,6 +211,7 @@ impl Entry {
         };
         drop(state);
 
+        let prepared = whereto.prepare().map_err(Error::from);
         let Some(target) = whereto.target() else {
             // The file has no name any more: its content ends with its last handle.
             self.state.lock().is_flushing = false;
@@ -236,7 +237,7 @@ impl Entry {
             // After a crash, what the host has may be taken for somebody's change: both are kept.
             log::warn!("cannot write the journal: {}", remote::chain(&error));
         }
-        let result = self.send(&job, &target, durability);
+        let result = prepared.and_then(|()| self.send(&job, &target, durability));
         // Without the lock: the layer above takes its own first, then this one.
         let result = match result {
             Ok(uploaded) => self.uploaded(&**whereto, &job, &target, &uploaded, durability),

@@ -198,19 +198,26 @@ impl Mountpoint {
         }?;
         // From here on it would keep the filesystem below busy.
         drop(self.dir.lock().take());
-        let mut new = mountinfo::mounts().map_err(unlisted)?;
-        new.retain(|mount| {
+        let is_new = |mount: &MountLine| {
             mount.owner == Some(config.uid) && !before.iter().any(|old| old.id == mount.id)
-        });
-        if let Some(mount) = new.iter().rfind(|mount| mount.path == self.path) {
+        };
+        let mounts = mountinfo::mounts();
+        let mut listed = mounts.iter().flatten().filter(|mount| is_new(mount));
+        if let Some(mount) = listed.rfind(|mount| mount.path == self.path) {
             return Ok((device, mount.clone()));
         }
         // Nobody serves it from here on, which tells it from another mount that was made meanwhile.
         drop(device);
         let fstype = format!("fuse.{}", config.subtype);
-        new.retain(|mount| mount.fstype == fstype && mount.source == config.fsname);
-        for mount in new.iter().filter(|mount| guard::is_dead(&mount.path)) {
-            if let Err(error) = self.detach(&mount.id, WhenBusy::Hide) {
+        let is_ours = |mount: &&MountLine| {
+            is_new(mount) && mount.fstype == fstype && mount.source == config.fsname
+        };
+        // If no descriptor was left to read the list, there is one now.
+        let mounts = mounts.or_else(|_| mountinfo::mounts()).map_err(unlisted)?;
+        for mount in mounts.iter().filter(is_ours) {
+            if guard::is_dead(&mount.path)
+                && let Err(error) = self.detach(&mount.id, WhenBusy::Hide)
+            {
                 log::warn!("{}", crate::remote::chain(&error));
             }
         }

@@ -13,7 +13,7 @@ pub fn reason_of(text: &[u8]) -> Reason {
     let line = line.trim_ascii_end();
     let tail = memchr::memmem::rfind(line, b": ").map_or(line, |at| line.get(at..).unwrap_or(line));
     let has = |needle: &[u8]| memchr::memmem::find(tail, needle).is_some();
-    let table: [(&[u8], Reason); 36] = [
+    let table: [(&[u8], Reason); 38] = [
         (b"No such file or directory", Reason::NotFound),
         (b"File exists", Reason::Exists),
         (b"cannot overwrite directory", Reason::Exists),
@@ -47,6 +47,9 @@ pub fn reason_of(text: &[u8]) -> Reason {
         (b"Invalid argument", Reason::InvalidArgument),
         (b"to a subdirectory of itself", Reason::InvalidArgument),
         (b"not supported", Reason::NotSupported),
+        (b"Function not implemented", Reason::NotSupported),
+        // A filesystem whose directories cannot be flushed.
+        (b"Bad file descriptor", Reason::NotSupported),
         (b"No such device", Reason::NoSuchDevice),
         (b"Input/output error", Reason::InputOutput),
         (b"Stale file handle", Reason::Stale),

@@ -68,7 +68,7 @@ impl Vfs {
         let mut tree = self.tree.lock();
         for _ in 0..MAX_ROUNDS {
             let inode = tree.get(ino).ok_or(Error::Stale)?;
-            if self.is_fresh(inode.stat_at, since) || inode.is_ours() {
+            if self.is_fresh(inode.freshness, since) || inode.is_ours() {
                 return Ok(tree);
             }
             let Some((parent, name)) = inode.links.first().cloned() else {
@@ -135,7 +135,7 @@ impl Vfs {
     pub(super) fn attr_of(&self, tree: &Tree, ino: Ino) -> Result<Attr> {
         let inode = tree.get(ino).ok_or(Error::Stale)?;
         let mut stat = inode.stat;
-        let mut ttl = self.ttl_left(inode.stat_at);
+        let mut ttl = self.ttl_left(inode.freshness);
         if let Some(open) = &inode.open
             && let Some(local) = open.entry.local()
         {

@@ -11,9 +11,12 @@ use crate::vfs::Error;
 use crate::vfs::Fh;
 use crate::vfs::Found;
 use crate::vfs::Ino;
+use crate::vfs::MAX_ROUNDS;
 use crate::vfs::Result;
 use crate::vfs::Vfs;
+use crate::vfs::freshness::Freshness;
 use crate::vfs::inode::What;
+use crate::vfs::tree::Scope;
 use crate::vfs::tree::Tree;
 
 /// One name of a directory.
@@ -24,6 +27,9 @@ pub struct DirItem {
     /// `.` and `..` as well.
     pub name: Box<[u8]>,
 }
+
+/// A directory is listed again so often if names in it change while it is listed.
+const MAX_CHANGES: u32 = 3;
 
 /// What a directory held at one moment.
 #[derive(Debug)]
@@ -63,14 +69,17 @@ impl Vfs {
         let since = self.clock.tick();
         self.recover_names(cx, ino, since)?;
         let mut tree = self.tree.lock();
-        loop {
-            tree = match self.settled(cx, tree, ino, None) {
+        for round in 0..MAX_ROUNDS {
+            tree = match self.settled(cx, tree, ino, Scope::Directory) {
                 Ok(tree) => tree,
                 Err(error) if self.is_away(&error) => self.tree.lock(),
                 Err(error) => return Err(error),
             };
+            // Where names change faster than they can be listed, one of them may be missing.
+            let is_complete = round > MAX_CHANGES || !tree.has_unknown_names(ino);
             let dir = tree.dir_mut(ino).ok_or(Error::Stale)?;
-            if dir.listed_at.is_some_and(|at| self.is_fresh(at, since)) {
+            let listed_at = dir.listed_at.filter(|_| is_complete);
+            if listed_at.is_some_and(|at| self.is_fresh(Freshness::Asked(at), since)) {
                 return Ok(Self::items(&tree, ino));
             }
             if tree
@@ -113,6 +122,7 @@ impl Vfs {
                 }
             }
         }
+        Err(Error::Stale)
     }
 
     fn items(tree: &Tree, ino: Ino) -> Snapshot {
@@ -135,7 +145,7 @@ impl Vfs {
             .flat_map(|dir| &dir.names)
             .filter_map(|(name, known)| {
                 let (shown_ino, kind) = match &known.what {
-                    What::Absent => return None,
+                    What::Unknown | What::Absent => return None,
                     What::Inode(ino) => (shown(*ino), tree.get(*ino)?.stat.kind),
                     What::Listed(listed) => (
                         listed.stat.and_then(|stat| stat.id).map_or(1, |id| id.ino),

@@ -24,10 +24,12 @@ use crate::vfs::MAX_ROUNDS;
 use crate::vfs::OpenFlags;
 use crate::vfs::Result;
 use crate::vfs::Vfs;
+use crate::vfs::freshness::Freshness;
 use crate::vfs::handle::FileHandle;
 use crate::vfs::inode::Inode;
 use crate::vfs::inode::Open;
 use crate::vfs::permission;
+use crate::vfs::tree::Scope;
 use crate::vfs::tree::Tree;
 
 /// The longest path of Linux, without the NUL at its end.
@@ -271,7 +273,7 @@ impl Vfs {
         entry.retain();
         let at = self.clock.tick();
         let mut tree = self.tree.lock();
-        let ino = tree.add(stat, at);
+        let ino = tree.add(stat, Freshness::Asked(at));
         tree.bind(parent, &name, ino, at);
         if let Some(inode) = tree.get_mut(ino) {
             inode.lookups += 1;
@@ -308,7 +310,7 @@ impl Vfs {
         parent: Ino,
         name: &Name,
     ) -> Result<(RemotePath, Option<Owner>)> {
-        let tree = self.tree.lock();
+        let tree = self.settled(cx, self.tree.lock(), parent, Scope::Name(name))?;
         Self::check_directory(&tree, parent)?;
         let dir = tree.get(parent).ok_or(Error::Stale)?;
         let mask = permission::WRITE | permission::EXECUTE;
@@ -406,7 +408,7 @@ impl Vfs {
             }
             _ => {
                 if let Some(dir) = tree.get_mut(parent) {
-                    dir.stat_at = crate::clock::Tick::ZERO;
+                    dir.freshness.invalidate(at);
                 }
             }
         }

@@ -11,6 +11,7 @@ use crate::stat::FileKind;
 use crate::stat::Stat;
 use crate::stat::Time;
 use crate::stat::Version;
+use crate::vfs::freshness::Freshness;
 
 /// The kernel's number for an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,8 +26,8 @@ pub(super) struct Inode {
     pub(super) stat: Stat,
     /// Whether the mode in it was set here and the host has not heard of it.
     pub(super) is_mode_ours: bool,
-    /// When `stat` was asked for.
-    pub(super) stat_at: Tick,
+    /// How old `stat` is.
+    pub(super) freshness: Freshness,
     /// Its names; none once it is removed. A directory has one.
     pub(super) links: Vec<(Ino, Name)>,
     pub(super) lookups: u64,
@@ -60,8 +61,6 @@ pub(super) struct Directory {
     pub(super) names: HashMap<Name, Known>,
     /// When the listing that `names` comes from was asked for.
     pub(super) listed_at: Option<Tick>,
-    /// What was asked for before this says nothing: a request of ours has changed names since.
-    pub(super) no_listing_before: Tick,
     /// Whether somebody lists it at this moment.
     pub(super) is_listing: bool,
     /// When a single name was last asked for instead of a listing.
@@ -75,20 +74,23 @@ pub(super) struct Directory {
 /// What is known of a name.
 #[derive(Debug)]
 pub(super) struct Known {
-    /// When it was asked for.
-    pub(super) at: Tick,
+    pub(super) freshness: Freshness,
     pub(super) what: What,
 }
 
 impl Known {
-    /// Whether this only keeps a listing from denying the name.
-    pub(super) fn says_nothing(&self) -> bool {
-        self.at == Tick::ZERO && matches!(self.what, What::Absent)
+    /// What the host said when it was asked at `at`.
+    pub(super) fn asked(at: Tick, what: What) -> Self {
+        let freshness = Freshness::Asked(at);
+        Self { freshness, what }
     }
 }
 
 #[derive(Debug)]
 pub(super) enum What {
+    /// A request of ours may have changed the name: a listing of the directory does not tell that it
+    /// is absent.
+    Unknown,
     Absent,
     /// An inode, which knows more.
     Inode(Ino),
@@ -97,12 +99,12 @@ pub(super) enum What {
 }
 
 impl Inode {
-    pub(super) fn new(stat: Stat, at: Tick) -> Self {
+    pub(super) fn new(stat: Stat, freshness: Freshness) -> Self {
         let dir = (stat.kind == FileKind::Directory).then(Box::default);
         Self {
             stat,
             is_mode_ours: false,
-            stat_at: at,
+            freshness,
             links: Vec::new(),
             lookups: 0,
             dir,

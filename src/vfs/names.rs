@@ -20,7 +20,9 @@ use crate::vfs::Found;
 use crate::vfs::Ino;
 use crate::vfs::Result;
 use crate::vfs::Vfs;
+use crate::vfs::freshness::Freshness;
 use crate::vfs::inode::Inode;
+use crate::vfs::tree::Scope;
 use crate::vfs::tree::Tree;
 
 /// What `renameat2(2)` was asked to do beyond renaming.
@@ -105,7 +107,7 @@ impl Vfs {
         let stat = self.created(parent, &changed, &path)?;
         let at = self.clock.tick();
         let mut tree = self.tree.lock();
-        let ino = tree.add(stat, at);
+        let ino = tree.add(stat, Freshness::Asked(at));
         tree.bind(parent, &name, ino, at);
         if let Some(dir) = tree.dir_mut(ino) {
             // It was made just now, and empty.
@@ -131,6 +133,7 @@ impl Vfs {
         self.check_writable()?;
         cx.may_wait()?;
         let name = Self::name(name)?;
+        drop(self.settled(cx, self.tree.lock(), parent, Scope::Name(&name))?);
         // The host must have the file to link to it.
         self.flush_inode(cx, ino, Durability::Lazy)?;
         let entry = self.tree.lock().get(ino).and_then(entry_of);
@@ -165,8 +168,8 @@ impl Vfs {
         cx.may_wait()?;
         let name = Self::name(name)?;
         self.recover_name(cx, parent, &name)?;
+        drop(self.settled(cx, self.tree.lock(), parent, Scope::Name(&name))?);
         self.upload_for_other_names(cx, parent, &name)?;
-        drop(self.settled(cx, self.tree.lock(), parent, Some(&name))?);
         let held = self.hold(&[(parent, &name)], |tree| {
             let ino = tree.instantiate(parent, &name);
             ino.into_iter().collect()
@@ -250,12 +253,9 @@ impl Vfs {
         self.check_writable()?;
         cx.may_wait()?;
         let name = Self::name(name)?;
-        let path = self
-            .tree
-            .lock()
-            .path(parent)
-            .ok_or(Error::NotFound)?
-            .join(&name);
+        let tree = self.settled(cx, self.tree.lock(), parent, Scope::Name(&name))?;
+        let path = tree.path(parent).ok_or(Error::NotFound)?.join(&name);
+        drop(tree);
         // Files that the host has not heard of keep a directory from being empty.
         self.recover_below(cx, parent, &name)?;
         self.upload_below(cx, parent, &name)?;
@@ -309,6 +309,7 @@ impl Vfs {
         };
         for (parent, name) in [from, to] {
             self.recover_below(cx, parent, name)?;
+            drop(self.settled(cx, self.tree.lock(), parent, Scope::Below(name))?);
         }
         // A file that the host has not heard of cannot be renamed there.
         let born = {
@@ -324,9 +325,6 @@ impl Vfs {
         };
         for ino in born {
             self.flush_inode(cx, ino, Durability::Lazy)?;
-        }
-        for (parent, name) in [from, to] {
-            drop(self.settled(cx, self.tree.lock(), parent, Some(name))?);
         }
         // Nor is a directory empty that holds such a file.
         self.upload_below(cx, to.0, to.1)?;
@@ -426,7 +424,7 @@ impl Vfs {
             inode.stat.nlink = inode.stat.nlink.saturating_sub(1);
             inode.stat.ctime = inode.stat.ctime.map(|_| self.clock.wall());
             // Its other names, if it has any, are asked for again.
-            inode.stat_at = crate::clock::Tick::ZERO;
+            inode.freshness.invalidate(at);
         }
         if let Some(ino) = replaced.filter(|_| is_elsewhere) {
             tree.set_lost(ino, Some((to.0, to.1.clone())));

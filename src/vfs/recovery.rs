@@ -32,6 +32,7 @@ use crate::vfs::Error;
 use crate::vfs::Ino;
 use crate::vfs::Result;
 use crate::vfs::Vfs;
+use crate::vfs::freshness::Freshness;
 use crate::vfs::inode::Open;
 use crate::vfs::tree::Tree;
 
@@ -383,7 +384,7 @@ impl Vfs {
                         .stat_of_new_in(tree, place.parent, record.mode, record.owner)
                         .ok()?
                 };
-                let ino = tree.add(stat, at);
+                let ino = tree.add(stat, Freshness::Asked(at));
                 tree.bind(place.parent, &place.name, ino, at);
                 ino
             }

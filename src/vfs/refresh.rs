@@ -16,6 +16,7 @@ use crate::vfs::Context;
 use crate::vfs::Ino;
 use crate::vfs::Result;
 use crate::vfs::Vfs;
+use crate::vfs::freshness::Freshness;
 use crate::vfs::inode::Inode;
 use crate::vfs::tree::Tree;
 
@@ -28,8 +29,10 @@ impl Vfs {
         if content.is_unsized || content.version == inode.stat.version() {
             return None;
         }
-        if !self.handles.lock().is_open_for_writing(ino) {
-            self.refresh(tree, ino, inode, &open.entry, Some(inode.stat_at));
+        if let Freshness::Asked(at) = inode.freshness
+            && !self.handles.lock().is_open_for_writing(ino)
+        {
+            self.refresh(tree, ino, inode, &open.entry, Some(at));
         }
         Some(content.version)
     }

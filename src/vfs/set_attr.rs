@@ -20,6 +20,7 @@ use crate::vfs::Fh;
 use crate::vfs::Ino;
 use crate::vfs::Result;
 use crate::vfs::Vfs;
+use crate::vfs::freshness::Freshness;
 use crate::vfs::names::entry_of;
 
 /// Attributes to be set, with ids of this machine.
@@ -269,7 +270,7 @@ impl Vfs {
                         stat.mode
                     };
                     inode.stat = Stat { mode, ..stat };
-                    inode.stat_at = at;
+                    inode.freshness = Freshness::Asked(at);
                     return;
                 }
             }

@@ -5,6 +5,7 @@
 //! of other files is kept with their names until it is too old.
 
 mod news;
+mod unsure;
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
@@ -15,11 +16,15 @@ use crate::path::RemotePath;
 use crate::remote::Listed;
 use crate::stat::FileId;
 use crate::stat::Stat;
+use crate::vfs::freshness::Freshness;
 use crate::vfs::inode::Directory;
 use crate::vfs::inode::Ino;
 use crate::vfs::inode::Inode;
 use crate::vfs::inode::Known;
 use crate::vfs::inode::What;
+pub(super) use crate::vfs::tree::unsure::Looked;
+pub(super) use crate::vfs::tree::unsure::Scope;
+pub(super) use crate::vfs::tree::unsure::UnsureRename;
 
 /// Numbers from here on are ours; those below are the host's. Low enough to be exact where a
 /// program keeps numbers as doubles.
@@ -39,28 +44,15 @@ pub(super) struct Tree {
     next_unsure: u64,
 }
 
-/// A rename of which nobody knows whether the host did it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct UnsureRename {
-    id: u64,
-    moved: Ino,
-    /// Of what was moved, when the rename was asked for.
-    stat: Stat,
-    from: Place,
-    to: Place,
-    pub(super) from_path: RemotePath,
-    pub(super) to_path: RemotePath,
-}
-
 /// A directory and a name in it.
-type Place = (Ino, Name);
+pub(super) type Place = (Ino, Name);
 
 /// More renames of unknown outcome than these are not remembered.
 const MAX_UNSURE: usize = 64;
 
 impl Tree {
     pub(super) fn new(root: Stat, at: Tick) -> Self {
-        let mut inode = Inode::new(root, at);
+        let mut inode = Inode::new(root, Freshness::Asked(at));
         // The kernel never forgets the root.
         inode.lookups = 1;
         Self {
@@ -143,24 +135,24 @@ impl Tree {
     pub(super) fn instantiate(&mut self, parent: Ino, name: &Name) -> Option<Ino> {
         let dir = self.dir_mut(parent)?;
         let known = dir.names.get_mut(name)?;
-        let at = known.at;
+        let freshness = known.freshness;
         let (stat, target) = match &mut known.what {
-            What::Absent => return None,
+            What::Unknown | What::Absent => return None,
             What::Inode(ino) => return Some(*ino),
             What::Listed(listed) => (listed.stat?, listed.target.take()),
         };
-        let ino = self.inode_for(stat, at);
+        let ino = self.inode_for(stat, freshness);
         if let Some(inode) = self.inodes.get_mut(&ino)
             && target.is_some()
         {
             inode.target = target;
         }
-        self.bind(parent, name, ino, at);
+        self.bind_as(parent, name, ino, freshness);
         Some(ino)
     }
 
     /// Returns the inode of a file of the host: the one that has it under another name, or a new.
-    fn inode_for(&mut self, stat: Stat, at: Tick) -> Ino {
+    fn inode_for(&mut self, stat: Stat, freshness: Freshness) -> Ino {
         if stat.nlink > 1
             && let Some(&ino) = stat.id.as_ref().and_then(|id| self.by_id.get(id))
             && self
@@ -168,14 +160,16 @@ impl Tree {
                 .get(&ino)
                 .is_some_and(|inode| inode.stat.kind == stat.kind)
         {
-            self.absorb(ino, stat, at);
+            if let Freshness::Asked(at) = freshness {
+                self.absorb(ino, stat, at);
+            }
             return ino;
         }
-        self.add(stat, at)
+        self.add(stat, freshness)
     }
 
     /// Makes an inode. Its number is the host's where that is free.
-    pub(super) fn add(&mut self, stat: Stat, at: Tick) -> Ino {
+    pub(super) fn add(&mut self, stat: Stat, freshness: Freshness) -> Ino {
         let wanted = stat.id.map(|id| Ino(id.ino)).filter(|ino| {
             ino.0 > Ino::ROOT.0 && ino.0 < FIRST_SYNTHETIC && !self.inodes.contains_key(ino)
         });
@@ -183,13 +177,17 @@ impl Tree {
             self.next_synthetic += 1;
             Ino(self.next_synthetic)
         });
-        self.inodes.insert(ino, Inode::new(stat, at));
+        self.inodes.insert(ino, Inode::new(stat, freshness));
         self.index_id(ino, &stat);
         ino
     }
 
     /// Gives an inode a name, taking it from whatever had it.
     pub(super) fn bind(&mut self, parent: Ino, name: &Name, ino: Ino, at: Tick) {
+        self.bind_as(parent, name, ino, Freshness::Asked(at));
+    }
+
+    fn bind_as(&mut self, parent: Ino, name: &Name, ino: Ino, freshness: Freshness) {
         let had = self
             .dir_mut(parent)
             .and_then(|dir| dir.names.get(name))
@@ -205,16 +203,10 @@ impl Tree {
         }
         if had.is_some() {
             self.note_displaced(parent, name);
-            self.unbind(parent, name, at);
+            self.unbind_as(parent, name, freshness);
         }
-        self.put(
-            parent,
-            name,
-            Known {
-                at,
-                what: What::Inode(ino),
-            },
-        );
+        let what = What::Inode(ino);
+        self.put(parent, name, Known { freshness, what });
         if let Some(dir) = self.dir_mut(parent) {
             dir.n_inodes += 1;
         }
@@ -270,7 +262,7 @@ impl Tree {
         for (_, parent, name) in ended {
             // A listing meanwhile may have had it, or not yet.
             if self.is_unknown(parent, &name) {
-                self.forget_listing(parent, at);
+                self.doubt(parent, &name, at);
             }
         }
     }
@@ -318,19 +310,32 @@ impl Tree {
         });
     }
 
-    /// Returns a rename of unknown outcome that decides what a name in `dir` is, or any name in it
-    /// if none is given: it is of that name, or of a directory at or above `dir`.
-    pub(super) fn unsure_rename(&self, dir: Ino, name: Option<&Name>) -> Option<&UnsureRename> {
-        let is_of =
-            |(parent, other): &Place| *parent == dir && name.is_none_or(|name| name == other);
+    /// Returns a rename of unknown outcome that decides what is found in `dir`, or what can be done
+    /// there: it is of a name in `scope`, or of a directory at or above `dir`.
+    pub(super) fn unsure_rename(&self, dir: Ino, scope: Scope<'_>) -> Option<&UnsureRename> {
+        let is_of = |(parent, other): &Place| match scope {
+            Scope::Directory => *parent == dir,
+            Scope::Name(name) => *parent == dir && name == other,
+            Scope::Below(name) => {
+                let root = self.bound(dir, name);
+                (*parent == dir && name == other)
+                    || root.is_some_and(|root| self.is_below(*parent, root))
+            }
+        };
         let mut renames = self.unsure.iter();
         renames.find(|it| is_of(&it.from) || is_of(&it.to) || self.is_below(dir, it.moved))
     }
 
-    /// Whether a request of ours is about to change a name of this rename.
+    /// Returns a rename of unknown outcome that has moved an inode, or a directory above it.
+    pub(super) fn unsure_rename_of(&self, ino: Ino) -> Option<&UnsureRename> {
+        let mut renames = self.unsure.iter();
+        renames.find(|it| self.is_below(ino, it.moved))
+    }
+
+    /// Whether a request of ours is about to change a name of this rename, or its path.
     pub(super) fn is_changing(&self, unsure: &UnsureRename) -> bool {
         let mut places = [&unsure.from, &unsure.to].into_iter();
-        places.any(|(parent, name)| self.is_moving(*parent, name))
+        places.any(|(parent, name)| self.is_moving(*parent, name) || self.is_below_moving(*parent))
     }
 
     /// Whether a directory may have been moved by a rename of unknown outcome.
@@ -339,20 +344,13 @@ impl Tree {
         renames.any(|it| self.is_below(dir, it.moved))
     }
 
-    /// Says what the host has under both names of a rename of unknown outcome. It happened if the old
-    /// name does not lead to what was moved any more and the new one does; it is believed only as
-    /// long as nothing here has changed either name. The answer counts for nothing if it comes when
+    /// Says whether a rename of unknown outcome was carried out. That is believed only as long as
+    /// nothing here has changed either name. The answer counts for nothing if it comes when
     /// the rename is not remembered any more, or while a request of ours changes one of the names.
     ///
     /// A dirty file that had the new name keeps its content, to be uploaded beside: what is in it may
     /// have been written after the program was told that the rename failed.
-    pub(super) fn settle_rename(
-        &mut self,
-        unsure: &UnsureRename,
-        from: Option<&Stat>,
-        to: Option<&Stat>,
-        at: Tick,
-    ) {
+    pub(super) fn settle_rename(&mut self, unsure: &UnsureRename, has_happened: bool, at: Tick) {
         let remembered = self.unsure.iter().position(|it| it.id == unsure.id);
         let Some(n) = remembered.filter(|_| !self.is_changing(unsure)) else {
             return;
@@ -364,8 +362,6 @@ impl Tree {
             to: (to_dir, to_name),
             ..
         } = unsure;
-        let is_moved =
-            |it: &Stat| it.kind == unsure.stat.kind && it.id.is_some() && it.id == unsure.stat.id;
         let has_its_id = |inode: &Inode| inode.stat.id == unsure.stat.id;
         // An upload to the old name since then has made another file of it.
         let is_as_it_was = self.bound(*from_dir, from_name) == Some(*moved)
@@ -373,7 +369,6 @@ impl Tree {
             && self.has_path(*from_dir, from_name, &unsure.from_path)
             && self.has_path(*to_dir, to_name, &unsure.to_path)
             && !self.is_below(*to_dir, *moved);
-        let has_happened = !from.is_some_and(is_moved) && to.is_some_and(is_moved);
         if has_happened && is_as_it_was {
             self.note_displaced(*to_dir, to_name);
             self.rename((*from_dir, from_name), (*to_dir, to_name), at);
@@ -388,7 +383,7 @@ impl Tree {
 
     /// Whether what the host says of a name may be the doing of a request of ours: `is_there` says
     /// whether it has the name.
-    fn is_in_doubt(&self, parent: Ino, name: &Name, is_there: bool) -> bool {
+    pub(super) fn is_in_doubt(&self, parent: Ino, name: &Name, is_there: bool) -> bool {
         let is_it = |(dir, other): &Place| *dir == parent && other == name;
         let is_unsure = |it: &UnsureRename| is_it(&it.from) || is_it(&it.to);
         self.is_moving(parent, name)
@@ -398,6 +393,10 @@ impl Tree {
 
     /// Takes a name away; the inode stays as long as somebody needs it.
     pub(super) fn unbind(&mut self, parent: Ino, name: &Name, at: Tick) -> Option<Ino> {
+        self.unbind_as(parent, name, Freshness::Asked(at))
+    }
+
+    fn unbind_as(&mut self, parent: Ino, name: &Name, freshness: Freshness) -> Option<Ino> {
         let dir = self.dir_mut(parent)?;
         let known = dir.names.get_mut(name);
         let bound = known.as_ref().and_then(|known| {
@@ -410,22 +409,8 @@ impl Tree {
         if bound.is_some() {
             dir.n_inodes -= 1;
         }
-        match dir.names.get_mut(name) {
-            Some(known) => {
-                *known = Known {
-                    at,
-                    what: What::Absent,
-                }
-            }
-            None => self.put(
-                parent,
-                name,
-                Known {
-                    at,
-                    what: What::Absent,
-                },
-            ),
-        }
+        let what = What::Absent;
+        self.put(parent, name, Known { freshness, what });
         let ino = bound?;
         if let Some(inode) = self.inodes.get_mut(&ino) {
             inode.links.retain(|(p, n)| !(*p == parent && n == name));
@@ -495,7 +480,7 @@ impl Tree {
                         stat: Some(inode.stat),
                         target: inode.target.clone(),
                     };
-                    known.at = known.at.min(inode.stat_at);
+                    known.freshness = known.freshness.and(inode.freshness);
                     known.what = What::Listed(Box::new(listed));
                 }
             }
@@ -538,25 +523,20 @@ impl Tree {
     pub(super) fn forget_name(&mut self, parent: Ino, name: &Name, at: Tick) {
         self.note_displaced(parent, name);
         let _ = self.unbind(parent, name, at);
-        self.forget_listing(parent, at);
-        if let Some(dir) = self.dir_mut(parent)
-            && dir.names.remove(name).is_some()
-        {
-            self.n_names -= 1;
-        }
+        self.put_unknown(parent, name, at);
+    }
+
+    /// Has the host asked for a name when it is next wanted, by itself or with its directory.
+    pub(super) fn put_unknown(&mut self, parent: Ino, name: &Name, at: Tick) {
+        let (freshness, what) = (Freshness::Stale(at), What::Unknown);
+        self.put(parent, name, Known { freshness, what });
     }
 
     /// Moves a name, taking the new one from whatever had it.
     pub(super) fn rename(&mut self, from: (Ino, &Name), to: (Ino, &Name), at: Tick) {
         let moved = self.dir_mut(from.0).and_then(|dir| {
             let known = dir.names.get_mut(from.1)?;
-            Some(std::mem::replace(
-                known,
-                Known {
-                    at,
-                    what: What::Absent,
-                },
-            ))
+            Some(std::mem::replace(known, Known::asked(at, What::Absent)))
         });
         let _ = self.unbind(to.0, to.1, at);
         match moved.map(|known| known.what) {
@@ -571,15 +551,7 @@ impl Tree {
                 self.confirm_below(ino, at);
                 self.collect(from.0);
             }
-            // Asked for again when it is next wanted.
-            _ => {
-                if let Some(dir) = self.dir_mut(to.0)
-                    && dir.names.remove(to.1).is_some()
-                {
-                    self.n_names -= 1;
-                    self.forget_listing(to.0, at);
-                }
-            }
+            _ => self.put_unknown(to.0, to.1, at),
         }
     }
 

@@ -252,6 +252,10 @@ pub(super) struct UploadPlace {
 }
 
 impl Whereto for UploadPlace {
+    fn prepare(&self) -> remote::Result<()> {
+        self.vfs.settle_path(self.ino)
+    }
+
     fn target(&self) -> Option<Target> {
         let vfs = &self.vfs;
         let facts = vfs.remote.facts();
@@ -349,7 +353,7 @@ impl Whereto for UploadPlace {
             }
             None => {
                 inode.pages_of = None;
-                inode.stat_at = crate::clock::Tick::ZERO;
+                inode.freshness.invalidate(at);
             }
         }
         drop(tree);
@@ -384,7 +388,7 @@ impl Whereto for UploadPlace {
             Some(stat) => tree.set_stat(self.ino, stat, at),
             None => {
                 if let Some(inode) = tree.get_mut(self.ino) {
-                    inode.stat_at = crate::clock::Tick::ZERO;
+                    inode.freshness.invalidate(at);
                 }
             }
         }

@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use scpfs::cache;
 use scpfs::cache::Wait;
+use scpfs::clock::ManualClock;
 use scpfs::sync::Mutex;
 use scpfs::vfs::Context;
 use scpfs::vfs::Error;
 use scpfs::vfs::Ino;
+use scpfs::vfs::Opened;
 use scpfs::vfs::RenameFlags;
 use scpfs::vfs::Vfs;
 
@@ -370,7 +372,7 @@ fn a_stale_answer_about_a_rename_changes_nothing() {
     rename_unheard(&mount, &in_flight, "one", "two");
     let vfs = Arc::clone(&mount.vfs);
     *in_flight.looked.lock() = Some((
-        1,
+        0,
         Box::new(move || {
             list(&vfs, Ino::ROOT);
             let flags = RenameFlags {
@@ -598,4 +600,106 @@ fn content_is_kept_until_the_disk_of_the_host_has_it() {
         panic!("{:?}", mount.recovered);
     };
     assert!(matches!(left.fate, cache::Fate::WasStored), "{left}");
+}
+
+const NO_FLAGS: RenameFlags = RenameFlags {
+    no_replace: false,
+    exchange: false,
+};
+
+/// An open file whose rename into another directory was carried out and never answered.
+fn moved_to_another_directory() -> (Mount, Opened) {
+    let (mount, in_flight) = mount(None);
+    for dir in ["a", "c"] {
+        fs::create_dir(mount.at(dir)).unwrap();
+    }
+    fs::write(mount.at("a/one"), "old").unwrap();
+    let [a, c] = ["a", "c"].map(|name| mount.find(name).unwrap().ino);
+    let opened = mount.open("a/one", libc::O_RDWR).unwrap();
+    *in_flight.changed.lock() = Some(Box::new(|| false));
+    let renamed = mount.vfs.rename(&CX, (a, b"one"), (c, b"two"), NO_FLAGS);
+    renamed.unwrap_err();
+    mount.age();
+    (mount, opened)
+}
+
+/// The content went to the old name, which came back, unless something had asked about the new one.
+#[test]
+fn an_upload_finds_out_about_the_rename_of_its_file() {
+    for renames_above in [false, true] {
+        let (mount, opened) = moved_to_another_directory();
+        if renames_above {
+            rename(&mount, "a", "b").unwrap();
+        }
+        mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
+        mount.close(&opened).unwrap();
+        assert_eq!(fs::read(mount.at("c/two")).unwrap(), b"new");
+        let old = if renames_above { "b" } else { "a" };
+        assert!(!mount.at(old).join("one").exists());
+        assert_eq!(mount.names("c").unwrap(), ["two"]);
+    }
+}
+
+/// The dirty content of a file with two names was lost with the one that was removed.
+#[test]
+fn unlink_uploads_for_the_other_name_although_a_rename_is_of_unknown_outcome() {
+    let (mount, in_flight) = mount(Some(Duration::from_secs(3600)));
+    fs::write(mount.at("one"), "old").unwrap();
+    fs::hard_link(mount.at("one"), mount.at("other")).unwrap();
+    mount.find("one").unwrap();
+    mount.write("one", b"dirty").unwrap();
+    rename_unheard(&mount, &in_flight, "one", "two");
+    mount.vfs.unlink(&CX, Ino::ROOT, b"two").unwrap();
+    let left = mount.vfs.drain();
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(fs::read(mount.at("other")).unwrap(), b"dirty");
+    assert_eq!(mount.names("").unwrap(), ["other"]);
+}
+
+/// Each refused rename made all listings under way count for nothing: a lookup of another name failed
+/// after 50 of them, and reading the directory never ended.
+#[test]
+fn renames_that_fail_do_not_keep_a_directory_from_being_listed() {
+    type Listings = Arc<std::sync::atomic::AtomicU32>;
+    fn fail_with_each_listing(mount: &Mount, in_flight: &Arc<InFlight>, listings: &Listings) {
+        let (vfs, clock) = (Arc::clone(&mount.vfs), Arc::clone(&mount.clock));
+        arm(Arc::clone(in_flight), vfs, clock, Arc::clone(listings));
+    }
+    fn arm(in_flight: Arc<InFlight>, vfs: Arc<Vfs>, clock: Arc<ManualClock>, listings: Listings) {
+        let again = Arc::clone(&in_flight);
+        *in_flight.listed.lock() = Some(Box::new(move || {
+            clock.advance(Duration::from_millis(1));
+            if listings.fetch_add(1, SeqCst) < 20 {
+                let (from, to) = ((Ino::ROOT, &b"absent"[..]), (Ino::ROOT, &b"new"[..]));
+                vfs.rename(&CX, from, to, NO_FLAGS).unwrap_err();
+                arm(again, vfs, clock, listings);
+            }
+        }));
+    }
+    let (mount, in_flight) = mount(None);
+    fs::write(mount.at("file"), "content").unwrap();
+    let listings = Listings::default();
+    fail_with_each_listing(&mount, &in_flight, &listings);
+    mount.find("file").unwrap();
+    assert_eq!(listings.load(SeqCst), 1);
+    assert_eq!(mount.names("").unwrap(), ["file"]);
+    assert!(listings.load(SeqCst) < 10, "{listings:?}");
+}
+
+/// Requests below a directory went to its old path.
+#[test]
+fn changes_below_a_directory_come_after_its_rename_of_unknown_outcome() {
+    let (mount, in_flight) = mount(None);
+    fs::create_dir_all(mount.at("a/old")).unwrap();
+    fs::write(mount.at("a/file"), "content").unwrap();
+    let a = mount.find("a").unwrap().ino;
+    let file = mount.find("a/file").unwrap().ino;
+    rename_unheard(&mount, &in_flight, "a", "b");
+    mount.vfs.mkdir(&CX, a, b"new", 0o755).unwrap();
+    assert!(mount.at("b/new").is_dir());
+    rename_unheard(&mount, &in_flight, "b", "c");
+    mount.vfs.rmdir(&CX, a, b"old").unwrap();
+    rename_unheard(&mount, &in_flight, "c", "d");
+    mount.vfs.link(&CX, file, a, b"link").unwrap();
+    assert_eq!(mount.names("d").unwrap(), ["file", "link", "new"]);
 }

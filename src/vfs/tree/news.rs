@@ -7,6 +7,7 @@ use crate::remote::Listing;
 use crate::stat::FileKind;
 use crate::stat::Stat;
 use crate::vfs::Ino;
+use crate::vfs::freshness::Freshness;
 use crate::vfs::inode::Known;
 use crate::vfs::inode::What;
 use crate::vfs::tree::Tree;
@@ -20,7 +21,7 @@ impl Tree {
         let Some(inode) = self.inodes.get_mut(&ino) else {
             return;
         };
-        if inode.stat_at <= at && !inode.is_ours() && inode.stat.kind == stat.kind {
+        if inode.freshness.gives_way_to(at) && !inode.is_ours() && inode.stat.kind == stat.kind {
             self.set_stat(ino, stat, at);
         }
     }
@@ -31,7 +32,7 @@ impl Tree {
             return;
         };
         let old = std::mem::replace(&mut inode.stat, stat);
-        inode.stat_at = at;
+        inode.freshness = Freshness::Asked(at);
         if let Some(id) = old.id
             && self.by_id.get(&id) == Some(&ino)
         {
@@ -49,28 +50,28 @@ impl Tree {
         }
     }
 
-    /// Returns what is known of a name, and when it was asked for: by itself, or by the absence
-    /// from a listing.
-    pub(in crate::vfs) fn known(&self, parent: Ino, name: &Name) -> Option<(Tick, &What)> {
+    /// Returns what is known of a name, and how old that is: by itself, or by the absence from a
+    /// listing.
+    pub(in crate::vfs) fn known(&self, parent: Ino, name: &Name) -> Option<(Freshness, &What)> {
         let dir = self.inodes.get(&parent)?.dir.as_deref()?;
-        match dir.names.get(name) {
-            Some(Known {
-                at,
-                what: What::Inode(ino),
-            }) => {
+        let Some(known) = dir.names.get(name) else {
+            let at = dir.listed_at?;
+            return Some((Freshness::Asked(at), &What::Absent));
+        };
+        let freshness = match known.what {
+            What::Unknown => return None,
+            What::Inode(ino) => {
                 // A dirty file is there, whatever the host says.
-                let inode = self.inodes.get(ino)?;
-                let at = if inode.is_ours() {
-                    Tick::MAX
+                let inode = self.inodes.get(&ino)?;
+                if inode.is_ours() {
+                    Freshness::Ours
                 } else {
-                    (*at).min(inode.stat_at)
-                };
-                dir.names.get(name).map(|known| (at, &known.what))
+                    known.freshness.and(inode.freshness)
+                }
             }
-            Some(known) if known.says_nothing() => None,
-            Some(known) => Some((known.at, &known.what)),
-            None => dir.listed_at.map(|at| (at, &What::Absent)),
-        }
+            What::Absent | What::Listed(_) => known.freshness,
+        };
+        Some((freshness, &known.what))
     }
 
     /// Takes what the host said of one name when asked at `at`.
@@ -84,8 +85,7 @@ impl Tree {
         if self.is_in_doubt(parent, name, listed.is_some()) {
             // A name that is not there must not count as absent because of a listing.
             if self.is_unknown(parent, name) {
-                let (at, what) = (Tick::ZERO, What::Absent);
-                self.put(parent, name, Known { at, what });
+                self.put_unknown(parent, name, at);
             }
             return;
         }
@@ -93,7 +93,7 @@ impl Tree {
             return;
         };
         let bound = match dir.names.get(name) {
-            Some(known) if known.at > at => return,
+            Some(known) if !known.freshness.gives_way_to(at) => return,
             Some(Known {
                 what: What::Inode(ino),
                 ..
@@ -102,7 +102,7 @@ impl Tree {
         };
         let Some(ino) = bound else {
             let what = listed.map_or(What::Absent, What::Listed);
-            self.put(parent, name, Known { at, what });
+            self.put(parent, name, Known::asked(at, what));
             return;
         };
         let Some(inode) = self.inodes.get_mut(&ino) else {
@@ -124,7 +124,7 @@ impl Tree {
                 if !is_same {
                     self.is_gone(ino, parent, name, at);
                     let what = What::Listed(listed);
-                    self.put(parent, name, Known { at, what });
+                    self.put(parent, name, Known::asked(at, what));
                     return;
                 }
                 let Listed { stat, target, .. } = *listed;
@@ -135,7 +135,7 @@ impl Tree {
                     self.absorb(ino, stat, at);
                 }
                 if let Some(known) = self.dir_mut(parent).and_then(|dir| dir.names.get_mut(name)) {
-                    known.at = at;
+                    known.freshness = Freshness::Asked(at);
                 }
             }
             None => self.is_gone(ino, parent, name, at),
@@ -150,27 +150,17 @@ impl Tree {
 
     /// Says that nobody knows what a name is now: the host is asked when it is next wanted.
     pub(in crate::vfs) fn doubt(&mut self, parent: Ino, name: &Name, at: Tick) {
-        self.forget_listing(parent, at);
-        let Some(dir) = self.dir_mut(parent) else {
-            return;
-        };
-        let Some(known) = dir.names.get_mut(name) else {
-            return;
-        };
-        known.at = Tick::ZERO;
-        if let What::Inode(ino) = known.what
-            && let Some(inode) = self.inodes.get_mut(&ino)
-        {
-            inode.stat_at = Tick::ZERO;
-        }
-    }
-
-    /// Has a directory listed again before an absent name counts as absent; a listing that was asked
-    /// for before `at` counts for nothing.
-    pub(super) fn forget_listing(&mut self, dir: Ino, at: Tick) {
-        if let Some(dir) = self.dir_mut(dir) {
-            dir.listed_at = None;
-            dir.no_listing_before = dir.no_listing_before.max(at);
+        let known = self.dir_mut(parent).and_then(|dir| dir.names.get_mut(name));
+        match known {
+            None => self.put_unknown(parent, name, at),
+            Some(known) => {
+                known.freshness.invalidate(at);
+                if let What::Inode(ino) = known.what
+                    && let Some(inode) = self.inodes.get_mut(&ino)
+                {
+                    inode.freshness.invalidate(at);
+                }
+            }
         }
     }
 
@@ -178,13 +168,23 @@ impl Tree {
     pub(super) fn is_unknown(&self, parent: Ino, name: &Name) -> bool {
         let dir = self.inodes.get(&parent).and_then(|it| it.dir.as_deref());
         let known = dir.and_then(|dir| dir.names.get(name));
-        known.is_none_or(Known::says_nothing)
+        known.is_none_or(|known| matches!(known.what, What::Unknown))
+    }
+
+    /// Whether a listing of a directory does not tell everything: a request of ours has changed a
+    /// name since, and is done.
+    pub(in crate::vfs) fn has_unknown_names(&self, dir: Ino) -> bool {
+        let names = self.inodes.get(&dir).and_then(|it| it.dir.as_deref());
+        let mut names = names.into_iter().flat_map(|dir| &dir.names);
+        names.any(|(name, known)| {
+            matches!(known.what, What::Unknown) && !self.is_in_doubt(dir, name, true)
+        })
     }
 
     /// Says that a name was certainly there at `at`: what was asked for before cannot deny it.
     pub(in crate::vfs) fn confirm(&mut self, parent: Ino, name: &Name, at: Tick) {
         if let Some(known) = self.dir_mut(parent).and_then(|dir| dir.names.get_mut(name)) {
-            known.at = known.at.max(at);
+            known.freshness.confirm(at);
         }
     }
 
@@ -192,9 +192,6 @@ impl Tree {
     pub(in crate::vfs) fn learn_listing(&mut self, ino: Ino, listing: Listing, at: Tick) {
         self.absorb(ino, listing.directory, at);
         let Some(dir) = self.dir_mut(ino) else { return };
-        if at < dir.no_listing_before {
-            return;
-        }
         let mut missing: Vec<Name> = Vec::new();
         if !dir.names.is_empty() {
             let found: std::collections::HashSet<&Name> =
@@ -212,7 +209,8 @@ impl Tree {
             self.learn(ino, &name, None, at);
             // The listing says the same.
             if let Some(dir) = self.dir_mut(ino)
-                && matches!(dir.names.get(&name), Some(Known { at: when, what: What::Absent }) if *when <= at)
+                && matches!(dir.names.get(&name), Some(Known { freshness, what: What::Absent })
+                    if freshness.gives_way_to(at))
             {
                 dir.names.remove(&name);
                 self.n_names -= 1;
