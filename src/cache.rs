@@ -8,18 +8,18 @@
 //! nor while the layer above is called.
 //!
 //! Modules:
-//! - `entry`: one cached file: content, handles, and waiting for either
-//! - `state`: the fields of a cached file, one lock
+//! - `entry`: one cached file: opening it, its handles, and waiting for its state to change
+//! - `state`: the state machine of a cached file; no I/O
 //! - `access`: read, write, truncate, allocate
 //! - `fetch`: download into the cache
-//! - `flush`: upload to the host, and resolving uploads of unknown outcome
-//! - `send`: one upload, and the conflict copy when the host changed the file
-//! - `seal`: write-back: make content durable here, upload it later
-//! - `uploads`: the queue of background uploads and retries, with back-off
 //! - `refresh`: replace the content of an open file by a newer version
-//! - `hold`: block uploads while a rename or removal is in flight
+//! - `upload`: upload to the host, and resolving uploads of unknown outcome
+//! - `send`: one upload, and the conflict copy if somebody else changed the file
 //! - `conflict`: what to do on a conflict, and how a conflict copy is named
-//! - `declare`: when the journal is written for a file
+//! - `persist`: write dirty content to the local disk, for write-back and at the end of a mount
+//! - `upload_queue`: background uploads and retries, with back-off
+//! - `upload_block`: block uploads while a rename or removal is in flight
+//! - `journaling`: when the journal is written for a file
 //! - `journal`: the journal of dirty content, on disk
 //! - `recover`: dirty content of an earlier mount
 //! - `leftovers`: the same without a connection, for `scpfs recover`
@@ -32,25 +32,25 @@
 
 mod access;
 mod conflict;
-mod declare;
 mod disk;
 mod entry;
 mod fetch;
-mod flush;
-mod hold;
 mod index;
 mod journal;
+mod journaling;
 pub mod leftovers;
+mod persist;
 mod recover;
 mod refresh;
 mod report;
 mod room;
-mod seal;
 mod send;
 mod sparse;
 mod state;
 mod steps;
-mod uploads;
+mod upload;
+mod upload_block;
+mod upload_queue;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -58,7 +58,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-pub use crate::cache::access::Claim;
+pub use crate::cache::access::ReuploadMark;
 pub use crate::cache::conflict::Conflicts;
 pub use crate::cache::disk::Disk;
 pub use crate::cache::disk::Error as DiskError;
@@ -66,8 +66,6 @@ pub use crate::cache::disk::pin;
 pub use crate::cache::entry::Entry;
 pub use crate::cache::entry::Local;
 pub use crate::cache::entry::Wait;
-pub use crate::cache::flush::Target;
-pub use crate::cache::hold::Hold;
 pub use crate::cache::index::Limits;
 pub use crate::cache::journal::record::Id;
 pub use crate::cache::journal::record::Phase;
@@ -86,10 +84,12 @@ pub use crate::cache::report::FileState;
 pub use crate::cache::steps::NoSteps;
 pub use crate::cache::steps::Step;
 pub use crate::cache::steps::Steps;
+pub use crate::cache::upload::Target;
+pub use crate::cache::upload_block::UploadBlock;
 
 use crate::cache::index::Index;
 use crate::cache::report::Opens;
-use crate::cache::uploads::Uploads;
+use crate::cache::upload_queue::Uploads;
 use crate::clock::Clock;
 use crate::path::RemotePath;
 use crate::remote;
@@ -120,9 +120,9 @@ pub enum Error {
     #[error("the content is of an older version")]
     Outdated,
     /// The journal does not know yet that the content will differ from the host's:
-    /// [`Entry::declare`] tells it.
+    /// [`Entry::open_in_journal`] tells it.
     #[error("the content is not in the journal")]
-    NotDeclared,
+    NotJournaled,
     /// Somebody else uploaded the file; it was left alone.
     #[error("{path} was changed on the host meanwhile; yours is beside it, as {kept_as}")]
     KeptBeside {
@@ -133,8 +133,11 @@ pub enum Error {
     #[error("the file would be too sparse to be uploaded to this host")]
     TooSparse,
     /// Nobody knows any more where the content goes; it stays here.
-    #[error("{}", flush::NO_PLACE)]
-    NoPlace,
+    #[error("{}", upload::NO_PATH)]
+    NoPath,
+    /// A bug of this program; the log says more.
+    #[error("an internal error")]
+    Internal,
     /// Nothing was done because it would have had to wait, and was told not to.
     #[error("this would have to wait")]
     WouldWait,
@@ -217,44 +220,45 @@ impl Cache {
     /// Makes an entry for a file that is not on the host yet: empty, and to be uploaded. If it
     /// `replaces`, the first upload replaces a file that has appeared there meanwhile: `O_TRUNC`.
     pub fn new_entry(self: &Arc<Self>, replaces: bool) -> Result<Arc<Entry>, Error> {
-        Entry::born(Arc::clone(self), replaces)
+        Entry::of_new_file(Arc::clone(self), replaces)
     }
 
-    /// Says that a file's metadata changed by our own doing while its content stayed.
-    pub fn revise(&self, old: &Version, new: &Version) {
-        if old == new {
+    /// Notes that a request of ours changed the metadata of a file, and with it the version of its
+    /// unchanged content.
+    pub fn change_version(&self, old: &Version, new: &Version) {
+        if old == new || !self.index.lock().remove(old) {
             return;
         }
-        let mut index = self.index.lock();
-        if index.remove(old) {
-            match self.disk.rename_clean(old, new) {
-                Ok(()) => index.insert(*new, new.size),
-                Err(error) => log::debug!("cannot rename cached content: {error}"),
-            }
+        match self.disk.rename_clean(old, new) {
+            Ok(()) => self.index.lock().insert(*new, new.size),
+            Err(error) => log::debug!("cannot rename cached content: {error}"),
         }
     }
 
-    /// Says that a version is gone for good, so that its content need not be kept.
+    /// Removes the clean content of a version that does not exist any more.
     pub fn forget(&self, version: &Version) {
-        if self.index.lock().remove(version) {
+        let was_there = self.index.lock().remove(version);
+        if was_there {
             self.disk.remove_clean(version);
         }
     }
 
-    /// Makes room for `size` more bytes, dropping what was not used for longest.
+    /// Makes room for `size` more bytes: evicts what was not used for longest.
     ///
     /// # Errors
     /// [`Error::Full`] if the disk would be left with less than it must keep.
     fn make_room(&self, size: u64) -> Result<(), Error> {
-        let mut index = self.index.lock();
         loop {
-            let is_over = index.bytes().saturating_add(size) > index.limits().max_bytes;
             let free = self.disk.free_bytes().map_err(local("look for room"))?;
+            let mut index = self.index.lock();
+            let is_over = index.bytes().saturating_add(size) > index.limits().max_bytes;
             let is_tight = free < index.limits().min_free.saturating_add(size);
             if !is_over && !is_tight {
                 return Ok(());
             }
-            match index.pop_oldest() {
+            let oldest = index.pop_oldest();
+            drop(index);
+            match oldest {
                 Some(version) => self.disk.remove_clean(&version),
                 None if is_tight => return Err(Error::Full),
                 // Files that are open may take more than the limit; they go when they are closed.
@@ -263,15 +267,20 @@ impl Cache {
         }
     }
 
-    /// Takes clean content that no entry holds any more.
+    /// Takes clean content that no entry holds any more, and evicts what is above the limit.
     fn keep(&self, version: &Version) {
         let mut index = self.index.lock();
         index.insert(*version, version.size);
+        let mut evicted = Vec::new();
         while index.bytes() > index.limits().max_bytes {
             let Some(oldest) = index.pop_oldest() else {
                 break;
             };
-            self.disk.remove_clean(&oldest);
+            evicted.push(oldest);
+        }
+        drop(index);
+        for version in &evicted {
+            self.disk.remove_clean(version);
         }
     }
 
@@ -305,23 +314,22 @@ impl fmt::Debug for Cache {
     }
 }
 
-/// Where the content of an entry goes when it is uploaded.
-pub trait Whereto: Send + Sync + fmt::Debug {
-    /// Finds out what the place is, if nobody knows for sure. Called without locks before an upload
-    /// begins; may ask the host.
+/// Where the content of an entry is uploaded to, as the layer above knows it at each moment.
+pub trait UploadTarget: Send + Sync + fmt::Debug {
+    /// Finds out where the file is, if that is uncertain. Called without locks before an upload begins;
+    /// may ask the host.
     ///
     /// # Errors
     /// The host did not tell: nothing can be uploaded.
     fn prepare(&self) -> remote::Result<()>;
 
-    /// Returns the place as it is at this moment; `None` if the file has no name any more, so
-    /// that there is nothing to upload.
+    /// Returns path and attributes as they are now; `None` if the file has no name any more, so that
+    /// there is nothing to upload.
     fn target(&self) -> Option<Target>;
 
-    /// Says how an upload ended, before anybody who waits for it is woken.
-    fn uploaded(&self, path: &RemotePath, result: Result<&remote::Changed, &Error>);
+    /// Notes that the content was uploaded. Called before those who wait for the upload are woken.
+    fn uploaded(&self, changed: &remote::Changed);
 
-    /// Says that the content went to another name, beside the file, because somebody else had
-    /// uploaded that.
-    fn kept_beside(&self, path: &RemotePath, kept_as: &RemotePath, changed: &remote::Changed);
+    /// Notes that the content was uploaded as a conflict copy at `kept_as`.
+    fn kept_beside(&self, kept_as: &RemotePath, changed: &remote::Changed);
 }

@@ -92,7 +92,7 @@ fn context(req: &Request, wait: Wait) -> Context {
 fn guarded<T>(op: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(op)).unwrap_or_else(|_| {
         log::error!("an operation panicked; this is a bug");
-        Err(Error::Stale)
+        Err(Error::Internal)
     })
 }
 

@@ -89,7 +89,6 @@ use crate::stat::FileKind;
 use crate::stat::FsStat;
 use crate::sync::Condvar;
 use crate::sync::Mutex;
-use crate::sync::MutexGuard;
 use crate::vfs::freshness::Freshness;
 use crate::vfs::handle::Handles;
 use crate::vfs::inode::What;
@@ -98,6 +97,8 @@ use crate::vfs::recovery::Table;
 use crate::vfs::tree::Looked;
 use crate::vfs::tree::Scope;
 use crate::vfs::tree::Tree;
+use crate::vfs::tree::TreeGuard;
+use crate::vfs::tree::TreeLock;
 use crate::vfs::tree::UnsureRename;
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -191,7 +192,7 @@ pub struct Vfs {
     clock: Arc<dyn Clock>,
     options: Options,
     /// Guards inodes, names and attributes.
-    tree: Mutex<Tree>,
+    tree: TreeLock,
     /// Guards what is known of names that are about to change; taken after `tree`.
     moving: Mutex<Moving>,
     /// Guards what an earlier mount left and no inode has yet; taken alone.
@@ -234,7 +235,7 @@ impl Vfs {
             cache,
             clock,
             options,
-            tree: Mutex::new(Tree::new(root, at)),
+            tree: TreeLock::new(Tree::new(root, at)),
             moving: Mutex::new(Moving::default()),
             unsaved: Mutex::new(Table::default()),
             taken_up: Condvar::new(),
@@ -305,7 +306,7 @@ impl Vfs {
                 Err(error) => return Err(error),
             };
         }
-        Err(Error::Stale)
+        Err(Error::Changing)
     }
 
     /// Whether an error means that the host cannot be reached, and what is known must do.
@@ -331,14 +332,14 @@ impl Vfs {
     fn ask_for_name<'a>(
         &'a self,
         cx: &Context,
-        mut tree: MutexGuard<'a, Tree>,
+        mut tree: TreeGuard<'a>,
         parent: Ino,
         name: &Name,
         since: Tick,
-    ) -> Result<MutexGuard<'a, Tree>> {
+    ) -> Result<TreeGuard<'a>> {
         tree = self.settled(cx, tree, parent, Scope::Name(name))?;
         if tree.dir_mut(parent).is_some_and(|dir| dir.is_listing) {
-            self.listed.wait(&mut tree);
+            tree.wait(&self.listed);
             return Ok(tree);
         }
         let Some(path) = tree.path(parent) else {
@@ -386,10 +387,10 @@ impl Vfs {
     fn settled<'a>(
         &'a self,
         cx: &Context,
-        mut tree: MutexGuard<'a, Tree>,
+        mut tree: TreeGuard<'a>,
         dir: Ino,
         scope: Scope<'_>,
-    ) -> Result<MutexGuard<'a, Tree>> {
+    ) -> Result<TreeGuard<'a>> {
         loop {
             let is_moving = tree.is_below_moving(dir)
                 || match scope {
@@ -399,7 +400,7 @@ impl Vfs {
             let unsure = tree.unsure_rename(dir, scope);
             if is_moving || unsure.is_some_and(|unsure| tree.is_changing(unsure)) {
                 cx.may_wait()?;
-                self.listed.wait(&mut tree);
+                tree.wait(&self.listed);
                 continue;
             }
             let Some(unsure) = unsure.cloned() else {
@@ -418,7 +419,7 @@ impl Vfs {
         let mut tree = self.tree.lock();
         while let Some(unsure) = tree.unsure_rename_of(ino) {
             if tree.is_changing(unsure) {
-                self.listed.wait(&mut tree);
+                tree.wait(&self.listed);
                 continue;
             }
             let unsure = unsure.clone();
@@ -430,9 +431,9 @@ impl Vfs {
     /// Lets go of the tree while it asks whether a rename was carried out.
     fn ask_about<'a>(
         &'a self,
-        tree: MutexGuard<'a, Tree>,
+        tree: TreeGuard<'a>,
         unsure: &UnsureRename,
-    ) -> remote::Result<MutexGuard<'a, Tree>> {
+    ) -> remote::Result<TreeGuard<'a>> {
         drop(tree);
         let at = self.clock.tick();
         let mut refused = None;
@@ -472,25 +473,11 @@ impl Vfs {
             || tree.path(ino).is_some_and(|now| now != *path)
     }
 
-    /// Lists a directory that [`Self::should_list`] has claimed, and takes the tree again.
-    fn ask_for_listing(
-        &self,
-        ino: Ino,
-        path: &RemotePath,
-        at: Tick,
-    ) -> Result<MutexGuard<'_, Tree>> {
-        let result = self.remote.list(path);
-        let mut tree = self.tree.lock();
-        if let Some(dir) = tree.dir_mut(ino) {
-            dir.is_listing = false;
-        }
-        self.listed.notify_all();
-        let result = match result {
-            Ok(listing) => {
-                tree.learn_listing(ino, listing, at);
-                Ok(())
-            }
-            // What is in it may still be found by name.
+    /// Lists a directory that is marked as being listed, for a lookup; takes the tree again.
+    fn ask_for_listing(&self, ino: Ino, path: &RemotePath, at: Tick) -> Result<TreeGuard<'_>> {
+        match self.list(ino, path, at) {
+            Ok(()) => {}
+            // Names in it may still be found one by one.
             Err(error)
                 if error.reason() == Some(Reason::AccessDenied)
                     || matches!(
@@ -498,12 +485,26 @@ impl Vfs {
                         remote::Error::Unsupported { .. } | remote::Error::TooManyNames { .. }
                     ) =>
             {
-                if let Some(dir) = tree.dir_mut(ino) {
+                if let Some(dir) = self.tree.lock().dir_mut(ino) {
                     dir.is_unlistable = true;
                 }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(self.tree.lock())
+    }
+
+    /// Lists a directory that is marked as being listed, and removes the mark. A directory that was
+    /// moved meanwhile is not an error: the caller asks again, by its new path.
+    fn list(&self, ino: Ino, path: &RemotePath, at: Tick) -> remote::Result<()> {
+        let listing = BeingListed { vfs: self, ino };
+        let result = self.remote.list(path);
+        let mut tree = self.tree.lock();
+        let result = match result {
+            Ok(listing) => {
+                tree.learn_listing(ino, listing, at);
                 Ok(())
             }
-            // The caller asks again, by its new path.
             Err(error)
                 if error.reason() == Some(Reason::NotFound)
                     && Self::was_moved(&tree, ino, path) =>
@@ -512,9 +513,9 @@ impl Vfs {
             }
             Err(error) => Err(error),
         };
-        tree.collect(ino);
-        result?;
-        Ok(tree)
+        drop(tree);
+        drop(listing);
+        result
     }
 
     /// Decides between listing a directory and asking for one name; if it is to be listed, says
@@ -597,7 +598,7 @@ impl Vfs {
     }
 
     fn check_directory(tree: &Tree, ino: Ino) -> Result<()> {
-        let inode = tree.get(ino).ok_or(Error::Stale)?;
+        let inode = tree.get(ino).ok_or(Error::UnknownInode)?;
         if inode.dir.is_some() {
             Ok(())
         } else {
@@ -651,6 +652,25 @@ impl Vfs {
     }
 
     fn arc(&self) -> Result<Arc<Self>> {
-        self.me.upgrade().ok_or(Error::Stale)
+        self.me.upgrade().ok_or(Error::Internal)
+    }
+}
+
+/// Removes the mark that a directory is being listed when it is dropped, however the listing ends, and
+/// wakes the callers that wait for it.
+struct BeingListed<'a> {
+    vfs: &'a Vfs,
+    ino: Ino,
+}
+
+impl Drop for BeingListed<'_> {
+    fn drop(&mut self) {
+        let mut tree = self.vfs.tree.lock();
+        if let Some(dir) = tree.dir_mut(self.ino) {
+            dir.is_listing = false;
+        }
+        tree.collect(self.ino);
+        drop(tree);
+        self.vfs.listed.notify_all();
     }
 }

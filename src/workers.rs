@@ -4,6 +4,8 @@
 //! Knows nothing of the work.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -84,7 +86,10 @@ impl Shared {
         loop {
             match self.jobs.recv_timeout(IDLE) {
                 Ok(job) => {
-                    job();
+                    // A job that panics has said why; the thread goes on with the next one.
+                    if catch_unwind(AssertUnwindSafe(job)).is_err() {
+                        log::error!("an internal error: a background job panicked");
+                    }
                     self.counts.lock().idle += 1;
                 }
                 Err(_) => {
@@ -112,6 +117,18 @@ impl fmt::Debug for Workers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each panic ended a thread that was counted on for ever.
+    #[test]
+    fn a_job_that_panics_takes_no_thread_away() {
+        let workers = Workers::new();
+        for _ in 0..2 * MAX_THREADS {
+            workers.run(|| panic!("as a bug would"));
+        }
+        let (done, wait) = crossbeam_channel::bounded(1);
+        workers.run(move || done.send(()).unwrap());
+        wait.recv_timeout(Duration::from_secs(20)).unwrap();
+    }
 
     #[test]
     fn work_that_waits_does_not_keep_other_work_from_running() {

@@ -8,55 +8,47 @@ use std::sync::Arc;
 use crate::cache::Error;
 use crate::cache::disk;
 use crate::cache::disk::Private;
+use crate::cache::entry::Busy;
 use crate::cache::entry::Entry;
 use crate::cache::entry::Wait;
 use crate::cache::local;
 use crate::cache::sparse::may_grow_to;
+use crate::cache::state::CleanName;
 use crate::cache::state::Content;
 use crate::cache::state::Fetching;
-use crate::cache::state::Journaled;
-use crate::cache::state::Place;
+use crate::cache::state::InJournal;
 use crate::cache::state::State;
+use crate::cache::state::Work;
 use crate::cache::steps::Step;
 use crate::remote;
 use crate::remote::Expect;
+use crate::stat::Time;
 use crate::stat::Version;
 use crate::sync::MutexGuard;
 
 /// Room for writes is made in steps of this many bytes, so that not every write asks the disk.
 const ROOM_STEP: u64 = 16 << 20;
 
+/// A change of dirty content in progress: no upload and no other change begins before it is dropped.
+struct Change<'a> {
+    _busy: Busy<'a>,
+    file: Arc<File>,
+    /// The size when the change began, in bytes.
+    size: u64,
+    journal: InJournal,
+}
+
 impl Entry {
     /// Reads up to `len` bytes at `offset`; fewer only at the end of the file. Waits for a fetch
     /// only until it has come that far.
+    ///
+    /// # Errors
+    /// [`Error::NotHere`] if nothing was fetched, or why the fetch failed.
     pub fn read(&self, offset: u64, len: usize, wait: Wait) -> Result<Vec<u8>, Error> {
-        let mut state = self.state.lock();
-        let (file, end) = loop {
-            match &mut state.content {
-                Content::Clean { file, .. } | Content::Dirty { file, .. } => {
-                    break (Arc::clone(file), state.size);
-                }
-                Content::Fetching(Fetching {
-                    file,
-                    have,
-                    total: Some(total),
-                    was_read,
-                    ..
-                }) if offset.saturating_add(len as u64).min(*total) <= *have => {
-                    *was_read = true;
-                    break (Arc::clone(file), *have);
-                }
-                Content::Fetching(_) => self.wait(&mut state, wait)?,
-                Content::Absent { failure } => return Err(absent(failure.as_ref())),
-            }
-        };
+        let (file, end) = self.readable(offset, len, wait)?;
         let len = usize::try_from(end.saturating_sub(offset))
             .unwrap_or(usize::MAX)
             .min(len);
-        if offset.saturating_add(len as u64) < end {
-            state.cut_read_at = Some(self.cache.clock.tick());
-        }
-        drop(state);
         let mut buf = vec![0; len];
         let mut n = 0;
         while let Some(rest) = buf.get_mut(n..).filter(|rest| !rest.is_empty()) {
@@ -71,100 +63,144 @@ impl Entry {
         Ok(buf)
     }
 
-    /// Writes `data` at `offset`, or at the end; returns the new size of the file.
-    pub fn write(&self, offset: Option<u64>, data: &[u8], wait: Wait) -> Result<u64, Error> {
+    /// Waits until `len` bytes at `offset` can be read; returns the file and where it ends so far.
+    fn readable(&self, offset: u64, len: usize, wait: Wait) -> Result<(Arc<File>, u64), Error> {
         let mut state = self.state.lock();
-        let file = self.make_dirty(&mut state, wait)?;
-        self.reserve(&mut state, data.len() as u64)?;
-        let offset = offset.unwrap_or(state.size);
-        if offset > state.size {
-            self.check_holes(&state, &file, offset, 0)?;
+        let (file, end) = loop {
+            match state.content() {
+                Content::Clean { file, .. } | Content::Dirty { file, .. } => {
+                    break (Arc::clone(file), state.size());
+                }
+                Content::Fetching(Fetching {
+                    file,
+                    have,
+                    total: Some(total),
+                    ..
+                }) if offset.saturating_add(len as u64).min(*total) <= *have => {
+                    let found = (Arc::clone(file), *have);
+                    state.fetched_part_is_read();
+                    break found;
+                }
+                Content::Fetching(_) => self.wait(&mut state, wait)?,
+                Content::Absent { failure } => return Err(absent(failure.as_ref())),
+            }
+        };
+        if offset.saturating_add(len as u64) < end {
+            state.refresh.part_was_read(self.cache.clock.tick());
         }
-        // Before the first byte: a write that fails may have written some of them.
-        state.n_kept = state.n_kept.min(offset);
+        Ok((file, end))
+    }
+
+    /// Writes `data` at `offset`, or at the end; returns the new size of the file in bytes.
+    ///
+    /// # Errors
+    /// [`Error::NotJournaled`] before the first change, [`Error::NotHere`] without content, and those
+    /// of the local disk; some bytes may have been written then.
+    pub fn write(&self, offset: Option<u64>, data: &[u8], wait: Wait) -> Result<u64, Error> {
+        let len = data.len() as u64;
+        let change = self.begin_change(wait)?;
+        self.reserve(len)?;
+        let offset = offset.unwrap_or(change.size);
+        if offset > change.size {
+            self.check_holes(&change, offset, 0)?;
+        }
+        self.state.lock().write_begins(offset);
         let step = self.cache.disk.step(Step::WriteContent);
-        if let Err(error) = step.and_then(|()| file.write_all_at(data, offset)) {
-            self.touch(&mut state);
+        let written = step.and_then(|()| change.file.write_all_at(data, offset));
+        if let Err(error) = written {
+            self.state.lock().is_written(offset, 0, self.now());
             // Part of it may lie behind the end by now, where zeros must be.
-            file.set_len(state.size).map_err(local("write"))?;
+            change.file.set_len(change.size).map_err(local("write"))?;
             return Err(local("write")(error));
         }
-        state.room = state.room.saturating_sub(data.len() as u64);
-        state.size = state.size.max(offset + data.len() as u64);
-        self.touch(&mut state);
-        Ok(state.size)
+        let mut state = self.state.lock();
+        state.is_written(offset, len, self.now());
+        Ok(state.size())
     }
 
-    /// Sets the length of the file; what is new reads as zeros.
+    /// Sets the length of the file in bytes; what is new reads as zeros.
+    ///
+    /// # Errors
+    /// As those of [`Self::write`].
     pub fn truncate(&self, size: u64, wait: Wait) -> Result<(), Error> {
         let mut state = self.state.lock();
-        while Self::is_busy(&state) {
+        while state.is_busy() {
             self.wait(&mut state, wait)?;
         }
-        let needs_content =
-            size > 0 || matches!(state.content, Content::Dirty { .. } | Content::Clean { .. });
-        if needs_content {
-            let file = self.make_dirty(&mut state, wait)?;
-            if size > state.size {
-                self.check_holes(&state, &file, size, 0)?;
-            }
-            self.cut(&file, size)?;
-            state.n_kept = state.n_kept.min(size);
-            state.size = size;
-            self.touch(&mut state);
-            return Ok(());
+        let is_here = state.is_dirty() || state.is_clean();
+        if size == 0 && !is_here {
+            let busy = self.begin(&mut state, Work::Changing);
+            drop(state);
+            let result = self.empty();
+            drop(busy);
+            return result;
         }
-        self.empty(&mut state)
+        drop(state);
+        let change = self.begin_change(wait)?;
+        if size > change.size {
+            self.check_holes(&change, size, 0)?;
+        }
+        self.cut(&change.file, size)?;
+        self.state.lock().is_cut(size, self.now());
+        Ok(())
     }
 
-    /// Drops the content for an empty one that replaces whatever the host has when it is closed:
-    /// `O_TRUNC`. `version` is what the host is known to have; `keeps_old` has that kept where it is
-    /// here, because an upload may leave part of it on the host.
+    /// Replaces the content by an empty one, which replaces the host's when it is closed: `O_TRUNC`.
+    /// `version` is what the host is known to have; `keeps_old` keeps a copy of it, if it is here,
+    /// because an upload in place may break off.
+    ///
+    /// # Errors
+    /// As those of [`Self::write`].
     pub fn replace(&self, version: Version, keeps_old: bool, wait: Wait) -> Result<(), Error> {
         let mut state = self.state.lock();
-        while Self::is_busy(&state) {
+        while state.is_busy() {
             self.wait(&mut state, wait)?;
         }
-        if let Content::Dirty { file, .. } = &state.content {
-            Self::check_declared(&state)?;
-            self.cut(file, 0)?;
-            state.n_kept = 0;
-            state.size = 0;
-            self.touch(&mut state);
+        let dirty = state.dirty().map(|(file, _)| Arc::clone(file));
+        if dirty.is_some() && !state.is_open_in_journal() {
+            return Err(Error::NotJournaled);
+        }
+        let busy = self.begin(&mut state, Work::Changing);
+        let taken = state.take_clean();
+        drop(state);
+        if let Some(file) = dirty {
+            self.cut(&file, 0)?;
+            self.state.lock().is_cut(0, self.now());
         } else {
-            let old = match &state.content {
-                Content::Clean { version, .. } => Some(*version),
-                _ => None,
-            };
-            self.put_away(&mut state);
-            self.empty(&mut state)?;
-            state.base = Expect::Version(version);
+            let old = taken.map(|(version, _)| version);
+            self.return_to_index(taken);
+            self.empty()?;
+            let mut state = self.state.lock();
+            state.set_base(Expect::Version(version));
+            let private = state.dirty().map(|(_, private)| private);
+            drop(state);
             if keeps_old
+                && let Some(private) = private
                 && self.cache.index.lock().remove(&version)
-                && let Content::Dirty { private, .. } = &state.content
             {
-                let (id, disk) = (private.id, &self.cache.disk);
-                let kept = disk.take_old(id, &version).ok();
-                state.old = kept.map(|file| (id, Arc::new(file)));
+                let kept = self.cache.disk.take_old(private.id, &version).ok();
+                let kept = kept.map(|file| (private.id, Arc::new(file)));
+                self.state.lock().keep_old(kept);
             }
             if let Some(old) = old {
                 self.cache.forget(&old);
             }
         }
-        state.replaces = state.base != Expect::Absent;
+        self.state.lock().skip_conflict_check();
+        drop(busy);
         Ok(())
     }
 
-    /// Refuses what would leave more holes in a file of `size` bytes than the host can be sent.
-    /// `freed` is how many bytes are about to lose their blocks.
-    fn check_holes(&self, state: &State, file: &File, size: u64, freed: u64) -> Result<(), Error> {
-        if state.journaled == Journaled::Nameless {
+    /// Refuses a change that would leave more holes in a file of `size` bytes than the host can be
+    /// sent. `freed` is how many bytes are about to lose their blocks.
+    fn check_holes(&self, change: &Change<'_>, size: u64, freed: u64) -> Result<(), Error> {
+        if change.journal == InJournal::NotNeeded {
             // It is never uploaded.
             return Ok(());
         }
         let can_take_holes = self.cache.remote.facts().can_take_holes;
         // In units of 512 bytes, stat(2).
-        let blocks = file.metadata().map_err(local("write"))?.blocks();
+        let blocks = change.file.metadata().map_err(local("write"))?.blocks();
         let allocated = blocks.saturating_mul(512).saturating_sub(freed);
         if may_grow_to(can_take_holes, size, allocated) {
             Ok(())
@@ -181,187 +217,208 @@ impl Entry {
         cut().map_err(local("truncate"))
     }
 
-    /// Starts over with an empty file. A fetch that is under way finds itself unwanted.
-    fn empty(&self, state: &mut State) -> Result<(), Error> {
+    /// Starts over with an empty file. A running fetch finds that its file is not wanted any more.
+    fn empty(&self) -> Result<(), Error> {
         let disk = &self.cache.disk;
-        let created = match state.journaled {
-            Journaled::As(id) => disk.create_dirty_as(id),
-            _ => disk.create_dirty(),
+        let journal = self.state.lock().journal();
+        let created = match journal {
+            InJournal::As(id) => disk.create_dirty_as(id),
+            InJournal::No | InJournal::NotNeeded => disk.create_dirty(),
         };
         let (private, file) = created.map_err(local("create a file"))?;
-        state.content = Content::Dirty {
-            file: Arc::new(file),
-            private,
-        };
-        state.n_kept = 0;
-        state.size = 0;
-        self.touch(state);
+        self.state.lock().is_emptied(file, private, self.now());
         Ok(())
     }
 
-    /// Makes holes or allocates; `mode` is that of `fallocate(2)`.
+    /// Allocates or makes holes; `mode` is that of `fallocate(2)`.
+    ///
+    /// # Errors
+    /// As those of [`Self::write`].
     pub fn allocate(&self, mode: i32, offset: u64, len: u64, wait: Wait) -> Result<(), Error> {
         let flags = rustix::fs::FallocateFlags::from_bits_retain(mode.cast_unsigned());
-        let mut state = self.state.lock();
-        let file = self.make_dirty(&mut state, wait)?;
+        let change = self.begin_change(wait)?;
         if flags.contains(rustix::fs::FallocateFlags::PUNCH_HOLE) {
-            self.check_holes(&state, &file, state.size, len)?;
-        } else if offset > state.size {
-            self.check_holes(&state, &file, offset, 0)?;
+            self.check_holes(&change, change.size, len)?;
+        } else if offset > change.size {
+            self.check_holes(&change, offset, 0)?;
         }
         self.cache.make_room(len)?;
-        state.n_kept = state.n_kept.min(offset);
-        rustix::fs::fallocate(&*file, flags, offset, len)
+        self.state.lock().write_begins(offset);
+        let Change { file, .. } = &change;
+        rustix::fs::fallocate(&**file, flags, offset, len)
             .map_err(|error| local("allocate")(error.into()))?;
-        state.size = file.metadata().map_err(local("allocate"))?.len();
-        self.touch(&mut state);
+        let size = file.metadata().map_err(local("allocate"))?.len();
+        self.state.lock().is_cut(size, self.now());
         Ok(())
     }
 
     /// Finds data or a hole, as `lseek(2)` does with `SEEK_DATA` and `SEEK_HOLE`.
+    ///
+    /// # Errors
+    /// [`Error::Local`] with `ENXIO` if there is none at or after `offset`.
     pub fn seek(&self, offset: u64, to_data: bool, wait: Wait) -> Result<u64, Error> {
         let mut state = self.state.lock();
-        while let Content::Fetching(_) = state.content {
+        while let Content::Fetching(_) = state.content() {
             self.wait(&mut state, wait)?;
         }
-        let (Content::Clean { file, .. } | Content::Dirty { file, .. }) = &state.content else {
+        let (Content::Clean { file, .. } | Content::Dirty { file, .. }) = state.content() else {
             return Err(absent(None));
         };
+        let file = Arc::clone(file);
+        drop(state);
         let from = if to_data {
             rustix::fs::SeekFrom::Data(offset)
         } else {
             rustix::fs::SeekFrom::Hole(offset)
         };
-        rustix::fs::seek(&**file, from).map_err(|error| local("seek")(error.into()))
+        rustix::fs::seek(&*file, from).map_err(|error| local("seek")(error.into()))
     }
 
-    /// Waits until the content is whole and nobody uploads it, then makes it ours to change.
-    fn make_dirty(
+    /// Waits until the content is whole and no other work is under way, then makes it dirty.
+    fn begin_change(&self, wait: Wait) -> Result<Change<'_>, Error> {
+        let state = self.state.lock();
+        self.begin_change_of(state, wait)
+    }
+
+    fn begin_change_of(
         &self,
-        state: &mut MutexGuard<'_, State>,
+        mut state: MutexGuard<'_, State>,
         wait: Wait,
-    ) -> Result<Arc<File>, Error> {
+    ) -> Result<Change<'_>, Error> {
         loop {
-            if Self::is_busy(state) {
-                self.wait(state, wait)?;
+            if state.is_busy() {
+                self.wait(&mut state, wait)?;
                 continue;
             }
-            match &state.content {
-                Content::Fetching(_) => self.wait(state, wait)?,
+            match state.content() {
+                Content::Fetching(_) => self.wait(&mut state, wait)?,
                 Content::Absent { failure } => return Err(absent(failure.as_ref())),
                 Content::Dirty { file, .. } => {
-                    Self::check_declared(state)?;
-                    return Ok(Arc::clone(file));
-                }
-                Content::Clean {
-                    version,
-                    file,
-                    place,
-                } => {
-                    let disk = &self.cache.disk;
-                    let private = match state.journaled {
-                        Journaled::As(id) => Private::dirty(id),
-                        Journaled::Nameless => {
-                            Private::temporary(disk::new_id().map_err(local("write"))?)
-                        }
-                        Journaled::No | Journaled::Declaring => return Err(Error::NotDeclared),
-                    };
+                    if !state.is_open_in_journal() {
+                        return Err(Error::NotJournaled);
+                    }
                     let file = Arc::clone(file);
-                    let private = match place {
-                        Place::Named => disk.make_dirty(version, private),
-                        Place::Private(old) => disk.rename_private(old, private),
-                    };
-                    let private = private.map_err(local("write"))?;
-                    state.content = Content::Dirty {
-                        file: Arc::clone(&file),
-                        private,
-                    };
-                    return Ok(file);
+                    let (size, journal) = (state.size(), state.journal());
+                    let busy = self.begin(&mut state, Work::Changing);
+                    drop(state);
+                    return Ok(Change {
+                        _busy: busy,
+                        file,
+                        size,
+                        journal,
+                    });
+                }
+                Content::Clean { version, name, .. } => {
+                    let (version, name) = (*version, *name);
+                    let journal = state.journal();
+                    if journal == InJournal::No {
+                        return Err(Error::NotJournaled);
+                    }
+                    let size = state.size();
+                    let busy = self.begin(&mut state, Work::Changing);
+                    drop(state);
+                    let private = self.make_private(&version, name, journal)?;
+                    let file = self.state.lock().becomes_dirty(private);
+                    return Ok(Change {
+                        _busy: busy,
+                        // The content was clean, and cannot have changed meanwhile.
+                        file: file.ok_or(Error::NotHere)?,
+                        size,
+                        journal,
+                    });
                 }
             }
         }
     }
 
-    /// Whether the journal says of dirty content that it is being written.
-    fn check_declared(state: &State) -> Result<(), Error> {
-        match state.journaled {
-            Journaled::Nameless => Ok(()),
-            Journaled::As(_) if !state.is_sealed => Ok(()),
-            _ => Err(Error::NotDeclared),
-        }
+    /// Gives the file of clean content the name of dirty content.
+    fn make_private(
+        &self,
+        version: &Version,
+        name: CleanName,
+        journal: InJournal,
+    ) -> Result<Private, Error> {
+        let disk = &self.cache.disk;
+        let private = match journal {
+            InJournal::As(id) => Private::dirty(id),
+            InJournal::NotNeeded => Private::temporary(disk::new_id().map_err(local("write"))?),
+            InJournal::No => return Err(Error::NotJournaled),
+        };
+        let renamed = match name {
+            CleanName::ByVersion => disk.make_dirty(version, private),
+            CleanName::Private(old) => disk.rename_private(&old, private),
+        };
+        renamed.map_err(local("write"))
     }
 
-    fn reserve(&self, state: &mut State, len: u64) -> Result<(), Error> {
-        if state.room < len {
-            // Near the end of the disk what is needed will do.
-            self.cache
-                .make_room(len + ROOM_STEP)
-                .or_else(|_| self.cache.make_room(len))?;
-            state.room = len + ROOM_STEP;
+    /// Makes room on the disk for `len` bytes, and for some more.
+    fn reserve(&self, len: u64) -> Result<(), Error> {
+        if self.state.lock().has_room(len) {
+            return Ok(());
         }
+        // Near the end of the disk what is needed will do.
+        self.cache
+            .make_room(len + ROOM_STEP)
+            .or_else(|_| self.cache.make_room(len))?;
+        self.state.lock().set_room(len + ROOM_STEP);
         Ok(())
     }
 
-    /// Has the content uploaded again although it stays the same, for the sake of what goes with it.
-    /// `None` where it is going to be uploaded anyway.
-    pub fn claim(&self, wait: Wait) -> Result<Option<Claim>, Error> {
+    /// Marks unchanged content as dirty, so that it is uploaded again with other attributes. `None` if
+    /// it is dirty anyway.
+    ///
+    /// # Errors
+    /// As those of [`Self::write`].
+    pub fn mark_for_upload(&self, wait: Wait) -> Result<Option<ReuploadMark>, Error> {
+        let state = self.state.lock();
+        let was_dirty = state.is_dirty();
+        let change = self.begin_change_of(state, wait)?;
         let mut state = self.state.lock();
-        let was_dirty = matches!(state.content, Content::Dirty { .. });
-        self.make_dirty(&mut state, wait)?;
-        let Expect::Version(version) = state.base else {
-            return Ok(None);
+        let mark = match state.base() {
+            Expect::Version(version) if !was_dirty => Some(ReuploadMark {
+                version,
+                n_changes: state.is_marked_for_upload(),
+            }),
+            _ => None,
         };
-        if was_dirty {
-            return Ok(None);
-        }
-        state.is_synced = false;
-        state.n_changes += 1;
-        Ok(Some(Claim {
-            version,
-            n_changes: state.n_changes,
-        }))
+        drop(state);
+        drop(change);
+        Ok(mark)
     }
 
-    /// Takes a claim back if the host refused the content before it took any of it, and nobody has
-    /// changed it; returns whether that is so.
-    pub fn unclaim(&self, claim: &Claim) -> bool {
+    /// Makes content clean again that was marked, if the host refused it before it took any of it, and
+    /// it was not changed since; returns whether that is so.
+    pub fn unmark_for_upload(&self, mark: &ReuploadMark) -> bool {
         let mut state = self.state.lock();
-        while Self::is_busy(&state) {
+        while state.is_busy() {
             self.changed.wait(&mut state);
         }
-        let is_refused = matches!(&state.failure, Some(Error::Remote(error))
+        let is_refused = matches!(state.failure(), Some(Error::Remote(error))
             if matches!(**error, remote::Error::Refused { .. } | remote::Error::Unsupported { .. }));
-        let is_as_claimed = state.n_changes == claim.n_changes
-            && state.base == Expect::Version(claim.version)
-            && state.doubts.is_empty();
-        if !is_refused || !is_as_claimed || !matches!(state.content, Content::Dirty { .. }) {
+        if !is_refused || !state.is_as_marked(mark.n_changes, mark.version) {
             return false;
         }
-        state.failure = None;
-        self.settle_at(&mut state, claim.version);
+        state.forget_failure();
+        let busy = self.begin(&mut state, Work::Changing);
         drop(state);
-        self.changed.notify_all();
+        self.content_is_on_host(mark.version);
+        drop(busy);
         true
     }
 
-    fn touch(&self, state: &mut State) {
-        state.mtime = self.cache.clock.wall().to_micros();
-        state.ctime = state.mtime;
-        state.is_synced = false;
-        state.is_sealed = false;
-        state.n_changes += 1;
-        self.changed.notify_all();
+    fn now(&self) -> Time {
+        self.cache.clock.wall().to_micros()
     }
 }
 
-/// See [`Entry::claim`].
+/// See [`Entry::mark_for_upload`].
 #[derive(Debug, Clone, Copy)]
-pub struct Claim {
+pub struct ReuploadMark {
     version: Version,
     n_changes: u64,
 }
 
-/// What a reader gets when there is nothing to read.
+/// The error of a reader if there is nothing to read.
 fn absent(failure: Option<&Error>) -> Error {
     failure.cloned().unwrap_or(Error::NotHere)
 }

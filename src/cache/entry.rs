@@ -1,40 +1,34 @@
-//! The life of one file's content while it is open or not yet uploaded.
+//! One cached file: opening it, its handles, and waiting for its state to change.
 //!
-//! ```text
-//!            open             complete             write
-//!   Absent --------> Fetching --------> Clean ---------------> Dirty
-//!     ^                 |                 ^  ^                   |
-//!     +-----------------+                 |  +-------------------+
-//!          failed, cut                    |     uploaded (flush.rs)
-//!   new file: Dirty                     stays Dirty where the upload fails
-//! ```
+//! The state machine is in `state`. This and the modules that extend [`Entry`] (`access`, `fetch`,
+//! `refresh`, `upload`, `persist`, `journaling`, `upload_block`) do the I/O between its transitions.
 //!
-//! INVARIANT: content is Dirty from before the first byte of it is written until the host has
-//! uploaded it whole; Dirty content is never dropped while its file has a name.
+//! INVARIANT: the lock of the state is held across no I/O, so that attributes can be read while a
+//! slow disk works. What must not change meanwhile is marked as [`Work`], by a [`Busy`] guard.
 
 use std::fmt;
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::cache::Cache;
 use crate::cache::Error;
-use crate::cache::Whereto;
+use crate::cache::UploadTarget;
 use crate::cache::disk::Private;
-use crate::cache::flush::Target;
-use crate::cache::journal::record::Phase;
 use crate::cache::journal::record::Record;
 use crate::cache::local;
-use crate::cache::refresh::Refresh;
+use crate::cache::state::CleanName;
 use crate::cache::state::Content;
-use crate::cache::state::Doubt;
-use crate::cache::state::Journaled;
-use crate::cache::state::Place;
 use crate::cache::state::State;
+use crate::cache::state::UnknownUpload;
+use crate::cache::state::Work;
+use crate::cache::upload::Target;
 use crate::clock::Tick;
 use crate::path::RemotePath;
-use crate::remote::Durability;
 use crate::remote::Expect;
 use crate::remote::UploadSpec;
 use crate::stat::Stat;
@@ -44,7 +38,7 @@ use crate::sync::Condvar;
 use crate::sync::Mutex;
 use crate::sync::MutexGuard;
 
-/// A file of up to this size is waited for when it is opened, so that errors show there; a
+/// Opening a file of up to this many bytes waits for the whole fetch, so that errors show there; a
 /// larger one can be read while it is still being fetched.
 pub(super) const WHOLE_AT_OPEN: u64 = 1 << 20;
 
@@ -56,234 +50,220 @@ pub enum Wait {
     Allowed,
 }
 
-/// What is known here and not yet on the host.
+/// Attributes of dirty content, which the host does not know yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Local {
+    /// In bytes.
     pub size: u64,
     pub mtime: Time,
+    /// `None` unless it was set here.
     pub atime: Option<Time>,
     /// When content or times were last changed here.
     pub ctime: Time,
 }
 
-/// The content of one file, shared by all who have it open.
+/// The content of one file, shared by all handles of it.
 pub struct Entry {
     pub(super) cache: Arc<Cache>,
+    /// Guards the state; held for no longer than a transition takes.
     pub(super) state: Mutex<State>,
-    /// Told when anything in the state changes that somebody may wait for.
+    /// Notified when the state changes in a way that a caller may wait for.
     pub(super) changed: Condvar,
-    /// How many bytes the upload that is under way has taken.
+    /// Makes a change of the journal's record one step. Taken before `state`; held across I/O on the
+    /// local disk.
+    pub(super) journaling: Mutex<()>,
+    /// How many bytes the running upload has sent.
     pub(super) sent: AtomicU64,
+    n_handles: AtomicU32,
 }
 
 impl Entry {
-    fn new(cache: Arc<Cache>, content: Content, base: Expect, size: u64, mtime: Time) -> Arc<Self> {
+    fn with_state(cache: Arc<Cache>, state: State) -> Arc<Self> {
         Arc::new(Self {
             cache,
-            state: Mutex::new(State {
-                content,
-                base,
-                replaces: false,
-                n_kept: 0,
-                may_write: true,
-                size,
-                mtime,
-                atime: None,
-                ctime: mtime,
-                opens: 0,
-                is_flushing: false,
-                journaled: Journaled::No,
-                is_sealed: false,
-                is_begun: false,
-                old: None,
-                doubts: Vec::new(),
-                n_changes: 0,
-                epoch: 0,
-                holds: 0,
-                is_synced: false,
-                failure: None,
-                news: None,
-                room: 0,
-                is_unsized: false,
-                refresh: Refresh::NONE,
-                n_awaiting: 0,
-                n_switches: 0,
-                refreshed_at: Tick::ZERO,
-                cut_read_at: None,
-                left_as: None,
-            }),
+            state: Mutex::new(state),
             changed: Condvar::new(),
+            journaling: Mutex::new(()),
             sent: AtomicU64::new(0),
+            n_handles: AtomicU32::new(0),
         })
     }
 
+    /// A file of the host, whose content is fetched when it is first needed.
     pub(super) fn of_host(cache: Arc<Cache>, version: Version) -> Arc<Self> {
+        let content = Content::Absent { failure: None };
         let base = Expect::Version(version);
-        Self::new(
-            cache,
-            Content::Absent { failure: None },
-            base,
-            version.size,
-            version.mtime,
-        )
+        let state = State::new(content, base, version.size, version.mtime);
+        Self::with_state(cache, state)
     }
 
-    pub(super) fn born(cache: Arc<Cache>, replaces: bool) -> Result<Arc<Self>, Error> {
+    /// An empty file that the host does not have yet.
+    pub(super) fn of_new_file(
+        cache: Arc<Cache>,
+        skips_conflict_check: bool,
+    ) -> Result<Arc<Self>, Error> {
         let (private, file) = cache.disk.create_dirty().map_err(local("create a file"))?;
         let now = cache.clock.wall().to_micros();
-        let content = Content::Dirty {
-            file: Arc::new(file),
-            private,
-        };
-        let entry = Self::new(cache, content, Expect::Absent, 0, now);
-        entry.state.lock().replaces = replaces;
-        Ok(entry)
+        let state = State::of_new_file(file, private, skips_conflict_check, now);
+        Ok(Self::with_state(cache, state))
     }
 
-    /// Makes an entry for content that an earlier run left: closed, in the journal, and possibly on
-    /// the host already.
-    pub(super) fn left(
+    /// Dirty content of an earlier mount.
+    pub(super) fn recovered(
         cache: Arc<Cache>,
         record: &Record,
         private: Private,
         file: File,
-        doubts: Vec<Doubt>,
+        unknown_uploads: Vec<UnknownUpload>,
     ) -> Arc<Self> {
-        let content = Content::Dirty {
-            file: Arc::new(file),
-            private,
-        };
-        let entry = Self::new(cache, content, record.base, record.size, record.mtime);
-        let mut state = entry.state.lock();
-        state.atime = record.atime;
-        state.ctime = record.mtime.max(record.since);
-        state.journaled = Journaled::As(record.id);
-        state.is_sealed = true;
-        state.is_begun = record.phase == Phase::Begun;
-        let old = entry.cache.disk.open_old(record.id);
-        state.old = old.map(|file| (record.id, Arc::new(file)));
-        state.doubts = doubts;
-        state.left_as = Some(record.id);
-        drop(state);
-        entry
+        let old = cache.disk.open_old(record.id);
+        let state = State::recovered(record, file, private, old, unknown_uploads);
+        Self::with_state(cache, state)
     }
 
-    /// Says what must be on the host for content that an earlier run left to replace it.
-    pub fn rebase(&self, base: Expect) {
-        self.state.lock().base = base;
-    }
-
-    /// Has content that was closed uploaded in the background.
-    pub fn upload(self: &Arc<Self>, whereto: &Arc<dyn Whereto>) {
-        self.cache.uploads.add(self, whereto, Duration::ZERO);
-    }
-
-    /// Counts a handle.
-    pub fn retain(&self) {
-        self.state.lock().opens += 1;
-    }
-
-    /// Discounts a handle. The last one gives clean content back to the cache.
-    pub fn release(&self) {
+    /// Tells recovered content what the host has under its name: `base` is what may be replaced, and
+    /// `is_new` is set if there is no file.
+    pub fn found_on_host(&self, base: Option<Expect>, is_new: bool) {
         let mut state = self.state.lock();
-        state.opens = state.opens.saturating_sub(1);
-        if state.opens == 0 && !state.is_flushing && matches!(state.content, Content::Clean { .. })
-        {
-            self.put_away(&mut state);
+        if let Some(base) = base {
+            state.set_base(base);
+        }
+        state.set_new(is_new);
+    }
+
+    /// Uploads closed content in the background.
+    pub fn upload_later(self: &Arc<Self>, target_of: &Arc<dyn UploadTarget>) {
+        self.cache.uploads.add(self, target_of, Duration::ZERO);
+    }
+}
+
+/// Handles.
+impl Entry {
+    /// Counts a handle.
+    pub fn add_handle(&self) {
+        self.n_handles.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Discounts a handle; returns how many are left. Call [`Self::return_if_unused`] after the last.
+    pub fn remove_handle(&self) -> u32 {
+        let before = self.n_handles.fetch_sub(1, Ordering::SeqCst);
+        debug_assert!(before > 0, "a handle was closed twice");
+        before - 1
+    }
+
+    /// Returns how many handles are open.
+    pub fn n_handles(&self) -> u32 {
+        self.n_handles.load(Ordering::SeqCst)
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.n_handles() > 0
+    }
+
+    /// Gives clean content back to the cache if no handle is open.
+    pub fn return_if_unused(&self) {
+        let mut state = self.state.lock();
+        if self.is_open() || state.is_busy() || !state.is_clean() {
+            return;
+        }
+        let taken = state.take_clean();
+        drop(state);
+        self.return_to_index(taken);
+    }
+
+    /// Gives clean content that was taken from the state to the index, or removes it if it could not
+    /// be found there.
+    pub(super) fn return_to_index(&self, taken: Option<(Version, CleanName)>) {
+        match taken {
+            Some((version, CleanName::ByVersion)) => self.cache.keep(&version),
+            Some((_, CleanName::Private(private))) => self.cache.disk.remove_private(&private),
+            None => {}
         }
     }
+}
 
-    pub(super) fn is_wanted(state: &State) -> bool {
-        state.opens > 0
-    }
-
-    /// Gives clean content to the index, or drops it if it could not be found there.
-    pub(super) fn put_away(&self, state: &mut State) {
-        let content = std::mem::replace(&mut state.content, Content::Absent { failure: None });
-        match content {
-            Content::Clean {
-                version,
-                place: Place::Named,
-                ..
-            } => self.cache.keep(&version),
-            Content::Clean {
-                place: Place::Private(private),
-                ..
-            } => {
-                self.cache.disk.remove_private(&private);
-            }
-            other => state.content = other,
-        }
-    }
-
+/// Opening.
+impl Entry {
     /// Makes sure that the content of `version` is here or on its way.
     ///
-    /// Returns once errors of the host are known. Our own content that is not yet uploaded always
-    /// counts as the newest.
+    /// Returns once errors of the host are known. Dirty content always counts as the newest.
     ///
     /// # Errors
-    /// [`Error::Outdated`] if others have the file open and what they read is of another version.
+    /// [`Error::Outdated`] if other handles are open and their content is of another version.
     pub fn open(
         self: &Arc<Self>,
         path: &RemotePath,
         version: Version,
         wait: Wait,
     ) -> Result<(), Error> {
-        let mut state = self.state.lock();
         let mut has_asked = false;
+        let mut was_looked_for = false;
+        let mut state = self.state.lock();
         loop {
-            let has_readers = state.opens > 1;
-            match &mut state.content {
+            match state.content() {
                 Content::Dirty { .. } => return Ok(()),
                 Content::Clean { version: here, .. } if *here == version || has_asked => {
                     return Ok(());
                 }
                 // Others read it: it must not change under them before the newer one is complete.
-                Content::Clean { .. } if has_readers => return Err(Error::Outdated),
+                Content::Clean { .. } if self.n_handles() > 1 => return Err(Error::Outdated),
+                Content::Clean { .. } if state.is_busy() => self.wait(&mut state, wait)?,
                 Content::Clean { version: here, .. } => {
                     let old = *here;
-                    self.put_away(&mut state);
+                    let taken = state.take_clean();
+                    drop(state);
+                    self.return_to_index(taken);
                     self.cache.forget(&old);
+                    state = self.state.lock();
                 }
                 Content::Fetching(fetching) => {
                     let is_begun = fetching.total.is_some_and(|total| total > WHOLE_AT_OPEN);
-                    if is_begun && (has_asked || fetching.version == version) {
+                    let is_wanted = fetching.version == version;
+                    if is_begun && (has_asked || is_wanted) {
                         return Ok(());
                     }
-                    has_asked |= fetching.version == version;
+                    has_asked |= is_wanted;
                     self.wait(&mut state, wait)?;
                 }
-                Content::Absent { failure } => {
-                    if has_asked && let Some(error) = failure {
-                        return Err(error.clone());
-                    }
-                    if self.take_from_index(&mut state, version) {
+                Content::Absent { .. } if state.is_busy() => self.wait(&mut state, wait)?,
+                Content::Absent {
+                    failure: Some(error),
+                } if has_asked => return Err(error.clone()),
+                Content::Absent { .. } if !was_looked_for => {
+                    drop(state);
+                    let file = self.take_from_index(&version);
+                    was_looked_for = true;
+                    state = self.state.lock();
+                    if let Some(file) = file {
+                        if !matches!(state.content(), Content::Absent { .. }) {
+                            // Another caller was faster.
+                            drop(state);
+                            self.cache.keep(&version);
+                            state = self.state.lock();
+                            continue;
+                        }
+                        state.found(version, file);
                         return Ok(());
                     }
+                }
+                Content::Absent { .. } => {
                     if wait == Wait::Never {
                         return Err(Error::WouldWait);
                     }
-                    self.start_fetch(&mut state, path, version)?;
+                    drop(state);
+                    self.start_fetch(path, version)?;
                     has_asked = true;
+                    state = self.state.lock();
                 }
             }
         }
     }
 
-    fn take_from_index(&self, state: &mut State, version: Version) -> bool {
-        if !self.cache.index.lock().remove(&version) {
-            return false;
+    fn take_from_index(&self, version: &Version) -> Option<File> {
+        if !self.cache.index.lock().remove(version) {
+            return None;
         }
-        let Some(file) = self.cache.disk.open_clean(&version) else {
-            return false;
-        };
-        state.content = Content::Clean {
-            version,
-            file: Arc::new(file),
-            place: Place::Named,
-        };
-        state.set_base(version);
-        true
+        self.cache.disk.open_clean(version)
     }
 
     /// Waits for the state to change.
@@ -295,207 +275,195 @@ impl Entry {
         Ok(())
     }
 
-    /// Sets times that are to be uploaded with the content. Returns false, having done nothing, if
-    /// there is nothing to be uploaded.
+    /// Begins work that ends when the guard is dropped, however that happens.
+    pub(super) fn begin(&self, state: &mut State, work: Work) -> Busy<'_> {
+        state.begin(work);
+        Busy { entry: self }
+    }
+}
+
+/// Marks an entry as busy. Dropping it ends the work, also after an early return or a panic, and wakes
+/// those who wait for that.
+#[must_use]
+pub(super) struct Busy<'a> {
+    entry: &'a Entry,
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.entry.state.lock().end_work();
+        self.entry.changed.notify_all();
+    }
+}
+
+/// Questions, and attributes.
+impl Entry {
+    /// Sets times that are uploaded with the content. Returns false, and does nothing, if there is
+    /// nothing to be uploaded.
     pub fn set_times(&self, atime: Option<Time>, mtime: Option<Time>) -> bool {
-        let mut state = self.state.lock();
-        if !matches!(state.content, Content::Dirty { .. }) || state.is_flushing {
-            return false;
-        }
-        state.atime = atime.or(state.atime);
-        state.mtime = mtime.unwrap_or(state.mtime);
-        state.ctime = self.cache.clock.wall();
-        true
+        let now = self.cache.clock.wall();
+        self.state.lock().set_times(atime, mtime, now)
     }
 
-    /// Returns what the host does not know yet; `None` if it knows everything.
+    /// Returns the attributes of dirty content; `None` if the host knows everything.
     pub fn local(&self) -> Option<Local> {
-        let state = self.state.lock();
-        matches!(state.content, Content::Dirty { .. }).then(|| Local {
-            size: state.size,
-            mtime: state.mtime,
-            atime: state.atime,
-            ctime: state.ctime,
-        })
+        self.state.lock().local()
     }
 
     pub fn is_dirty(&self) -> bool {
-        matches!(self.state.lock().content, Content::Dirty { .. })
+        self.state.lock().is_dirty()
     }
 
-    /// Returns whether content is as it was when it was last closed and the cache uploads it by
-    /// itself, without a failure so far.
+    /// Returns whether the host has no file yet.
+    pub fn is_new(&self) -> bool {
+        self.state.lock().is_new()
+    }
+
+    /// Returns whether the content was not changed since it was last closed and is uploaded in the
+    /// background, without a failure so far.
     pub fn is_on_its_way(&self) -> bool {
         let state = self.state.lock();
-        state.is_sealed && state.failure.is_none()
+        state.is_closed() && state.failure().is_none()
     }
 
-    /// Returns whether there is content that was written to and not closed since.
+    /// Returns whether there is content that was changed and not closed since.
     pub fn is_unclosed(&self) -> bool {
         let state = self.state.lock();
-        matches!(state.content, Content::Dirty { .. }) && !state.is_sealed
+        state.is_dirty() && !state.is_closed()
     }
 
-    /// Says that uploads of an earlier run left nothing on the host that could still end there.
-    pub(super) fn has_no_leftovers(&self) {
-        for doubt in &mut self.state.lock().doubts {
-            doubt.is_withdrawn = true;
-        }
+    /// Notes that uploads of an earlier mount left nothing on the host that could still end there.
+    pub(super) fn unknown_uploads_are_cancelled(&self) {
+        self.state.lock().unknown_uploads_are_cancelled();
     }
 
-    /// Returns where content that is not uploaded yet lies, for messages.
-    pub fn kept_in(&self) -> Option<std::path::PathBuf> {
-        match &self.state.lock().content {
-            Content::Dirty { private, .. } => Some(self.cache.disk.private_path(private)),
-            _ => None,
-        }
+    /// Returns the local file of dirty content, for messages.
+    pub fn kept_in(&self) -> Option<PathBuf> {
+        let (_, private) = self.state.lock().dirty()?;
+        Some(self.cache.disk.private_path(&private))
     }
 
     /// Returns whether the host would let the login user write to the file; true where it was not
     /// asked for content.
     pub fn may_write(&self) -> bool {
-        self.state.lock().may_write
+        self.state.lock().may_write()
     }
 
-    /// Returns whether content is on its way here, so that the next opener should wait for it.
+    /// Returns whether a fetch is in progress, so that the next opener should wait for it.
     pub fn is_fetching(&self) -> bool {
-        matches!(self.state.lock().content, Content::Fetching(_))
+        matches!(self.state.lock().content(), Content::Fetching(_))
     }
 
-    /// Returns the version of the content if it is the host's.
+    /// Returns the version of clean content.
     pub fn version(&self) -> Option<Version> {
-        match &self.state.lock().content {
-            Content::Clean { version, .. } => Some(*version),
-            _ => None,
-        }
+        self.state.lock().clean_version()
     }
 
     /// Takes the attributes that came with the content, if there are new ones, and when they came.
-    pub fn take_news(&self) -> Option<(Stat, Tick)> {
-        self.state.lock().news.take()
+    pub fn take_fetched_stat(&self) -> Option<(Stat, Tick)> {
+        self.state.lock().take_fetched_stat()
     }
 
-    /// Says that the file's metadata changed by our own doing while its content stayed.
-    pub fn revise(&self, old: &Version, new: &Version) {
+    /// Notes that a request of ours changed the metadata of the file, and with it the version of
+    /// unchanged content.
+    pub fn change_version(&self, old: &Version, new: &Version) {
         if old == new {
             return;
         }
-        let mut state = self.state.lock();
-        if state.base == Expect::Version(*old) {
-            state.base = Expect::Version(*new);
-            self.say_base(&state);
-        }
-        if let Content::Clean { version, place, .. } = &mut state.content
-            && version == old
-        {
-            // What had the new one before must not be found in the place of this.
-            self.cache.forget(new);
-            if matches!(place, Place::Private(_)) || self.cache.disk.rename_clean(old, new).is_ok()
-            {
-                *version = *new;
-            }
-        }
-    }
-
-    /// Says that the empty content that is here is what the host has as `version`.
-    pub fn settle_empty(&self, version: Version) {
-        let mut state = self.state.lock();
-        self.settle_at(&mut state, version);
-    }
-
-    /// Dirty content is what the host has in this version.
-    pub(super) fn settle_at(&self, state: &mut State, version: Version) {
-        if let Content::Dirty { file, private } = &state.content {
-            let (file, private) = (Arc::clone(file), *private);
-            let place = self.place_of(private);
-            state.content = Content::Clean {
-                version,
-                file,
-                place,
+        let (is_base, name) = {
+            let mut state = self.state.lock();
+            let name = match state.content() {
+                Content::Clean { version, name, .. } if version == old => Some(*name),
+                _ => None,
             };
-            state.set_base(version);
-            self.undeclare(state);
+            (state.base_changes(old, new), name)
+        };
+        if is_base {
+            self.journal_base();
+        }
+        let Some(name) = name else { return };
+        // Content that had the new version before must not be found instead of this.
+        self.cache.forget(new);
+        let is_renamed = match name {
+            CleanName::Private(_) => true,
+            CleanName::ByVersion => self.cache.disk.rename_clean(old, new).is_ok(),
+        };
+        let mut state = self.state.lock();
+        if is_renamed && state.clean_version() == Some(*old) {
+            state.clean_changes(*new);
         }
     }
 
-    /// The place of content that is on the host and that no name can identify.
-    pub(super) fn place_of(&self, private: Private) -> Place {
-        let renamed = self
-            .cache
-            .disk
-            .rename_private(&private, Private::temporary(private.id));
-        Place::Private(renamed.unwrap_or(private))
+    /// Notes that the empty content that is here is what the host has as `version`.
+    pub fn empty_file_was_created(&self, version: Version) {
+        self.content_is_on_host(version);
     }
 
-    /// Returns how often this content was found to conflict with somebody else's, and was moved
-    /// aside. Who has had the file open since before has not been told.
-    pub fn epoch(&self) -> u64 {
-        self.state.lock().epoch
+    /// Makes dirty content clean: the host has it in this version.
+    pub(super) fn content_is_on_host(&self, version: Version) {
+        let Some((_, private)) = self.state.lock().dirty() else {
+            return;
+        };
+        let name = self.private_name(private);
+        self.state.lock().becomes_clean(version, name);
+        self.leave_journal();
     }
 
-    /// Says how a copy on the host replaces what this entry would upload.
-    pub fn plan_copy(&self, size: u64, target: &Target, mtime: Time) -> UploadSpec {
-        let expect = self.state.lock().base;
-        let durability = Durability::Lazy;
+    /// Names the file of content that is on the host and that no version identifies.
+    pub(super) fn private_name(&self, private: Private) -> CleanName {
+        let temporary = Private::temporary(private.id);
+        let renamed = self.cache.disk.rename_private(&private, temporary);
+        CleanName::Private(renamed.unwrap_or(private))
+    }
+
+    /// Returns how many conflicts this content had. A handle that was opened before the last of them
+    /// belongs to the conflict copy, and its user was not told.
+    pub fn conflict_epoch(&self) -> u64 {
+        self.state.lock().conflict_epoch()
+    }
+
+    /// Returns how a copy on the host, of `size` bytes, replaces what this entry would upload.
+    pub fn copy_spec(&self, size: u64, target: &Target, mtime: Time) -> UploadSpec {
         UploadSpec {
             size,
             appends_to: None,
-            mode: target.mode,
-            sets_mode: target.sets_mode,
             mtime,
             atime: target.atime,
-            owner: target.owner,
-            expect,
-            placement: target.placement,
-            durability,
-            keep_as: None,
-            tag: 0,
+            ..self.state.lock().upload_spec(target, 0)
         }
     }
 
-    /// Says that the file on the host is of this version now and that what is here is not.
-    pub fn became(&self, new: Version) {
-        let mut state = self.state.lock();
-        self.drop_content(&mut state);
-        state.set_base(new);
+    /// Notes that the host replaced the file by `new`, whose content is not here.
+    pub fn replaced_on_host(&self, new: Version) {
+        self.discard();
+        self.state.lock().has_version(new);
         self.changed.notify_all();
     }
 
-    /// Drops everything: the file has no name any more and nobody has it open.
+    /// Drops the content: the file has no name any more and no handle, or another content.
     pub fn discard(&self) {
-        self.drop_content(&mut self.state.lock());
-    }
-
-    fn drop_content(&self, state: &mut State) {
-        self.drop_file(state);
-        self.undeclare(state);
-    }
-
-    fn drop_file(&self, state: &mut State) {
-        match std::mem::replace(&mut state.content, Content::Absent { failure: None }) {
-            Content::Dirty { private, .. } => self.cache.disk.remove_private(&private),
+        let content = self.state.lock().take_content();
+        match content {
+            Content::Dirty { private, .. }
+            | Content::Clean {
+                name: CleanName::Private(private),
+                ..
+            } => self.cache.disk.remove_private(&private),
             Content::Clean {
                 version,
-                place: Place::Named,
+                name: CleanName::ByVersion,
                 ..
-            } => {
-                self.cache.disk.remove_clean(&version);
-            }
-            Content::Clean {
-                place: Place::Private(private),
-                ..
-            } => {
-                self.cache.disk.remove_private(&private);
-            }
+            } => self.cache.disk.remove_clean(&version),
             Content::Absent { .. } | Content::Fetching(_) => {}
         }
+        self.leave_journal();
     }
 }
 
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = self.state.lock();
-        let content = match &state.content {
+        let content = match state.content() {
             Content::Absent { .. } => "absent",
             Content::Fetching(_) => "fetching",
             Content::Clean { .. } => "clean",
@@ -503,8 +471,9 @@ impl fmt::Debug for Entry {
         };
         write!(
             f,
-            "Entry({content}, {} bytes, {} opens)",
-            state.size, state.opens
+            "Entry({content}, {} bytes, {} handles)",
+            state.size(),
+            self.n_handles()
         )
     }
 }

@@ -1,19 +1,20 @@
-//! Getting content from the host into an entry.
+//! Fetching content from the host into an entry.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use crate::cache::Error;
 use crate::cache::disk::Private;
 use crate::cache::entry::Entry;
 use crate::cache::local;
+use crate::cache::state::CleanName;
 use crate::cache::state::Content;
+use crate::cache::state::FetchedContent;
 use crate::cache::state::Fetching;
-use crate::cache::state::Place;
-use crate::cache::state::State;
 use crate::clock::Tick;
 use crate::path::RemotePath;
 use crate::remote;
@@ -22,15 +23,17 @@ use crate::remote::Receiver;
 use crate::stat::FileId;
 use crate::stat::Version;
 
-/// A fetch that nobody waits for any more goes on if no more than this is left: a connection that
-/// is cut costs more.
+/// A fetch goes on without an open handle if no more bytes than this are left: a connection that is cut
+/// costs more.
 const WORTH_FINISHING: u64 = 4 << 20;
 
 impl Entry {
-    /// Starts to fetch on another thread.
+    /// Starts to fetch on another thread, unless there is content by now.
+    ///
+    /// # Errors
+    /// The local disk has no room, or could not be written.
     pub(super) fn start_fetch(
         self: &Arc<Self>,
-        state: &mut State,
         path: &RemotePath,
         version: Version,
     ) -> Result<(), Error> {
@@ -41,25 +44,86 @@ impl Entry {
             .create_temp()
             .map_err(local("create a file"))?;
         let file = Arc::new(file);
-        state.content = Content::Fetching(Fetching {
-            version,
-            file: Arc::clone(&file),
-            have: 0,
-            total: None,
-            was_read: false,
-        });
+        let mut state = self.state.lock();
+        if state.is_busy() || !matches!(state.content(), Content::Absent { .. }) {
+            drop(state);
+            self.cache.disk.remove_private(&private);
+            return Ok(());
+        }
+        state.fetch_begins(version, Arc::clone(&file));
+        drop(state);
         self.cache.opens.count_fetch();
-        let (entry, path) = (Arc::clone(self), path.clone());
+        let running = RunningFetch {
+            entry: Arc::clone(self),
+            file,
+            private: Some(private),
+        };
+        let path = path.clone();
         self.cache
             .workers
-            .run(move || entry.fetch(&path, version, private, file));
+            .run(move || running.fetch(&path, version));
         Ok(())
     }
 
-    fn fetch(&self, path: &RemotePath, version: Version, private: Private, file: Arc<File>) {
+    /// Gives the file of a complete fetch its name; returns the clean content. `known` is the version
+    /// that was asked for.
+    pub(super) fn name_fetched(
+        &self,
+        known: &Version,
+        fetched: &Fetched,
+        private: Private,
+        file: &Arc<File>,
+    ) -> (Content, FetchedContent) {
+        let mut version = fetched.stat.version();
+        // The sizes differ for files of /proc: what came is what there is.
+        let size = file.metadata().map_or(version.size, |meta| meta.len());
+        let is_whole = fetched.is_stable && size == version.size;
+        let name = if is_whole && self.cache.disk.make_clean(&private, &version).is_ok() {
+            CleanName::ByVersion
+        } else {
+            version.size = size;
+            CleanName::Private(private)
+        };
+        let mut base = fetched.stat.version();
+        if !fetched.is_stable {
+            // Equals no version of the host: what is here must not replace what is there.
+            base.id = Some(FileId { dev: 0, ino: 0 });
+        }
+        let file = Arc::clone(file);
+        let content = Content::Clean {
+            version,
+            file,
+            name,
+        };
+        let is_unsized = !fetched.is_stable
+            && fetched.stat.blocks == 0
+            && fetched.stat.size == known.size
+            && known.size != size;
+        let fetched = FetchedContent {
+            base,
+            stat: fetched.stat,
+            size,
+            may_write: fetched.may_write,
+            is_unsized,
+        };
+        (content, fetched)
+    }
+}
+
+/// A fetch in progress. Dropping it ends it: whatever happens, no caller waits for it for ever.
+struct RunningFetch {
+    entry: Arc<Entry>,
+    file: Arc<File>,
+    /// `None` once it is the file of clean content.
+    private: Option<Private>,
+}
+
+impl RunningFetch {
+    fn fetch(mut self, path: &RemotePath, version: Version) {
+        let entry = Arc::clone(&self.entry);
         let mut receiver = Progress {
-            entry: self,
-            file: &file,
+            entry: &entry,
+            file: &self.file,
             have: 0,
             total: 0,
             room: version.size,
@@ -67,87 +131,82 @@ impl Entry {
             said_at: Tick::ZERO,
             is_given_up: false,
         };
-        let result = self.cache.remote.fetch(path, Some(&version), &mut receiver);
-        let mut state = self.state.lock();
-        let is_ours = matches!(&state.content, Content::Fetching(f) if Arc::ptr_eq(&f.file, &file));
-        if !is_ours {
+        let result = entry
+            .cache
+            .remote
+            .fetch(path, Some(&version), &mut receiver);
+        let is_given_up = receiver.is_given_up;
+        if entry.state.lock().fetch_into(&self.file).is_none() {
             // It was truncated or replaced meanwhile.
-            self.cache.disk.remove_private(&private);
             return;
         }
         match result {
-            Ok(fetched) => self.take_fetched(&mut state, &version, &fetched, private, file),
+            Ok(fetched) => self.complete(&version, &fetched),
+            // A caller that comes after it was given up starts another.
+            Err(_) if is_given_up => {}
             Err(error) => {
-                self.cache.disk.remove_private(&private);
-                // Whoever came after it was given up starts another.
-                let failure = (!receiver.is_given_up).then(|| {
-                    log_failure(&error);
-                    error.into()
-                });
-                state.content = Content::Absent { failure };
+                log_failure(&error);
+                self.end(Some(error.into()));
             }
         }
-        drop(state);
-        self.changed.notify_all();
     }
 
-    /// Takes complete content as the clean content of this entry; `known` is the version that was
-    /// asked for.
-    pub(super) fn take_fetched(
-        &self,
-        state: &mut State,
-        known: &Version,
-        fetched: &Fetched,
-        private: Private,
-        file: Arc<File>,
-    ) {
-        let mut version = fetched.stat.version();
-        // The sizes differ for files of /proc: what came is what there is.
-        let size = file.metadata().map_or(version.size, |meta| meta.len());
-        let is_whole = fetched.is_stable && size == version.size;
-        let place = if is_whole && self.cache.disk.make_clean(&private, &version).is_ok() {
-            Place::Named
-        } else {
-            version.size = size;
-            Place::Private(private)
+    fn complete(&mut self, known: &Version, fetched: &Fetched) {
+        let Some(private) = self.private.take() else {
+            return;
         };
-        let mut base = fetched.stat.version();
-        if !fetched.is_stable {
-            // Matches nothing: what is here is not what the host has, and must not replace it.
-            base.id = Some(FileId { dev: 0, ino: 0 });
+        let entry = &self.entry;
+        let (content, fetched) = entry.name_fetched(known, fetched, private, &self.file);
+        let now = entry.cache.clock.tick();
+        let mut state = entry.state.lock();
+        if state.fetch_into(&self.file).is_some() {
+            state.fetched(content, fetched, now);
+            return;
         }
-        state.set_base(base);
-        state.may_write = fetched.may_write;
-        state.size = size;
-        state.is_unsized = !fetched.is_stable
-            && fetched.stat.blocks == 0
-            && fetched.stat.size == known.size
-            && known.size != size;
-        state.news = Some((fetched.stat, self.cache.clock.tick()));
-        state.content = Content::Clean {
-            version,
-            file,
-            place,
-        };
-        if !Self::is_wanted(state) {
-            self.put_away(state);
+        drop(state);
+        // It was truncated or replaced in this moment.
+        match content {
+            Content::Clean {
+                version,
+                name: CleanName::ByVersion,
+                ..
+            } => entry.cache.keep(&version),
+            _ => entry.cache.disk.remove_private(&private),
+        }
+    }
+
+    fn end(&self, failure: Option<Error>) {
+        let mut state = self.entry.state.lock();
+        if state.fetch_into(&self.file).is_some() {
+            state.fetch_ends(failure);
         }
     }
 }
 
-/// Files that are missing or forbidden are the caller's affair; the rest is worth a line.
+impl Drop for RunningFetch {
+    fn drop(&mut self) {
+        self.end(thread::panicking().then_some(Error::Internal));
+        if let Some(private) = &self.private {
+            self.entry.cache.disk.remove_private(private);
+        }
+        self.entry.changed.notify_all();
+        self.entry.return_if_unused();
+    }
+}
+
+/// A missing or forbidden file is reported to the caller alone; other errors are logged.
 fn log_failure(error: &remote::Error) {
     if error.reason().is_none() {
         log::warn!("{}", remote::chain(error));
     }
 }
 
-/// Who waits for content is woken after so much more of it, or after so long: waking all of them
-/// for each packet would cost more than the packet.
+/// Callers that wait for content are woken after so many more bytes of it, or after so long: waking all
+/// of them for each packet would cost more than the packet.
 const WAKE_BYTES: u64 = 1 << 20;
 const WAKE_AFTER: Duration = Duration::from_millis(20);
 
-/// Writes what arrives to the file and says how far it has come.
+/// Writes what arrives to the file, and records how far the fetch has come.
 struct Progress<'a> {
     entry: &'a Entry,
     file: &'a Arc<File>,
@@ -155,25 +214,24 @@ struct Progress<'a> {
     total: u64,
     /// How large the file may get, as far as the disk was asked.
     room: u64,
-    /// How far it had come when it was last said, and when that was.
+    /// How far it had come when that was last recorded, and when that was.
     said: u64,
     said_at: Tick,
-    /// Whether nobody wanted it any more.
+    /// Whether it was cut because no handle was open any more.
     is_given_up: bool,
 }
 
 impl Progress<'_> {
-    /// Tells those who wait how far the fetch has come; false if it is not wanted any more.
+    /// Records how far the fetch has come and wakes the callers that wait; false if it is not wanted
+    /// any more.
     fn report(&self) -> bool {
         let mut state = self.entry.state.lock();
-        let is_wanted = Entry::is_wanted(&state) || self.total - self.have <= WORTH_FINISHING;
-        match &mut state.content {
-            Content::Fetching(fetching) if Arc::ptr_eq(&fetching.file, self.file) => {
-                fetching.have = self.have;
-                fetching.total = Some(self.total);
-            }
-            _ => return false,
-        }
+        let is_wanted = self.entry.is_open() || self.total - self.have <= WORTH_FINISHING;
+        let Some(fetching) = state.fetch_into(self.file) else {
+            return false;
+        };
+        fetching.have = self.have;
+        fetching.total = Some(self.total);
         drop(state);
         self.entry.changed.notify_all();
         is_wanted
@@ -182,11 +240,15 @@ impl Progress<'_> {
 
 impl Receiver for Progress<'_> {
     fn begin(&mut self, size: u64) -> io::Result<()> {
-        if let Content::Fetching(fetching) = &self.entry.state.lock().content
-            && Arc::ptr_eq(&fetching.file, self.file)
-            && fetching.was_read
+        let was_read = |fetching: &mut Fetching| fetching.was_read;
+        if self
+            .entry
+            .state
+            .lock()
+            .fetch_into(self.file)
+            .is_some_and(was_read)
         {
-            // Whoever read from the first attempt would get a mixture of two versions.
+            // A reader of the first attempt would get a mixture of two versions.
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         // Room was made for what the attributes said; the host may announce as much as it likes.
@@ -218,7 +280,7 @@ impl Receiver for Progress<'_> {
             self.is_given_up = true;
             Err(io::Error::new(
                 io::ErrorKind::Interrupted,
-                "nobody wants the file any more",
+                "the file was closed",
             ))
         }
     }

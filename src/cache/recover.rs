@@ -25,8 +25,7 @@ use crate::cache::journal::record::Phase;
 use crate::cache::journal::record::Record;
 use crate::cache::send::FromFile;
 use crate::cache::send::Sent;
-use crate::cache::state::Doubt;
-use crate::cache::state::State;
+use crate::cache::state::UnknownUpload;
 use crate::path::RemotePath;
 use crate::remote;
 use crate::remote::Durability;
@@ -203,18 +202,21 @@ impl Cache {
                 return;
             }
         }
-        let doubts = [Some(&record.path), record.was.as_ref()];
-        let doubts = doubts.into_iter().flatten().map(|path| Doubt {
-            dir: path.parent().unwrap_or_default(),
-            tag: record.tag(),
-            size: record.size,
-            mtime: record.mtime,
-            n_changes: 0,
-            digest: None,
-            is_withdrawn: false,
-        });
-        let doubts = doubts.collect();
-        let entry = Entry::left(Arc::clone(self), &record, private, copy, doubts);
+        let unknown_uploads = [Some(&record.path), record.was.as_ref()];
+        let unknown_uploads = unknown_uploads
+            .into_iter()
+            .flatten()
+            .map(|path| UnknownUpload {
+                dir: path.parent().unwrap_or_default(),
+                tag: record.tag(),
+                size: record.size,
+                mtime: record.mtime,
+                n_changes: 0,
+                digest: None,
+                is_cancelled: false,
+            });
+        let unknown_uploads = unknown_uploads.collect();
+        let entry = Entry::recovered(Arc::clone(self), &record, private, copy, unknown_uploads);
         found.unsaved.push(Unsaved {
             record,
             entry,
@@ -240,7 +242,7 @@ impl Cache {
     pub fn withdraw_unsaved(&self, unsaved: &Unsaved) -> remote::Result<()> {
         if !unsaved.is_withdrawn.load(Ordering::Relaxed) {
             self.remove_leftovers_of(&unsaved.record)?;
-            unsaved.entry.has_no_leftovers();
+            unsaved.entry.unknown_uploads_are_cancelled();
             unsaved.is_withdrawn.store(true, Ordering::Relaxed);
         }
         Ok(())
@@ -320,11 +322,8 @@ impl Cache {
         Ok(recovered)
     }
 
-    /// Says that content of an earlier run reached the host as any other does.
-    pub(super) fn note_uploaded(&self, state: &mut State, path: &RemotePath, sent: &Sent) {
-        let Some(id) = state.left_as.take() else {
-            return;
-        };
+    /// Notes that content of an earlier mount was uploaded.
+    pub(super) fn note_uploaded(&self, id: Id, path: &RemotePath, sent: &Sent) {
         let fate = match sent.uploaded.outcome {
             Outcome::AsPlanned => Fate::Uploaded,
             Outcome::Same => Fate::WasStored,

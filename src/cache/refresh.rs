@@ -17,7 +17,7 @@ use crate::cache::entry::Wait;
 use crate::cache::local;
 use crate::cache::state::Content;
 use crate::cache::state::Fetching;
-use crate::cache::state::State;
+use crate::cache::state::Work;
 use crate::clock::Tick;
 use crate::path::RemotePath;
 use crate::remote;
@@ -43,7 +43,7 @@ const COMPARED: usize = 64 << 10;
 ///               +------------------------+
 /// ```
 #[derive(Debug, Clone)]
-pub(super) enum Refresh {
+enum Phase {
     /// Nothing is under way; `failure` is why the last fetch failed, if it did.
     Idle { failure: Option<Error> },
     /// A newer version is being fetched. Callers that want the newest wait only if it is small.
@@ -54,8 +54,43 @@ pub(super) enum Refresh {
     Switching { older: Option<Version> },
 }
 
+/// The replacement of clean content, and what is known of those who read the older.
+#[derive(Debug)]
+pub(super) struct Refresh {
+    phase: Phase,
+    /// Calls for attributes that wait for a small refresh.
+    n_awaiting: u32,
+    /// Counts the newer versions of which the kernel was told.
+    n_switches: u64,
+    /// How new the attributes were for which the last refresh was started; `None` before the first.
+    refreshed_at: Option<Tick>,
+    /// When a read last ended before the end of the content.
+    part_read_at: Option<Tick>,
+}
+
+impl Default for Refresh {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Idle { failure: None },
+            n_awaiting: 0,
+            n_switches: 0,
+            refreshed_at: None,
+            part_read_at: None,
+        }
+    }
+}
+
 impl Refresh {
-    pub(super) const NONE: Self = Self::Idle { failure: None };
+    /// Notes that a reader got a part of the content.
+    pub(super) fn part_was_read(&mut self, now: Tick) {
+        self.part_read_at = Some(now);
+    }
+
+    /// Whether a program may be in the middle of reading the content.
+    fn is_being_read(&self, now: Tick) -> bool {
+        self.part_read_at
+            .is_some_and(|at| now.saturating_sub(at) < READ_PAUSE)
+    }
 }
 
 /// Which refresh is waited for.
@@ -90,20 +125,23 @@ impl Entry {
         install: impl FnOnce(Newer) + Send + 'static,
     ) {
         let mut state = self.state.lock();
-        let is_due = matches!(&state.content, Content::Clean { version: here, .. }
-            if *here != version)
-            && matches!(state.refresh, Refresh::Idle { .. })
-            && at.is_none_or(|at| state.refreshed_at < at)
+        let now = self.cache.clock.tick();
+        let is_shrinking = version.size <= state.size();
+        let refresh = &state.refresh;
+        let is_due = state.clean_version().is_some_and(|here| here != version)
+            && matches!(refresh.phase, Phase::Idle { .. })
+            && at.is_none_or(|at| refresh.refreshed_at < Some(at))
             // The attributes that came with the content were not taken yet.
-            && state.news.is_none()
-            && !(at.is_some() && version.size <= state.size && self.is_being_read(&state))
-            && Self::is_wanted(&state)
-            && !Self::is_busy(&state);
+            && !state.has_fetched_stat()
+            && !(at.is_some() && is_shrinking && refresh.is_being_read(now))
+            && self.is_open()
+            && !state.is_busy();
         if !is_due {
             return;
         }
-        state.refreshed_at = at.unwrap_or(state.refreshed_at);
-        state.refresh = Refresh::Fetching {
+        let refresh = &mut state.refresh;
+        refresh.refreshed_at = at.or(refresh.refreshed_at);
+        refresh.phase = Phase::Fetching {
             is_small: version.size <= WHOLE_AT_OPEN,
         };
         drop(state);
@@ -128,22 +166,14 @@ impl Entry {
                 Err(error) => {
                     log::debug!("the newer {path} is not here: {}", remote::chain(&error));
                     let failure = Some(error);
-                    guard.0.state.lock().refresh = Refresh::Idle { failure };
+                    guard.0.state.lock().refresh.phase = Phase::Idle { failure };
                 }
             });
     }
 
-    /// Whether a program may be in the middle of reading the content.
-    fn is_being_read(&self, state: &State) -> bool {
-        let now = self.cache.clock.tick();
-        state
-            .cut_read_at
-            .is_some_and(|at| now.saturating_sub(at) < READ_PAUSE)
-    }
-
     /// Returns whether a newer content begins with all of the one that is here.
     fn is_continued_by(&self, newer: &File) -> bool {
-        let older = match &self.state.lock().content {
+        let older = match self.state.lock().content() {
             Content::Clean { file, .. } => Arc::clone(file),
             _ => return false,
         };
@@ -167,12 +197,9 @@ impl Entry {
     /// Says that a newer version is complete; returns whether calls for attributes wait for it.
     fn begin_switch(&self) -> bool {
         let mut state = self.state.lock();
-        let is_awaited = state.n_awaiting > 0;
-        let older = match &state.content {
-            Content::Clean { version, .. } if !is_awaited => Some(*version),
-            _ => None,
-        };
-        state.refresh = Refresh::Switching { older };
+        let is_awaited = state.refresh.n_awaiting > 0;
+        let older = state.clean_version().filter(|_| !is_awaited);
+        state.refresh.phase = Phase::Switching { older };
         is_awaited
     }
 
@@ -183,11 +210,11 @@ impl Entry {
     pub fn wait_for_refresh(&self, whole: Whole, wait: Wait) -> Result<(), Error> {
         let mut state = self.state.lock();
         loop {
-            let is_awaited = match &state.refresh {
-                Refresh::Fetching { is_small } => *is_small,
-                Refresh::Switching { older } => older.is_none(),
-                Refresh::Idle { failure: None } => return Ok(()),
-                Refresh::Idle {
+            let is_awaited = match &state.refresh.phase {
+                Phase::Fetching { is_small } => *is_small,
+                Phase::Switching { older } => older.is_none(),
+                Phase::Idle { failure: None } => return Ok(()),
+                Phase::Idle {
                     failure: Some(error),
                 } => return Err(error.clone()),
             };
@@ -195,9 +222,9 @@ impl Entry {
                 return Ok(());
             }
             let n_awaiting = u32::from(whole == Whole::IfSmall && wait == Wait::Allowed);
-            state.n_awaiting += n_awaiting;
+            state.refresh.n_awaiting += n_awaiting;
             let waited = self.wait(&mut state, wait);
-            state.n_awaiting -= n_awaiting;
+            state.refresh.n_awaiting -= n_awaiting;
             waited?;
         }
     }
@@ -205,19 +232,19 @@ impl Entry {
     /// Returns how often a newer version took the place of an older one and the kernel was told.
     /// The kernel takes no attributes for which it asked before it was told.
     pub fn n_switches(&self) -> u64 {
-        self.state.lock().n_switches
+        self.state.lock().refresh.n_switches
     }
 
     /// Returns the version of content that is the host's, here or on its way.
     pub fn content_version(&self) -> Option<ContentVersion> {
         let state = self.state.lock();
-        match &state.content {
+        match state.content() {
             Content::Clean { version, .. } => Some(ContentVersion {
-                version: match &state.refresh {
-                    Refresh::Switching { older: Some(older) } => *older,
+                version: match &state.refresh.phase {
+                    Phase::Switching { older: Some(older) } => *older,
                     _ => *version,
                 },
-                is_unsized: state.is_unsized,
+                is_unsized: state.is_unsized(),
             }),
             Content::Fetching(Fetching { version, total, .. }) => Some(ContentVersion {
                 version: Version {
@@ -272,8 +299,8 @@ struct Guard(Arc<Entry>);
 impl Drop for Guard {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
-        if !matches!(state.refresh, Refresh::Idle { .. }) {
-            state.refresh = Refresh::NONE;
+        if !matches!(state.refresh.phase, Phase::Idle { .. }) {
+            state.refresh.phase = Phase::Idle { failure: None };
         }
         drop(state);
         self.0.changed.notify_all();
@@ -303,27 +330,28 @@ impl Newer {
     /// where the older content is not clean any more: then it stays.
     pub fn install(&mut self) -> Option<Stat> {
         let entry = &self.guard.0;
+        let now = entry.cache.clock.tick();
         let mut state = entry.state.lock();
-        let Content::Clean { version, .. } = &state.content else {
-            return None;
-        };
-        if Entry::is_busy(&state) || (!self.may_interrupt && entry.is_being_read(&state)) {
+        let old = state.clean_version()?;
+        if state.is_busy() || (!self.may_interrupt && state.refresh.is_being_read(now)) {
             return None;
         }
-        let old = *version;
         let private = self.private.take()?;
-        entry.put_away(&mut state);
-        entry.cache.forget(&old);
-        entry.take_fetched(
-            &mut state,
-            &self.known,
-            &self.fetched,
-            private,
-            Arc::clone(&self.file),
-        );
+        let busy = entry.begin(&mut state, Work::Changing);
+        drop(state);
+        let (content, fetched) =
+            entry.name_fetched(&self.known, &self.fetched, private, &self.file);
+        let mut state = entry.state.lock();
+        let taken = state.take_clean();
+        state.fetched(content, fetched, now);
         // The caller has the attributes.
-        state.news = None;
-        state.refresh = Refresh::Switching { older: None };
+        let _taken = state.take_fetched_stat();
+        state.refresh.phase = Phase::Switching { older: None };
+        drop(state);
+        drop(busy);
+        entry.return_to_index(taken);
+        entry.cache.forget(&old);
+        entry.return_if_unused();
         Some(self.fetched.stat)
     }
 }
@@ -333,7 +361,7 @@ impl Drop for Newer {
         if let Some(private) = &self.private {
             self.guard.0.cache.disk.remove_private(private);
         } else if !self.is_awaited {
-            self.guard.0.state.lock().n_switches += 1;
+            self.guard.0.state.lock().refresh.n_switches += 1;
         }
     }
 }
@@ -369,13 +397,12 @@ impl Receiver for Beside<'_> {
     fn data(&mut self, data: &[u8]) -> io::Result<()> {
         self.file.write_all_at(data, self.have)?;
         self.have += data.len() as u64;
-        let state = self.entry.state.lock();
-        if Entry::is_wanted(&state) && matches!(state.content, Content::Clean { .. }) {
+        if self.entry.is_open() && self.entry.state.lock().is_clean() {
             return Ok(());
         }
         Err(io::Error::new(
             io::ErrorKind::Interrupted,
-            "nobody wants the newer version any more",
+            "the file was closed or written to",
         ))
     }
 }

@@ -8,7 +8,7 @@ use crate::cache::Cache;
 use crate::cache::Error;
 use crate::cache::entry::Entry;
 use crate::cache::journal::record::Record;
-use crate::cache::state::Content;
+use crate::cache::state::Work;
 use crate::path::RemotePath;
 use crate::remote;
 use crate::stat::Time;
@@ -130,41 +130,34 @@ impl Cache {
 }
 
 impl Entry {
-    /// Says how it is with content that the host does not have; `None` if the host has it. The
-    /// error number is for the layer above to fill in.
+    /// Describes dirty content; `None` if the host has it. The error number is for the layer above to
+    /// fill in.
     pub fn report(&self, path: RemotePath) -> Option<FileReport> {
-        let state = self.state.lock();
-        let Content::Dirty { private, .. } = &state.content else {
-            return None;
-        };
-        let id = self.cache.disk.private_path(private);
-        let id = id.file_name().and_then(|name| name.to_str());
-        let what = if state.is_flushing {
-            FileState::Uploading
-        } else if let Some(failure) = &state.failure {
-            if is_conflict(failure) {
-                FileState::Conflict
-            } else {
-                FileState::Failed
-            }
-        } else if Self::is_wanted(&state) {
-            FileState::Writing
-        } else {
-            FileState::Pending
-        };
         let plan = self.cache.uploads.plan_of(self);
         let (tries, next_try) = plan.map_or((0, None), |(tries, due)| (tries, Some(due)));
-        let sent = if state.is_flushing {
-            self.sent.load(Ordering::Relaxed).min(state.size)
+        let state = self.state.lock();
+        let (_, private) = state.dirty()?;
+        let id = self.cache.disk.private_path(&private);
+        let id = id.file_name().and_then(|name| name.to_str());
+        let is_uploading = state.work() == Some(Work::Uploading);
+        let what = match state.failure() {
+            _ if is_uploading => FileState::Uploading,
+            Some(failure) if is_conflict(failure) => FileState::Conflict,
+            Some(_) => FileState::Failed,
+            None if self.is_open() => FileState::Writing,
+            None => FileState::Pending,
+        };
+        let sent = if is_uploading {
+            self.sent.load(Ordering::Relaxed).min(state.size())
         } else {
             0
         };
         Some(FileReport {
             path,
             state: what,
-            size: state.size,
+            size: state.size(),
             sent,
-            failure: state.failure.as_ref().map(|error| remote::chain(error)),
+            failure: state.failure().map(|error| remote::chain(error)),
             errno: None,
             tries,
             next_try,

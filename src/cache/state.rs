@@ -1,106 +1,113 @@
-//! What an entry knows of its content.
+//! The state machine of one cached file. No I/O and no waiting: each method is one transition, or a
+//! question; the caller has done the work on the disk or on the host, or does it next.
+//!
+//! ```text
+//! content    event                          next      and
+//! ---------  -----------------------------  --------  ------------------------------------------
+//! Absent     found in the index             Clean
+//! Absent     a fetch starts                 Fetching
+//! Fetching   the fetch is complete          Clean     the attributes that came with it are kept
+//! Fetching   the fetch failed or was cut    Absent    the error is kept for callers that wait
+//! Clean      recorded in the journal, and   Dirty
+//!            then changed
+//! Clean      a newer version is complete    Clean
+//! Clean      the last handle is closed      Absent    the content goes to the index
+//! any        truncated to nothing           Dirty     a running fetch finds its file unwanted
+//! Dirty      uploaded                       Clean     the journal record goes
+//! Dirty      uploaded as a conflict copy    Clean     conflict_epoch grows
+//! Dirty      the upload failed              Dirty     failure, unknown_uploads, may_be_partial
+//! Dirty      unlinked, last handle closed   Absent
+//! ```
+//!
+//! Beside the content there is at most one piece of work that must not be disturbed, see [`Work`].
+//!
+//! INVARIANT: content is Dirty from before the first byte of it is written until the host has all of
+//! it; Dirty content is never dropped while its file has a name. [`State::check_invariants`] has those
+//! that can be checked.
 
 use std::fs::File;
 use std::sync::Arc;
 
 use crate::cache::Error;
 use crate::cache::disk::Private;
+use crate::cache::entry::Local;
 use crate::cache::journal::record::Id;
+use crate::cache::journal::record::Phase;
+use crate::cache::journal::record::Record;
+use crate::cache::journal::record::tag;
 use crate::cache::refresh::Refresh;
+use crate::cache::upload::Target;
 use crate::clock::Tick;
 use crate::path::RemotePath;
+use crate::remote::Durability;
 use crate::remote::Expect;
+use crate::remote::UploadSpec;
 use crate::remote::partial::Digest;
 use crate::stat::Stat;
 use crate::stat::Time;
 use crate::stat::Version;
 
+/// See the head of this module. Guarded by the lock of its entry.
 pub(super) struct State {
-    pub(super) content: Content,
-    /// What must be on the host for our content to replace it.
-    pub(super) base: Expect,
-    /// Whether our content replaces whatever else is on the host: `O_TRUNC`. Only when it is
-    /// closed: what is tried again later must not replace what others uploaded meanwhile.
-    pub(super) replaces: bool,
-    /// How many bytes at the beginning are certainly those of the base: nothing before that offset
-    /// was written.
-    pub(super) n_kept: u64,
-    /// Whether the host would let the login user write to the file, as it said with the content.
-    pub(super) may_write: bool,
-    pub(super) size: u64,
-    pub(super) mtime: Time,
-    pub(super) atime: Option<Time>,
-    pub(super) ctime: Time,
-    /// Handles that are open.
-    pub(super) opens: u32,
-    pub(super) is_flushing: bool,
-    pub(super) journaled: Journaled,
-    /// Whether the content is as it was when it was last closed.
-    pub(super) is_sealed: bool,
-    /// Whether an upload that writes into the host's file was begun and did not end: the host may
-    /// have part of the content.
-    pub(super) is_begun: bool,
-    /// The host's content when this one became dirty, kept where uploads write into the file.
-    pub(super) old: Option<(Id, Arc<File>)>,
-    /// Contents that may have reached the host: nobody heard the end.
-    pub(super) doubts: Vec<Doubt>,
-    /// Counts what was done to the content.
-    pub(super) n_changes: u64,
-    /// Counts the conflicts, see [`Entry::epoch`].
-    pub(super) epoch: u64,
-    /// Renames and removals under way, during which no upload may begin.
-    pub(super) holds: u32,
-    /// Whether the host was asked to flush what it has to its disk.
-    pub(super) is_synced: bool,
+    content: Content,
+    /// The work that is under way. Set by [`Self::begin`] and cleared by the guard that the entry
+    /// makes of it.
+    work: Option<Work>,
+    /// Renames and removals in progress, during which no upload may begin.
+    n_upload_blocks: u32,
+
+    /// The version that must be on the host for our content to replace it.
+    base: Expect,
+    /// Opened with `O_TRUNC`: the first upload replaces whatever is on the host. Cleared afterwards,
+    /// so that a retry cannot overwrite a newer version.
+    skips_conflict_check: bool,
+    /// How many bytes at the beginning equal those of the base: nothing before was written to.
+    unchanged_prefix: u64,
+    /// The host has no file under this name yet.
+    is_new: bool,
+    /// The host would let the login user write to the file, as it said with the content.
+    may_write: bool,
+
+    size: u64,
+    mtime: Time,
+    /// `None` unless it was set here.
+    atime: Option<Time>,
+    ctime: Time,
+    /// Counts the changes of the content and of what is uploaded with it.
+    n_changes: u64,
+    /// The content is as it was when it was last closed: it may be uploaded in the background.
+    is_closed: bool,
+    /// Bytes that may be written before the disk is asked for room again.
+    room: u64,
+
+    journal: InJournal,
+    /// The host's content when this one became dirty, kept where uploads write in place.
+    old: Option<(Id, Arc<File>)>,
+    /// The number of content of an earlier mount, until the host has it.
+    recovered_as: Option<Id>,
+
+    /// An upload in place began and did not end: the host may have part of the content.
+    may_be_partial: bool,
+    unknown_uploads: Vec<UnknownUpload>,
     /// Why the last upload failed.
-    pub(super) failure: Option<Error>,
-    /// Attributes that came with the content and that nobody has seen yet, and when they came.
-    pub(super) news: Option<(Stat, Tick)>,
-    pub(super) room: u64,
-    /// Whether the size that the host tells says nothing of the content, as in `/proc`.
-    pub(super) is_unsized: bool,
-    /// Whether a newer version is on its way beside clean content.
+    failure: Option<Error>,
+    /// The host was asked to flush the content, as it is here, to its disk.
+    is_durable_on_host: bool,
+    /// Counts the conflicts, see [`super::Entry::conflict_epoch`].
+    conflict_epoch: u64,
+
+    /// Attributes that came with the content and that the layer above has not taken yet, and when
+    /// they came.
+    fetched_stat: Option<(Stat, Tick)>,
+    /// The size that the host tells says nothing about the content, as in `/proc`.
+    is_unsized: bool,
+    /// The replacement of clean content by a newer version.
     pub(super) refresh: Refresh,
-    /// Calls for attributes that wait for a small refresh.
-    pub(super) n_awaiting: u32,
-    /// Counts the newer versions of which the kernel was told.
-    pub(super) n_switches: u64,
-    /// How new the attributes were for which the last refresh was started.
-    pub(super) refreshed_at: Tick,
-    /// When a read last ended before the end of the content.
-    pub(super) cut_read_at: Option<Tick>,
-    /// The number of content that an earlier run left, until the host has it.
-    pub(super) left_as: Option<Id>,
 }
 
-/// A content that may have reached the host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Doubt {
-    /// Where it was sent to.
-    pub(super) dir: RemotePath,
-    /// Marks what the upload may have left there.
-    pub(super) tag: u32,
-    pub(super) size: u64,
-    pub(super) mtime: Time,
-    pub(super) n_changes: u64,
-    /// `None` where it was not taken.
-    pub(super) digest: Option<Digest>,
-    /// Whether what it may have left there was removed.
-    pub(super) is_withdrawn: bool,
-}
-
-/// What the journal knows of the content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Journaled {
-    No,
-    /// Somebody tells it at this moment.
-    Declaring,
-    As(Id),
-    /// It need not know: the file has no name any more.
-    Nameless,
-}
-
+/// The content of a cached file.
 pub(super) enum Content {
+    /// Not on the local disk; `failure` is why the last fetch failed.
     Absent {
         failure: Option<Error>,
     },
@@ -108,7 +115,7 @@ pub(super) enum Content {
     Clean {
         version: Version,
         file: Arc<File>,
-        place: Place,
+        name: CleanName,
     },
     Dirty {
         file: Arc<File>,
@@ -116,6 +123,7 @@ pub(super) enum Content {
     },
 }
 
+/// A fetch in progress.
 pub(super) struct Fetching {
     /// The version that was asked for.
     pub(super) version: Version,
@@ -124,26 +132,770 @@ pub(super) struct Fetching {
     pub(super) have: u64,
     /// How many there will be; `None` until the host has said so.
     pub(super) total: Option<u64>,
-    /// Whether somebody was given some of it.
+    /// Whether some of it was given to a reader.
     pub(super) was_read: bool,
 }
 
-/// Which name clean content has on the disk.
-pub(super) enum Place {
-    /// The one that says its version: it can be found again after the entry is gone.
-    Named,
-    /// One that says nothing, because its version identifies nothing.
+/// The name of clean content in the cache directory.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum CleanName {
+    /// That of its version: the content can be found again when the entry is gone.
+    ByVersion,
+    /// One that identifies no version, because the version does not identify the content.
     Private(Private),
 }
 
+/// Work during which the content must not change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    /// The journal is written before the first change.
+    Journaling,
+    /// The content is flushed to the local disk.
+    Persisting,
+    /// The content is uploaded.
+    Uploading,
+    /// The content is written to, cut or allocated.
+    Changing,
+}
+
+/// What the journal knows of the content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InJournal {
+    No,
+    As(Id),
+    /// It need not know: the file has no name any more.
+    NotNeeded,
+}
+
+/// An upload of unknown outcome: the content may have reached the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct UnknownUpload {
+    /// The directory that it was sent to.
+    pub(super) dir: RemotePath,
+    /// Marks its temporary files there.
+    pub(super) tag: u32,
+    pub(super) size: u64,
+    pub(super) mtime: Time,
+    /// The change that it uploaded.
+    pub(super) n_changes: u64,
+    /// Of the content; `None` where it was not computed.
+    pub(super) digest: Option<Digest>,
+    /// Whether its temporary files were removed.
+    pub(super) is_cancelled: bool,
+}
+
+/// What an upload does, decided when it begins. The content does not change while it runs.
+pub(super) struct UploadJob {
+    pub(super) file: Arc<File>,
+    pub(super) private: Private,
+    pub(super) spec: UploadSpec,
+    pub(super) skips_conflict_check: bool,
+    pub(super) unknown_uploads: Vec<UnknownUpload>,
+    pub(super) n_changes: u64,
+    pub(super) may_be_partial: bool,
+    pub(super) old: Option<Arc<File>>,
+}
+
+/// What [`State::next_upload`] finds to do.
+pub(super) enum NextUpload {
+    /// The host has the content.
+    Nothing,
+    /// The host has the content, but was not asked to flush it to its disk.
+    Flush,
+    /// Other work is under way, or a rename: wait for it.
+    Wait,
+    /// Begin with [`Work::Uploading`].
+    Upload,
+}
+
 impl State {
-    pub(super) fn set_base(&mut self, version: Version) {
+    pub(super) fn new(content: Content, base: Expect, size: u64, mtime: Time) -> Self {
+        Self {
+            content,
+            work: None,
+            n_upload_blocks: 0,
+            base,
+            skips_conflict_check: false,
+            unchanged_prefix: 0,
+            is_new: false,
+            may_write: true,
+            size,
+            mtime,
+            atime: None,
+            ctime: mtime,
+            n_changes: 0,
+            is_closed: false,
+            room: 0,
+            journal: InJournal::No,
+            old: None,
+            recovered_as: None,
+            may_be_partial: false,
+            unknown_uploads: Vec::new(),
+            failure: None,
+            is_durable_on_host: false,
+            conflict_epoch: 0,
+            fetched_stat: None,
+            is_unsized: false,
+            refresh: Refresh::default(),
+        }
+    }
+
+    /// An empty file that the host does not have yet.
+    pub(super) fn of_new_file(
+        file: File,
+        private: Private,
+        skips_conflict_check: bool,
+        now: Time,
+    ) -> Self {
+        let file = Arc::new(file);
+        let content = Content::Dirty { file, private };
+        Self {
+            skips_conflict_check,
+            is_new: true,
+            ..Self::new(content, Expect::Absent, 0, now)
+        }
+    }
+
+    /// Content of an earlier mount: closed, in the journal, and possibly on the host already.
+    pub(super) fn recovered(
+        record: &Record,
+        file: File,
+        private: Private,
+        old: Option<File>,
+        unknown_uploads: Vec<UnknownUpload>,
+    ) -> Self {
+        let file = Arc::new(file);
+        let content = Content::Dirty { file, private };
+        Self {
+            atime: record.atime,
+            ctime: record.mtime.max(record.since),
+            journal: InJournal::As(record.id),
+            is_closed: true,
+            may_be_partial: record.phase == Phase::Begun,
+            old: old.map(|file| (record.id, Arc::new(file))),
+            unknown_uploads,
+            recovered_as: Some(record.id),
+            ..Self::new(content, record.base, record.size, record.mtime)
+        }
+    }
+
+    /// Panics in debug builds if a transition has broken a rule.
+    fn check_invariants(&self) {
+        if !cfg!(debug_assertions) {
+            return;
+        }
+        match &self.content {
+            Content::Dirty { .. } => {
+                // INVARIANT: dirty bytes are in the journal, unless nobody will upload them.
+                debug_assert!(
+                    self.size == 0 || self.journal != InJournal::No,
+                    "dirty content is not in the journal"
+                );
+            }
+            Content::Fetching(fetching) => {
+                debug_assert!(
+                    fetching.total.is_none_or(|total| fetching.have <= total),
+                    "more was fetched than there is"
+                );
+            }
+            Content::Absent { .. } | Content::Clean { .. } => {}
+        }
+        // INVARIANT: what was never uploaded is not on the host's disk either.
+        debug_assert!(
+            !(self.is_new && self.is_durable_on_host),
+            "a new file is durable on the host"
+        );
+    }
+}
+
+/// Questions.
+impl State {
+    pub(super) fn content(&self) -> &Content {
+        &self.content
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        matches!(self.content, Content::Dirty { .. })
+    }
+
+    pub(super) fn is_clean(&self) -> bool {
+        matches!(self.content, Content::Clean { .. })
+    }
+
+    pub(super) fn dirty(&self) -> Option<(&Arc<File>, Private)> {
+        match &self.content {
+            Content::Dirty { file, private } => Some((file, *private)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn clean_version(&self) -> Option<Version> {
+        match &self.content {
+            Content::Clean { version, .. } => Some(*version),
+            _ => None,
+        }
+    }
+
+    pub(super) fn work(&self) -> Option<Work> {
+        self.work
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.work.is_some()
+    }
+
+    /// Whether the content may be persisted or uploaded: nothing else is done with it, and its path
+    /// does not change.
+    pub(super) fn may_leave(&self) -> bool {
+        self.work.is_none() && self.n_upload_blocks == 0
+    }
+
+    pub(super) fn base(&self) -> Expect {
+        self.base
+    }
+
+    pub(super) fn is_new(&self) -> bool {
+        self.is_new && self.is_dirty()
+    }
+
+    pub(super) fn may_write(&self) -> bool {
+        self.may_write
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// What the host does not know yet; `None` if it knows everything.
+    pub(super) fn local(&self) -> Option<Local> {
+        self.is_dirty().then_some(Local {
+            size: self.size,
+            mtime: self.mtime,
+            atime: self.atime,
+            ctime: self.ctime,
+        })
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    pub(super) fn journal(&self) -> InJournal {
+        self.journal
+    }
+
+    /// Whether the journal says that the content is being written, or need not.
+    pub(super) fn is_open_in_journal(&self) -> bool {
+        match self.journal {
+            InJournal::NotNeeded => true,
+            InJournal::As(_) => !self.is_closed,
+            InJournal::No => false,
+        }
+    }
+
+    pub(super) fn may_be_partial(&self) -> bool {
+        self.may_be_partial
+    }
+
+    pub(super) fn unknown_uploads(&self) -> &[UnknownUpload] {
+        &self.unknown_uploads
+    }
+
+    pub(super) fn failure(&self) -> Option<&Error> {
+        self.failure.as_ref()
+    }
+
+    pub(super) fn conflict_epoch(&self) -> u64 {
+        self.conflict_epoch
+    }
+
+    pub(super) fn has_fetched_stat(&self) -> bool {
+        self.fetched_stat.is_some()
+    }
+
+    pub(super) fn is_unsized(&self) -> bool {
+        self.is_unsized
+    }
+
+    /// What is to be done for content to be on the host, or durable there.
+    pub(super) fn next_upload(&self, durability: Durability) -> NextUpload {
+        if self.is_dirty() {
+            return match self.may_leave() {
+                true => NextUpload::Upload,
+                false => NextUpload::Wait,
+            };
+        }
+        match durability {
+            Durability::Fsync if !self.is_durable_on_host => NextUpload::Flush,
+            _ => NextUpload::Nothing,
+        }
+    }
+
+    /// How the content is uploaded to `target`, without a conflict copy and without a flush.
+    pub(super) fn upload_spec(&self, target: &Target, tag: u32) -> UploadSpec {
+        UploadSpec {
+            size: self.size,
+            appends_to: self.appends_to(target),
+            mode: target.mode,
+            sets_mode: target.sets_mode,
+            mtime: self.mtime,
+            atime: self.atime.unwrap_or(target.atime),
+            owner: target.owner,
+            expect: self.base,
+            placement: target.placement,
+            durability: Durability::Lazy,
+            keep_as: None,
+            tag,
+        }
+    }
+
+    /// How many bytes of the content the host has, if it was only appended to.
+    fn appends_to(&self, target: &Target) -> Option<u64> {
+        let Expect::Version(base) = self.base else {
+            return None;
+        };
+        let is_longer =
+            base.size > 0 && self.unchanged_prefix >= base.size && self.size > base.size;
+        (target.may_append && is_longer && !self.skips_conflict_check).then_some(base.size)
+    }
+
+    /// The upload of the content as it is; `None` if it is not dirty.
+    pub(super) fn upload_job(&self, target: &Target, durability: Durability) -> Option<UploadJob> {
+        let (file, private) = self.dirty()?;
+        Some(UploadJob {
+            file: Arc::clone(file),
+            private,
+            spec: UploadSpec {
+                durability,
+                ..self.upload_spec(target, tag(private.id))
+            },
+            skips_conflict_check: self.skips_conflict_check,
+            unknown_uploads: self.unknown_uploads.clone(),
+            n_changes: self.n_changes,
+            may_be_partial: self.may_be_partial,
+            old: self.old.as_ref().map(|(_, file)| Arc::clone(file)),
+        })
+    }
+
+    /// The journal record of the content as it is.
+    pub(super) fn record(
+        &self,
+        id: Id,
+        phase: Phase,
+        target: &Target,
+        since: Time,
+        why: &str,
+    ) -> Record {
+        let spec = self.upload_spec(target, tag(id));
+        Record {
+            id,
+            phase,
+            path: target.path.clone(),
+            was: None,
+            base: spec.expect,
+            mode: spec.mode,
+            sets_mode: spec.sets_mode,
+            owner: spec.owner,
+            placement: spec.placement,
+            size: spec.size,
+            mtime: spec.mtime,
+            atime: self.atime,
+            since,
+            why: why.to_owned(),
+        }
+    }
+}
+
+/// Work and blocks.
+impl State {
+    /// Begins work. The caller must make sure that it ends, see `Busy` of the entry.
+    pub(super) fn begin(&mut self, work: Work) {
+        debug_assert_eq!(self.work, None, "two pieces of work at once");
+        self.work = Some(work);
+    }
+
+    pub(super) fn end_work(&mut self) {
+        self.work = None;
+        self.check_invariants();
+    }
+
+    pub(super) fn block_uploads(&mut self) {
+        self.n_upload_blocks += 1;
+    }
+
+    pub(super) fn unblock_uploads(&mut self) {
+        self.n_upload_blocks -= 1;
+    }
+}
+
+/// Transitions of clean and absent content.
+impl State {
+    /// The content of `version` was found on the disk.
+    pub(super) fn found(&mut self, version: Version, file: File) {
+        self.content = Content::Clean {
+            version,
+            file: Arc::new(file),
+            name: CleanName::ByVersion,
+        };
+        self.has_version(version);
+    }
+
+    pub(super) fn fetch_begins(&mut self, version: Version, file: Arc<File>) {
+        self.content = Content::Fetching(Fetching {
+            version,
+            file,
+            have: 0,
+            total: None,
+            was_read: false,
+        });
+    }
+
+    /// The fetch into this file, if it is still the one that is wanted.
+    pub(super) fn fetch_into(&mut self, file: &Arc<File>) -> Option<&mut Fetching> {
+        match &mut self.content {
+            Content::Fetching(fetching) if Arc::ptr_eq(&fetching.file, file) => Some(fetching),
+            _ => None,
+        }
+    }
+
+    /// A reader gets some of what was fetched so far.
+    pub(super) fn fetched_part_is_read(&mut self) {
+        if let Content::Fetching(fetching) = &mut self.content {
+            fetching.was_read = true;
+        }
+    }
+
+    /// The fetch ended without content. `failure` is `None` if it was cut because nobody waited.
+    pub(super) fn fetch_ends(&mut self, failure: Option<Error>) {
+        self.content = Content::Absent { failure };
+    }
+
+    /// A fetch, of the first content or of a newer one, is complete. `size` is that of the content,
+    /// and `base` what has to be on the host for it to be replaced; `is_unsized` is whether the size
+    /// in `base` says nothing.
+    pub(super) fn fetched(&mut self, content: Content, fetched: FetchedContent, now: Tick) {
+        let FetchedContent {
+            base,
+            stat,
+            size,
+            may_write,
+            is_unsized,
+        } = fetched;
+        self.has_version(base);
+        self.may_write = may_write;
+        self.size = size;
+        self.is_unsized = is_unsized;
+        self.fetched_stat = Some((stat, now));
+        self.content = content;
+        self.check_invariants();
+    }
+
+    pub(super) fn take_fetched_stat(&mut self) -> Option<(Stat, Tick)> {
+        self.fetched_stat.take()
+    }
+
+    /// Takes clean content out of the entry, to be given to the index or removed.
+    pub(super) fn take_clean(&mut self) -> Option<(Version, CleanName)> {
+        match &self.content {
+            Content::Clean { version, name, .. } => {
+                let taken = (*version, *name);
+                self.content = Content::Absent { failure: None };
+                Some(taken)
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes the content out of the entry, to be removed.
+    pub(super) fn take_content(&mut self) -> Content {
+        std::mem::replace(&mut self.content, Content::Absent { failure: None })
+    }
+
+    /// The metadata of the file changed on the host by our own doing, and with it the version of the
+    /// content. Returns whether the base did.
+    pub(super) fn base_changes(&mut self, old: &Version, new: &Version) -> bool {
+        let is_base = self.base == Expect::Version(*old);
+        if is_base {
+            self.base = Expect::Version(*new);
+        }
+        is_base
+    }
+
+    /// The same for clean content, once its file has the name of the new version.
+    pub(super) fn clean_changes(&mut self, new: Version) {
+        if let Content::Clean { version, .. } = &mut self.content {
+            *version = new;
+        }
+    }
+
+    /// The host has `version`, and everything here is about that.
+    pub(super) fn has_version(&mut self, version: Version) {
         self.base = Expect::Version(version);
-        self.replaces = false;
-        self.n_kept = version.size;
+        self.skips_conflict_check = false;
+        self.unchanged_prefix = version.size;
+        self.is_new = false;
         self.size = version.size;
         self.is_unsized = false;
         self.mtime = version.mtime;
         self.atime = None;
     }
+
+    pub(super) fn set_base(&mut self, base: Expect) {
+        self.base = base;
+    }
+
+    pub(super) fn set_new(&mut self, is_new: bool) {
+        self.is_new = is_new;
+    }
+}
+
+/// Transitions of dirty content.
+impl State {
+    /// Clean content is about to be changed; its file has the name `private` by now.
+    pub(super) fn becomes_dirty(&mut self, private: Private) -> Option<Arc<File>> {
+        let Content::Clean { file, .. } = &self.content else {
+            return None;
+        };
+        let file = Arc::clone(file);
+        self.content = Content::Dirty {
+            file: Arc::clone(&file),
+            private,
+        };
+        self.check_invariants();
+        Some(file)
+    }
+
+    /// Everything is replaced by an empty file.
+    pub(super) fn is_emptied(&mut self, file: File, private: Private, now: Time) {
+        let file = Arc::new(file);
+        self.content = Content::Dirty { file, private };
+        self.is_cut(0, now);
+    }
+
+    /// Bytes from `offset` on are about to be written: a write that fails may have written some.
+    pub(super) fn write_begins(&mut self, offset: u64) {
+        self.unchanged_prefix = self.unchanged_prefix.min(offset);
+    }
+
+    /// `len` bytes were written at `offset`, or some of them if `len` is 0.
+    pub(super) fn is_written(&mut self, offset: u64, len: u64, now: Time) {
+        self.room = self.room.saturating_sub(len);
+        if len > 0 {
+            self.size = self.size.max(offset + len);
+        }
+        self.is_changed(now);
+    }
+
+    /// The file is `size` bytes long by now.
+    pub(super) fn is_cut(&mut self, size: u64, now: Time) {
+        self.unchanged_prefix = self.unchanged_prefix.min(size);
+        self.size = size;
+        self.is_changed(now);
+    }
+
+    /// The next upload is to replace what is on the host, if the host has the file at all.
+    pub(super) fn skip_conflict_check(&mut self) {
+        self.skips_conflict_check = self.base != Expect::Absent;
+    }
+
+    fn is_changed(&mut self, now: Time) {
+        self.mtime = now;
+        self.ctime = now;
+        self.is_durable_on_host = false;
+        self.is_closed = false;
+        self.n_changes += 1;
+        self.check_invariants();
+    }
+
+    /// Whether `len` more bytes may be written without asking the disk.
+    pub(super) fn has_room(&self, len: u64) -> bool {
+        self.room >= len
+    }
+
+    pub(super) fn set_room(&mut self, room: u64) {
+        self.room = room;
+    }
+
+    /// Sets times that are uploaded with the content. Returns false, and changes nothing, if there is
+    /// nothing to be uploaded, or if it is being uploaded already.
+    pub(super) fn set_times(
+        &mut self,
+        atime: Option<Time>,
+        mtime: Option<Time>,
+        now: Time,
+    ) -> bool {
+        let is_leaving = matches!(self.work, Some(Work::Persisting | Work::Uploading));
+        if !self.is_dirty() || is_leaving {
+            return false;
+        }
+        self.atime = atime.or(self.atime);
+        self.mtime = mtime.unwrap_or(self.mtime);
+        self.ctime = now;
+        true
+    }
+
+    /// The attributes that are uploaded with the content were changed. An upload of unknown outcome
+    /// does not have them. Returns whether the journal has to be told before the content is closed.
+    pub(super) fn attrs_are_changed(&mut self) -> bool {
+        if !self.unknown_uploads.is_empty() {
+            self.n_changes += 1;
+        }
+        self.is_closed
+    }
+
+    /// Unchanged content is to be uploaded again. Returns the change that this counts as.
+    pub(super) fn is_marked_for_upload(&mut self) -> u64 {
+        self.is_durable_on_host = false;
+        self.n_changes += 1;
+        self.n_changes
+    }
+
+    /// Whether content that was marked as change `n_changes` of `version` is as it was then, and the
+    /// host has certainly received none of it.
+    pub(super) fn is_as_marked(&self, n_changes: u64, version: Version) -> bool {
+        self.is_dirty()
+            && self.n_changes == n_changes
+            && self.base == Expect::Version(version)
+            && self.unknown_uploads.is_empty()
+    }
+
+    pub(super) fn forget_failure(&mut self) {
+        self.failure = None;
+    }
+
+    /// The host has what is here in this version; the file has its `name` by now.
+    pub(super) fn becomes_clean(&mut self, version: Version, name: CleanName) {
+        if let Content::Dirty { file, .. } = &self.content {
+            let file = Arc::clone(file);
+            self.content = Content::Clean {
+                version,
+                file,
+                name,
+            };
+            self.has_version(version);
+        }
+    }
+
+    /// The file was renamed in the cache directory.
+    pub(super) fn set_private(&mut self, new: Private) {
+        if let Content::Dirty { private, .. } = &mut self.content {
+            *private = new;
+        }
+    }
+
+    /// The content was persisted here, or could not be. It may be uploaded in the background then.
+    pub(super) fn is_persisted(&mut self, is_closed: bool) {
+        self.is_closed = is_closed;
+        self.skips_conflict_check &= !is_closed;
+    }
+
+    /// The content is whole: it is uploaded as it is, or stays here for the next mount.
+    pub(super) fn set_closed(&mut self, is_closed: bool) {
+        self.is_closed = is_closed;
+    }
+
+    /// An upload was carried out. Returns the number of content of an earlier mount.
+    pub(super) fn uploaded(
+        &mut self,
+        job: &UploadJob,
+        version: Version,
+        name: CleanName,
+        is_conflict: bool,
+    ) -> Option<Id> {
+        self.has_version(version);
+        self.size = job.spec.size;
+        self.failure = None;
+        self.unknown_uploads.clear();
+        self.conflict_epoch += u64::from(is_conflict);
+        self.is_durable_on_host = job.spec.durability == Durability::Fsync;
+        self.content = Content::Clean {
+            version,
+            file: Arc::clone(&job.file),
+            name,
+        };
+        self.recovered_as.take()
+    }
+
+    /// An upload failed. `part` is what the host has now if that is part of our content, and how many
+    /// bytes of it equal ours; `unknown` is set if the host may have all of it. Returns whether the
+    /// error is another than the last one.
+    pub(super) fn upload_failed(
+        &mut self,
+        error: &Error,
+        is_partial: bool,
+        part: Option<(Expect, u64)>,
+        unknown: Option<UnknownUpload>,
+    ) -> bool {
+        self.may_be_partial |= is_partial;
+        match (part, unknown) {
+            // The next upload may replace it, but not what others make of it.
+            (Some((part, prefix)), _) => {
+                self.base = part;
+                self.unchanged_prefix = prefix;
+            }
+            // The next upload asks.
+            (None, Some(unknown)) => self.unknown_uploads.push(unknown),
+            (None, None) => {}
+        }
+        self.skips_conflict_check = false;
+        let is_news = self.failure.as_ref().map(ToString::to_string) != Some(error.to_string());
+        self.failure = Some(error.clone());
+        self.check_invariants();
+        is_news
+    }
+
+    /// An upload in place is about to begin.
+    pub(super) fn may_become_partial(&mut self) {
+        self.may_be_partial = true;
+    }
+
+    pub(super) fn unknown_uploads_are_cancelled(&mut self) {
+        for unknown in &mut self.unknown_uploads {
+            unknown.is_cancelled = true;
+        }
+    }
+
+    pub(super) fn is_made_durable_on_host(&mut self) {
+        self.is_durable_on_host = true;
+    }
+}
+
+/// Transitions of the journal.
+impl State {
+    pub(super) fn set_journal(&mut self, journal: InJournal) {
+        self.journal = journal;
+    }
+
+    /// The journal says that the content is about to be written; `old` is a copy of the host's.
+    pub(super) fn opened_in_journal(&mut self, id: Id, old: Option<(Id, Arc<File>)>) {
+        self.journal = InJournal::As(id);
+        self.is_closed = false;
+        self.old = old.or(self.old.take());
+    }
+
+    pub(super) fn keep_old(&mut self, old: Option<(Id, Arc<File>)>) {
+        self.old = old;
+    }
+
+    /// The journal need not know the content any more. Returns the record to be ended, and the number
+    /// of the copy of the host's content to be removed.
+    pub(super) fn leave_journal(&mut self) -> (Option<Id>, Option<Id>) {
+        self.may_be_partial = false;
+        let old = self.old.take().map(|(id, _)| id);
+        let record = match self.journal {
+            InJournal::As(id) => Some(id),
+            InJournal::No | InJournal::NotNeeded => None,
+        };
+        self.journal = InJournal::No;
+        (record, old)
+    }
+}
+
+/// What a fetch has brought beside the bytes.
+pub(super) struct FetchedContent {
+    pub(super) base: Version,
+    pub(super) stat: Stat,
+    pub(super) size: u64,
+    pub(super) may_write: bool,
+    pub(super) is_unsized: bool,
 }

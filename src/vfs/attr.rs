@@ -7,7 +7,6 @@ use crate::cache::Whole;
 use crate::path::RemotePath;
 use crate::stat::FileKind;
 use crate::stat::Stat;
-use crate::sync::MutexGuard;
 use crate::vfs::Context;
 use crate::vfs::Error;
 use crate::vfs::Ino;
@@ -20,6 +19,7 @@ use crate::vfs::permission::Who;
 use crate::vfs::symlink;
 use crate::vfs::symlink::Symlinks;
 use crate::vfs::tree::Tree;
+use crate::vfs::tree::TreeGuard;
 
 /// Attributes as they are shown on this machine.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -42,7 +42,7 @@ impl Vfs {
             return self.attr_of(&tree, ino);
         };
         let n_switches = entry.n_switches();
-        self.take_news(ino, &entry);
+        self.take_fetched_stat(ino, &entry);
         let before = self.attr_of(&self.tree.lock(), ino)?;
         // This starts to fetch a newer version.
         self.attr_of(&*self.fresh_attr(cx, ino)?, ino)?;
@@ -63,15 +63,15 @@ impl Vfs {
     }
 
     /// Makes sure that the attributes of an inode are fresh and returns the tree with them.
-    pub(super) fn fresh_attr(&self, cx: &Context, ino: Ino) -> Result<MutexGuard<'_, Tree>> {
+    pub(super) fn fresh_attr(&self, cx: &Context, ino: Ino) -> Result<TreeGuard<'_>> {
         let since = self.clock.tick();
         let mut tree = self.tree.lock();
         for _ in 0..MAX_ROUNDS {
-            let inode = tree.get(ino).ok_or(Error::Stale)?;
+            let inode = tree.get(ino).ok_or(Error::UnknownInode)?;
             if self.is_fresh(inode.freshness, since) || inode.is_ours() {
                 return Ok(tree);
             }
-            let Some((parent, name)) = inode.links.first().cloned() else {
+            let Some((parent, name)) = inode.links().first().cloned() else {
                 if ino != Ino::ROOT {
                     // Removed, and open: nothing about it changes any more.
                     return Ok(tree);
@@ -88,7 +88,7 @@ impl Vfs {
                 Err(error) if self.is_away(&error) => return Ok(self.tree.lock()),
                 result => result?,
             };
-            let is_bound = tree.get(ino).is_some_and(|inode| !inode.links.is_empty());
+            let is_bound = tree.get(ino).is_some_and(|inode| !inode.links().is_empty());
             if !is_bound {
                 // It vanished from the host; those who have it open keep it.
                 return if tree.get(ino).is_some_and(Inode::is_open) {
@@ -98,14 +98,14 @@ impl Vfs {
                 };
             }
         }
-        Err(Error::Stale)
+        Err(Error::Changing)
     }
 
     /// Asks for the attributes of the root: by a listing, which is what is wanted next, where
     /// that is not too much.
-    fn ask_for_root<'a>(&'a self, mut tree: MutexGuard<'a, Tree>) -> Result<MutexGuard<'a, Tree>> {
+    fn ask_for_root<'a>(&'a self, mut tree: TreeGuard<'a>) -> Result<TreeGuard<'a>> {
         if tree.dir_mut(Ino::ROOT).is_some_and(|dir| dir.is_listing) {
-            self.listed.wait(&mut tree);
+            tree.wait(&self.listed);
             return Ok(tree);
         }
         let at = self.clock.tick();
@@ -133,11 +133,11 @@ impl Vfs {
 
     /// Puts together what is shown of an inode.
     pub(super) fn attr_of(&self, tree: &Tree, ino: Ino) -> Result<Attr> {
-        let inode = tree.get(ino).ok_or(Error::Stale)?;
+        let inode = tree.get(ino).ok_or(Error::UnknownInode)?;
         let mut stat = inode.stat;
         let mut ttl = self.ttl_left(inode.freshness);
-        if let Some(open) = &inode.open
-            && let Some(local) = open.entry.local()
+        if let Some(entry) = &inode.entry
+            && let Some(local) = entry.local()
         {
             stat.size = local.size;
             stat.blocks = local.size.div_ceil(512);
@@ -158,7 +158,7 @@ impl Vfs {
         {
             stat.ctime = Some(shown);
         }
-        if inode.links.is_empty() && ino != Ino::ROOT {
+        if inode.links().is_empty() && ino != Ino::ROOT {
             stat.nlink = if stat.kind == FileKind::Directory {
                 0
             } else {
@@ -197,7 +197,7 @@ impl Vfs {
                 };
                 // The kernel does not say under which of its names a link is followed: what is
                 // shown must stay inside for each of them.
-                let links = tree.get(ino).map_or(&[][..], |inode| &inode.links[..]);
+                let links = tree.get(ino).map_or(&[][..], Inode::links);
                 let mut dirs = links.iter().filter_map(|(parent, _)| tree.path(*parent));
                 let shown = shown_in(&dirs.next().unwrap_or_default());
                 let is_same = dirs.all(|dir| shown_in(&dir) == shown);
@@ -212,7 +212,7 @@ impl Vfs {
     /// Returns what a symlink says, as it is shown on this machine.
     pub fn readlink(&self, cx: &Context, ino: Ino) -> Result<Vec<u8>> {
         let tree = self.tree.lock();
-        let inode = tree.get(ino).ok_or(Error::Stale)?;
+        let inode = tree.get(ino).ok_or(Error::UnknownInode)?;
         if inode.stat.kind != FileKind::Symlink {
             return Err(Error::InvalidArgument);
         }
@@ -227,7 +227,7 @@ impl Vfs {
         if let Some(inode) = tree.get_mut(ino) {
             inode.target = Some(target.into());
         }
-        self.shown_target(&tree, ino)?.ok_or(Error::Stale)
+        self.shown_target(&tree, ino)?.ok_or(Error::UnknownInode)
     }
 
     /// Checks `access(2)`'s mask for the login user of the host, who does everything there.
@@ -236,7 +236,7 @@ impl Vfs {
             self.check_writable()?;
         }
         let tree = self.fresh_attr(cx, ino)?;
-        let stat = tree.get(ino).ok_or(Error::Stale)?.stat;
+        let stat = tree.get(ino).ok_or(Error::UnknownInode)?.stat;
         if permission::permits(&stat, &self.login(), mask) {
             Ok(())
         } else {

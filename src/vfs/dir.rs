@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::path::Name;
-use crate::remote::Reason;
 use crate::stat::FileKind;
 use crate::vfs::Attr;
 use crate::vfs::Context;
@@ -77,22 +76,22 @@ impl Vfs {
             };
             // Where names change faster than they can be listed, one of them may be missing.
             let is_complete = round > MAX_CHANGES || !tree.has_unknown_names(ino);
-            let dir = tree.dir_mut(ino).ok_or(Error::Stale)?;
+            let dir = tree.dir_mut(ino).ok_or(Error::UnknownInode)?;
             let listed_at = dir.listed_at.filter(|_| is_complete);
             if listed_at.is_some_and(|at| self.is_fresh(Freshness::Asked(at), since)) {
                 return Ok(Self::items(&tree, ino));
             }
             if tree
                 .get(ino)
-                .is_some_and(|inode| inode.links.is_empty() && ino != Ino::ROOT)
+                .is_some_and(|inode| inode.links().is_empty() && ino != Ino::ROOT)
             {
                 // Removed while it is open: it holds nothing any more.
                 return Ok(Snapshot { items: Vec::new() });
             }
             cx.may_wait()?;
-            let dir = tree.dir_mut(ino).ok_or(Error::Stale)?;
+            let dir = tree.dir_mut(ino).ok_or(Error::UnknownInode)?;
             if dir.is_listing {
-                self.listed.wait(&mut tree);
+                tree.wait(&self.listed);
                 continue;
             }
             let path = tree.path(ino).ok_or(Error::NotFound)?;
@@ -101,28 +100,17 @@ impl Vfs {
             }
             let at = self.clock.tick();
             drop(tree);
-            let result = self.remote.list(&path);
+            let result = self.list(ino, &path, at).map_err(Error::from);
             tree = self.tree.lock();
-            if let Some(dir) = tree.dir_mut(ino) {
-                dir.is_listing = false;
-            }
-            self.listed.notify_all();
-            match result {
-                Ok(listing) => tree.learn_listing(ino, listing, at),
-                Err(error)
-                    if error.reason() == Some(Reason::NotFound)
-                        && Self::was_moved(&tree, ino, &path) => {}
-                Err(error) => {
-                    let error = Error::from(error);
-                    let was_listed = tree.dir_mut(ino).is_some_and(|dir| dir.listed_at.is_some());
-                    if was_listed && self.is_away(&error) {
-                        return Ok(Self::items(&tree, ino));
-                    }
-                    return Err(error);
+            if let Err(error) = result {
+                let was_listed = tree.dir_mut(ino).is_some_and(|dir| dir.listed_at.is_some());
+                if was_listed && self.is_away(&error) {
+                    return Ok(Self::items(&tree, ino));
                 }
+                return Err(error);
             }
         }
-        Err(Error::Stale)
+        Err(Error::Changing)
     }
 
     fn items(tree: &Tree, ino: Ino) -> Snapshot {
@@ -132,7 +120,7 @@ impl Vfs {
         };
         let up = tree
             .get(ino)
-            .and_then(|inode| inode.links.first())
+            .and_then(|inode| inode.links().first())
             .map_or(ino, |(up, _)| *up);
         let dots = [(&b"."[..], ino), (&b".."[..], up)].map(|(name, ino)| DirItem {
             shown_ino: shown(ino),

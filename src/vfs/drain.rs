@@ -65,7 +65,7 @@ impl Vfs {
             let result = match away {
                 None => self.flush_inode(&cx, ino, Durability::Lazy),
                 Some(error) => {
-                    self.keep(ino, &error);
+                    self.persist(ino, &error);
                     Err(error)
                 }
             };
@@ -79,11 +79,12 @@ impl Vfs {
         }
     }
 
-    fn keep(&self, ino: Ino, error: &Error) {
+    /// Persists content that cannot be uploaded before the mount ends.
+    fn persist(&self, ino: Ino, error: &Error) {
         let entry = self.tree.lock().get(ino).and_then(entry_of);
         if let Some(entry) = entry
             && let Ok(place) = self.upload_place(ino)
-            && let Err(error) = entry.keep(&*place, &remote::chain(error))
+            && let Err(error) = entry.persist_for_next_mount(&*place, &remote::chain(error))
         {
             log::error!("{}", remote::chain(&error));
         }

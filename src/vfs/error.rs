@@ -47,6 +47,14 @@ pub enum Error {
     NotStored(cache::Error),
     #[error("the file was replaced on the host")]
     Stale,
+    #[error("the directory changes faster than it can be read")]
+    Changing,
+    /// The kernel has forgotten the inode, or never knew it.
+    #[error("an internal error: there is no such inode")]
+    UnknownInode,
+    /// A bug of this program; the log says more.
+    #[error("an internal error")]
+    Internal,
     #[error("no data or hole there")]
     NoSuchOffset,
 }
@@ -126,7 +134,9 @@ impl Error {
             Self::BadHandle => libc::EBADF,
             Self::CrossDevice => libc::EXDEV,
             Self::NotSupported => libc::EOPNOTSUPP,
-            Self::Stale => libc::ESTALE,
+            // The kernel looks the name up once more.
+            Self::Stale | Self::Changing | Self::UnknownInode => libc::ESTALE,
+            Self::Internal => libc::EIO,
             Self::NoSuchOffset => libc::ENXIO,
         }
     }
@@ -139,8 +149,11 @@ fn of_cache(error: &cache::Error) -> c_int {
         cache::Error::Local { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
         cache::Error::Full => libc::ENOSPC,
         // `vfs` brings content that is missing; where that did not help, it is lost.
-        cache::Error::NotHere | cache::Error::NotDeclared | cache::Error::Outdated => libc::EIO,
-        cache::Error::KeptBeside { .. } | cache::Error::NoPlace => libc::ESTALE,
+        cache::Error::NotHere
+        | cache::Error::NotJournaled
+        | cache::Error::Outdated
+        | cache::Error::Internal => libc::EIO,
+        cache::Error::KeptBeside { .. } | cache::Error::NoPath => libc::ESTALE,
         cache::Error::TooSparse => libc::EFBIG,
         cache::Error::WouldWait => libc::EAGAIN,
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::cache;
 use crate::cache::Entry;
+use crate::cache::UploadTarget as _;
 use crate::cache::Wait;
-use crate::cache::Whereto as _;
 use crate::path::Name;
 use crate::path::RemotePath;
 use crate::remote::Changed;
@@ -13,7 +13,6 @@ use crate::remote::Owner;
 use crate::stat::DeviceNumber;
 use crate::stat::FileKind;
 use crate::stat::Stat;
-use crate::sync::MutexGuard;
 use crate::vfs::Attr;
 use crate::vfs::Change;
 use crate::vfs::Context;
@@ -26,11 +25,12 @@ use crate::vfs::Result;
 use crate::vfs::Vfs;
 use crate::vfs::freshness::Freshness;
 use crate::vfs::handle::FileHandle;
+use crate::vfs::inode::Home;
 use crate::vfs::inode::Inode;
-use crate::vfs::inode::Open;
 use crate::vfs::permission;
 use crate::vfs::tree::Scope;
 use crate::vfs::tree::Tree;
+use crate::vfs::tree::TreeGuard;
 
 /// The longest path of Linux, without the NUL at its end.
 pub(super) const PATH_MAX: usize = 4095;
@@ -53,38 +53,37 @@ impl Vfs {
         }
         let (entry, version) = {
             let mut tree = self.tree.lock();
-            let inode = tree.get(ino).ok_or(Error::Stale)?;
+            let inode = tree.get(ino).ok_or(Error::UnknownInode)?;
             match inode.stat.kind {
                 FileKind::File => {}
                 FileKind::Directory => return Err(Error::IsADirectory),
                 _ => return Err(Error::NotSupported),
             }
-            if inode.links.is_empty() && !inode.is_open() {
+            if inode.links().is_empty() && !inode.is_open() {
                 // The kernel goes by what it was told before the name was found to be gone: what
                 // is written would go nowhere. It looks the name up again, and makes the file.
                 return Err(Error::Stale);
             }
-            let knows_content = inode.open.is_some() || self.cache.has(&inode.stat.version());
+            let knows_content = inode.entry.is_some() || self.cache.has(&inode.stat.version());
             // Content that must be fetched anyway comes with fresh attributes.
             if knows_content && !flags.truncates {
                 drop(tree);
                 tree = self.fresh_attr(cx, ino)?;
             }
             let login = self.login();
-            let inode = tree.get(ino).ok_or(Error::Stale)?;
+            let inode = tree.get(ino).ok_or(Error::UnknownInode)?;
             let version = inode.stat.version();
             let changes = flags.writes || flags.truncates;
             if changes && !permission::permits(&inode.stat, &login, permission::WRITE) {
                 return Err(Error::AccessDenied);
             }
-            let is_here = inode.open.is_some() || self.cache.has(&version) || flags.truncates;
+            let is_here = inode.entry.is_some() || self.cache.has(&version) || flags.truncates;
             let reads_here = flags.reads && is_here;
             if reads_here && !permission::permits(&inode.stat, &login, permission::READ) {
                 tree = self.check_readable(cx, tree, ino)?;
             }
             (self.open_entry(&mut tree, ino)?, version)
         };
-        entry.retain();
         let result = if flags.truncates {
             let target = self.upload_place(ino)?.target();
             let keeps_old = target.is_some_and(|target| entry.is_in_place(&target));
@@ -108,13 +107,13 @@ impl Vfs {
         }
         let keeps_pages = self.take_pages(ino, &entry);
         if !keeps_pages && !flags.truncates {
-            // It would cut what is read at the size it was told last, which may be that of another
-            // content although what is known here is newer.
+            // The kernel clamps reads to its cached i_size, which may belong to an older version:
+            // invalidate its attributes.
             self.notify(Change::Attributes(ino));
         }
         let is_unsized = entry.content_version().is_some_and(|it| it.is_unsized);
-        let epoch = entry.epoch();
-        // Who cuts a file has changed it, whatever else may be done with the descriptor.
+        let conflict_epoch = entry.conflict_epoch();
+        // Truncating changes the file, whatever else may be done with the descriptor.
         let flags = OpenFlags {
             writes: flags.writes || flags.truncates,
             ..flags
@@ -123,7 +122,7 @@ impl Vfs {
             ino,
             entry,
             flags,
-            epoch,
+            conflict_epoch,
         };
         let fh = self.handles.lock().add_file(handle);
         Ok(Opened {
@@ -138,11 +137,11 @@ impl Vfs {
     fn check_readable<'a>(
         &'a self,
         cx: &Context,
-        tree: MutexGuard<'a, Tree>,
+        tree: TreeGuard<'a>,
         ino: Ino,
-    ) -> Result<MutexGuard<'a, Tree>> {
-        let inode = tree.get(ino).ok_or(Error::Stale)?;
-        let is_on_host = inode.open.as_ref().is_none_or(|open| !open.is_born);
+    ) -> Result<TreeGuard<'a>> {
+        let inode = tree.get(ino).ok_or(Error::UnknownInode)?;
+        let is_on_host = !inode.is_new();
         let path = tree.path(ino).filter(|_| is_on_host);
         // Nobody but us has it: what is not ours to read is nobody's to ask.
         let path = path.ok_or(Error::AccessDenied)?;
@@ -152,19 +151,16 @@ impl Vfs {
         Ok(self.tree.lock())
     }
 
-    /// The entry of an inode, made if need be, with one more handle to its name in the tree.
+    /// Returns the entry of an inode, made if need be, with one more handle.
     pub(super) fn open_entry(&self, tree: &mut Tree, ino: Ino) -> Result<Arc<Entry>> {
-        let inode = tree.get_mut(ino).ok_or(Error::Stale)?;
-        if let Some(open) = &mut inode.open {
-            open.handles += 1;
-            return Ok(Arc::clone(&open.entry));
+        let inode = tree.get_mut(ino).ok_or(Error::UnknownInode)?;
+        if let Some(entry) = &inode.entry {
+            entry.add_handle();
+            return Ok(Arc::clone(entry));
         }
         let entry = self.cache.entry(inode.stat.version());
-        inode.open = Some(Box::new(Open {
-            entry: Arc::clone(&entry),
-            handles: 1,
-            is_born: false,
-        }));
+        entry.add_handle();
+        inode.entry = Some(Arc::clone(&entry));
         self.hold_if_moving(tree, ino, &entry);
         Ok(entry)
     }
@@ -173,7 +169,7 @@ impl Vfs {
     pub(super) fn fill(&self, cx: &Context, ino: Ino, entry: &Arc<Entry>) -> Result<()> {
         let (path, version) = {
             let tree = self.tree.lock();
-            let inode = tree.get(ino).ok_or(Error::Stale)?;
+            let inode = tree.get(ino).ok_or(Error::UnknownInode)?;
             match tree.path(ino) {
                 Some(path) => (path, inode.stat.version()),
                 // Removed, and open by somebody else: what is here is all there is.
@@ -184,15 +180,15 @@ impl Vfs {
             Err(cache::Error::Outdated) => self.refresh_and_wait(cx, ino, entry),
             result => {
                 result?;
-                self.take_news(ino, entry);
+                self.take_fetched_stat(ino, entry);
                 Ok(())
             }
         }
     }
 
     /// Takes the attributes that came with content.
-    pub(super) fn take_news(&self, ino: Ino, entry: &Entry) {
-        let Some((stat, at)) = entry.take_news() else {
+    pub(super) fn take_fetched_stat(&self, ino: Ino, entry: &Entry) {
+        let Some((stat, at)) = entry.take_fetched_stat() else {
             return;
         };
         let mut tree = self.tree.lock();
@@ -216,7 +212,7 @@ impl Vfs {
         match entry.version() {
             Some(version) => inode.pages_of.replace(version) == Some(version),
             // Our own content: whatever the kernel has, it has from the same writes.
-            None => entry.is_dirty() && inode.open.as_ref().is_some_and(|open| open.handles > 1),
+            None => entry.is_dirty() && entry.n_handles() > 1,
         }
     }
 
@@ -253,7 +249,7 @@ impl Vfs {
         let (path, owner) = self.place_for_new(cx, parent, &name)?;
         // Whether somebody else was faster shows when it is uploaded, where that is later anyway.
         let asks_first = flags.is_exclusive && self.options.writeback.is_none();
-        let (entry, stat, is_born) = if asks_first {
+        let (entry, stat) = if asks_first {
             cx.may_wait()?;
             let result = self.remote.create_new(&path, mode, owner);
             let changed = self.heard(result, &[(parent, &name)])?;
@@ -263,35 +259,31 @@ impl Vfs {
             if stat.size == 0 {
                 entry.truncate(0, Wait::Allowed)?;
                 // The host has this empty file.
-                entry.settle_empty(stat.version());
+                entry.empty_file_was_created(stat.version());
             }
-            (entry, stat, false)
+            (entry, stat)
         } else {
             let entry = self.cache.new_entry(flags.truncates)?;
-            (entry, self.stat_of_new(parent, mode, owner)?, true)
+            (entry, self.stat_of_new(parent, mode, owner)?)
         };
-        entry.retain();
+        entry.add_handle();
         let at = self.clock.tick();
         let mut tree = self.tree.lock();
         let ino = tree.add(stat, Freshness::Asked(at));
         tree.bind(parent, &name, ino, at);
         if let Some(inode) = tree.get_mut(ino) {
             inode.lookups += 1;
-            inode.open = Some(Box::new(Open {
-                entry: Arc::clone(&entry),
-                handles: 1,
-                is_born,
-            }));
+            inode.entry = Some(Arc::clone(&entry));
         }
         self.hold_if_moving(&tree, ino, &entry);
         let attr = self.attr_of(&tree, ino)?;
         drop(tree);
-        let epoch = entry.epoch();
+        let conflict_epoch = entry.conflict_epoch();
         let fh = self.handles.lock().add_file(FileHandle {
             ino,
             entry,
             flags,
-            epoch,
+            conflict_epoch,
         });
         Ok((
             attr,
@@ -312,7 +304,7 @@ impl Vfs {
     ) -> Result<(RemotePath, Option<Owner>)> {
         let tree = self.settled(cx, self.tree.lock(), parent, Scope::Name(name))?;
         Self::check_directory(&tree, parent)?;
-        let dir = tree.get(parent).ok_or(Error::Stale)?;
+        let dir = tree.get(parent).ok_or(Error::UnknownInode)?;
         let mask = permission::WRITE | permission::EXECUTE;
         if !permission::permits(&dir.stat, &self.login(), mask) {
             return Err(Error::AccessDenied);
@@ -352,7 +344,7 @@ impl Vfs {
     ) -> Result<Stat> {
         let facts = self.remote.facts();
         let now = self.clock.wall().to_micros();
-        let dir = tree.get(parent).ok_or(Error::Stale)?;
+        let dir = tree.get(parent).ok_or(Error::UnknownInode)?;
         let gid = if dir.stat.mode & 0o2000 != 0 {
             dir.stat.gid
         } else {
@@ -442,9 +434,9 @@ impl Vfs {
         for _ in 0..MAX_ROUNDS {
             match result {
                 Err(cache::Error::NotHere) => self.fill(cx, ino, entry)?,
-                Err(cache::Error::NotDeclared) => {
+                Err(cache::Error::NotJournaled) => {
                     let target = self.upload_place(ino)?.target();
-                    entry.declare(target.as_ref(), cx.wait)?;
+                    entry.open_in_journal(target.as_ref(), cx.wait)?;
                 }
                 result => return Ok(result?),
             }
@@ -477,22 +469,38 @@ impl Vfs {
         Ok(())
     }
 
+    /// Closes a handle of an entry; the last one ends its content, or gives it back to the cache.
     pub(super) fn release_entry(&self, ino: Ino, entry: &Arc<Entry>) {
-        entry.release();
+        let mut tree = self.tree.lock();
+        let is_last = entry.remove_handle() == 0;
+        let is_its = |inode: &Inode| {
+            let own = inode.entry.as_ref();
+            own.is_some_and(|own| Arc::ptr_eq(own, entry))
+        };
+        let inode = tree.get_mut(ino).filter(|inode| is_last && is_its(inode));
+        let is_removed = inode.is_some_and(|inode| {
+            let is_removed = inode.home == Home::Unlinked;
+            if is_removed {
+                inode.entry = None;
+            }
+            is_removed
+        });
+        tree.collect(ino);
+        drop(tree);
+        if is_removed {
+            // Nobody can ever see this content again.
+            entry.discard();
+        }
+        if !is_last {
+            return;
+        }
+        entry.return_if_unused();
         let mut tree = self.tree.lock();
         if let Some(inode) = tree.get_mut(ino)
-            && let Some(open) = &mut inode.open
-            && Arc::ptr_eq(&open.entry, entry)
+            && is_its(inode)
+            && !(inode.is_open() || inode.is_ours() || entry.is_fetching())
         {
-            open.handles = open.handles.saturating_sub(1);
-            let is_removed = inode.links.is_empty() && inode.lost.is_none();
-            if open.handles == 0 && is_removed {
-                // Nobody can ever see this content again.
-                entry.discard();
-            }
-            if open.handles == 0 && (is_removed || !(inode.is_ours() || entry.is_fetching())) {
-                inode.open = None;
-            }
+            inode.entry = None;
         }
         tree.collect(ino);
     }

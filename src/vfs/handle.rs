@@ -28,8 +28,8 @@ pub(super) struct FileHandle {
     pub(super) ino: Ino,
     pub(super) entry: Arc<Entry>,
     pub(super) flags: OpenFlags,
-    /// Of the entry when it was opened, see [`Entry::epoch`].
-    pub(super) epoch: u64,
+    /// Of the entry when it was opened, see [`Entry::conflict_epoch`].
+    pub(super) conflict_epoch: u64,
 }
 
 #[derive(Debug, Clone)]

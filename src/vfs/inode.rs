@@ -28,32 +28,106 @@ pub(super) struct Inode {
     pub(super) is_mode_ours: bool,
     /// How old `stat` is.
     pub(super) freshness: Freshness,
-    /// Its names; none once it is removed. A directory has one.
-    pub(super) links: Vec<(Ino, Name)>,
+    pub(super) home: Home,
     pub(super) lookups: u64,
     pub(super) dir: Option<Box<Directory>>,
     pub(super) target: Option<Box<[u8]>>,
-    pub(super) open: Option<Box<Open>>,
-    /// Whose content the kernel's pages hold.
+    /// The content of a file that is open or dirty.
+    pub(super) entry: Option<Arc<Entry>>,
+    /// The version of the content in the kernel's page cache.
     pub(super) pages_of: Option<Version>,
-    /// The change time that an upload of ours left on the host, and the one that was shown before.
-    /// As long as the host has the one, the other is shown: whoever looked at a file while it
-    /// was being written finds it unchanged afterwards.
+    /// The ctime on the host after our last upload, and the one that was reported until then. While the
+    /// host still has the first, the second is reported, so that an upload does not look like a change
+    /// to git or make.
     pub(super) ctime: Option<(Time, Time)>,
-    /// The name that somebody else took away while it was open: what is written to it must not be
-    /// dropped as if we had removed it.
-    pub(super) lost: Option<(Ino, Name)>,
-    /// Whether that name was removed here, and the file has another that nobody here knows.
-    pub(super) is_elsewhere: bool,
 }
 
-/// The content of a file that is open, or not yet uploaded.
-#[derive(Debug)]
-pub(super) struct Open {
-    pub(super) entry: Arc<Entry>,
-    pub(super) handles: u32,
-    /// Whether the host has no file yet.
-    pub(super) is_born: bool,
+/// A directory and a name in it.
+pub(super) type Link = (Ino, Name);
+
+/// Where an inode is found on the host.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Home {
+    /// It has these names, at least one; a directory has one.
+    Linked(Vec<Link>),
+    /// It has no name: it was removed here, or never had one, as the root.
+    Unlinked,
+    /// Somebody else removed its last name while it was needed here. What is written to it is uploaded
+    /// under that name.
+    TakenAway { last: Link },
+    /// Its last known name was removed here, but it has a hard link that was never seen.
+    OtherLink { last: Link },
+}
+
+/// How an inode loses a name. It matters only for the last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// See [`Home::Unlinked`].
+    Removed,
+    /// See [`Home::TakenAway`].
+    TakenAway,
+    /// See [`Home::OtherLink`].
+    OtherLink,
+}
+
+impl Home {
+    /// Returns the known names.
+    pub(super) fn links(&self) -> &[Link] {
+        match self {
+            Self::Linked(links) => links,
+            Self::Unlinked | Self::TakenAway { .. } | Self::OtherLink { .. } => &[],
+        }
+    }
+
+    /// Returns the first name, or the last one that it had.
+    pub(super) fn place(&self) -> Option<&Link> {
+        match self {
+            Self::Linked(links) => links.first(),
+            Self::TakenAway { last } | Self::OtherLink { last } => Some(last),
+            Self::Unlinked => None,
+        }
+    }
+
+    /// Returns the name that it had, if it has none.
+    pub(super) fn last(&self) -> Option<&Link> {
+        match self {
+            Self::TakenAway { last } | Self::OtherLink { last } => Some(last),
+            Self::Linked(_) | Self::Unlinked => None,
+        }
+    }
+
+    /// Adds a name; returns the last name that it had, if it had none.
+    pub(super) fn add(&mut self, link: Link) -> Option<Link> {
+        match self {
+            Self::Linked(links) => {
+                links.push(link);
+                None
+            }
+            _ => match std::mem::replace(self, Self::Linked(vec![link])) {
+                Self::TakenAway { last } | Self::OtherLink { last } => Some(last),
+                Self::Linked(_) | Self::Unlinked => None,
+            },
+        }
+    }
+
+    /// Removes a name; returns whether it was the last one.
+    pub(super) fn remove(&mut self, link: &Link, loss: Loss) -> bool {
+        let Self::Linked(links) = self else {
+            return false;
+        };
+        let before = links.len();
+        links.retain(|it| it != link);
+        if !links.is_empty() || before == 0 {
+            return false;
+        }
+        let last = link.clone();
+        *self = match loss {
+            Loss::Removed => Self::Unlinked,
+            Loss::TakenAway => Self::TakenAway { last },
+            Loss::OtherLink => Self::OtherLink { last },
+        };
+        true
+    }
 }
 
 #[derive(Debug, Default)]
@@ -105,37 +179,36 @@ impl Inode {
             stat,
             is_mode_ours: false,
             freshness,
-            links: Vec::new(),
+            home: Home::Unlinked,
             lookups: 0,
             dir,
             target: None,
-            open: None,
+            entry: None,
             pages_of: None,
             ctime: None,
-            lost: None,
-            is_elsewhere: false,
         }
     }
 
     /// Whether what is here is newer than anything the host says.
     pub(super) fn is_ours(&self) -> bool {
-        self.open
-            .as_ref()
-            .is_some_and(|open| open.is_born || open.entry.is_dirty())
+        self.entry.as_ref().is_some_and(|entry| entry.is_dirty())
     }
 
-    /// Its name, or the last one that it had.
-    pub(super) fn place(&self) -> Option<&(Ino, Name)> {
-        self.links.first().or(self.lost.as_ref())
+    /// Whether the host has no file yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.entry.as_ref().is_some_and(|entry| entry.is_new())
     }
 
-    /// Whether somebody here needs the file although it loses this name, which is its last one.
-    pub(super) fn is_needed_without(&self, parent: Ino, name: &Name) -> bool {
-        let is_last = self.links.iter().all(|(p, n)| *p == parent && n == name);
-        is_last && (self.is_open() || self.is_ours())
+    pub(super) fn links(&self) -> &[Link] {
+        self.home.links()
+    }
+
+    /// See [`Home::place`].
+    pub(super) fn place(&self) -> Option<&Link> {
+        self.home.place()
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| open.handles > 0)
+        self.entry.as_ref().is_some_and(|entry| entry.is_open())
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::cache::Entry;
-use crate::cache::Hold;
+use crate::cache::UploadBlock;
 use crate::path::Name;
 use crate::vfs::Ino;
 use crate::vfs::Result;
@@ -24,7 +24,7 @@ struct UnderWay {
     id: u64,
     names: Vec<(Ino, Name)>,
     /// Of what was opened since it began.
-    later: Vec<Hold>,
+    later: Vec<UploadBlock>,
 }
 
 /// Keeps contents from being uploaded while their paths change.
@@ -32,7 +32,7 @@ struct UnderWay {
 pub(super) struct Held<'a> {
     vfs: &'a Vfs,
     id: u64,
-    holds: Vec<Hold>,
+    holds: Vec<UploadBlock>,
 }
 
 impl Held<'_> {
@@ -42,9 +42,9 @@ impl Held<'_> {
     }
 
     /// Has no upload of them go on over there, which would make the file again under its old name.
-    pub(super) fn withdraw(&self) -> Result<()> {
+    pub(super) fn cancel_unknown_uploads(&self) -> Result<()> {
         for hold in &self.holds {
-            hold.withdraw()?;
+            hold.cancel_unknown_uploads()?;
         }
         Ok(())
     }
@@ -93,7 +93,7 @@ impl Vfs {
             vfs: self,
             id,
             // They wait for uploads that are under way, however long those take.
-            holds: entries.iter().map(Entry::hold).collect(),
+            holds: entries.iter().map(Entry::block_uploads).collect(),
         };
         self.tree.lock().begin_move(id, names);
         held
@@ -108,7 +108,7 @@ impl Vfs {
                     .is_some_and(|root| tree.is_below(ino, root))
             };
             if one.names.iter().any(is_moving) {
-                one.later.push(entry.hold());
+                one.later.push(entry.block_uploads());
             }
         }
     }

@@ -22,6 +22,7 @@ use crate::vfs::Result;
 use crate::vfs::Vfs;
 use crate::vfs::freshness::Freshness;
 use crate::vfs::inode::Inode;
+use crate::vfs::inode::Loss;
 use crate::vfs::tree::Scope;
 use crate::vfs::tree::Tree;
 
@@ -137,13 +138,13 @@ impl Vfs {
         // The host must have the file to link to it.
         self.flush_inode(cx, ino, Durability::Lazy)?;
         let entry = self.tree.lock().get(ino).and_then(entry_of);
-        let hold = entry.as_ref().map(Entry::hold);
+        let hold = entry.as_ref().map(Entry::block_uploads);
         let (existing, path, old) = {
             let tree = self.tree.lock();
             Self::check_directory(&tree, parent)?;
             let existing = tree.path(ino).ok_or(Error::NotFound)?;
             let path = self.path_of_new(&tree, parent, &name)?;
-            let stat = tree.get(ino).ok_or(Error::Stale)?.stat;
+            let stat = tree.get(ino).ok_or(Error::UnknownInode)?.stat;
             Self::check_same_device(&tree, &stat, parent)?;
             (existing, path, stat)
         };
@@ -174,28 +175,28 @@ impl Vfs {
             let ino = tree.instantiate(parent, &name);
             ino.into_iter().collect()
         });
-        let (path, ino, other, is_born) = {
+        let (path, ino, other, is_only_here) = {
             let mut tree = self.tree.lock();
             let path = tree.path(parent).ok_or(Error::NotFound)?.join(&name);
             let ino = tree.instantiate(parent, &name);
             let inode = ino.and_then(|ino| tree.get(ino));
-            let is_born = inode
-                .and_then(|inode| inode.open.as_ref())
-                .is_some_and(|open| open.is_born && !open.entry.may_be_on_host());
+            let is_only_here = inode
+                .and_then(|inode| inode.entry.as_ref())
+                .is_some_and(|entry| entry.is_new() && !entry.has_unknown_upload());
             let other = inode.and_then(|inode| {
                 inode
-                    .links
+                    .links()
                     .iter()
                     .find(|(p, n)| !(*p == parent && *n == name))
                     .cloned()
             });
             let other = other.and_then(|(p, n)| Some(tree.path(p)?.join(&n)));
-            (path, ino, other, is_born)
+            (path, ino, other, is_only_here)
         };
-        if !is_born {
-            held.withdraw()?;
+        if !is_only_here {
+            held.cancel_unknown_uploads()?;
             let result = self.remote.remove_file(&path, other.as_ref());
-            let may_be_absent = ino.is_some_and(|ino| self.is_born(ino));
+            let may_be_absent = ino.is_some_and(|ino| self.is_new(ino));
             let changed = match self.heard(result, &[(parent, &name)]) {
                 Err(error) if may_be_absent && error.is_not_found() => Changed {
                     stat: None,
@@ -215,23 +216,21 @@ impl Vfs {
         let at = self.clock.tick();
         let mut tree = self.tree.lock();
         let mut abandoned = None;
-        let mut is_elsewhere = false;
+        let mut unused = None;
+        let mut loss = Loss::Removed;
         if let Some(inode) = ino.and_then(|ino| tree.get_mut(ino))
-            && inode.links.len() <= 1
+            && inode.links().len() <= 1
         {
-            abandoned = abandoned_with(inode);
-            is_elsewhere = inode.is_elsewhere;
-            if inode.open.is_none() {
-                self.cache.forget(&inode.stat.version());
-            }
+            (abandoned, loss) = last_name_goes(inode);
+            unused = inode.entry.is_none().then(|| inode.stat.version());
             inode.stat.nlink = inode.stat.nlink.saturating_sub(1);
             inode.stat.ctime = inode.stat.ctime.map(|_| self.clock.wall());
         }
-        if let Some(ino) = ino.filter(|_| is_elsewhere) {
-            tree.set_lost(ino, Some((parent, name.clone())));
-        }
-        tree.unbind(parent, &name, at);
+        tree.unbind(parent, &name, at, loss);
         drop(tree);
+        if let Some(version) = unused {
+            self.cache.forget(&version);
+        }
         if let Some(entry) = abandoned {
             entry.abandon();
         }
@@ -262,7 +261,7 @@ impl Vfs {
         let changed = self.heard(self.remote.remove_dir(&path), &[(parent, &name)])?;
         self.parent_changed(parent, changed.parent);
         let at = self.clock.tick();
-        self.tree.lock().unbind(parent, &name, at);
+        self.tree.lock().unbind(parent, &name, at, Loss::Removed);
         Ok(())
     }
 
@@ -312,7 +311,7 @@ impl Vfs {
             drop(self.settled(cx, self.tree.lock(), parent, Scope::Below(name))?);
         }
         // A file that the host has not heard of cannot be renamed there.
-        let born = {
+        let new = {
             let mut tree = self.tree.lock();
             let names = [Some(from), (how == RenameHow::Exchange).then_some(to)];
             let mut inos: Vec<Ino> = names
@@ -320,10 +319,10 @@ impl Vfs {
                 .flatten()
                 .filter_map(|(parent, name)| tree.instantiate(parent, name))
                 .collect();
-            inos.retain(|&ino| is_born(&tree, ino));
+            inos.retain(|&ino| tree.get(ino).is_some_and(Inode::is_new));
             inos
         };
-        for ino in born {
+        for ino in new {
             self.flush_inode(cx, ino, Durability::Lazy)?;
         }
         // Nor is a directory empty that holds such a file.
@@ -336,7 +335,7 @@ impl Vfs {
             ];
             let moved = moved.into_iter().flatten();
             moved
-                .flat_map(|ino| below(tree, ino, |inode| inode.open.is_some()))
+                .flat_map(|ino| below(tree, ino, |inode| inode.entry.is_some()))
                 .collect()
         });
         if how == RenameHow::Exchange && !held.is_empty() {
@@ -354,12 +353,12 @@ impl Vfs {
             }
             (source, target)
         };
-        held.withdraw()?;
+        held.cancel_unknown_uploads()?;
         let moving = self.moving(&source, &target);
         for (n, (entry, path)) in moving.iter().enumerate() {
-            if let Err(error) = entry.moves(path) {
+            if let Err(error) = entry.journal_rename(path) {
                 for (entry, _) in moving.iter().take(n) {
-                    entry.moved(false);
+                    entry.journal_renamed(false);
                 }
                 return Err(error.into());
             }
@@ -368,7 +367,7 @@ impl Vfs {
         // Where nobody knows whether it happened, the journal goes on saying so.
         let is_known = !matches!(&result, Err(error) if error.is_connection_loss() && !error.is_before_request());
         for (entry, _) in moving.iter().filter(|_| is_known) {
-            entry.moved(result.is_ok());
+            entry.journal_renamed(result.is_ok());
         }
         if !is_known && how != RenameHow::Exchange {
             self.tree.lock().note_unsure(from, to);
@@ -415,21 +414,17 @@ impl Vfs {
         }
         let replaced = tree.instantiate(to.0, to.1);
         let mut abandoned = None;
-        let mut is_elsewhere = false;
+        let mut loss = Loss::Removed;
         if let Some(inode) = replaced.and_then(|ino| tree.get_mut(ino)) {
-            if inode.links.len() <= 1 {
-                abandoned = abandoned_with(inode);
-                is_elsewhere = inode.is_elsewhere;
+            if inode.links().len() <= 1 {
+                (abandoned, loss) = last_name_goes(inode);
             }
             inode.stat.nlink = inode.stat.nlink.saturating_sub(1);
             inode.stat.ctime = inode.stat.ctime.map(|_| self.clock.wall());
             // Its other names, if it has any, are asked for again.
             inode.freshness.invalidate(at);
         }
-        if let Some(ino) = replaced.filter(|_| is_elsewhere) {
-            tree.set_lost(ino, Some((to.0, to.1.clone())));
-        }
-        tree.rename(from, to, at);
+        tree.rename(from, to, at, loss);
         let moved = tree.instantiate(to.0, to.1);
         let old = moved.and_then(|ino| tree.get(ino)).map(|inode| inode.stat);
         drop(tree);
@@ -449,7 +444,7 @@ impl Vfs {
 
     /// A host's `mv` copies what it cannot rename, and its `ln` fails late: neither is a rename.
     fn check_same_device(tree: &Tree, stat: &Stat, dir: Ino) -> Result<()> {
-        let dir = tree.get(dir).ok_or(Error::Stale)?;
+        let dir = tree.get(dir).ok_or(Error::UnknownInode)?;
         match (stat.id, dir.stat.id) {
             (Some(file), Some(dir)) if file.dev != dir.dev => Err(Error::CrossDevice),
             _ => Ok(()),
@@ -458,24 +453,17 @@ impl Vfs {
 }
 
 pub(super) fn entry_of(inode: &Inode) -> Option<Arc<Entry>> {
-    inode.open.as_ref().map(|open| Arc::clone(&open.entry))
+    inode.entry.clone()
 }
 
-/// The content of a file that loses the last name that is known here, by our own doing, if it has no
-/// other.
-fn abandoned_with(inode: &mut Inode) -> Option<Arc<Entry>> {
+/// Says how a file loses the last name that is known here by a request of ours. If nlink says that there
+/// is no other, returns the entry to abandon as well.
+fn last_name_goes(inode: &Inode) -> (Option<Arc<Entry>>, Loss) {
     if inode.stat.nlink > 1 && inode.dir.is_none() {
-        // It has a name that nobody here knows, and what is written to it belongs there.
-        inode.is_elsewhere = true;
-        return None;
+        (None, Loss::OtherLink)
+    } else {
+        (entry_of(inode), Loss::Removed)
     }
-    entry_of(inode)
-}
-
-fn is_born(tree: &Tree, ino: Ino) -> bool {
-    tree.get(ino)
-        .and_then(|inode| inode.open.as_ref())
-        .is_some_and(|open| open.is_born)
 }
 
 /// The inodes at and below `dir` for which `wanted` holds.

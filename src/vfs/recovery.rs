@@ -18,8 +18,8 @@ use std::time::Duration;
 use crate::cache::FileReport;
 use crate::cache::Id;
 use crate::cache::Unsaved;
+use crate::cache::UploadTarget;
 use crate::cache::Wait;
-use crate::cache::Whereto;
 use crate::clock::Tick;
 use crate::path::Name;
 use crate::path::RemotePath;
@@ -33,7 +33,6 @@ use crate::vfs::Ino;
 use crate::vfs::Result;
 use crate::vfs::Vfs;
 use crate::vfs::freshness::Freshness;
-use crate::vfs::inode::Open;
 use crate::vfs::tree::Tree;
 
 /// How long the thread waits before it asks a host again that could not be reached. The connections
@@ -318,11 +317,13 @@ impl Vfs {
             && unsaved.is_base(&stat)
         {
             // A rename that was under way changed the time of the last change.
-            unsaved.entry.rebase(Expect::Version(stat.version()));
+            unsaved
+                .entry
+                .found_on_host(Some(Expect::Version(stat.version())), false);
         } else if unsaved.record.base == Expect::Anything {
             // What comes after this look is somebody's newer version.
             let base = found.map_or(Expect::Absent, |stat| Expect::Version(stat.version()));
-            unsaved.entry.rebase(base);
+            unsaved.entry.found_on_host(Some(base), found.is_none());
         }
         self.cache.secure(unsaved);
         let mut tree = self.tree.lock();
@@ -330,8 +331,8 @@ impl Vfs {
             return Ok(false);
         };
         drop(tree);
-        let whereto: Arc<dyn Whereto> = self.upload_place(ino)?;
-        unsaved.entry.upload(&whereto);
+        let target_of: Arc<dyn UploadTarget> = self.upload_place(ino)?;
+        unsaved.entry.upload_later(&target_of);
         self.notify(Change::Attributes(ino));
         Ok(true)
     }
@@ -400,11 +401,8 @@ impl Vfs {
         }
         inode.pages_of = None;
         inode.ctime = None;
-        inode.open = Some(Box::new(Open {
-            entry: Arc::clone(&unsaved.entry),
-            handles: 0,
-            is_born: place.stat.is_none(),
-        }));
+        inode.entry = Some(Arc::clone(&unsaved.entry));
+        unsaved.entry.found_on_host(None, place.stat.is_none());
         self.hold_if_moving(tree, ino, &unsaved.entry);
         Some(ino)
     }

@@ -24,24 +24,24 @@ impl Vfs {
     /// Returns the version of the content of an open file if the attributes are of another;
     /// starts to fetch the newer one.
     pub(super) fn older_content(&self, tree: &Tree, ino: Ino, inode: &Inode) -> Option<Version> {
-        let open = inode.open.as_ref().filter(|open| open.handles > 0)?;
-        let content = open.entry.content_version()?;
+        let entry = inode.entry.as_ref().filter(|entry| entry.is_open())?;
+        let content = entry.content_version()?;
         if content.is_unsized || content.version == inode.stat.version() {
             return None;
         }
         if let Freshness::Asked(at) = inode.freshness
             && !self.handles.lock().is_open_for_writing(ino)
         {
-            self.refresh(tree, ino, inode, &open.entry, Some(at));
+            self.refresh(tree, ino, inode, entry, Some(at));
         }
         Some(content.version)
     }
 
     /// Returns the entry of an open file if its content is the host's.
     pub(super) fn open_clean(tree: &Tree, ino: Ino) -> Option<Arc<Entry>> {
-        let open = tree.get(ino)?.open.as_ref()?;
-        open.entry.content_version()?;
-        Some(Arc::clone(&open.entry))
+        let entry = tree.get(ino)?.entry.as_ref()?;
+        entry.content_version()?;
+        Some(Arc::clone(entry))
     }
 
     /// Replaces content that others read by the newest, for somebody who opens the file.
@@ -92,7 +92,7 @@ impl Vfs {
             self.notify(Change::Content(ino));
         }
         if let Some(inode) = self.tree.lock().get_mut(ino) {
-            inode.pages_of = inode.open.as_ref().and_then(|open| open.entry.version());
+            inode.pages_of = inode.entry.as_ref().and_then(|entry| entry.version());
         }
     }
 }

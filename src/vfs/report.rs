@@ -14,12 +14,12 @@ impl Vfs {
             let tree = self.tree.lock();
             tree.inodes()
                 .filter_map(|(ino, inode)| {
-                    let open = inode.open.as_ref().filter(|_| inode.is_ours())?;
+                    let entry = inode.entry.as_ref().filter(|_| inode.is_ours())?;
                     let is_lost = inode.place().is_some() && tree.place_path(ino).is_none();
                     // Without a name, and by our own doing: the content ends with its last handle.
                     let path = tree.place_path(ino);
                     let is_wanted = path.is_some() || is_lost;
-                    is_wanted.then(|| (path, is_lost, Arc::clone(&open.entry)))
+                    is_wanted.then(|| (path, is_lost, Arc::clone(entry)))
                 })
                 .collect()
         };

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::cache::Claim;
 use crate::cache::Entry;
-use crate::cache::Whereto as _;
+use crate::cache::ReuploadMark;
+use crate::cache::UploadTarget as _;
 use crate::clock::Tick;
 use crate::remote;
 use crate::remote::AttrChange;
@@ -62,7 +62,7 @@ impl Vfs {
             .set_attrs(ino, set)
             .and_then(|()| self.upload_closed(cx, ino, &entry));
         if result.is_err()
-            && entry.unclaim(&claim)
+            && entry.unmark_for_upload(&claim)
             && let Some(mode) = mode
             && let Some(inode) = self.tree.lock().get_mut(ino)
         {
@@ -82,7 +82,7 @@ impl Vfs {
         cx: &Context,
         ino: Ino,
         set: &SetAttr,
-    ) -> Result<Option<(Arc<Entry>, Claim)>> {
+    ) -> Result<Option<(Arc<Entry>, ReuploadMark)>> {
         let Some(limit) = self.remote.facts().sets_by_upload else {
             return Ok(None);
         };
@@ -93,17 +93,16 @@ impl Vfs {
             return Ok(None);
         }
         let mut tree = self.fresh_attr(cx, ino)?;
-        let inode = tree.get(ino).ok_or(Error::Stale)?;
+        let inode = tree.get(ino).ok_or(Error::UnknownInode)?;
         let is_small = inode.stat.kind == FileKind::File && inode.stat.size <= limit;
-        if !is_small || inode.is_ours() || inode.links.is_empty() {
+        if !is_small || inode.is_ours() || inode.links().is_empty() {
             return Ok(None);
         }
         let entry = self.open_entry(&mut tree, ino)?;
         drop(tree);
-        entry.retain();
         let claim = self
             .fill(cx, ino, &entry)
-            .and_then(|()| self.with_entry(cx, ino, &entry, || entry.claim(cx.wait)));
+            .and_then(|()| self.with_entry(cx, ino, &entry, || entry.mark_for_upload(cx.wait)));
         match claim {
             Ok(Some(claim)) => Ok(Some((entry, claim))),
             other => {
@@ -116,12 +115,12 @@ impl Vfs {
     fn set_attrs(&self, ino: Ino, set: SetAttr) -> Result<()> {
         // What an upload under way has read of the file, it would put back.
         let entry = self.tree.lock().get(ino).and_then(entry_of);
-        let hold = entry.as_ref().map(Entry::hold);
+        let hold = entry.as_ref().map(Entry::block_uploads);
         let change = self.fold(ino, set)?;
         if let Some(entry) = entry.as_ref().filter(|entry| entry.is_dirty())
             && let Some(target) = self.upload_place(ino)?.target()
         {
-            entry.restate(&target);
+            entry.journal_attrs(&target);
         }
         if change != AttrChange::default() {
             self.change_on_host(ino, &change)?;
@@ -146,15 +145,15 @@ impl Vfs {
     fn truncate_open(&self, cx: &Context, ino: Ino, fh: Option<Fh>, size: u64) -> Result<bool> {
         let entry = {
             let tree = self.tree.lock();
-            let inode = tree.get(ino).ok_or(Error::Stale)?;
-            let Some(open) = &inode.open else {
+            let inode = tree.get(ino).ok_or(Error::UnknownInode)?;
+            let Some(entry) = &inode.entry else {
                 return Ok(false);
             };
             let is_written = fh.is_some() || inode.is_ours();
             if !is_written && !self.handles.lock().is_open_for_writing(ino) {
                 return Ok(false);
             }
-            Arc::clone(&open.entry)
+            Arc::clone(entry)
         };
         self.with_entry(cx, ino, &entry, || match entry.truncate(size, cx.wait) {
             // A copy on the host: it can cut that as well.
@@ -177,11 +176,11 @@ impl Vfs {
         let now = self.clock.wall().to_micros();
         let mut tree = self.tree.lock();
         let login = self.login();
-        let inode = tree.get_mut(ino).ok_or(Error::Stale)?;
+        let inode = tree.get_mut(ino).ok_or(Error::UnknownInode)?;
         if !inode.is_ours() {
             return Ok(change);
         }
-        let Some(open) = &inode.open else {
+        let Some(entry) = inode.entry.clone() else {
             return Ok(change);
         };
         let at = |time: Option<NewTime>| {
@@ -190,7 +189,7 @@ impl Vfs {
                 NewTime::At(time) => time,
             })
         };
-        if open.entry.set_times(at(change.atime), at(change.mtime)) {
+        if entry.set_times(at(change.atime), at(change.mtime)) {
             (change.atime, change.mtime) = (None, None);
         }
         if (login.uid == 0 || login.uid == inode.stat.uid)
@@ -199,7 +198,7 @@ impl Vfs {
             inode.stat.mode = mode;
             inode.is_mode_ours = true;
         }
-        if open.is_born && (change.uid.is_some() || change.gid.is_some()) {
+        if entry.is_new() && (change.uid.is_some() || change.gid.is_some()) {
             let uid = change.uid.unwrap_or(inode.stat.uid);
             let gid = change.gid.unwrap_or(inode.stat.gid);
             let may = login.uid == 0
@@ -217,13 +216,13 @@ impl Vfs {
     fn change_on_host(&self, ino: Ino, change: &AttrChange) -> Result<()> {
         let (path, old, is_here) = {
             let tree = self.tree.lock();
-            let inode = tree.get(ino).ok_or(Error::Stale)?;
+            let inode = tree.get(ino).ok_or(Error::UnknownInode)?;
             let Some(path) = tree.path(ino) else {
                 // Removed and still open: nobody can ever see the difference but the opener.
                 drop(tree);
                 return self.change_removed(ino, change);
             };
-            let is_here = inode.open.is_some() || self.cache.has(&inode.stat.version());
+            let is_here = inode.entry.is_some() || self.cache.has(&inode.stat.version());
             (path, inode.stat, is_here && !inode.is_ours())
         };
         // A time that is set would hide what others have written over the content that is here.
@@ -245,8 +244,8 @@ impl Vfs {
         Ok(())
     }
 
-    /// Takes attributes that an operation of ours left a file with, and whether its content is still
-    /// that of the old ones.
+    /// Takes the attributes that a request of ours left a file with. `keeps_content` is whether its
+    /// content is still that of the `old` ones.
     pub(super) fn changed_by_us(
         &self,
         ino: Ino,
@@ -255,31 +254,33 @@ impl Vfs {
         at: Tick,
         keeps_content: bool,
     ) {
-        let mut tree = self.tree.lock();
         let (was, is) = (old.version(), stat.version());
+        if keeps_content {
+            // Renames cached content: not under the lock of the tree.
+            let entry = self.tree.lock().get(ino).and_then(entry_of);
+            if let Some(entry) = &entry {
+                entry.change_version(&was, &is);
+            }
+            if entry.is_none_or(|entry| !entry.is_dirty()) {
+                self.cache.change_version(&was, &is);
+            }
+        }
+        let mut tree = self.tree.lock();
         if let Some(inode) = tree.get_mut(ino) {
-            if let Some(open) = &inode.open {
-                if keeps_content {
-                    open.entry.revise(&was, &is);
-                }
-                if open.entry.is_dirty() {
-                    // Content, size and times are ours; the rest is the host's.
-                    let mode = if inode.is_mode_ours {
-                        inode.stat.mode
-                    } else {
-                        stat.mode
-                    };
-                    inode.stat = Stat { mode, ..stat };
-                    inode.freshness = Freshness::Asked(at);
-                    return;
-                }
+            if inode.is_ours() {
+                // Size and times are those of the content here, and the mode if it was set here.
+                let mode = if inode.is_mode_ours {
+                    inode.stat.mode
+                } else {
+                    stat.mode
+                };
+                inode.stat = Stat { mode, ..stat };
+                inode.freshness = Freshness::Asked(at);
+                return;
             }
             if keeps_content && inode.pages_of == Some(was) {
                 inode.pages_of = Some(is);
             }
-        }
-        if keeps_content {
-            self.cache.revise(&was, &is);
         }
         tree.set_stat(ino, stat, at);
     }
@@ -287,7 +288,7 @@ impl Vfs {
     fn change_removed(&self, ino: Ino, change: &AttrChange) -> Result<()> {
         let now: Time = self.clock.wall();
         let mut tree = self.tree.lock();
-        let inode = tree.get_mut(ino).ok_or(Error::Stale)?;
+        let inode = tree.get_mut(ino).ok_or(Error::UnknownInode)?;
         let stat = &mut inode.stat;
         stat.mode = change.mode.unwrap_or(stat.mode);
         stat.uid = change.uid.unwrap_or(stat.uid);

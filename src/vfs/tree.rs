@@ -4,12 +4,15 @@
 //! is not yet uploaded, and, for a directory, while an inode below it exists. What a listing tells
 //! of other files is kept with their names until it is too old.
 
+mod lock;
 mod news;
 mod unsure;
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
+use crate::cache::Entry;
 use crate::clock::Tick;
 use crate::path::Name;
 use crate::path::RemotePath;
@@ -18,10 +21,15 @@ use crate::stat::FileId;
 use crate::stat::Stat;
 use crate::vfs::freshness::Freshness;
 use crate::vfs::inode::Directory;
+use crate::vfs::inode::Home;
 use crate::vfs::inode::Ino;
 use crate::vfs::inode::Inode;
 use crate::vfs::inode::Known;
+use crate::vfs::inode::Link;
+use crate::vfs::inode::Loss;
 use crate::vfs::inode::What;
+pub(super) use crate::vfs::tree::lock::TreeGuard;
+pub(super) use crate::vfs::tree::lock::TreeLock;
 pub(super) use crate::vfs::tree::unsure::Looked;
 pub(super) use crate::vfs::tree::unsure::Scope;
 pub(super) use crate::vfs::tree::unsure::UnsureRename;
@@ -42,10 +50,9 @@ pub(super) struct Tree {
     moving: Vec<(u64, Ino, Name)>,
     unsure: VecDeque<UnsureRename>,
     next_unsure: u64,
+    /// Content of inodes that were dropped, to be removed when the lock of the tree is released.
+    discarded: Vec<Arc<Entry>>,
 }
-
-/// A directory and a name in it.
-pub(super) type Place = (Ino, Name);
 
 /// More renames of unknown outcome than these are not remembered.
 const MAX_UNSURE: usize = 64;
@@ -63,6 +70,7 @@ impl Tree {
             moving: Vec::new(),
             unsure: VecDeque::new(),
             next_unsure: 0,
+            discarded: Vec::new(),
         }
     }
 
@@ -87,7 +95,7 @@ impl Tree {
         let mut names = Vec::new();
         let mut at = ino;
         while at != Ino::ROOT {
-            let (parent, name) = self.inodes.get(&at)?.links.first()?;
+            let (parent, name) = self.inodes.get(&at)?.links().first()?;
             names.push(name);
             at = *parent;
         }
@@ -202,49 +210,41 @@ impl Tree {
             return;
         }
         if had.is_some() {
-            self.note_displaced(parent, name);
-            self.unbind_as(parent, name, freshness);
+            let loss = self.loss(parent, name);
+            self.unbind_as(parent, name, freshness, loss);
         }
         let what = What::Inode(ino);
         self.put(parent, name, Known { freshness, what });
         if let Some(dir) = self.dir_mut(parent) {
             dir.n_inodes += 1;
         }
-        self.set_lost(ino, None);
-        if let Some(inode) = self.inodes.get_mut(&ino) {
-            inode.is_elsewhere = false;
-            inode.links.push((parent, name.clone()));
+        let link = (parent, name.clone());
+        let last = self.inodes.get_mut(&ino).and_then(|it| it.home.add(link));
+        if let Some((parent, _)) = last {
+            self.unpin(parent);
         }
     }
 
-    /// Says which name an inode had that has none, so that the directory stays as long as it does.
-    pub(super) fn set_lost(&mut self, ino: Ino, lost: Option<Place>) {
-        let Some(inode) = self.inodes.get_mut(&ino) else {
-            return;
-        };
-        let old = std::mem::replace(&mut inode.lost, lost.clone());
-        for (place, change) in [(&lost, 1), (&old, -1)] {
-            if let Some((parent, _)) = place
-                && let Some(dir) = self.dir_mut(*parent)
-            {
-                dir.n_inodes = dir.n_inodes.saturating_add_signed(change);
-            }
-        }
-        if let Some((parent, _)) = old {
-            self.collect(parent);
+    /// Says how whatever has a name loses it when somebody else takes it: a file that is needed here
+    /// and has no other name stays where it was.
+    pub(super) fn loss(&self, parent: Ino, name: &Name) -> Loss {
+        let inode = self
+            .bound(parent, name)
+            .and_then(|ino| self.inodes.get(&ino));
+        let is_needed = inode.is_some_and(|inode| inode.is_open() || inode.is_ours());
+        if is_needed {
+            Loss::TakenAway
+        } else {
+            Loss::Removed
         }
     }
 
-    /// Says that somebody else takes a name away, before it goes: if it is the last one, and somebody
-    /// here needs the file, that is where it belongs.
-    pub(super) fn loses(&mut self, ino: Ino, parent: Ino, name: &Name) {
-        if self
-            .inodes
-            .get(&ino)
-            .is_some_and(|inode| inode.is_needed_without(parent, name))
-        {
-            self.set_lost(ino, Some((parent, name.clone())));
+    /// Lets a directory go that was kept for an inode without a name.
+    fn unpin(&mut self, dir: Ino) {
+        if let Some(dir) = self.dir_mut(dir) {
+            dir.n_inodes = dir.n_inodes.saturating_sub(1);
         }
+        self.collect(dir);
     }
 
     /// Has what the host says of names count for nothing until [`Self::end_move`], and its denial of
@@ -313,7 +313,7 @@ impl Tree {
     /// Returns a rename of unknown outcome that decides what is found in `dir`, or what can be done
     /// there: it is of a name in `scope`, or of a directory at or above `dir`.
     pub(super) fn unsure_rename(&self, dir: Ino, scope: Scope<'_>) -> Option<&UnsureRename> {
-        let is_of = |(parent, other): &Place| match scope {
+        let is_of = |(parent, other): &Link| match scope {
             Scope::Directory => *parent == dir,
             Scope::Name(name) => *parent == dir && name == other,
             Scope::Below(name) => {
@@ -370,8 +370,8 @@ impl Tree {
             && self.has_path(*to_dir, to_name, &unsure.to_path)
             && !self.is_below(*to_dir, *moved);
         if has_happened && is_as_it_was {
-            self.note_displaced(*to_dir, to_name);
-            self.rename((*from_dir, from_name), (*to_dir, to_name), at);
+            let loss = self.loss(*to_dir, to_name);
+            self.rename((*from_dir, from_name), (*to_dir, to_name), at, loss);
         }
         self.doubt(*from_dir, from_name, at);
         self.doubt(*to_dir, to_name, at);
@@ -384,7 +384,7 @@ impl Tree {
     /// Whether what the host says of a name may be the doing of a request of ours: `is_there` says
     /// whether it has the name.
     pub(super) fn is_in_doubt(&self, parent: Ino, name: &Name, is_there: bool) -> bool {
-        let is_it = |(dir, other): &Place| *dir == parent && other == name;
+        let is_it = |(dir, other): &Link| *dir == parent && other == name;
         let is_unsure = |it: &UnsureRename| is_it(&it.from) || is_it(&it.to);
         self.is_moving(parent, name)
             || self.unsure.iter().any(is_unsure)
@@ -392,37 +392,31 @@ impl Tree {
     }
 
     /// Takes a name away; the inode stays as long as somebody needs it.
-    pub(super) fn unbind(&mut self, parent: Ino, name: &Name, at: Tick) -> Option<Ino> {
-        self.unbind_as(parent, name, Freshness::Asked(at))
+    pub(super) fn unbind(&mut self, parent: Ino, name: &Name, at: Tick, loss: Loss) {
+        self.unbind_as(parent, name, Freshness::Asked(at), loss);
     }
 
-    fn unbind_as(&mut self, parent: Ino, name: &Name, freshness: Freshness) -> Option<Ino> {
-        let dir = self.dir_mut(parent)?;
-        let known = dir.names.get_mut(name);
-        let bound = known.as_ref().and_then(|known| {
-            if let What::Inode(ino) = known.what {
-                Some(ino)
-            } else {
-                None
-            }
-        });
-        if bound.is_some() {
-            dir.n_inodes -= 1;
-        }
+    fn unbind_as(&mut self, parent: Ino, name: &Name, freshness: Freshness, loss: Loss) {
+        let bound = self.bound(parent, name);
         let what = What::Absent;
         self.put(parent, name, Known { freshness, what });
-        let ino = bound?;
-        if let Some(inode) = self.inodes.get_mut(&ino) {
-            inode.links.retain(|(p, n)| !(*p == parent && n == name));
-            if inode.links.is_empty()
-                && let Some(id) = inode.stat.id
+        let Some(ino) = bound else { return };
+        let link = (parent, name.clone());
+        let mut is_pinned = false;
+        if let Some(inode) = self.inodes.get_mut(&ino)
+            && inode.home.remove(&link, loss)
+        {
+            is_pinned = inode.home.last().is_some();
+            if let Some(id) = inode.stat.id
                 && self.by_id.get(&id) == Some(&ino)
             {
                 self.by_id.remove(&id);
             }
         }
+        if !is_pinned && let Some(dir) = self.dir_mut(parent) {
+            dir.n_inodes -= 1;
+        }
         self.collect(ino);
-        Some(ino)
     }
 
     pub(super) fn forget(&mut self, ino: Ino, n: u64) {
@@ -451,7 +445,7 @@ impl Tree {
         let is_needed = ino == Ino::ROOT
             || inode.lookups > 0
             || inode.is_open()
-            || (inode.is_ours() && (inode.lost.is_some() || !inode.links.is_empty()))
+            || (inode.is_ours() && inode.home != Home::Unlinked)
             || inode
                 .dir
                 .as_ref()
@@ -462,16 +456,15 @@ impl Tree {
         let Some(inode) = self.inodes.remove(&ino) else {
             return Vec::new();
         };
-        if let Some(open) = &inode.open {
-            open.entry.discard();
-        }
+        // Its content is removed without the lock of the tree.
+        self.discarded.extend(inode.entry);
         if let Some(id) = inode.stat.id
             && self.by_id.get(&id) == Some(&ino)
         {
             self.by_id.remove(&id);
         }
         self.n_names -= inode.dir.as_ref().map_or(0, |dir| dir.names.len());
-        for (parent, name) in &inode.links {
+        for (parent, name) in inode.home.links() {
             if let Some(dir) = self.dir_mut(*parent) {
                 dir.n_inodes -= 1;
                 if let Some(known) = dir.names.get_mut(name) {
@@ -485,14 +478,16 @@ impl Tree {
                 }
             }
         }
-        let mut places = inode.links;
-        if let Some(lost) = inode.lost {
-            if let Some(dir) = self.dir_mut(lost.0) {
-                dir.n_inodes = dir.n_inodes.saturating_sub(1);
+        match inode.home {
+            Home::Linked(links) => links,
+            Home::Unlinked => Vec::new(),
+            Home::TakenAway { last } | Home::OtherLink { last } => {
+                if let Some(dir) = self.dir_mut(last.0) {
+                    dir.n_inodes = dir.n_inodes.saturating_sub(1);
+                }
+                vec![last]
             }
-            places.push(lost);
         }
-        places
     }
 
     /// Returns the inode that has a name.
@@ -511,18 +506,10 @@ impl Tree {
         }
     }
 
-    /// Says of whatever has a name that it loses it although nobody here removed it: what is written
-    /// to it must not be dropped.
-    fn note_displaced(&mut self, parent: Ino, name: &Name) {
-        if let Some(ino) = self.bound(parent, name) {
-            self.loses(ino, parent, name);
-        }
-    }
-
     /// Forgets all about a name, so that the host is asked when it is next wanted.
     pub(super) fn forget_name(&mut self, parent: Ino, name: &Name, at: Tick) {
-        self.note_displaced(parent, name);
-        let _ = self.unbind(parent, name, at);
+        let loss = self.loss(parent, name);
+        self.unbind(parent, name, at, loss);
         self.put_unknown(parent, name, at);
     }
 
@@ -532,20 +519,21 @@ impl Tree {
         self.put(parent, name, Known { freshness, what });
     }
 
-    /// Moves a name, taking the new one from whatever had it.
-    pub(super) fn rename(&mut self, from: (Ino, &Name), to: (Ino, &Name), at: Tick) {
+    /// Moves a name, taking the new one from whatever had it; `loss` says how that loses it.
+    pub(super) fn rename(&mut self, from: (Ino, &Name), to: (Ino, &Name), at: Tick, loss: Loss) {
         let moved = self.dir_mut(from.0).and_then(|dir| {
             let known = dir.names.get_mut(from.1)?;
             Some(std::mem::replace(known, Known::asked(at, What::Absent)))
         });
-        let _ = self.unbind(to.0, to.1, at);
+        self.unbind(to.0, to.1, at, loss);
         match moved.map(|known| known.what) {
             Some(What::Inode(ino)) => {
                 if let Some(dir) = self.dir_mut(from.0) {
                     dir.n_inodes -= 1;
                 }
                 if let Some(inode) = self.inodes.get_mut(&ino) {
-                    inode.links.retain(|(p, n)| !(*p == from.0 && n == from.1));
+                    let link = (from.0, from.1.clone());
+                    inode.home.remove(&link, Loss::Removed);
                 }
                 self.bind(to.0, to.1, ino, at);
                 self.confirm_below(ino, at);
@@ -565,13 +553,17 @@ impl Tree {
         {
             return;
         }
-        let links = self.inodes.values().flat_map(|inode| &inode.links);
+        let links = self.inodes.values().flat_map(|inode| inode.links());
         let links = links
             .filter(|(parent, _)| self.is_below(*parent, dir))
             .cloned();
         for (parent, name) in links.collect::<Vec<_>>() {
             self.confirm(parent, &name, at);
         }
+    }
+
+    fn take_discarded(&mut self) -> Vec<Arc<Entry>> {
+        std::mem::take(&mut self.discarded)
     }
 
     /// Returns how many inodes there are.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::cache;
 use crate::cache::Entry;
 use crate::cache::Target;
-use crate::cache::Whereto;
+use crate::cache::UploadTarget;
 use crate::path::RemotePath;
 use crate::remote;
 use crate::remote::Changed;
@@ -22,6 +22,8 @@ use crate::vfs::Result;
 use crate::vfs::Vfs;
 use crate::vfs::file::PATH_MAX;
 use crate::vfs::handle::FileHandle;
+use crate::vfs::inode::Home;
+use crate::vfs::inode::Inode;
 use crate::vfs::permission;
 
 /// The most that an answer to a copy can say; FUSE gives it 32 bits.
@@ -51,8 +53,8 @@ impl Vfs {
         match self.options.writeback {
             None => self.flush_entry(cx, ino, entry, Durability::Lazy),
             Some(delay) => {
-                let place: Arc<dyn Whereto> = self.upload_place(ino)?;
-                match entry.seal(&place, delay, cx.wait) {
+                let place: Arc<dyn UploadTarget> = self.upload_place(ino)?;
+                match entry.persist_for_writeback(&place, delay, cx.wait) {
                     // This machine cannot keep it until later.
                     Err(cache::Error::Local { .. }) => {
                         self.flush_entry(cx, ino, entry, Durability::Lazy)
@@ -66,7 +68,7 @@ impl Vfs {
     /// Whoever had the file open when its content was moved aside has written to that, not to the
     /// file of the name.
     fn check_epoch(handle: &FileHandle) -> Result<()> {
-        if handle.entry.epoch() == handle.epoch || !handle.flags.writes {
+        if handle.entry.conflict_epoch() == handle.conflict_epoch || !handle.flags.writes {
             Ok(())
         } else {
             Err(Error::Stale)
@@ -98,22 +100,20 @@ impl Vfs {
 
     /// Whether a handle has to bring a file to the host that was created and not closed since.
     pub(super) fn is_to_be_made(&self, handle: &FileHandle) -> bool {
-        self.is_born(handle.ino) && !handle.entry.is_on_its_way()
+        self.is_new(handle.ino) && !handle.entry.is_on_its_way()
     }
 
     /// Whether the host has no file yet: whoever created it uploads it, even if only for reading.
-    pub(super) fn is_born(&self, ino: Ino) -> bool {
+    pub(super) fn is_new(&self, ino: Ino) -> bool {
         let tree = self.tree.lock();
-        let open = tree.get(ino).and_then(|inode| inode.open.as_ref());
-        open.is_some_and(|open| open.is_born)
+        tree.get(ino).is_some_and(Inode::is_new)
     }
 
     /// Uploads the content of an inode if it has any that is not uploaded.
     pub(super) fn flush_inode(&self, cx: &Context, ino: Ino, how: Durability) -> Result<()> {
         let entry = {
             let tree = self.tree.lock();
-            let open = tree.get(ino).and_then(|inode| inode.open.as_ref());
-            open.map(|open| Arc::clone(&open.entry))
+            tree.get(ino).and_then(|inode| inode.entry.clone())
         };
         match entry {
             None => Ok(()),
@@ -144,8 +144,8 @@ impl Vfs {
                 return Err(Error::Stale);
             }
         }
-        let place: Arc<dyn Whereto> = self.upload_place(ino)?;
-        entry.flush(&place, how, cx.wait).map_err(not_uploaded)
+        let place: Arc<dyn UploadTarget> = self.upload_place(ino)?;
+        entry.upload(&place, how, cx.wait).map_err(not_uploaded)
     }
 
     pub(super) fn upload_place(&self, ino: Ino) -> Result<Arc<UploadPlace>> {
@@ -172,7 +172,7 @@ impl Vfs {
         };
         let (path, size, mtime) = {
             let tree = self.tree.lock();
-            let inode = tree.get(source.ino).ok_or(Error::Stale)?;
+            let inode = tree.get(source.ino).ok_or(Error::UnknownInode)?;
             let version = source.entry.version().filter(|_| !inode.is_ours());
             let size = target.entry.local().map(|local| local.size);
             let is_target_empty =
@@ -197,10 +197,10 @@ impl Vfs {
         let Some(to) = place.target().filter(|to| !to.is_unknown) else {
             return Err(Error::NotSupported);
         };
-        let plan = target.entry.plan_copy(size, &to, mtime);
+        let plan = target.entry.copy_spec(size, &to, mtime);
         let to = to.path;
         // Held, so that no flush uploads the empty content meanwhile.
-        let hold = target.entry.hold();
+        let hold = target.entry.block_uploads();
         let changed = match self.remote.copy(&path, &to, &plan) {
             // What to do about it is decided where content is uploaded.
             Err(remote::Error::Conflict { .. }) => return Err(Error::NotSupported),
@@ -214,9 +214,9 @@ impl Vfs {
             },
         };
         if let Some(stat) = changed.stat {
-            target.entry.became(stat.version());
+            target.entry.replaced_on_host(stat.version());
         }
-        place.uploaded(&to, Ok(&changed));
+        place.uploaded(&changed);
         drop(hold);
         Ok(size)
     }
@@ -251,7 +251,7 @@ pub(super) struct UploadPlace {
     ino: Ino,
 }
 
-impl Whereto for UploadPlace {
+impl UploadTarget for UploadPlace {
     fn prepare(&self) -> remote::Result<()> {
         self.vfs.settle_path(self.ino)
     }
@@ -265,10 +265,11 @@ impl Whereto for UploadPlace {
         let known = tree.place_path(self.ino);
         let (parent, _) = inode.place()?;
         let dir = tree.get(*parent).map(|dir| dir.stat);
-        let is_unknown = known.is_none() || dir.is_none() || inode.is_elsewhere;
+        let is_elsewhere = matches!(inode.home, Home::OtherLink { .. });
+        let is_unknown = known.is_none() || dir.is_none() || is_elsewhere;
         let path = known.unwrap_or_else(|| RemotePath::root().join(name));
         let stat = inode.stat;
-        let is_born = inode.open.as_ref().is_some_and(|open| open.is_born);
+        let is_new = inode.is_new();
         let dir = dir.unwrap_or(stat);
         let login = vfs.login();
         let may_chown = |uid: u32, gid: u32| {
@@ -287,7 +288,7 @@ impl Whereto for UploadPlace {
         let placement = if dir_len + 1 + TEMP_NAME_LEN > PATH_MAX {
             // A temporary name does not fit.
             Placement::Direct
-        } else if is_born {
+        } else if is_new {
             Placement::Replace
         } else if !permission::permits(&dir, &login, mask) {
             Placement::Direct
@@ -313,24 +314,20 @@ impl Whereto for UploadPlace {
             may_append: vfs.options.placement != PlacementPolicy::Replace,
             atime: stat.atime,
             is_unknown,
-            is_elsewhere: inode.is_elsewhere,
+            is_elsewhere,
         })
     }
 
-    fn uploaded(&self, _path: &RemotePath, result: std::result::Result<&Changed, &cache::Error>) {
-        let Ok(changed) = result else { return };
+    fn uploaded(&self, changed: &Changed) {
         let at = self.vfs.clock.tick();
         let mut tree = self.vfs.tree.lock();
         let shown = self.vfs.attr_of(&tree, self.ino).ok();
         let Some(inode) = tree.get_mut(self.ino) else {
             return;
         };
-        if let Some(open) = &mut inode.open {
-            open.is_born = false;
-        }
         let place = inode.place().cloned();
         if let Some((parent, name)) = &place
-            && inode.links.is_empty()
+            && inode.links().is_empty()
         {
             // It was made anew.
             tree.bind(*parent, name, self.ino, at);
@@ -362,24 +359,21 @@ impl Whereto for UploadPlace {
         }
     }
 
-    fn kept_beside(&self, _path: &RemotePath, kept_as: &RemotePath, changed: &Changed) {
+    fn kept_beside(&self, kept_as: &RemotePath, changed: &Changed) {
         let at = self.vfs.clock.tick();
         let mut tree = self.vfs.tree.lock();
         let Some(name) = kept_as.name() else { return };
         let Some(inode) = tree.get_mut(self.ino) else {
             return;
         };
-        if let Some(open) = &mut inode.open {
-            open.is_born = false;
-        }
         inode.is_mode_ours = false;
         inode.pages_of = None;
         inode.ctime = None;
         let Some((parent, old)) = inode.place().cloned() else {
             return;
         };
-        // Who has it open goes on with the content that was moved aside; under the name there is
-        // another file now. The new name first: an inode without one might be dropped.
+        // Open handles go on with the conflict copy; the old name belongs to another file. The new
+        // name first: an inode without one might be dropped.
         tree.bind(parent, &name, self.ino, at);
         if tree.bound(parent, &old) == Some(self.ino) {
             tree.forget_name(parent, &old, at);

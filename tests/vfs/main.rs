@@ -20,6 +20,7 @@ mod local;
 mod memory_host;
 mod names;
 mod owned_path;
+mod panics;
 mod partial;
 mod recovery;
 mod safety;

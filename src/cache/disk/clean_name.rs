@@ -96,11 +96,11 @@ pub(super) mod tests {
     /// What is on disk outlives the program that wrote it: a change of layout needs a new number.
     #[test]
     fn the_name_is_that_of_format_2() {
-        let epoch = Time { secs: 0, nanos: 1 };
+        let conflict_epoch = Time { secs: 0, nanos: 1 };
         let id = Some(FileId { dev: 1, ino: 2 });
         let version = Version {
             size: 3,
-            mtime: epoch,
+            mtime: conflict_epoch,
             ctime: None,
             id,
         };

@@ -118,11 +118,12 @@ impl Tree {
                     && listed.stat.is_none_or(|stat| {
                         stat.id == inode.stat.id
                             || (!inode.is_open()
-                                && inode.links.len() == 1
+                                && inode.links().len() == 1
                                 && kind == FileKind::File)
                     });
                 if !is_same {
-                    self.is_gone(ino, parent, name, at);
+                    let loss = self.loss(parent, name);
+                    self.unbind(parent, name, at, loss);
                     let what = What::Listed(listed);
                     self.put(parent, name, Known::asked(at, what));
                     return;
@@ -138,14 +139,11 @@ impl Tree {
                     known.freshness = Freshness::Asked(at);
                 }
             }
-            None => self.is_gone(ino, parent, name, at),
+            None => {
+                let loss = self.loss(parent, name);
+                self.unbind(parent, name, at, loss);
+            }
         }
-    }
-
-    /// Takes a name from an inode that the host does not have there any more.
-    fn is_gone(&mut self, ino: Ino, parent: Ino, name: &Name, at: Tick) {
-        self.loses(ino, parent, name);
-        self.unbind(parent, name, at);
     }
 
     /// Says that nobody knows what a name is now: the host is asked when it is next wanted.

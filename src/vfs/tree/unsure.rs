@@ -5,7 +5,7 @@ use crate::path::RemotePath;
 use crate::stat::FileKind;
 use crate::stat::Stat;
 use crate::vfs::Ino;
-use crate::vfs::tree::Place;
+use crate::vfs::inode::Link;
 
 /// A rename of unknown outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,8 +14,8 @@ pub(in crate::vfs) struct UnsureRename {
     pub(super) moved: Ino,
     /// Of what was moved, when the rename was asked for.
     pub(super) stat: Stat,
-    pub(super) from: Place,
-    pub(super) to: Place,
+    pub(super) from: Link,
+    pub(super) to: Link,
     pub(in crate::vfs) from_path: RemotePath,
     pub(in crate::vfs) to_path: RemotePath,
 }

@@ -11,9 +11,9 @@ use std::thread;
 use std::time::Duration;
 
 use crate::cache::Error;
-use crate::cache::Whereto;
+use crate::cache::UploadTarget;
 use crate::cache::entry::Entry;
-use crate::cache::flush::may_pass;
+use crate::cache::upload::may_succeed_later;
 use crate::clock::Clock;
 use crate::clock::Tick;
 use crate::sync::Condvar;
@@ -56,7 +56,7 @@ struct Queue {
 
 struct Waiting {
     entry: Arc<Entry>,
-    whereto: Arc<dyn Whereto>,
+    target_of: Arc<dyn UploadTarget>,
     due: Tick,
     tries: u32,
 }
@@ -74,15 +74,20 @@ impl Uploads {
     }
 
     /// Has a content uploaded when `delay` has passed, or earlier if it is waiting already.
-    pub(crate) fn add(&self, entry: &Arc<Entry>, whereto: &Arc<dyn Whereto>, delay: Duration) {
+    pub(crate) fn add(
+        &self,
+        entry: &Arc<Entry>,
+        target_of: &Arc<dyn UploadTarget>,
+        delay: Duration,
+    ) {
         let due = self.shared.clock.tick() + delay;
-        self.shared.add(entry, whereto, due, 0);
+        self.shared.add(entry, target_of, due, 0);
     }
 
     /// Has a content uploaded again that could not be.
-    pub(crate) fn retry(&self, entry: &Arc<Entry>, whereto: &Arc<dyn Whereto>) {
+    pub(crate) fn retry(&self, entry: &Arc<Entry>, target_of: &Arc<dyn UploadTarget>) {
         let due = self.shared.clock.tick() + FIRST_PAUSE;
-        self.shared.add(entry, whereto, due, 1);
+        self.shared.add(entry, target_of, due, 1);
     }
 
     /// Returns how often a content was tried, and when it will be next.
@@ -126,7 +131,7 @@ impl Shared {
     fn add(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
-        whereto: &Arc<dyn Whereto>,
+        target_of: &Arc<dyn UploadTarget>,
         due: Tick,
         tries: u32,
     ) {
@@ -143,7 +148,7 @@ impl Shared {
             Some(waiting) => waiting.due = waiting.due.min(due),
             None => queue.waiting.push(Waiting {
                 entry: Arc::clone(entry),
-                whereto: Arc::clone(whereto),
+                target_of: Arc::clone(target_of),
                 due,
                 tries,
             }),
@@ -191,42 +196,56 @@ impl Shared {
         }
     }
 
+    /// Uploads one content; queues it again if that failed and a retry may succeed.
     fn upload(self: Arc<Self>, waiting: Waiting) {
         let Waiting {
             entry,
-            whereto,
+            target_of,
             tries,
             ..
         } = waiting;
-        // What somebody is writing is uploaded when that is closed.
-        let result = entry.flush_sealed(&whereto);
-        let mut queue = self.queue.lock();
-        queue.n_running -= 1;
-        if let Err(error) = result
-            && !queue.is_closed
-            && may_pass(&error)
+        let running = Running(Arc::clone(&self));
+        // Content that is being written is uploaded when it is closed.
+        let result = entry.upload_closed_content(&target_of);
+        if let Err(error) = &result
+            && may_succeed_later(error)
         {
-            let is_away = matches!(&error, Error::Remote(error) if error.is_connection_loss());
+            let is_away = matches!(error, Error::Remote(error) if error.is_connection_loss());
             let pause = FIRST_PAUSE
                 .saturating_mul(1 << tries.min(16))
                 .min(if is_away { MAX_PAUSE_AWAY } else { MAX_PAUSE });
             let due = self.clock.tick() + pause;
-            // The failed upload has put it into the queue for the first pause.
-            match queue
-                .waiting
-                .iter_mut()
-                .find(|w| Arc::ptr_eq(&w.entry, &entry))
-            {
-                Some(waiting) => (waiting.due, waiting.tries) = (due, tries + 1),
-                None => queue.waiting.push(Waiting {
-                    entry,
-                    whereto,
-                    due,
-                    tries: tries + 1,
-                }),
-            }
+            self.queue.lock().add_again(Waiting {
+                entry,
+                target_of,
+                due,
+                tries: tries + 1,
+            });
         }
-        drop(queue);
-        self.changed.notify_all();
+        drop(running);
+    }
+}
+
+impl Queue {
+    /// Queues content whose upload failed. The failed upload has queued it for the first pause.
+    fn add_again(&mut self, again: Waiting) {
+        if self.is_closed {
+            return;
+        }
+        let is_it = |it: &&mut Waiting| Arc::ptr_eq(&it.entry, &again.entry);
+        match self.waiting.iter_mut().find(is_it) {
+            Some(waiting) => (waiting.due, waiting.tries) = (again.due, again.tries),
+            None => self.waiting.push(again),
+        }
+    }
+}
+
+/// Counts one upload as running until it is dropped, however the upload ends.
+struct Running(Arc<Shared>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.queue.lock().n_running -= 1;
+        self.0.changed.notify_all();
     }
 }

@@ -1,21 +1,21 @@
 //! Uploading the content of an entry on the host.
 
-use std::fs::File;
 use std::sync::Arc;
 
 use crate::cache::Error;
-use crate::cache::Whereto;
+use crate::cache::UploadTarget;
 use crate::cache::conflict::Conflicts;
 use crate::cache::disk::Private;
 use crate::cache::entry::Entry;
 use crate::cache::entry::Wait;
-use crate::cache::journal::record::tag;
 use crate::cache::send::FromFile;
 use crate::cache::send::Sent;
-use crate::cache::state::Content;
-use crate::cache::state::Doubt;
-use crate::cache::state::Place;
+use crate::cache::state::CleanName;
+use crate::cache::state::NextUpload;
 use crate::cache::state::State;
+use crate::cache::state::UnknownUpload;
+use crate::cache::state::UploadJob;
+use crate::cache::state::Work;
 use crate::path::RemotePath;
 use crate::remote;
 use crate::remote::Changed;
@@ -56,80 +56,39 @@ pub struct Target {
     pub is_elsewhere: bool,
 }
 
-/// Why content is kept here whose directory is gone.
-pub(super) const NO_PLACE: &str = "its directory was removed or moved on the host";
+/// Why content stays here whose directory is gone.
+pub(super) const NO_PATH: &str = "its directory was removed or moved on the host";
 
-/// What an upload is to do, as the state was when it began.
-struct Job {
-    file: Arc<File>,
-    private: Private,
-    size: u64,
-    mtime: Time,
-    atime: Option<Time>,
-    base: Expect,
-    replaces: bool,
-    n_kept: u64,
-    doubts: Vec<Doubt>,
-    n_changes: u64,
-    is_begun: bool,
-    old: Option<Arc<File>>,
-}
-
-impl Job {
-    fn plan(&self, target: &Target, durability: Durability) -> UploadSpec {
-        UploadSpec {
-            size: self.size,
-            appends_to: self.appends_to(target),
-            mode: target.mode,
-            sets_mode: target.sets_mode,
-            mtime: self.mtime,
-            atime: self.atime.unwrap_or(target.atime),
-            owner: target.owner,
-            expect: self.base,
-            placement: target.placement,
-            durability,
-            keep_as: None,
-            tag: tag(self.private.id),
-        }
-    }
-
-    /// Returns how many bytes the host has already, if all that is there stays as it is.
-    fn appends_to(&self, target: &Target) -> Option<u64> {
-        let Expect::Version(base) = self.base else {
-            return None;
-        };
-        let is_longer = base.size > 0 && self.n_kept >= base.size && self.size > base.size;
-        (target.may_append && is_longer && !self.replaces).then_some(base.size)
-    }
-
-    /// What tells the content from another later, when it may have been changed here.
+impl UploadJob {
+    /// Returns a digest by which the content can be recognised later, when it may have been changed
+    /// here.
     fn digest(&self) -> Option<Digest> {
-        let is_small = self.size <= MAX_HASHED;
-        let digest = || partial::digest_here(&self.content(), self.size).ok();
-        is_small.then(digest).flatten()
+        let size = self.spec.size;
+        let digest = || partial::digest_here(&self.content(), size).ok();
+        (size <= MAX_HASHED).then(digest).flatten()
     }
 
-    /// Returns the doubt whose content the host has, by the digest of that.
+    /// Returns the upload whose content the host has, by the digest of that.
     fn proved<'a>(
         &self,
-        doubts: impl Iterator<Item = &'a Doubt>,
+        unknown_uploads: impl Iterator<Item = &'a UnknownUpload>,
         digest_there: impl FnOnce() -> remote::Result<Option<Digest>>,
-    ) -> Result<Option<&'a Doubt>, Error> {
-        let mut doubts = doubts.peekable();
-        if doubts.peek().is_none() {
+    ) -> Result<Option<&'a UnknownUpload>, Error> {
+        let mut unknown_uploads = unknown_uploads.peekable();
+        if unknown_uploads.peek().is_none() {
             return Ok(None);
         }
         let Some(there) = digest_there()? else {
             return Ok(None);
         };
-        let of_this = |doubt: &Doubt| doubt.n_changes == self.n_changes;
-        let digest = |doubt: &Doubt| match doubt.digest {
-            None if doubt.size == self.size => {
-                partial::digest_here(&self.content(), self.size).ok()
+        let of_this = |doubt: &UnknownUpload| doubt.n_changes == self.n_changes;
+        let digest = |doubt: &UnknownUpload| match doubt.digest {
+            None if doubt.size == self.spec.size => {
+                partial::digest_here(&self.content(), self.spec.size).ok()
             }
             digest => digest,
         };
-        let proved = doubts.filter(|doubt| digest(doubt) == Some(there));
+        let proved = unknown_uploads.filter(|doubt| digest(doubt) == Some(there));
         Ok(proved.max_by_key(|doubt| of_this(doubt)))
     }
 
@@ -145,127 +104,113 @@ const MAX_HASHED: u64 = 256 << 20;
 const MAX_REPLACEMENTS: u32 = 9;
 
 impl Entry {
-    /// Uploads the content on the host if the host does not have it, and waits for that.
+    /// Uploads the content if the host does not have it, and waits for that.
     ///
     /// # Errors
-    /// The content is still here and still dirty; the next flush tries again, and so does the cache
-    /// by itself where the host was not reached. [`Error::KeptBeside`] is said once: the content is
-    /// on the host then.
-    pub fn flush(
+    /// The content is still here and still dirty; the next call tries again, and so does the cache
+    /// in the background where a retry may succeed. [`Error::KeptBeside`] is returned once: the
+    /// content is on the host then, in a conflict copy.
+    pub fn upload(
         self: &Arc<Self>,
-        whereto: &Arc<dyn Whereto>,
+        target_of: &Arc<dyn UploadTarget>,
         durability: Durability,
         wait: Wait,
     ) -> Result<(), Error> {
-        self.flush_if(|_| true, whereto, durability, wait)
+        self.upload_if(|_| true, target_of, durability, wait)
     }
 
-    /// As [`Self::flush`], of content that is as it was when it was last closed; does nothing to
-    /// what is being written.
-    pub(super) fn flush_sealed(self: &Arc<Self>, whereto: &Arc<dyn Whereto>) -> Result<(), Error> {
-        let is_sealed = |state: &State| state.is_sealed;
-        self.flush_if(is_sealed, whereto, Durability::Lazy, Wait::Allowed)
+    /// As [`Self::upload`], of content that was not changed since it was closed; does nothing to
+    /// content that is being written.
+    pub(super) fn upload_closed_content(
+        self: &Arc<Self>,
+        target_of: &Arc<dyn UploadTarget>,
+    ) -> Result<(), Error> {
+        self.upload_if(State::is_closed, target_of, Durability::Lazy, Wait::Allowed)
     }
 
-    fn flush_if(
+    fn upload_if(
         self: &Arc<Self>,
         is_due: impl Fn(&State) -> bool,
-        whereto: &Arc<dyn Whereto>,
+        target_of: &Arc<dyn UploadTarget>,
         durability: Durability,
         wait: Wait,
     ) -> Result<(), Error> {
         let mut state = self.state.lock();
-        let (file, private) = loop {
-            match &state.content {
-                Content::Dirty { .. } if !is_due(&state) => return Ok(()),
-                Content::Dirty { file, private } => {
-                    if !Self::is_busy(&state) && !Self::is_held(&state) {
-                        break (Arc::clone(file), *private);
-                    }
-                    self.wait(&mut state, wait)?;
-                }
-                _ if durability == Durability::Lazy || state.is_synced => return Ok(()),
-                _ => {
+        loop {
+            if state.is_dirty() && !is_due(&state) {
+                return Ok(());
+            }
+            match state.next_upload(durability) {
+                NextUpload::Nothing => return Ok(()),
+                NextUpload::Flush => {
                     drop(state);
-                    return self.sync(&**whereto, wait);
+                    return self.flush_on_host(&**target_of, wait);
                 }
+                NextUpload::Wait => self.wait(&mut state, wait)?,
+                NextUpload::Upload if wait == Wait::Never => return Err(Error::WouldWait),
+                NextUpload::Upload => break,
             }
-        };
-        if wait == Wait::Never {
-            return Err(Error::WouldWait);
         }
-        state.is_flushing = true;
-        let job = Job {
-            file,
-            private,
-            size: state.size,
-            mtime: state.mtime,
-            atime: state.atime,
-            base: state.base,
-            replaces: state.replaces,
-            n_kept: state.n_kept,
-            doubts: state.doubts.clone(),
-            n_changes: state.n_changes,
-            is_begun: state.is_begun,
-            old: state.old.as_ref().map(|(_, file)| Arc::clone(file)),
-        };
+        let busy = self.begin(&mut state, Work::Uploading);
         drop(state);
-
-        let prepared = whereto.prepare().map_err(Error::from);
-        let Some(target) = whereto.target() else {
-            // The file has no name any more: its content ends with its last handle.
-            self.state.lock().is_flushing = false;
-            self.changed.notify_all();
-            return Ok(());
-        };
-        if target.is_unknown {
-            let result = self.lose(&target);
-            let mut state = self.state.lock();
-            (state.is_flushing, state.is_sealed) = (false, true);
-            drop(state);
-            self.changed.notify_all();
-            return result;
-        }
-        {
-            let mut state = self.state.lock();
-            state.is_sealed = true;
-            self.say_closed(&state, &target);
-        }
-        if self.is_in_place(&target)
-            && let Err(error) = self.say_begun(&target)
-        {
-            // After a crash, what the host has may be taken for somebody's change: both are kept.
-            log::warn!("cannot write the journal: {}", remote::chain(&error));
-        }
-        let result = prepared.and_then(|()| self.send(&job, &target, durability));
-        // Without the lock: the layer above takes its own first, then this one.
-        let result = match result {
-            Ok(uploaded) => self.uploaded(&**whereto, &job, &target, &uploaded, durability),
-            Err(error) => {
-                self.not_uploaded(whereto, &job, &target, &error);
-                Err(error)
-            }
-        };
-        let mut state = self.state.lock();
-        state.is_flushing = false;
-        if !Self::is_wanted(&state) && matches!(state.content, Content::Clean { .. }) {
-            // Its last handle went before or while it was uploaded.
-            self.put_away(&mut state);
-        }
-        drop(state);
-        self.changed.notify_all();
+        let result = self.upload_now(target_of, durability);
+        drop(busy);
+        // Its last handle may have been closed before the upload ended.
+        self.return_if_unused();
         result
     }
 
-    fn send(&self, job: &Job, target: &Target, durability: Durability) -> Result<Sent, Error> {
+    /// Uploads dirty content, which does not change meanwhile.
+    fn upload_now(
+        self: &Arc<Self>,
+        target_of: &Arc<dyn UploadTarget>,
+        durability: Durability,
+    ) -> Result<(), Error> {
+        let prepared = target_of.prepare().map_err(Error::from);
+        let Some(target) = target_of.target() else {
+            // The file has no name any more: its content ends with its last handle.
+            return Ok(());
+        };
+        if target.is_unknown {
+            let result = self.persist_without_path(&target);
+            self.state.lock().set_closed(true);
+            return result;
+        }
+        let job = {
+            let mut state = self.state.lock();
+            state.set_closed(true);
+            state.upload_job(&target, durability)
+        };
+        let Some(job) = job else {
+            // It was dropped meanwhile, with the last handle of a file without a name.
+            return Ok(());
+        };
+        self.journal_closed(&target);
+        if self.is_in_place(&target)
+            && let Err(error) = self.journal_partial(&target)
+        {
+            // After a crash, part of our content may be taken for somebody's change: then a conflict
+            // copy is made.
+            log::warn!("cannot write the journal: {}", remote::chain(&error));
+        }
+        match prepared.and_then(|()| self.send(&job, &target)) {
+            Ok(sent) => self.uploaded(&**target_of, &job, &target, &sent),
+            Err(error) => {
+                self.not_uploaded(target_of, &job, &target, &error);
+                Err(error)
+            }
+        }
+    }
+
+    fn send(&self, job: &UploadJob, target: &Target) -> Result<Sent, Error> {
         let Target { path, .. } = target;
-        let mut plan = job.plan(target, durability);
-        if !job.doubts.is_empty()
-            && let Some((stat, doubt)) = self.settle_doubts(job, path, &mut plan)?
+        let mut plan = job.spec.clone();
+        if !job.unknown_uploads.is_empty()
+            && let Some((stat, doubt)) = self.resolve_unknown_uploads(job, path, &mut plan)?
         {
             // What was changed since may have the same size and time.
             if doubt.n_changes == job.n_changes && plan.is_done(&stat) {
-                if durability == Durability::Fsync {
+                if plan.durability == Durability::Fsync {
                     remote::make_durable(&*self.cache.remote, path)?;
                 }
                 let uploaded = Uploaded::as_planned(Changed {
@@ -301,7 +246,7 @@ impl Entry {
         };
         log::warn!("{path} is written in place: {why}");
         // It is not done in one step: from here on only this machine may have the whole content.
-        self.say_begun(target)?;
+        self.journal_partial(target)?;
         plan.placement = Placement::Direct;
         plan.appends_to = None;
         self.send_as_planned(job, path, &content, &mut plan)
@@ -309,13 +254,14 @@ impl Entry {
 
     fn send_as_planned(
         &self,
-        job: &Job,
+        job: &UploadJob,
         path: &RemotePath,
         content: &FromFile<'_>,
         plan: &mut UploadSpec,
     ) -> Result<Sent, Error> {
-        let replaces = job.replaces || self.cache.conflicts == Conflicts::Overwrite;
-        if replaces && plan.expect != Expect::Anything {
+        let replaces_anything =
+            job.skips_conflict_check || self.cache.conflicts == Conflicts::Overwrite;
+        if replaces_anything && plan.expect != Expect::Anything {
             return self.replace_there(path, content, plan);
         }
         Ok(self.cache.send_or_keep_both(path, content, plan)?)
@@ -346,9 +292,9 @@ impl Entry {
 
     /// Removes what uploads left whose end nobody heard: where the host itself broke down, nobody over
     /// there does, and one that still goes on must not end later.
-    fn clean_up(&self, doubts: &[Doubt]) -> Result<(), Error> {
+    fn clean_up(&self, unknown_uploads: &[UnknownUpload]) -> Result<(), Error> {
         let mut last = None;
-        for Doubt { dir, tag, .. } in doubts.iter().filter(|it| !it.is_withdrawn) {
+        for UnknownUpload { dir, tag, .. } in unknown_uploads.iter().filter(|it| !it.is_cancelled) {
             if last.replace((dir, tag)) == Some((dir, tag)) {
                 continue;
             }
@@ -364,26 +310,29 @@ impl Entry {
     /// if it is what we sent. Where times are whole seconds it may be any of several, or somebody
     /// else's: then it is read. Where the host has part of it, that is what the plan expects from
     /// then on.
-    fn settle_doubts<'a>(
+    fn resolve_unknown_uploads<'a>(
         &self,
-        job: &'a Job,
+        job: &'a UploadJob,
         path: &RemotePath,
         plan: &mut UploadSpec,
-    ) -> Result<Option<(Stat, &'a Doubt)>, Error> {
-        self.clean_up(&job.doubts)?;
+    ) -> Result<Option<(Stat, &'a UnknownUpload)>, Error> {
+        self.clean_up(&job.unknown_uploads)?;
         match self.cache.remote.stat(path) {
             Ok(stat) => {
-                let ours =
-                    |it: &&Doubt| stat.size == it.size && it.mtime.may_be_told_as(stat.mtime);
-                let doubts = job.doubts.iter().filter(ours);
+                let ours = |it: &&UnknownUpload| {
+                    stat.size == it.size && it.mtime.may_be_told_as(stat.mtime)
+                };
+                let unknown_uploads = job.unknown_uploads.iter().filter(ours);
                 let (remote, content) = (&*self.cache.remote, job.content());
                 let ours = if stat.mtime.nanos != 0 {
-                    doubts.max_by_key(|it| it.n_changes != job.n_changes)
+                    unknown_uploads.max_by_key(|it| it.n_changes != job.n_changes)
                 } else {
-                    job.proved(doubts, || partial::digest_there(remote, path, &stat))?
+                    job.proved(unknown_uploads, || {
+                        partial::digest_there(remote, path, &stat)
+                    })?
                 };
                 if ours.is_none() {
-                    partial::settle(remote, path, &stat, &content, plan, job.is_begun)?;
+                    partial::settle(remote, path, &stat, &content, plan, job.may_be_partial)?;
                 }
                 Ok(ours.map(|doubt| (stat, doubt)))
             }
@@ -394,11 +343,10 @@ impl Entry {
 
     fn uploaded(
         &self,
-        whereto: &dyn Whereto,
-        job: &Job,
+        target_of: &dyn UploadTarget,
+        job: &UploadJob,
         target: &Target,
         sent: &Sent,
-        durability: Durability,
     ) -> Result<(), Error> {
         let Sent { at, uploaded } = sent;
         let changed = self.complete(at, job, uploaded);
@@ -414,92 +362,64 @@ impl Entry {
             }),
         };
         match &result {
-            Ok(()) => whereto.uploaded(at, Ok(&changed)),
+            Ok(()) => target_of.uploaded(&changed),
             Err(error) => {
                 log::error!("{error}");
                 self.cache.note_collision(&target.path, at);
-                whereto.kept_beside(&target.path, at, &changed);
+                target_of.kept_beside(at, &changed);
             }
         }
-        let mut state = self.state.lock();
         let version = changed.stat.map_or(
             // Equal to no version of the host: the next open asks, and the next upload finds a
             // conflict.
             Version {
-                size: job.size,
-                mtime: job.mtime,
+                size: job.spec.size,
+                mtime: job.spec.mtime,
                 ctime: None,
                 id: None,
             },
             |stat| stat.version(),
         );
-        let place = self.settle(job.private, &version, job.size);
-        state.set_base(version);
-        state.size = job.size;
-        state.failure = None;
-        self.cache.note_uploaded(&mut state, &target.path, sent);
-        state.doubts.clear();
-        state.epoch += u64::from(result.is_err());
-        state.is_synced = durability == Durability::Fsync;
-        state.content = Content::Clean {
-            version,
-            file: Arc::clone(&job.file),
-            place,
+        let name = self.name_uploaded(job.private, &version, job.spec.size);
+        let recovered_as = {
+            let mut state = self.state.lock();
+            state.uploaded(job, version, name, result.is_err())
         };
-        self.undeclare(&mut state);
+        if let Some(id) = recovered_as {
+            self.cache.note_uploaded(id, &target.path, sent);
+        }
+        self.leave_journal();
         result
     }
 
     fn not_uploaded(
         self: &Arc<Self>,
-        whereto: &Arc<dyn Whereto>,
-        job: &Job,
+        target_of: &Arc<dyn UploadTarget>,
+        job: &UploadJob,
         target: &Target,
         error: &Error,
     ) {
         let is_partial = matches!(error, Error::Remote(error) if matches!(**error, remote::Error::Partial { .. }));
-        let half = is_partial.then(|| {
-            let (remote, path) = (&*self.cache.remote, &target.path);
-            let stat = remote.stat(path)?;
-            let mut plan = job.plan(target, Durability::Lazy);
-            let found = partial::settle(remote, path, &stat, &job.content(), &mut plan, true)?;
-            Ok::<_, remote::Error>((found, plan.expect))
-        });
-        let is_doubtful = matches!(error, Error::Remote(error) if matches!(**error,
+        let part = is_partial.then(|| self.part_on_host(job, target));
+        let is_unknown = matches!(error, Error::Remote(error) if matches!(**error,
             remote::Error::Partial { .. }
             | remote::Error::OutcomeUnknown { .. }
             | remote::Error::UnexpectedReply { .. }
             | remote::Error::Protocol { .. }
             | remote::Error::Local { .. }));
         // Without the lock: it may be read.
-        let doubt = is_doubtful.then(|| Doubt {
+        let unknown = is_unknown.then(|| UnknownUpload {
             dir: target.path.parent().unwrap_or_default(),
-            tag: tag(job.private.id),
-            size: job.size,
-            mtime: job.mtime,
+            tag: job.spec.tag,
+            size: job.spec.size,
+            mtime: job.spec.mtime,
             n_changes: job.n_changes,
             digest: job.digest(),
-            is_withdrawn: false,
+            is_cancelled: false,
         });
         let is_news = {
             let mut state = self.state.lock();
-            state.is_begun |= is_partial;
-            match (half, doubt) {
-                // What the host has now is part of ours: the next upload may replace it, but not what
-                // somebody else makes of it.
-                (Some(Ok((Found::Part { prefix }, part))), _) => {
-                    state.base = part;
-                    state.n_kept = prefix.unwrap_or(0);
-                }
-                // If nobody could look, the next upload does.
-                (_, Some(doubt)) => state.doubts.push(doubt),
-                (_, None) => {}
-            }
-            state.replaces = false;
-            let is_news =
-                state.failure.as_ref().map(ToString::to_string) != Some(error.to_string());
-            state.failure = Some(error.clone());
-            is_news
+            state.upload_failed(error, is_partial, part.flatten(), unknown)
         };
         let kept_in = self.cache.disk.private_path(&job.private);
         log::log!(
@@ -513,71 +433,86 @@ impl Entry {
             remote::chain(error),
             kept_in.display()
         );
-        if let Err(error) = self.say_synced(target, &remote::chain(error)) {
+        if let Err(error) = self.persist_content(target, &remote::chain(error)) {
             log::error!(
                 "cannot make sure that {} survives a crash: {}",
                 kept_in.display(),
                 remote::chain(&error)
             );
         }
-        whereto.uploaded(&target.path, Err(error));
-        if may_pass(error) {
-            self.cache.uploads.retry(self, whereto);
+        if may_succeed_later(error) {
+            self.cache.uploads.retry(self, target_of);
+        }
+    }
+
+    /// Returns what the host has of content whose upload ended in the middle, and how many bytes of that
+    /// equal ours; `None` if it is not part of ours, or if the host does not tell.
+    fn part_on_host(&self, job: &UploadJob, target: &Target) -> Option<(Expect, u64)> {
+        let (remote, path) = (&*self.cache.remote, &target.path);
+        let stat = remote.stat(path).ok()?;
+        let mut spec = UploadSpec {
+            durability: Durability::Lazy,
+            ..job.spec.clone()
+        };
+        match partial::settle(remote, path, &stat, &job.content(), &mut spec, true) {
+            Ok(Found::Part { prefix }) => Some((spec.expect, prefix.unwrap_or(0))),
+            _ => None,
         }
     }
 
     /// Gives uploaded content the name of its version.
-    fn settle(&self, private: Private, version: &Version, size: u64) -> Place {
+    fn name_uploaded(&self, private: Private, version: &Version, size: u64) -> CleanName {
         // Where times are whole seconds, an earlier content may have had the same version.
         self.cache.forget(version);
         let is_named =
             version.size == size && self.cache.disk.make_clean(&private, version).is_ok();
         if is_named {
-            Place::Named
+            CleanName::ByVersion
         } else {
-            self.place_of(private)
+            self.private_name(private)
         }
     }
 
     /// Asks for the attributes of a file that was just uploaded where the answer did not have them.
     /// A version that somebody else has made since is not taken for the uploaded one.
-    fn complete(&self, path: &RemotePath, job: &Job, uploaded: &Uploaded) -> Changed {
+    fn complete(&self, path: &RemotePath, job: &UploadJob, uploaded: &Uploaded) -> Changed {
         let mut changed = uploaded.changed();
         if changed.stat.is_none() && !uploaded.is_overtaken {
             let stat = self.cache.remote.stat(path).ok();
             changed.stat = stat.filter(|stat| {
-                stat.size == job.size
-                    && (uploaded.outcome == Outcome::Same || job.mtime.may_be_told_as(stat.mtime))
+                let has_mtime = job.spec.mtime.may_be_told_as(stat.mtime);
+                stat.size == job.spec.size && (uploaded.outcome == Outcome::Same || has_mtime)
             });
         }
         changed
     }
 
-    fn sync(&self, whereto: &dyn Whereto, wait: Wait) -> Result<(), Error> {
+    /// Has the host flush content that it has to its disk.
+    fn flush_on_host(&self, target_of: &dyn UploadTarget, wait: Wait) -> Result<(), Error> {
         if wait == Wait::Never {
             return Err(Error::WouldWait);
         }
-        if let Some(target) = whereto.target() {
+        if let Some(target) = target_of.target() {
             remote::make_durable(&*self.cache.remote, &target.path)?;
-            self.state.lock().is_synced = true;
+            self.state.lock().is_made_durable_on_host();
         }
         Ok(())
     }
 
     /// Takes back the uploads whose end nobody heard, before the file loses its name.
-    pub(super) fn withdraw(&self) -> Result<(), Error> {
-        let doubts = self.state.lock().doubts.clone();
-        self.clean_up(&doubts)
+    pub(super) fn cancel_unknown_uploads(&self) -> Result<(), Error> {
+        let unknown = self.state.lock().unknown_uploads().to_vec();
+        self.clean_up(&unknown)
     }
 
     /// Returns whether an upload may have succeeded whose end nobody heard.
-    pub fn may_be_on_host(&self) -> bool {
-        !self.state.lock().doubts.is_empty()
+    pub fn has_unknown_upload(&self) -> bool {
+        !self.state.lock().unknown_uploads().is_empty()
     }
 
     /// Returns why the last upload failed, if it did and the content is still not on the host.
     pub fn failure(&self) -> Option<Error> {
-        self.state.lock().failure.clone()
+        self.state.lock().failure().cloned()
     }
 }
 
@@ -591,8 +526,8 @@ fn no_space(path: &RemotePath) -> remote::Error {
     }
 }
 
-/// Whether an upload that failed so may succeed later without anybody doing anything here.
-pub(super) fn may_pass(error: &Error) -> bool {
+/// Returns whether an upload that failed with this error may succeed when it is retried.
+pub(super) fn may_succeed_later(error: &Error) -> bool {
     match error {
         Error::Remote(error) => match &**error {
             remote::Error::Conflict { .. }
