@@ -1,7 +1,6 @@
-//! Time as an argument: what a layer knows of the clock.
+//! The clock as a trait, so that tests of timeouts and TTLs need no sleep.
 //!
-//! Nothing below `mount` asks the operating system for the time by itself, so that tests of
-//! timeouts and lifetimes need no sleep.
+//! Other modules take a [`Clock`] instead of reading the operating system's time.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,18 +8,19 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::stat::Time;
 
-/// A point on a monotonic scale. Zero is before anything that a clock ever says: never.
+/// A point in monotonic time. Zero is earlier than every value of a clock: callers use it for
+/// "never".
 pub type Tick = Duration;
 
-/// What a clock says when it is made.
+/// The first tick of a clock.
 const FIRST_TICK: Tick = Duration::from_secs(1);
 
-/// Where a layer gets its time from.
+/// A source of the current time.
 pub trait Clock: Send + Sync + fmt::Debug {
     /// Returns the monotonic time.
     fn tick(&self) -> Tick;
 
-    /// Returns the time of day, for time stamps of files.
+    /// Returns the wall-clock time, for file timestamps.
     fn wall(&self) -> Time;
 }
 
@@ -33,7 +33,7 @@ pub struct SystemClock {
 impl SystemClock {
     #[expect(
         clippy::disallowed_methods,
-        reason = "this is the one place that reads the clock"
+        reason = "only this module reads the system clock"
     )]
     pub fn new() -> Self {
         Self {
@@ -49,7 +49,7 @@ impl Clock for SystemClock {
 
     #[expect(
         clippy::disallowed_methods,
-        reason = "this is the one place that reads the clock"
+        reason = "only this module reads the system clock"
     )]
     fn wall(&self) -> Time {
         let since = SystemTime::now()
@@ -62,7 +62,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that moves only when a test says so.
+/// A clock for tests: it moves only by [`ManualClock::advance`].
 #[derive(Debug)]
 pub struct ManualClock {
     nanos: AtomicU64,
@@ -75,7 +75,7 @@ impl ManualClock {
         }
     }
 
-    /// Moves the clock forward.
+    /// Moves the clock forward by `by`.
     pub fn advance(&self, by: Duration) {
         let by = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         self.nanos.fetch_add(by, Ordering::SeqCst);

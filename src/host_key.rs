@@ -1,20 +1,20 @@
-//! The identity of a host: the type of its key and the key's fingerprint.
+//! The identity of a host: the type and the fingerprint of its host key.
 //!
-//! Plain data. `ssh` makes it of a key, `cache` keeps it with the contents of the host.
+//! Plain data. `ssh` computes it from a key; `cache` stores it beside the journal.
 
 use std::fmt;
 
-/// A host key, as far as it takes to recognise it.
+/// The type and fingerprint that identify a host key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostKey {
     /// The type on the wire, for example `ssh-ed25519`.
     pub kind: String,
-    /// As OpenSSH shows it, for example `SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU`.
+    /// In OpenSSH's form, for example `SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU`.
     pub fingerprint: String,
 }
 
 impl HostKey {
-    /// Reads what [`Self::line`] writes; `None` if it is damaged in any way.
+    /// Parses the output of [`Self::line`]; `None` if it is malformed.
     pub fn parse(line: &str) -> Option<Self> {
         let (kind, fingerprint) = line.split_once(' ')?;
         let is_kind = !kind.is_empty() && kind.bytes().all(|byte| byte.is_ascii_graphic());
@@ -24,7 +24,7 @@ impl HostKey {
         })
     }
 
-    /// Returns the key as one line without its end.
+    /// Returns the key as one line without a newline.
     pub fn line(&self) -> String {
         format!("{} {}", self.kind, self.fingerprint)
     }
@@ -36,9 +36,9 @@ impl fmt::Display for HostKey {
     }
 }
 
-/// Returns whether `text` is a fingerprint of the kind that OpenSSH shows.
+/// Returns whether `text` is a SHA-256 fingerprint in OpenSSH's form.
 pub fn is_fingerprint(text: &str) -> bool {
-    // SHA-256 in base64 without padding.
+    // 32 bytes in base64 without padding.
     text.strip_prefix("SHA256:").is_some_and(|hash| {
         hash.len() == 43
             && hash
@@ -47,7 +47,7 @@ pub fn is_fingerprint(text: &str) -> bool {
     })
 }
 
-/// Returns the short name of a key type that people know: `ED25519`, `ECDSA`, `RSA`.
+/// Returns the short name of a key type as OpenSSH prints it: `ED25519`, `ECDSA`, `RSA`.
 pub fn short_kind(kind: &str) -> &str {
     match kind {
         "ssh-ed25519" => "ED25519",

@@ -1,8 +1,8 @@
-//! Whether another user of this machine could change what a path leads to.
+//! Checks that no other user of this machine can redirect a path.
 //!
-//! As OpenSSH's `safe_path()` does for `authorized_keys`: a directory of our own is worth nothing
-//! below one in which somebody else can rename it. Links on the way are followed by hand, so that
-//! the directories that hold them count as well. Root can change everything and is trusted.
+//! Same rule as OpenSSH's `safe_path()` for `authorized_keys`: a directory of ours is unsafe if
+//! another user can rename any of its parents. Symlinks are followed here, one at a time, so that
+//! the directories that contain them are checked as well. Root is trusted.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -14,33 +14,33 @@ use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
 
-/// As Linux: more links than this on the way lead in a circle.
+/// The limit of Linux for symlinks in one path; more are a loop.
 const MAX_LINKS: u32 = 40;
 
-/// Checks that `dir`, or the directory that is to be made there, is `uid`'s and that only `uid` and
-/// root can put something else in its place.
+/// Checks that `dir` belongs to `uid` and that only `uid` and root can replace it or its parents.
+/// `dir` and the last of its parents may be missing.
 ///
-/// A directory that everybody may write to is fine on the way if it is sticky, such as `/var/tmp`,
-/// and what comes next in it is `uid`'s.
+/// A parent that everybody may write to is accepted if it is sticky, such as `/var/tmp`: the owner
+/// of the next component, `uid` or root, is then the only one who can rename it.
 ///
 /// # Errors
-/// The first directory that is not, and what to do; or it cannot be looked at.
+/// A component fails the check (the text names it and says why), or cannot be read.
 pub fn check(dir: &Path, uid: u32) -> io::Result<()> {
     let dir = std::path::absolute(dir)?;
     let mut at = PathBuf::from("/");
-    let mut is_public = is_shared(&at, &fs::metadata(&at)?, uid, false)?;
+    let mut was_shared_sticky = is_shared_sticky(&at, &fs::metadata(&at)?, uid, false)?;
     let mut rest: VecDeque<OsString> = names(&dir);
     let mut n_links = 0;
     while let Some(name) = rest.pop_front() {
         if name == ".." {
             at.pop();
-            is_public = is_shared(&at, &fs::metadata(&at)?, uid, rest.is_empty())?;
+            was_shared_sticky = is_shared_sticky(&at, &fs::metadata(&at)?, uid, rest.is_empty())?;
             continue;
         }
         let next = at.join(name);
         let meta = match fs::symlink_metadata(&next) {
             Ok(meta) => meta,
-            // The rest is to be made, and is ours then.
+            // The missing components will be created by us.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 let text = "it belongs to another user, who does not let you in";
@@ -50,21 +50,22 @@ pub fn check(dir: &Path, uid: u32) -> io::Result<()> {
         };
         let owner = meta.uid();
         let is_last = rest.is_empty();
-        // In a sticky directory its owner alone, and root, can rename what is there.
-        let may_be_roots = !is_last || meta.is_symlink();
-        if owner != uid && !(may_be_roots && owner == 0) {
+        // A parent or a symlink may belong to root, which is trusted. In a sticky directory only the
+        // owner of an entry, the owner of the directory and root can rename that entry.
+        let may_belong_to_root = !is_last || meta.is_symlink();
+        if owner != uid && !(may_belong_to_root && owner == 0) {
             let text = format!("it belongs to another user (uid {owner})");
             return Err(refusal(&next, &text));
         }
         if meta.is_symlink() {
             n_links += 1;
             if n_links > MAX_LINKS {
-                return Err(refusal(&next, "its links lead in a circle"));
+                return Err(refusal(&next, "too many levels of symbolic links"));
             }
             let target = fs::read_link(&next)?;
             if target.is_absolute() {
                 at = PathBuf::from("/");
-                is_public = false;
+                was_shared_sticky = false;
             }
             let mut names = names(&target);
             names.append(&mut rest);
@@ -72,15 +73,18 @@ pub fn check(dir: &Path, uid: u32) -> io::Result<()> {
             continue;
         }
         at = next;
-        is_public = is_shared(&at, &meta, uid, is_last)?;
+        was_shared_sticky = is_shared_sticky(&at, &meta, uid, is_last)?;
     }
-    if is_public {
-        return Err(refusal(&at, "everybody can make files in it"));
+    if was_shared_sticky {
+        return Err(refusal(
+            &at,
+            "everybody can create files in it; use a directory of your own",
+        ));
     }
     Ok(())
 }
 
-/// The names of a path in turn, `..` among them.
+/// Returns the components of a path in order, including `..`.
 fn names(path: &Path) -> VecDeque<OsString> {
     let names = path.components().filter_map(|part| match part {
         Component::Normal(name) => Some(name.to_owned()),
@@ -90,13 +94,15 @@ fn names(path: &Path) -> VecDeque<OsString> {
     names.collect()
 }
 
-/// Returns whether everybody may make names in a directory, but change none of another user's.
+/// Returns whether a directory is sticky and other users may create entries in it. They cannot
+/// rename or remove entries of ours there.
 ///
 /// # Errors
-/// Others can change names of ours in it.
-fn is_shared(path: &Path, meta: &Metadata, uid: u32, is_last: bool) -> io::Result<bool> {
+/// Other users can rename or remove entries of ours: the directory is writable for them and not
+/// sticky, or it is the last component, which must not be writable for them at all.
+fn is_shared_sticky(path: &Path, meta: &Metadata, uid: u32, is_last: bool) -> io::Result<bool> {
     let mode = meta.mode();
-    // A group of the user's number is the user's alone, on systems where each user has one.
+    // A group with the user's number has no other members on systems with one group per user.
     let is_own_group = meta.uid() == uid && meta.gid() == uid;
     let others = if is_own_group { 0o002 } else { 0o022 };
     if mode & others == 0 {
@@ -104,7 +110,7 @@ fn is_shared(path: &Path, meta: &Metadata, uid: u32, is_last: bool) -> io::Resul
     }
     if mode & 0o1000 == 0 || is_last {
         let text = format!(
-            "others can write to it (mode {:04o}); `chmod go-w` it",
+            "others can write to it (mode {:04o}); run `chmod go-w` on it",
             mode & 0o7777
         );
         return Err(refusal(path, &text));

@@ -1,18 +1,18 @@
-//! Names and paths on the host: bytes, checked once, never lossy.
+//! Names and paths on the host: bytes, checked once, never converted lossily except for display.
 //!
 //! No local path is ever built from one of these.
 
 use std::fmt;
 
-/// The longest name, in bytes: `FUSE_NAME_MAX` of the kernel's `fuse_i.h`. A listing with a longer
-/// one in it could not be read, or would end there; no common filesystem has one.
+/// The longest name, in bytes: `FUSE_NAME_MAX` of the kernel's `fuse_i.h`. A longer name would make
+/// `readdir` of its directory fail or end early. No common filesystem has longer ones.
 pub const MAX_NAME: usize = 1024;
 
 /// One component of a path: not empty, not `.` or `..`, without `/` and NUL, not too long.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(Box<[u8]>);
 
-/// Why bytes are not a name.
+/// Why bytes are not a valid [`Name`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadName {
     #[error("the name is empty")]
@@ -26,7 +26,10 @@ pub enum BadName {
 }
 
 impl Name {
-    /// Checks `bytes` and takes them as a name.
+    /// Checks `bytes` and copies them into a name.
+    ///
+    /// # Errors
+    /// The bytes break a rule of [`Name`]; the error says which.
     pub fn new(bytes: &[u8]) -> Result<Self, BadName> {
         if bytes.is_empty() {
             Err(BadName::Empty)
@@ -52,7 +55,7 @@ impl std::borrow::Borrow<[u8]> for Name {
     }
 }
 
-/// Shows the name for a log line or a message: every byte that could confuse a terminal escaped.
+/// Formats the name for log lines and messages, as [`Escaped`] does.
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         escape(&self.0, f)
@@ -86,7 +89,7 @@ impl RemotePath {
         Self(bytes)
     }
 
-    /// Returns the directory that holds this path; `None` for the root.
+    /// Returns the parent directory; `None` for the root.
     pub fn parent(&self) -> Option<Self> {
         if self.is_root() {
             return None;
@@ -101,18 +104,20 @@ impl RemotePath {
         Name::new(last).ok()
     }
 
-    /// Returns how many directories down the path leads; 0 for the root.
+    /// Returns the number of components; 0 for the root.
     pub fn depth(&self) -> usize {
         self.components().count()
     }
 
-    /// Returns what the path becomes when `from`, which is it or above it, is renamed to `to`.
+    /// Returns the new path after a rename of `from` to `to`; `None` if `from` is neither this path nor
+    /// one of its parents.
     pub fn moved(&self, from: &Self, to: &Self) -> Option<Self> {
         let rest = self.0.strip_prefix(from.0.as_slice())?;
         let is_below = rest.is_empty() || from.is_root() || rest.starts_with(b"/");
         is_below.then(|| Self([to.0.as_slice(), rest].concat()))
     }
 
+    /// Iterates over the components from the root down.
     pub fn components(&self) -> impl Iterator<Item = &[u8]> {
         self.0.split(|&b| b == b'/').filter(|part| !part.is_empty())
     }
@@ -143,8 +148,8 @@ impl fmt::Debug for RemotePath {
     }
 }
 
-/// Bytes of a host or a file name as safe text: valid printable UTF-8 stays, the rest becomes
-/// `\n`, `\t`, `\\` or `\xHH`.
+/// Formats untrusted bytes as safe text: printable UTF-8 is unchanged; other bytes and backslashes
+/// are escaped as `\n`, `\t`, `\r`, `\\`, `\xHH` or `\u{H}`.
 pub struct Escaped<'a>(pub &'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
@@ -159,11 +164,12 @@ impl fmt::Debug for Escaped<'_> {
     }
 }
 
-/// How many bytes of a foreign text a message carries: a path of some depth and what is wrong with
-/// it. What is longer would hide what the message is about, and fill the log.
+/// The number of bytes that [`Excerpt`] shows: enough for a long path and an error text, and short
+/// enough not to fill the log.
 pub const MAX_EXCERPT: usize = 500;
 
-/// The beginning of a foreign text of any length, as safe text.
+/// Formats the first [`MAX_EXCERPT`] bytes of untrusted text as [`Escaped`] does, and `...` if it is
+/// longer.
 pub struct Excerpt<'a>(pub &'a [u8]);
 
 impl fmt::Display for Excerpt<'_> {
@@ -184,8 +190,8 @@ impl fmt::Debug for Excerpt<'_> {
     }
 }
 
-/// A text that was escaped where it comes from, as safe text whatever came: as [`Escaped`], but
-/// backslashes stay.
+/// Formats text that its sender should have escaped already: as [`Escaped`], but backslashes are
+/// unchanged, so that nothing is escaped twice.
 pub struct Printable<'a>(pub &'a str);
 
 impl fmt::Display for Printable<'_> {
@@ -206,8 +212,8 @@ fn escape_char(c: char, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         '\t' => f.write_str("\\t"),
         '\r' => f.write_str("\\r"),
         c if c.is_ascii_control() => write!(f, "\\x{:02x}", u32::from(c)),
-        // C1 controls, direction overrides and other invisible characters can make one name look
-        // like another.
+        // C1 controls, direction overrides and other invisible characters can make two different
+        // names look equal.
         c if c.is_control() || is_deceptive(c) => write!(f, "\\u{{{:x}}}", u32::from(c)),
         c => write!(f, "{c}"),
     }

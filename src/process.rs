@@ -1,8 +1,8 @@
-//! Starts other programs; the only module that does.
+//! Starts child processes; no other module does.
 //!
-//! Programs are named by path and get their arguments as a list. The one command line that goes
-//! through a shell is ProxyCommand, which is defined that way. Children inherit no descriptors:
-//! Rust opens everything close-on-exec.
+//! Programs are named by path and get their arguments as a list. Only ProxyCommand is run by a
+//! shell, because `ssh_config(5)` defines it so. Children inherit no file descriptors but their
+//! standard streams: Rust opens everything close-on-exec.
 
 use std::ffi::OsStr;
 use std::ffi::OsString;
@@ -20,7 +20,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// How the host is reached when not by a TCP connection of our own.
+/// The program that connects to the host instead of a TCP connection of our own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Proxy {
     /// A command line for `/bin/sh`, tokens expanded (ProxyCommand).
@@ -32,24 +32,30 @@ pub enum Proxy {
     },
 }
 
-/// No output that is asked for here is anywhere near this size.
+/// The most output that is read from a captured program, per stream. Expected outputs are far
+/// smaller.
 const MAX_OUTPUT_BYTES: u64 = 4 << 20;
 
-/// The word with which this program starts as a guard. It has no colon, so that it is no host.
+/// The first argument that makes this program run as a guard process. Without a colon it cannot be
+/// mistaken for `host:dir`.
 pub const GUARD: &str = "_guard";
 
-/// What a program printed, and how it ended.
+/// The output and exit code of a program.
 #[derive(Debug)]
 pub struct Captured {
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
-    /// `None` when a signal ended it.
+    /// `None` if a signal killed the program.
     pub code: Option<i32>,
 }
 
-/// Runs a program without input to its end and returns what it printed.
+/// Runs a program with empty input, waits for its end and returns its output.
 ///
-/// After `limit` without an end it is killed and the call fails with `TimedOut`.
+/// Blocks for at most `limit` per output stream.
+///
+/// # Errors
+/// The program cannot be started or read. `TimedOut`: its output did not end in time, and the
+/// program was killed.
 pub fn capture<S: AsRef<OsStr>>(
     program: &Path,
     args: &[S],
@@ -58,7 +64,10 @@ pub fn capture<S: AsRef<OsStr>>(
     capture_with(program, args, &[], limit)
 }
 
-/// As [`capture`], with some more environment variables.
+/// Does the same as [`capture`], with additional environment variables.
+///
+/// # Errors
+/// See [`capture`].
 pub fn capture_with<S: AsRef<OsStr>>(
     program: &Path,
     args: &[S],
@@ -73,15 +82,17 @@ pub fn capture_with<S: AsRef<OsStr>>(
         .stderr(Stdio::piped())
         .spawn()?;
     let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-        return Err(io::Error::other("the pipes were just asked for"));
+        return Err(io::Error::other(
+            "the output pipes of the program are missing",
+        ));
     };
-    let stdout = read_aside(stdout)?;
-    let stderr = read_aside(stderr)?;
+    let stdout = read_on_thread(stdout)?;
+    let stderr = read_on_thread(stderr)?;
     let outputs = stdout
         .recv_timeout(limit)
         .and_then(|stdout| stderr.recv_timeout(limit).map(|stderr| (stdout, stderr)));
     let Ok((stdout, stderr)) = outputs else {
-        end(&mut child);
+        kill_and_reap(&mut child);
         return Err(io::ErrorKind::TimedOut.into());
     };
     let status = child.wait()?;
@@ -92,39 +103,48 @@ pub fn capture_with<S: AsRef<OsStr>>(
     })
 }
 
-/// Reads to the end on a thread of its own, so that neither pipe can fill while the other is read.
-fn read_aside(pipe: impl Read + Send + 'static) -> io::Result<mpsc::Receiver<io::Result<Vec<u8>>>> {
+/// Reads a pipe to its end on its own thread. With one thread per pipe the program cannot block on
+/// a full pipe while the other one is read.
+fn read_on_thread(
+    pipe: impl Read + Send + 'static,
+) -> io::Result<mpsc::Receiver<io::Result<Vec<u8>>>> {
     let (sender, receiver) = mpsc::channel();
     thread::Builder::new()
         .name("child output".to_owned())
         .spawn(move || {
             let mut output = Vec::new();
             let result = pipe.take(MAX_OUTPUT_BYTES).read_to_end(&mut output);
-            // Nobody listens any more when the time limit was reached.
+            // The receiver is gone if the time limit was reached.
             sender.send(result.map(|_| output)).unwrap_or_default();
         })?;
     Ok(receiver)
 }
 
-/// Whether a proxy may talk to the person at the terminal.
+/// Whether a proxy may use the terminal to ask the user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Terminal {
+    /// The proxy stays in our process group and may prompt.
     Shared,
+    /// The proxy gets its own process group and must not prompt.
     Avoided,
 }
 
-/// A running proxy command; it ends when this is dropped.
+/// A running proxy; dropping this kills it.
 #[derive(Debug)]
 pub struct ProxyChild {
     child: Child,
 }
 
 impl ProxyChild {
-    /// Starts the proxy and returns it with our end of its input and output.
+    /// Starts the proxy and returns it with our end of the socket that is its standard input and
+    /// output.
     ///
-    /// With a shared terminal the child stays in our process group, so that it can ask for a
-    /// password and Ctrl-C ends it together with us. Otherwise it gets a group of its own, which
-    /// no key on a terminal reaches.
+    /// With [`Terminal::Shared`] the child stays in our process group, so that it can ask for a
+    /// password and Ctrl-C ends it together with us. With [`Terminal::Avoided`] it gets its own
+    /// process group, which signals from the terminal's keys do not reach.
+    ///
+    /// # Errors
+    /// The socket cannot be created, or the program cannot be started.
     pub fn start(proxy: &Proxy, terminal: Terminal) -> io::Result<(Self, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
         let mut command = match proxy {
@@ -147,7 +167,7 @@ impl ProxyChild {
         }
         command.stdin(Stdio::from(OwnedFd::from(theirs.try_clone()?)));
         command.stdout(Stdio::from(OwnedFd::from(theirs)));
-        // Its errors go where ours go: they are what explains a connection that does not come up.
+        // Standard error is inherited: the proxy's messages explain why a connection fails.
         let child = command.spawn()?;
         Ok((Self { child }, ours))
     }
@@ -155,11 +175,14 @@ impl ProxyChild {
 
 impl Drop for ProxyChild {
     fn drop(&mut self) {
-        end(&mut self.child);
+        kill_and_reap(&mut self.child);
     }
 }
 
-/// Starts this program once more, as the guard of a mount; see `mount::guard`.
+/// Starts this program again as the guard process of a mount; see `mount::guard`.
+///
+/// # Errors
+/// The process cannot be started.
 pub fn start_guard(args: &[&OsStr], input: OwnedFd) -> io::Result<Child> {
     command(Path::new("/proc/self/exe"))
         .arg0("scpfs-guard")
@@ -171,14 +194,14 @@ pub fn start_guard(args: &[&OsStr], input: OwnedFd) -> io::Result<Child> {
         .spawn()
 }
 
-/// Kills and reaps.
-fn end(child: &mut Child) {
+/// Kills a child and waits for it, so that no zombie remains.
+fn kill_and_reap(child: &mut Child) {
     if let Err(err) = child.kill().and_then(|()| child.wait().map(drop)) {
-        log::debug!("cannot end process {}: {err}", child.id());
+        log::debug!("cannot kill process {}: {err}", child.id());
     }
 }
 
-/// The text of a proxy, for messages.
+/// Returns the command line of a proxy for messages.
 pub fn describe(proxy: &Proxy) -> String {
     match proxy {
         Proxy::Command(line) => line.clone(),
@@ -196,7 +219,7 @@ pub fn describe(proxy: &Proxy) -> String {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "this module is the one place that spawns"
+    reason = "only this module starts processes"
 )]
 fn command(program: &Path) -> Command {
     Command::new(program)

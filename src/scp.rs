@@ -1,9 +1,9 @@
 //! The SCP wire protocol, without I/O: bytes go in, events and bytes come out.
 //!
 //! [`Sink`] receives what a host's `scp -f` sends, [`Source`] sends to a host's `scp -t`.
-//! Nothing in this module reads, writes, waits, or knows what SSH is. Driven by
-//! `shell::transfer` and `scp_only`. The protocol is that of OpenSSH's scp.c, which every other implementation
-//! descends from or imitates.
+//! Nothing in this module reads, writes, waits, or knows what SSH is. Driven by `shell::transfer`
+//! and `scp_only`. The protocol is that of OpenSSH's scp.c; every other implementation descends
+//! from it or imitates it.
 //!
 //! Modules:
 //! - `ahead`: when content may be sent before its acknowledgement

@@ -1,7 +1,7 @@
-//! What the layers say to each other about a file: plain data, no behaviour that needs a host.
+//! File attributes, times and versions that all layers share: plain data, no I/O.
 
-/// A point in time as files carry it; `nanos` is always below 10^9 and counts forward, also
-/// before 1970.
+/// A file timestamp: seconds since 1970 and nanoseconds. `nanos` is always below 10^9 and is added
+/// to `secs`, also before 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Time {
     pub secs: i64,
@@ -9,7 +9,7 @@ pub struct Time {
 }
 
 impl Time {
-    /// Drops what a `T` record of SCP cannot carry: everything below a microsecond.
+    /// Truncates to microseconds, the precision of a `T` record of SCP.
     pub fn to_micros(self) -> Self {
         Self {
             secs: self.secs,
@@ -17,18 +17,20 @@ impl Time {
         }
     }
 
-    /// Returns whether a host on which an upload set this time may tell it so: to the microsecond, as
-    /// a `T` record carries it, or in whole seconds, which are all that some hosts set or tell.
-    pub fn may_be_told_as(self, told: Self) -> bool {
-        if told.nanos == 0 {
-            self.secs == told.secs
+    /// Returns whether a host may report `reported` for a file whose upload set this time.
+    ///
+    /// A `T` record carries microseconds, and some hosts store or report only whole seconds: with
+    /// `reported.nanos == 0` the seconds must be equal, otherwise the microseconds as well.
+    pub fn may_be_told_as(self, reported: Self) -> bool {
+        if reported.nanos == 0 {
+            self.secs == reported.secs
         } else {
-            self.to_micros() == told.to_micros()
+            self.to_micros() == reported.to_micros()
         }
     }
 }
 
-/// A point in time as a calendar has it, in UTC.
+/// A date and time of day in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Civil {
     pub year: i64,
@@ -40,7 +42,7 @@ pub struct Civil {
 }
 
 impl Time {
-    /// Returns the date and the time of day of the proleptic Gregorian calendar, in UTC.
+    /// Converts to the proleptic Gregorian calendar in UTC, without the nanoseconds.
     pub fn civil(self) -> Civil {
         let (days, secs) = (self.secs.div_euclid(86_400), self.secs.rem_euclid(86_400));
         let (year, month, day) = civil_from_days(days);
@@ -55,7 +57,8 @@ impl Time {
     }
 }
 
-/// The date of a day counted from 1970-01-01, by eras of 400 years that begin on a 1st of March.
+/// Converts days since 1970-01-01 to (year, month, day). Howard Hinnant's `civil_from_days`: eras of
+/// 400 years that start on the 1st of March.
 fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let (era, doe) = (days.div_euclid(146_097), days.rem_euclid(146_097));
@@ -67,7 +70,7 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     (yoe + era * 400 + i64::from(month <= 2), month, day)
 }
 
-/// What kind of file a name leads to.
+/// The type of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FileKind {
     File,
@@ -80,7 +83,7 @@ pub enum FileKind {
 }
 
 impl FileKind {
-    /// Reads the file type bits of a `st_mode`.
+    /// Decodes the file type bits of `st_mode`; `None` for an unknown type.
     pub fn from_mode(mode: u32) -> Option<Self> {
         Some(match mode & 0o170_000 {
             0o100_000 => Self::File,
@@ -95,24 +98,24 @@ impl FileKind {
     }
 }
 
-/// The permission bits of a mode, setuid, setgid and sticky included.
+/// Mask of the permission bits of a mode, including setuid, setgid and sticky.
 pub const PERMISSIONS: u32 = 0o7777;
 
-/// A number that a host gives a device, both ways of a `dev_t`.
+/// The major and minor number of a device on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct DeviceNumber {
     pub major: u32,
     pub minor: u32,
 }
 
-/// Which file it is on the host, whatever its name.
+/// The device and inode number of a file on the host: they identify it independently of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileId {
     pub dev: u64,
     pub ino: u64,
 }
 
-/// The attributes of one file as the host gives them.
+/// The attributes of one file as the host reports them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stat {
     pub kind: FileKind,
@@ -127,16 +130,16 @@ pub struct Stat {
     pub blocks: u64,
     pub atime: Time,
     pub mtime: Time,
-    /// `None` where the host does not tell.
+    /// `None` if the host does not report it.
     pub ctime: Option<Time>,
-    /// `None` where the host does not tell.
+    /// `None` if the host does not report it.
     pub id: Option<FileId>,
-    /// Of a device; zero for other kinds.
+    /// The device number of a device file; zero for other types.
     pub rdev: DeviceNumber,
 }
 
 impl Stat {
-    /// Returns what identifies the content of the file at this moment.
+    /// Returns the version of the file's content.
     pub fn version(&self) -> Version {
         Version {
             size: self.size,
@@ -147,8 +150,8 @@ impl Stat {
     }
 }
 
-/// What identifies the content of a remote file: two equal versions have the same content as far
-/// as the host can tell.
+/// Identifies the content of a file on the host: equal versions have equal content, as far as the
+/// host can tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Version {
     pub size: u64,
@@ -158,13 +161,13 @@ pub struct Version {
 }
 
 impl Version {
-    /// Returns whether the content is the same although the file's metadata may have changed.
+    /// Returns whether the content is the same, ignoring `ctime`, which changes with metadata.
     pub fn same_content(&self, other: &Self) -> bool {
         self.size == other.size && self.mtime == other.mtime && self.id == other.id
     }
 }
 
-/// The state of the host's filesystem, as `statvfs` gives it.
+/// The size and free space of the host's filesystem, as in `statvfs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FsStat {
     /// In bytes; the unit of the block counts.

@@ -1,5 +1,6 @@
-//! Locks without poisoning, so that one panic does not wedge a mount.
+//! Locks without poisoning: after a panic the other threads can still take them, so that the mount
+//! keeps working.
 //!
-//! The only module that names a lock library. Nothing here blocks on anything but other threads.
+//! No other module names the lock library.
 
 pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};

@@ -1,7 +1,7 @@
-//! Threads for work that may wait: as many as there is work, because whatever waits for a slow
-//! host must not keep anything else from running.
+//! A thread pool for blocking jobs. It starts a thread whenever none is idle, so that jobs that wait
+//! for a slow host do not delay other jobs.
 //!
-//! Knows nothing of the work.
+//! Knows nothing of what the jobs do.
 
 use std::fmt;
 use std::panic::AssertUnwindSafe;
@@ -15,18 +15,19 @@ use crossbeam_channel::Sender;
 
 use crate::sync::Mutex;
 
-/// How long a thread without work stays.
-const IDLE: Duration = Duration::from_secs(20);
+/// How long an idle thread waits for a job before it ends.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Enough for every call depth of this program; a thread costs what it touches of it.
-const STACK: usize = 512 << 10;
+/// Enough for every call depth of this program. Only the pages that a thread uses take memory.
+const STACK_BYTES: usize = 512 << 10;
 
-/// Far more than a person's processes; beyond it work queues up.
+/// The largest number of threads, far more than one user's programs need. Further jobs wait in the
+/// queue.
 const MAX_THREADS: usize = 1024;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A pool of threads that grows with its work. Cloning gives another handle to it.
+/// A thread pool that grows on demand. A clone is another handle to the same pool.
 #[derive(Clone)]
 pub struct Workers {
     shared: Arc<Shared>,
@@ -41,7 +42,7 @@ struct Shared {
 #[derive(Default)]
 struct Counts {
     threads: usize,
-    /// Threads that wait for a job and are not promised to one.
+    /// Idle threads without a queued job that is meant for them.
     idle: usize,
 }
 
@@ -57,7 +58,8 @@ impl Workers {
         }
     }
 
-    /// Runs `job` on another thread, at once unless there are very many.
+    /// Runs `job` on another thread. Returns at once; the job waits in the queue only if
+    /// `MAX_THREADS` are busy or no thread can be started.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) {
         let mut counts = self.shared.counts.lock();
         if counts.idle > 0 {
@@ -66,15 +68,15 @@ impl Workers {
             let shared = Arc::clone(&self.shared);
             let thread = thread::Builder::new()
                 .name("scpfs-worker".to_owned())
-                .stack_size(STACK);
+                .stack_size(STACK_BYTES);
             match thread.spawn(move || shared.work()) {
                 Ok(_) => counts.threads += 1,
-                // The job waits for one of the others.
+                // The job stays in the queue for the next idle thread.
                 Err(error) => log::warn!("cannot start a thread: {error}"),
             }
         }
-        // Under the lock, so that a thread that is about to leave sees the job it was promised.
-        // The receiver lives as long as the sender does, and the queue has no bound.
+        // Send under the lock: a thread that is about to end then finds the job meant for it.
+        // Sending cannot fail or block: `shared` owns the receiver, and the queue is unbounded.
         let sent = self.shared.queue.send(Box::new(job));
         drop(counts);
         debug_assert!(sent.is_ok());
@@ -84,7 +86,7 @@ impl Workers {
 impl Shared {
     fn work(&self) {
         loop {
-            match self.jobs.recv_timeout(IDLE) {
+            match self.jobs.recv_timeout(IDLE_TIMEOUT) {
                 Ok(job) => {
                     // A job that panics has said why; the thread goes on with the next one.
                     if catch_unwind(AssertUnwindSafe(job)).is_err() {
@@ -94,7 +96,7 @@ impl Shared {
                 }
                 Err(_) => {
                     let mut counts = self.counts.lock();
-                    // A job may have been promised to this thread meanwhile.
+                    // A job for this thread may have been queued after the timeout.
                     if self.jobs.is_empty() {
                         counts.threads -= 1;
                         counts.idle = counts.idle.saturating_sub(1);

@@ -9,8 +9,9 @@ use crate::stat::Time;
 
 /// The longest record line that is accepted, in bytes without its newline.
 ///
-/// OpenSSH's own sink stops at 2,047; a name has at most 255 bytes on every common filesystem and
-/// an error line has a path of at most 4,096, vis-encoded to four bytes each in the worst case.
+/// OpenSSH's own sink stops at 2,047 bytes. A name has at most 255 bytes on every common
+/// filesystem. The path in an error line has at most 4,096 bytes; vis encoding makes up to four of
+/// each.
 pub const MAX_LINE: usize = 20 * 1024;
 
 /// One record line of a source.
@@ -24,13 +25,13 @@ pub enum Record {
     End,
     /// `Tmtime usec atime usec`: times of the next file or directory.
     Times { mtime: Time, atime: Time },
-    /// `\x01text`: something was skipped; the transfer goes on.
+    /// `\x01text`: the peer skipped something; the transfer continues.
     Warning(Vec<u8>),
-    /// `\x02text`: the peer gives up.
+    /// `\x02text`: the peer ends the transfer.
     Fatal(Vec<u8>),
 }
 
-/// What a peer sent that is not SCP. The peer cannot be trusted any further after one of these.
+/// A violation of the SCP protocol by the peer. Nothing that the peer sends afterwards is used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     #[error("expected an SCP record, got `{}`", Excerpt(.0))]
@@ -56,9 +57,12 @@ pub enum ParseError {
 }
 
 impl Record {
-    /// Parses one line, without its newline. Names are not judged here.
+    /// Parses one line without its newline. It does not check names, except for NUL bytes.
     ///
     /// OpenSSH 9.2 scp.c `sink()`: a mode has exactly four octal digits, a size is decimal.
+    ///
+    /// # Errors
+    /// The line is not a record, is malformed, or has a NUL byte in its name.
     pub fn parse(line: &[u8]) -> Result<Self, ParseError> {
         let malformed = || ParseError::Malformed(clip(line));
         let (&kind, rest) = line
@@ -86,10 +90,10 @@ impl Record {
         }
     }
 
-    /// Appends the line, newline included.
+    /// Appends the record's line to `out`, with its newline.
     ///
-    /// A newline in a name or text becomes `?`: sent as it is, the rest would be read as a record
-    /// of its own.
+    /// A newline in a name or text is replaced by `?`: the peer would parse the bytes behind it as
+    /// another record.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::File { mode, size, name } => {
@@ -102,7 +106,7 @@ impl Record {
             }
             Self::End => out.extend_from_slice(b"E\n"),
             Self::Times { mtime, atime } => {
-                // A time before 1970 cannot be said: OpenSSH 9.2 clamps it to 0 as well.
+                // A T record cannot carry a time before 1970: OpenSSH 9.2 clamps it to 0 as well.
                 let field = |time: &Time| {
                     if time.secs < 0 {
                         (0, 0)
@@ -130,7 +134,7 @@ fn push_line(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-/// `mmmm size name`, what follows `C` or `D`.
+/// Parses `mmmm size name`, the part of a line behind its `C` or `D`.
 fn parse_entry(rest: &[u8]) -> Option<(u32, u64, &[u8])> {
     let (mode, rest) = rest.split_at_checked(4)?;
     let mode = mode.iter().try_fold(0u32, |acc, &b| {
@@ -165,7 +169,7 @@ fn parse_times(rest: &[u8]) -> Option<Record> {
     })
 }
 
-/// Digits only: no sign, no space, not empty, not more than fits.
+/// Parses a number of digits only: no sign, no space, not empty, no overflow.
 fn parse_decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -173,7 +177,8 @@ fn parse_decimal(digits: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// As much of a foreign line as an error keeps: more than a message shows, so that it can tell.
+/// Truncates a line of the peer for an error. One byte more than [`Excerpt`] shows is kept, so that
+/// it can mark the line as truncated.
 fn clip(line: &[u8]) -> Vec<u8> {
     line.iter().copied().take(MAX_EXCERPT + 1).collect()
 }

@@ -1,4 +1,4 @@
-//! The receiving side: what a host's `scp -f` sends us.
+//! The receiving side: parses what a host's `scp -f` sends, and produces the replies.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -7,31 +7,32 @@ use crate::scp::record::ParseError;
 use crate::scp::record::Record;
 use crate::stat::Time;
 
-/// What was asked for, and so what a host may send.
+/// What was requested from the host, and therefore what it may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Without `-r`: this many files, no directory. Names are not looked at.
+    /// Without `-r`: at most this many files, no directory. Names are ignored.
     Files(u64),
-    /// With `-r`: one tree. The name of its top is not looked at, all others must be names.
+    /// With `-r`: one tree. The name of its root is ignored; every other one must be a valid
+    /// [`Name`](crate::path::Name).
     Tree,
 }
 
-/// What happened on the wire.
+/// One event of the received stream.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// A file begins. Answer with [`Sink::accept`] or [`Sink::refuse`] before the next step.
+    /// A file is offered. Answer with [`Sink::accept`] or [`Sink::refuse`] before the next step.
     File {
         mode: u32,
         size: u64,
         name: Vec<u8>,
         times: Option<(Time, Time)>,
     },
-    /// Some content of the accepted file.
+    /// A part of the accepted file's content.
     Data(&'a [u8]),
-    /// The accepted file is complete; its content counts only if this is `Ok`. The error is the
-    /// host's text: a read error, or the file shrank while it was sent.
+    /// The accepted file is complete. With `Err` its content is invalid, and the error is the host's
+    /// text: a read error, or the file shrank while it was sent.
     FileEnd(Result<(), Vec<u8>>),
-    /// A directory begins. Answer with [`Sink::accept`] or [`Sink::refuse`] before the next step.
+    /// A directory is offered. Answer with [`Sink::accept`] or [`Sink::refuse`] before the next step.
     Directory {
         mode: u32,
         name: Vec<u8>,
@@ -41,7 +42,7 @@ pub enum Event<'a> {
     DirectoryEnd,
     /// The host skipped something.
     Warning(Vec<u8>),
-    /// The host gave up; nothing follows.
+    /// The host ended the transfer; nothing follows.
     Fatal(Vec<u8>),
 }
 
@@ -51,7 +52,7 @@ pub enum Event<'a> {
 ///             T                      accept            all bytes
 /// Record ---------> Record(times)    File ---> Data ------------> Status ---> Record
 ///   |  C, D                          refuse
-///   +-------> Asked ----------------------------------------------> Record
+///   +-------> Offer ----------------------------------------------> Record
 /// ```
 #[derive(Debug)]
 pub struct Sink {
@@ -60,9 +61,9 @@ pub struct Sink {
     with_times: bool,
     state: State,
     times: Option<(Time, Time)>,
-    /// The part of a line that came without its end.
+    /// The received part of an incomplete line.
     line: Vec<u8>,
-    /// Directories that were accepted and not yet ended.
+    /// How many accepted directories are still open.
     depth: u32,
     files_seen: u64,
     out: Vec<u8>,
@@ -71,8 +72,8 @@ pub struct Sink {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Record,
-    /// A file (with its size) or a directory waits to be accepted or refused.
-    Asked {
+    /// A file (with its size) or a directory (`None`) waits for `accept` or `refuse`.
+    Offer {
         size: Option<u64>,
     },
     Data {
@@ -84,7 +85,8 @@ enum State {
 }
 
 impl Sink {
-    /// Starts a sink; the greeting is already among its output.
+    /// Creates a sink. Its output already contains the first acknowledgement, which starts the
+    /// source.
     pub fn new(scope: Scope, with_times: bool) -> Self {
         Self {
             scope,
@@ -98,19 +100,20 @@ impl Sink {
         }
     }
 
-    /// Takes the bytes that are to be sent to the host.
+    /// Removes and returns the bytes to send to the host.
     pub fn take_output(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.out)
     }
 
-    /// Returns whether the next byte begins a record, so that something else may stand there.
+    /// Returns whether the next byte starts a record. Only here may output of another protocol
+    /// follow.
     pub fn is_between_records(&self) -> bool {
         self.state == State::Record && self.line.is_empty()
     }
 
-    /// Takes the file or directory that was just announced.
+    /// Accepts the offered file or directory.
     pub fn accept(&mut self) {
-        if let State::Asked { size } = self.state {
+        if let State::Offer { size } = self.state {
             self.out.push(0);
             self.state = match size {
                 Some(0) => State::Status,
@@ -123,21 +126,22 @@ impl Sink {
         }
     }
 
-    /// Declines the file or directory that was just announced: a source that descends from
-    /// OpenSSH's skips its content and goes on with the next.
+    /// Refuses the offered file or directory. A source that descends from OpenSSH's skips its content
+    /// and continues with the next one.
     pub fn refuse(&mut self) {
-        if matches!(self.state, State::Asked { .. }) {
+        if matches!(self.state, State::Offer { .. }) {
             self.out.extend_from_slice(b"\x01\n");
             self.state = State::Record;
         }
     }
 
-    /// Uses up some of `input` and says how much, and what it meant.
+    /// Parses the start of `input`; returns the number of bytes consumed and the event, if any.
     ///
-    /// Call it until it uses nothing and says nothing.
+    /// Call it repeatedly until it returns `(0, None)`.
     ///
     /// # Errors
-    /// The peer does not speak SCP or sent what was not asked for; the sink takes nothing more.
+    /// The peer violated the protocol or sent something that was not requested. The sink consumes
+    /// nothing afterwards.
     pub fn step<'a>(&mut self, input: &'a [u8]) -> Result<(usize, Option<Event<'a>>), ParseError> {
         let result = self.try_step(input);
         if result.is_err() {
@@ -146,7 +150,10 @@ impl Sink {
         result
     }
 
-    /// Says that the host's output has ended.
+    /// Checks that the host's output may end here.
+    ///
+    /// # Errors
+    /// The output ended in the middle of a transfer.
     pub fn end(&self) -> Result<(), ParseError> {
         match self.state {
             State::Done => Ok(()),
@@ -160,7 +167,7 @@ impl Sink {
             return Ok((0, None));
         };
         match self.state {
-            State::Asked { .. } | State::Done => Ok((0, None)),
+            State::Offer { .. } | State::Done => Ok((0, None)),
             State::Data { left } => {
                 let n = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
                 let data = input.get(..n).unwrap_or_default();
@@ -202,7 +209,8 @@ impl Sink {
         }
     }
 
-    /// Collects a line over several inputs; returns it without its newline once it is whole.
+    /// Collects a line over several inputs; returns the number of bytes consumed, and the line without
+    /// its newline once it is complete.
     fn take_line(&mut self, input: &[u8]) -> Result<(usize, Option<Vec<u8>>), ParseError> {
         let end = memchr::memchr(b'\n', input);
         let part = input.get(..end.unwrap_or(input.len())).unwrap_or_default();
@@ -237,7 +245,7 @@ impl Sink {
                     Scope::Files(_) => {}
                     Scope::Tree => self.check_name(&name)?,
                 }
-                self.state = State::Asked { size: Some(size) };
+                self.state = State::Offer { size: Some(size) };
                 Some(Event::File {
                     mode,
                     size,
@@ -251,7 +259,7 @@ impl Sink {
                     return Err(ParseError::UnexpectedDirectory);
                 }
                 self.check_name(&name)?;
-                self.state = State::Asked { size: None };
+                self.state = State::Offer { size: None };
                 Some(Event::Directory { mode, name, times })
             }
             Record::End => {
@@ -262,8 +270,8 @@ impl Sink {
                 self.out.push(0);
                 Some(Event::DirectoryEnd)
             }
-            // An error line is not answered (OpenSSH 9.2 scp.c run_err()); a file that could not
-            // be opened after its T leaves that T without a C.
+            // An error line gets no reply (OpenSSH 9.2 scp.c run_err()). If the host cannot open a
+            // file after it sent its T record, no C record follows that T record.
             Record::Warning(text) => {
                 self.times = None;
                 Some(Event::Warning(text))
@@ -284,7 +292,8 @@ impl Sink {
         }
     }
 
-    /// CVE-2018-20685 and CVE-2019-6111: only plain names, except for the top, whose name we know.
+    /// Refuses names that are not single path components (CVE-2018-20685, CVE-2019-6111). The name of
+    /// the tree's root is ignored, so it is not checked.
     fn check_name(&self, name: &[u8]) -> Result<(), ParseError> {
         if self.depth == 0 || crate::path::Name::new(name).is_ok() {
             Ok(())

@@ -1,4 +1,4 @@
-//! The sending side: what we send to a host's `scp -t`.
+//! The sending side: produces what is sent to a host's `scp -t`, and parses its replies.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -9,29 +9,29 @@ use crate::scp::record::ParseError;
 use crate::scp::record::Record;
 use crate::stat::Time;
 
-/// Whether content may follow its C record at once.
+/// Whether content may be sent before its C record is acknowledged.
 ///
-/// If a sink refuses a C record it stays in its record loop and reads what follows as records:
-/// content would be parsed as protocol.
+/// A sink that refuses a C record stays in its record loop: it would parse the content as records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ahead {
-    /// Content waits for the acknowledgement of its C record.
+    /// Content is sent after the acknowledgement of its C record.
     Never,
-    /// Content may go at once. Safe only when the command was `scp -t` without `-r` to one
-    /// explicit path that is not a directory: every record that content could forge then names
-    /// that same path. Directories cannot be sent in this mode.
+    /// Content is sent directly behind its C record. Safe only if the command was `scp -t` without
+    /// `-r` for one explicit path that is not a directory: a record forged by the content can then
+    /// only write to that same path. Directories cannot be sent in this mode.
     ToOneFile,
 }
 
-/// What a reply of the host answers.
+/// The step of a transfer that a reply answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// The sink is ready.
+    /// The first reply: the sink is ready.
     Ready,
+    /// The T record.
     Times,
-    /// The C record: the file could be opened.
+    /// The C record; accepted if the host could open the file.
     File,
-    /// The content and its status byte: the file is written.
+    /// The content and its status byte; accepted if the host has written the file.
     Content,
     /// The D record.
     Directory,
@@ -43,27 +43,30 @@ pub enum Step {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
     Done(Step),
-    /// The host could not do this step; the connection stays in step.
+    /// The host could not do this step, for the given reason; the transfer can continue.
     Refused(Step, Vec<u8>),
-    /// The host ended the transfer.
+    /// The host ended the transfer, for the given reason.
     Fatal(Vec<u8>),
 }
 
-/// State machine of the sending side: queue records with its methods, send
-/// [`Source::take_output`], feed what comes back to [`Source::step`].
+/// State machine of the sending side: queue records with its methods, send the bytes of
+/// [`Source::take_output`], pass the host's output to [`Source::step`].
 ///
-/// Every record that was queued is answered by exactly one reply, in order; a host that sends
-/// more than one for a step (CVE-2020-12062) is caught when nothing is left to be answered.
+/// Each queued record gets exactly one reply, in order. If a host sends more than one for a step
+/// (CVE-2020-12062), the surplus is detected when no reply is expected any more.
 #[derive(Debug)]
 pub struct Source {
     ahead: Ahead,
+    /// The steps whose replies have not arrived, oldest first.
     awaited: VecDeque<Step>,
+    /// The received part of an error line.
     line: Vec<u8>,
     in_line: bool,
-    /// Content bytes that are still owed for the last C record.
-    owed: u64,
+    /// Bytes of content that must still be sent for the last C record.
+    content_left: u64,
     out: Vec<u8>,
-    dead: bool,
+    /// The host ended the transfer or violated the protocol.
+    has_ended: bool,
 }
 
 impl Source {
@@ -73,18 +76,18 @@ impl Source {
             awaited: VecDeque::from([Step::Ready]),
             line: Vec::new(),
             in_line: false,
-            owed: 0,
+            content_left: 0,
             out: Vec::new(),
-            dead: false,
+            has_ended: false,
         }
     }
 
-    /// Takes the bytes that are to be sent to the host.
+    /// Removes and returns the bytes to send to the host.
     pub fn take_output(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.out)
     }
 
-    /// Returns how many replies are still to come.
+    /// Returns how many replies have not arrived yet.
     pub fn n_awaited(&self) -> usize {
         self.awaited.len()
     }
@@ -94,7 +97,7 @@ impl Source {
         self.queue(&Record::Times { mtime, atime }, Step::Times);
     }
 
-    /// Queues a C record. Its content follows by [`Source::content`], exactly `size` bytes.
+    /// Queues a C record. Announce its content with [`Source::content`], exactly `size` bytes in all.
     pub fn file(&mut self, mode: u32, size: u64, name: &[u8]) {
         self.queue(
             &Record::File {
@@ -104,7 +107,7 @@ impl Source {
             },
             Step::File,
         );
-        self.owed = size;
+        self.content_left = size;
     }
 
     /// Returns whether content may be sent now.
@@ -112,23 +115,23 @@ impl Source {
         self.ahead == Ahead::ToOneFile || self.awaited.is_empty()
     }
 
-    /// Counts `len` bytes of content that the caller is about to send.
+    /// Records that the caller is about to send `len` bytes of content.
     ///
-    /// Returns false, and counts nothing, if they are more than the C record announced or come too
-    /// early; the caller must not send them then.
+    /// Returns false, and records nothing, if the caller must not send them: they exceed the size in
+    /// the C record, or the record is not acknowledged yet.
     #[must_use]
     pub fn content(&mut self, len: u64) -> bool {
-        if !self.may_send_content() || len > self.owed || self.dead {
+        if !self.may_send_content() || len > self.content_left || self.has_ended {
             return false;
         }
-        self.owed -= len;
+        self.content_left -= len;
         true
     }
 
     /// Queues the status byte after the last byte of content.
     ///
-    /// With `Err(text)` the host learns that the content is not good; it must still have got all
-    /// the announced bytes, or it would take the text for content.
+    /// `Err(text)` tells the host that the content is invalid. All announced bytes must have been sent
+    /// even then; otherwise the host reads the text as content.
     pub fn end_file(&mut self, status: Result<(), &[u8]>) {
         match status {
             Ok(()) => self.out.push(0),
@@ -137,8 +140,8 @@ impl Source {
         self.awaited.push_back(Step::Content);
     }
 
-    /// Queues a D record; what follows is in it until [`Source::end`]. Nothing in
-    /// [`Ahead::ToOneFile`] mode, where a directory must not be sent.
+    /// Queues a D record; everything up to the matching [`Source::end`] is inside that directory.
+    /// Queues nothing in [`Ahead::ToOneFile`] mode, in which directories cannot be sent.
     pub fn directory(&mut self, mode: u32, name: &[u8]) {
         if self.ahead == Ahead::Never {
             self.queue(
@@ -161,20 +164,21 @@ impl Source {
         self.awaited.push_back(step);
     }
 
-    /// Uses up some of `input` and says how much, and which reply it was.
+    /// Parses the start of `input`; returns the number of bytes consumed and the reply, if complete.
     ///
     /// # Errors
-    /// A reply came that nothing asked for, or one of absurd length.
+    /// A reply arrived although none was expected, or it is longer than [`MAX_LINE`]. The source
+    /// consumes nothing afterwards.
     pub fn step(&mut self, input: &[u8]) -> Result<(usize, Option<Reply>), ParseError> {
         let Some(&first) = input.first() else {
             return Ok((0, None));
         };
-        if self.dead {
+        if self.has_ended {
             return Ok((0, None));
         }
         if !self.in_line {
             let Some(&step) = self.awaited.front() else {
-                self.dead = true;
+                self.has_ended = true;
                 return Err(ParseError::UnexpectedReply(first));
             };
             if first == 0 {
@@ -186,7 +190,7 @@ impl Source {
         let end = memchr::memchr(b'\n', input);
         let part = input.get(..end.unwrap_or(input.len())).unwrap_or_default();
         if self.line.len() + part.len() > MAX_LINE {
-            self.dead = true;
+            self.has_ended = true;
             return Err(ParseError::LineTooLong);
         }
         self.line.extend_from_slice(part);
@@ -202,7 +206,7 @@ impl Source {
             // OpenSSH 9.2 scp.c response(): any other byte is the first of a fatal message.
             _ => Reply::Fatal(line),
         };
-        self.dead = matches!(reply, Reply::Fatal(_));
+        self.has_ended = matches!(reply, Reply::Fatal(_));
         Ok((end + 1, Some(reply)))
     }
 }
