@@ -1,6 +1,6 @@
 //! The clock as a trait, so that tests of timeouts and TTLs need no sleep.
 //!
-//! Other modules take a [`Clock`] instead of reading the operating system's time.
+//! Only `ssh`, `mount` and `commands` create a [`SystemClock`]; all other modules take a [`Clock`].
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -50,8 +50,8 @@ pub fn check(dir: &Path, uid: u32) -> io::Result<()> {
         };
         let owner = meta.uid();
         let is_last = rest.is_empty();
-        // A parent or a symlink may belong to root, which is trusted. In a sticky directory only the
-        // owner of an entry, the owner of the directory and root can rename that entry.
+        // A parent or a symlink may belong to root, which is trusted. In a sticky directory only
+        // the owner of an entry, the owner of the directory and root can rename that entry.
         let may_belong_to_root = !is_last || meta.is_symlink();
         if owner != uid && !(may_belong_to_root && owner == 0) {
             let text = format!("it belongs to another user (uid {owner})");

@@ -109,8 +109,8 @@ impl RemotePath {
         self.components().count()
     }
 
-    /// Returns the new path after a rename of `from` to `to`; `None` if `from` is neither this path nor
-    /// one of its parents.
+    /// Returns the new path after a rename of `from` to `to`; `None` if `from` is neither this path
+    /// nor one of its parents.
     pub fn moved(&self, from: &Self, to: &Self) -> Option<Self> {
         let rest = self.0.strip_prefix(from.0.as_slice())?;
         let is_below = rest.is_empty() || from.is_root() || rest.starts_with(b"/");
@@ -168,8 +168,8 @@ impl fmt::Debug for Escaped<'_> {
 /// enough not to fill the log.
 pub const MAX_EXCERPT: usize = 500;
 
-/// Formats the first [`MAX_EXCERPT`] bytes of untrusted text as [`Escaped`] does, and `...` if it is
-/// longer.
+/// Formats the first [`MAX_EXCERPT`] bytes of untrusted text as [`Escaped`] does, and `...` if it
+/// is longer.
 pub struct Excerpt<'a>(pub &'a [u8]);
 
 impl fmt::Display for Excerpt<'_> {

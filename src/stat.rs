@@ -57,8 +57,8 @@ impl Time {
     }
 }
 
-/// Converts days since 1970-01-01 to (year, month, day). Howard Hinnant's `civil_from_days`: eras of
-/// 400 years that start on the 1st of March.
+/// Converts days since 1970-01-01 to (year, month, day). Howard Hinnant's `civil_from_days`: eras
+/// of 400 years that start on the 1st of March.
 fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let (era, doe) = (days.div_euclid(146_097), days.rem_euclid(146_097));

@@ -29,10 +29,11 @@ pub enum Event<'a> {
     },
     /// A part of the accepted file's content.
     Data(&'a [u8]),
-    /// The accepted file is complete. With `Err` its content is invalid, and the error is the host's
-    /// text: a read error, or the file shrank while it was sent.
+    /// The accepted file is complete. With `Err` its content is invalid, and the error is the
+    /// host's text: a read error, or the file shrank while it was sent.
     FileEnd(Result<(), Vec<u8>>),
-    /// A directory is offered. Answer with [`Sink::accept`] or [`Sink::refuse`] before the next step.
+    /// A directory is offered. Answer with [`Sink::accept`] or [`Sink::refuse`] before the next
+    /// step.
     Directory {
         mode: u32,
         name: Vec<u8>,
@@ -126,8 +127,8 @@ impl Sink {
         }
     }
 
-    /// Refuses the offered file or directory. A source that descends from OpenSSH's skips its content
-    /// and continues with the next one.
+    /// Refuses the offered file or directory. A source that descends from OpenSSH's skips its
+    /// content and continues with the next one.
     pub fn refuse(&mut self) {
         if matches!(self.state, State::Offer { .. }) {
             self.out.extend_from_slice(b"\x01\n");
@@ -209,8 +210,8 @@ impl Sink {
         }
     }
 
-    /// Collects a line over several inputs; returns the number of bytes consumed, and the line without
-    /// its newline once it is complete.
+    /// Collects a line over several inputs; returns the number of bytes consumed, and the line
+    /// without its newline once it is complete.
     fn take_line(&mut self, input: &[u8]) -> Result<(usize, Option<Vec<u8>>), ParseError> {
         let end = memchr::memchr(b'\n', input);
         let part = input.get(..end.unwrap_or(input.len())).unwrap_or_default();
@@ -292,8 +293,8 @@ impl Sink {
         }
     }
 
-    /// Refuses names that are not single path components (CVE-2018-20685, CVE-2019-6111). The name of
-    /// the tree's root is ignored, so it is not checked.
+    /// Refuses names that are not single path components (CVE-2018-20685, CVE-2019-6111). The name
+    /// of the tree's root is ignored, so it is not checked.
     fn check_name(&self, name: &[u8]) -> Result<(), ParseError> {
         if self.depth == 0 || crate::path::Name::new(name).is_ok() {
             Ok(())

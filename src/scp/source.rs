@@ -97,7 +97,8 @@ impl Source {
         self.queue(&Record::Times { mtime, atime }, Step::Times);
     }
 
-    /// Queues a C record. Announce its content with [`Source::content`], exactly `size` bytes in all.
+    /// Queues a C record. Announce its content with [`Source::content`], exactly `size` bytes in
+    /// all.
     pub fn file(&mut self, mode: u32, size: u64, name: &[u8]) {
         self.queue(
             &Record::File {
@@ -117,8 +118,8 @@ impl Source {
 
     /// Records that the caller is about to send `len` bytes of content.
     ///
-    /// Returns false, and records nothing, if the caller must not send them: they exceed the size in
-    /// the C record, or the record is not acknowledged yet.
+    /// Returns false, and records nothing, if the caller must not send them: they exceed the size
+    /// in the C record, or the record is not acknowledged yet.
     #[must_use]
     pub fn content(&mut self, len: u64) -> bool {
         if !self.may_send_content() || len > self.content_left || self.has_ended {
@@ -130,8 +131,8 @@ impl Source {
 
     /// Queues the status byte after the last byte of content.
     ///
-    /// `Err(text)` tells the host that the content is invalid. All announced bytes must have been sent
-    /// even then; otherwise the host reads the text as content.
+    /// `Err(text)` tells the host that the content is invalid. All announced bytes must have been
+    /// sent even then; otherwise the host reads the text as content.
     pub fn end_file(&mut self, status: Result<(), &[u8]>) {
         match status {
             Ok(()) => self.out.push(0),
@@ -164,7 +165,8 @@ impl Source {
         self.awaited.push_back(step);
     }
 
-    /// Parses the start of `input`; returns the number of bytes consumed and the reply, if complete.
+    /// Parses the start of `input`; returns the number of bytes consumed and the reply, if
+    /// complete.
     ///
     /// # Errors
     /// A reply arrived although none was expected, or it is longer than [`MAX_LINE`]. The source

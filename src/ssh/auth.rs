@@ -1,9 +1,9 @@
-//! Logging in: proves to the host who we are, in the order and with the means of the settings.
+//! Authenticates with the methods of the settings, in their order.
 //!
-//! The first login of a transport may ask the person; what it needed is kept in memory. Every
-//! later one uses that, and where it does not suffice fails with [`Refusal::WouldAskAgain`]
-//! instead of asking. A server counts failed attempts (`MaxAuthTries`, six by default), so nothing
-//! is offered twice and nothing is sent that is known to be useless.
+//! The first login of a transport may ask the user; the secrets that it used stay in memory. Later
+//! logins use those and never ask: if they do not suffice, the login fails with
+//! [`Refusal::WouldAskAgain`]. A server limits failed attempts (`MaxAuthTries`, six by default), so
+//! no key is offered twice, and no attempt is made that is known to fail.
 
 mod credentials;
 mod interactive;
@@ -26,10 +26,10 @@ use rustix::net::RecvFlags;
 use ssh2::ErrorCode;
 use ssh2::Session;
 
+use self::credentials::Accepted;
 pub use self::credentials::Credentials;
 use self::credentials::State;
-use self::credentials::Winner;
-pub use self::refusal::Circumstances;
+pub use self::refusal::Diagnosis;
 pub use self::refusal::Refusal;
 use super::Error;
 use super::Prompt;
@@ -41,13 +41,19 @@ use super::settings::Settings;
 
 const ACT: &str = "logging in";
 
-/// How long behind a host's farewell the end of its stream may arrive.
-const HANG_UP_DELAY: Timespec = Timespec {
+/// How long after the host's disconnect message the end of its TCP stream may arrive.
+const EOF_DELAY: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 100_000_000,
 };
 
-/// Logs in on a session whose host key was accepted.
+/// Authenticates on a session whose host key was accepted.
+///
+/// Blocks until the host has answered and the user has answered all prompts; waits for another
+/// first login in progress.
+///
+/// # Errors
+/// [`Error::Auth`]: the host refused, or a secret is missing. Otherwise the connection failed.
 pub(super) fn log_in(
     session: &Session,
     socket: &OwnedFd,
@@ -56,12 +62,12 @@ pub(super) fn log_in(
     prompt: &dyn Prompt,
     credentials: &Credentials,
 ) -> Result<(), Error> {
-    let _gate = credentials.gate();
-    let state = credentials.recall();
-    let asking = if state.winner.is_some() {
+    let _guard = credentials.lock_first_login();
+    let state = credentials.load();
+    let asking = if state.accepted.is_some() {
         Asking::NotAgain
     } else if settings.batch_mode || !prompt.is_available() {
-        Asking::Nobody
+        Asking::Unavailable
     } else {
         Asking::Allowed
     };
@@ -76,33 +82,35 @@ pub(super) fn log_in(
         tried: Vec::new(),
         refused_keys: Vec::new(),
         attempts: 0,
-        is_in_doubt: false,
-        unasked: None,
+        may_be_disconnected: false,
+        missing_answer: None,
     };
-    let winner = login.run()?;
+    let accepted = login.run()?;
     let mut state = login.state;
-    state.winner = Some(winner);
-    credentials.keep(state);
+    state.accepted = Some(accepted);
+    credentials.save(state);
     Ok(())
 }
 
-/// Who may be asked.
+/// Whether this login may ask the user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asking {
     Allowed,
-    Nobody,
+    /// There is no terminal, or the configuration forbids it.
+    Unavailable,
+    /// An earlier login has succeeded, so this one must not ask.
     NotAgain,
 }
 
-/// What became of one attempt.
+/// The result of one authentication attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Attempt {
-    Accepted,
-    /// The host said no.
+    Succeeded,
+    /// The host refused it.
     Refused,
-    /// The host said no, or the key could not sign: libssh2 has one code for both.
+    /// The host refused it, or the key could not sign: libssh2 has one error code for both.
     Unverified,
-    /// It failed on our side.
+    /// It failed locally.
     Unusable,
 }
 
@@ -113,23 +121,23 @@ struct Login<'a> {
     trust: Trust,
     prompt: &'a dyn Prompt,
     asking: Asking,
-    /// What is remembered, and what will be.
+    /// The secrets of the first login; saved again if this login succeeds.
     state: State,
-    /// For messages.
+    /// The keys and methods tried so far, for messages.
     tried: Vec<String>,
     refused_keys: Vec<Vec<u8>>,
-    /// How many attempts the host has refused.
+    /// How many attempts the host refused.
     attempts: usize,
-    /// The last attempt may have failed because the host hung up.
-    is_in_doubt: bool,
-    /// What was needed but could not be asked for.
-    unasked: Option<String>,
+    /// The last attempt may have failed because the host closed the connection.
+    may_be_disconnected: bool,
+    /// The first answer that was needed from the user, who could not be asked.
+    missing_answer: Option<String>,
 }
 
 impl Login<'_> {
-    fn run(&mut self) -> Result<Winner, Error> {
+    fn run(&mut self) -> Result<Accepted, Error> {
         let Some(mut allowed) = self.allowed_methods()? else {
-            return Ok(Winner::Nothing);
+            return Ok(Accepted::NoMethod);
         };
         self.show_banner();
         let order = self.order();
@@ -140,25 +148,25 @@ impl Login<'_> {
                     continue;
                 }
                 done.push(method);
-                let winner = match method {
+                let accepted = match method {
                     Method::PublicKey => self.try_keys()?,
                     Method::KeyboardInteractive => self.try_interactive()?,
                     Method::Password => self.try_password()?,
                 };
-                if let Some(winner) = winner {
-                    return Ok(winner);
+                if let Some(accepted) = accepted {
+                    return Ok(accepted);
                 }
             }
-            // A host that wants two proofs (AuthenticationMethods) refuses the first one as well,
-            // but allows other methods from then on. libssh2 does not pass on which it was, nor
-            // for certain whether the host is still there.
-            if self.attempts == 0 || (done.len() == order.len() && !self.is_in_doubt) {
+            // A host that requires two methods (AuthenticationMethods) reports the first success as
+            // a failure as well, and allows other methods afterwards. libssh2 reports neither this
+            // partial success nor, reliably, a disconnect: ask for the allowed methods again.
+            if self.attempts == 0 || (done.len() == order.len() && !self.may_be_disconnected) {
                 break;
             }
             let Some(now) = self.allowed_methods()? else {
-                return Ok(Winner::Nothing);
+                return Ok(Accepted::NoMethod);
             };
-            self.is_in_doubt = false;
+            self.may_be_disconnected = false;
             if now == allowed {
                 break;
             }
@@ -167,26 +175,26 @@ impl Login<'_> {
         Err(self.refusal(&allowed).into())
     }
 
-    /// Returns the methods in the order in which they are tried: what worked last time first.
+    /// Returns the methods in the order to try: the one of the last successful login first.
     fn order(&self) -> Vec<Method> {
         let mut order = self.settings.preferred_authentications.clone();
         order.retain(|&method| self.settings.enables(method));
         if self.trust == Trust::NoSecrets {
             order.retain(|&method| method == Method::PublicKey);
         }
-        let last = match self.state.winner {
-            Some(Winner::AgentKey(_) | Winner::FileKey(..)) => Some(Method::PublicKey),
-            Some(Winner::KeyboardInteractive) => Some(Method::KeyboardInteractive),
-            Some(Winner::Password) => Some(Method::Password),
-            Some(Winner::Nothing) | None => None,
+        let last = match self.state.accepted {
+            Some(Accepted::AgentKey(_) | Accepted::FileKey(..)) => Some(Method::PublicKey),
+            Some(Accepted::KeyboardInteractive) => Some(Method::KeyboardInteractive),
+            Some(Accepted::Password) => Some(Method::Password),
+            Some(Accepted::NoMethod) | None => None,
         };
         order.sort_by_key(|&method| Some(method) != last);
         order
     }
 
-    /// Asks which methods the host allows; `None` when that already let us in.
+    /// Asks the host for its allowed methods; `None` if it accepted the login without a method.
     ///
-    /// Not by `Session::auth_methods`, which panics when the list is not UTF-8.
+    /// Calls libssh2 directly, because `Session::auth_methods` panics if the list is not UTF-8.
     fn allowed_methods(&mut self) -> Result<Option<Vec<String>>, Error> {
         let user = CString::new(self.settings.user.as_str()).map_err(|_| Error::Config {
             detail: "the user name contains a NUL".to_owned(),
@@ -225,7 +233,7 @@ impl Login<'_> {
         }
     }
 
-    fn try_password(&mut self) -> Result<Option<Winner>, Error> {
+    fn try_password(&mut self) -> Result<Option<Accepted>, Error> {
         let Settings {
             user, host_alias, ..
         } = self.settings;
@@ -254,18 +262,19 @@ impl Login<'_> {
                 }
                 .into());
             }
-            if self.outcome(result)? == Attempt::Accepted {
+            if self.outcome(result)? == Attempt::Succeeded {
                 self.state.password = Some(password);
-                return Ok(Some(Winner::Password));
+                return Ok(Some(Accepted::Password));
             }
         }
         Ok(None)
     }
 
-    /// Asks for a secret; `None` when nobody can be asked, which is remembered for the refusal.
+    /// Asks the user for a secret; returns `None` and sets `missing_answer` if asking is not
+    /// allowed.
     fn ask(&mut self, what: &str, question: &str) -> Result<Option<Secret>, Error> {
         if self.asking != Asking::Allowed {
-            self.unasked.get_or_insert_with(|| what.to_owned());
+            self.missing_answer.get_or_insert_with(|| what.to_owned());
             return Ok(None);
         }
         match self.prompt.ask(question, false) {
@@ -289,10 +298,13 @@ impl Login<'_> {
         format!("{}@{}", self.settings.user, self.settings.host_alias)
     }
 
-    /// Sorts what libssh2 said about an attempt; an error when the connection is of no more use.
+    /// Classifies libssh2's result of an attempt.
+    ///
+    /// # Errors
+    /// The connection is unusable.
     fn outcome(&mut self, result: Result<(), ssh2::Error>) -> Result<Attempt, Error> {
         let Err(err) = result else {
-            return Ok(Attempt::Accepted);
+            return Ok(Attempt::Succeeded);
         };
         log::debug!("login attempt: {err}");
         let ErrorCode::Session(code) = err.code() else {
@@ -305,17 +317,17 @@ impl Login<'_> {
             });
         }
         let is_unverified = code == libssh2_sys::LIBSSH2_ERROR_PUBLICKEY_UNVERIFIED;
-        // libssh2 has this code for a host that hung up as well; its end of the stream comes right
-        // behind its message.
-        let patience = if is_unverified {
-            HANG_UP_DELAY
+        // libssh2 returns this code also if the host disconnected. The end of the TCP stream
+        // follows the disconnect message closely.
+        let eof_wait = if is_unverified {
+            EOF_DELAY
         } else {
             Timespec::default()
         };
-        if is_disconnect(code) || is_closed(self.socket, &patience) {
+        if is_disconnect(code) || is_closed(self.socket, &eof_wait) {
             return Err(self.disconnected());
         }
-        self.is_in_doubt = is_unverified;
+        self.may_be_disconnected = is_unverified;
         match code {
             libssh2_sys::LIBSSH2_ERROR_AUTHENTICATION_FAILED => {
                 self.attempts += 1;
@@ -344,8 +356,8 @@ impl Login<'_> {
 
     fn refusal(&self, allowed: &[String]) -> Refusal {
         let login = self.login();
-        let what = self.unasked.clone();
-        let circumstances = Box::new(Circumstances {
+        let what = self.missing_answer.clone();
+        let diagnosis = Box::new(Diagnosis {
             tried: self.tried_text(),
             allowed: printable(&allowed.join(", ")).to_string(),
             advice: self.advice(allowed),
@@ -355,12 +367,9 @@ impl Login<'_> {
             (Some(what), _) => Refusal::CannotAsk {
                 login,
                 what,
-                circumstances,
+                diagnosis,
             },
-            (None, _) => Refusal::Denied {
-                login,
-                circumstances,
-            },
+            (None, _) => Refusal::Denied { login, diagnosis },
         }
     }
 
@@ -380,10 +389,10 @@ impl Login<'_> {
             Method::Password,
         ];
         if !ours.iter().any(is_possible) {
-            return "that is nothing scpfs can do".to_owned();
+            return "scpfs supports none of these methods".to_owned();
         }
         if !self.order().iter().any(is_possible) {
-            return "your configuration forbids that".to_owned();
+            return "your SSH configuration disables these methods".to_owned();
         }
         if is_possible(&Method::PublicKey) {
             return format!(
@@ -395,7 +404,7 @@ impl Login<'_> {
     }
 }
 
-/// Returns whether libssh2's error says that the connection is gone.
+/// Returns whether a libssh2 error code means that the connection has ended.
 pub(super) fn is_disconnect(code: i32) -> bool {
     matches!(
         code,
@@ -406,10 +415,10 @@ pub(super) fn is_disconnect(code: i32) -> bool {
     )
 }
 
-/// Returns whether the host ends the connection within `patience`.
-fn is_closed(socket: &OwnedFd, patience: &Timespec) -> bool {
+/// Returns whether the TCP stream ends within `limit`.
+fn is_closed(socket: &OwnedFd, limit: &Timespec) -> bool {
     if !matches!(
-        poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(patience)),
+        poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(limit)),
         Ok(1..)
     ) {
         return false;

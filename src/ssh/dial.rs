@@ -1,4 +1,4 @@
-//! Reaches the host: a TCP connection, or a proxy command's socket.
+//! Opens the stream to the host: a TCP connection, or the socket of a proxy.
 
 use std::io;
 use std::net::IpAddr;
@@ -27,14 +27,14 @@ use crate::process;
 use crate::process::ProxyChild;
 use crate::process::Terminal;
 
-/// How long an idle connection is quiet before the kernel asks whether the host is there. Routers
-/// forget idle connections after a few minutes.
+/// How long a connection is idle before the kernel sends TCP keepalives. Routers drop idle
+/// connections after a few minutes.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// Opens a stream to the host's SSH server, through the proxy if there is one.
+/// Opens a stream to the host's SSH server, through the proxy if one is configured.
 ///
-/// Finding the address and each address tried may take the connect timeout.
+/// The address lookup and the attempt for each address block for at most the connect timeout each.
 pub(super) fn dial(
     settings: &Settings,
     terminal: Terminal,
@@ -87,17 +87,17 @@ pub(super) fn dial(
     Err(failed(last))
 }
 
-/// Finds the addresses of the host; on a thread of its own, because the resolver has no time
-/// limit that could be set.
+/// Looks up the addresses of the host. A separate thread does it, because the resolver's timeout
+/// cannot be set.
 fn addresses(settings: &Settings) -> io::Result<Vec<SocketAddr>> {
-    let place = (settings.hostname.clone(), settings.port);
+    let target = (settings.hostname.clone(), settings.port);
     let (sender, receiver) = mpsc::channel();
     thread::Builder::new()
         .name("resolver".to_owned())
         .spawn(move || {
-            let place = (place.0.as_str(), place.1);
-            let found = place.to_socket_addrs().map(Iterator::collect);
-            // Nobody listens any more when the time limit was reached.
+            let target = (target.0.as_str(), target.1);
+            let found = target.to_socket_addrs().map(Iterator::collect);
+            // The receiver is gone if the time limit was reached.
             sender.send(found).unwrap_or_default();
         })?;
     receiver
@@ -105,7 +105,7 @@ fn addresses(settings: &Settings) -> io::Result<Vec<SocketAddr>> {
         .unwrap_or_else(|_| {
             Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "no answer from the DNS",
+                "the address lookup took too long",
             ))
         })
 }
@@ -137,7 +137,7 @@ fn wait_writable(socket: impl AsFd, limit: Duration) -> io::Result<()> {
         tv_nsec: limit.subsec_nanos().into(),
     };
     loop {
-        // A signal starts the wait anew; signals are rare.
+        // A signal restarts the whole wait; signals are rare.
         match poll(&mut [PollFd::new(&socket, PollFlags::OUT)], Some(&limit)) {
             Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
             Ok(_) => return Ok(()),
@@ -147,13 +147,13 @@ fn wait_writable(socket: impl AsFd, limit: Duration) -> io::Result<()> {
     }
 }
 
-/// Small requests go out at once, and a host that has vanished is noticed without traffic.
+/// Sends small packets at once (`TCP_NODELAY`) and detects an unreachable host on idle connections.
 fn tune(socket: &OwnedFd, settings: &Settings) -> io::Result<()> {
     sockopt::set_tcp_nodelay(socket, true)?;
     sockopt::set_socket_keepalive(socket, true)?;
     sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
-    // Otherwise the kernel would resend for a quarter of an hour.
+    // Without this limit the kernel retransmits for about 15 minutes before it gives up.
     let limit = u32::try_from(settings.timeout.as_millis()).unwrap_or(u32::MAX);
     Ok(sockopt::set_tcp_user_timeout(socket, limit)?)
 }

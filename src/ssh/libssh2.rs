@@ -38,7 +38,7 @@ use super::known_hosts::public_key::is_canonical;
 use super::known_hosts::public_key::rsa_bits;
 use super::known_hosts::verify::HostKeys;
 use super::known_hosts::verify::Trust;
-use super::prompt::UntilSilenced;
+use super::prompt::SilenceablePrompt;
 use super::prompt::printable;
 use super::settings::Settings;
 use super::ssh_config::algorithms;
@@ -54,7 +54,7 @@ use crate::sync::Mutex;
 #[derive(Debug)]
 pub struct Libssh2 {
     settings: Settings,
-    prompt: UntilSilenced,
+    prompt: SilenceablePrompt,
     credentials: Credentials,
     /// The host key of the first connection: all later ones must show the same.
     first: Mutex<Option<Shown>>,
@@ -73,7 +73,7 @@ impl Libssh2 {
     pub fn new(settings: Settings, prompt: Arc<dyn Prompt>) -> Self {
         Self {
             settings,
-            prompt: UntilSilenced::new(prompt),
+            prompt: SilenceablePrompt::new(prompt),
             credentials: Credentials::default(),
             first: Mutex::new(None),
         }

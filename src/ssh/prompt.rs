@@ -1,4 +1,4 @@
-//! Prompts that do not reach a person.
+//! Prompts that never ask the user, or stop asking, and [`printable`] text for the terminal.
 
 use std::fmt;
 use std::io;
@@ -9,17 +9,17 @@ use std::sync::atomic::Ordering;
 use super::Prompt;
 use super::Secret;
 
-/// Asks nobody: every question fails.
+/// A prompt without a user: every question fails, and texts are logged.
 #[derive(Debug)]
 pub struct NoPrompt;
 
 impl Prompt for NoPrompt {
     fn ask(&self, _question: &str, _echo: bool) -> io::Result<Secret> {
-        Err(nobody())
+        Err(unavailable())
     }
 
     fn confirm(&self, _question: &str) -> io::Result<bool> {
-        Err(nobody())
+        Err(unavailable())
     }
 
     fn tell(&self, text: &str) {
@@ -31,17 +31,17 @@ impl Prompt for NoPrompt {
     }
 }
 
-/// Asks a person until it is silenced, then nobody.
+/// Asks the user until it is silenced; afterwards every question fails.
 #[derive(Debug)]
-pub(super) struct UntilSilenced {
-    person: Arc<dyn Prompt>,
+pub(super) struct SilenceablePrompt {
+    user: Arc<dyn Prompt>,
     is_silenced: AtomicBool,
 }
 
-impl UntilSilenced {
-    pub(super) fn new(person: Arc<dyn Prompt>) -> Self {
+impl SilenceablePrompt {
+    pub(super) fn new(user: Arc<dyn Prompt>) -> Self {
         Self {
-            person,
+            user,
             is_silenced: AtomicBool::new(false),
         }
     }
@@ -54,12 +54,12 @@ impl UntilSilenced {
         if self.is_silenced.load(Ordering::Relaxed) {
             &NoPrompt
         } else {
-            &*self.person
+            &*self.user
         }
     }
 }
 
-impl Prompt for UntilSilenced {
+impl Prompt for SilenceablePrompt {
     fn ask(&self, question: &str, echo: bool) -> io::Result<Secret> {
         self.prompt().ask(question, echo)
     }
@@ -77,7 +77,8 @@ impl Prompt for UntilSilenced {
     }
 }
 
-/// Makes text of the server fit for a terminal: escape sequences would otherwise act on it.
+/// Escapes control characters in text of the server, so that it cannot control the terminal.
+/// Newlines and tabs are unchanged, carriage returns are removed.
 pub(super) fn printable(text: &str) -> impl fmt::Display + '_ {
     struct Printable<'a>(&'a str);
     impl fmt::Display for Printable<'_> {
@@ -95,6 +96,9 @@ pub(super) fn printable(text: &str) -> impl fmt::Display + '_ {
     Printable(text)
 }
 
-fn nobody() -> io::Error {
-    io::Error::new(io::ErrorKind::NotConnected, "there is nobody to ask")
+fn unavailable() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::NotConnected,
+        "no terminal to ask the user on",
+    )
 }

@@ -1,6 +1,6 @@
-//! What a connection to one host needs to know, resolved: no token, tilde or default is left open.
+//! All settings of the connections to one host, with every token, tilde and default resolved.
 //!
-//! Plain data. Made by `ssh_config`, changed by the command line's own options, read by the rest.
+//! Plain data. `ssh_config` creates them, options of scpfs itself override some of them.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -10,26 +10,27 @@ use crate::host_key::HostKey;
 pub use crate::process::Proxy;
 use crate::ssh::known_hosts::public_key::MIN_RSA_BITS;
 
-/// How long making a connection may take when nothing else is configured.
+/// The default of `ConnectTimeout`: the limit for each step of opening a connection.
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long a wait on a connection may go without progress when nothing else is configured.
+/// The default limit for a wait on a connection without progress.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What is done about a host key that no file vouches for.
+/// `StrictHostKeyChecking`: what happens to a host key that is not in a `known_hosts` file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StrictHostKeyChecking {
     /// Refuses unknown and changed keys.
     Yes,
-    /// Remembers unknown keys, refuses changed ones.
+    /// Adds unknown keys to the user's file, refuses changed ones.
     AcceptNew,
-    /// Asks about unknown keys, refuses changed ones.
+    /// Asks the user about unknown keys and adds accepted ones, refuses changed ones.
     Ask,
-    /// Remembers unknown keys; with a changed one goes on, but gives it no password.
+    /// Adds unknown keys to the user's file. Accepts changed ones, but does not send them a
+    /// password.
     No,
 }
 
-/// A way to prove who we are.
+/// An authentication method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     PublicKey,
@@ -38,7 +39,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// The name on the wire and in `ssh_config`.
+    /// Returns the name in the SSH protocol and in `ssh_config(5)`.
     pub fn name(self) -> &'static str {
         match self {
             Self::PublicKey => "publickey",
@@ -48,7 +49,7 @@ impl Method {
     }
 }
 
-/// Which addresses of a name are tried.
+/// `AddressFamily`: which addresses of a host name are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressFamily {
     Any,
@@ -57,6 +58,7 @@ pub enum AddressFamily {
 }
 
 impl AddressFamily {
+    /// Returns whether an address may be tried.
     pub fn allows(self, address: IpAddr) -> bool {
         match self {
             Self::Any => true,
@@ -66,18 +68,18 @@ impl AddressFamily {
     }
 }
 
-/// One private key file to log in with.
+/// One `IdentityFile`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityFile {
     pub path: PathBuf,
-    /// False for the names that OpenSSH tries by itself; those may be missing without a word.
+    /// False for OpenSSH's default names, which may be missing without a warning.
     pub is_explicit: bool,
 }
 
-/// Everything about one host.
+/// All settings for one host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The name that was typed; shown to people.
+    /// The host as the user typed it, for messages.
     pub host_alias: String,
     /// The name or address to connect to.
     pub hostname: String,
@@ -86,13 +88,15 @@ pub struct Settings {
     pub address_family: AddressFamily,
     pub bind_address: Option<String>,
     pub proxy: Option<Proxy>,
+    /// The limit for each step of opening a connection.
     pub connect_timeout: Duration,
+    /// The limit for a wait on a connection without progress.
     pub timeout: Duration,
-    /// Zero: no keepalives by configuration. Nothing here sends them unasked.
+    /// `ServerAliveInterval`; zero disables it. This module sends no keepalives by itself.
     pub alive_interval: Duration,
     pub compression: bool,
-    /// Names in order of preference, as configured; what libssh2 does not know is skipped. An
-    /// empty list is the library's own choice.
+    /// Algorithm names in order of preference; libssh2 skips names that it does not support. An
+    /// empty list selects libssh2's default. The same holds for the next three lists.
     pub ciphers: Vec<String>,
     pub macs: Vec<String>,
     pub kex_algorithms: Vec<String>,
@@ -102,16 +106,17 @@ pub struct Settings {
     pub user_known_hosts_files: Vec<PathBuf>,
     pub global_known_hosts_files: Vec<PathBuf>,
     pub hash_known_hosts: bool,
-    /// A list of keys, or a KRL; a file that cannot be read revokes all.
+    /// A list of public keys, or a KRL. If the file cannot be read, every host key is refused.
     pub revoked_host_keys: Option<PathBuf>,
-    /// The algorithms that the authority of a host certificate may sign with; empty for the default.
+    /// The algorithms that a certificate authority may sign host certificates with; empty for the
+    /// default.
     pub ca_signature_algorithms: Vec<String>,
-    /// The smallest size of RSA keys of hosts and authorities.
+    /// The minimum size in bits of RSA keys of hosts and certificate authorities.
     pub required_rsa_bits: u32,
     pub host_key_alias: Option<String>,
-    /// The key of the host that the contents to be uploaded belong to, whatever the files say.
+    /// The pinned key: the only one that is accepted, whatever the `known_hosts` files contain.
     pub pinned_host_key: Option<HostKey>,
-    /// The fingerprint of a key that is accepted beside the pinned one.
+    /// The fingerprint of a key that is accepted as well as the pinned one (`accept_host_key=`).
     pub accept_host_key: Option<String>,
 
     pub preferred_authentications: Vec<Method>,
@@ -123,12 +128,12 @@ pub struct Settings {
     pub identities_only: bool,
     pub identity_agent: Option<PathBuf>,
     pub password_prompts: u32,
-    /// Nobody is asked anything.
+    /// `BatchMode`: the user is never asked.
     pub batch_mode: bool,
 }
 
 impl Settings {
-    /// Returns settings for `user@hostname:port` with no files, no agent and no proxy.
+    /// Returns default settings for `user@hostname:port` without files, agent and proxy.
     pub fn new(hostname: &str, port: u16, user: &str) -> Self {
         Self {
             host_alias: hostname.to_owned(),
@@ -176,7 +181,7 @@ impl Settings {
         }
     }
 
-    /// Returns whether the configuration lets `method` be tried at all.
+    /// Returns whether the configuration allows `method`.
     pub fn enables(&self, method: Method) -> bool {
         match method {
             Method::PublicKey => self.pubkey_authentication,
@@ -185,7 +190,7 @@ impl Settings {
         }
     }
 
-    /// Returns `user@host` as a person would type it for `ssh`, with the port where it matters.
+    /// Returns the arguments for `ssh`: `user@host`, with `-p` before it if the port is not 22.
     pub fn destination(&self) -> String {
         let port = if self.port == 22 {
             String::new()
@@ -196,8 +201,8 @@ impl Settings {
     }
 }
 
-/// OpenSSH's order of ciphers. It suits libssh2, which decrypts AES 16 bytes at a time and so
-/// needs twice the time for it that it needs for `ChaCha20`.
+/// OpenSSH's order of ciphers. `ChaCha20` comes first: libssh2 decrypts AES 16 bytes at a time and
+/// needs twice as long for it.
 pub const DEFAULT_CIPHERS: [&str; 6] = [
     "chacha20-poly1305@openssh.com",
     "aes128-gcm@openssh.com",

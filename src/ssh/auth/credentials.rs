@@ -1,4 +1,4 @@
-//! What a login needed, kept in memory so that the next connection need not ask.
+//! The secrets of the first login, kept in memory so that later logins need not ask the user.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,54 +9,55 @@ use crate::ssh::Secret;
 use crate::sync::Mutex;
 use crate::sync::MutexGuard;
 
-/// What finally let us in; the next connection tries it first.
+/// What the host accepted in the last login; the next login tries it first.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Winner {
-    /// The host asked for nothing.
-    Nothing,
+pub(super) enum Accepted {
+    /// The host required no authentication.
+    NoMethod,
     AgentKey(Vec<u8>),
-    /// A file, and the certificate that went with it.
+    /// A key file, and the certificate that was offered with it.
     FileKey(PathBuf, Option<Vec<u8>>),
     KeyboardInteractive,
     Password,
 }
 
-/// The secrets and the winner of the first login of a transport.
+/// The secrets of a transport's logins, and what the host accepted.
 ///
-/// Nothing of this is ever written down or printed, and all of it is wiped in the end.
+/// Secrets are never written to disk or logged, and are zeroed when dropped.
 #[derive(Default)]
 pub struct Credentials {
     state: Mutex<State>,
-    /// Held for the whole of a login as long as there was none, so that two connections that are
-    /// opened together do not both ask. It is the one lock that waits for the network.
+    /// Held during the first login, so that two connections that are opened at the same time do not
+    /// both ask the user. It is the only lock that is held while waiting for the network.
     first_login: Mutex<()>,
 }
 
 #[derive(Clone, Default)]
 pub(super) struct State {
-    /// `None` until a login has worked.
-    pub(super) winner: Option<Winner>,
+    /// `None` until a login has succeeded.
+    pub(super) accepted: Option<Accepted>,
     pub(super) passphrases: HashMap<PathBuf, Secret>,
     pub(super) password: Option<Secret>,
-    /// The answer to the only question of keyboard-interactive, if there was only one.
+    /// The answer of keyboard-interactive, if it consisted of one hidden question.
     pub(super) answer: Option<Secret>,
 }
 
 impl Credentials {
-    /// Waits for the first login, if one is going on; the guard makes others wait for this one.
-    pub(super) fn gate(&self) -> Option<MutexGuard<'_, ()>> {
-        if self.state.lock().winner.is_some() {
+    /// Waits for a first login in progress. Returns a guard if none has succeeded yet: the caller
+    /// does the first login, and others wait until the guard is dropped.
+    pub(super) fn lock_first_login(&self) -> Option<MutexGuard<'_, ()>> {
+        if self.state.lock().accepted.is_some() {
             return None;
         }
         let guard = self.first_login.lock();
-        self.state.lock().winner.is_none().then_some(guard)
+        self.state.lock().accepted.is_none().then_some(guard)
     }
 
-    pub(super) fn recall(&self) -> State {
+    pub(super) fn load(&self) -> State {
         self.state.lock().clone()
     }
 
-    pub(super) fn keep(&self, state: State) {
+    pub(super) fn save(&self, state: State) {
         *self.state.lock() = state;
     }
 }
@@ -70,7 +71,7 @@ impl State {
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials")
-            .field("winner", &self.recall().winner)
+            .field("accepted", &self.load().accepted)
             .finish_non_exhaustive()
     }
 }

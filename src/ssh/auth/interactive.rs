@@ -1,4 +1,5 @@
-//! Keyboard-interactive: the host asks, the person answers; a single answer can be replayed.
+//! Keyboard-interactive authentication: passes the host's questions to the user. A single hidden
+//! answer is remembered and used again by later logins.
 
 use std::os::fd::AsFd as _;
 use std::time::Duration;
@@ -6,34 +7,36 @@ use std::time::Duration;
 use rustix::net::Shutdown;
 use ssh2::KeyboardInteractivePrompt;
 
+use super::Accepted;
 use super::Asking;
 use super::Attempt;
 use super::Login;
-use super::Winner;
 use crate::ssh::Error;
 use crate::ssh::Prompt;
 use crate::ssh::Secret;
 use crate::ssh::prompt::printable;
 
-const WHAT: &str = "answers to its questions";
+const ANSWERS: &str = "answers to its questions";
 
-/// libssh2 counts the time that a person takes to answer into its own timeout. Servers give up
-/// earlier than this (OpenSSH after `LoginGraceTime`, two minutes).
+/// Added to libssh2's timeout, which includes the time that the user takes to answer. Servers end
+/// the login earlier (OpenSSH after `LoginGraceTime`, two minutes).
 const TIME_TO_ANSWER: Duration = Duration::from_secs(300);
 
 impl Login<'_> {
-    pub(super) fn try_interactive(&mut self) -> Result<Option<Winner>, Error> {
+    pub(super) fn try_interactive(&mut self) -> Result<Option<Accepted>, Error> {
         let mut replay = self.state.answer.take();
         if self.asking != Asking::Allowed && replay.is_none() {
-            // Starting would mean to answer something, and a wrong answer may lock the account.
-            self.unasked.get_or_insert_with(|| WHAT.to_owned());
+            // Starting requires an answer, and a wrong answer may lock the account.
+            self.missing_answer
+                .get_or_insert_with(|| ANSWERS.to_owned());
             return Ok(None);
         }
         for _ in 0..self.settings.password_prompts.max(1) {
             let answer = replay.take();
             let is_replay = answer.is_some();
             if self.asking != Asking::Allowed && !is_replay {
-                self.unasked.get_or_insert_with(|| WHAT.to_owned());
+                self.missing_answer
+                    .get_or_insert_with(|| ANSWERS.to_owned());
                 break;
             }
             let mut responder = Responder {
@@ -41,7 +44,7 @@ impl Login<'_> {
                 prompt: self.prompt,
                 replay: answer,
                 hang_up: &|| {
-                    // The only way out of libssh2's callback without answering.
+                    // libssh2's callback has no other way to return without an answer.
                     let ended = rustix::net::shutdown(self.socket.as_fd(), Shutdown::Both);
                     ended.unwrap_or_else(|err| log::debug!("hanging up: {err}"));
                 },
@@ -66,20 +69,20 @@ impl Login<'_> {
             } = responder;
             self.tried.push("keyboard-interactive".to_owned());
             match end {
-                Some(End::NotAnswered) => return Err(self.not_answered(WHAT)),
+                Some(End::NotAnswered) => return Err(self.not_answered(ANSWERS)),
                 Some(End::NewQuestions) => {
                     self.asking = Asking::NotAgain;
-                    self.unasked = Some(WHAT.to_owned());
+                    self.missing_answer = Some(ANSWERS.to_owned());
                     return Err(self.refusal(&[]).into());
                 }
                 None => {}
             }
-            if self.outcome(result)? == Attempt::Accepted {
+            if self.outcome(result)? == Attempt::Succeeded {
                 self.state.answer = only_answer;
-                return Ok(Some(Winner::KeyboardInteractive));
+                return Ok(Some(Accepted::KeyboardInteractive));
             }
             if n_questions == 0 {
-                // The host only pretends to have this method.
+                // The host offers this method but asks no question.
                 break;
             }
         }
@@ -87,20 +90,22 @@ impl Login<'_> {
     }
 }
 
-/// Why a dialogue was broken off.
+/// Why the dialogue was aborted.
 enum End {
+    /// The user gave no answer.
     NotAnswered,
+    /// The host asked something that the remembered answer is not for.
     NewQuestions,
 }
 
 struct Responder<'a> {
     prefix: String,
     prompt: &'a dyn Prompt,
-    /// The answer to give instead of asking.
+    /// The remembered answer, used instead of asking the user.
     replay: Option<Secret>,
     hang_up: &'a dyn Fn(),
     n_questions: usize,
-    /// The answer, when there was one question in all, and it was for a secret.
+    /// The answer, if the whole dialogue had one question and it was hidden.
     only_answer: Option<Secret>,
     end: Option<End>,
 }
@@ -116,7 +121,7 @@ impl KeyboardInteractivePrompt for Responder<'_> {
         self.n_questions += prompts.len();
         let is_only = is_first && matches!(prompts, [only] if !only.echo);
         if prompts.is_empty() {
-            // PAM ends every dialogue with an empty round.
+            // PAM ends every dialogue with a request without questions.
             if !instructions.trim().is_empty() && self.replay.is_none() {
                 self.prompt.tell(&printable(instructions).to_string());
             }
@@ -127,7 +132,7 @@ impl KeyboardInteractivePrompt for Responder<'_> {
                 self.only_answer = Some(answer.clone());
                 return vec![answer.to_string()];
             }
-            self.break_off(End::NewQuestions);
+            self.abort(End::NewQuestions);
             return Vec::new();
         }
         if !instructions.trim().is_empty() {
@@ -141,7 +146,7 @@ impl KeyboardInteractivePrompt for Responder<'_> {
                 Ok(answer) => answers.push(answer),
                 Err(err) => {
                     log::debug!("no answer to {question:?}: {err}");
-                    self.break_off(End::NotAnswered);
+                    self.abort(End::NotAnswered);
                     return Vec::new();
                 }
             }
@@ -149,13 +154,13 @@ impl KeyboardInteractivePrompt for Responder<'_> {
         if is_only {
             self.only_answer = answers.first().cloned();
         }
-        // What is handed over the crate drops unwiped; what is kept here is wiped.
+        // The ssh2 crate drops these copies without zeroing them; ours are zeroed.
         answers.iter().map(|it| it.to_string()).collect()
     }
 }
 
 impl Responder<'_> {
-    fn break_off(&mut self, end: End) {
+    fn abort(&mut self, end: End) {
         self.end = Some(end);
         (self.hang_up)();
     }

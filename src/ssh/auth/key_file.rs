@@ -1,7 +1,7 @@
-//! What can be told about a key file without its passphrase; pure.
+//! Parses key files as far as possible without the passphrase; pure.
 //!
-//! libssh2 has one error for a wrong passphrase, a missing one and a damaged file, so whether a
-//! passphrase is needed is found out here.
+//! libssh2 has one error for a wrong passphrase, a missing passphrase and a damaged file. This
+//! module determines whether a passphrase is needed.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -9,15 +9,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-/// A file that somebody named as an IdentityFile.
+/// The content of an `IdentityFile`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum KeyFile {
     Private {
         is_encrypted: bool,
-        /// The public key in wire form; old formats do not show it.
+        /// The public key in wire form; `None` for older formats, which do not contain it
+        /// unencrypted.
         public: Option<Vec<u8>>,
     },
-    /// A public key: names a key of the agent.
+    /// A public key: selects a key of the agent.
     Public {
         blob: Vec<u8>,
     },
@@ -27,7 +28,7 @@ pub(super) enum KeyFile {
 /// The magic of OpenSSH's own format, PROTOCOL.key.
 const MAGIC: &[u8] = b"openssh-key-v1\0";
 
-/// Looks at the content of a key file.
+/// Determines the kind of a key file from its text.
 pub(super) fn inspect(text: &str) -> KeyFile {
     let text = text.trim_start();
     if let Some(blob) = public_blob(text) {
@@ -37,7 +38,8 @@ pub(super) fn inspect(text: &str) -> KeyFile {
         return KeyFile::Unknown;
     }
     if text.starts_with("-----BEGIN OPENSSH PRIVATE KEY-----") {
-        // The key may be an open one. A buffer that grows leaves copies behind.
+        // The key may be unencrypted. Allocate once: a growing buffer leaves copies that are not
+        // zeroed.
         let mut body = Zeroizing::new(String::with_capacity(text.len()));
         let lines = text.lines().skip(1);
         for line in lines.take_while(|it| !it.starts_with('-')) {
@@ -71,7 +73,7 @@ fn inspect_openssh(bytes: &[u8]) -> Option<KeyFile> {
     })
 }
 
-/// Returns the key in a line of the form `type base64 comment`, if it is one.
+/// Returns the key of a line `type base64 comment` in wire form; `None` if it is malformed.
 pub(super) fn public_blob(line: &str) -> Option<Vec<u8>> {
     let mut words = line.split_ascii_whitespace();
     let kind = words.next()?;
@@ -80,7 +82,7 @@ pub(super) fn public_blob(line: &str) -> Option<Vec<u8>> {
     (string(&mut rest)? == kind.as_bytes()).then_some(blob)
 }
 
-/// Returns the line form of a public key, which libssh2 takes beside a private one.
+/// Returns a public key as a line `type base64`, the form in which libssh2 takes it.
 pub(super) fn public_line(blob: &[u8]) -> Option<String> {
     let kind = std::str::from_utf8(string(&mut { blob })?).ok()?;
     Some(format!("{kind} {}", STANDARD.encode(blob)))
@@ -91,8 +93,8 @@ pub(super) fn kind(blob: &[u8]) -> &[u8] {
     string(&mut { blob }).unwrap_or_default()
 }
 
-/// Returns whether the certificate is for the key: PROTOCOL.certkeys puts a nonce and then the
-/// same fields as those of the plain key.
+/// Returns whether a certificate is for a public key. PROTOCOL.certkeys: behind its type and a
+/// nonce, a certificate contains the same fields as the plain key.
 pub(super) fn certifies(certificate: &[u8], public: &[u8]) -> bool {
     let fields = |mut certificate: &[u8], mut public: &[u8]| {
         let certificate_kind = string(&mut certificate)?;
@@ -107,7 +109,7 @@ pub(super) fn certifies(certificate: &[u8], public: &[u8]) -> bool {
     fields(certificate, public).unwrap_or(false)
 }
 
-/// Takes a length-prefixed string off the front.
+/// Removes a length-prefixed string from the front and returns it.
 fn string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (len, tail) = rest.split_first_chunk::<4>()?;
     let len = usize::try_from(u32::from_be_bytes(*len)).ok()?;

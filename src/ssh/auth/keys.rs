@@ -1,4 +1,4 @@
-//! The keys that a login may offer: those of the agent, and those in files.
+//! Reads the key files that a login may offer.
 
 use std::fs;
 use std::fs::File;
@@ -14,17 +14,18 @@ use crate::ssh::Secret;
 use crate::ssh::settings::IdentityFile;
 use crate::ssh::settings::Settings;
 
-/// No private key is larger; an IdentityFile may by mistake name anything.
+/// The largest key file that is read, in bytes: an `IdentityFile` may name any file by mistake.
 const MAX_KEY_BYTES: u64 = 1 << 20;
 
-/// An IdentityFile that exists.
+/// A usable `IdentityFile`.
 #[derive(Debug)]
 pub(super) struct FileKey {
     pub(super) path: PathBuf,
-    /// The private key; absent where only the public half is at hand, for an agent to match.
+    /// The private key; `None` if only the public key is available, which selects a key of the
+    /// agent.
     pub(super) private: Option<Private>,
     pub(super) public: Option<Vec<u8>>,
-    /// The certificates for it, in wire form.
+    /// The certificates for this key, in wire form.
     pub(super) certificates: Vec<Vec<u8>>,
 }
 
@@ -41,7 +42,7 @@ impl std::fmt::Debug for Private {
     }
 }
 
-/// Reads the identity files of the settings; what cannot be used is warned about and left out.
+/// Reads the identity files of the settings; skips unusable ones with a warning.
 pub(super) fn load(settings: &Settings) -> Vec<FileKey> {
     let certificates: Vec<Vec<u8>> = settings
         .certificate_files
@@ -73,12 +74,15 @@ fn load_one(file: &IdentityFile, certificates: &[Vec<u8>]) -> Option<FileKey> {
                 (private, public.or_else(|| beside(".pub")))
             }
             KeyFile::Unknown => {
-                log::warn!("{} is not a key that can be used here", path.display());
+                log::warn!(
+                    "{} is not a key in a format that scpfs supports",
+                    path.display()
+                );
                 return None;
             }
         },
         Err(err) => {
-            // The public half alone can name a key of the agent.
+            // The public key alone can select a key of the agent.
             let public = beside(".pub");
             if public.is_none() && (file.is_explicit || err.kind() != io::ErrorKind::NotFound) {
                 log::warn!("cannot read the key {}: {err}", path.display());
@@ -106,8 +110,8 @@ fn load_one(file: &IdentityFile, certificates: &[Vec<u8>]) -> Option<FileKey> {
     })
 }
 
-/// Returns whether nobody else can read the key, and warns otherwise. OpenSSH authfile.c
-/// `sshkey_perm_ok()` does not judge the files of other users either.
+/// Returns whether other users have no access to the key file, and warns if they have. As in
+/// OpenSSH authfile.c `sshkey_perm_ok()`, files that belong to another user are not checked.
 fn is_private(path: &Path) -> bool {
     let is_open = fs::metadata(path)
         .is_ok_and(|it| it.mode() & 0o077 != 0 && it.uid() == rustix::process::getuid().as_raw());
@@ -132,7 +136,7 @@ fn read(path: &Path) -> io::Result<Secret> {
     if !metadata.is_file() || metadata.len() > MAX_KEY_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not a key file"));
     }
-    // Large enough from the start: a buffer that grows leaves copies behind.
+    // Allocate once: a growing buffer leaves copies that are not zeroed.
     let len = usize::try_from(metadata.len()).unwrap_or_default();
     let mut text = Secret::new(String::with_capacity(len + 1));
     File::open(path)?

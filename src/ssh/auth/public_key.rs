@@ -1,8 +1,8 @@
-//! Public keys: offers those of the agent and of files until the host takes one.
+//! Public key authentication: offers the keys of the agent and of files until the host accepts one.
 
+use super::Accepted;
 use super::Attempt;
 use super::Login;
-use super::Winner;
 use super::key_file;
 use super::keys;
 use super::keys::FileKey;
@@ -10,36 +10,37 @@ use crate::ssh::Error;
 use crate::ssh::Secret;
 use crate::ssh::prompt::printable;
 
-/// How often a passphrase is asked for, as in OpenSSH.
+/// How often the user is asked for the passphrase of a key, as in OpenSSH.
 const PASSPHRASE_TRIES: u32 = 3;
 
 impl Login<'_> {
-    /// Tries the agent's keys that an IdentityFile names, then its others, then key files: the
-    /// order of OpenSSH sshconnect2.c `pubkey_prepare()`.
-    pub(super) fn try_keys(&mut self) -> Result<Option<Winner>, Error> {
+    /// Tries first the key that was accepted last time; then the agent's keys that an
+    /// `IdentityFile` names, the agent's other keys, and key files, which is the order of OpenSSH
+    /// sshconnect2.c `pubkey_prepare()`.
+    pub(super) fn try_keys(&mut self) -> Result<Option<Accepted>, Error> {
         let files = keys::load(self.settings);
-        if let Some(Winner::FileKey(path, certificate)) = self.state.winner.clone()
+        if let Some(Accepted::FileKey(path, certificate)) = self.state.accepted.clone()
             && let Some(key) = files.iter().find(|key| key.path == path)
             && self.try_file(key, certificate.as_deref())?
         {
-            return Ok(Some(Winner::FileKey(path, certificate)));
+            return Ok(Some(Accepted::FileKey(path, certificate)));
         }
-        if let Some(winner) = self.try_agent(&files)? {
-            return Ok(Some(winner));
+        if let Some(accepted) = self.try_agent(&files)? {
+            return Ok(Some(accepted));
         }
         for key in &files {
             let certificates = key.certificates.iter().map(|it| Some(it.as_slice()));
             for certificate in certificates.chain([None]) {
                 if self.try_file(key, certificate)? {
                     let certificate = certificate.map(<[u8]>::to_vec);
-                    return Ok(Some(Winner::FileKey(key.path.clone(), certificate)));
+                    return Ok(Some(Accepted::FileKey(key.path.clone(), certificate)));
                 }
             }
         }
         Ok(None)
     }
 
-    fn try_agent(&mut self, files: &[FileKey]) -> Result<Option<Winner>, Error> {
+    fn try_agent(&mut self, files: &[FileKey]) -> Result<Option<Accepted>, Error> {
         let Some(path) = &self.settings.identity_agent else {
             return Ok(None);
         };
@@ -62,13 +63,13 @@ impl Login<'_> {
                 key.public.as_deref() == Some(blob) || key.certificates.iter().any(|it| it == blob)
             })
         };
-        // Security keys sign with more fields than libssh2 takes from an agent.
+        // libssh2 does not support the longer signatures of security keys from an agent.
         identities.retain(|it| !key_file::kind(it.blob()).starts_with(b"sk-"));
         if self.settings.identities_only {
             identities.retain(|it| is_named(it.blob()));
         }
-        let last = match &self.state.winner {
-            Some(Winner::AgentKey(blob)) => Some(blob.clone()),
+        let last = match &self.state.accepted {
+            Some(Accepted::AgentKey(blob)) => Some(blob.clone()),
             _ => None,
         };
         identities.sort_by_key(|it| (last.as_deref() != Some(it.blob()), !is_named(it.blob())));
@@ -81,17 +82,17 @@ impl Login<'_> {
                 .push(format!("agent key {}", printable(identity.comment())));
             let result = agent.userauth(&self.settings.user, &identity);
             match self.outcome(result)? {
-                Attempt::Accepted => return Ok(Some(Winner::AgentKey(blob.to_vec()))),
+                Attempt::Succeeded => return Ok(Some(Accepted::AgentKey(blob.to_vec()))),
                 Attempt::Refused => self.refuse_key(blob),
-                // The agent would not sign: the file may.
+                // The agent did not sign; the key file may still work.
                 Attempt::Unverified | Attempt::Unusable => {}
             }
         }
         Ok(None)
     }
 
-    /// Tries one key file, alone or with a certificate. A passphrase is asked for only when the
-    /// host would take the key.
+    /// Tries one key file, with or without a certificate. Asks for a passphrase only after the host
+    /// has accepted the public key, if that is known; returns whether the login succeeded.
     fn try_file(&mut self, key: &FileKey, certificate: Option<&[u8]>) -> Result<bool, Error> {
         let Some(private) = &key.private else {
             return Ok(false);
@@ -111,13 +112,13 @@ impl Login<'_> {
             .state
             .passphrase(&key.path)
             .map(|it| Secret::new(it.to_owned()));
-        // Without its public half an encrypted key cannot be offered before it is open.
-        let is_blind = private.is_encrypted && passphrase.is_none() && line.is_none();
+        // An encrypted key without its public key cannot be offered before it is decrypted.
+        let needs_passphrase_first = private.is_encrypted && passphrase.is_none() && line.is_none();
         let mut tries = PASSPHRASE_TRIES;
         loop {
-            if !is_blind || passphrase.is_some() {
+            if !needs_passphrase_first || passphrase.is_some() {
                 match self.outcome(attempt(passphrase.as_ref().map(|it| it.as_str())))? {
-                    Attempt::Accepted => {
+                    Attempt::Succeeded => {
                         if let Some(passphrase) = passphrase {
                             self.state.passphrases.insert(key.path.clone(), passphrase);
                         }
@@ -137,13 +138,13 @@ impl Login<'_> {
             }
             let what = format!("the passphrase of {}", key.path.display());
             if tries == 0 {
-                log::warn!("{what} was wrong");
+                log::warn!("skipping the key {}: wrong passphrase", key.path.display());
                 return Ok(false);
             }
             tries -= 1;
             let question = format!("Enter passphrase for key '{}': ", key.path.display());
             match self.ask(&what, &question)? {
-                // An empty answer passes over the key, as in OpenSSH.
+                // An empty passphrase skips the key, as in OpenSSH.
                 Some(text) if text.is_empty() => return Ok(false),
                 Some(text) => passphrase = Some(text),
                 None => return Ok(false),

@@ -1,35 +1,35 @@
-//! Why a login failed, in words that say what to do.
+//! The reasons for a failed login, with advice for the user.
 
 use std::fmt;
 
-/// Why a login failed although the host was reached. `login` is `user@host`.
+/// Why authentication failed on a working connection. `login` is `user@host`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error("{login} was not let in ({circumstances}); {}", circumstances.advice)]
+    #[error("the host refused the login of {login} ({diagnosis}); {}", diagnosis.advice)]
     Denied {
         login: String,
-        circumstances: Box<Circumstances>,
+        diagnosis: Box<Diagnosis>,
     },
     #[error(
-        "{login} wants {what}, and there is nobody to ask ({circumstances}); {}, or start scpfs \
-         on a terminal and without BatchMode",
-        circumstances.advice
+        "the login of {login} needs {what}, and scpfs cannot ask for it ({diagnosis}); {}, or \
+         start scpfs on a terminal and without BatchMode",
+        diagnosis.advice
     )]
     CannotAsk {
         login: String,
         what: String,
-        circumstances: Box<Circumstances>,
+        diagnosis: Box<Diagnosis>,
     },
-    /// A further connection cannot be made without asking; those that exist go on working.
-    #[error("another login as {login} would have to ask for {what} again")]
+    /// Another connection cannot be opened without asking the user; existing ones keep working.
+    #[error("another connection as {login} needs {what} again, and scpfs asks only once")]
     WouldAskAgain { login: String, what: String },
-    #[error("{what} for {login} was not given")]
+    #[error("no answer to the question for {what} of {login}")]
     NotAnswered { login: String, what: String },
     #[error("the password of {login} has expired; run `ssh {login}` to set a new one")]
     PasswordExpired { login: String },
     #[error(
         "the host ended the connection after {attempts} failed attempts to log in as {login} \
-         (tried: {tried}); where the agent holds many keys, name the right one with \
+         (tried: {tried}); if the agent has many keys, select the right one with \
          -o IdentitiesOnly=yes -o IdentityFile=..."
     )]
     TooManyAttempts {
@@ -39,16 +39,17 @@ pub enum Refusal {
     },
 }
 
-/// What a person needs to know to find out why a login failed.
+/// Details of a refused login, for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Circumstances {
+pub struct Diagnosis {
+    /// The keys and methods that were tried.
     pub tried: String,
     /// The methods that the host allows.
     pub allowed: String,
     pub advice: String,
 }
 
-impl fmt::Display for Circumstances {
+impl fmt::Display for Diagnosis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
