@@ -1,5 +1,5 @@
-//! A thread pool for blocking jobs. It starts a thread whenever none is idle, so that jobs that wait
-//! for a slow host do not delay other jobs.
+//! A thread pool for blocking jobs. It starts a thread whenever none is idle, so that jobs that
+//! wait for a slow host do not delay other jobs.
 //!
 //! Knows nothing of what the jobs do.
 

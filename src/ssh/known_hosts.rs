@@ -1,8 +1,8 @@
-//! Host keys: what the `known_hosts` files say about the key that a server shows.
+//! Host keys: looks up a server's key in the `known_hosts` files.
 //!
-//! Pure: text in, verdict out. `verify` reads the files, asks the person and adds lines. The
-//! format is described in sshd(8). `@cert-authority` lines vouch for no plain key; `certificate` judges
-//! what an authority has signed.
+//! Pure except for `verify`, which reads the files, asks the user and adds lines. The format is
+//! described in sshd(8). A `@cert-authority` line does not make a plain key known; `certificate`
+//! checks host certificates.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -27,7 +27,7 @@ use sha2::Sha256;
 use crate::host_key::HostKey;
 use certificate::Certificate;
 
-/// Why a connection was given up because of the host's key. `key` is its type and fingerprint.
+/// Why a host key was refused. `key` is its type and fingerprint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error(
@@ -40,9 +40,9 @@ pub enum Refusal {
         key: String,
     },
     #[error(
-        "THE HOST KEY OF {name} HAS CHANGED: somebody may be listening in, or the host was \
-         reinstalled. It now shows {key}; {}:{line} has another. If the change is right, run \
-         `ssh-keygen -R '{name}' -f '{}'` and connect again",
+        "THE HOST KEY OF {name} HAS CHANGED: this may be a man-in-the-middle attack, or the host \
+         was reinstalled. Its key is now {key}; {}:{line} has another. If the change is legitimate, \
+         run `ssh-keygen -R '{name}' -f '{}'` and connect again",
         file.display(), file.display()
     )]
     Changed {
@@ -56,7 +56,7 @@ pub enum Refusal {
         file.display()
     )]
     Revoked {
-        /// `host key`, or the key of the authority that certified it.
+        /// `host key` or `authority`: which of the two keys is revoked.
         what: &'static str,
         name: String,
         key: String,
@@ -64,8 +64,8 @@ pub enum Refusal {
         line: usize,
     },
     #[error(
-        "the host key of {name} ({key}) is revoked by {}, which RevokedHostKeys names; do not trust \
-         this host",
+        "the host key of {name} ({key}) is revoked by {}, which RevokedHostKeys names; do not \
+         trust this host",
         file.display()
     )]
     RevokedByFile {
@@ -84,8 +84,8 @@ pub enum Refusal {
         detail: String,
     },
     #[error(
-        "{}:{line} (@cert-authority) says that {name} proves itself by a host certificate, but {why}, \
-         and no line has its key ({key}). If that is the right one, add it: `ssh-keyscan` prints \
+        "{}:{line} (@cert-authority) requires {name} to identify by a host certificate, but {why}, \
+         and no line has its key ({key}). If this key is right, add it: `ssh-keyscan` prints \
          the line, or pass -o StrictHostKeyChecking=accept-new",
         file.display()
     )]
@@ -94,8 +94,8 @@ pub enum Refusal {
         key: String,
         file: PathBuf,
         line: usize,
-        /// Why it does not.
-        why: certificate::Doubt,
+        /// Why its certificate is not accepted.
+        why: certificate::Problem,
     },
     #[error("the host key of {name} was not accepted")]
     Declined { name: String },
@@ -103,49 +103,41 @@ pub enum Refusal {
         "the host key of {name} is not the one that this mount was made with: expected {expected}, \
          offered {offered}. Another host may be answering at its address, or it was reinstalled. \
          No file was sent to it. If {offered} is the right one, {}mount with \
-         -o accept_host_key={}: what waits to be uploaded (`scpfs recover` lists it) then goes to \
-         that host",
+         -o accept_host_key={}: waiting uploads (`scpfs recover` lists them) then go to that host",
         if *.is_mounted { "unmount and " } else { "" }, offered.fingerprint
     )]
     Pinned {
         name: String,
         expected: Box<HostKey>,
         offered: Box<HostKey>,
-        /// Whether it happened to a mount that stands.
+        /// Whether an earlier connection of this mount showed `expected`.
         is_mounted: bool,
     },
 }
 
-/// One `known_hosts` file, read.
+/// The content of one `known_hosts` file.
 #[derive(Debug)]
 pub struct KnownFile {
     pub path: PathBuf,
     pub text: Vec<u8>,
 }
 
-/// What the files say about a key.
+/// The result of looking up a host key in the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
+    /// A line has this key.
     Known,
     /// No line has a key of the host.
     Unknown,
-    /// A line has another key, of any type, and none has this one.
-    Changed {
-        file: PathBuf,
-        line: usize,
-    },
-    Revoked {
-        file: PathBuf,
-        line: usize,
-    },
-    /// No line has a key of the host, and one has the authority that signs its certificates.
-    CertificateExpected {
-        file: PathBuf,
-        line: usize,
-    },
+    /// A line has another key of the host, of any type, and no line has this one.
+    Changed { file: PathBuf, line: usize },
+    /// A line revokes this key.
+    Revoked { file: PathBuf, line: usize },
+    /// No line has a key of the host, but a line has a certificate authority for it.
+    CertificateExpected { file: PathBuf, line: usize },
 }
 
-/// Returns the name under which a host is kept: `host`, or `[host]:port`.
+/// Returns the name of a host in the files: `host`, or `[host]:port` if the port is not 22.
 pub fn lookup_name(host: &str, port: u16) -> String {
     let host = host.to_ascii_lowercase();
     if port == 22 {
@@ -155,11 +147,11 @@ pub fn lookup_name(host: &str, port: u16) -> String {
     }
 }
 
-/// Returns what `files` say about the key `blob` of the host kept as `name`, as OpenSSH hostfile.c
-/// `check_hostkeys_by_key_or_type()` does: a key of another type is a changed key too, because
-/// whoever wants to be taken for the host chooses which types it shows.
+/// Looks up the key `blob` of the host `name` in `files`, as OpenSSH hostfile.c
+/// `check_hostkeys_by_key_or_type()` does. A key of an unknown type is a changed key if another
+/// type is known: an attacker can choose the type that the server offers.
 ///
-/// A revocation in any file outweighs every line that knows the key.
+/// A revocation in any file overrides every line with the key.
 pub fn check(files: &[KnownFile], name: &str, blob: &[u8]) -> Verdict {
     if let Some((file, line)) = revocation(files, name, blob) {
         return Verdict::Revoked { file, line };
@@ -182,8 +174,8 @@ pub fn check(files: &[KnownFile], name: &str, blob: &[u8]) -> Verdict {
     changed.or(authority).unwrap_or(Verdict::Unknown)
 }
 
-/// Returns the file and the number of the line that revokes the key `blob` of the host kept as
-/// `name`. A line with a certificate revokes the key that the certificate is for.
+/// Returns the file and line number that revoke the key `blob` of the host `name`. A line with a
+/// certificate revokes the key that the certificate is for.
 pub fn revocation(files: &[KnownFile], name: &str, blob: &[u8]) -> Option<(PathBuf, usize)> {
     entries(files, name)
         .find(|(_, entry)| {
@@ -194,7 +186,7 @@ pub fn revocation(files: &[KnownFile], name: &str, blob: &[u8]) -> Option<(PathB
         .map(|(file, entry)| (file.to_owned(), entry.line))
 }
 
-/// Returns the keys of the authorities that may certify `name`.
+/// Returns the keys of the certificate authorities for `name`.
 pub fn authorities(files: &[KnownFile], name: &str) -> Vec<Vec<u8>> {
     entries(files, name)
         .filter(|(_, entry)| entry.marker == Marker::CertAuthority)
@@ -202,7 +194,7 @@ pub fn authorities(files: &[KnownFile], name: &str) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Returns the types of the keys that are known for `name`, each once.
+/// Returns the types of the known keys of `name`, without duplicates.
 pub fn known_types(files: &[KnownFile], name: &str) -> Vec<String> {
     let mut types = Vec::new();
     for (_, entry) in entries(files, name) {
@@ -213,7 +205,7 @@ pub fn known_types(files: &[KnownFile], name: &str) -> Vec<String> {
     types
 }
 
-/// Returns the line that makes a key known; with a salt the name in it is hashed.
+/// Returns the `known_hosts` line for a key; with a salt its host name is hashed.
 pub fn format_line(name: &str, blob: &[u8], salt: Option<[u8; 20]>) -> String {
     let name = match salt {
         Some(salt) => {
@@ -229,12 +221,12 @@ pub fn format_line(name: &str, blob: &[u8], salt: Option<[u8; 20]>) -> String {
     )
 }
 
-/// Returns the fingerprint as OpenSSH shows it.
+/// Returns the SHA-256 fingerprint of a key in OpenSSH's form.
 pub fn fingerprint(blob: &[u8]) -> String {
     format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(blob)))
 }
 
-/// Returns the type that a public key in wire form begins with.
+/// Returns the type of a public key in wire form; `None` if it is malformed.
 pub fn key_type(blob: &[u8]) -> Option<String> {
     let len = u32::from_be_bytes(*blob.first_chunk::<4>()?);
     let name = blob.get(4..)?.get(..usize::try_from(len).ok()?)?;
@@ -244,7 +236,7 @@ pub fn key_type(blob: &[u8]) -> Option<String> {
         .then(|| name.to_owned())
 }
 
-/// Returns what identifies the host that showed a public key in wire form.
+/// Returns the type and fingerprint of a public key in wire form.
 pub fn host_key(blob: &[u8]) -> HostKey {
     HostKey {
         kind: key_type(blob).unwrap_or_default(),
@@ -266,8 +258,7 @@ struct Entry {
     blob: Vec<u8>,
 }
 
-/// Returns the lines that are about `name`. Lines that make no sense are passed over, as OpenSSH
-/// does.
+/// Iterates over the lines for the host `name`. Skips malformed lines, as OpenSSH does.
 fn entries<'a>(
     files: &'a [KnownFile],
     name: &'a str,
@@ -275,7 +266,7 @@ fn entries<'a>(
     files.iter().flat_map(move |file| {
         let lines = file.text.split(|&byte| byte == b'\n').enumerate();
         lines.filter_map(move |(idx, line)| {
-            // What matters of a line is ASCII; a comment may be of any encoding.
+            // The parsed fields are ASCII; the comment behind them may have any encoding.
             let line = String::from_utf8_lossy(line);
             parse_line(&line, name, idx + 1).map(|entry| (file.path.as_path(), entry))
         })
@@ -307,7 +298,7 @@ fn parse_line(text: &str, name: &str, line: usize) -> Option<Entry> {
     })
 }
 
-/// Returns whether the first field of a line is about `name`.
+/// Returns whether the first field of a line matches `name`.
 fn names_match(hosts: &str, name: &str) -> bool {
     if let Some(rest) = hosts.strip_prefix("|1|") {
         let Some((salt, hash)) = rest.split_once('|') else {
@@ -330,7 +321,8 @@ fn names_match(hosts: &str, name: &str) -> bool {
     is_match
 }
 
-/// Matches `*` and `?`; backtracks to the last star only, so that no pattern is slow.
+/// Matches a pattern with `*` and `?`. It backtracks only to the last star: no pattern takes
+/// exponential time.
 pub(super) fn glob(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut star = None;
@@ -361,7 +353,7 @@ pub(super) fn glob(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 fn hashed(salt: &[u8], name: &str) -> [u8; 20] {
-    // HMAC takes keys of any length, so the error cannot happen; a zero hash matches nothing.
+    // HMAC accepts keys of any length, so this cannot fail; a zero hash would match no name.
     let Ok(mut mac) = Hmac::<Sha1>::new_from_slice(salt) else {
         return [0; 20];
     };

@@ -1,10 +1,10 @@
-//! Connections by libssh2, one blocking session each.
+//! Implements the connections with libssh2, one blocking session each.
 //!
-//! Three properties of libssh2 and the ssh2 crate shape this module:
-//! - A blocking call holds the session's lock, so a connection does one thing at a time.
-//! - Dropping an `ssh2::Channel` frees it without that lock; it is done under the guard here.
-//! - A keepalive interval cuts every timeout short (`ssh2_wait_socket()` reports a timeout
-//!   when the next keepalive is due), so the interval is set only while a keepalive is sent.
+//! Three properties of libssh2 and the ssh2 crate determine the design:
+//! - A blocking call holds the session's lock, so a connection executes one call at a time.
+//! - Dropping an `ssh2::Channel` frees it without that lock, so `OpenChannel` takes the lock first.
+//! - A keepalive interval shortens every timeout (`ssh2_wait_socket()` reports a timeout when the
+//!   next keepalive is due), so the interval is set only while a keepalive is sent.
 
 mod channel;
 
@@ -50,36 +50,39 @@ use crate::process::ProxyChild;
 use crate::process::Terminal;
 use crate::sync::Mutex;
 
-/// Makes connections to one host.
+/// Opens connections to one host with libssh2.
 #[derive(Debug)]
 pub struct Libssh2 {
     settings: Settings,
     prompt: SilenceablePrompt,
     credentials: Credentials,
-    /// The host key of the first connection: all later ones must show the same.
-    first: Mutex<Option<Shown>>,
+    /// The host key of the first connection; all later ones must have the same.
+    first_key: Mutex<Option<AcceptedKey>>,
 }
 
 /// A host key that was accepted.
 #[derive(Debug)]
-struct Shown {
+struct AcceptedKey {
+    /// The public key in wire form.
     blob: Vec<u8>,
     key: HostKey,
     trust: Trust,
+    /// The key is in a `known_hosts` file, or its certificate is valid.
     is_known: bool,
 }
 
 impl Libssh2 {
+    /// Creates a transport; connects only on demand.
     pub fn new(settings: Settings, prompt: Arc<dyn Prompt>) -> Self {
         Self {
             settings,
             prompt: SilenceablePrompt::new(prompt),
             credentials: Credentials::default(),
-            first: Mutex::new(None),
+            first_key: Mutex::new(None),
         }
     }
 
-    /// From now on nobody is asked anything; called when the program leaves the terminal.
+    /// Disables all prompts from now on. Called when the daemon detaches from the terminal.
     pub fn silence(&self) {
         self.prompt.silence();
     }
@@ -88,32 +91,32 @@ impl Libssh2 {
         &self.settings
     }
 
-    /// Returns the key that the host showed, and whether a file of known hosts vouches for it;
-    /// `None` before the first connection.
+    /// Returns the host key, and whether it is known or certified; `None` before the first
+    /// connection.
     pub fn host_key(&self) -> Option<(HostKey, bool)> {
-        let first = self.first.lock();
+        let first = self.first_key.lock();
         first.as_ref().map(|it| (it.key.clone(), it.is_known))
     }
 
-    /// Accepts or refuses the host by its key, before anything else is said to it.
+    /// Accepts or refuses the host key, directly after the handshake.
     ///
-    /// INVARIANT: all connections of one transport are with the host of the first.
+    /// INVARIANT: all connections of one transport have the same host key.
     fn verify_host(&self, session: &Session, keys: &HostKeys<'_>) -> Result<Trust, Error> {
         let Some(blob) = session.host_key().map(|(blob, _)| blob.to_vec()) else {
-            return Err(self.handshake_error("the host showed no key"));
+            return Err(self.handshake_error("the host sent no key"));
         };
-        // From here on it is the key that counts: a new certificate for it is no other host.
+        // Compare only the key from here on: a renewed certificate does not make it another host.
         let certificate = Certificate::parse(&blob);
         let blob = match &certificate {
             Some(certificate) => certificate.key.clone(),
             None if is_certificate(&blob) => {
-                return Err(self.handshake_error("its host certificate makes no sense"));
+                return Err(self.handshake_error("its host certificate is malformed"));
             }
             None => blob,
         };
         if is_canonical(&blob) != Some(true) {
-            // Another encoding of a revoked key would not be found in any list.
-            return Err(self.handshake_error("its host key is not encoded as it must be"));
+            // A revoked key in another encoding would not match its entry in a list.
+            return Err(self.handshake_error("its host key has an invalid encoding"));
         }
         let required = self.settings.required_rsa_bits;
         if let Some(n_bits) = rsa_bits(&blob).filter(|&n| n < required) {
@@ -124,24 +127,24 @@ impl Libssh2 {
         let certificate = certificate.as_ref();
         keys.check_revoked(&blob, certificate)?;
         let key = known_hosts::host_key(&blob);
-        if let Some(first) = &*self.first.lock() {
+        if let Some(first) = &*self.first_key.lock() {
             return first.check(&blob, key, keys.name());
         }
         self.check_pin(&key, keys.name())?;
         let now = u64::try_from(SystemClock::new().wall().secs).unwrap_or_default();
         let trust = keys.verify(&blob, certificate, now, &self.prompt)?;
-        let shown = Shown {
+        let shown = AcceptedKey {
             is_known: keys.knows(&blob, certificate, now),
             blob: blob.clone(),
             key: key.clone(),
             trust,
         };
-        // Another thread may have been first while a person was asked.
-        let mut first = self.first.lock();
+        // Another thread may have connected first while the user was asked.
+        let mut first = self.first_key.lock();
         first.get_or_insert(shown).check(&blob, key, keys.name())
     }
 
-    /// Refuses a key that is neither the one of an earlier mount nor accepted by the person.
+    /// Checks the key against the pinned key and `accept_host_key`, if they are set.
     fn check_pin(&self, key: &HostKey, name: &str) -> Result<(), Refusal> {
         let Settings {
             pinned_host_key,
@@ -168,14 +171,15 @@ impl Libssh2 {
         })
     }
 
-    /// Returns the type of key that the host is known to have for sure.
+    /// Returns the type of the host key that must be shown: the first connection's or the pinned
+    /// one.
     fn pinned_type(&self) -> Option<String> {
-        let first = self.first.lock().as_ref().map(|it| it.key.kind.clone());
+        let first = self.first_key.lock().as_ref().map(|it| it.key.kind.clone());
         first.or_else(|| Some(self.settings.pinned_host_key.as_ref()?.kind.clone()))
     }
 
-    /// Says which algorithms to offer, and in which order.
-    fn prefer(&self, session: &Session, keys: &HostKeys<'_>) -> Result<(), Error> {
+    /// Sets the algorithms to offer, in order of preference.
+    fn set_algorithms(&self, session: &Session, keys: &HostKeys<'_>) -> Result<(), Error> {
         let Settings {
             ciphers,
             macs,
@@ -191,7 +195,7 @@ impl Libssh2 {
             keys.has_authority(),
         );
         if host_keys.is_empty() {
-            // Without a list the library would offer all that it has.
+            // With an empty list libssh2 would offer all its algorithms.
             return Err(self.handshake_error(
                 "HostKeyAlgorithms allows nothing but host certificates, and no @cert-authority \
                  line of a known_hosts file is about this host",
@@ -199,8 +203,8 @@ impl Libssh2 {
         }
         let mut kex = kex_algorithms.clone();
         if !kex.is_empty() {
-            // Not algorithms, but a list of one's own drops them: the announcement of SHA-2
-            // signatures and the protection against prefix truncation (CVE-2023-48795).
+            // A custom list must include these two, which are not algorithms: they announce support
+            // for SHA-2 signatures and for strict key exchange (CVE-2023-48795).
             kex.extend(["ext-info-c", "kex-strict-c-v00@openssh.com"].map(str::to_owned));
         }
         let lists = [
@@ -226,7 +230,7 @@ impl Libssh2 {
             return Ok(());
         };
         let failure = wire.error(
-            "agreeing on encryption",
+            "negotiating encryption",
             self.settings.connect_timeout,
             Some(err),
         );
@@ -254,7 +258,7 @@ impl Libssh2 {
     }
 }
 
-impl Shown {
+impl AcceptedKey {
     fn check(&self, blob: &[u8], key: HostKey, name: &str) -> Result<Trust, Error> {
         if self.blob == blob {
             return Ok(self.trust);
@@ -280,7 +284,7 @@ impl Transport for Libssh2 {
         let keys = HostKeys::read(settings);
         let (socket, proxy) = dial::dial(settings, terminal)?;
         let wire = Wire::new(socket, proxy)?;
-        self.prefer(&wire.session, &keys)?;
+        self.set_algorithms(&wire.session, &keys)?;
         wire.set_timeout(settings.connect_timeout);
         self.shake_hands(&wire)?;
         let trust = self.verify_host(&wire.session, &keys)?;
@@ -306,10 +310,10 @@ impl Transport for Libssh2 {
     }
 }
 
-/// Returns the host key algorithms to offer: that of the type that is expected comes first, so that
-/// a type that the host got meanwhile is no other host, then those of the types that are known for
-/// it. Certificates come first where there is an authority for the host, and are not asked for
-/// otherwise.
+/// Returns the host key algorithms to offer, in order of preference: the pinned type first, so that
+/// a host which got a key of another type still shows the pinned one; then the known types and
+/// certificates; then the rest. Certificates are offered only if there is an authority for the
+/// host.
 fn host_key_order(
     configured: &[String],
     pinned: Option<&str>,
@@ -336,12 +340,12 @@ fn host_key_order(
     order
 }
 
-/// The session with what it stands on; shared by a connection and its channels.
+/// A session with its socket and proxy; shared by a connection and its channels.
 struct Wire {
     session: Session,
-    /// The same socket that the session has.
+    /// A duplicate of the session's socket.
     socket: Arc<OwnedFd>,
-    /// Dropped behind the session.
+    /// Dropped after the session: fields are dropped in order.
     _proxy: Option<ProxyChild>,
 }
 
@@ -362,14 +366,14 @@ impl Wire {
     }
 
     fn set_timeout(&self, timeout: Duration) {
-        // Zero would mean no limit at all.
+        // Zero means no limit in libssh2.
         let millis = u32::try_from(timeout.as_millis())
             .unwrap_or(u32::MAX)
             .max(1);
         self.session.set_timeout(millis);
     }
 
-    /// Turns what libssh2 last complained about into an error.
+    /// Converts `err`, or libssh2's last error, to our error type.
     fn error(&self, act: &'static str, timeout: Duration, err: Option<ssh2::Error>) -> Error {
         let err = err.or_else(|| ssh2::Error::last_session_error(&self.session));
         let err = err.unwrap_or_else(ssh2::Error::unknown);
@@ -404,10 +408,10 @@ impl fmt::Debug for Wire {
     }
 }
 
-/// Ends a connection; whatever waits on it or is done to it later fails at once.
+/// Shuts down the socket: current and later calls on the connection fail at once.
 fn hang_up(socket: &OwnedFd) {
     if let Err(err) = rustix::net::shutdown(socket, Shutdown::Both) {
-        log::trace!("the connection had ended: {err}");
+        log::trace!("the connection has already ended: {err}");
     }
 }
 
@@ -416,7 +420,7 @@ struct Libssh2Connection {
     wire: Arc<Wire>,
     banner: String,
     timeout: Duration,
-    /// The channel that was opened last, if it is still there.
+    /// The most recently opened channel, if it still exists.
     last: Weak<OpenChannel>,
 }
 
@@ -435,19 +439,22 @@ impl Connection for Libssh2Connection {
     }
 
     fn keepalive(&mut self) -> Result<(), Error> {
-        const ACT: &str = "asking whether the host is there";
+        const ACT: &str = "sending a keepalive";
         let session = &self.wire.session;
         session.set_blocking(false);
-        // Without a reply: libssh2 would keep replies for ever. TCP says when they do not arrive.
+        // Request no reply: libssh2 would never free the replies. TCP detects an unreachable host.
         session.set_keepalive(false, 1);
         let sent = session.keepalive_send();
         session.set_keepalive(false, 0);
-        // The host asks as well (ClientAliveInterval); answering takes reading.
-        let heard = self.last.upgrade().map_or(Ok(()), |open| open.look());
+        // libssh2 answers the host's keepalives (ClientAliveInterval) only while it reads.
+        let received = self
+            .last
+            .upgrade()
+            .map_or(Ok(()), |open| open.process_incoming());
         session.set_blocking(true);
         let error = |err| self.wire.error(ACT, self.timeout, Some(err));
         sent.map_err(error)?;
-        heard.map_err(error)
+        received.map_err(error)
     }
 
     fn banner(&self) -> &str {
@@ -457,7 +464,7 @@ impl Connection for Libssh2Connection {
 
 impl Drop for Libssh2Connection {
     fn drop(&mut self) {
-        // Before the session is freed: that says good-bye on every channel and would wait.
+        // Before the session is freed: freeing closes every channel and would wait for the host.
         hang_up(&self.wire.socket);
     }
 }

@@ -1,7 +1,7 @@
-//! Finds out the settings for a host: asks `ssh -G`, or reads `~/.ssh/config` where there is no
-//! `ssh`.
+//! Determines the settings for a host: runs `ssh -G`, or reads the configuration files if `ssh` is
+//! not installed.
 //!
-//! The I/O around `ssh_config`, which does the thinking.
+//! Does the I/O for `ssh_config`, which converts the keywords to settings.
 
 use std::ffi::OsString;
 use std::fs;
@@ -21,10 +21,15 @@ use super::ssh_config::Surroundings;
 use super::ssh_config::algorithms;
 use crate::process;
 
-/// `ssh -G` takes 10 ms, and as long as it likes where the configuration says `Match exec`.
+/// The time limit for `ssh -G`. It takes 10 ms, or longer if `Match exec` runs a program.
 const SSH_LIMIT: Duration = Duration::from_secs(30);
 
 /// Returns the settings that `ssh` would use for the same arguments.
+///
+/// Blocks for at most 30 s per output of `ssh -G`.
+///
+/// # Errors
+/// The host or user name is invalid, or the configuration cannot be read or contains an error.
 pub fn resolve(query: &Query, around: &Surroundings) -> Result<Settings, Error> {
     ssh_config::check_host(&query.host)?;
     if let Some(user) = &query.user {
@@ -67,7 +72,7 @@ fn ask_ssh(program: &Path, query: &Query) -> Result<Pairs, Error> {
     Ok(Pairs::parse(&String::from_utf8_lossy(&captured.stdout)))
 }
 
-/// Reads the configuration without `ssh`: what was typed comes first, then the user's file, then
+/// Reads the configuration without `ssh`: the command line comes first, then the user's file, then
 /// the system's.
 fn read_files(query: &Query, around: &Surroundings) -> Result<Pairs, Error> {
     let mut pairs = Pairs::default();
@@ -99,7 +104,7 @@ fn read_files(query: &Query, around: &Surroundings) -> Result<Pairs, Error> {
             }
         }
     }
-    pairs.plain_algorithms();
+    pairs.expand_algorithms();
     Ok(pairs)
 }
 
@@ -109,7 +114,7 @@ fn read_file(
     around: &Surroundings,
     pairs: &mut Pairs,
 ) -> io::Result<()> {
-    let text = algorithms::plain_text(&fs::read(file)?);
+    let text = algorithms::expand_in_text(&fs::read(file)?);
     let has_match = text.split(|&byte| byte == b'\n').any(|line| {
         let word = line
             .trim_ascii_start()

@@ -1,7 +1,7 @@
-//! SSH configuration as text becomes `Settings`.
+//! Converts `ssh_config(5)` keywords to `Settings`.
 //!
-//! Takes what `ssh -G` prints, or the same keys from elsewhere. Nothing here reads a file, the
-//! environment or the network; `resolve` does that.
+//! The input is the output of `ssh -G`, or the same keywords from elsewhere. Nothing here reads a
+//! file, the environment or the network; `resolve` does that.
 
 pub mod algorithms;
 mod tokens;
@@ -21,34 +21,34 @@ use crate::path::Excerpt;
 use crate::ssh::known_hosts::public_key::MIN_RSA_BITS;
 use crate::ssh::ssh_config::tokens::Expander;
 
-/// What was asked for on the command line.
+/// The SSH arguments of the command line.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
-    /// The host as typed, without user and brackets.
+    /// The host as the user typed it, without user and brackets.
     pub host: String,
     pub user: Option<String>,
     pub port: Option<u16>,
-    /// `-F`
+    /// The file of `-F`.
     pub config_file: Option<PathBuf>,
-    /// `Key=Value` of each `-o`.
+    /// The `Key=Value` of each `-o`.
     pub options: Vec<String>,
 }
 
-/// What configuration refers to besides itself.
+/// Facts about this machine and user that the configuration refers to.
 #[derive(Clone, Debug)]
 pub struct Surroundings {
     pub home: PathBuf,
     pub user: String,
     pub uid: u32,
     pub hostname: String,
-    /// What `SSH_AUTH_SOCK` says.
+    /// The value of `SSH_AUTH_SOCK`.
     pub agent_socket: Option<PathBuf>,
-    /// Where `ssh` is, if it is installed.
+    /// The path of `ssh`; `None` if it is not installed.
     pub ssh_program: Option<PathBuf>,
 }
 
-/// Keywords in lower case with their values, in order; the first of several counts, except for
-/// the keywords that add up.
+/// Keywords in lower case with their values, in order. If a keyword is repeated, its first value is
+/// used, except for keywords that may be given several times.
 #[derive(Clone, Debug, Default)]
 pub struct Pairs(Vec<(String, String)>);
 
@@ -63,16 +63,16 @@ impl Pairs {
         pairs
     }
 
-    /// Adds a value behind those that are there, so that it counts only where there is none.
+    /// Appends a value: it is used only if the keyword has no value yet, or may be repeated.
     pub fn push(&mut self, key: &str, value: &str) {
         self.0.push((key.to_ascii_lowercase(), value.to_owned()));
     }
 
-    /// Replaces lists that change the default (`+x`, `^x`, `-x`) by plain ones; `ssh -G` has done
-    /// that already.
-    pub fn plain_algorithms(&mut self) {
+    /// Expands algorithm lists that modify the default (`+x`, `^x`, `-x`); `ssh -G` prints expanded
+    /// ones.
+    pub fn expand_algorithms(&mut self) {
         for (key, value) in &mut self.0 {
-            if let Some(list) = algorithms::plain(key, value) {
+            if let Some(list) = algorithms::expand(key, value) {
                 *value = list;
             }
         }
@@ -82,7 +82,7 @@ impl Pairs {
         self.all(key).next()
     }
 
-    /// Returns the first value unless it is the word that stands for none.
+    /// Returns the first value unless it is empty or `none`.
     fn some(&self, key: &str) -> Option<&str> {
         self.first(key)
             .filter(|value| !value.is_empty() && !value.eq_ignore_ascii_case("none"))
@@ -110,7 +110,10 @@ impl Pairs {
     }
 }
 
-/// Parses the `Key=Value` or `Key Value` of an `-o` option.
+/// Splits the `Key=Value` or `Key Value` of an `-o` option; the key is returned in lower case.
+///
+/// # Errors
+/// The key or the value is missing.
 pub fn split_option(option: &str) -> Result<(String, String), Error> {
     let option = option.trim();
     let end = option
@@ -126,10 +129,13 @@ pub fn split_option(option: &str) -> Result<(String, String), Error> {
     Ok((key.to_ascii_lowercase(), value.trim_matches('"').to_owned()))
 }
 
-/// Refuses what `ssh` could take for an option, a URI or several words, and what the shell of a
-/// ProxyCommand would act on.
+/// Checks that `ssh` cannot parse a host name as an option, a URI or several words, and that it has
+/// no special characters for the shell of a ProxyCommand.
+///
+/// # Errors
+/// The name is not safe.
 pub fn check_host(host: &str) -> Result<(), Error> {
-    let is_bad = |c: char| c.is_whitespace() || matches!(c, '/' | '@') || is_for_shells(c);
+    let is_bad = |c: char| c.is_whitespace() || matches!(c, '/' | '@') || is_shell_special(c);
     if host.is_empty() || host.starts_with('-') || host.contains(is_bad) {
         return Err(Error::Config {
             detail: format!("`{}` is not a host name", Excerpt(host.as_bytes())),
@@ -138,9 +144,13 @@ pub fn check_host(host: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Refuses user names that `ssh` could take for an option or a shell would act on.
+/// Checks that `ssh` cannot parse a user name as an option, and that it has no special characters
+/// for a shell.
+///
+/// # Errors
+/// The name is not safe.
 pub fn check_user(user: &str) -> Result<(), Error> {
-    if user.is_empty() || user.starts_with('-') || user.contains(is_for_shells) {
+    if user.is_empty() || user.starts_with('-') || user.contains(is_shell_special) {
         return Err(Error::Config {
             detail: format!("`{}` is not a user name", Excerpt(user.as_bytes())),
         });
@@ -148,16 +158,20 @@ pub fn check_user(user: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// OpenSSH 9.6 ssh.c `valid_hostname()` has this list. A backslash, its one difference for users, is
-/// in the names of Windows domains: `ssh` quotes nothing either, but lets it pass.
-fn is_for_shells(c: char) -> bool {
+/// Returns whether a shell may treat `c` specially: the list of OpenSSH 9.6 ssh.c
+/// `valid_hostname()`. A backslash is allowed, also in user names: those of Windows domains contain
+/// it, and `ssh` accepts it without quoting.
+fn is_shell_special(c: char) -> bool {
     c.is_control() || "'`\"$;&<>|(){}".contains(c)
 }
 
-/// Makes settings out of configuration.
+/// Converts keywords to settings.
+///
+/// # Errors
+/// A host name, port or jump host is invalid, or ProxyJump is used without `ssh`.
 pub fn settings(pairs: &Pairs, query: &Query, around: &Surroundings) -> Result<Settings, Error> {
     let hostname = pairs.some("hostname").unwrap_or(&query.host).to_owned();
-    // A proxy command gets it in the place of `%h`.
+    // A ProxyCommand may contain it as `%h`.
     check_host(&hostname)?;
     let port = match pairs.first("port") {
         Some(text) => text.parse().map_err(|_| Error::Config {
@@ -229,7 +243,7 @@ pub fn settings(pairs: &Pairs, query: &Query, around: &Surroundings) -> Result<S
         settings.preferred_authentications = list.split(',').filter_map(method).collect();
     }
     settings.pubkey_authentication = match pairs.first("pubkeyauthentication") {
-        // Also "unbound" and "host-bound", which are about agents.
+        // "unbound" and "host-bound" enable it as well; they differ in what an agent signs.
         Some(text) => !matches!(text, "no" | "false"),
         None => true,
     };
@@ -267,8 +281,8 @@ fn method(name: &str) -> Option<Method> {
     .find(|method| method.name() == name)
 }
 
-/// The names that OpenSSH tries when IdentityFile is not set, without those that libssh2 cannot
-/// use, in the order of OpenSSH 9.
+/// The files that OpenSSH 9 tries if IdentityFile is not set, in its order, without the key types
+/// that libssh2 does not support.
 const DEFAULT_IDENTITIES: [&str; 3] = ["id_rsa", "id_ecdsa", "id_ed25519"];
 
 fn identity_files(
@@ -285,8 +299,8 @@ fn identity_files(
             is_explicit: false,
         }));
     }
-    // `ssh -G` prints its own defaults like configured ones. It prints them only when nothing is
-    // configured, and then there are always several, all of this form.
+    // `ssh -G` prints its defaults like configured files, but only if no file is configured. They
+    // are then several, all of this form.
     let is_default = |text: &str| text.starts_with("~/.ssh/id_");
     let all_default = configured.len() > 1 && configured.iter().all(|text| is_default(text));
     for text in configured {
@@ -339,18 +353,21 @@ fn proxy(
             detail: "ProxyJump needs the `ssh` program, which is not installed here".to_owned(),
         });
     };
-    // OpenSSH does the same: the last hop is who connects, the others are how it is reached.
+    // As in OpenSSH: the last hop connects to the host, and is itself reached through the others.
     let (before, last) = jumps
         .rsplit_once(',')
         .map_or((None, jumps), |(a, b)| (Some(a), b));
-    // CVE-2026-48711 of sshfs: what begins with `-` becomes an option of `ssh`.
+    // CVE-2026-48711 of sshfs: `ssh` parses a jump host that begins with `-` as an option.
     for jump in jumps.split(',') {
         let (user, host, port) = split_jump(jump);
         check_host(host)?;
         user.map_or(Ok(()), check_user)?;
         if port.is_some_and(|port| port.parse::<u16>().is_err()) {
             return Err(Error::Config {
-                detail: format!("`{}` is not a host to jump over", Excerpt(jump.as_bytes())),
+                detail: format!(
+                    "`{}` is not a valid ProxyJump host",
+                    Excerpt(jump.as_bytes())
+                ),
             });
         }
     }
@@ -403,8 +420,8 @@ fn split_jump(text: &str) -> (Option<&str>, &str, Option<&str>) {
     }
 }
 
-/// Splits a list of files that `ssh -G` printed without quotes: a piece that begins like no path
-/// belongs to the one before it.
+/// Splits a list of files that `ssh -G` prints without quotes: a word that does not begin like a
+/// path is a part of the path before it.
 fn paths(list: &str) -> Vec<String> {
     let mut paths: Vec<String> = Vec::new();
     for piece in list.split(' ').filter(|piece| !piece.is_empty()) {
@@ -421,7 +438,8 @@ fn paths(list: &str) -> Vec<String> {
     paths
 }
 
-/// Parses seconds, or OpenSSH's `1h30m`.
+/// Parses a time in seconds or in OpenSSH's format, such as `1h30m`; `None` if it is zero or
+/// invalid.
 fn duration(text: &str) -> Option<Duration> {
     let mut total: u64 = 0;
     let mut number = String::new();

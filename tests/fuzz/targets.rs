@@ -329,7 +329,7 @@ pub(crate) fn ssh_config(input: &[u8]) {
             !(is_option && (config::check_host(line).is_ok() || config::check_user(line).is_ok()))
         );
     }
-    pairs.plain_algorithms();
+    pairs.expand_algorithms();
     let around = Surroundings {
         home: PathBuf::from("/home/me"),
         user: "me".to_owned(),

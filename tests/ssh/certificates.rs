@@ -147,7 +147,7 @@ fn a_certificate_that_does_not_count_vouches_for_nothing_and_nobody_is_asked() {
         (
             &trusted,
             &["-h", "-n", "127.0.0.1", "-t", "ssh-rsa"],
-            "an algorithm that is not allowed",
+            "its signature algorithm is not allowed or not supported",
         ),
     ] {
         certify(&mut sshd, signer, args);

@@ -1,7 +1,7 @@
-//! Host certificates: what a certificate says, and whether it vouches for the host that shows it.
+//! Host certificates: parses them and checks whether they are valid for a host.
 //!
-//! Pure: bytes and the time in, verdict out. The format is that of OpenSSH PROTOCOL.certkeys. That
-//! the host has the private key was proved in the handshake; here its certificate is judged.
+//! Pure; the time is an argument. The format is OpenSSH PROTOCOL.certkeys. The handshake has
+//! already proved that the host has the private key.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -25,14 +25,14 @@ use super::public_key::rsa_bits;
 use super::wire::Reader;
 use super::wire::Short;
 
-/// The end of the types of all certificates that can be read here.
+/// The suffix of the supported certificate types.
 const SUFFIX: &str = "-cert-v01@openssh.com";
 
-/// The type of certificate that is for hosts; 1 is for users.
+/// The certificate type for hosts; 1 is for users.
 const FOR_HOST: u32 = 2;
 
-/// The default of `CASignatureAlgorithms` in `ssh_config(5)` of OpenSSH 9.2, without those of
-/// security keys, which are not supported here.
+/// The default of `CASignatureAlgorithms` in `ssh_config(5)` of OpenSSH 9.2, without the algorithms
+/// of security keys, which are not supported here.
 pub const DEFAULT_CA_ALGORITHMS: [&str; 6] = [
     "ssh-ed25519",
     "ecdsa-sha2-nistp256",
@@ -45,10 +45,10 @@ pub const DEFAULT_CA_ALGORITHMS: [&str; 6] = [
 /// OpenSSH sshkey.c `SSHKEY_CERT_MAX_PRINCIPALS`.
 const MAX_PRINCIPALS: usize = 256;
 
-/// A certificate that was read, and not judged yet.
+/// A parsed certificate, not checked yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// The public key that it is for, in wire form.
+    /// The certified public key, in wire form.
     pub key: Vec<u8>,
     /// The public key of the authority, in wire form.
     pub authority: Vec<u8>,
@@ -64,7 +64,7 @@ pub struct Certificate {
     signature: Vec<u8>,
 }
 
-/// Why a certificate vouches for nothing.
+/// Why a certificate is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Flaw {
     #[error("it is not for hosts")]
@@ -77,7 +77,7 @@ pub enum Flaw {
     Name,
     #[error("it has critical options, which no host certificate may have")]
     Options,
-    #[error("it is signed by an algorithm that is not allowed, or not supported")]
+    #[error("its signature algorithm is not allowed or not supported")]
     Algorithm,
     #[error("the RSA key of its authority is shorter than RequiredRSASize")]
     Short,
@@ -85,15 +85,15 @@ pub enum Flaw {
     Signature,
 }
 
-/// Why no certificate vouches for a host.
+/// Why no certificate is accepted for a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Doubt {
+pub enum Problem {
     #[error("it shows none that scpfs can read")]
     NoCertificate,
     #[error("the authority of its certificate is another")]
     OtherAuthority,
-    #[error("its certificate does not count: {0}")]
-    Flawed(Flaw),
+    #[error("its certificate is invalid: {0}")]
+    Invalid(Flaw),
 }
 
 /// Returns whether a public key in wire form is a certificate.
@@ -102,7 +102,7 @@ pub fn is_certificate(blob: &[u8]) -> bool {
 }
 
 impl Certificate {
-    /// Reads a certificate; `None` if it is damaged in any way, or of an unknown type.
+    /// Parses a certificate; `None` if it is malformed or of an unsupported type.
     pub fn parse(blob: &[u8]) -> Option<Self> {
         Self::read(blob).ok().flatten()
     }
@@ -139,9 +139,9 @@ impl Certificate {
         let authority = rest.string()?.to_vec();
         let signed = blob.get(..blob.len() - rest.0.len()).unwrap_or_default();
         let signature = rest.string()?.to_vec();
-        // PROTOCOL.certkeys: an authority is never a certificate itself.
+        // PROTOCOL.certkeys: the key of an authority is never a certificate itself.
         let is_whole = rest.0.is_empty() && !is_certificate(&authority);
-        // As OpenSSH sshkey.c cert_parse(): options are names, each with its value.
+        // As OpenSSH sshkey.c cert_parse(): each option is a name followed by a value.
         let is_well_formed = principals.len() <= MAX_PRINCIPALS
             && critical_options.len().is_multiple_of(2)
             && extensions.len().is_multiple_of(2)
@@ -163,12 +163,16 @@ impl Certificate {
         }))
     }
 
-    /// Judges everything but whether the authority is trusted, as OpenSSH sshkey.c
-    /// `sshkey_cert_check_host()` does, but refuses a certificate without principals, which OpenSSH
-    /// 9.2 accepts for every host.
+    /// Checks everything except whether the authority is trusted, as OpenSSH sshkey.c
+    /// `sshkey_cert_check_host()` does. Unlike OpenSSH 9.2, it refuses a certificate without
+    /// principals instead of accepting it for every host.
     ///
-    /// `name` is the host's without its port, `now` in seconds since 1970; `algorithms` are those
-    /// that an authority may sign with, and an RSA key of it has at least `min_rsa_bits`.
+    /// `name` is the host name without a port, `now` is in seconds since 1970. An authority may
+    /// sign with `algorithms` only, and its key must have at least `min_rsa_bits` if it is an RSA
+    /// key.
+    ///
+    /// # Errors
+    /// The first problem found.
     pub fn check(
         &self,
         name: &str,
@@ -219,13 +223,13 @@ impl Certificate {
 }
 
 fn put_string(to: &mut Vec<u8>, value: &[u8]) {
-    // It was read from a string of the same length.
+    // The value was read from a string with a 32-bit length, so this cannot overflow.
     let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
     to.extend(len.to_be_bytes());
     to.extend(value);
 }
 
-/// Why a signature could not be checked: it, or the key, is damaged.
+/// The signature or the key is malformed, so that the signature cannot be checked.
 #[derive(Debug)]
 struct Damaged;
 
@@ -241,8 +245,8 @@ impl From<ErrorStack> for Damaged {
     }
 }
 
-/// Returns whether a signature is right; `None` where the algorithm and the key do not go together,
-/// or are not supported.
+/// Returns whether a signature is valid; `None` if the algorithm does not match the key or is not
+/// supported.
 fn verify(
     key: &[u8],
     algorithm: &str,

@@ -1,8 +1,8 @@
-//! The form of public keys in SSH wire format: a key has one encoding, so that keys can be compared as
-//! bytes.
+//! Checks that public keys in SSH wire form have their canonical encoding, so that keys can be
+//! compared as bytes.
 //!
-//! libssh2 reads more than OpenSSH does: an RSA key that calls itself `rsa-sha2-512`, numbers with
-//! zeros in front, compressed points of curves. Whoever has a revoked key could show it so.
+//! libssh2 accepts more encodings than OpenSSH: an RSA key with the type `rsa-sha2-512`, numbers
+//! with leading zeros, compressed curve points. An attacker could use them to hide a revoked key.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -10,11 +10,10 @@ use super::key_type;
 use super::wire::Reader;
 use super::wire::Short;
 
-/// The shortest RSA key that OpenSSH accepts, in bits, whatever `RequiredRSASize` says.
+/// The smallest RSA key in bits that OpenSSH accepts; `RequiredRSASize` cannot lower it.
 pub const MIN_RSA_BITS: u32 = 1024;
 
-/// Returns whether a public key is encoded as OpenSSH encodes it; `None` for types of keys that are
-/// not known here.
+/// Returns whether a public key has OpenSSH's encoding; `None` for unsupported key types.
 pub fn is_canonical(blob: &[u8]) -> Option<bool> {
     let kind = key_type(blob)?;
     let fields = match kind.as_str() {
@@ -51,7 +50,7 @@ pub fn rsa_bits(blob: &[u8]) -> Option<u32> {
     u32::try_from(digits.len() * 8).ok()?.checked_sub(first)
 }
 
-/// Reads what follows the type of a key, to its very end.
+/// Checks the fields behind the type of a key; false if bytes are left over.
 fn read(
     blob: &[u8],
     fields: impl FnOnce(&mut Reader<'_>) -> Result<bool, Short>,
@@ -65,7 +64,7 @@ fn is_ed25519(rest: &mut Reader<'_>) -> Result<bool, Short> {
     Ok(rest.string()?.len() == 32)
 }
 
-/// Reads the name of a curve and a point that is not compressed.
+/// Reads the name of a curve and a point; returns whether they match and the point is uncompressed.
 fn is_point(rest: &mut Reader<'_>, curve: &[u8], n_bytes: usize) -> Result<bool, Short> {
     let is_curve = rest.string()? == curve;
     let point = rest.string()?;
@@ -73,7 +72,8 @@ fn is_point(rest: &mut Reader<'_>, curve: &[u8], n_bytes: usize) -> Result<bool,
 }
 
 impl Reader<'_> {
-    /// Takes an `mpint` (RFC 4251); returns whether it is positive and has no byte too many.
+    /// Reads an `mpint` (RFC 4251); returns whether it is positive and has no superfluous leading
+    /// byte.
     fn number_of_any_size(&mut self) -> Result<bool, Short> {
         Ok(match self.string()? {
             [0, second, ..] => *second >= 0x80,

@@ -1,7 +1,7 @@
-//! The file that `RevokedHostKeys` names: a list of public keys, or a key revocation list (KRL).
+//! Parses the file of `RevokedHostKeys`: a list of public keys, or a key revocation list (KRL).
 //!
-//! Pure: bytes in, verdict out. Whatever cannot be read is an error, so that the caller refuses the
-//! host, as OpenSSH `sshkey_check_revoked()` does.
+//! Pure. Everything that cannot be parsed is an error, so that the caller refuses the host, as
+//! OpenSSH `sshkey_check_revoked()` does.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -18,11 +18,11 @@ use super::public_key::is_canonical;
 use super::wire::Reader;
 use super::wire::Short;
 
-/// OpenSSH PROTOCOL.krl: a file that begins otherwise is a list of keys.
+/// The first bytes of a KRL (OpenSSH PROTOCOL.krl); any other file is a list of keys.
 const MAGIC: &[u8] = b"SSHKRL\n\0";
 const FORMAT_VERSION: u32 = 1;
 
-// Types of sections.
+// Section types.
 const CERTIFICATES: u8 = 1;
 const EXPLICIT_KEY: u8 = 2;
 const FINGERPRINT_SHA1: u8 = 3;
@@ -30,29 +30,29 @@ const SIGNATURE: u8 = 4;
 const FINGERPRINT_SHA256: u8 = 5;
 const EXTENSION: u8 = 255;
 
-// Types of what is in a section about certificates.
+// Section types inside a CERTIFICATES section.
 const SERIAL_LIST: u8 = 0x20;
 const SERIAL_RANGE: u8 = 0x21;
 const SERIAL_BITMAP: u8 = 0x22;
 const KEY_ID: u8 = 0x23;
 const CERTIFICATE_EXTENSION: u8 = 0x39;
 
-/// Why a file of revoked keys cannot be used.
+/// Why a file of revoked keys cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    #[error("line {0} is no public key")]
+    #[error("line {0} is not a public key")]
     Line(usize),
-    #[error("the key revocation list ends in the middle")]
+    #[error("the key revocation list is truncated")]
     Short,
     #[error("the key revocation list has an unknown {0}")]
     Unknown(&'static str),
 }
 
-/// Returns whether the text of a file revokes the public key `blob`, in wire form, the certificate
-/// that was shown for it, or the authority that signed that.
+/// Returns whether the content of a file revokes the public key `blob` (in wire form), the
+/// certificate `shown` for it, or the authority of that certificate.
 ///
 /// # Errors
-/// Any part of the file cannot be understood.
+/// Any part of the file cannot be parsed.
 pub fn revokes(text: &[u8], blob: &[u8], shown: Option<&Certificate>) -> Result<bool, Error> {
     let authority = shown.map(|it| it.authority.clone());
     let keys: Vec<Vec<u8>> = std::iter::once(blob.to_vec()).chain(authority).collect();
@@ -84,17 +84,17 @@ fn listed_key(line: &[u8]) -> Option<Vec<u8>> {
     if key_type(&key)?.as_bytes() != kind {
         return None;
     }
-    // OpenSSH sshkey.c sshkey_check_revoked() compares the key that a certificate is for.
+    // A certificate in the list stands for its key: OpenSSH sshkey.c sshkey_check_revoked().
     let key = if is_certificate(&key) {
         Certificate::parse(&key)?.key
     } else {
         key
     };
-    // A key of an unknown type may be right.
+    // The encoding of keys of an unknown type cannot be checked.
     (is_canonical(&key) != Some(false)).then_some(key)
 }
 
-/// Reads what follows the magic number of a KRL, to its very end.
+/// Parses the rest of a KRL behind its magic number, up to the end of the file.
 fn krl_revokes(text: &[u8], keys: &[Vec<u8>], shown: Option<&Certificate>) -> Result<bool, Error> {
     let mut rest = Reader(text);
     if rest.number()? != FORMAT_VERSION {
@@ -111,19 +111,22 @@ fn krl_revokes(text: &[u8], keys: &[Vec<u8>], shown: Option<&Certificate>) -> Re
         let (section, content) = (rest.byte()?, rest.string()?);
         match section {
             EXPLICIT_KEY => {
-                is_revoked |= names(content, keys, |key| is_canonical(key) != Some(false))?;
+                is_revoked |= contains_any(content, keys, |key| is_canonical(key) != Some(false))?;
             }
-            FINGERPRINT_SHA1 => is_revoked |= names(content, &sha1, |it| it.len() == 20)?,
-            FINGERPRINT_SHA256 => is_revoked |= names(content, &sha256, |it| it.len() == 32)?,
-            CERTIFICATES => is_revoked |= names_certificate(content, shown)?,
-            // The key is followed by a string, the signature. OpenSSH up to 9.3 checked it, and later
-            // ones do not: whoever can change the list can remove the signature as well.
+            FINGERPRINT_SHA1 => is_revoked |= contains_any(content, &sha1, |it| it.len() == 20)?,
+            FINGERPRINT_SHA256 => {
+                is_revoked |= contains_any(content, &sha256, |it| it.len() == 32)?;
+            }
+            CERTIFICATES => is_revoked |= revokes_certificate(content, shown)?,
+            // The section contains the signer's key and is followed by the signature. It is not
+            // checked, as in OpenSSH after 9.3: an attacker who can change the list can also remove
+            // the signature.
             SIGNATURE => {
                 rest.string()?;
             }
             EXTENSION => {
                 let mut content = Reader(content);
-                pass_over_extension(&mut content)?;
+                skip_extension(&mut content)?;
                 if !content.0.is_empty() {
                     return Err(Error::Unknown("end of a section"));
                 }
@@ -140,42 +143,42 @@ impl From<Short> for Error {
     }
 }
 
-/// Reads strings to the end; returns whether one of them is wanted.
-fn names(
+/// Returns whether a section, which is a sequence of strings, contains one of `wanted`.
+fn contains_any(
     content: &[u8],
     wanted: &[Vec<u8>],
     is_right: impl Fn(&[u8]) -> bool,
 ) -> Result<bool, Error> {
     let mut rest = Reader(content);
-    let mut is_there = false;
+    let mut is_found = false;
     while !rest.0.is_empty() {
         let string = rest.string()?;
         if !is_right(string) {
             return Err(Error::Unknown("encoding of a key or fingerprint"));
         }
-        is_there |= wanted.iter().any(|it| it == string);
+        is_found |= wanted.iter().any(|it| it == string);
     }
-    Ok(is_there)
+    Ok(is_found)
 }
 
-/// Reads a section about certificates; returns whether it names this one.
-fn names_certificate(content: &[u8], shown: Option<&Certificate>) -> Result<bool, Error> {
+/// Returns whether a CERTIFICATES section revokes the certificate `shown`.
+fn revokes_certificate(content: &[u8], shown: Option<&Certificate>) -> Result<bool, Error> {
     let mut rest = Reader(content);
     let authority = rest.string()?;
     if !authority.is_empty() && is_canonical(authority) == Some(false) {
         return Err(Error::Unknown("encoding of an authority"));
     }
     let _reserved = rest.string()?;
-    // A section without an authority is about those of all.
+    // A section without an authority applies to the certificates of all authorities.
     let shown = shown.filter(|it| authority.is_empty() || it.authority == authority);
     let serial = shown.map(|it| it.serial);
-    let mut is_named = false;
+    let mut is_revoked = false;
     while !rest.0.is_empty() {
         let (section, mut content) = (rest.byte()?, Reader(rest.string()?));
         match section {
             SERIAL_LIST => {
                 while !content.0.is_empty() {
-                    is_named |= Some(content.long()?) == serial;
+                    is_revoked |= Some(content.long()?) == serial;
                 }
             }
             SERIAL_RANGE => {
@@ -183,7 +186,7 @@ fn names_certificate(content: &[u8], shown: Option<&Certificate>) -> Result<bool
                 if first > last {
                     return Err(Error::Unknown("range of serial numbers"));
                 }
-                is_named |= serial.is_some_and(|it| (first..=last).contains(&it));
+                is_revoked |= serial.is_some_and(|it| (first..=last).contains(&it));
             }
             SERIAL_BITMAP => {
                 let (offset, bits) = (content.long()?, content.string()?);
@@ -193,28 +196,28 @@ fn names_certificate(content: &[u8], shown: Option<&Certificate>) -> Result<bool
                 if offset.checked_add(n_bits).is_none() {
                     return Err(Error::Unknown("range of serial numbers"));
                 }
-                is_named |= serial
+                is_revoked |= serial
                     .and_then(|it| it.checked_sub(offset))
                     .is_some_and(|bit| is_set(bits, bit));
             }
             KEY_ID => {
                 while !content.0.is_empty() {
                     let id = content.string()?;
-                    is_named |= shown.is_some_and(|it| it.id == id);
+                    is_revoked |= shown.is_some_and(|it| it.id == id);
                 }
             }
-            CERTIFICATE_EXTENSION => pass_over_extension(&mut content)?,
+            CERTIFICATE_EXTENSION => skip_extension(&mut content)?,
             _ => return Err(Error::Unknown("section about certificates")),
         }
         if !content.0.is_empty() {
-            // What stands there may be meant to revoke something.
+            // The extra bytes may be meant to revoke something.
             return Err(Error::Unknown("end of a section"));
         }
     }
-    Ok(is_named)
+    Ok(is_revoked)
 }
 
-fn pass_over_extension(content: &mut Reader<'_>) -> Result<(), Error> {
+fn skip_extension(content: &mut Reader<'_>) -> Result<(), Error> {
     content.string()?;
     if content.byte()? != 0 {
         return Err(Error::Unknown("critical extension"));
@@ -223,7 +226,7 @@ fn pass_over_extension(content: &mut Reader<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Returns whether a bit of a number in network order is set; bit 0 is the last.
+/// Returns whether a bit of a big-endian number is set; bit 0 is the least significant.
 fn is_set(bits: &[u8], bit: u64) -> bool {
     let byte = usize::try_from(bit / 8).ok();
     byte.and_then(|byte| bits.iter().rev().nth(byte))

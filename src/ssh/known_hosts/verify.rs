@@ -1,4 +1,4 @@
-//! Decides whether a host's key is accepted: reads the `known_hosts` files, asks, remembers.
+//! Accepts or refuses a host key: reads the `known_hosts` files, asks the user, adds accepted keys.
 
 use std::fs;
 use std::io;
@@ -12,7 +12,7 @@ use super::Refusal;
 use super::Verdict;
 use super::authorities;
 use super::certificate::Certificate;
-use super::certificate::Doubt;
+use super::certificate::Problem;
 use super::check;
 use super::format_line;
 use super::host_key;
@@ -24,16 +24,16 @@ use crate::ssh::Prompt;
 use crate::ssh::settings::Settings;
 use crate::ssh::settings::StrictHostKeyChecking;
 
-/// How far a host is trusted after its key was looked at.
+/// How far a host is trusted after the check of its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// The key is known, or was accepted.
+    /// The key or its certificate is known, or the key was accepted.
     Full,
-    /// The key has changed and the configuration says to go on: no secret may be sent.
+    /// The key has changed, and the configuration allows it: no password or answer may be sent.
     NoSecrets,
 }
 
-/// What the files say about one host; read once per connection.
+/// The `known_hosts` files, and the name of one host in them; read for each connection.
 #[derive(Debug)]
 pub struct HostKeys<'a> {
     settings: &'a Settings,
@@ -42,7 +42,7 @@ pub struct HostKeys<'a> {
 }
 
 impl<'a> HostKeys<'a> {
-    /// Reads the files. Missing ones are the usual case; unreadable ones are warned about.
+    /// Reads the files. Ignores missing ones; skips unreadable ones with a warning.
     pub fn read(settings: &'a Settings) -> Self {
         let paths = settings.user_known_hosts_files.iter();
         let files =
@@ -66,8 +66,8 @@ impl<'a> HostKeys<'a> {
         }
     }
 
-    /// Returns the types of the keys known for the host, so that the server is asked for those
-    /// first: it would otherwise show one that nobody can compare.
+    /// Returns the types of the host's known keys. They are requested first; otherwise the server
+    /// may offer a key of another type, which cannot be compared.
     pub fn known_types(&self) -> Vec<String> {
         let mut types = known_types(&self.files, &self.name);
         if types.is_empty() && self.has_own_port() {
@@ -76,17 +76,18 @@ impl<'a> HostKeys<'a> {
         types
     }
 
-    /// Returns the name under which the host is kept.
+    /// Returns the name of the host in the files.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Returns whether a file vouches for a key.
+    /// Returns whether the key is known or its certificate is valid. `now` is in seconds since
+    /// 1970.
     pub fn knows(&self, blob: &[u8], certificate: Option<&Certificate>, now: u64) -> bool {
-        self.verdict(blob) == Verdict::Known || self.doubt(certificate, now).is_none()
+        self.verdict(blob) == Verdict::Known || self.certificate_problem(certificate, now).is_none()
     }
 
-    /// Returns whether an authority may certify the host.
+    /// Returns whether the files have a certificate authority for the host.
     pub fn has_authority(&self) -> bool {
         !self.authorities().is_empty()
     }
@@ -99,13 +100,13 @@ impl<'a> HostKeys<'a> {
         found
     }
 
-    /// Returns why the certificate does not vouch for the host.
-    fn doubt(&self, certificate: Option<&Certificate>, now: u64) -> Option<Doubt> {
+    /// Returns why the certificate is not accepted for the host; `None` if it is.
+    fn certificate_problem(&self, certificate: Option<&Certificate>, now: u64) -> Option<Problem> {
         let Some(certificate) = certificate else {
-            return Some(Doubt::NoCertificate);
+            return Some(Problem::NoCertificate);
         };
         if !self.authorities().contains(&certificate.authority) {
-            return Some(Doubt::OtherAuthority);
+            return Some(Problem::OtherAuthority);
         }
         let Settings {
             hostname,
@@ -123,13 +124,16 @@ impl<'a> HostKeys<'a> {
                 *required_rsa_bits,
             )
             .err()
-            .map(Doubt::Flawed)
+            .map(Problem::Invalid)
     }
 
-    /// Accepts or refuses the key that the host has shown, with a certificate or without one.
+    /// Accepts or refuses the host key, which may come with a certificate.
     ///
-    /// Where the certificate does not vouch for the key, the key has to stand alone, as in OpenSSH
-    /// sshconnect.c `check_host_key()`. `now` is in seconds since 1970.
+    /// If the certificate is not accepted, the plain key is checked, as in OpenSSH sshconnect.c
+    /// `check_host_key()`. `now` is in seconds since 1970. Blocks while the user is asked.
+    ///
+    /// # Errors
+    /// The key is refused; the connection must not be used.
     pub fn verify(
         &self,
         blob: &[u8],
@@ -137,7 +141,7 @@ impl<'a> HostKeys<'a> {
         now: u64,
         prompt: &dyn Prompt,
     ) -> Result<Trust, Refusal> {
-        let Some(why) = self.doubt(certificate, now) else {
+        let Some(why) = self.certificate_problem(certificate, now) else {
             return Ok(Trust::Full);
         };
         let key = host_key(blob).to_string();
@@ -151,8 +155,8 @@ impl<'a> HostKeys<'a> {
                 file,
                 line,
             }),
-            // OpenSSH asks about the plain key here. A person who trusts the authority has no means
-            // to check it, and whoever wants to be taken for the host shows no certificate.
+            // OpenSSH asks about the plain key here. A user who relies on the authority cannot
+            // check that key, and an attacker would simply offer no certificate.
             Verdict::CertificateExpected { file, line }
                 if matches!(
                     self.settings.strict,
@@ -169,7 +173,7 @@ impl<'a> HostKeys<'a> {
             }
             Verdict::CertificateExpected { file, line } => {
                 log::warn!(
-                    "{}:{line} (@cert-authority) does not vouch for this host: {why}",
+                    "{}:{line} (@cert-authority) is not used for this host: {why}",
                     file.display()
                 );
                 let refusal = Refusal::Unknown {
@@ -190,7 +194,7 @@ impl<'a> HostKeys<'a> {
                     return Err(refusal);
                 }
                 log::error!("{refusal}");
-                log::error!("going on as StrictHostKeyChecking=no says, without passwords");
+                log::error!("connecting without passwords, because of StrictHostKeyChecking=no");
                 Ok(Trust::NoSecrets)
             }
             Verdict::Unknown => {
@@ -204,10 +208,12 @@ impl<'a> HostKeys<'a> {
         }
     }
 
-    /// Refuses a key that a line or the file of revoked keys revokes.
+    /// Checks that neither a `@revoked` line nor `RevokedHostKeys` revokes the key, its certificate
+    /// or its authority.
     ///
     /// # Errors
-    /// Also if that file cannot be read: OpenSSH sshconnect.c `verify_host_key()` fails closed.
+    /// One of them is revoked, or the file of `RevokedHostKeys` cannot be read: OpenSSH
+    /// sshconnect.c `verify_host_key()` fails closed as well.
     pub fn check_revoked(
         &self,
         blob: &[u8],
@@ -217,7 +223,7 @@ impl<'a> HostKeys<'a> {
         let authority = certificate.map(|it| ("authority", it.authority.as_slice()));
         let portless = self.has_own_port().then(|| self.portless());
         for (what, blob) in [Some(("host key", blob)), authority].into_iter().flatten() {
-            // Both names, whatever else the files say: a line for the port does not undo a
+            // Check the names with and without the port: a line for one port does not override a
             // revocation for all ports.
             let found = [Some(&self.name), portless.as_ref()]
                 .into_iter()
@@ -255,8 +261,8 @@ impl<'a> HostKeys<'a> {
             Verdict::Unknown | Verdict::CertificateExpected { .. }
         );
         if is_unknown && self.has_own_port() {
-            // OpenSSH sshconnect.c check_host_key(): a line without a port may vouch for the key
-            // on any port, but it cannot make it a changed one.
+            // OpenSSH sshconnect.c check_host_key(): a line without a port makes the key known on
+            // every port, but another key in it does not mean that the key has changed.
             let portless = check(&self.files, &self.portless(), blob);
             match portless {
                 Verdict::Known | Verdict::Revoked { .. } => return portless,
@@ -302,15 +308,16 @@ impl<'a> HostKeys<'a> {
         Ok(Trust::Full)
     }
 
-    /// Appends a line to the first file of the user.
+    /// Appends the key to the user's first file; does nothing if none is configured.
     fn remember(&self, blob: &[u8]) -> io::Result<()> {
         let Some(path) = self.settings.user_known_hosts_files.first() else {
             return Ok(());
         };
-        // The name would be a pattern; OpenSSH sshconnect.c check_host_key() records none either.
+        // The name would be read as a pattern; OpenSSH sshconnect.c check_host_key() does not add
+        // such names either.
         if self.name.contains(|c| "@?*#|'\"\\".contains(c)) {
             return Err(io::Error::other(
-                "it has characters that names of hosts cannot have",
+                "the name has characters that are not allowed in host names",
             ));
         }
         let salt = if self.settings.hash_known_hosts {
@@ -332,7 +339,7 @@ impl<'a> HostKeys<'a> {
     }
 }
 
-/// Returns the name under which the files have the host.
+/// Returns the name of the host in the `known_hosts` files.
 pub fn host_name(settings: &Settings) -> String {
     match &settings.host_key_alias {
         Some(alias) => lookup_name(alias, 22),
@@ -340,7 +347,8 @@ pub fn host_name(settings: &Settings) -> String {
     }
 }
 
-/// Appends `line` in one write, so that it cannot mix with what another program appends.
+/// Appends `line` in one write, so that concurrent appends of other programs cannot interleave with
+/// it.
 fn append(path: &Path, line: &str) -> io::Result<()> {
     if let Some(dir) = path.parent() {
         fs::DirBuilder::new()

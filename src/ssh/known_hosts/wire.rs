@@ -1,12 +1,12 @@
-//! Values in SSH wire form (RFC 4251), taken from the front.
+//! Reads values in SSH wire form (RFC 4251) from a byte slice.
 
 #![warn(clippy::indexing_slicing)]
 
-/// The bytes end in the middle of a value.
+/// The slice ends in the middle of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Short;
 
-/// The bytes that are left to read.
+/// The bytes that were not read yet.
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -35,7 +35,7 @@ impl<'a> Reader<'a> {
         self.take(len)
     }
 
-    /// Takes a string that consists of strings.
+    /// Reads a string whose content is a sequence of strings.
     pub(super) fn strings(&mut self) -> Result<Vec<Vec<u8>>, Short> {
         let mut inner = Self(self.string()?);
         let mut strings = Vec::new();

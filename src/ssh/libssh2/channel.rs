@@ -1,4 +1,4 @@
-//! One command on a connection.
+//! A channel: one command on a connection.
 
 use std::fmt;
 use std::io;
@@ -22,16 +22,16 @@ use crate::clock::SystemClock;
 use crate::ssh::Channel;
 use crate::ssh::Error;
 
-/// The host may send this much ahead. More makes fast networks slower: libssh2 walks through all
-/// that waits.
+/// The receive window: how many bytes the host may send before we read them. A larger window is
+/// slower on fast networks, because libssh2 searches its whole queue of packets.
 const WINDOW_BYTES: u32 = 4 << 20;
 const PACKET_BYTES: u32 = 32_768;
 
-/// A command that is told to end may still print this much before it is given up.
-const MAX_LEFTOVER_BYTES: usize = 64 << 20;
+/// How much output `finish` discards before it fails.
+const MAX_DISCARDED_BYTES: usize = 64 << 20;
 
-/// How long freeing a channel may wait for the host's good-bye.
-const FAREWELL: Duration = Duration::from_millis(250);
+/// How long freeing a channel may wait for the host to close it.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// An open channel of libssh2; closes it when dropped.
 pub(super) struct OpenChannel {
@@ -65,8 +65,9 @@ impl OpenChannel {
             })
     }
 
-    /// Takes in what has arrived without waiting and without consuming any output.
-    pub(super) fn look(&self) -> Result<(), ssh2::Error> {
+    /// Processes received packets without blocking and without consuming output. The session must
+    /// be non-blocking.
+    pub(super) fn process_incoming(&self) -> Result<(), ssh2::Error> {
         match self.handle().wait_eof() {
             Err(err) if is_again(&err) => Ok(()),
             other => other,
@@ -74,7 +75,7 @@ impl OpenChannel {
     }
 
     /// Returns another handle for the channel.
-    // INVARIANT: a handle is dropped before `self`, so that it never is what frees the channel.
+    // INVARIANT: each handle is dropped before `self`, so that only `Drop` frees the channel.
     #[expect(
         clippy::expect_used,
         reason = "only `drop` takes it, and nothing runs after that"
@@ -90,7 +91,7 @@ impl Drop for OpenChannel {
     fn drop(&mut self) {
         let session = &self.wire.session;
         let timeout = session.timeout();
-        self.wire.set_timeout(FAREWELL);
+        self.wire.set_timeout(CLOSE_TIMEOUT);
         {
             // ssh2 frees the channel without locking the session (rust-lang/ssh2-rs #322).
             let guard = session.raw();
@@ -125,11 +126,11 @@ impl Libssh2Channel {
         self.open.wire.error(act, self.timeout, err)
     }
 
-    /// Writes all of `data`, and stops where the command can take no more.
+    /// Writes all of `data` with a non-blocking session; fails at once if the command has ended.
     ///
-    /// A blocking write of libssh2 waits for the window of a command that has ended for as long as
-    /// it is told to wait (1.11.2 channel.c `ssh2_channel_write()` looks at the window only), although
-    /// the end of the channel has arrived, and the reason before it.
+    /// A blocking write of libssh2 would wait for window space until the timeout, even if the end
+    /// of the channel has been received (1.11.2 channel.c `ssh2_channel_write()` checks only the
+    /// window).
     fn write_without_blocking(&self, data: &[u8]) -> Result<(), Error> {
         const ACT: &str = "sending input";
         let clock = SystemClock::new();
@@ -146,7 +147,7 @@ impl Libssh2Channel {
                     progress_at = clock.tick();
                 }
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock => {
-                    // Only between two packets may anything else be done to the session.
+                    // Other calls on the session are allowed only between two packets.
                     let is_between_packets = channel.write_window().remaining == 0;
                     if is_between_packets && self.has_ended(&mut channel, ACT)? {
                         return Err(Error::Closed { act: ACT });
@@ -154,14 +155,15 @@ impl Libssh2Channel {
                     let waited = clock.tick().saturating_sub(progress_at);
                     self.wait_for_socket(ACT, self.timeout.saturating_sub(waited))?;
                 }
-                // The crate's io::Error has lost the code; the session still has it.
+                // The crate's io::Error does not contain libssh2's error code; the session does.
                 Err(_) => return Err(self.error(ACT, None)),
             }
         }
         Ok(())
     }
 
-    /// Returns whether the command is known to have ended; output of it may still be unread.
+    /// Returns whether the end of the command's output was received; some output may still be
+    /// unread.
     fn has_ended(&self, channel: &mut ssh2::Channel, act: &'static str) -> Result<bool, Error> {
         match channel.wait_eof() {
             Ok(()) => Ok(true),
@@ -170,7 +172,7 @@ impl Libssh2Channel {
         }
     }
 
-    /// Waits until the socket is ready for what libssh2 waits for.
+    /// Waits until the socket is ready for the direction in which libssh2 is blocked.
     fn wait_for_socket(&self, act: &'static str, limit: Duration) -> Result<(), Error> {
         let timeout = || Error::Timeout {
             act,
@@ -206,7 +208,7 @@ fn is_again(err: &ssh2::Error) -> bool {
 
 impl Channel for Libssh2Channel {
     fn read(&mut self, buf: &mut [u8]) -> Result<usize, Error> {
-        // The crate's io::Error has lost the code; the session still has it.
+        // The crate's io::Error does not contain libssh2's error code; the session does.
         self.open
             .handle()
             .read(buf)
@@ -225,7 +227,7 @@ impl Channel for Libssh2Channel {
         self.open
             .handle()
             .handle_extended_data(ExtendedData::Ignore)
-            .map_err(|err| self.error("dropping standard error", Some(err)))
+            .map_err(|err| self.error("discarding standard error", Some(err)))
     }
 
     fn set_timeout(&mut self, timeout: Duration) {
@@ -237,19 +239,19 @@ impl Channel for Libssh2Channel {
         const ACT: &str = "waiting for a command to end";
         let mut channel = self.open.handle();
         match channel.send_eof().map_err(|err| self.error(ACT, Some(err))) {
-            // It has ended by itself, or its input has.
+            // The command has ended, or its input was closed already.
             Ok(()) | Err(Error::Closed { .. }) => {}
             Err(err) => return Err(err),
         }
         let mut buf = vec![0; 64 << 10];
-        let mut n_leftover = 0;
+        let mut n_discarded = 0;
         loop {
             match self.read(&mut buf)? {
                 0 => break,
-                n_bytes => n_leftover += n_bytes,
+                n_bytes => n_discarded += n_bytes,
             }
-            if n_leftover > MAX_LEFTOVER_BYTES {
-                let detail = "it does not stop printing".to_owned();
+            if n_discarded > MAX_DISCARDED_BYTES {
+                let detail = "its output does not end".to_owned();
                 return Err(Error::Failed { act: ACT, detail });
             }
         }
@@ -262,8 +264,8 @@ impl Channel for Libssh2Channel {
         let status = channel
             .exit_status()
             .map_err(|err| self.error(ACT, Some(err)))?;
-        // A server that closes the channel in good order but never says how the command ended
-        // cannot be told from success: ssh2 does not pass on libssh2_channel_has_exit_status().
+        // Status 0 may also mean that the server closed the channel without a status: ssh2 does not
+        // expose libssh2_channel_has_exit_status().
         Ok(signal.exit_signal.is_none().then_some(status))
     }
 }

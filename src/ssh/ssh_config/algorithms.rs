@@ -1,6 +1,6 @@
-//! Lists of algorithms that change the default, as `ssh_config(5)` describes them: `+x`, `-x`, `^x`.
+//! Expands algorithm lists that modify the default, as in `ssh_config(5)`: `+x`, `-x`, `^x`.
 //!
-//! `ssh -G` prints plain lists; this is for where there is no `ssh`.
+//! Used only if `ssh` is not installed: `ssh -G` prints expanded lists.
 
 use std::collections::HashSet;
 
@@ -18,7 +18,7 @@ pub const DEFAULT_HOST_KEYS: [&str; 6] = [
     "rsa-sha2-256",
 ];
 
-// The defaults of OpenSSH 9.2; what libssh2 does not have is passed over there.
+// The defaults of OpenSSH 9.2; libssh2 skips the algorithms that it does not support.
 const DEFAULT_KEX: [&str; 10] = [
     "sntrup761x25519-sha512@openssh.com",
     "curve25519-sha256",
@@ -44,11 +44,11 @@ const DEFAULT_MACS: [&str; 10] = [
     "hmac-sha1",
 ];
 
-/// What OpenSSH 9.2 has of keys beyond its defaults, and we have as well. It allows `+x` and `^x` to be
-/// patterns in the two lists of keys only.
-const MORE_HOST_KEYS: [&str; 2] = ["ssh-dss", "ssh-rsa"];
+/// Key algorithms that OpenSSH 9.2 and libssh2 support but do not enable by default. OpenSSH allows
+/// patterns in `+x` and `^x` only for its two lists of key algorithms.
+const OPTIONAL_HOST_KEYS: [&str; 2] = ["ssh-dss", "ssh-rsa"];
 
-/// Returns the default of a keyword, in lower case; `None` for one that is no list of algorithms.
+/// Returns the default of the keyword `key` (in lower case); `None` if it is not an algorithm list.
 fn default_of(key: &str) -> Option<Vec<String>> {
     let list: &[&str] = match key {
         "ciphers" => &DEFAULT_CIPHERS,
@@ -61,22 +61,22 @@ fn default_of(key: &str) -> Option<Vec<String>> {
     Some(list.iter().map(|&name| name.to_owned()).collect())
 }
 
-/// Returns the default of `HostKeyAlgorithms`: certificates come first, as in OpenSSH.
+/// Returns the default of `HostKeyAlgorithms`, with certificates first as in OpenSSH.
 pub fn host_keys() -> Vec<String> {
     let certified = DEFAULT_HOST_KEYS.map(|name| format!("{name}-cert-v01@openssh.com"));
     let plain = DEFAULT_HOST_KEYS.map(str::to_owned);
     certified.into_iter().chain(plain).collect()
 }
 
-/// What stands for a list of which nothing is left: no library has it, so that the host that it is
-/// for is refused.
+/// Replaces an empty list, which would select the default. No library supports this algorithm, so
+/// the connection is refused.
 const NONE_LEFT: &str = "none-is-left";
 
-/// Returns the list that a value stands for; `None` for what is no list of algorithms, or a plain one
-/// without wildcards.
-pub fn plain(key: &str, value: &str) -> Option<String> {
+/// Expands the value of the keyword `key`; `None` if `key` is not an algorithm list, or the value
+/// is a plain list without wildcards.
+pub fn expand(key: &str, value: &str) -> Option<String> {
     let default = default_of(key)?;
-    // A comment may follow.
+    // A comment may follow the value.
     let value = value.split_ascii_whitespace().next()?.trim_matches('"');
     let (kind, names) = match value.split_at_checked(1)? {
         (kind @ ("+" | "^" | "-"), names) => (kind, names),
@@ -87,10 +87,10 @@ pub fn plain(key: &str, value: &str) -> Option<String> {
         let mut names = names.split(',');
         names.any(|it| glob(it.as_bytes(), name.as_bytes()))
     };
-    // A pattern stands for all that OpenSSH has of it.
+    // A pattern matches all algorithms of OpenSSH, not only its defaults.
     let mut all = default.clone();
     if matches!(key, "hostkeyalgorithms" | "casignaturealgorithms") {
-        all.extend(MORE_HOST_KEYS.map(str::to_owned));
+        all.extend(OPTIONAL_HOST_KEYS.map(str::to_owned));
     }
     let named = names
         .split(',')
@@ -121,9 +121,9 @@ pub fn plain(key: &str, value: &str) -> Option<String> {
     Some(list.join(","))
 }
 
-/// Returns the text of a file of `ssh_config(5)` with plain lists. The crate that reads it knows
-/// neither our defaults nor wildcards.
-pub fn plain_text(text: &[u8]) -> Vec<u8> {
+/// Expands the algorithm lists in the text of an `ssh_config(5)` file. The `ssh2_config` crate,
+/// which parses the file afterwards, knows neither our defaults nor wildcards.
+pub fn expand_in_text(text: &[u8]) -> Vec<u8> {
     let mut lines = Vec::new();
     for line in text.split(|&byte| byte == b'\n') {
         let lossy = String::from_utf8_lossy(line);
@@ -132,7 +132,7 @@ pub fn plain_text(text: &[u8]) -> Vec<u8> {
             .split_once(|c: char| c == '=' || c.is_ascii_whitespace())
             .unwrap_or_default();
         let value = value.trim_start_matches(|c: char| c == '=' || c.is_ascii_whitespace());
-        match plain(&key.to_ascii_lowercase(), value) {
+        match expand(&key.to_ascii_lowercase(), value) {
             Some(list) => lines.push(format!("{key} {list}").into_bytes()),
             None => lines.push(line.to_vec()),
         }
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_list_is_the_default_with_what_changes_it() {
-        let of = plain;
+        let of = expand;
         let host_keys = |value: &str| of("hostkeyalgorithms", value).unwrap();
         let without = host_keys("-ssh-ed25519*,ecdsa-*");
         assert!(
@@ -198,7 +198,7 @@ mod tests {
     fn lists_in_a_file_become_plain_ones() {
         let text =
             b"Host *\n  HostKeyAlgorithms=-ssh-*,ecdsa-*\n\tmacs \"-umac*,*sha1*\"\n Port 22";
-        let text = String::from_utf8(plain_text(text)).unwrap();
+        let text = String::from_utf8(expand_in_text(text)).unwrap();
         let lines: Vec<&str> = text.split('\n').collect();
         assert_eq!(lines[0], "Host *");
         assert!(lines[1].starts_with("HostKeyAlgorithms rsa-sha2-512-cert-v01@openssh.com,"));

@@ -1,4 +1,4 @@
-//! The tokens of `ssh_config`: `%h` and the like, and `~`.
+//! Expands the tokens of `ssh_config(5)` (such as `%h`) and `~`.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -12,8 +12,8 @@ pub(super) struct Expander<'a> {
 }
 
 impl Expander<'_> {
-    /// Expands a leading `~` and the tokens. The path is absolute: a daemon has another current
-    /// directory than the shell that it was started in.
+    /// Expands the tokens and a leading `~`. The result is absolute, because the daemon's working
+    /// directory differs from that of the shell that started it.
     pub(super) fn path(&self, text: &str) -> PathBuf {
         let text = self.tokens(text);
         let path = match text.strip_prefix('~') {
@@ -26,6 +26,7 @@ impl Expander<'_> {
         std::path::absolute(&path).unwrap_or(path)
     }
 
+    /// Expands the tokens; unknown ones are unchanged.
     pub(super) fn tokens(&self, text: &str) -> String {
         let mut out = String::with_capacity(text.len());
         let mut chars = text.chars();
@@ -61,7 +62,7 @@ impl Expander<'_> {
     }
 }
 
-/// The home directory as text: `ssh_config` is text, and so are the paths made of it.
+/// Converts the home directory to text, because `ssh_config` values are text.
 fn display(path: &Path) -> String {
     path.display().to_string()
 }
