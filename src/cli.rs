@@ -41,8 +41,8 @@ use crate::config::Dialect;
 use crate::config::Idmap;
 use crate::host_key::is_fingerprint;
 use crate::path::Escaped;
+use crate::ssh::ssh_config::LocalContext;
 use crate::ssh::ssh_config::Query;
-use crate::ssh::ssh_config::Surroundings;
 use crate::vfs::PlacementPolicy;
 use crate::vfs::Symlinks;
 
@@ -86,7 +86,7 @@ pub fn read() -> Result<Task, Error> {
 /// What surrounds the program.
 #[derive(Debug, Clone)]
 pub struct Environment {
-    pub surroundings: Surroundings,
+    pub local_context: LocalContext,
     pub cache_base: PathBuf,
     pub boot: String,
     pub log_filter: Option<String>,
@@ -110,7 +110,7 @@ impl Environment {
             .ok()
             .and_then(|name| name.into_string().ok());
         Ok(Self {
-            surroundings: Surroundings {
+            local_context: LocalContext {
                 home,
                 user: name
                     .or_else(|| env::var("USER").ok())
@@ -188,7 +188,7 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Config, Error> {
                 config_file: args.config_file,
                 options: Vec::new(),
             },
-            surroundings: environment.surroundings.clone(),
+            local_context: environment.local_context.clone(),
             directory,
             max_lanes: 4,
             max_names: None,
@@ -513,7 +513,7 @@ mod tests {
 
     fn environment() -> Environment {
         Environment {
-            surroundings: Surroundings {
+            local_context: LocalContext {
                 home: "/home/u".into(),
                 user: "u".to_owned(),
                 uid: 1000,

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use crate::cache::Conflicts;
+use crate::ssh::ssh_config::LocalContext;
 use crate::ssh::ssh_config::Query;
-use crate::ssh::ssh_config::Surroundings;
 use crate::vfs::PlacementPolicy;
 use crate::vfs::Symlinks;
 
@@ -90,7 +90,7 @@ pub struct Guard {
 #[derive(Debug, Clone)]
 pub struct Connection {
     pub query: Query,
-    pub surroundings: Surroundings,
+    pub local_context: LocalContext,
     /// The directory on the host as typed; empty for the login directory.
     pub directory: Vec<u8>,
     /// How many connections there may be at once.

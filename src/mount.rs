@@ -362,7 +362,7 @@ pub(crate) fn connect(
     pinned: Option<HostKey>,
 ) -> Result<Connected, Error> {
     let connection = &config.connection;
-    let mut settings = ssh::resolve::resolve(&connection.query, &connection.surroundings)?;
+    let mut settings = ssh::resolve::resolve(&connection.query, &connection.local_context)?;
     let asked = asked_key(&settings, &connection.directory);
     settings.pinned_host_key = match pinned {
         Some(key) => Some(key),

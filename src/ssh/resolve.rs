@@ -15,9 +15,9 @@ use ssh2_config::SshConfig;
 use super::Error;
 use super::settings::Settings;
 use super::ssh_config;
+use super::ssh_config::LocalContext;
 use super::ssh_config::Pairs;
 use super::ssh_config::Query;
-use super::ssh_config::Surroundings;
 use super::ssh_config::algorithms;
 use crate::process;
 
@@ -30,16 +30,16 @@ const SSH_LIMIT: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// The host or user name is invalid, or the configuration cannot be read or contains an error.
-pub fn resolve(query: &Query, around: &Surroundings) -> Result<Settings, Error> {
+pub fn resolve(query: &Query, local: &LocalContext) -> Result<Settings, Error> {
     ssh_config::check_host(&query.host)?;
     if let Some(user) = &query.user {
         ssh_config::check_user(user)?;
     }
-    let pairs = match &around.ssh_program {
+    let pairs = match &local.ssh_program {
         Some(program) => ask_ssh(program, query)?,
-        None => read_files(query, around)?,
+        None => read_files(query, local)?,
     };
-    let settings = ssh_config::settings(&pairs, query, around)?;
+    let settings = ssh_config::settings(&pairs, query, local)?;
     ssh_config::check_user(&settings.user)?;
     Ok(settings)
 }
@@ -74,7 +74,7 @@ fn ask_ssh(program: &Path, query: &Query) -> Result<Pairs, Error> {
 
 /// Reads the configuration without `ssh`: the command line comes first, then the user's file, then
 /// the system's.
-fn read_files(query: &Query, around: &Surroundings) -> Result<Pairs, Error> {
+fn read_files(query: &Query, local: &LocalContext) -> Result<Pairs, Error> {
     let mut pairs = Pairs::default();
     if let Some(port) = query.port {
         pairs.push("port", &port.to_string());
@@ -88,14 +88,11 @@ fn read_files(query: &Query, around: &Surroundings) -> Result<Pairs, Error> {
     }
     match &query.config_file {
         Some(file) if file.as_os_str() == "none" => {}
-        Some(file) => read_file(file, query, around, &mut pairs)
+        Some(file) => read_file(file, query, local, &mut pairs)
             .map_err(|err| config_error(&format!("{}: {err}", file.display())))?,
         None => {
-            for file in [
-                around.home.join(".ssh/config"),
-                "/etc/ssh/ssh_config".into(),
-            ] {
-                match read_file(&file, query, around, &mut pairs) {
+            for file in [local.home.join(".ssh/config"), "/etc/ssh/ssh_config".into()] {
+                match read_file(&file, query, local, &mut pairs) {
                     Err(err) if err.kind() != io::ErrorKind::NotFound => {
                         return Err(config_error(&format!("{}: {err}", file.display())));
                     }
@@ -111,7 +108,7 @@ fn read_files(query: &Query, around: &Surroundings) -> Result<Pairs, Error> {
 fn read_file(
     file: &Path,
     query: &Query,
-    around: &Surroundings,
+    local: &LocalContext,
     pairs: &mut Pairs,
 ) -> io::Result<()> {
     let text = algorithms::expand_in_text(&fs::read(file)?);
@@ -130,7 +127,7 @@ fn read_file(
     }
     let rules = ParseRule::ALLOW_UNKNOWN_FIELDS | ParseRule::ALLOW_UNSUPPORTED_FIELDS;
     let params = SshConfig::default()
-        .home_dir(around.home.clone())
+        .home_dir(local.home.clone())
         .parse(&mut text.as_slice(), rules)
         .map_err(io::Error::other)?
         .query(&query.host);
@@ -207,8 +204,8 @@ mod tests {
     use crate::ssh::settings::DEFAULT_CIPHERS;
     use crate::ssh::settings::Proxy;
 
-    fn around(home: &Path) -> Surroundings {
-        Surroundings {
+    fn local(home: &Path) -> LocalContext {
+        LocalContext {
             home: home.to_owned(),
             user: "me".to_owned(),
             uid: 1000,
@@ -240,7 +237,7 @@ mod tests {
             user: Some("typed".to_owned()),
             ..query(&["Port=2300", "Ciphers=+aes256-cbc"])
         };
-        let settings = resolve(&query, &around(home.path())).unwrap();
+        let settings = resolve(&query, &local(home.path())).unwrap();
         assert_eq!(settings.hostname, "box.net");
         assert_eq!((settings.user.as_str(), settings.port), ("typed", 2300));
         assert_eq!(
@@ -266,7 +263,7 @@ mod tests {
             ..query(&[])
         };
         assert!(matches!(
-            resolve(&query, &around(home.path())),
+            resolve(&query, &local(home.path())),
             Err(Error::Config { .. })
         ));
     }
@@ -283,7 +280,7 @@ mod tests {
             ..query(&[])
         };
         for query in [host, user] {
-            let err = resolve(&query, &around(home.path())).unwrap_err();
+            let err = resolve(&query, &local(home.path())).unwrap_err();
             assert!(matches!(err, Error::Config { .. }), "{err}");
         }
     }

@@ -36,7 +36,7 @@ pub struct Query {
 
 /// Facts about this machine and user that the configuration refers to.
 #[derive(Clone, Debug)]
-pub struct Surroundings {
+pub struct LocalContext {
     pub home: PathBuf,
     pub user: String,
     pub uid: u32,
@@ -169,7 +169,7 @@ fn is_shell_special(c: char) -> bool {
 ///
 /// # Errors
 /// A host name, port or jump host is invalid, or ProxyJump is used without `ssh`.
-pub fn settings(pairs: &Pairs, query: &Query, around: &Surroundings) -> Result<Settings, Error> {
+pub fn settings(pairs: &Pairs, query: &Query, local: &LocalContext) -> Result<Settings, Error> {
     let hostname = pairs.some("hostname").unwrap_or(&query.host).to_owned();
     // A ProxyCommand may contain it as `%h`.
     check_host(&hostname)?;
@@ -179,13 +179,13 @@ pub fn settings(pairs: &Pairs, query: &Query, around: &Surroundings) -> Result<S
         })?,
         None => 22,
     };
-    let user = pairs.some("user").unwrap_or(&around.user).to_owned();
+    let user = pairs.some("user").unwrap_or(&local.user).to_owned();
     let mut settings = Settings::new(&hostname, port, &user);
     settings.host_alias.clone_from(&query.host);
     settings.host_key_alias = pairs.some("hostkeyalias").map(str::to_owned);
     let expander = Expander {
         settings: &settings.clone(),
-        around,
+        local,
     };
 
     settings.address_family = match pairs.first("addressfamily") {
@@ -194,7 +194,7 @@ pub fn settings(pairs: &Pairs, query: &Query, around: &Surroundings) -> Result<S
         _ => AddressFamily::Any,
     };
     settings.bind_address = pairs.some("bindaddress").map(str::to_owned);
-    settings.proxy = proxy(pairs, query, around, &expander)?;
+    settings.proxy = proxy(pairs, query, local, &expander)?;
     if let Some(limit) = pairs.some("connecttimeout").and_then(duration) {
         settings.connect_timeout = limit;
     }
@@ -219,8 +219,8 @@ pub fn settings(pairs: &Pairs, query: &Query, around: &Surroundings) -> Result<S
     settings.user_known_hosts_files = match pairs.first("userknownhostsfile") {
         Some(list) => paths(list).iter().map(|path| expander.path(path)).collect(),
         None => vec![
-            around.home.join(".ssh/known_hosts"),
-            around.home.join(".ssh/known_hosts2"),
+            local.home.join(".ssh/known_hosts"),
+            local.home.join(".ssh/known_hosts2"),
         ],
     };
     settings.global_known_hosts_files = match pairs.first("globalknownhostsfile") {
@@ -252,14 +252,14 @@ pub fn settings(pairs: &Pairs, query: &Query, around: &Surroundings) -> Result<S
         "kbdinteractiveauthentication",
         pairs.is_on("challengeresponseauthentication", true),
     );
-    settings.identity_files = identity_files(pairs, around, &expander);
+    settings.identity_files = identity_files(pairs, local, &expander);
     settings.certificate_files = pairs
         .all("certificatefile")
         .filter(|text| !text.eq_ignore_ascii_case("none"))
         .map(|text| expander.path(text))
         .collect();
     settings.identities_only = pairs.is_on("identitiesonly", false);
-    settings.identity_agent = identity_agent(pairs, around, &expander);
+    settings.identity_agent = identity_agent(pairs, local, &expander);
     if let Some(count) = pairs
         .first("numberofpasswordprompts")
         .and_then(|text| text.parse().ok())
@@ -287,10 +287,10 @@ const DEFAULT_IDENTITIES: [&str; 3] = ["id_rsa", "id_ecdsa", "id_ed25519"];
 
 fn identity_files(
     pairs: &Pairs,
-    around: &Surroundings,
+    local: &LocalContext,
     expander: &Expander<'_>,
 ) -> Vec<IdentityFile> {
-    let ssh_dir = around.home.join(".ssh");
+    let ssh_dir = local.home.join(".ssh");
     let mut files: Vec<IdentityFile> = Vec::new();
     let configured: Vec<&str> = pairs.all("identityfile").collect();
     if configured.is_empty() {
@@ -318,14 +318,10 @@ fn identity_files(
     files
 }
 
-fn identity_agent(
-    pairs: &Pairs,
-    around: &Surroundings,
-    expander: &Expander<'_>,
-) -> Option<PathBuf> {
+fn identity_agent(pairs: &Pairs, local: &LocalContext, expander: &Expander<'_>) -> Option<PathBuf> {
     match pairs.first("identityagent") {
         None | Some("" | "SSH_AUTH_SOCK" | "$SSH_AUTH_SOCK" | "${SSH_AUTH_SOCK}") => {
-            around.agent_socket.clone()
+            local.agent_socket.clone()
         }
         Some(text) if text.eq_ignore_ascii_case("none") => None,
         Some(text) if text.starts_with('$') => {
@@ -339,7 +335,7 @@ fn identity_agent(
 fn proxy(
     pairs: &Pairs,
     query: &Query,
-    around: &Surroundings,
+    local: &LocalContext,
     expander: &Expander<'_>,
 ) -> Result<Option<Proxy>, Error> {
     if let Some(command) = pairs.some("proxycommand") {
@@ -348,7 +344,7 @@ fn proxy(
     let Some(jumps) = pairs.some("proxyjump") else {
         return Ok(None);
     };
-    let Some(program) = around.ssh_program.clone() else {
+    let Some(program) = local.ssh_program.clone() else {
         return Err(Error::Config {
             detail: "ProxyJump needs the `ssh` program, which is not installed here".to_owned(),
         });
@@ -469,8 +465,8 @@ fn duration(text: &str) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    fn around() -> Surroundings {
-        Surroundings {
+    fn local() -> LocalContext {
+        LocalContext {
             home: "/home/me".into(),
             user: "me".to_owned(),
             uid: 1000,
@@ -485,7 +481,7 @@ mod tests {
             host: "box".to_owned(),
             ..Query::default()
         };
-        settings(&Pairs::parse(text), &query, &around()).unwrap()
+        settings(&Pairs::parse(text), &query, &local()).unwrap()
     }
 
     #[test]
@@ -495,7 +491,7 @@ mod tests {
                 host: "box".to_owned(),
                 ..Query::default()
             };
-            settings(&Pairs::parse(line), &query, &around())
+            settings(&Pairs::parse(line), &query, &local())
         };
         for good in ["one", "u@one:22,[::1]:2222,ssh://u@two:23/", "a-b"] {
             assert!(resolved(&format!("proxyjump {good}")).is_ok(), "{good}");
@@ -598,7 +594,7 @@ mod tests {
             ..Query::default()
         };
         let pairs = Pairs::parse("proxyjump -oProxyCommand=x");
-        assert!(settings(&pairs, &query, &around()).is_err());
+        assert!(settings(&pairs, &query, &local()).is_err());
     }
 
     #[test]

@@ -25,9 +25,9 @@ use scpfs::ssh::known_hosts::KnownFile;
 use scpfs::ssh::known_hosts::Verdict;
 use scpfs::ssh::settings::Proxy;
 use scpfs::ssh::ssh_config as config;
+use scpfs::ssh::ssh_config::LocalContext;
 use scpfs::ssh::ssh_config::Pairs;
 use scpfs::ssh::ssh_config::Query;
-use scpfs::ssh::ssh_config::Surroundings;
 use scpfs::stat::FileKind;
 use scpfs::stat::Stat;
 use scpfs::stat::Time;
@@ -330,7 +330,7 @@ pub(crate) fn ssh_config(input: &[u8]) {
         );
     }
     pairs.expand_algorithms();
-    let around = Surroundings {
+    let local = LocalContext {
         home: PathBuf::from("/home/me"),
         user: "me".to_owned(),
         uid: 1000,
@@ -342,7 +342,7 @@ pub(crate) fn ssh_config(input: &[u8]) {
         host: "box".to_owned(),
         ..Query::default()
     };
-    match config::settings(&pairs, &query, &around) {
+    match config::settings(&pairs, &query, &local) {
         Ok(settings) => {
             assert!(!settings.hostname.starts_with('-'));
             if let Some(Proxy::Jump { args, .. }) = settings.proxy {

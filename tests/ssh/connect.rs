@@ -11,8 +11,8 @@ use scpfs::ssh::Transport as _;
 use scpfs::ssh::resolve::resolve;
 use scpfs::ssh::settings::Proxy;
 use scpfs::ssh::settings::Settings;
+use scpfs::ssh::ssh_config::LocalContext;
 use scpfs::ssh::ssh_config::Query;
-use scpfs::ssh::ssh_config::Surroundings;
 
 use crate::script::unattended;
 use crate::script::whoami;
@@ -32,8 +32,8 @@ fn query(sshd: &Sshd) -> Query {
     }
 }
 
-fn surroundings() -> Surroundings {
-    Surroundings {
+fn local_context() -> LocalContext {
+    LocalContext {
         home: "/nonexistent".into(),
         user: "me".to_owned(),
         uid: 0,
@@ -94,7 +94,7 @@ fn settings_that_ssh_reports_lead_to_the_host() {
     let Some(sshd) = Sshd::start(Options::default()) else {
         return;
     };
-    let settings = resolve(&query(&sshd), &surroundings()).unwrap();
+    let settings = resolve(&query(&sshd), &local_context()).unwrap();
     assert_eq!(
         (settings.port, settings.user.as_str()),
         (sshd.port(), sshd.user())
@@ -115,7 +115,7 @@ fn what_was_typed_comes_before_the_file() {
         options: vec!["ConnectTimeout=3".to_owned()],
         ..query(&sshd)
     };
-    let settings = resolve(&query, &surroundings()).unwrap();
+    let settings = resolve(&query, &local_context()).unwrap();
     assert_eq!((settings.port, settings.user.as_str()), (7, "typed"));
     assert_eq!(settings.connect_timeout, Duration::from_secs(3));
 }
@@ -129,7 +129,7 @@ fn an_option_that_ssh_does_not_know_is_reported_in_its_words() {
         options: vec!["Nonsense=1".to_owned()],
         ..query(&sshd)
     };
-    let err = resolve(&query, &surroundings()).unwrap_err();
+    let err = resolve(&query, &local_context()).unwrap_err();
     assert!(matches!(err, Error::Config { .. }), "{err}");
     assert!(err.to_string().to_lowercase().contains("nonsense"), "{err}");
 }
@@ -139,11 +139,11 @@ fn the_same_file_means_the_same_without_the_ssh_program() {
     let Some(sshd) = Sshd::start(Options::default()) else {
         return;
     };
-    let around = Surroundings {
+    let local = LocalContext {
         ssh_program: None,
-        ..surroundings()
+        ..local_context()
     };
-    let settings = resolve(&query(&sshd), &around).unwrap();
+    let settings = resolve(&query(&sshd), &local).unwrap();
     assert_eq!(whoami(&unattended(settings)).unwrap(), sshd.user());
 }
 
@@ -161,7 +161,7 @@ fn a_proxy_command_carries_the_connection_and_ends_with_it() {
         )],
         ..query(&sshd)
     };
-    let settings = resolve(&query, &surroundings()).unwrap();
+    let settings = resolve(&query, &local_context()).unwrap();
     assert_eq!(whoami(&unattended(settings)).unwrap(), sshd.user());
     let pid = std::fs::read_to_string(pid_file).unwrap();
     assert!(!Path::new(&format!("/proc/{}", pid.trim())).exists());
@@ -176,7 +176,7 @@ fn a_jump_host_carries_the_connection() {
         options: vec!["ProxyJump=first,second".to_owned()],
         ..query(&sshd)
     };
-    let settings = resolve(&query, &surroundings()).unwrap();
+    let settings = resolve(&query, &local_context()).unwrap();
     assert!(matches!(settings.proxy, Some(Proxy::Jump { .. })));
     // OpenSSH too would go through the jump hosts to reach the jump hosts with this file.
     assert_eq!(whoami(&unattended(settings)).unwrap(), sshd.user());

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::ssh::settings::Settings;
-use crate::ssh::ssh_config::Surroundings;
+use crate::ssh::ssh_config::LocalContext;
 
 pub(super) struct Expander<'a> {
     pub(super) settings: &'a Settings,
-    pub(super) around: &'a Surroundings,
+    pub(super) local: &'a LocalContext,
 }
 
 impl Expander<'_> {
@@ -17,9 +17,9 @@ impl Expander<'_> {
     pub(super) fn path(&self, text: &str) -> PathBuf {
         let text = self.tokens(text);
         let path = match text.strip_prefix('~') {
-            Some("") => self.around.home.clone(),
+            Some("") => self.local.home.clone(),
             Some(rest) if rest.starts_with('/') => {
-                self.around.home.join(rest.trim_start_matches('/'))
+                self.local.home.join(rest.trim_start_matches('/'))
             }
             _ => PathBuf::from(text),
         };
@@ -37,9 +37,9 @@ impl Expander<'_> {
             }
             match chars.next() {
                 Some('%') => out.push('%'),
-                Some('d') => out.push_str(&display(&self.around.home)),
+                Some('d') => out.push_str(&display(&self.local.home)),
                 Some('h') => out.push_str(&self.settings.hostname),
-                Some('i') => out.push_str(&self.around.uid.to_string()),
+                Some('i') => out.push_str(&self.local.uid.to_string()),
                 Some('k') => out.push_str(
                     self.settings
                         .host_key_alias
@@ -47,13 +47,13 @@ impl Expander<'_> {
                         .unwrap_or(&self.settings.host_alias),
                 ),
                 Some('L') => {
-                    out.push_str(self.around.hostname.split('.').next().unwrap_or_default());
+                    out.push_str(self.local.hostname.split('.').next().unwrap_or_default());
                 }
-                Some('l') => out.push_str(&self.around.hostname),
+                Some('l') => out.push_str(&self.local.hostname),
                 Some('n') => out.push_str(&self.settings.host_alias),
                 Some('p') => out.push_str(&self.settings.port.to_string()),
                 Some('r') => out.push_str(&self.settings.user),
-                Some('u') => out.push_str(&self.around.user),
+                Some('u') => out.push_str(&self.local.user),
                 Some(other) => out.extend(['%', other]),
                 None => out.push('%'),
             }
