@@ -331,7 +331,7 @@ impl UploadSpec {
     pub fn has_content(&self, stat: &Stat) -> bool {
         stat.kind == FileKind::File
             && stat.size == self.size
-            && self.mtime.may_be_told_as(stat.mtime)
+            && self.mtime.matches_reported(stat.mtime)
             // A tool that keeps size and time makes the old file look like the new one.
             && !matches!(&self.expect, Expect::Version(old) if old.same_content(&stat.version()))
     }

@@ -10,7 +10,7 @@ pub struct Time {
 
 impl Time {
     /// Truncates to microseconds, the precision of a `T` record of SCP.
-    pub fn to_micros(self) -> Self {
+    pub fn truncate_to_micros(self) -> Self {
         Self {
             secs: self.secs,
             nanos: self.nanos - self.nanos % 1000,
@@ -21,11 +21,11 @@ impl Time {
     ///
     /// A `T` record carries microseconds, and some hosts store or report only whole seconds: with
     /// `reported.nanos == 0` the seconds must be equal, otherwise the microseconds as well.
-    pub fn may_be_told_as(self, reported: Self) -> bool {
+    pub fn matches_reported(self, reported: Self) -> bool {
         if reported.nanos == 0 {
             self.secs == reported.secs
         } else {
-            self.to_micros() == reported.to_micros()
+            self.truncate_to_micros() == reported.truncate_to_micros()
         }
     }
 }

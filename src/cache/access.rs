@@ -407,7 +407,7 @@ impl Entry {
     }
 
     fn now(&self) -> Time {
-        self.cache.clock.wall().to_micros()
+        self.cache.clock.wall().truncate_to_micros()
     }
 }
 

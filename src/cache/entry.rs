@@ -103,7 +103,7 @@ impl Entry {
         skips_conflict_check: bool,
     ) -> Result<Arc<Self>, Error> {
         let (private, file) = cache.disk.create_dirty().map_err(local("create a file"))?;
-        let now = cache.clock.wall().to_micros();
+        let now = cache.clock.wall().truncate_to_micros();
         let state = State::of_new_file(file, private, skips_conflict_check, now);
         Ok(Self::with_state(cache, state))
     }

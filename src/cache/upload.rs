@@ -320,7 +320,7 @@ impl Entry {
         match self.cache.remote.stat(path) {
             Ok(stat) => {
                 let ours = |it: &&UnknownUpload| {
-                    stat.size == it.size && it.mtime.may_be_told_as(stat.mtime)
+                    stat.size == it.size && it.mtime.matches_reported(stat.mtime)
                 };
                 let unknown_uploads = job.unknown_uploads.iter().filter(ours);
                 let (remote, content) = (&*self.cache.remote, job.content());
@@ -480,7 +480,7 @@ impl Entry {
         if changed.stat.is_none() && !uploaded.is_overtaken {
             let stat = self.cache.remote.stat(path).ok();
             changed.stat = stat.filter(|stat| {
-                let has_mtime = job.spec.mtime.may_be_told_as(stat.mtime);
+                let has_mtime = job.spec.mtime.matches_reported(stat.mtime);
                 stat.size == job.spec.size && (uploaded.outcome == Outcome::Same || has_mtime)
             });
         }

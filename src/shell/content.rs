@@ -132,7 +132,7 @@ impl Shell {
     /// What `touch` is to be told after an upload; empty where the T record says it all.
     fn stamp(&self, plan: &UploadSpec) -> String {
         let mtime = plan.mtime;
-        let fits_record = mtime.to_micros() == mtime && mtime.secs >= 0;
+        let fits_record = mtime.truncate_to_micros() == mtime && mtime.secs >= 0;
         if fits_record {
             String::new()
         } else {

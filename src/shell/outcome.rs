@@ -111,7 +111,7 @@ pub(super) fn uploaded(outcome: Outcome, plan: &UploadSpec, answer: &Answer) -> 
     let Changed { stat, parent } = pair(stats(&answer.body, 2));
     let is_what_was_sent = |stat: &Stat| {
         stat.size == plan.size
-            && (plan.mtime.may_be_told_as(stat.mtime)
+            && (plan.mtime.matches_reported(stat.mtime)
                 || outcome == Outcome::Same
                 || matches!(answer.status, answer::UNTIMED | answer::UNREMOVABLE))
     };

@@ -343,7 +343,7 @@ impl Vfs {
         owner: Option<Owner>,
     ) -> Result<Stat> {
         let facts = self.remote.facts();
-        let now = self.clock.wall().to_micros();
+        let now = self.clock.wall().truncate_to_micros();
         let dir = tree.get(parent).ok_or(Error::UnknownInode)?;
         let gid = if dir.stat.mode & 0o2000 != 0 {
             dir.stat.gid

@@ -173,7 +173,7 @@ impl Vfs {
             mtime: set.mtime,
             expect: None,
         };
-        let now = self.clock.wall().to_micros();
+        let now = self.clock.wall().truncate_to_micros();
         let mut tree = self.tree.lock();
         let login = self.login();
         let inode = tree.get_mut(ino).ok_or(Error::UnknownInode)?;

@@ -184,7 +184,7 @@ impl Vfs {
                 (Some(path), Some(version))
                     if is_whole && is_target_empty && source.ino != target.ino =>
                 {
-                    (path, version.size, self.clock.wall().to_micros())
+                    (path, version.size, self.clock.wall().truncate_to_micros())
                 }
                 _ => return Err(Error::NotSupported),
             }

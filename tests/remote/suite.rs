@@ -97,7 +97,7 @@ impl Host {
     /// The time that a file has which was uploaded with `mtime`, as the host tells it.
     fn told(&self, mtime: Time) -> Time {
         let has_record = !self.remote.facts().summary.contains("no scp");
-        if self.is_gnu() || (has_record && mtime.to_micros() == mtime) {
+        if self.is_gnu() || (has_record && mtime.truncate_to_micros() == mtime) {
             self.seen(mtime)
         } else {
             Time { nanos: 0, ..mtime }
