@@ -111,7 +111,7 @@ impl RemotePath {
 
     /// Returns the new path after a rename of `from` to `to`; `None` if `from` is neither this path
     /// nor one of its parents.
-    pub fn moved(&self, from: &Self, to: &Self) -> Option<Self> {
+    pub fn after_rename(&self, from: &Self, to: &Self) -> Option<Self> {
         let rest = self.0.strip_prefix(from.0.as_slice())?;
         let is_below = rest.is_empty() || from.is_root() || rest.starts_with(b"/");
         is_below.then(|| Self([to.0.as_slice(), rest].concat()))
@@ -283,11 +283,11 @@ mod tests {
                 path.join(&Name::new(part).unwrap())
             })
         };
-        let moved = |at: &[u8]| path(at).moved(&path(b"a/b"), &path(b"x"));
-        assert_eq!(moved(b"a/b"), Some(path(b"x")));
-        assert_eq!(moved(b"a/b/c/d"), Some(path(b"x/c/d")));
-        assert_eq!(moved(b"a/bc"), None);
-        assert_eq!(moved(b"a"), None);
+        let renamed = |at: &[u8]| path(at).after_rename(&path(b"a/b"), &path(b"x"));
+        assert_eq!(renamed(b"a/b"), Some(path(b"x")));
+        assert_eq!(renamed(b"a/b/c/d"), Some(path(b"x/c/d")));
+        assert_eq!(renamed(b"a/bc"), None);
+        assert_eq!(renamed(b"a"), None);
     }
 
     #[test]

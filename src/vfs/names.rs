@@ -389,7 +389,7 @@ impl Vfs {
         dirty
             .filter_map(|(ino, inode)| {
                 let path = tree.place_path(ino)?;
-                Some((entry_of(inode)?, path.moved(source, target)?))
+                Some((entry_of(inode)?, path.after_rename(source, target)?))
             })
             .collect()
     }

@@ -221,7 +221,7 @@ impl Vfs {
         let ids: Vec<Id> = {
             let table = self.unsaved.lock();
             let items = table.items.iter();
-            let is_below = |path: &RemotePath| path.moved(&top, &top).is_some();
+            let is_below = |path: &RemotePath| path.after_rename(&top, &top).is_some();
             items
                 .filter(|(id, unsaved)| !table.hidden.contains(id) && unsaved.paths().any(is_below))
                 .map(|(id, _)| *id)
