@@ -22,7 +22,7 @@ pub use record::Record;
 pub use sink::Event;
 pub use sink::Scope;
 pub use sink::Sink;
-pub use source::Ahead;
+pub use source::Pipelining;
 pub use source::Reply;
 pub use source::Source;
 pub use source::Step;

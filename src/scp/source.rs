@@ -13,7 +13,7 @@ use crate::stat::Time;
 ///
 /// A sink that refuses a C record stays in its record loop: it would parse the content as records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ahead {
+pub enum Pipelining {
     /// Content is sent after the acknowledgement of its C record.
     Never,
     /// Content is sent directly behind its C record. Safe only if the command was `scp -t` without
@@ -56,7 +56,7 @@ pub enum Reply {
 /// (CVE-2020-12062), the surplus is detected when no reply is expected any more.
 #[derive(Debug)]
 pub struct Source {
-    ahead: Ahead,
+    pipelining: Pipelining,
     /// The steps whose replies have not arrived, oldest first.
     awaited: VecDeque<Step>,
     /// The received part of an error line.
@@ -70,9 +70,9 @@ pub struct Source {
 }
 
 impl Source {
-    pub fn new(ahead: Ahead) -> Self {
+    pub fn new(pipelining: Pipelining) -> Self {
         Self {
-            ahead,
+            pipelining,
             awaited: VecDeque::from([Step::Ready]),
             line: Vec::new(),
             in_line: false,
@@ -113,7 +113,7 @@ impl Source {
 
     /// Returns whether content may be sent now.
     pub fn may_send_content(&self) -> bool {
-        self.ahead == Ahead::ToOneFile || self.awaited.is_empty()
+        self.pipelining == Pipelining::ToOneFile || self.awaited.is_empty()
     }
 
     /// Records that the caller is about to send `len` bytes of content.
@@ -142,9 +142,9 @@ impl Source {
     }
 
     /// Queues a D record; everything up to the matching [`Source::end`] is inside that directory.
-    /// Queues nothing in [`Ahead::ToOneFile`] mode, in which directories cannot be sent.
+    /// Queues nothing in [`Pipelining::ToOneFile`] mode, in which directories cannot be sent.
     pub fn directory(&mut self, mode: u32, name: &[u8]) {
-        if self.ahead == Ahead::Never {
+        if self.pipelining == Pipelining::Never {
             self.queue(
                 &Record::Directory {
                     mode,
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn one_file_ahead_is_one_write() {
-        let mut source = Source::new(Ahead::ToOneFile);
+        let mut source = Source::new(Pipelining::ToOneFile);
         source.times(MTIME, ATIME);
         source.file(0o640, 6, b"x");
         assert!(source.content(6));
@@ -260,7 +260,7 @@ mod tests {
             b"T1700000000 123456 1700000001 0\nC0640 6 x\nhello\n\0E\n"
         );
         for chunk in 1..=5 {
-            let mut source = Source::new(Ahead::ToOneFile);
+            let mut source = Source::new(Pipelining::ToOneFile);
             source.times(MTIME, ATIME);
             source.file(0o640, 0, b"x");
             source.end_file(Ok(()));
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn content_waits_for_the_acknowledgement_unless_it_may_go_ahead() {
-        let mut source = Source::new(Ahead::Never);
+        let mut source = Source::new(Pipelining::Never);
         source.file(0o644, 3, b"x");
         assert!(!source.content(3));
         assert_eq!(
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_directory_is_never_sent_ahead() {
-        let mut source = Source::new(Ahead::ToOneFile);
+        let mut source = Source::new(Pipelining::ToOneFile);
         source.directory(0o755, b"d");
         assert!(source.take_output().is_empty());
         assert_eq!(source.n_awaited(), 1);
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn a_refusal_names_its_step() {
         for chunk in 1..9 {
-            let mut source = Source::new(Ahead::Never);
+            let mut source = Source::new(Pipelining::Never);
             source.times(MTIME, ATIME);
             source.file(0o644, 3, b"x");
             let seen = replies(&mut source, b"\0\0\x01scp: x: Permission denied\n", chunk).unwrap();
@@ -313,10 +313,10 @@ mod tests {
 
     #[test]
     fn noise_is_never_taken_for_an_acknowledgement() {
-        let mut source = Source::new(Ahead::Never);
+        let mut source = Source::new(Pipelining::Never);
         let seen = replies(&mut source, b"Welcome to host\n\0\0", 4).unwrap();
         assert_eq!(seen, [Reply::Fatal(b"Welcome to host".to_vec())]);
-        let mut source = Source::new(Ahead::Never);
+        let mut source = Source::new(Pipelining::Never);
         assert_eq!(
             replies(&mut source, b"\n", 1).unwrap(),
             [Reply::Fatal(Vec::new())]
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_second_reply_for_one_step_is_an_error() {
-        let mut source = Source::new(Ahead::Never);
+        let mut source = Source::new(Pipelining::Never);
         source.file(0o644, 0, b"x");
         assert_eq!(
             replies(&mut source, b"\0\x01scp: a\n\x01scp: b\n", 3),

@@ -121,9 +121,9 @@ pub(super) fn upload(
     let is_rcp = quirks.is_rcp();
     let is_at_once = is_rcp && pace == Pace::AtOnce && !begins_like_record(content, plan.size);
     let mut source = scp::Source::new(if is_at_once {
-        scp::Ahead::ToOneFile
+        scp::Pipelining::ToOneFile
     } else {
-        scp::Ahead::Never
+        scp::Pipelining::Never
     });
     let mut replies = Replies {
         command: &mut command,
@@ -224,7 +224,7 @@ pub(super) fn directory(
     times: Option<(Time, Time)>,
 ) -> Result<Sent> {
     let is_rcp = quirks.is_rcp();
-    let mut source = scp::Source::new(scp::Ahead::Never);
+    let mut source = scp::Source::new(scp::Pipelining::Never);
     let mut replies = Replies {
         command: &mut command,
         source: &mut source,

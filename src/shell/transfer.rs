@@ -129,12 +129,12 @@ pub(crate) fn upload(
     };
     // The target is a descriptor, or a name that nobody knew before.
     let is_small = head.size <= MAX_AHEAD;
-    let ahead = if is_small {
-        scp::Ahead::ToOneFile
+    let pipelining = if is_small {
+        scp::Pipelining::ToOneFile
     } else {
-        scp::Ahead::Never
+        scp::Pipelining::Never
     };
-    let mut source = scp::Source::new(ahead);
+    let mut source = scp::Source::new(pipelining);
     if let Some((mtime, atime)) = head.times {
         source.times(mtime, atime);
     }

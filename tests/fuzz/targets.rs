@@ -8,9 +8,9 @@ use scpfs::clock::ManualClock;
 use scpfs::path::MAX_NAME;
 use scpfs::path::Name;
 use scpfs::remote::Remote;
-use scpfs::scp::Ahead;
 use scpfs::scp::Event;
 use scpfs::scp::MAX_LINE;
+use scpfs::scp::Pipelining;
 use scpfs::scp::Record;
 use scpfs::scp::Scope;
 use scpfs::scp::Sink;
@@ -112,12 +112,12 @@ pub(crate) fn sink(input: &[u8]) {
 }
 
 fn replied(how: u8, input: &[u8], chunk: usize) -> String {
-    let ahead = if how & 1 == 0 {
-        Ahead::ToOneFile
+    let pipelining = if how & 1 == 0 {
+        Pipelining::ToOneFile
     } else {
-        Ahead::Never
+        Pipelining::Never
     };
-    let mut source = Source::new(ahead);
+    let mut source = Source::new(pipelining);
     let time = Time { secs: 1, nanos: 0 };
     source.times(time, time);
     source.file(0o644, 1, b"x");

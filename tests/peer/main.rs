@@ -15,8 +15,8 @@ use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
 
-use scpfs::scp::Ahead;
 use scpfs::scp::Event;
+use scpfs::scp::Pipelining;
 use scpfs::scp::Reply;
 use scpfs::scp::Scope;
 use scpfs::scp::Sink;
@@ -205,11 +205,11 @@ fn several_files_come_in_one_go_and_a_missing_one_is_a_warning() {
 fn send(
     args: &[&str],
     dir: &Path,
-    ahead: Ahead,
+    pipelining: Pipelining,
     queue: impl Fn(&mut Source) -> Vec<u8>,
 ) -> Vec<Reply> {
     let mut peer = scp(args, dir);
-    let mut source = Source::new(ahead);
+    let mut source = Source::new(pipelining);
     let bytes = queue(&mut source);
     let mut stdin = peer.stdin.take().unwrap();
     stdin.write_all(&bytes).unwrap();
@@ -247,9 +247,12 @@ fn one_write_uploads_a_file_in_a_real_sink() {
     }
     let dir = tempfile::tempdir().unwrap();
     for data in [&b""[..], b"hello", b"E\nC0644 1 evil\nx\0", &[0; 100_000]] {
-        let replies = send(&["-p", "-t", "new"], dir.path(), Ahead::ToOneFile, |s| {
-            one_file(s, data)
-        });
+        let replies = send(
+            &["-p", "-t", "new"],
+            dir.path(),
+            Pipelining::ToOneFile,
+            |s| one_file(s, data),
+        );
         let steps = [
             Step::Ready,
             Step::Times,
@@ -278,7 +281,7 @@ fn a_directory_is_made_and_dated_in_a_real_sink() {
     let replies = send(
         &["-r", "-p", "-t", "."],
         dir.path(),
-        Ahead::Never,
+        Pipelining::Never,
         |source| {
             source.times(MTIME, ATIME);
             source.directory(0o711, b"made");
@@ -303,7 +306,7 @@ fn content_that_a_real_sink_refuses_forges_nothing() {
     let replies = send(
         &["-p", "-t", "file/below"],
         dir.path(),
-        Ahead::ToOneFile,
+        Pipelining::ToOneFile,
         |s| one_file(s, evil),
     );
     assert!(
@@ -328,7 +331,7 @@ fn a_full_disk_shows_in_the_last_reply() {
     let replies = send(
         &["-t", "/dev/full"],
         Path::new("/"),
-        Ahead::ToOneFile,
+        Pipelining::ToOneFile,
         |source| {
             source.file(0o644, 3, b"x");
             let mut bytes = source.take_output();
