@@ -1,4 +1,4 @@
-//! Prompts that never ask the user, or stop asking, and [`printable`] text for the terminal.
+//! Prompts that never ask the user, or stop asking, and `printable` text for the terminal.
 
 use std::fmt;
 use std::io;
