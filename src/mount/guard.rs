@@ -119,7 +119,7 @@ fn close_the_rest() {
 }
 
 /// Whether nobody serves the mount any more. Asks for what the kernel never answers by itself; a
-/// daemon that does not answer for [`PATIENCE`] is not dead, but may be stopped.
+/// daemon that does not answer within 10 s is not dead, but may be stopped.
 pub fn is_dead(mountpoint: &Path) -> bool {
     let (tell, told) = mpsc::channel();
     let mountpoint = mountpoint.to_owned();
