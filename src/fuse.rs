@@ -25,6 +25,7 @@ use fuser::KernelConfig;
 use fuser::Request;
 
 use crate::cache::Wait;
+use crate::error_chain;
 use crate::vfs::Context;
 use crate::vfs::Error;
 use crate::vfs::Found;
@@ -122,7 +123,7 @@ fn fail(what: &str, error: &Error) -> Errno {
         _ if what == "flush" || what == "fsync" => log::Level::Debug,
         _ => log::Level::Warn,
     };
-    log::log!(level, "{what}: {}", crate::remote::chain(error));
+    log::log!(level, "{what}: {}", error_chain::with_causes(error));
     Errno::from_i32(errno)
 }
 

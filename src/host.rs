@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use crate::clock::Clock;
+use crate::error_chain;
 use crate::remote::Remote;
 use crate::remote::Settings;
 use crate::remote::retry::Retry;
@@ -31,7 +32,10 @@ pub enum Error {
     Shell(#[from] probe::Error),
     #[error(transparent)]
     ScpOnly(#[from] scp_only::probe::Error),
-    #[error("{shell}; scp alone does not help: {}", crate::remote::chain(scp_only))]
+    #[error(
+        "{shell}; scp alone does not help: {}",
+        error_chain::with_causes(scp_only)
+    )]
     Neither {
         // Not a source: the first to be told is the reason why the second was tried.
         shell: probe::Error,
@@ -105,7 +109,7 @@ pub fn connect(
     if choice == Choice::Shell || !has_connected() || !is_without_shell(&shell) {
         return Err(shell.into());
     }
-    log::debug!("no shell: {}", crate::remote::chain(&shell));
+    log::debug!("no shell: {}", error_chain::with_causes(&shell));
     match by_scp(transport, Arc::clone(&clock)) {
         Ok(remote) => Ok(patient(remote, settings, clock)),
         Err(scp_only::probe::Error::Transport(_)) => Err(shell.into()),

@@ -13,6 +13,7 @@
 //! - [`host_key`]: the identity of a host
 //! - [`owned_path`]: whether another local user could change what a path leads to
 //! - [`process`]: the only place that starts programs
+//! - [`error_chain`]: an error and its causes as one line of text
 //!
 //! Protocols:
 //! - [`scp`]: the SCP wire protocol as state machines: bytes in, bytes out
@@ -38,6 +39,7 @@
 //! - [`commands`]: subcommands that are not mounts
 
 pub mod clock;
+pub mod error_chain;
 pub mod host_key;
 pub mod owned_path;
 pub mod path;

@@ -9,6 +9,7 @@ use scpfs::cli::Task;
 use scpfs::commands::doctor;
 use scpfs::commands::mounts;
 use scpfs::commands::recover;
+use scpfs::error_chain;
 use scpfs::mount;
 use scpfs::mount::guard;
 use scpfs::path::Printable;
@@ -71,16 +72,13 @@ fn ended(result: Result<u8, mounts::Error>) -> ExitCode {
     }
 }
 
-/// Prints an error and its causes on one line. What comes from a host is escaped where it enters a
-/// message; names of this machine, which may be of other users' choice, are escaped here.
+/// Prints an error and its causes on one line.
+///
+/// Escapes control characters: bytes from a host are escaped when they enter a message, but names on
+/// this machine may be chosen by other users.
 fn complain(error: &dyn Error) {
-    let mut text = format!("scpfs: {error}");
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
+    let text = format!("scpfs: {}", error_chain::with_causes(error));
     let text = format!("{}\n", Printable(&text));
-    // There is nobody to tell if the terminal is gone.
+    // The terminal may be gone; there is no other place to report to.
     drop(std::io::stderr().write_all(text.as_bytes()));
 }

@@ -48,6 +48,7 @@ use crate::config::Dialect;
 use crate::config::Idmap;
 use crate::control;
 use crate::control::server::Control;
+use crate::error_chain;
 use crate::fuse::Fuse;
 use crate::fuse::N_LOOPS;
 use crate::host;
@@ -346,7 +347,7 @@ struct Unmount<'a>(&'a Mountpoint, &'a str);
 impl Drop for Unmount<'_> {
     fn drop(&mut self) {
         if let Err(error) = self.0.detach(self.1, WhenBusy::Hide) {
-            log::error!("{}", remote::chain(&error));
+            log::error!("{}", error_chain::with_causes(&error));
         }
     }
 }

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::clock::Tick;
+use crate::error_chain;
 pub use crate::pool::lent::Lent;
 use crate::remote::Contact;
 use crate::remote::ContactState;
@@ -486,7 +487,7 @@ impl<L: Pooled> Shared<L> {
                 state.max = state.n_open();
             }
             Err(error) => {
-                let detail = crate::remote::chain(&error);
+                let detail = error_chain::with_causes(&error);
                 let kind = match error {
                     OpenError::Ssh(ssh::Error::Timeout { timeout, .. })
                     | OpenError::Dialect {

@@ -464,15 +464,3 @@ pub(crate) fn make_durable<R: Remote + ?Sized>(remote: &R, path: &RemotePath) ->
         result => result,
     }
 }
-
-/// Returns an error and its causes as one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}

@@ -20,6 +20,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("host_key", &[]),
     ("workers", &["sync"]),
     ("process", &[]),
+    ("error_chain", &[]),
     ("scp", BOTTOM),
     (
         "ssh",
@@ -27,12 +28,35 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "remote",
-        &["path", "stat", "clock", "sync", "scp", "ssh", "shell"],
+        &[
+            "path",
+            "stat",
+            "clock",
+            "sync",
+            "error_chain",
+            "scp",
+            "ssh",
+            "shell",
+        ],
     ),
-    ("pool", &["path", "stat", "clock", "sync", "ssh", "remote"]),
+    (
+        "pool",
+        &[
+            "path",
+            "stat",
+            "clock",
+            "sync",
+            "error_chain",
+            "ssh",
+            "remote",
+        ],
+    ),
     ("shell", DIALECT),
     ("scp_only", DIALECT),
-    ("host", &["clock", "ssh", "remote", "shell", "scp_only"]),
+    (
+        "host",
+        &["clock", "error_chain", "ssh", "remote", "shell", "scp_only"],
+    ),
     (
         "cache",
         &[
@@ -43,11 +67,26 @@ const LAYERS: &[(&str, &[&str])] = &[
             "sync",
             "workers",
             "host_key",
+            "error_chain",
             "remote",
         ],
     ),
-    ("vfs", &["path", "stat", "clock", "sync", "remote", "cache"]),
-    ("fuse", &["stat", "workers", "remote", "cache", "vfs"]),
+    (
+        "vfs",
+        &[
+            "path",
+            "stat",
+            "clock",
+            "sync",
+            "error_chain",
+            "remote",
+            "cache",
+        ],
+    ),
+    (
+        "fuse",
+        &["stat", "workers", "error_chain", "remote", "cache", "vfs"],
+    ),
     ("config", &["ssh", "cache", "vfs"]),
     (
         "control",
@@ -60,7 +99,15 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 
 const DIALECT: &[&str] = &[
-    "path", "stat", "clock", "sync", "scp", "ssh", "remote", "pool",
+    "path",
+    "stat",
+    "clock",
+    "sync",
+    "error_chain",
+    "scp",
+    "ssh",
+    "remote",
+    "pool",
 ];
 
 const BOTTOM: &[&str] = &["path", "stat", "clock", "sync", "workers", "host_key"];

@@ -602,13 +602,13 @@ mod tests {
         };
         chmod(0o777);
         let error = Disk::open(&inner, "key", "boot").unwrap_err();
-        let text = crate::remote::chain(&error);
+        let text = crate::error_chain::with_causes(&error);
         assert!(text.contains("/open: others can write to it"), "{text}");
         chmod(0o1777);
         Disk::open(&inner, "key", "boot").unwrap();
         // Others could make directories in it that look like those of earlier mounts.
         let error = Disk::open(&open_to_all, "key", "boot").unwrap_err();
-        let text = crate::remote::chain(&error);
+        let text = crate::error_chain::with_causes(&error);
         assert!(text.contains("/open: others can write to it"), "{text}");
         // Root alone can make a directory of another user.
         if !rustix::process::geteuid().is_root() {

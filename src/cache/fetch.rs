@@ -16,6 +16,7 @@ use crate::cache::state::Content;
 use crate::cache::state::FetchedContent;
 use crate::cache::state::Fetching;
 use crate::clock::Tick;
+use crate::error_chain;
 use crate::path::RemotePath;
 use crate::remote;
 use crate::remote::Fetched;
@@ -197,7 +198,7 @@ impl Drop for RunningFetch {
 /// A missing or forbidden file is reported to the caller alone; other errors are logged.
 fn log_failure(error: &remote::Error) {
     if error.reason().is_none() {
-        log::warn!("{}", remote::chain(error));
+        log::warn!("{}", error_chain::with_causes(error));
     }
 }
 

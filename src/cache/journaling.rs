@@ -31,8 +31,8 @@ use crate::cache::state::State;
 use crate::cache::state::Work;
 use crate::cache::upload::NO_PATH;
 use crate::cache::upload::Target;
+use crate::error_chain;
 use crate::path::RemotePath;
-use crate::remote;
 use crate::remote::Placement;
 
 impl Entry {
@@ -129,7 +129,7 @@ impl Entry {
             let mut state = self.state.lock();
             state.may_become_partial();
             let failure = state.failure();
-            failure.map_or_else(String::new, |failure| remote::chain(failure))
+            failure.map_or_else(String::new, |failure| error_chain::with_causes(failure))
         };
         self.persist_content(target, &why)
     }
@@ -323,5 +323,8 @@ impl Entry {
 }
 
 fn log_unwritten(error: &dyn std::error::Error) {
-    log::warn!("cannot write the journal: {}", remote::chain(error));
+    log::warn!(
+        "cannot write the journal: {}",
+        error_chain::with_causes(error)
+    );
 }

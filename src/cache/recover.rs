@@ -26,6 +26,7 @@ use crate::cache::journal::record::Record;
 use crate::cache::send::FromFile;
 use crate::cache::send::Sent;
 use crate::cache::state::UnknownUpload;
+use crate::error_chain;
 use crate::path::RemotePath;
 use crate::remote;
 use crate::remote::Durability;
@@ -282,7 +283,7 @@ impl Cache {
                 Ok(fate) => fate,
                 Err(error) if error.is_connection_loss() => return Err(error),
                 Err(error) => {
-                    let why = remote::chain(&error);
+                    let why = error_chain::with_causes(&error);
                     self.rewrite(
                         file,
                         Record {
@@ -396,7 +397,7 @@ impl Cache {
             if is_sent && plan.is_done(&stat) {
                 match make_durable(&*self.remote, place) {
                     Err(error) if is_about_disk(&error) => return Err(error),
-                    Err(error) => log::warn!("{place}: {}", remote::chain(&error)),
+                    Err(error) => log::warn!("{place}: {}", error_chain::with_causes(&error)),
                     Ok(()) => {}
                 }
                 return Ok(Fate::WasStored);

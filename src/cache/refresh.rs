@@ -19,6 +19,7 @@ use crate::cache::state::Content;
 use crate::cache::state::Fetching;
 use crate::cache::state::Work;
 use crate::clock::Tick;
+use crate::error_chain;
 use crate::path::RemotePath;
 use crate::remote;
 use crate::remote::Fetched;
@@ -164,7 +165,10 @@ impl Entry {
                     });
                 }
                 Err(error) => {
-                    log::debug!("the newer {path} is not here: {}", remote::chain(&error));
+                    log::debug!(
+                        "the newer {path} is not here: {}",
+                        error_chain::with_causes(&error)
+                    );
                     let failure = Some(error);
                     guard.0.state.lock().refresh.phase = Phase::Idle { failure };
                 }

@@ -9,6 +9,7 @@ use crate::cache::Error;
 use crate::cache::entry::Entry;
 use crate::cache::journal::record::Record;
 use crate::cache::state::Work;
+use crate::error_chain;
 use crate::path::RemotePath;
 use crate::remote;
 use crate::stat::Time;
@@ -157,7 +158,7 @@ impl Entry {
             state: what,
             size: state.size(),
             sent,
-            failure: state.failure().map(|error| remote::chain(error)),
+            failure: state.failure().map(|error| error_chain::with_causes(error)),
             errno: None,
             tries,
             next_try,

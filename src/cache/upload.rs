@@ -16,6 +16,7 @@ use crate::cache::state::State;
 use crate::cache::state::UnknownUpload;
 use crate::cache::state::UploadJob;
 use crate::cache::state::Work;
+use crate::error_chain;
 use crate::path::RemotePath;
 use crate::remote;
 use crate::remote::Changed;
@@ -191,7 +192,10 @@ impl Entry {
         {
             // After a crash, part of our content may be taken for somebody's change: then a conflict
             // copy is made.
-            log::warn!("cannot write the journal: {}", remote::chain(&error));
+            log::warn!(
+                "cannot write the journal: {}",
+                error_chain::with_causes(&error)
+            );
         }
         match prepared.and_then(|()| self.send(&job, &target)) {
             Ok(sent) => self.uploaded(&**target_of, &job, &target, &sent),
@@ -430,14 +434,14 @@ impl Entry {
             },
             "{} is not uploaded on the host: {}; its content is kept in {}",
             target.path,
-            remote::chain(error),
+            error_chain::with_causes(error),
             kept_in.display()
         );
-        if let Err(error) = self.persist_content(target, &remote::chain(error)) {
+        if let Err(error) = self.persist_content(target, &error_chain::with_causes(error)) {
             log::error!(
                 "cannot make sure that {} survives a crash: {}",
                 kept_in.display(),
-                remote::chain(&error)
+                error_chain::with_causes(&error)
             );
         }
         if may_succeed_later(error) {

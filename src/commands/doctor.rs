@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::error_chain;
 use crate::mount;
 use crate::mount::attach;
 use crate::mount::logging;
@@ -39,7 +40,7 @@ pub fn run(config: &Config, fusermount: Option<PathBuf>, out: &mut dyn Write) ->
             row(
                 out,
                 "this machine",
-                &format!("cannot mount: {}", remote::chain(&error)),
+                &format!("cannot mount: {}", error_chain::with_causes(&error)),
             )?;
             status = mount::Error::from(error).exit_code();
         }
@@ -52,7 +53,7 @@ pub fn run(config: &Config, fusermount: Option<PathBuf>, out: &mut dyn Write) ->
             row(
                 out,
                 "host",
-                &format!("cannot be mounted: {}", remote::chain(&error)),
+                &format!("cannot be mounted: {}", error_chain::with_causes(&error)),
             )?;
             writeln!(out, "\n{}", advice(error.exit_code()))?;
             return Ok(error.exit_code());
@@ -76,7 +77,7 @@ pub fn run(config: &Config, fusermount: Option<PathBuf>, out: &mut dyn Write) ->
     match cache {
         Ok(()) => row(out, "cache", "can be used for this host")?,
         Err(error) => {
-            let why = remote::chain(&error);
+            let why = error_chain::with_causes(&error);
             row(out, "cache", &format!("cannot be used: {why}"))?;
             status = error.exit_code();
         }
@@ -95,7 +96,10 @@ pub fn run(config: &Config, fusermount: Option<PathBuf>, out: &mut dyn Write) ->
             row(
                 out,
                 "round trip",
-                &format!("the directory cannot be read: {}", remote::chain(&error)),
+                &format!(
+                    "the directory cannot be read: {}",
+                    error_chain::with_causes(&error)
+                ),
             )?;
             status = 7;
         }

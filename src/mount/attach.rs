@@ -27,6 +27,7 @@ use rustix::net::RecvAncillaryMessage;
 use rustix::net::RecvFlags;
 
 use crate::config;
+use crate::error_chain;
 use crate::mount::guard;
 use crate::mount::mountinfo;
 use crate::mount::mountinfo::MountLine;
@@ -218,7 +219,7 @@ impl Mountpoint {
             if guard::is_dead(&mount.path)
                 && let Err(error) = self.detach(&mount.id, WhenBusy::Hide)
             {
-                log::warn!("{}", crate::remote::chain(&error));
+                log::warn!("{}", error_chain::with_causes(&error));
             }
         }
         Err(Error::Unlisted(self.path.clone()))

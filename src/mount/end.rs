@@ -17,6 +17,7 @@ use crate::cache::Cache;
 use crate::cache::FileReport;
 use crate::clock::Clock;
 use crate::clock::Tick;
+use crate::error_chain;
 use crate::mount::Error;
 use crate::mount::attach;
 use crate::mount::attach::Detached;
@@ -25,7 +26,6 @@ use crate::mount::attach::WhenBusy;
 use crate::mount::guard::Guard;
 use crate::mount::mountinfo;
 use crate::path::RemotePath;
-use crate::remote;
 use crate::remote::Remote;
 use crate::sync::Condvar;
 use crate::sync::Mutex;
@@ -178,7 +178,7 @@ impl Mounted {
         };
         let left = left.into_iter().map(|(path, error)| Left {
             path,
-            reason: remote::chain(&error),
+            reason: error_chain::with_causes(&error),
         });
         let mut state = self.state.lock();
         state.left = left.collect();
@@ -258,7 +258,7 @@ impl Mounted {
                 "the mount is in use; it is out of sight now and ends with its last user, or in {} s",
                 LAST_USERS.as_secs()
             ),
-            Err(error) => log::error!("{}", remote::chain(&error)),
+            Err(error) => log::error!("{}", error_chain::with_causes(&error)),
         }
     }
 

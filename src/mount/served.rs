@@ -12,13 +12,13 @@ use crate::control::message::NotStored;
 use crate::control::message::Status;
 use crate::control::server::Daemon;
 use crate::control::show::path_text;
+use crate::error_chain;
 use crate::mount::attach;
 use crate::mount::attach::Detached;
 use crate::mount::attach::WhenBusy;
 use crate::mount::end::Left;
 use crate::mount::end::Mounted;
 use crate::mount::end::Progress;
-use crate::remote;
 
 /// A mount, and what does not change of it.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl Daemon for Served {
             Ok(Detached::Hidden) => Answer::Hidden,
             Err(attach::Error::InUse(_)) => Answer::InUse,
             Err(error) => Answer::Failed {
-                message: remote::chain(&error),
+                message: error_chain::with_causes(&error),
             },
         }
     }

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::error_chain;
 use crate::path::RemotePath;
 use crate::remote::Ability;
 use crate::remote::AttrChange;
@@ -87,7 +88,7 @@ impl<R: Remote> Retry<R> {
         loop {
             match operation(&self.inner) {
                 Err(error) if n_tries < MAX_TRIES && may_repeat(&error) => {
-                    log::debug!("trying again: {}", crate::remote::chain(&error));
+                    log::debug!("trying again: {}", error_chain::with_causes(&error));
                     n_tries += 1;
                 }
                 result => return result,

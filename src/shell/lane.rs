@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::clock::Tick;
+use crate::error_chain;
 use crate::path::Excerpt;
 use crate::pool;
 use crate::pool::OpenError;
@@ -100,7 +101,7 @@ impl From<Error> for OpenError {
         match error {
             Error::Transport(error) => Self::Ssh(error),
             error => Self::Dialect {
-                detail: crate::remote::chain(&error),
+                detail: error_chain::with_causes(&error),
                 timeout: match error {
                     Error::NoAnswer(ssh::Error::Timeout { timeout, .. }) => Some(timeout),
                     _ => None,

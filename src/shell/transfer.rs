@@ -1,5 +1,6 @@
 //! Drives `scp::Sink` and `scp::Source` over a lane, whose shell runs scp among other things.
 
+use crate::error_chain;
 use crate::path::RemotePath;
 use crate::remote::Content;
 use crate::remote::Error;
@@ -157,7 +158,7 @@ pub(crate) fn upload(
             if let Err(error) = lane.send(&source.take_output()) {
                 log::debug!(
                     "the host has ended the upload: {}",
-                    crate::remote::chain(&error)
+                    error_chain::with_causes(&error)
                 );
             }
             return finish(lane, source, path, refused);

@@ -3,8 +3,8 @@
 use std::thread;
 
 use crate::cache::Wait;
+use crate::error_chain;
 use crate::path::RemotePath;
-use crate::remote;
 use crate::remote::Durability;
 use crate::sync::Mutex;
 use crate::vfs::Context;
@@ -84,9 +84,10 @@ impl Vfs {
         let entry = self.tree.lock().get(ino).and_then(entry_of);
         if let Some(entry) = entry
             && let Ok(place) = self.upload_place(ino)
-            && let Err(error) = entry.persist_for_next_mount(&*place, &remote::chain(error))
+            && let Err(error) =
+                entry.persist_for_next_mount(&*place, &error_chain::with_causes(error))
         {
-            log::error!("{}", remote::chain(&error));
+            log::error!("{}", error_chain::with_causes(&error));
         }
     }
 }

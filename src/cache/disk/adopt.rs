@@ -11,7 +11,7 @@ use crate::cache::disk::Private;
 use crate::cache::disk::pin;
 use crate::cache::journal::Durable;
 use crate::cache::journal::record::Phase;
-use crate::remote;
+use crate::error_chain;
 
 impl Disk {
     /// Takes over what another mount of the same root left behind and nobody looks after.
@@ -21,7 +21,7 @@ impl Disk {
             // In use.
             Ok(None) => return,
             Err(error) => {
-                log::warn!("{}", remote::chain(&error));
+                log::warn!("{}", error_chain::with_causes(&error));
                 return;
             }
         };
