@@ -190,7 +190,7 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Config, Error> {
             },
             local_context: environment.local_context.clone(),
             directory,
-            max_lanes: 4,
+            max_connections: 4,
             max_names: None,
             timeout: Duration::from_secs(30),
             password_stdin: false,
@@ -336,7 +336,8 @@ fn set(config: &mut Config, name: &str, value: &Value) -> Option<()> {
             config.connection.timeout = seconds(text).filter(|time| !time.is_zero())?;
         }
         "max_conns" => {
-            config.connection.max_lanes = text.parse().ok().filter(|n| (1..=32).contains(n))?;
+            config.connection.max_connections =
+                text.parse().ok().filter(|n| (1..=32).contains(n))?;
         }
         "max_names" => {
             let range = 1000..=100_000_000;

@@ -94,7 +94,7 @@ pub struct Connection {
     /// The directory on the host as typed; empty for the login directory.
     pub directory: Vec<u8>,
     /// How many connections there may be at once.
-    pub max_lanes: usize,
+    pub max_connections: usize,
     /// How many names a directory may have to be listed; `None` for the default.
     pub max_names: Option<usize>,
     /// How long a wait for the host may go without progress.

@@ -383,7 +383,7 @@ pub(crate) fn connect(
     let transport = Arc::new(Libssh2::new(settings, prompt));
     let settings = remote::Settings {
         directory: connection.directory.clone(),
-        max_lanes: connection.max_lanes,
+        max_connections: connection.max_connections,
         max_names: connection.max_names.unwrap_or(DEFAULT_MAX_NAMES),
         timeout: connection.timeout,
         patience: connection.timeout,

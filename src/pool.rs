@@ -1,9 +1,10 @@
-//! A pool of connections: lends them, takes them back, replaces the broken ones.
+//! A pool of authenticated connections: lends them, takes them back, replaces broken ones.
 //!
-//! Knows of a connection only what [`Pooled`] says; each dialect has a kind of its own.
+//! Knows only [`Pooled`] of a connection; each dialect has its own connection type.
 //!
-//! Metadata never waits behind content: content may use all lanes but one. Lanes are opened when
-//! they are needed, one at a time, while whoever needs one takes the first that gets free.
+//! Metadata requests have priority: one connection is reserved for them, and transfers share the
+//! others. Connections are opened on demand, one at a time. A caller that waits takes the first
+//! connection that becomes free, opened or returned.
 //!
 //! Modules:
 //! - `lent`: a connection on loan; returned on drop
@@ -30,125 +31,128 @@ use crate::ssh::known_hosts;
 use crate::sync::Condvar;
 use crate::sync::Mutex;
 
-/// How soon after a failed attempt to connect the next may begin; doubled each time.
+/// Delay after the first failed attempt to connect; doubled after each further failure.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(500);
 const MAX_BACK_OFF: Duration = Duration::from_secs(30);
 
-/// A lane that lay idle for longer may have died unnoticed; ask it before a request that cannot
-/// be repeated.
+/// Idle time after which a connection may have died unnoticed. It is checked with a round trip
+/// before a request that cannot be retried.
 const TRUSTED_IDLE: Duration = Duration::from_secs(10);
 
-/// How often idle lanes tell the host, and every router between, that they are in use.
+/// Interval of keepalive messages on idle connections, so that neither the host nor a router drops
+/// them.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// How long nobody must have wanted metadata before a little content takes the lane kept for that.
-const QUIET: Duration = Duration::from_millis(500);
+/// Idle time of metadata after which a small transfer may use the reserved connection.
+const METADATA_IDLE: Duration = Duration::from_millis(500);
 
-/// How many lanes that were given up are ended by one request: they make its line longer.
-const MAX_ENDS: usize = 32;
+/// Maximum number of kill lines that precede one request; older ones are discarded.
+const MAX_KILL_LINES: usize = 32;
 
-/// An answer of more bytes than this says more of the link's width than of its length.
+/// Answers longer than this (in bytes) measure bandwidth rather than latency, so their duration is
+/// not a round trip.
 const SHORT_ANSWER: usize = 4 << 10;
-/// One connection of a pool, with what stands on it.
+/// A connection that a [`Pool`] can hold, with the state that its dialect keeps for it.
 pub trait Pooled: Send + 'static {
-    /// Returns whether it can only be dropped.
+    /// Returns whether the connection can only be dropped.
     fn is_broken(&self) -> bool;
 
     fn last_used(&self) -> Tick;
 
     fn set_last_used(&mut self, now: Tick);
 
-    /// Tells the host, and every router between, that it is in use; does not wait.
+    /// Sends a keepalive message. Does not wait for a reply.
     fn keepalive(&mut self) -> Result<(), ssh::Error>;
 
-    /// Asks the host for a sign of life and waits for it.
+    /// Sends a request without effect and returns whether the host answered. Blocks.
     fn answers(&mut self) -> bool;
 
     fn aborter(&self) -> Aborter;
 
-    /// Returns the line that, sent over another connection, ends what this one left on the host; empty
-    /// where nothing can.
-    fn end_line(&self) -> &[u8] {
+    /// Returns the line that, sent over another connection, kills what this one left running on the
+    /// host. Empty if nothing needs to be killed.
+    fn kill_line(&self) -> &[u8] {
         &[]
     }
 
-    /// Has lines sent before the next request.
-    fn precede(&mut self, lines: Vec<u8>) {
+    /// Queues lines that are sent together with the next request.
+    fn send_before_next(&mut self, lines: Vec<u8>) {
         drop(lines);
     }
 
-    /// Returns whether such lines were sent.
-    fn has_sent_preceding(&self) -> bool {
+    /// Returns whether the queued lines have been sent.
+    fn has_sent_queued(&self) -> bool {
         true
     }
 }
 
-/// What a lane is wanted for.
+/// The use for which a connection is lent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     Metadata,
-    /// So little that it takes about a round trip: it waits for others of its kind, but not until a
-    /// large content is through.
-    LittleContent,
-    Content,
+    /// A transfer that takes about one round trip. It waits for other small transfers, but not for
+    /// large ones.
+    SmallTransfer,
+    Transfer,
 }
 
-/// Opens a new connection.
-pub type Opener<L> = Box<dyn Fn() -> Result<L, OpenError> + Send + Sync>;
+/// Opens a new connection; blocks.
+pub type Opener<C> = Box<dyn Fn() -> Result<C, OpenError> + Send + Sync>;
 
-/// Why a connection could not be opened.
+/// The reason why a connection could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(transparent)]
     Ssh(#[from] ssh::Error),
-    /// There is a connection, and a dialect could do nothing with it.
+    /// The connection was made, but the dialect could not be started on it.
     #[error("{detail}")]
     Dialect {
         detail: String,
-        /// How long the host was waited for, if it did not answer.
+        /// The deadline that passed, if the host did not answer.
         timeout: Option<Duration>,
     },
 }
 
-/// The pool. Cloning it gives another handle to the same lanes.
-pub struct Lanes<L: Pooled> {
-    shared: Arc<Shared<L>>,
+/// A pool of connections. A clone is another handle to the same pool.
+pub struct Pool<C: Pooled> {
+    shared: Arc<Shared<C>>,
 }
 
-struct Shared<L> {
-    opener: Opener<L>,
+struct Shared<C> {
+    opener: Opener<C>,
     clock: Arc<dyn Clock>,
-    /// Guards everything below. Never held while a lane is opened or used.
-    state: Mutex<State<L>>,
-    /// Told when a lane gets free, when one is lost, and when an attempt to open one ends.
+    /// Guards the connections and counters. Held during [`Pooled::keepalive`], which does not wait,
+    /// and never while a connection is opened or carries a request.
+    state: Mutex<State<C>>,
+    /// Notified when a connection is returned or lost, and when an attempt to open one ends.
     changed: Condvar,
-    /// Told when the pool is closed.
+    /// Notified when the pool is closed.
     closing: Condvar,
 }
 
-struct State<L> {
-    idle: Vec<L>,
-    /// To end the lanes that are lent.
+struct State<C> {
+    idle: Vec<C>,
+    /// Aborters of the connections on loan, for [`Pool::close`].
     lent: HashMap<u64, Aborter>,
-    n_lent_for_content: usize,
-    /// Those of them on which more than a little goes.
-    n_lent_for_long: usize,
-    /// When a lane was last lent for metadata.
-    metadata_at: Tick,
+    n_transfers: usize,
+    /// The transfers that are not small.
+    n_large_transfers: usize,
+    /// The last time at which a connection was lent for metadata.
+    last_metadata_at: Tick,
     is_opening: bool,
-    /// The lanes that were given up, and the lines that end their shells, until another lane has
-    /// carried these: what they were told and arrives late must not be carried out after what comes
-    /// now.
-    ends: Vec<(u64, Vec<u8>)>,
+    /// Ids of dropped connections, each with the line that kills its shell. Kept until another
+    /// connection has sent them: a delayed request of a dropped connection must not run after later
+    /// requests.
+    kill_lines: Vec<(u64, Vec<u8>)>,
     n_waiting: usize,
     n_waiting_for_metadata: usize,
     next_id: u64,
     max: usize,
     is_closed: bool,
-    /// Whether nobody waits for a connection while the host is known to be away.
+    /// Whether callers get an error at once while the host is known to be unreachable.
     fails_fast: bool,
     failure: Option<Failure>,
-    /// When the last lane was lost; `None` while there is one.
+    /// The time since which no connection is open; `None` while there is one.
     away_since: Option<Tick>,
     round_trip: Option<Duration>,
 }
@@ -160,31 +164,31 @@ struct Failure {
     kind: FailureKind,
 }
 
-/// The distinctions that a caller must be able to make of a failure.
+/// Distinguishes the failures that callers handle differently.
 #[derive(Clone)]
 enum FailureKind {
     Other,
-    /// The host did not answer for so long.
+    /// The host did not answer within this time.
     Timeout(Duration),
-    /// The host is not the one that the mount was made with, or its key was revoked.
+    /// The host key is not the pinned key, or it was revoked.
     HostKey(known_hosts::Refusal),
 }
 
-impl<L> State<L> {
+impl<C> State<C> {
     fn n_open(&self) -> usize {
         self.idle.len() + self.lent.len()
     }
 
-    /// Notes a lane that was given up, and the line that ends its shell.
-    fn give_up(&mut self, id: u64, end_line: &[u8]) {
-        if self.ends.len() == MAX_ENDS {
-            self.ends.remove(0);
+    /// Records a dropped connection and the line that kills its shell.
+    fn note_dropped(&mut self, id: u64, kill_line: &[u8]) {
+        if self.kill_lines.len() == MAX_KILL_LINES {
+            self.kill_lines.remove(0);
         }
-        self.ends.push((id, end_line.to_vec()));
+        self.kill_lines.push((id, kill_line.to_vec()));
     }
 
-    /// Keeps `away_since` in step with the lanes; to be called when one comes or goes.
-    fn note_contact(&mut self, now: Tick) {
+    /// Updates `away_since`. Callers call it after a connection is added or removed.
+    fn update_away_since(&mut self, now: Tick) {
         self.away_since = if self.n_open() == 0 {
             self.away_since.or(Some(now))
         } else {
@@ -192,35 +196,36 @@ impl<L> State<L> {
         };
     }
 
-    /// Whether content may have one more lane: the last but for a little, where all the others are
-    /// taken for long or nobody wants metadata anyway.
+    /// Returns whether a transfer may take another connection. A small transfer may take the
+    /// reserved one if large transfers use all others, or if metadata has been idle.
     fn has_room_for(&self, purpose: Purpose, now: Tick) -> bool {
-        let max = self.max_for_content();
-        let is_quiet = now.saturating_sub(self.metadata_at) > QUIET;
-        self.n_lent_for_content < max
-            || (purpose == Purpose::LittleContent && (self.n_lent_for_long >= max || is_quiet))
+        let max = self.max_transfers();
+        let is_metadata_idle = now.saturating_sub(self.last_metadata_at) > METADATA_IDLE;
+        self.n_transfers < max
+            || (purpose == Purpose::SmallTransfer
+                && (self.n_large_transfers >= max || is_metadata_idle))
     }
 
-    /// One lane is kept for metadata, unless there is only one.
-    fn max_for_content(&self) -> usize {
+    /// Returns how many connections transfers may use: all but the reserved one, and at least one.
+    fn max_transfers(&self) -> usize {
         self.max.saturating_sub(1).max(1)
     }
 }
 
-impl<L: Pooled> Lanes<L> {
-    /// Makes a pool of at most `max` lanes, of which `first` is one.
-    pub fn new(first: L, opener: Opener<L>, max: usize, clock: Arc<dyn Clock>) -> Self {
+impl<C: Pooled> Pool<C> {
+    /// Makes a pool of at most `max` connections, of which `first` is one.
+    pub fn new(first: C, opener: Opener<C>, max: usize, clock: Arc<dyn Clock>) -> Self {
         let shared = Arc::new(Shared {
             opener,
             clock,
             state: Mutex::new(State {
                 idle: vec![first],
                 lent: HashMap::new(),
-                n_lent_for_content: 0,
-                n_lent_for_long: 0,
-                metadata_at: Tick::ZERO,
+                n_transfers: 0,
+                n_large_transfers: 0,
+                last_metadata_at: Tick::ZERO,
                 is_opening: false,
-                ends: Vec::new(),
+                kill_lines: Vec::new(),
                 n_waiting: 0,
                 n_waiting_for_metadata: 0,
                 next_id: 0,
@@ -249,11 +254,12 @@ impl<L: Pooled> Lanes<L> {
         Self { shared }
     }
 
-    /// Lends a lane that is in step with its host; waits for one if need be.
+    /// Lends a connection; blocks until one is free.
     ///
     /// # Errors
-    /// There is no lane and none can be opened, or the pool was closed.
-    pub fn lend(&self, purpose: Purpose, act: &'static str) -> Result<Lent<L>, Error> {
+    /// [`Error::Closed`] after [`Self::close`]; [`Error::Disconnected`] if no connection is open
+    /// and none can be opened.
+    pub fn lend(&self, purpose: Purpose, act: &'static str) -> Result<Lent<C>, Error> {
         let shared = &self.shared;
         let mut state = shared.state.lock();
         let since = shared.clock.tick();
@@ -261,15 +267,15 @@ impl<L: Pooled> Lanes<L> {
             if state.is_closed {
                 return Err(Error::Closed);
             }
-            // Content waits for metadata even where both want the only lane that is open.
+            // Transfers yield to waiting metadata requests even if only one connection is open.
             let is_allowed = purpose == Purpose::Metadata
                 || (state.n_waiting_for_metadata == 0
                     && state.has_room_for(purpose, shared.clock.tick()));
-            if is_allowed && let Some(lane) = state.idle.pop() {
-                return Ok(self.hand_out(&mut state, lane, purpose));
+            if is_allowed && let Some(connection) = state.idle.pop() {
+                return Ok(self.lend_now(&mut state, connection, purpose));
             }
             if state.n_open() == 0 && state.fails_fast && state.failure.is_some() {
-                shared.open_one_more(&mut state);
+                shared.start_opening(&mut state);
             }
             if state.n_open() == 0
                 && (!state.is_opening || state.fails_fast)
@@ -281,9 +287,9 @@ impl<L: Pooled> Lanes<L> {
                 return Err(failure.to_error(act));
             }
             if is_allowed {
-                shared.open_one_more(&mut state);
+                shared.start_opening(&mut state);
                 if state.n_open() == 0 && !state.is_opening {
-                    // It could not even begin; the failure says why.
+                    // The thread that opens connections did not start; the failure says why.
                     continue;
                 }
             }
@@ -294,20 +300,24 @@ impl<L: Pooled> Lanes<L> {
             state.n_waiting -= 1;
             state.n_waiting_for_metadata -= n_for_metadata;
             if n_for_metadata > 0 && state.n_waiting_for_metadata == 0 {
-                // Who stood back for this one may find another lane.
+                // A transfer that yielded to this request may now take a connection.
                 shared.changed.notify_all();
             }
         }
     }
 
-    /// Has requests fail at once while the host is known to be away: a connection is tried for all
-    /// the same, but nobody waits for it.
+    /// Makes requests fail at once while the host is known to be unreachable. An attempt to connect
+    /// still begins in the background, but no caller waits for it.
     pub fn fail_fast(&self) {
         self.shared.state.lock().fails_fast = true;
     }
 
-    /// Lends a lane that has just shown that it lives, for a request that cannot be repeated.
-    pub fn lend_live(&self, purpose: Purpose, act: &'static str) -> Result<Lent<L>, Error> {
+    /// Lends a connection that was used recently or has just answered, for a request that cannot be
+    /// retried.
+    ///
+    /// # Errors
+    /// As for [`Self::lend`].
+    pub fn lend_live(&self, purpose: Purpose, act: &'static str) -> Result<Lent<C>, Error> {
         loop {
             let mut lent = self.lend(purpose, act)?;
             if lent.is_alive() {
@@ -316,75 +326,73 @@ impl<L: Pooled> Lanes<L> {
         }
     }
 
-    /// Lends one more lane for content if there is one that nobody waits for; never blocks.
+    /// Lends another connection for a transfer if no caller waits for one; never blocks.
     ///
-    /// Where there is none but there may be, one begins to be opened, for whoever asks next.
-    pub fn lend_spare(&self) -> Option<Lent<L>> {
+    /// If none is idle and the limit allows one more, starts to open it in the background for a
+    /// later call.
+    pub fn lend_spare(&self) -> Option<Lent<C>> {
         let mut state = self.shared.state.lock();
-        if state.is_closed
-            || state.n_waiting > 0
-            || state.n_lent_for_content >= state.max_for_content()
-        {
+        if state.is_closed || state.n_waiting > 0 || state.n_transfers >= state.max_transfers() {
             return None;
         }
-        let lane = state.idle.pop();
-        if lane.is_none() {
-            self.shared.open_one_more(&mut state);
+        let connection = state.idle.pop();
+        if connection.is_none() {
+            self.shared.start_opening(&mut state);
         }
-        lane.map(|lane| self.hand_out(&mut state, lane, Purpose::Content))
+        connection.map(|connection| self.lend_now(&mut state, connection, Purpose::Transfer))
     }
 
-    /// Returns whether somebody waits for a lane.
-    pub fn is_wanted(&self) -> bool {
+    /// Returns whether a caller waits for a connection.
+    pub fn has_waiters(&self) -> bool {
         self.shared.state.lock().n_waiting > 0
     }
 
-    /// Returns how many lanes content may use at once.
-    pub fn max_for_content(&self) -> usize {
-        self.shared.state.lock().max_for_content()
+    /// Returns how many connections transfers may use at once.
+    pub fn max_transfers(&self) -> usize {
+        self.shared.state.lock().max_transfers()
     }
 
-    /// Returns the time by the clock of the pool.
+    /// Returns the current time of the pool's clock.
     pub fn tick(&self) -> Tick {
         self.shared.clock.tick()
     }
 
-    fn hand_out(&self, state: &mut State<L>, mut lane: L, purpose: Purpose) -> Lent<L> {
-        let ends = state.ends.iter().flat_map(|(_, line)| line);
-        lane.precede(ends.copied().collect());
+    fn lend_now(&self, state: &mut State<C>, mut connection: C, purpose: Purpose) -> Lent<C> {
+        let kill_lines = state.kill_lines.iter().flat_map(|(_, line)| line);
+        connection.send_before_next(kill_lines.copied().collect());
         let id = state.next_id;
         state.next_id += 1;
-        state.lent.insert(id, lane.aborter());
+        state.lent.insert(id, connection.aborter());
         if purpose == Purpose::Metadata {
-            state.metadata_at = self.shared.clock.tick();
+            state.last_metadata_at = self.shared.clock.tick();
         }
-        state.n_lent_for_content += usize::from(purpose != Purpose::Metadata);
-        state.n_lent_for_long += usize::from(purpose == Purpose::Content);
+        state.n_transfers += usize::from(purpose != Purpose::Metadata);
+        state.n_large_transfers += usize::from(purpose == Purpose::Transfer);
         Lent {
-            lane: Some(lane),
-            carried: state.ends.iter().map(|(id, _)| *id).collect(),
+            connection: Some(connection),
+            carried_kill_lines: state.kill_lines.iter().map(|(id, _)| *id).collect(),
             id,
             purpose,
-            lanes: self.clone(),
+            pool: self.clone(),
         }
     }
 
-    /// Returns how many lanes are open.
+    /// Returns the number of open connections.
     pub fn n_open(&self) -> usize {
         self.shared.state.lock().n_open()
     }
 
-    /// Returns how the connections are; never blocks for long.
+    /// Returns the state of the connections, without asking the host.
     pub fn contact(&self) -> Contact {
         let state = self.shared.state.lock();
         let contact = match state.away_since {
             None => ContactState::Connected,
             Some(since) => {
-                let for_so_long = self.tick().saturating_sub(since);
+                let elapsed = self.tick().saturating_sub(since);
                 if state.is_opening {
-                    ContactState::Reconnecting { for_so_long }
+                    ContactState::Reconnecting { elapsed }
                 } else {
-                    ContactState::Away { for_so_long }
+                    ContactState::Away { elapsed }
                 }
             }
         };
@@ -404,7 +412,8 @@ impl<L: Pooled> Lanes<L> {
         }
     }
 
-    /// Ends all lanes. Whoever waits for one, or on one, gets an error at once.
+    /// Ends all connections. Callers that wait for a connection or for the host get an error at
+    /// once.
     pub fn close(&self) {
         let mut state = self.shared.state.lock();
         state.is_closed = true;
@@ -418,36 +427,36 @@ impl<L: Pooled> Lanes<L> {
         drop(idle);
     }
 
-    fn take_back(&self, mut lane: L, id: u64, purpose: Purpose, carried: &[u64]) {
+    fn take_back(&self, mut connection: C, id: u64, purpose: Purpose, carried_kill_lines: &[u64]) {
         let mut state = self.shared.state.lock();
         state.lent.remove(&id);
-        state.n_lent_for_content -= usize::from(purpose != Purpose::Metadata);
-        state.n_lent_for_long -= usize::from(purpose == Purpose::Content);
-        let is_kept = !lane.is_broken() && !state.is_closed;
-        if lane.is_broken() {
-            state.give_up(id, lane.end_line());
-        } else if lane.has_sent_preceding() {
+        state.n_transfers -= usize::from(purpose != Purpose::Metadata);
+        state.n_large_transfers -= usize::from(purpose == Purpose::Transfer);
+        let is_reusable = !connection.is_broken() && !state.is_closed;
+        if connection.is_broken() {
+            state.note_dropped(id, connection.kill_line());
+        } else if connection.has_sent_queued() {
             state
-                .ends
-                .retain(|(given_up, _)| !carried.contains(given_up));
+                .kill_lines
+                .retain(|(dropped_id, _)| !carried_kill_lines.contains(dropped_id));
         }
-        let dropped = if is_kept {
-            lane.set_last_used(self.shared.clock.tick());
-            state.idle.push(lane);
+        let dropped = if is_reusable {
+            connection.set_last_used(self.shared.clock.tick());
+            state.idle.push(connection);
             None
         } else {
-            Some(lane)
+            Some(connection)
         };
-        state.note_contact(self.shared.clock.tick());
+        state.update_away_since(self.shared.clock.tick());
         drop(state);
         self.shared.changed.notify_all();
         drop(dropped);
     }
 }
 
-impl<L: Pooled> Shared<L> {
-    /// Starts to open a lane in the background if there may be one more.
-    fn open_one_more(self: &Arc<Self>, state: &mut State<L>) {
+impl<C: Pooled> Shared<C> {
+    /// Starts to open a connection in the background if the limit and the back-off allow it.
+    fn start_opening(self: &Arc<Self>, state: &mut State<C>) {
         let backs_off = state
             .failure
             .as_ref()
@@ -471,20 +480,23 @@ impl<L: Pooled> Shared<L> {
         let mut state = self.state.lock();
         state.is_opening = false;
         match result {
-            Ok(mut lane) if !state.is_closed => {
-                lane.set_last_used(self.clock.tick());
+            Ok(mut connection) if !state.is_closed => {
+                connection.set_last_used(self.clock.tick());
                 state.failure = None;
-                state.idle.push(lane);
-                state.note_contact(self.clock.tick());
+                state.idle.push(connection);
+                state.update_away_since(self.clock.tick());
                 log::debug!("connection {} is open", state.n_open());
-                // Others may still wait; they ask for the next one when they wake.
+                // Callers that still wait request the next connection when they wake.
             }
             Ok(_) => {}
             Err(OpenError::Ssh(ssh::Error::Auth(Refusal::WouldAskAgain { .. })))
                 if state.n_open() > 0 =>
             {
-                log::info!("a further login would ask again; one connection does everything");
                 state.max = state.n_open();
+                log::info!(
+                    "a further login would ask for credentials again; connections are limited to {}",
+                    state.max
+                );
             }
             Err(error) => {
                 let detail = error_chain::with_causes(&error);
@@ -497,11 +509,13 @@ impl<L: Pooled> Shared<L> {
                     OpenError::Ssh(ssh::Error::HostKey(refusal)) => FailureKind::HostKey(refusal),
                     _ => FailureKind::Other,
                 };
-                let is_said = state.failure.as_ref().is_some_and(|failure| {
+                let is_already_logged = state.failure.as_ref().is_some_and(|failure| {
                     matches!(failure.kind, FailureKind::HostKey(_)) && failure.detail == detail
                 });
                 match kind {
-                    FailureKind::HostKey(_) if is_said => log::debug!("still refused: {detail}"),
+                    FailureKind::HostKey(_) if is_already_logged => {
+                        log::debug!("connection still refused: {detail}");
+                    }
                     FailureKind::HostKey(_) => log::error!("connection refused: {detail}"),
                     _ => log::warn!("cannot open a connection: {detail}"),
                 }
@@ -512,7 +526,7 @@ impl<L: Pooled> Shared<L> {
         self.changed.notify_all();
     }
 
-    fn fail(&self, state: &mut State<L>, detail: &str, kind: FailureKind) {
+    fn fail(&self, state: &mut State<C>, detail: &str, kind: FailureKind) {
         let back_off = state
             .failure
             .as_ref()
@@ -525,7 +539,7 @@ impl<L: Pooled> Shared<L> {
         });
     }
 
-    /// One round of the keeper's work; false when there is nothing left to keep.
+    /// Does one round of keepalives; returns false once the pool is closed.
     fn keep_alive(&self) -> bool {
         let mut state = self.state.lock();
         if !state.is_closed {
@@ -534,23 +548,23 @@ impl<L: Pooled> Shared<L> {
         let now = self.clock.tick();
         let mut dead = Vec::new();
         let mut kept = Vec::new();
-        for mut lane in std::mem::take(&mut state.idle) {
-            let is_due = now.saturating_sub(lane.last_used()) >= KEEPALIVE;
-            if is_due && lane.keepalive().is_err() {
+        for mut connection in std::mem::take(&mut state.idle) {
+            let is_due = now.saturating_sub(connection.last_used()) >= KEEPALIVE;
+            if is_due && connection.keepalive().is_err() {
                 let id = state.next_id;
                 state.next_id += 1;
-                state.give_up(id, lane.end_line());
-                dead.push(lane);
+                state.note_dropped(id, connection.kill_line());
+                dead.push(connection);
             } else {
-                kept.push(lane);
+                kept.push(connection);
             }
         }
         state.idle = kept;
-        state.note_contact(now);
+        state.update_away_since(now);
         let goes_on = !state.is_closed;
         drop(state);
         if !dead.is_empty() {
-            log::info!("{} idle connections died", dead.len());
+            log::info!("{} idle connections were lost", dead.len());
         }
         goes_on
     }
@@ -573,7 +587,7 @@ impl Failure {
     }
 }
 
-impl<L: Pooled> Clone for Lanes<L> {
+impl<C: Pooled> Clone for Pool<C> {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
@@ -581,9 +595,9 @@ impl<L: Pooled> Clone for Lanes<L> {
     }
 }
 
-impl<L: Pooled> fmt::Debug for Lanes<L> {
+impl<C: Pooled> fmt::Debug for Pool<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lanes")
+        f.debug_struct("Pool")
             .field("n_open", &self.n_open())
             .finish()
     }

@@ -40,7 +40,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::path::RemotePath;
-use crate::pool::Lanes;
+use crate::pool::Pool;
 use crate::pool::Purpose;
 use crate::remote::Ability;
 use crate::remote::AttrChange;
@@ -97,7 +97,7 @@ const NO_WORD: &str = "the host has nothing but scp, which has no word for it";
 /// A host that is reached over [`Link`]s.
 #[derive(Debug)]
 pub struct ScpOnly {
-    links: Lanes<Link>,
+    pool: Pool<Link>,
     facts: Facts,
     /// How many names a listing may have.
     max_names: usize,
@@ -150,7 +150,7 @@ impl ScpOnly {
         let path = self.remote_path(about.path);
         let line = command::line(direction, quirks.options, quirks.quoting, &path)
             .map_err(|why| Self::unsupported(about.act, about.path, why))?;
-        Command::start(&self.links, purpose, about.act, &line, self.timeout)
+        Command::start(&self.pool, purpose, about.act, &line, self.timeout)
     }
 
     /// What a header says, and what nobody knows filled in.
@@ -201,7 +201,7 @@ impl ScpOnly {
     /// What a file was when it was fetched, and how it ended.
     fn fetch_once(&self, about: About<'_>, receiver: &mut dyn Receiver) -> Result<Fetch> {
         let quirks = *self.quirks.lock();
-        let command = self.run(Direction::Fetch, &quirks, Purpose::Content, about)?;
+        let command = self.run(Direction::Fetch, &quirks, Purpose::Transfer, about)?;
         receive::fetch(command, &quirks, about, receiver)
     }
 }
@@ -407,10 +407,10 @@ impl Remote for ScpOnly {
     }
 
     fn contact(&self) -> Contact {
-        self.links.contact()
+        self.pool.contact()
     }
 
     fn close(&self) {
-        self.links.close();
+        self.pool.close();
     }
 }

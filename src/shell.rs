@@ -89,7 +89,7 @@ pub const TEMP_SUFFIX: &[u8] = b".tmp";
 const LITTLE: u64 = 64 << 10;
 
 /// The connections of this dialect: each with a resident shell.
-pub(crate) type Lanes = pool::Lanes<Lane>;
+pub(crate) type Lanes = pool::Pool<Lane>;
 pub(crate) type Lent = pool::Lent<Lane>;
 
 /// A host with a POSIX shell, reached over a pool of connections.
@@ -183,9 +183,9 @@ impl Shell {
     /// not wait until others have sent all of theirs.
     fn content_lane(&self, act: &'static str, size: u64) -> Result<Lent> {
         let purpose = if size <= LITTLE {
-            Purpose::LittleContent
+            Purpose::SmallTransfer
         } else {
-            Purpose::Content
+            Purpose::Transfer
         };
         self.lanes.lend_live(purpose, act)
     }
@@ -535,7 +535,7 @@ impl Remote for Shell {
     fn sync(&self, path: &RemotePath) -> Result<()> {
         const ACT: &str = "flush";
         let line = Line::new("flush").arg(&self.absolute(path)).raw("; a $?");
-        let mut lane = self.lanes.lend(Purpose::Content, ACT)?;
+        let mut lane = self.lanes.lend(Purpose::Transfer, ACT)?;
         let answer = lane
             .request(&line.finish())
             .map_err(|error| lost(ACT, error))?;

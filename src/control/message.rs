@@ -167,14 +167,14 @@ pub struct NotStored {
 impl From<Contact> for Connection {
     fn from(contact: Contact) -> Self {
         let (state, away) = match contact.state {
-            ContactState::Away { for_so_long } | ContactState::Reconnecting { for_so_long }
+            ContactState::Away { elapsed } | ContactState::Reconnecting { elapsed }
                 if contact.refusal.is_some() =>
             {
-                ("refused", Some(for_so_long))
+                ("refused", Some(elapsed))
             }
             ContactState::Connected => ("connected", None),
-            ContactState::Away { for_so_long } => ("away", Some(for_so_long)),
-            ContactState::Reconnecting { for_so_long } => ("reconnecting", Some(for_so_long)),
+            ContactState::Away { elapsed } => ("away", Some(elapsed)),
+            ContactState::Reconnecting { elapsed } => ("reconnecting", Some(elapsed)),
         };
         Self {
             state: state.to_owned(),

@@ -61,7 +61,7 @@ pub fn status(status: &Status) -> String {
         (
             "connection",
             format!(
-                "{state}, {} of {} lanes{round_trip}",
+                "{state}, {} of {} connections{round_trip}",
                 connection.lanes_open, connection.lanes_max
             ),
         ),

@@ -24,11 +24,11 @@ pub enum ContactState {
     Connected,
     /// No connection is open; the next call opens one.
     Away {
-        for_so_long: Duration,
+        elapsed: Duration,
     },
     /// No connection is open, and one is being opened.
     Reconnecting {
-        for_so_long: Duration,
+        elapsed: Duration,
     },
 }
 

@@ -8,7 +8,7 @@ pub struct Settings {
     /// The directory as typed; empty for the login directory.
     pub directory: Vec<u8>,
     /// How many connections there may be.
-    pub max_lanes: usize,
+    pub max_connections: usize,
     /// How long a wait for the host may go without progress.
     pub timeout: Duration,
     /// How long an upload goes on while the host cannot be reached.

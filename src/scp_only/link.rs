@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use crate::clock::Tick;
-use crate::pool::Lanes;
 use crate::pool::Lent;
+use crate::pool::Pool;
 use crate::pool::Pooled;
 use crate::pool::Purpose;
 use crate::remote::Error;
@@ -94,14 +94,14 @@ impl Command {
     /// # Errors
     /// [`Error::Disconnected`]: the command does not run.
     pub(super) fn start(
-        links: &Lanes<Link>,
+        pool: &Pool<Link>,
         purpose: Purpose,
         act: &'static str,
         line: &str,
         timeout: Duration,
     ) -> Result<Self> {
         loop {
-            let mut link = links.lend(purpose, act)?;
+            let mut link = pool.lend(purpose, act)?;
             let was_used = std::mem::replace(&mut link.is_used, true);
             link.is_broken = true;
             let started = link.connection.exec(line).and_then(|mut channel| {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::path::Excerpt;
 use crate::path::RemotePath;
-use crate::pool::Lanes;
 use crate::pool::OpenError;
+use crate::pool::Pool;
 use crate::pool::Purpose;
 use crate::remote;
 use crate::remote::Facts;
@@ -98,21 +98,21 @@ pub fn probe(
     let link = Link::open(&*transport)?;
     let banner = link.banner().to_owned();
     let opener = move || Link::open(&*transport).map_err(OpenError::from);
-    let links = Lanes::new(
+    let pool = Pool::new(
         link,
         Box::new(opener),
-        settings.max_lanes,
+        settings.max_connections,
         Arc::clone(&clock),
     );
     if settings.fails_fast {
-        links.fail_fast();
+        pool.fail_fast();
     }
     let probe = Probe {
-        links: &links,
+        pool: &pool,
         settings,
         directory: login_relative(&settings.directory),
     };
-    let quirks = probe.find_out(&banner).inspect_err(|_| links.close())?;
+    let quirks = probe.find_out(&banner).inspect_err(|_| pool.close())?;
     let mut root = probe.directory;
     while root.len() > 1 && root.ends_with(b"/") {
         root.pop();
@@ -144,7 +144,7 @@ pub fn probe(
         uploads_in_place: true,
     };
     Ok(ScpOnly {
-        links,
+        pool,
         facts,
         quirks: Mutex::new(quirks),
         prefix,
@@ -159,7 +159,7 @@ pub fn probe(
 }
 
 struct Probe<'a> {
-    links: &'a Lanes<Link>,
+    pool: &'a Pool<Link>,
     settings: &'a Settings,
     directory: Vec<u8>,
 }
@@ -180,7 +180,7 @@ impl Probe<'_> {
             path: &path,
         };
         let timeout = self.settings.timeout;
-        let trial = Command::start(self.links, Purpose::Metadata, ACT, line, timeout)
+        let trial = Command::start(self.pool, Purpose::Metadata, ACT, line, timeout)
             .and_then(|command| trial::attempt(command, about))
             .map_err(of_remote)?;
         log::debug!("`{line}`: {trial:?}");
@@ -269,9 +269,10 @@ impl Probe<'_> {
         };
         let line = format!("scp -p -r -f {word}");
         let timeout = self.settings.timeout;
-        let listed = Command::start(self.links, Purpose::Metadata, ACT, &line, timeout).and_then(
-            |command| listing::list(command, &quirks, about, b"", self.settings.max_names),
-        );
+        let listed =
+            Command::start(self.pool, Purpose::Metadata, ACT, &line, timeout).and_then(|command| {
+                listing::list(command, &quirks, about, b"", self.settings.max_names)
+            });
         match listed {
             Ok(Listed::Whole { .. }) | Err(remote::Error::TooManyNames { .. }) => {}
             Ok(Listed::Unheeded)

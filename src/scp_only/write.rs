@@ -193,7 +193,7 @@ impl ScpOnly {
         } else {
             Pace::Acknowledged
         };
-        let command = self.run(Direction::Upload, &quirks, Purpose::Content, about)?;
+        let command = self.run(Direction::Upload, &quirks, Purpose::Transfer, about)?;
         let sent = send::upload(command, &quirks, about, &name, content, plan, pace);
         match sent? {
             Sent::Done => {

@@ -63,7 +63,7 @@ pub struct Lane {
     last_used: Tick,
     /// The line that ends this lane's shell from another lane; empty until the shell has told its
     /// number.
-    end_line: Vec<u8>,
+    kill_line: Vec<u8>,
     /// The bytes to send before the next line.
     preceding: Vec<u8>,
 }
@@ -166,7 +166,7 @@ impl Lane {
             scratch: vec![0; READ_SIZE].into_boxed_slice(),
             is_broken: true,
             last_used: Tick::ZERO,
-            end_line: Vec::new(),
+            kill_line: Vec::new(),
             preceding: Vec::new(),
         };
         lane.channel.set_timeout(timeout);
@@ -177,7 +177,7 @@ impl Lane {
         let pid = std::str::from_utf8(answer.body.trim_ascii()).ok();
         if let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok()) {
             let word = String::from_utf8_lossy(&greeting);
-            lane.end_line = format!("end {pid} {word}; ").into_bytes();
+            lane.kill_line = format!("end {pid} {word}; ").into_bytes();
         }
         Ok(lane)
     }
@@ -448,15 +448,15 @@ impl Pooled for Lane {
         self.connection.aborter()
     }
 
-    fn end_line(&self) -> &[u8] {
-        &self.end_line
+    fn kill_line(&self) -> &[u8] {
+        &self.kill_line
     }
 
-    fn precede(&mut self, lines: Vec<u8>) {
+    fn send_before_next(&mut self, lines: Vec<u8>) {
         self.preceding = lines;
     }
 
-    fn has_sent_preceding(&self) -> bool {
+    fn has_sent_queued(&self) -> bool {
         self.preceding.is_empty()
     }
 }

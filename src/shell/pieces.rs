@@ -81,7 +81,7 @@ impl Shell {
             && is_exact
             && upload.size > MIN_FILE
             && upload.how != How::Direct
-            && (self.lanes.max_for_content() > 1 || self.facts.can_take_holes)
+            && (self.lanes.max_transfers() > 1 || self.facts.can_take_holes)
     }
 
     /// Uploads content as [`crate::remote::Remote::upload`] does, over as many lanes as content may
@@ -198,7 +198,7 @@ impl<'env> Pieces<'env> {
         if left == 0 {
             return None;
         }
-        let n_lanes = self.lanes.max_for_content() as u64;
+        let n_lanes = self.lanes.max_transfers() as u64;
         let fair = (left / n_lanes).next_multiple_of(BLOCK).max(LAST_PIECES);
         let offset = *next;
         let len = wanted.min(fair).min(end - offset);
@@ -243,7 +243,7 @@ impl<'env> Pieces<'env> {
             lane.set_broken();
             let since = self.lanes.tick();
             self.send_all_but_last_chunk(lane, piece, role, &mut out)?;
-            let gives_way = matches!(role, Role::Helper) && self.lanes.is_wanted();
+            let gives_way = matches!(role, Role::Helper) && self.lanes.has_waiters();
             let elapsed = self.lanes.tick().saturating_sub(since);
             let following = if gives_way {
                 None

@@ -83,7 +83,7 @@ pub fn probe(
     let lane_clock = Arc::clone(&clock);
     let opener =
         move || Lane::open(&*transport, &helpers, timeout, &*lane_clock).map_err(OpenError::from);
-    let lanes = Lanes::new(lane, Box::new(opener), settings.max_lanes, clock);
+    let lanes = Lanes::new(lane, Box::new(opener), settings.max_connections, clock);
     if settings.fails_fast {
         lanes.fail_fast();
     }

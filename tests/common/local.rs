@@ -476,7 +476,7 @@ impl World {
     pub(crate) fn settings(&self) -> scpfs::remote::Settings {
         scpfs::remote::Settings {
             directory: self.root().into_os_string().into_encoded_bytes(),
-            max_lanes: 3,
+            max_connections: 3,
             max_names: scpfs::remote::DEFAULT_MAX_NAMES,
             timeout: Duration::from_secs(20),
             patience: Duration::ZERO,

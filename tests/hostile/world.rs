@@ -20,7 +20,7 @@ use crate::things::path;
 pub(crate) fn settings() -> Settings {
     Settings {
         directory: b"/srv".to_vec(),
-        max_lanes: 1,
+        max_connections: 1,
         max_names: scpfs::remote::DEFAULT_MAX_NAMES,
         timeout: Duration::from_secs(1),
         patience: Duration::ZERO,

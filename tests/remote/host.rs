@@ -166,7 +166,7 @@ impl Host {
                     .unwrap();
                 let settings = Settings {
                     directory: dir.path().as_os_str().as_bytes().to_vec(),
-                    max_lanes: 3,
+                    max_connections: 3,
                     max_names: scpfs::remote::DEFAULT_MAX_NAMES,
                     timeout: Duration::from_secs(20),
                     patience: Duration::ZERO,

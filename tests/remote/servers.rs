@@ -58,7 +58,7 @@ impl Appliance {
     fn settings(&self) -> Settings {
         Settings {
             directory: self.dir.path().as_os_str().as_encoded_bytes().to_vec(),
-            max_lanes: 3,
+            max_connections: 3,
             max_names: scpfs::remote::DEFAULT_MAX_NAMES,
             timeout: Duration::from_secs(20),
             patience: Duration::ZERO,

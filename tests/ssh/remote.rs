@@ -85,7 +85,7 @@ impl Drop for Root {
 fn connect(settings: Settings, root: &Path) -> Result<Shell, probe::Error> {
     let probe_settings = scpfs::remote::Settings {
         directory: root.as_os_str().as_bytes().to_vec(),
-        max_lanes: 2,
+        max_connections: 2,
         max_names: scpfs::remote::DEFAULT_MAX_NAMES,
         timeout: settings.timeout,
         patience: Duration::ZERO,

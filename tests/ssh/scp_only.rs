@@ -73,7 +73,7 @@ fn connect(sshd: &Sshd, timeout: u64) -> Result<Arc<dyn Remote>, host::Error> {
     let transport: Arc<dyn Transport> = Arc::new(unattended(sshd.settings()));
     let settings = Settings {
         directory: Vec::new(),
-        max_lanes: 4,
+        max_connections: 4,
         max_names: scpfs::remote::DEFAULT_MAX_NAMES,
         timeout: Duration::from_secs(timeout),
         patience: Duration::ZERO,

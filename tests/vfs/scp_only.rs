@@ -31,7 +31,7 @@ fn mount(kind: Kind) -> (TempDir, Mount) {
     let clock = Arc::new(ManualClock::new());
     let settings = Settings {
         directory: dir.path().as_os_str().as_encoded_bytes().to_vec(),
-        max_lanes: 3,
+        max_connections: 3,
         max_names: scpfs::remote::DEFAULT_MAX_NAMES,
         timeout: Duration::from_secs(20),
         patience: Duration::ZERO,
