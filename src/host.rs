@@ -1,4 +1,4 @@
-//! Chooses the dialect for a host: a shell where there is one, else nothing but scp.
+//! Chooses the dialect for a host: `shell` if the host has a POSIX shell, else `scp-only`.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -16,16 +16,16 @@ use crate::ssh;
 use crate::ssh::Connection;
 use crate::ssh::Transport;
 
-/// What is to be tried.
+/// The dialects to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
-    /// The shell, and scp alone where there is none.
+    /// The shell dialect, then scp-only if the host has no shell.
     Auto,
     Shell,
     ScpOnly,
 }
 
-/// Why a host cannot be mounted.
+/// The reason why a host cannot be mounted.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -33,18 +33,18 @@ pub enum Error {
     #[error(transparent)]
     ScpOnly(#[from] scp_only::probe::Error),
     #[error(
-        "{shell}; scp alone does not help: {}",
+        "{shell}; and scp alone does not work: {}",
         error_chain::with_causes(scp_only)
     )]
     Neither {
-        // Not a source: the first to be told is the reason why the second was tried.
+        // Not a source: scp-only was tried because of this error, so the text names it first.
         shell: probe::Error,
         scp_only: Box<scp_only::probe::Error>,
     },
 }
 
 impl Error {
-    /// Returns what is wrong with the connection, if that is all that is wrong.
+    /// Returns the error of the connection, if nothing else is wrong.
     pub fn transport(&self) -> Option<&ssh::Error> {
         match self {
             Self::Shell(probe::Error::Lane(lane::Error::Transport(error)))
@@ -53,7 +53,7 @@ impl Error {
         }
     }
 
-    /// Returns how the connection was lost, if it was made and lost, or never answered.
+    /// Returns the error of a connection that was lost or timed out; any other error as `Err`.
     pub fn into_lost_connection(self) -> Result<ssh::Error, Self> {
         match self {
             Self::Shell(probe::Error::Lane(lane::Error::Transport(
@@ -70,8 +70,9 @@ impl Error {
         }
     }
 
-    /// Returns whether no way was found to talk with the host at all.
-    pub fn is_speechless(&self) -> bool {
+    /// Returns whether no dialect works: the resident shell does not start and, if it was tried, scp
+    /// does not work either.
+    pub fn has_no_usable_dialect(&self) -> bool {
         matches!(
             self,
             Self::Shell(probe::Error::Lane(_))
@@ -83,18 +84,20 @@ impl Error {
     }
 }
 
-/// Connects to a host and makes the dialect that it speaks; repeats from then on what is safe to
-/// repeat.
+/// Connects to a host, probes it and returns it as a [`Remote`] with retries; blocks.
+///
+/// # Errors
+/// The connection failed, the directory cannot be mounted, or no dialect works.
 pub fn connect(
     transport: Arc<dyn Transport>,
     settings: &Settings,
     choice: Choice,
     clock: Arc<dyn Clock>,
 ) -> Result<Arc<dyn Remote>, Error> {
-    let by_scp = |transport, clock| scp_only::probe::probe(transport, settings, clock);
+    let probe_scp = |transport, clock| scp_only::probe::probe(transport, settings, clock);
     if choice == Choice::ScpOnly {
-        let remote = by_scp(transport, Arc::clone(&clock))?;
-        return Ok(patient(remote, settings, clock));
+        let remote = probe_scp(transport, Arc::clone(&clock))?;
+        return Ok(with_retry(remote, settings, clock));
     }
     let watched = Arc::new(Watched {
         inner: Arc::clone(&transport),
@@ -103,17 +106,20 @@ pub fn connect(
     let has_connected = || watched.has_connected.load(Ordering::SeqCst);
     let dynamic = Arc::clone(&watched) as Arc<dyn Transport>;
     let shell = match probe::probe(dynamic, settings, Arc::clone(&clock)) {
-        Ok(shell) => return Ok(patient(shell, settings, clock)),
+        Ok(shell) => return Ok(with_retry(shell, settings, clock)),
         Err(error) => error,
     };
-    if choice == Choice::Shell || !has_connected() || !is_without_shell(&shell) {
+    if choice == Choice::Shell || !has_connected() || !may_have_scp(&shell) {
         return Err(shell.into());
     }
-    log::debug!("no shell: {}", error_chain::with_causes(&shell));
-    match by_scp(transport, Arc::clone(&clock)) {
-        Ok(remote) => Ok(patient(remote, settings, clock)),
+    log::debug!(
+        "the shell dialect failed, trying scp-only: {}",
+        error_chain::with_causes(&shell)
+    );
+    match probe_scp(transport, Arc::clone(&clock)) {
+        Ok(remote) => Ok(with_retry(remote, settings, clock)),
         Err(scp_only::probe::Error::Transport(_)) => Err(shell.into()),
-        // scp was there, so that what it says of the directory is what matters.
+        // scp works, so its error about the directory is the one to report.
         Err(error) if error.is_about_root() => Err(error.into()),
         Err(error) => Err(Error::Neither {
             shell,
@@ -122,21 +128,21 @@ pub fn connect(
     }
 }
 
-/// Puts the repetition of what failed around a dialect.
-fn patient<R: Remote + 'static>(
+/// Wraps a dialect in [`Retry`].
+fn with_retry<R: Remote + 'static>(
     remote: R,
     settings: &Settings,
     clock: Arc<dyn Clock>,
 ) -> Arc<dyn Remote> {
-    Arc::new(Retry::new(remote).with_patience(clock, settings.patience))
+    Arc::new(Retry::new(remote).with_upload_deadline(clock, settings.upload_deadline))
 }
 
-/// Whether a host on which this went wrong may still have scp.
-fn is_without_shell(error: &probe::Error) -> bool {
+/// Returns whether a host may have scp although the shell dialect failed with this error.
+fn may_have_scp(error: &probe::Error) -> bool {
     matches!(
         error,
-        // It ended, or said something else. Or the command was refused, or it waits for something
-        // else, as a forced `scp -t` does.
+        // The command ended, printed something else, was refused, or waits for something else, as a
+        // forced `scp -t` does.
         probe::Error::Lane(
             lane::Error::NoShell { .. }
                 | lane::Error::Transport(
@@ -148,7 +154,8 @@ fn is_without_shell(error: &probe::Error) -> bool {
     )
 }
 
-/// A transport that remembers whether it ever connected: what failed after that was the command.
+/// A transport that records whether it has ever connected: an error after that is about the
+/// command, not about the connection.
 #[derive(Debug)]
 struct Watched {
     inner: Arc<dyn Transport>,

@@ -133,7 +133,7 @@ impl Error {
             Self::Transport(error) => of_transport(error),
             Self::Dialect(error) => match error.transport() {
                 Some(error) => of_transport(error),
-                None if error.is_speechless() => 2,
+                None if error.has_no_usable_dialect() => 2,
                 None => 7,
             },
             Self::NoAnswer { .. } => 2,
@@ -386,7 +386,7 @@ pub(crate) fn connect(
         max_connections: connection.max_connections,
         max_names: connection.max_names.unwrap_or(DEFAULT_MAX_NAMES),
         timeout: connection.timeout,
-        patience: connection.timeout,
+        upload_deadline: connection.timeout,
         fails_fast: config.files.is_offline_ok,
     };
     let dynamic: Arc<dyn ssh::Transport> = Arc::clone(&transport) as _;

@@ -1,16 +1,16 @@
-//! What a host can do for a filesystem: trait [`Remote`], and the ways to talk a host into it.
+//! The contract between the filesystem and a host: trait [`Remote`] and its types.
 //!
 //! Host words live here (list, stat, fetch, upload, rename, remove); inodes and handles do not.
-//! Driven by `cache` and `vfs`.
+//! `shell` and `scp_only` implement the trait; `cache` and `vfs` call it.
 //!
 //! Modules:
-//! - `ability`: what a host can do, for people
+//! - `ability`: the operations that a host supports, for display
 //! - `contact`: the state of the connections, without asking the host
 //! - `error`: errors and reasons
-//! - `reason`: error texts of programs become reasons; pure
-//! - `retry`: a wrapper that repeats what is safe to repeat
-//! - `partial`: an upload that broke off: what is ours on the host, what is not
-//! - `settings`: what a mount asks of the connection
+//! - `reason`: classifies error texts of programs; pure
+//! - `retry`: a wrapper that retries what is safe to retry
+//! - `partial`: tells a partial upload of ours from a change by others
+//! - `settings`: settings of the connections, for every dialect
 
 pub mod ability;
 pub mod retry;
@@ -45,38 +45,38 @@ use crate::stat::Stat;
 use crate::stat::Time;
 use crate::stat::Version;
 
-/// How many names a listing may have where nobody says otherwise.
+/// Default for the maximum number of names in a listing (`max_names=`).
 pub const DEFAULT_MAX_NAMES: usize = 500_000;
 
-/// How many bytes a listing may have for each name that it may have: all names together may not be
-/// longer than this many times their number.
-pub(crate) const MAX_BYTES_A_NAME: usize = 128;
+/// Bounds the size of a listing: all names together may have this many bytes per allowed name.
+pub(crate) const MAX_BYTES_PER_NAME: usize = 128;
 
-/// How long the name is that an upload has until it is complete.
+/// Length in bytes of the name of a temporary file.
 pub const TEMP_NAME_LEN: usize = 27;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// One host and one directory of it. Every call may wait for the network, none for ever.
+/// One directory of one host. Every call may block on the network until a deadline.
 ///
-/// Paths are relative to the remote root; no call follows a symlink in the last component.
+/// Paths are relative to the remote root. No call follows a symlink in the last component, unless
+/// the dialect says so.
 pub trait Remote: Send + Sync + fmt::Debug {
-    /// Returns what was learnt about the host when it was first reached.
+    /// Returns what the probe learnt about the host.
     fn facts(&self) -> &Facts;
 
     /// Returns the attributes of `path` itself.
     fn stat(&self, path: &RemotePath) -> Result<Stat>;
 
-    /// Returns the attributes of a directory and of everything in it.
+    /// Returns the attributes of a directory and of all its entries.
     fn list(&self, path: &RemotePath) -> Result<Listing>;
 
-    /// Returns what the symlink `path` says.
+    /// Returns the target of the symlink `path`.
     fn read_link(&self, path: &RemotePath) -> Result<Vec<u8>>;
 
-    /// Receives the whole content of a file and returns the attributes it belongs to.
+    /// Fetches the whole content of a file and returns the attributes of that version.
     ///
-    /// `known` is the version that the caller knew before; content that changed while it was
-    /// sent is fetched again, so that [`Receiver::begin`] may be called several times.
+    /// `known` is the version that the caller has seen last. Content that changes during the
+    /// transfer is fetched again, so [`Receiver::begin`] may be called several times.
     fn fetch(
         &self,
         path: &RemotePath,
@@ -84,20 +84,24 @@ pub trait Remote: Send + Sync + fmt::Debug {
         receiver: &mut dyn Receiver,
     ) -> Result<Fetched>;
 
-    /// Sends the whole content of a file: to a temporary name first, then under its own, so that
-    /// nobody on the host sees half of it.
+    /// Uploads the whole content of a file. With [`Placement::Replace`] the content goes to a
+    /// temporary file, which is renamed over the old one, so that others on the host never see part
+    /// of it.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if the host has not what the plan expects and nothing was kept beside
-    /// it; the host is as it was.
+    /// [`Error::Conflict`] if the host's version is not the expected one and no conflict copy was
+    /// made; the host is unchanged. [`Error::Partial`] if an upload in place ended in the middle.
     fn upload(
         &self,
         path: &RemotePath,
         content: &dyn Content,
-        plan: &UploadSpec,
+        spec: &UploadSpec,
     ) -> Result<Uploaded>;
 
-    /// Creates an empty file; fails with [`Reason::Exists`] if there is anything.
+    /// Creates an empty file.
+    ///
+    /// # Errors
+    /// [`Reason::Exists`] if the name is taken.
     fn create_new(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed>;
 
     fn make_dir(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed>;
@@ -114,11 +118,11 @@ pub trait Remote: Send + Sync + fmt::Debug {
 
     fn symlink(&self, path: &RemotePath, target: &[u8], owner: Option<Owner>) -> Result<Changed>;
 
-    /// Gives the file `existing` the further name `path`.
+    /// Adds the name `path` to the file `existing` (a hard link).
     fn link(&self, existing: &RemotePath, path: &RemotePath) -> Result<Changed>;
 
-    /// Removes anything but a directory. `other` is a further name of the same file, whose
-    /// attributes are wanted afterwards.
+    /// Removes anything but a directory. `other` is another name of the same file; its attributes
+    /// are returned.
     fn remove_file(&self, path: &RemotePath, other: Option<&RemotePath>) -> Result<Changed>;
 
     fn remove_dir(&self, path: &RemotePath) -> Result<Changed>;
@@ -133,59 +137,62 @@ pub trait Remote: Send + Sync + fmt::Debug {
     fn set_attr(&self, path: &RemotePath, change: &AttrChange) -> Result<Stat>;
 
     /// Copies a file on the host, as [`Remote::upload`] would with the content of `from`.
-    fn copy(&self, from: &RemotePath, to: &RemotePath, plan: &UploadSpec) -> Result<Changed>;
+    fn copy(&self, from: &RemotePath, to: &RemotePath, spec: &UploadSpec) -> Result<Changed>;
 
-    /// Fails with [`Reason::AccessDenied`] if the login user may not read the content of a file.
+    /// Checks that the login user may read the content of a file.
     ///
-    /// Asks the host, which knows more than mode bits say: ACLs, for one.
+    /// Asks the host, because mode bits do not show everything (ACLs, for example).
+    ///
+    /// # Errors
+    /// [`Reason::AccessDenied`] if the user may not.
     fn check_readable(&self, path: &RemotePath) -> Result<()> {
         self.stat(path).map(drop)
     }
 
-    /// Returns the state of the host's filesystem that `path` lies on; `path` is no symlink.
+    /// Returns the state of the host's filesystem that contains `path`, which is not a symlink.
     fn fs_stat(&self, path: &RemotePath) -> Result<FsStat>;
 
-    /// Flushes a file to the host's disk; does nothing where the host has no means for that.
+    /// Flushes a file to the host's disk. Does nothing if the host has no means to.
     fn sync(&self, path: &RemotePath) -> Result<()>;
 
-    /// Removes the temporary files that uploads marked with `tag` left in a directory when their
-    /// connection broke. An upload that still goes on there finds its file gone and fails.
+    /// Removes the temporary files that uploads with this `tag` left in a directory when their
+    /// connection broke. An upload that is still in progress there fails, because its file is gone.
     fn remove_leftovers(&self, dir: &RemotePath, tag: u32) -> Result<()>;
 
-    /// Returns what can be done on this host, for people.
+    /// Returns the operations that the host supports, for display.
     fn abilities(&self) -> Vec<Ability>;
 
-    /// Returns how the connections are, without asking the host.
+    /// Returns the state of the connections, without asking the host.
     fn contact(&self) -> Contact;
 
-    /// Ends all connections; every call that waits and every later call fails.
+    /// Ends all connections. Calls in progress and later calls fail.
     fn close(&self);
 }
 
-/// What was learnt about a host when it was first reached.
+/// The facts that the probe learns about a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
-    /// One line for a person: userland, scp, login user.
+    /// One line for display: userland, scp, login user.
     pub summary: String,
     /// The absolute path of the remote root on the host, without a trailing slash; empty for `/`.
-    /// Relative to the login directory where the host cannot say where that is.
+    /// Relative to the login directory if the host cannot tell that directory.
     pub root: Vec<u8>,
     /// The ids of the login user.
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
-    /// Whether two names can be exchanged in one step.
+    /// Whether the host can exchange two names atomically.
     pub can_exchange: bool,
     /// The precision with which [`Remote::set_attr`] and [`Remote::upload`] can set times.
     pub time_precision: TimePrecision,
-    /// Whether a file can be sent in pieces, over several connections at once.
+    /// Whether large files can be uploaded in pieces, over several connections at once.
     pub can_take_pieces: bool,
-    /// Whether holes of a file are sent as holes; if not, they are sent as zeros.
+    /// Whether holes of a file are sent as holes. Otherwise they are sent as zeros.
     pub can_take_holes: bool,
-    /// Where [`Remote::set_attr`] cannot set mode and times of files, and an upload does: the size
-    /// up to which a file may be uploaded again for that.
+    /// The largest size, in bytes, of a file that is uploaded again to change its mode or times.
+    /// `None` if [`Remote::set_attr`] can change them by itself.
     pub sets_by_upload: Option<u64>,
-    /// Whether every upload writes into the file that is there, because nothing can be renamed.
+    /// Whether every upload is in place, because the host cannot rename.
     pub uploads_in_place: bool,
 }
 
@@ -195,7 +202,7 @@ pub enum TimePrecision {
     Seconds,
 }
 
-/// A directory and what is in it, at one moment.
+/// A directory and its entries, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
     pub directory: Stat,
@@ -205,8 +212,7 @@ pub struct Listing {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListEntry {
     pub name: Name,
-    /// In a box of its own, which whoever keeps the entry keeps as it is: a directory may have a
-    /// million names.
+    /// Boxed, because a directory may have a million names and callers keep this part as it is.
     pub listed: Box<Listed>,
 }
 
@@ -214,9 +220,9 @@ pub struct ListEntry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
     pub kind: FileKind,
-    /// `None` where the listing could not tell all of it, so that a stat is needed.
+    /// `None` if the listing gives only some of the attributes; then a stat is needed.
     pub stat: Option<Stat>,
-    /// What a symlink says, where the listing told.
+    /// The target of a symlink, if the listing gives it.
     pub target: Option<Box<[u8]>>,
 }
 
@@ -235,9 +241,9 @@ impl std::ops::Deref for ListEntry {
     }
 }
 
-/// Takes the content of a file while it arrives.
+/// Receives the content of a file as it arrives.
 pub trait Receiver {
-    /// Content of `size` bytes begins; what came before, if anything, is void.
+    /// Starts content of `size` bytes, and discards what came before.
     fn begin(&mut self, size: u64) -> io::Result<()>;
 
     fn data(&mut self, data: &[u8]) -> io::Result<()>;
@@ -246,40 +252,41 @@ pub trait Receiver {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fetched {
     pub stat: Stat,
-    /// Whether the login user could open the file for writing, as far as the host told: mode bits say
-    /// nothing of a file or a filesystem that cannot be changed.
+    /// Whether the login user could open the file for writing, as far as the host tells. Mode bits
+    /// do not show immutable files and read-only filesystems.
     pub may_write: bool,
-    /// Whether `stat.version()` is known to be that of the content. False for a file that
-    /// changed all the while.
+    /// Whether `stat.version()` is known to be the version of the content. False if the file
+    /// changed during every attempt.
     pub is_stable: bool,
 }
 
-/// Gives the content of a file, any part of it to any thread.
+/// The content of a file; any thread may read any part of it.
 pub trait Content: Sync {
-    /// Reads bytes from `offset` on; 0 at the end.
+    /// Reads bytes from `offset` on; returns 0 at the end.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// Returns where the next data lies at or after `offset`: up to `end`, or to the next hole of at
-    /// least `min_hole` bytes. An empty range at `end` if there is only a hole. What is outside
-    /// reads as zeros.
+    /// Returns the first range of data at or after `offset`. It ends at `end` or before the next
+    /// hole of at least `min_hole` bytes; it is empty and at `end` if no data follows. Bytes that
+    /// are skipped read as zeros.
     fn data_after(&self, offset: u64, min_hole: u64, end: u64) -> Range<u64> {
         let _ = min_hole;
         offset..end
     }
 
-    /// Returns the content that this is to replace and its size, where it is still known.
+    /// Returns the old content that this replaces, and its size, if it is still known.
     fn old(&self) -> Option<(&dyn Content, u64)> {
         None
     }
 }
 
-/// Whether a sink that reads the content as records would go on after its first line.
+/// Returns whether the first byte of the content could begin an SCP record.
 ///
-/// Content that begins so waits until the file is open: where somebody puts a directory, or a link to
-/// one, in the place of the target in time, the records in it would name files in that directory.
+/// Such content is sent only after the sink has opened the file. Otherwise a race is possible: if
+/// the target has become a directory (or a link to one), the sink reads the content as records,
+/// which may name files in it.
 pub(crate) fn begins_like_record(content: &dyn Content, size: u64) -> bool {
     let mut first = [0];
-    // What cannot be read fails where it is sent.
+    // A read error is reported when the content is sent.
     size > 0 && !matches!(content.read_at(&mut first, 0), Ok(1) if !may_be_record(first[0]))
 }
 
@@ -289,118 +296,117 @@ pub struct Owner {
     pub gid: u32,
 }
 
-/// How content is to be uploaded.
+/// The result that an upload must produce, and the condition for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadSpec {
-    /// In bytes, exactly.
+    /// The exact size, in bytes.
     pub size: u64,
-    /// How many bytes at the beginning the expected version has already: everything of it, so that
-    /// the rest may be appended. `None` if the content differs otherwise.
+    /// The size of the expected version, if the content starts with all of it, so that the rest can
+    /// be appended. `None` otherwise.
     pub appends_to: Option<u64>,
     /// The permissions of a new file.
     pub mode: u32,
-    /// Whether a file that exists gets `mode` too; otherwise it keeps the permissions that it has at
+    /// Whether an existing file gets `mode` too. Otherwise it keeps the permissions that it has at
     /// the moment of the upload.
     pub sets_mode: bool,
     pub mtime: Time,
     pub atime: Time,
-    /// The owner of a new file; `None` leaves the one that the host gives. A file that exists keeps
-    /// its own.
+    /// The owner of a new file; `None` leaves the choice to the host. An existing file keeps its
+    /// owner.
     pub owner: Option<Owner>,
     pub expect: Expect,
     pub placement: Placement,
     pub durability: Durability,
-    /// How the content is to be called, in the same directory, if the host has not what is
-    /// expected; `None` to have it refused then.
+    /// The name of the conflict copy, in the same directory. `None` to fail on a conflict.
     pub keep_as: Option<Name>,
-    /// Marks the temporary files of this content, for [`Remote::remove_leftovers`].
+    /// Marks the temporary files of this upload, for [`Remote::remove_leftovers`].
     pub tag: u32,
 }
 
 impl UploadSpec {
-    /// Returns whether the host has all that the plan was to give it: the content, and the
-    /// permissions where they were changed here.
+    /// Returns whether a file with these attributes is the complete result of the upload: the
+    /// content, and the permissions if they were changed.
     pub fn is_done(&self, stat: &Stat) -> bool {
         let has_mode = !self.sets_mode || stat.mode & PERMISSIONS == self.mode & PERMISSIONS;
         has_mode && self.has_content(stat)
     }
 
-    /// Returns whether the host has the content of the plan. An upload sets the modification time to
-    /// the microsecond, so size and time together are as good as a receipt. A host that sets or
-    /// tells whole seconds has no better one.
+    /// Returns whether a file with these attributes has the content of the upload.
+    ///
+    /// An upload sets mtime to the microsecond, so equal size and mtime identify it. On hosts with
+    /// times in whole seconds, an equal change by others within that second is not told apart.
     pub fn has_content(&self, stat: &Stat) -> bool {
         stat.kind == FileKind::File
             && stat.size == self.size
             && self.mtime.matches_reported(stat.mtime)
-            // A tool that keeps size and time makes the old file look like the new one.
+            // A tool that preserves size and mtime makes the old version look like the new one.
             && !matches!(&self.expect, Expect::Version(old) if old.same_content(&stat.version()))
     }
 }
 
-/// What must be found under the final name for the content to be put there.
+/// The condition on the file under the final name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
     Anything,
     Absent,
-    /// A version with the same content; anything else is [`Error::Conflict`].
+    /// A version with equal content; any other is [`Error::Conflict`].
     Version(Version),
 }
 
-/// How content gets to its final name.
+/// The way in which content gets to its final name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
-    /// A new file takes the name; content that is only appended is appended to the file that has
-    /// it, where the host can prove that it is the expected one.
+    /// Atomic replace. Content that only adds to the expected version may be appended instead, if
+    /// the host can prove that the file is that version.
     Replace,
-    /// The file that has the name gets the new content: for hard links and files of others.
+    /// The existing file is written (same inode): for hard links and files of other users.
     InPlace,
-    /// As `InPlace`, without a temporary file beside it: for directories that we cannot write.
+    /// As `InPlace`, but without a temporary file beside it: for directories that we cannot write.
     Direct,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// As on a local filesystem after `close()`.
+    /// Durable when the host decides, as after `close()` on a local filesystem.
     Lazy,
-    /// On the host's disk before the answer, where the host has means for that.
+    /// Flushed to the host's disk before the call returns, if the host has means to.
     Fsync,
 }
 
-/// Attributes after a change. `None` where the host did not tell; then they must be asked for.
+/// Attributes after a change. `None` if the host did not tell them; then a stat is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Changed {
     pub stat: Option<Stat>,
-    /// Of the directory that holds the path.
+    /// The attributes of the directory that contains the path.
     pub parent: Option<Stat>,
 }
 
-/// What an upload left on the host.
+/// The result of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Uploaded {
-    /// Of the file that has the content now. `None` where the host did not tell.
+    /// The attributes of the file that has the content. `None` if the host did not tell them.
     pub stat: Option<Stat>,
-    /// Whether somebody else had written to the file by the time its attributes were asked for, which
-    /// are left out then.
+    /// Whether others wrote to the file before its attributes were read. Then `stat` is `None`.
     pub is_overtaken: bool,
-    /// Of the directory that holds it.
+    /// The attributes of the directory that contains the file.
     pub parent: Option<Stat>,
     pub outcome: Outcome,
 }
 
-/// Whether an upload went as planned.
+/// How an upload ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     AsPlanned,
-    /// Somebody had removed the file: it was made anew.
+    /// The file had been removed on the host: it was created again.
     Recreated,
-    /// Somebody had uploaded the same content already: theirs was left alone.
+    /// The host had the same content already: it was left unchanged.
     Same,
-    /// Somebody had uploaded other content: ours is beside it, called [`UploadSpec::keep_as`].
+    /// The host had another version: the content went to the conflict copy [`UploadSpec::keep_as`].
     KeptBeside,
 }
 
 impl Uploaded {
-    /// Says that all went as planned.
+    /// Returns the result of an upload that met no conflict.
     pub fn as_planned(Changed { stat, parent }: Changed) -> Self {
         Self {
             stat,
@@ -410,7 +416,7 @@ impl Uploaded {
         }
     }
 
-    /// Returns the attributes that changed.
+    /// Returns the attributes after the upload.
     pub fn changed(&self) -> Changed {
         Changed {
             stat: self.stat,
@@ -433,15 +439,15 @@ pub enum RenameHow {
     Exchange,
 }
 
-/// A new value for a time stamp.
+/// A new value for a timestamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NewTime {
-    /// The host's own time.
+    /// The current time of the host.
     Now,
     At(Time),
 }
 
-/// Attributes to be changed; `None` leaves one as it is.
+/// Attributes to change; `None` leaves one as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AttrChange {
     pub uid: Option<u32>,
@@ -450,16 +456,20 @@ pub struct AttrChange {
     pub size: Option<u64>,
     pub atime: Option<NewTime>,
     pub mtime: Option<NewTime>,
-    /// The version that the file must be for anything to be changed: times that are set hide what
-    /// others have written. The comparison and the change are one request.
+    /// The version that the file must be, or nothing is changed: setting times would hide changes
+    /// by others. The host compares and changes in one request.
     pub expect: Option<Version>,
 }
 
-/// Flushes a file and its name to the host's disk.
+/// Flushes a file and its directory entry to the host's disk.
+///
+/// # Errors
+/// As for [`Remote::sync`].
 pub(crate) fn make_durable<R: Remote + ?Sized>(remote: &R, path: &RemotePath) -> Result<()> {
     remote.sync(path)?;
     match remote.sync(&path.parent().unwrap_or_default()) {
-        // A directory without read permission cannot be opened, and takes new names all the same.
+        // A directory without read permission cannot be opened, but names can still be created in
+        // it.
         Err(error) if error.reason() == Some(Reason::AccessDenied) => Ok(()),
         result => result,
     }

@@ -325,9 +325,9 @@ impl Remote for ScpOnly {
         &self,
         path: &RemotePath,
         content: &dyn Content,
-        plan: &UploadSpec,
+        spec: &UploadSpec,
     ) -> Result<Uploaded> {
-        self.upload_file(path, content, plan)
+        self.upload_file(path, content, spec)
     }
 
     fn create_new(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed> {

@@ -424,7 +424,7 @@ impl Cache {
             && let Some(stat) = &found
         {
             // The upload was begun and may have broken off.
-            let left = partial::settle(&*self.remote, &path, stat, &content, &mut plan, true)?;
+            let left = partial::resolve(&*self.remote, &path, stat, &content, &mut plan, true)?;
             is_there |= matches!(left, partial::Found::Part { .. });
         }
         let replaces = self.conflicts == Conflicts::Overwrite || plan.expect == Expect::Anything;

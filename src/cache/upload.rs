@@ -336,7 +336,7 @@ impl Entry {
                     })?
                 };
                 if ours.is_none() {
-                    partial::settle(remote, path, &stat, &content, plan, job.may_be_partial)?;
+                    partial::resolve(remote, path, &stat, &content, plan, job.may_be_partial)?;
                 }
                 Ok(ours.map(|doubt| (stat, doubt)))
             }
@@ -458,7 +458,7 @@ impl Entry {
             durability: Durability::Lazy,
             ..job.spec.clone()
         };
-        match partial::settle(remote, path, &stat, &job.content(), &mut spec, true) {
+        match partial::resolve(remote, path, &stat, &job.content(), &mut spec, true) {
             Ok(Found::Part { prefix }) => Some((spec.expect, prefix.unwrap_or(0))),
             _ => None,
         }

@@ -1,13 +1,13 @@
-//! What a host, in its dialect, can do for a filesystem: for people, not for decisions.
+//! The operations that a host supports, for display; nothing decides by them.
 
-/// An operation and how far a host can do it.
+/// An operation, and to which extent a host supports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ability {
     pub what: Operation,
     pub extent: Extent,
 }
 
-/// Operations that not every host can do alike, in the order in which they are shown.
+/// Operations whose support differs between hosts, in the order of display.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
     List,
@@ -72,8 +72,8 @@ impl std::fmt::Display for Operation {
             Self::Write => "upload a file",
             Self::Create => "create a file",
             Self::CreateExclusively => "create exclusively",
-            Self::KeepBoth => "notice and keep conflicts",
-            Self::MakeDirectory => "make a directory",
+            Self::KeepBoth => "detect conflicts",
+            Self::MakeDirectory => "create a directory",
             Self::Remove => "remove",
             Self::Rename => "rename",
             Self::Exchange => "exchange two names",
@@ -87,8 +87,8 @@ impl std::fmt::Display for Operation {
             Self::Socket => "sockets",
             Self::Copy => "copy on the host",
             Self::FreeSpace => "free space",
-            Self::Flush => "flush to its disk",
-            Self::Pieces => "large files side by side",
+            Self::Flush => "flush to disk",
+            Self::Pieces => "upload in pieces",
         })
     }
 }
@@ -96,13 +96,13 @@ impl std::fmt::Display for Operation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
     Full,
-    /// It works, but for this.
+    /// Works, with this limitation.
     Limited(&'static str),
-    /// It fails, for this reason.
+    /// Fails, for this reason.
     Impossible(&'static str),
 }
 
-/// Puts together what `extent` says of each operation.
+/// Returns every operation with the extent that `extent` gives for it.
 pub fn all(extent: impl Fn(Operation) -> Extent) -> Vec<Ability> {
     Operation::ALL
         .into_iter()

@@ -1,21 +1,21 @@
-//! What can be said of the connections to a host without asking it.
+//! The state of the connections to a host, known without asking it.
 
 use std::time::Duration;
 
-/// The weight of an answer in the smoothed time is one in so many.
+/// A new sample has a weight of 1/8 in the smoothed round-trip time (as in RFC 6298).
 const SMOOTHING: u32 = 8;
 
-/// The connections to a host at one moment.
+/// The state of the connections at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contact {
     pub state: ContactState,
-    /// How many connections are open.
+    /// The number of open connections.
     pub n_open: usize,
-    /// How many there may be.
+    /// The maximum number of connections.
     pub max: usize,
-    /// How long a short answer takes, smoothed; `None` before the first.
+    /// The smoothed duration of a short request; `None` before the first.
     pub round_trip: Option<Duration>,
-    /// Why the host that answers is refused; only while no connection is open.
+    /// Why the host key was refused; set only while no connection is open.
     pub refusal: Option<String>,
 }
 
@@ -32,7 +32,7 @@ pub enum ContactState {
     },
 }
 
-/// Returns the smoothed time after one more answer took `took`.
+/// Returns the smoothed duration after a new sample `took`.
 pub(crate) fn smooth(before: Option<Duration>, took: Duration) -> Duration {
     match before {
         None => took,

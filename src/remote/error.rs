@@ -1,4 +1,4 @@
-//! Why a host did not do what it was asked.
+//! The errors of a [`crate::remote::Remote`].
 
 use std::io;
 
@@ -7,41 +7,44 @@ use crate::path::RemotePath;
 use crate::scp;
 use crate::ssh;
 
-/// Why a [`crate::remote::Remote`] failed.
+/// The reason why a call of [`crate::remote::Remote`] failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The host refused; nothing was changed.
-    #[error("cannot {act} {path}: {reason}{}", said(.text))]
+    #[error("cannot {act} {path}: {reason}{}", host_text(.text))]
     Refused {
         act: &'static str,
         path: RemotePath,
         reason: Reason,
         text: Vec<u8>,
     },
-    /// Somebody else changed the file; nothing was changed by us.
+    /// The host's version is not the expected one; nothing was changed.
     #[error("cannot {act} {path}: it was changed on the host meanwhile")]
     Conflict { act: &'static str, path: RemotePath },
-    /// The host gave up after it had begun to write to the file itself, which an upload in place
-    /// does: the file is not what it was, nor what it should be. Uploading again repairs it.
-    #[error("the host has only part of {path}: {reason}{}", said(.text))]
+    /// An upload in place failed after it began to write: the file has only part of the new
+    /// content. Uploading again repairs it.
+    #[error("the host has only part of {path}: {reason}{}", host_text(.text))]
     Partial {
         act: &'static str,
         path: RemotePath,
         reason: Reason,
         text: Vec<u8>,
     },
-    /// No temporary file can be made in the directory of a file that is there; nothing was changed.
-    /// The file may still be written directly.
-    #[error("cannot {act} {path} beside the file: its directory takes no new names")]
+    /// No temporary file can be created in the directory of an existing file; nothing was changed.
+    /// The file may still be written in place.
+    #[error(
+        "cannot {act} {path} through a temporary file: its directory does not accept new names"
+    )]
     NoTemp { act: &'static str, path: RemotePath },
-    /// This host, or this dialect, has no way to do it; nothing was changed.
+    /// This host, or this dialect, does not support the operation; nothing was changed.
     #[error("cannot {act} {path}: {why}")]
     Unsupported {
         act: &'static str,
         path: RemotePath,
         why: &'static str,
     },
-    /// A directory has more names than a listing may have; they can still be asked for one by one.
+    /// A directory has more names than a listing may have. Each of them can still be accessed by
+    /// name.
     #[error("cannot list {path}: it has more names than max_names={max_names} allows")]
     TooManyNames { path: RemotePath, max_names: usize },
     /// There is no connection, or it broke before the request was complete; nothing was changed.
@@ -50,8 +53,9 @@ pub enum Error {
         act: &'static str,
         source: ssh::Error,
     },
-    /// The connection broke after the request was sent: the host may or may not have done it.
-    #[error("lost the host while waiting for it to {act}")]
+    /// The connection broke after the request was sent, so that it may or may not have been carried
+    /// out.
+    #[error("lost the connection while waiting for the host to {act}")]
     OutcomeUnknown {
         act: &'static str,
         source: ssh::Error,
@@ -59,18 +63,18 @@ pub enum Error {
     /// The filesystem is being unmounted.
     #[error("the connections are closed")]
     Closed,
-    /// The host sent SCP that is none.
+    /// The host broke the SCP protocol.
     #[error("cannot {act} {path}")]
     Protocol {
         act: &'static str,
         path: RemotePath,
         source: scp::ParseError,
     },
-    /// The host's answer cannot be understood; the connection is given up.
+    /// The host's answer cannot be parsed; the connection was dropped.
     #[error("cannot understand the host's answer to {act}: {detail}")]
     UnexpectedReply { act: &'static str, detail: String },
-    /// The content could not be read or written on this side.
-    #[error("cannot {act} {path} because of the local cache")]
+    /// The local content could not be read or written.
+    #[error("cannot {act} {path}: the local cache failed")]
     Local {
         act: &'static str,
         path: RemotePath,
@@ -78,7 +82,7 @@ pub enum Error {
     },
 }
 
-/// What a host said was wrong.
+/// The reason that a host gave for an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
     NotFound,
@@ -103,11 +107,11 @@ pub enum Reason {
     NoSuchDevice,
     InputOutput,
     Stale,
-    /// The content of the file changed or shrank while it was sent.
+    /// The content changed or shrank during the transfer.
     Changed,
     /// A program is missing on the host.
     NoProgram,
-    /// Something that none of the above describes.
+    /// None of the above.
     Other,
 }
 
@@ -131,7 +135,7 @@ impl std::fmt::Display for Reason {
             Self::CrossDevice => "it lies on another filesystem of the host",
             Self::Busy => "it is busy on the host",
             Self::TextBusy => "it is a running program on the host",
-            Self::InvalidArgument => "the host calls it invalid",
+            Self::InvalidArgument => "the host reports an invalid argument",
             Self::NotSupported => "the host does not support it",
             Self::NoSuchDevice => "no such device on the host",
             Self::InputOutput => "input/output error on the host",
@@ -143,8 +147,8 @@ impl std::fmt::Display for Reason {
     }
 }
 
-/// The host's own words, if there are any, as the tail of a message.
-fn said(text: &[u8]) -> String {
+/// Returns the host's own text as the end of an error message; empty if there is none.
+fn host_text(text: &[u8]) -> String {
     let text = text.trim_ascii();
     if text.is_empty() {
         String::new()
@@ -154,7 +158,7 @@ fn said(text: &[u8]) -> String {
 }
 
 impl Error {
-    /// Returns why the host refused, if it did.
+    /// Returns the reason, if the host refused or an upload ended in the middle.
     pub fn reason(&self) -> Option<Reason> {
         match self {
             Self::Refused { reason, .. } | Self::Partial { reason, .. } => Some(*reason),
@@ -162,12 +166,12 @@ impl Error {
         }
     }
 
-    /// Returns whether the host was not reached at all, so that trying again cannot do harm.
+    /// Returns whether the request was not sent, so that a retry is safe.
     pub fn is_before_request(&self) -> bool {
         matches!(self, Self::Disconnected { .. })
     }
 
-    /// Returns whether a host answers that is not to be trusted, by its key.
+    /// Returns whether the host's key was refused.
     pub fn is_host_refused(&self) -> bool {
         matches!(
             self,
@@ -178,7 +182,7 @@ impl Error {
         )
     }
 
-    /// Returns whether the host did not answer within a deadline.
+    /// Returns whether the host did not answer before a deadline.
     pub fn is_timeout(&self) -> bool {
         matches!(
             self,

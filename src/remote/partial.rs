@@ -1,9 +1,10 @@
-//! Recognises what an upload in place left on the host when it broke off.
+//! Tells a partial upload of ours on the host from a change by others.
 //!
-//! A sink writes over the file from its start and cuts it at the end: `scp -t` of OpenSSH opens the
-//! file without `O_TRUNC`, that of others with it. So what is there is part of the new content,
-//! followed by the rest of the old one or by nothing. Anything else is somebody's change. Every
-//! byte is compared, because size and times of half an upload say nothing.
+//! A sink overwrites the file from the start and truncates it at the end: `scp -t` of OpenSSH opens
+//! it without `O_TRUNC`, other sinks with it. A partial upload therefore consists of a prefix of
+//! the new content, followed by the rest of the old content or by nothing. Anything else is a
+//! change by others. Every byte is compared, because size and times of a partial upload prove
+//! nothing.
 
 use std::io;
 
@@ -22,59 +23,66 @@ use crate::stat::FileKind;
 use crate::stat::Stat;
 use crate::stat::Version;
 
-/// The state of the host's file after an upload broke off.
+/// What the host's file is after an upload that failed or has an unknown outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// Part of it, or of what was there before.
+    /// Part of the new content, or the unchanged old content.
     Part {
-        /// How many bytes at the beginning of the new content the file consists of; `None` if it
-        /// ends with the old content.
+        /// The length of the file, if it is a prefix of the new content; `None` if it ends with old
+        /// content.
         prefix: Option<u64>,
     },
-    /// Somebody's change.
+    /// A change by others.
     Foreign,
-    /// The expected version, as far as attributes tell.
+    /// The expected version, as far as its attributes tell.
     Expected,
 }
 
-/// Tells what a file on the host, whose attributes are `stat`, is after an upload of `content` by
-/// `plan` broke off; makes the plan expect that if it is part of the upload, so that a next one may
-/// replace it, and nothing if it is somebody's change that attributes do not show. An append that
-/// broke off goes on behind what is there.
+/// Finds out what the file on the host, whose attributes are `stat`, is after an upload of
+/// `content` by `spec` that failed or has an unknown outcome. Fetches the file if its attributes do
+/// not decide that.
 ///
-/// `was_in_place` says that an upload is known to have written into the file, whatever the plan
-/// says: where there was no room for a temporary file, for one.
-pub(crate) fn settle<R: Remote + ?Sized>(
+/// Updates the spec for the next upload. If the file is a partial upload, the spec expects this
+/// version, so that it may be replaced; an append continues after the bytes that arrived. If it is
+/// a change by others with the attributes of the expected version, the spec expects no file, so
+/// that the next upload is a conflict.
+///
+/// `was_in_place`: the upload is known to have been in place, whatever the spec says (there was no
+/// room for a temporary file, for example).
+///
+/// # Errors
+/// The file could not be fetched; the spec is unchanged.
+pub(crate) fn resolve<R: Remote + ?Sized>(
     remote: &R,
     path: &RemotePath,
     stat: &Stat,
     content: &dyn Content,
-    plan: &mut UploadSpec,
+    spec: &mut UploadSpec,
     was_in_place: bool,
 ) -> Result<Found> {
     let here = stat.version();
-    let mut seems_same = false;
-    match &plan.expect {
+    let mut looks_expected = false;
+    match &spec.expect {
         Expect::Anything => return Ok(Found::Expected),
         Expect::Absent => {}
         Expect::Version(expected) => {
-            // An upload in place changes the file that was expected, and makes no other.
+            // An upload in place keeps the inode; another inode is a change by others.
             if expected.id.zip(here.id).is_some_and(|(a, b)| a != b) {
                 return Ok(Found::Foreign);
             }
-            seems_same = expected.same_content(&here);
+            looks_expected = expected.same_content(&here);
         }
     }
-    if seems_same && !is_coarse(&here) {
+    if looks_expected && !is_coarse(&here) {
         return Ok(Found::Expected);
     }
     let is_in_place =
-        was_in_place || plan.placement != Placement::Replace || remote.facts().uploads_in_place;
-    // Where a file is replaced as a rule, one that was emptied says too little.
-    let says_too_little = here.size == 0 && !is_in_place;
+        was_in_place || spec.placement != Placement::Replace || remote.facts().uploads_in_place;
+    // With atomic replace, an empty file is no evidence of a partial upload.
+    let is_no_evidence = here.size == 0 && !is_in_place;
     let old = content.old();
-    let most = plan.size.max(old.map_or(0, |(_, size)| size));
-    if stat.kind != FileKind::File || says_too_little || here.size > most {
+    let max_size = spec.size.max(old.map_or(0, |(_, size)| size));
+    if stat.kind != FileKind::File || is_no_evidence || here.size > max_size {
         return Ok(Found::Foreign);
     }
     let mut comparing = Comparing {
@@ -86,44 +94,49 @@ pub(crate) fn settle<R: Remote + ?Sized>(
         is_foreign: false,
     };
     match remote.fetch(path, Some(&here), &mut comparing) {
-        _ if comparing.is_foreign && seems_same && comparing.old.is_none() => Ok(Found::Expected),
+        _ if comparing.is_foreign && looks_expected && comparing.old.is_none() => {
+            Ok(Found::Expected)
+        }
         Ok(fetched) if fetched.is_stable && !comparing.is_foreign => {
-            log::info!("{path} on the host is part of an upload that broke off; it goes up again");
+            log::info!("{path} on the host is a partial upload; it is uploaded again");
             let size = fetched.stat.size;
             let prefix = (!comparing.is_old).then_some(size);
-            plan.expect = Expect::Version(fetched.stat.version());
-            plan.appends_to = plan.appends_to.and(prefix).filter(|&n| n > 0);
+            spec.expect = Expect::Version(fetched.stat.version());
+            spec.appends_to = spec.appends_to.and(prefix).filter(|&n| n > 0);
             Ok(Found::Part { prefix })
         }
         Err(error) if !comparing.is_foreign => Err(error),
         _ => {
-            if seems_same {
-                plan.expect = Expect::Absent;
+            if looks_expected {
+                spec.expect = Expect::Absent;
             }
             Ok(Found::Foreign)
         }
     }
 }
 
-/// Returns whether the host has the content of an upload whose end nobody heard.
+/// Returns whether the host has the content of an upload of unknown outcome.
 ///
-/// A time that an upload has set to the microsecond is a receipt. One in whole seconds, which is all
-/// that some hosts set or tell, is none: somebody else may have written as many bytes in the same
-/// second. Then the content is read.
+/// Equal size and an mtime in microseconds prove it. An mtime in whole seconds does not: others may
+/// have written as many bytes within that second. Then the content is fetched and compared.
 pub(crate) fn is_uploaded<R: Remote + ?Sized>(
     remote: &R,
     path: &RemotePath,
     stat: &Stat,
     content: &dyn Content,
-    plan: &UploadSpec,
+    spec: &UploadSpec,
 ) -> Result<bool> {
-    if !plan.has_content(stat) {
+    if !spec.has_content(stat) {
         return Ok(false);
     }
     Ok(stat.mtime.nanos != 0 || is_beginning(remote, path, stat, content)?)
 }
 
-/// Returns whether a file on the host consists of the first bytes of the content. Reads it.
+/// Fetches a file and returns whether it is a prefix of the content. False if the host refuses to
+/// send it.
+///
+/// # Errors
+/// The connection failed.
 pub(crate) fn is_beginning<R: Remote + ?Sized>(
     remote: &R,
     path: &RemotePath,
@@ -142,15 +155,19 @@ pub(crate) fn is_beginning<R: Remote + ?Sized>(
         _ if comparing.is_foreign => Ok(false),
         Ok(fetched) => Ok(fetched.is_stable && !comparing.is_old),
         Err(error) if error.is_connection_loss() => Err(error),
-        // What cannot be read proves nothing.
+        // A file that cannot be read proves nothing.
         Err(_) => Ok(false),
     }
 }
 
-/// A SHA-256 of content.
+/// A SHA-256 digest of content.
 pub(crate) type Digest = [u8; 32];
 
-/// Returns the digest of a file on the host; `None` if it changed while it was read, or cannot be.
+/// Fetches a file and returns its digest; `None` if it changed meanwhile or the host refuses to
+/// send it.
+///
+/// # Errors
+/// The connection failed.
 pub(crate) fn digest_there<R: Remote + ?Sized>(
     remote: &R,
     path: &RemotePath,
@@ -160,7 +177,7 @@ pub(crate) fn digest_there<R: Remote + ?Sized>(
     let fetched = match remote.fetch(path, Some(&stat.version()), &mut hashing) {
         Ok(fetched) => fetched,
         Err(error) if error.is_connection_loss() => return Err(error),
-        // What cannot be read proves nothing.
+        // A file that cannot be read proves nothing.
         Err(_) => return Ok(None),
     };
     let digest = hashing.0.finalize().into();
@@ -181,7 +198,7 @@ impl Receiver for Hashing {
     }
 }
 
-/// Returns the digest of the first `size` bytes of content, in memory of a constant size.
+/// Returns the digest of the first `size` bytes of content; uses constant memory.
 pub(crate) fn digest_here(content: &dyn Content, size: u64) -> io::Result<Digest> {
     let mut hash = Sha256::new();
     let mut buf = vec![0; 1 << 16];
@@ -199,12 +216,12 @@ pub(crate) fn digest_here(content: &dyn Content, size: u64) -> io::Result<Digest
     Ok(hash.finalize().into())
 }
 
-/// Whether a change within the second in which the file was last changed does not show.
+/// Returns whether times are in whole seconds, so that two changes within one second look alike.
 fn is_coarse(version: &Version) -> bool {
     version.mtime.nanos == 0 && version.ctime.is_none_or(|ctime| ctime.nanos == 0)
 }
 
-/// Compares what arrives with the new content, and from the first difference on with the old one.
+/// Compares incoming content with the new content and, from the first difference on, with the old.
 struct Comparing<'a> {
     new: &'a dyn Content,
     old: Option<(&'a dyn Content, u64)>,
@@ -215,11 +232,11 @@ struct Comparing<'a> {
 }
 
 impl Comparing<'_> {
-    /// Compares the next bytes; returns how many of them are right.
+    /// Compares the next bytes; returns how many of them are equal.
     fn compare(&mut self, data: &[u8]) -> io::Result<usize> {
         let content = match (self.is_old, self.old) {
             (false, _) => self.new,
-            // The rest of the old content ends where that ended.
+            // Old content can only follow if the file still has the old size.
             (true, Some((old, size))) if size == self.size => old,
             (true, _) => return Ok(0),
         };
@@ -243,7 +260,7 @@ impl Receiver for Comparing<'_> {
             match self.compare(data)? {
                 0 if self.is_old => {
                     self.is_foreign = true;
-                    return Err(io::Error::other("somebody else has changed the file"));
+                    return Err(io::Error::other("the file was changed on the host"));
                 }
                 0 => self.is_old = true,
                 n => {
@@ -265,7 +282,7 @@ mod tests {
     impl Content for Bytes<'_> {
         fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
             let rest = &self.0[self.0.len().min(usize::try_from(offset).unwrap())..];
-            // Fewer bytes than are asked for, as a file may give.
+            // Short reads, as with a real file.
             let n = rest.len().min(buf.len()).min(3);
             buf[..n].copy_from_slice(&rest[..n]);
             Ok(n)
@@ -297,11 +314,11 @@ mod tests {
             assert!(is_ours(new, Some(old), &new[..n]), "{n}");
             let both = [&new[..n], old.get(n..).unwrap_or_default()].concat();
             assert!(is_ours(new, Some(old), &both), "{n}");
-            // The rest of the old content is not known.
+            // The old content is not known.
             let is_prefix = new.starts_with(&both);
             assert_eq!(is_ours(new, None, &both), is_prefix, "{n}");
         }
-        // The new content is shorter, and was not cut yet.
+        // The new content is shorter, and the file has not been truncated yet.
         assert!(is_ours(b"new", Some(old), b"new content"));
         assert!(is_ours(b"", Some(old), old));
     }

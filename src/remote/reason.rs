@@ -1,11 +1,11 @@
-//! Error texts of programs on the host, classified: a shell and scp have no error numbers to offer.
+//! Classifies error texts of programs on the host: neither a shell nor scp gives error numbers.
 
 use crate::remote::Reason;
 
-/// Classifies what a program complained of by the text that `strerror` gave it.
+/// Returns the reason that a program's error text gives, by the words of `strerror` in it.
 ///
-/// A shell has no error number to offer; with `LC_ALL=C` the texts of glibc, musl and uClibc
-/// differ in few words. Only the end of the last line counts: a file name cannot forge it.
+/// With `LC_ALL=C` the texts of glibc, musl and uClibc differ in few words. Only the end of the
+/// last line counts, so that a file name cannot forge a reason.
 pub fn reason_of(text: &[u8]) -> Reason {
     let Some(line) = text.split(|&b| b == b'\n').rfind(|line| !line.is_empty()) else {
         return Reason::Other;
@@ -37,7 +37,7 @@ pub fn reason_of(text: &[u8]) -> Reason {
         (b"Disk quota exceeded", Reason::QuotaExceeded),
         (b"Quota exceeded", Reason::QuotaExceeded),
         (b"File too large", Reason::FileTooLarge),
-        // What a shell says of a program that SIGXFSZ ended.
+        // A shell's message about a program that SIGXFSZ killed.
         (b"File size limit exceeded", Reason::FileTooLarge),
         (b"Invalid cross-device link", Reason::CrossDevice),
         (b"Cross-device link", Reason::CrossDevice),

@@ -1,8 +1,7 @@
-//! A [`Remote`] around a [`Remote`] that repeats what is safe to repeat when a connection fails.
+//! A [`Remote`] around a [`Remote`] that retries after connection failures where that is safe.
 //!
-//! What changes nothing on the host is repeated whatever happened. What changes something is
-//! repeated only if the request never left. An upload is repeated in both cases, once the host
-//! was asked whether the first try had succeeded after all.
+//! Idempotent requests are retried whether or not they were sent. Other requests are retried only if they were not
+//! sent. An upload of unknown outcome is retried after asking the host whether it succeeded.
 
 use std::sync::Arc;
 use std::thread;
@@ -39,21 +38,21 @@ use crate::stat::FsStat;
 use crate::stat::Stat;
 use crate::stat::Version;
 
-/// How often an operation is tried in all.
+/// The maximum number of attempts, the first included.
 const MAX_TRIES: u32 = 3;
 
-/// How long to wait before the host is tried again that could not be reached.
-const PAUSE: Duration = Duration::from_millis(250);
+/// Pause before the next round of attempts while the host cannot be reached.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 #[derive(Debug)]
 pub struct Retry<R> {
     inner: R,
-    patience: Option<Patience>,
+    upload_deadline: Option<UploadDeadline>,
 }
 
-/// How long an upload goes on while the host cannot be reached.
+/// How long uploads are retried while the host cannot be reached.
 #[derive(Debug)]
-struct Patience {
+struct UploadDeadline {
     clock: Arc<dyn Clock>,
     limit: Duration,
 }
@@ -62,33 +61,36 @@ impl<R: Remote> Retry<R> {
     pub fn new(inner: R) -> Self {
         Self {
             inner,
-            patience: None,
+            upload_deadline: None,
         }
     }
 
-    /// Has uploads wait so long for a host that cannot be reached: whoever closes a file would rather
-    /// wait than be told that it is not uploaded.
+    /// Retries uploads for `limit` while the host cannot be reached: a `close()` that blocks is
+    /// better than one that fails.
     #[must_use]
-    pub fn with_patience(self, clock: Arc<dyn Clock>, limit: Duration) -> Self {
-        let patience = Some(Patience { clock, limit });
-        Self { patience, ..self }
+    pub fn with_upload_deadline(self, clock: Arc<dyn Clock>, limit: Duration) -> Self {
+        let upload_deadline = Some(UploadDeadline { clock, limit });
+        Self {
+            upload_deadline,
+            ..self
+        }
     }
 
     pub fn inner(&self) -> &R {
         &self.inner
     }
 
-    /// Repeats `operation` as long as `may_repeat` says so of its error.
-    fn repeat<T>(
+    /// Retries `operation` while `may_retry` accepts its error, up to [`MAX_TRIES`] attempts.
+    fn retry<T>(
         &self,
-        may_repeat: impl Fn(&Error) -> bool,
+        may_retry: impl Fn(&Error) -> bool,
         mut operation: impl FnMut(&R) -> Result<T>,
     ) -> Result<T> {
         let mut n_tries = 1;
         loop {
             match operation(&self.inner) {
-                Err(error) if n_tries < MAX_TRIES && may_repeat(&error) => {
-                    log::debug!("trying again: {}", error_chain::with_causes(&error));
+                Err(error) if n_tries < MAX_TRIES && may_retry(&error) => {
+                    log::debug!("retrying: {}", error_chain::with_causes(&error));
                     n_tries += 1;
                 }
                 result => return result,
@@ -96,46 +98,45 @@ impl<R: Remote> Retry<R> {
         }
     }
 
-    /// As [`Self::repeat`], and goes on as long as there is patience left.
-    fn repeat_patiently<T>(&self, mut operation: impl FnMut(&R) -> Result<T>) -> Result<T> {
-        let Some(Patience { clock, limit }) = &self.patience else {
-            return self.repeat(is_worth_repeating, operation);
+    /// Like [`Self::retry`], with further rounds of attempts until the deadline.
+    fn retry_until_deadline<T>(&self, mut operation: impl FnMut(&R) -> Result<T>) -> Result<T> {
+        let Some(UploadDeadline { clock, limit }) = &self.upload_deadline else {
+            return self.retry(is_retryable, operation);
         };
         let since = clock.tick();
         loop {
-            match self.repeat(is_worth_repeating, &mut operation) {
+            match self.retry(is_retryable, &mut operation) {
                 Err(error)
-                    if is_worth_repeating(&error)
-                        && clock.tick().saturating_sub(since) < *limit =>
+                    if is_retryable(&error) && clock.tick().saturating_sub(since) < *limit =>
                 {
-                    thread::sleep(PAUSE);
+                    thread::sleep(RETRY_PAUSE);
                 }
                 result => return result,
             }
         }
     }
 
-    fn reading<T>(&self, operation: impl FnMut(&R) -> Result<T>) -> Result<T> {
-        self.repeat(is_worth_repeating, operation)
+    fn retry_idempotent<T>(&self, operation: impl FnMut(&R) -> Result<T>) -> Result<T> {
+        self.retry(is_retryable, operation)
     }
 
-    fn changing<T>(&self, operation: impl FnMut(&R) -> Result<T>) -> Result<T> {
-        self.repeat(
-            |error| error.is_before_request() && is_worth_repeating(error),
+    fn retry_if_not_sent<T>(&self, operation: impl FnMut(&R) -> Result<T>) -> Result<T> {
+        self.retry(
+            |error| error.is_before_request() && is_retryable(error),
             operation,
         )
     }
 }
 
-/// A host that did not answer for a whole deadline will not do so in the next: whoever waits
-/// has waited long enough. One with another key will not get the right one.
-fn is_worth_repeating(error: &Error) -> bool {
+/// Returns whether a retry may succeed. A host that did not answer before a deadline has had its
+/// time, and a refused host key stays refused.
+fn is_retryable(error: &Error) -> bool {
     error.is_connection_loss() && !error.is_timeout() && !error.is_host_refused()
 }
 
-/// Says that an earlier try has uploaded the content, with the durability that the plan asks for. The
-/// host may have flushed nothing when that try broke off.
-fn done_already<R: Remote + ?Sized>(
+/// Returns the result of an upload that an earlier attempt completed. Flushes it if the spec asks
+/// for that, because the attempt may have failed before its flush.
+fn already_uploaded<R: Remote + ?Sized>(
     remote: &R,
     path: &RemotePath,
     stat: Stat,
@@ -150,9 +151,9 @@ fn done_already<R: Remote + ?Sized>(
     }))
 }
 
-/// Says of a refusal that came after an earlier try had left part of the content in the file itself
-/// that the file is not what it was.
-fn refused_after_part(error: Error) -> Error {
+/// Turns a refusal into [`Error::Partial`]: an earlier attempt in place has left part of the
+/// content.
+fn partial_after_refusal(error: Error) -> Error {
     match error {
         Error::Refused {
             act,
@@ -181,15 +182,15 @@ impl<R: Remote> Remote for Retry<R> {
     }
 
     fn stat(&self, path: &RemotePath) -> Result<Stat> {
-        self.reading(|r| r.stat(path))
+        self.retry_idempotent(|r| r.stat(path))
     }
 
     fn list(&self, path: &RemotePath) -> Result<Listing> {
-        self.reading(|r| r.list(path))
+        self.retry_idempotent(|r| r.list(path))
     }
 
     fn read_link(&self, path: &RemotePath) -> Result<Vec<u8>> {
-        self.reading(|r| r.read_link(path))
+        self.retry_idempotent(|r| r.read_link(path))
     }
 
     fn fetch(
@@ -198,51 +199,52 @@ impl<R: Remote> Remote for Retry<R> {
         known: Option<&Version>,
         receiver: &mut dyn Receiver,
     ) -> Result<Fetched> {
-        self.reading(|r| r.fetch(path, known, receiver))
+        self.retry_idempotent(|r| r.fetch(path, known, receiver))
     }
 
     fn upload(
         &self,
         path: &RemotePath,
         content: &dyn Content,
-        plan: &UploadSpec,
+        spec: &UploadSpec,
     ) -> Result<Uploaded> {
         let mut is_outcome_unknown = false;
-        let mut has_part = false;
-        let mut plan = plan.clone();
-        let result = self.repeat_patiently(|r| {
-            let plan = &mut plan;
+        let mut has_partial = false;
+        let mut spec = spec.clone();
+        let result = self.retry_until_deadline(|r| {
+            let spec = &mut spec;
             if is_outcome_unknown {
-                // The first try may still be under way over there; it must not end later. A host
-                // that refuses to look for its temporary file has none that could be removed.
-                match r.remove_leftovers(&path.parent().unwrap_or_default(), plan.tag) {
+                // The earlier attempt may still be in progress on the host, and must not complete
+                // after this one. Refusals are ignored: then there is no temporary file that we
+                // could remove.
+                match r.remove_leftovers(&path.parent().unwrap_or_default(), spec.tag) {
                     Err(error) if error.is_connection_loss() => return Err(error),
                     Ok(()) | Err(_) => {}
                 }
                 let found = match r.stat(path) {
-                    Ok(stat) if partial::is_uploaded(r, path, &stat, content, plan)? => {
-                        has_part = true;
-                        return done_already(r, path, stat, plan.durability);
+                    Ok(stat) if partial::is_uploaded(r, path, &stat, content, spec)? => {
+                        has_partial = true;
+                        return already_uploaded(r, path, stat, spec.durability);
                     }
-                    // What the first try left of a file that it wrote into is ours to replace.
-                    Ok(stat) => partial::settle(r, path, &stat, content, plan, false),
+                    // A partial upload of the earlier attempt may be replaced.
+                    Ok(stat) => partial::resolve(r, path, &stat, content, spec, false),
                     Err(error) => Err(error),
                 };
                 match found {
-                    Ok(Found::Part { .. }) => has_part = true,
+                    Ok(Found::Part { .. }) => has_partial = true,
                     Err(error) if error.is_connection_loss() => return Err(error),
                     Ok(Found::Foreign | Found::Expected) | Err(_) => {}
                 }
             }
-            let result = r.upload(path, content, plan);
+            let result = r.upload(path, content, spec);
             if is_outcome_unknown
                 && matches!(result, Err(Error::Conflict { .. }))
                 && let Ok(stat) = r.stat(path)
-                && partial::is_uploaded(r, path, &stat, content, plan)?
+                && partial::is_uploaded(r, path, &stat, content, spec)?
             {
-                // The first try went on after its connection was gone, and was the faster one.
-                has_part = true;
-                return done_already(r, path, stat, plan.durability);
+                // The earlier attempt completed on the host after its connection broke.
+                has_partial = true;
+                return already_uploaded(r, path, stat, spec.durability);
             }
             is_outcome_unknown |= matches!(
                 result,
@@ -251,24 +253,24 @@ impl<R: Remote> Remote for Retry<R> {
             result
         });
         match result {
-            // An earlier try may have succeeded: whoever comes next must ask.
+            // An earlier attempt may have succeeded: the caller must resolve it.
             Err(Error::Disconnected { source, .. }) if is_outcome_unknown => {
                 Err(Error::OutcomeUnknown {
                     act: "upload",
                     source,
                 })
             }
-            Err(error) if has_part => Err(refused_after_part(error)),
+            Err(error) if has_partial => Err(partial_after_refusal(error)),
             result => result,
         }
     }
 
     fn create_new(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed> {
-        self.changing(|r| r.create_new(path, mode, owner))
+        self.retry_if_not_sent(|r| r.create_new(path, mode, owner))
     }
 
     fn make_dir(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed> {
-        self.changing(|r| r.make_dir(path, mode, owner))
+        self.retry_if_not_sent(|r| r.make_dir(path, mode, owner))
     }
 
     fn make_node(
@@ -279,52 +281,52 @@ impl<R: Remote> Remote for Retry<R> {
         device: DeviceNumber,
         owner: Option<Owner>,
     ) -> Result<Changed> {
-        self.changing(|r| r.make_node(path, kind, mode, device, owner))
+        self.retry_if_not_sent(|r| r.make_node(path, kind, mode, device, owner))
     }
 
     fn symlink(&self, path: &RemotePath, target: &[u8], owner: Option<Owner>) -> Result<Changed> {
-        self.changing(|r| r.symlink(path, target, owner))
+        self.retry_if_not_sent(|r| r.symlink(path, target, owner))
     }
 
     fn link(&self, existing: &RemotePath, path: &RemotePath) -> Result<Changed> {
-        self.changing(|r| r.link(existing, path))
+        self.retry_if_not_sent(|r| r.link(existing, path))
     }
 
     fn remove_file(&self, path: &RemotePath, other: Option<&RemotePath>) -> Result<Changed> {
-        self.changing(|r| r.remove_file(path, other))
+        self.retry_if_not_sent(|r| r.remove_file(path, other))
     }
 
     fn remove_dir(&self, path: &RemotePath) -> Result<Changed> {
-        self.changing(|r| r.remove_dir(path))
+        self.retry_if_not_sent(|r| r.remove_dir(path))
     }
 
     fn rename(&self, from: &RemotePath, to: &RemotePath, how: RenameHow) -> Result<Renamed> {
-        self.changing(|r| r.rename(from, to, how))
+        self.retry_if_not_sent(|r| r.rename(from, to, how))
     }
 
     fn set_attr(&self, path: &RemotePath, change: &AttrChange) -> Result<Stat> {
-        // Setting attributes twice is the same as once.
-        self.reading(|r| r.set_attr(path, change))
+        // Idempotent: the same attributes are set again.
+        self.retry_idempotent(|r| r.set_attr(path, change))
     }
 
-    fn copy(&self, from: &RemotePath, to: &RemotePath, plan: &UploadSpec) -> Result<Changed> {
-        self.changing(|r| r.copy(from, to, plan))
+    fn copy(&self, from: &RemotePath, to: &RemotePath, spec: &UploadSpec) -> Result<Changed> {
+        self.retry_if_not_sent(|r| r.copy(from, to, spec))
     }
 
     fn check_readable(&self, path: &RemotePath) -> Result<()> {
-        self.reading(|r| r.check_readable(path))
+        self.retry_idempotent(|r| r.check_readable(path))
     }
 
     fn fs_stat(&self, path: &RemotePath) -> Result<FsStat> {
-        self.reading(|r| r.fs_stat(path))
+        self.retry_idempotent(|r| r.fs_stat(path))
     }
 
     fn sync(&self, path: &RemotePath) -> Result<()> {
-        self.repeat_patiently(|r| r.sync(path))
+        self.retry_until_deadline(|r| r.sync(path))
     }
 
     fn remove_leftovers(&self, dir: &RemotePath, tag: u32) -> Result<()> {
-        self.reading(|r| r.remove_leftovers(dir, tag))
+        self.retry_idempotent(|r| r.remove_leftovers(dir, tag))
     }
 
     fn abilities(&self) -> Vec<Ability> {

@@ -1,4 +1,4 @@
-//! What a mount asks of the connection with its host, whatever the dialect.
+//! The settings of the connections to a host, for every dialect.
 
 use std::time::Duration;
 
@@ -7,19 +7,19 @@ use std::time::Duration;
 pub struct Settings {
     /// The directory as typed; empty for the login directory.
     pub directory: Vec<u8>,
-    /// How many connections there may be.
+    /// The maximum number of connections.
     pub max_connections: usize,
-    /// How long a wait for the host may go without progress.
+    /// The deadline of a wait for the host, restarted by each progress.
     pub timeout: Duration,
-    /// How long an upload goes on while the host cannot be reached.
-    pub patience: Duration,
-    /// How many names a listing may have.
+    /// How long uploads are retried while the host cannot be reached.
+    pub upload_deadline: Duration,
+    /// The maximum number of names in a listing.
     pub max_names: usize,
-    /// Whether requests fail at once while the host is known to be away.
+    /// Whether requests fail at once while the host is known to be unreachable.
     pub fails_fast: bool,
 }
 
-/// What was typed after `host:` as a path for `cd` in the login directory.
+/// Converts the path that was typed after `host:` to an argument of `cd` in the login directory.
 pub(crate) fn login_relative(typed: &[u8]) -> Vec<u8> {
     let relative = typed.strip_prefix(b"~/").unwrap_or(typed);
     match relative {

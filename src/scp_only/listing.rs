@@ -4,7 +4,7 @@ use crate::path::Excerpt;
 use crate::path::MAX_EXCERPT;
 use crate::path::Name;
 use crate::remote::Error;
-use crate::remote::MAX_BYTES_A_NAME;
+use crate::remote::MAX_BYTES_PER_NAME;
 use crate::remote::Reason;
 use crate::remote::Result;
 use crate::remote::reason_of;
@@ -55,7 +55,7 @@ pub(super) fn list(
     said: &[u8],
     max_names: usize,
 ) -> Result<Listed> {
-    let max_bytes = max_names.saturating_mul(MAX_BYTES_A_NAME);
+    let max_bytes = max_names.saturating_mul(MAX_BYTES_PER_NAME);
     let answers = quirks.answers;
     let mut sink = scp::Sink::new(scp::Scope::Tree, quirks.has_times);
     let (mut n_seen, mut n_ahead) = (0, 0);

@@ -115,11 +115,11 @@ pub(super) fn upload(
     about: About<'_>,
     name: &[u8],
     content: &dyn Content,
-    plan: &UploadSpec,
+    spec: &UploadSpec,
     pace: Pace,
 ) -> Result<Sent> {
     let is_rcp = quirks.is_rcp();
-    let is_at_once = is_rcp && pace == Pace::AtOnce && !begins_like_record(content, plan.size);
+    let is_at_once = is_rcp && pace == Pace::AtOnce && !begins_like_record(content, spec.size);
     let mut source = scp::Source::new(if is_at_once {
         scp::Pipelining::ToOneFile
     } else {
@@ -140,21 +140,21 @@ pub(super) fn upload(
     }
     if quirks.options == Options::Full && replies.refused.is_none() {
         let exact = |time: Time| if is_rcp { time } else { whole_seconds(time) };
-        replies.source.times(exact(plan.mtime), exact(plan.atime));
+        replies.source.times(exact(spec.mtime), exact(spec.atime));
         if !is_rcp {
             replies.send()?;
             replies.wait()?;
         }
     }
     if replies.refused.is_none() {
-        replies.source.file(plan.mode, plan.size, name);
+        replies.source.file(spec.mode, spec.size, name);
         if !is_at_once {
             replies.send()?;
             replies.wait()?;
         }
     }
     if replies.refused.is_none() {
-        send_content(&mut replies, content, plan)?;
+        send_content(&mut replies, content, spec)?;
         replies.source.end_file(Ok(()));
         if is_rcp {
             replies.source.end();
@@ -176,7 +176,7 @@ pub(super) fn upload(
     })
 }
 
-fn send_content(replies: &mut Replies<'_>, content: &dyn Content, plan: &UploadSpec) -> Result<()> {
+fn send_content(replies: &mut Replies<'_>, content: &dyn Content, spec: &UploadSpec) -> Result<()> {
     let about = replies.about;
     let local = |source| Error::Local {
         act: about.act,
@@ -185,11 +185,11 @@ fn send_content(replies: &mut Replies<'_>, content: &dyn Content, plan: &UploadS
     };
     replies.check_turn()?;
     replies.is_answered = false;
-    let mut chunk = vec![0; CHUNK.min(usize::try_from(plan.size).unwrap_or(CHUNK))];
+    let mut chunk = vec![0; CHUNK.min(usize::try_from(spec.size).unwrap_or(CHUNK))];
     let mut out = replies.source.take_output();
     let mut done = 0;
-    while done < plan.size && !replies.command.is_deaf() {
-        let want = usize::try_from(plan.size - done)
+    while done < spec.size && !replies.command.is_deaf() {
+        let want = usize::try_from(spec.size - done)
             .unwrap_or(usize::MAX)
             .min(chunk.len());
         let buf = chunk.get_mut(..want).unwrap_or_default();
@@ -200,7 +200,7 @@ fn send_content(replies: &mut Replies<'_>, content: &dyn Content, plan: &UploadS
         }
         out.extend_from_slice(buf.get(..n).unwrap_or_default());
         done += n as u64;
-        if done < plan.size {
+        if done < spec.size {
             replies
                 .command
                 .send(&out)

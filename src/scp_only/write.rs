@@ -66,39 +66,39 @@ impl ScpOnly {
         &self,
         path: &RemotePath,
         content: &dyn Content,
-        plan: &UploadSpec,
+        spec: &UploadSpec,
     ) -> Result<Uploaded> {
         const ACT: &str = "upload";
-        self.check_owner(ACT, path, plan.owner)?;
+        self.check_owner(ACT, path, spec.owner)?;
         let conflict = || Error::Conflict {
             act: ACT,
             path: path.clone(),
         };
-        let (stat, outcome) = match (self.place(path, plan)?, &plan.keep_as) {
+        let (stat, outcome) = match (self.place(path, spec)?, &spec.keep_as) {
             (Place::AsExpected { pace, mode }, _) => {
                 // The record sets a mode in any case: what was not set here stays what it is.
-                let mode = mode.filter(|_| !plan.sets_mode).unwrap_or(plan.mode);
-                let plan = UploadSpec {
+                let mode = mode.filter(|_| !spec.sets_mode).unwrap_or(spec.mode);
+                let spec = UploadSpec {
                     mode,
-                    ..plan.clone()
+                    ..spec.clone()
                 };
-                (self.put(path, content, &plan, pace)?, Outcome::AsPlanned)
+                (self.put(path, content, &spec, pace)?, Outcome::AsPlanned)
             }
             (Place::Gone, Some(_)) => (
-                self.put(path, content, plan, Pace::AtOnce)?,
+                self.put(path, content, spec, Pace::AtOnce)?,
                 Outcome::Recreated,
             ),
             (Place::Taken, Some(name)) => {
                 let beside = path.parent().unwrap_or_default().join(name);
-                let plan = UploadSpec {
+                let spec = UploadSpec {
                     expect: Expect::Absent,
                     keep_as: None,
-                    ..plan.clone()
+                    ..spec.clone()
                 };
-                let Place::AsExpected { pace, .. } = self.place(&beside, &plan)? else {
+                let Place::AsExpected { pace, .. } = self.place(&beside, &spec)? else {
                     return Err(conflict());
                 };
-                let stat = self.put(&beside, content, &plan, pace)?;
+                let stat = self.put(&beside, content, &spec, pace)?;
                 (stat, Outcome::KeptBeside)
             }
             (Place::Gone | Place::Taken, None) => return Err(conflict()),
@@ -111,17 +111,17 @@ impl ScpOnly {
         })
     }
 
-    /// Looks whether the host has what the plan expects. Somebody may change it before the content
+    /// Looks whether the host has what the spec expects. Somebody may change it before the content
     /// arrives: there is no doing both in one step.
-    fn place(&self, path: &RemotePath, plan: &UploadSpec) -> Result<Place> {
+    fn place(&self, path: &RemotePath, spec: &UploadSpec) -> Result<Place> {
         const ACT: &str = "upload";
-        if plan.expect == Expect::Anything && self.quirks.lock().is_rcp() {
+        if spec.expect == Expect::Anything && self.quirks.lock().is_rcp() {
             return Ok(Place::AsExpected {
                 pace: Pace::Acknowledged,
                 mode: None,
             });
         }
-        if let Expect::Version(version) = &plan.expect
+        if let Expect::Version(version) = &spec.expect
             && let Some((is_same, mode)) = self.compare(path, version)?
         {
             return Ok(if is_same {
@@ -145,7 +145,7 @@ impl ScpOnly {
             pace: Pace::AtOnce,
             mode: found.map(|stat| stat.mode),
         };
-        Ok(match (&plan.expect, found) {
+        Ok(match (&spec.expect, found) {
             (Expect::Anything, _) | (Expect::Absent, None) => as_expected,
             (Expect::Version(_), None) => Place::Gone,
             (Expect::Version(version), Some(stat)) if is_same(version, &stat) => as_expected,
@@ -182,34 +182,34 @@ impl ScpOnly {
         &self,
         path: &RemotePath,
         content: &dyn Content,
-        plan: &UploadSpec,
+        spec: &UploadSpec,
         pace: Pace,
     ) -> Result<Option<Stat>> {
         let about = Self::about("upload", path);
         let quirks = *self.quirks.lock();
         let name = record_name(&quirks, about)?;
-        let pace = if plan.size <= MAX_AHEAD {
+        let pace = if spec.size <= MAX_AHEAD {
             pace
         } else {
             Pace::Acknowledged
         };
         let command = self.run(Direction::Upload, &quirks, Purpose::Transfer, about)?;
-        let sent = send::upload(command, &quirks, about, &name, content, plan, pace);
+        let sent = send::upload(command, &quirks, about, &name, content, spec, pace);
         match sent? {
             Sent::Done => {
                 let known = self.known_after(
                     &quirks,
                     Header {
                         kind: FileKind::File,
-                        mode: plan.mode,
-                        size: plan.size,
-                        mtime: plan.mtime,
-                        atime: plan.atime,
+                        mode: spec.mode,
+                        size: spec.size,
+                        mtime: spec.mtime,
+                        atime: spec.atime,
                     },
                 );
                 let stat = known.and_then(|stat| self.as_kept(path, stat));
                 if let Some(stat) = &stat {
-                    let hash = samples::hash_of(content, plan.size);
+                    let hash = samples::hash_of(content, spec.size);
                     self.note_sample(path, &stat.version(), hash);
                 }
                 Ok(stat)
@@ -266,7 +266,7 @@ impl ScpOnly {
         const ACT: &str = "create";
         self.check_owner(ACT, path, owner)?;
         let now = self.clock.wall();
-        let plan = UploadSpec {
+        let spec = UploadSpec {
             size: 0,
             appends_to: None,
             mode,
@@ -285,7 +285,7 @@ impl ScpOnly {
             Err(error) if error.reason() == Some(Reason::NotFound) => {}
             Err(error) => return Err(error),
         }
-        let stat = self.put(path, &Nothing, &plan, Pace::AtOnce)?;
+        let stat = self.put(path, &Nothing, &spec, Pace::AtOnce)?;
         Ok(Changed { stat, parent: None })
     }
 

@@ -9,7 +9,7 @@ pub mod time;
 
 use crate::path::Name;
 use crate::remote::ListEntry;
-use crate::remote::MAX_BYTES_A_NAME;
+use crate::remote::MAX_BYTES_PER_NAME;
 use crate::remote::Reason;
 use crate::remote::reason_of;
 use crate::stat::FsStat;
@@ -112,7 +112,7 @@ impl ParsedListing {
     pub(super) fn push(&mut self, entry: ListEntry) -> Result<(), NoListing> {
         let target = entry.target.as_ref().map_or(0, |target| target.len());
         self.n_bytes += entry.name.as_bytes().len() + target;
-        let max_bytes = self.max_names.saturating_mul(MAX_BYTES_A_NAME);
+        let max_bytes = self.max_names.saturating_mul(MAX_BYTES_PER_NAME);
         self.has_too_many = self.entries.len() >= self.max_names || self.n_bytes > max_bytes;
         if self.has_too_many {
             return Err(NoListing::TooManyNames);

@@ -87,7 +87,7 @@ fn rows() -> Vec<Row> {
             Stat,
             String::new(),
             Close,
-            Says("lost the host"),
+            Says("lost the connection"),
         ),
         (
             "an answer without a frame",
@@ -371,7 +371,7 @@ fn rows() -> Vec<Row> {
             Fetch,
             "T1 0 1 0\nC0644 9223372036854775807 file\n".to_owned(),
             endless(&long),
-            Says("because of the local cache"),
+            Says("the local cache failed"),
         ),
         (
             "a status of content that never comes",

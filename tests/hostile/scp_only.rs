@@ -367,7 +367,7 @@ fn rows() -> Vec<Row> {
             "content without end",
             b"T1 0 1 0\nC0644 9223372036854775807 file\n",
             Endless(long),
-            Says("because of the local cache"),
+            Says("the local cache failed"),
         ),
         file(
             "a file that never begins",

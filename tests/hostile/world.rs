@@ -23,7 +23,7 @@ pub(crate) fn settings() -> Settings {
         max_connections: 1,
         max_names: scpfs::remote::DEFAULT_MAX_NAMES,
         timeout: Duration::from_secs(1),
-        patience: Duration::ZERO,
+        upload_deadline: Duration::ZERO,
         fails_fast: false,
     }
 }

@@ -61,7 +61,7 @@ impl Appliance {
             max_connections: 3,
             max_names: scpfs::remote::DEFAULT_MAX_NAMES,
             timeout: Duration::from_secs(20),
-            patience: Duration::ZERO,
+            upload_deadline: Duration::ZERO,
             fails_fast: false,
         }
     }

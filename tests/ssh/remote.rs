@@ -88,7 +88,7 @@ fn connect(settings: Settings, root: &Path) -> Result<Shell, probe::Error> {
         max_connections: 2,
         max_names: scpfs::remote::DEFAULT_MAX_NAMES,
         timeout: settings.timeout,
-        patience: Duration::ZERO,
+        upload_deadline: Duration::ZERO,
         fails_fast: false,
     };
     let transport = Arc::new(unattended(settings));

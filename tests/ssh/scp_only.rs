@@ -76,7 +76,7 @@ fn connect(sshd: &Sshd, timeout: u64) -> Result<Arc<dyn Remote>, host::Error> {
         max_connections: 4,
         max_names: scpfs::remote::DEFAULT_MAX_NAMES,
         timeout: Duration::from_secs(timeout),
-        patience: Duration::ZERO,
+        upload_deadline: Duration::ZERO,
         fails_fast: false,
     };
     host::connect(

@@ -34,7 +34,7 @@ fn mount(kind: Kind) -> (TempDir, Mount) {
         max_connections: 3,
         max_names: scpfs::remote::DEFAULT_MAX_NAMES,
         timeout: Duration::from_secs(20),
-        patience: Duration::ZERO,
+        upload_deadline: Duration::ZERO,
         fails_fast: false,
     };
     let server = Arc::new(ScpServer::new(kind));
