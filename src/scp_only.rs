@@ -1,31 +1,32 @@
-//! The `scp-only` dialect: a host with nothing but `scp -f` and `scp -t`.
+//! The `scp-only` dialect: for hosts with nothing but `scp -f` and `scp -t`.
 //!
-//! A forced command, a restricted shell, an appliance, or a server library without a shell behind
-//! it. Each operation is a command on a channel of its own; once that is open, reading takes one
-//! round trip and uploading two, the first of which looks at what is there.
+//! Such a host has a forced command, a restricted shell, or an SSH server library without a shell;
+//! it may be an appliance. Each operation runs one command on its own channel. After the round trip
+//! that opens the channel, a read takes one round trip and an upload two, of which the first checks
+//! the target.
 //!
-//! What SCP has no word for cannot be done: no rename, so that an upload goes straight to its name;
-//! no removal, no links, no owners. No inode numbers and whole seconds only, so that a change of
-//! the same size within one second is seen only in small files, whose content is compared.
+//! SCP has no rename, so every upload is in place. It has no removal, no links and no owners. It
+//! gives no inode numbers, and times in whole seconds. A change of the same size within one second
+//! is therefore detected only in small files, by comparing their content.
 //!
 //! Modules:
 //! - `command`: command lines and quoting of paths; pure
-//! - `link`: one connection; commands run one after another
-//! - `probe`: what a server without a shell can do
-//! - `trial`: a harmless command that finds that out
-//! - `quirks`: the table of what is known of servers
+//! - `connection`: one connection; runs one command after another
+//! - `probe`: finds out what a server without a shell can do
+//! - `trial`: a harmless command, which the probe runs
+//! - `quirks`: the table of known servers
 //! - `receive`: attributes and content: `scp -f`
-//! - `listing`: a directory, listed by refusing everything in it
+//! - `listing`: lists a directory by refusing every entry of it
 //! - `send`: content and directories: `scp -t`
 //! - `write`: uploads and new directories
 //! - `attr`: modes and times
-//! - `samples`: recent content of small files, to tell a change within a second
-//! - `abilities`: what the host can do, for people
+//! - `samples`: hashes of recent content of small files, to detect changes within a second
+//! - `abilities`: the operations that the host supports, for display
 
 mod abilities;
 mod attr;
 mod command;
-pub mod link;
+pub mod connection;
 mod listing;
 pub mod probe;
 pub mod quirks;
@@ -64,14 +65,14 @@ use crate::remote::Uploaded;
 use crate::scp::ahead::MAX_AHEAD;
 use crate::scp_only::command::Direction;
 use crate::scp_only::command::Options;
-use crate::scp_only::link::Command;
-use crate::scp_only::link::Link;
+use crate::scp_only::connection::Command;
+use crate::scp_only::connection::ScpConnection;
 use crate::scp_only::listing::Listed;
 use crate::scp_only::quirks::Quirks;
 use crate::scp_only::quirks::Refusal;
-use crate::scp_only::receive::About;
 use crate::scp_only::receive::Fetch;
 use crate::scp_only::receive::Header;
+use crate::scp_only::receive::Request;
 use crate::scp_only::samples::Hashing;
 use crate::scp_only::samples::Samples;
 use crate::ssh;
@@ -84,42 +85,43 @@ use crate::stat::Time;
 use crate::stat::Version;
 use crate::sync::Mutex;
 
-/// The owner and group of everything, as SCP does not tell: nobody's.
+/// The uid and gid of every file, because SCP does not tell them: `nobody`.
 pub const UNKNOWN_ID: u32 = 65_534;
 
-/// How often a file is fetched that changes while it is sent.
+/// The maximum number of times that a changing file is fetched.
 const MAX_FETCHES: u32 = 3;
 
-const STUCK: &str = "the host's scp does not get through it; files in it can be opened by name";
+const LISTING_HANGS: &str =
+    "the host's scp hangs in this directory; its files can be opened by name";
 
-const NO_WORD: &str = "the host has nothing but scp, which has no word for it";
+const NOT_IN_SCP: &str = "the host has nothing but scp, which does not support it";
 
-/// A host that is reached over [`Link`]s.
+/// A host that is reached over [`ScpConnection`]s.
 #[derive(Debug)]
 pub struct ScpOnly {
-    pool: Pool<Link>,
+    pool: Pool<ScpConnection>,
     facts: Facts,
-    /// How many names a listing may have.
+    /// The maximum number of names in a listing.
     max_names: usize,
     quirks: Mutex<Quirks>,
-    /// What stands before each path in a command; ends in a slash, or is empty.
+    /// The prefix of every path in a command; ends in a slash or is empty.
     prefix: Vec<u8>,
-    /// The root itself in a command.
+    /// The root itself, as a path in a command.
     root: Vec<u8>,
     timeout: Duration,
     clock: Arc<dyn Clock>,
-    /// Whether the host's filesystem keeps odd seconds, which FAT does not; `None` until one was
-    /// uploaded.
-    keeps_seconds: Mutex<Option<bool>>,
-    /// What small files held that were changed lately.
+    /// Whether the host's filesystem stores odd seconds, which FAT does not. `None` until an mtime
+    /// with an odd second was uploaded.
+    keeps_odd_seconds: Mutex<Option<bool>>,
+    /// Hashes of the content of recently changed small files.
     samples: Mutex<Samples>,
-    /// Directories that the host's scp does not get through: it waits for ever at a FIFO.
-    stuck: Mutex<Vec<RemotePath>>,
+    /// Directories that cannot be listed because the host's scp blocks forever at a FIFO in them.
+    unlistable: Mutex<Vec<RemotePath>>,
 }
 
 impl ScpOnly {
-    fn about<'a>(act: &'static str, path: &'a RemotePath) -> About<'a> {
-        About { act, path }
+    fn request<'a>(act: &'static str, path: &'a RemotePath) -> Request<'a> {
+        Request { act, path }
     }
 
     fn unsupported(act: &'static str, path: &RemotePath, why: &'static str) -> Error {
@@ -130,7 +132,7 @@ impl ScpOnly {
         }
     }
 
-    /// The path as the server is to see it.
+    /// Returns the path as the server sees it.
     fn remote_path(&self, path: &RemotePath) -> Vec<u8> {
         if path.is_root() {
             self.root.clone()
@@ -139,21 +141,21 @@ impl ScpOnly {
         }
     }
 
-    /// Runs scp for a path.
+    /// Starts scp for a path.
     fn run(
         &self,
         direction: Direction,
         quirks: &Quirks,
         purpose: Purpose,
-        about: About<'_>,
+        request: Request<'_>,
     ) -> Result<Command> {
-        let path = self.remote_path(about.path);
+        let path = self.remote_path(request.path);
         let line = command::line(direction, quirks.options, quirks.quoting, &path)
-            .map_err(|why| Self::unsupported(about.act, about.path, why))?;
-        Command::start(&self.pool, purpose, about.act, &line, self.timeout)
+            .map_err(|why| Self::unsupported(request.act, request.path, why))?;
+        Command::start(&self.pool, purpose, request.act, &line, self.timeout)
     }
 
-    /// What a header says, and what nobody knows filled in.
+    /// Returns the attributes in a record header, with defaults for what SCP does not tell.
     fn stat_of(&self, header: Header) -> Stat {
         Stat {
             kind: header.kind,
@@ -171,10 +173,10 @@ impl ScpOnly {
         }
     }
 
-    fn look(&self, act: &'static str, path: &RemotePath) -> Result<Stat> {
+    fn stat_path(&self, act: &'static str, path: &RemotePath) -> Result<Stat> {
         let quirks = *self.quirks.lock();
         if path.is_root() && quirks.options == Options::Minimal {
-            // A directory that nobody can ask about.
+            // Without options a directory cannot be examined; it is assumed to exist.
             let (mode, size) = (0o755, 0);
             let (mtime, atime) = (Time::default(), Time::default());
             return Ok(self.stat_of(Header {
@@ -185,9 +187,9 @@ impl ScpOnly {
                 atime,
             }));
         }
-        let about = Self::about(act, path);
-        let command = self.run(Direction::Look, &quirks, Purpose::Metadata, about)?;
-        let header = receive::look(command, &quirks, about)?;
+        let request = Self::request(act, path);
+        let command = self.run(Direction::FetchTree, &quirks, Purpose::Metadata, request)?;
+        let header = receive::stat(command, &quirks, request)?;
         Ok(self.stat_of(header))
     }
 
@@ -198,15 +200,15 @@ impl ScpOnly {
             .note(path.as_bytes(), version, hash, now);
     }
 
-    /// What a file was when it was fetched, and how it ended.
-    fn fetch_once(&self, about: About<'_>, receiver: &mut dyn Receiver) -> Result<Fetch> {
+    /// Fetches a file once; returns its header, or why no content came.
+    fn fetch_once(&self, request: Request<'_>, receiver: &mut dyn Receiver) -> Result<Fetch> {
         let quirks = *self.quirks.lock();
-        let command = self.run(Direction::Fetch, &quirks, Purpose::Transfer, about)?;
-        receive::fetch(command, &quirks, about, receiver)
+        let command = self.run(Direction::Fetch, &quirks, Purpose::Transfer, request)?;
+        receive::fetch(command, &quirks, request, receiver)
     }
 }
 
-/// Whether the content is the same, as far as this host can tell.
+/// Returns whether the content is the same, as far as this host's attributes tell.
 fn is_same(version: &Version, stat: &Stat) -> bool {
     version.id == stat.id
         && version.size == stat.size
@@ -219,27 +221,27 @@ impl Remote for ScpOnly {
         &self.facts
     }
 
-    /// Follows a symlink: what it leads to is all that a source shows.
+    /// Follows a symlink: a source shows only its target.
     fn stat(&self, path: &RemotePath) -> Result<Stat> {
-        self.look("stat", path)
+        self.stat_path("stat", path)
     }
 
-    /// Shows what symlinks lead to. Not listed is what a source cannot send: links that lead
-    /// nowhere, FIFOs, sockets and devices, and names with a newline.
+    /// Shows the targets of symlinks. Entries that a source cannot send are left out: dangling
+    /// links, FIFOs, sockets, devices, and names with a newline.
     fn list(&self, path: &RemotePath) -> Result<Listing> {
         const ACT: &str = "list";
-        const WHY: &str = "the host's scp lists no directories; files in it can be opened by name";
+        const WHY: &str = "the host's scp cannot list directories; files can be opened by name";
         let quirks = *self.quirks.lock();
-        if quirks.refusal == Refusal::Unheeded || quirks.options == Options::Minimal {
+        if quirks.refusal == Refusal::Unsupported || quirks.options == Options::Minimal {
             return Err(Self::unsupported(ACT, path, WHY));
         }
-        if self.stuck.lock().contains(path) {
-            return Err(Self::unsupported(ACT, path, STUCK));
+        if self.unlistable.lock().contains(path) {
+            return Err(Self::unsupported(ACT, path, LISTING_HANGS));
         }
-        let about = Self::about(ACT, path);
-        let command = self.run(Direction::Look, &quirks, Purpose::Metadata, about)?;
+        let request = Self::request(ACT, path);
+        let command = self.run(Direction::FetchTree, &quirks, Purpose::Metadata, request)?;
         let said = self.remote_path(path);
-        let listed = listing::list(command, &quirks, about, &said, self.max_names);
+        let listed = listing::list(command, &quirks, request, &said, self.max_names);
         if matches!(
             &listed,
             Err(Error::OutcomeUnknown {
@@ -247,9 +249,11 @@ impl Remote for ScpOnly {
                 ..
             })
         ) {
-            // Whoever asks next gets what is in it by name.
-            log::warn!("the host's scp does not get through {path}; is there a FIFO in it?");
-            self.stuck.lock().push(path.clone());
+            // Later calls fail at once, so that the caller stats entries by name.
+            log::warn!(
+                "the host's scp hangs in {path}, which may contain a FIFO; it is not listed again"
+            );
+            self.unlistable.lock().push(path.clone());
         }
         match listed? {
             Listed::Whole {
@@ -260,7 +264,7 @@ impl Remote for ScpOnly {
                 let known = entries.into_iter().map(|(name, header)| {
                     ListEntry::new(name, header.kind, Some(self.stat_of(header)), None)
                 });
-                // What kind of file it is shows when it is asked for, if at all.
+                // The kind of the file is unknown; a stat tells it, if it is allowed.
                 let denied = denied
                     .into_iter()
                     .map(|name| ListEntry::new(name, FileKind::File, None, None));
@@ -269,16 +273,16 @@ impl Remote for ScpOnly {
                     entries: known.chain(denied).collect(),
                 })
             }
-            Listed::Unheeded => {
-                log::info!("the host does not skip what is refused; no directory can be listed");
-                self.quirks.lock().refusal = Refusal::Unheeded;
+            Listed::RefusalsUnsupported => {
+                log::info!("the host does not skip refused files; directories cannot be listed");
+                self.quirks.lock().refusal = Refusal::Unsupported;
                 Err(Self::unsupported(ACT, path, WHY))
             }
         }
     }
 
     fn read_link(&self, path: &RemotePath) -> Result<Vec<u8>> {
-        Err(Self::unsupported("read", path, NO_WORD))
+        Err(Self::unsupported("read", path, NOT_IN_SCP))
     }
 
     fn fetch(
@@ -287,25 +291,26 @@ impl Remote for ScpOnly {
         known: Option<&Version>,
         receiver: &mut dyn Receiver,
     ) -> Result<Fetched> {
-        let about = Self::about("fetch", path);
+        let request = Self::request("fetch", path);
         for n_left in (0..MAX_FETCHES).rev() {
-            let mut hashing = Hashing::around(receiver);
-            let header = match self.fetch_once(about, &mut hashing)? {
+            let mut hashing = Hashing::wrapping(receiver);
+            let header = match self.fetch_once(request, &mut hashing)? {
                 Fetch::Complete(header) => header,
                 Fetch::Refused(text) => {
                     let reason = receive::reason_for(&text, Reason::IsADirectory);
                     if reason == Reason::Changed && n_left > 0 {
                         continue;
                     }
-                    return Err(about.refused(reason, &text));
+                    return Err(request.refused(reason, &text));
                 }
             };
             let stat = self.stat_of(header);
-            // The attributes are from before the content. A small file had no time to change; a
-            // large one, or one that is not what was known of it, is asked for once more.
+            // The attributes were sent before the content. A small file has no time to change
+            // during the transfer. A large one, or one that is not the known version, gets a second
+            // stat.
             let is_known = known.is_some_and(|known| is_same(known, &stat));
             let is_quick = is_known && stat.size <= MAX_AHEAD;
-            let is_stable = is_quick || is_same(&stat.version(), &self.look("fetch", path)?);
+            let is_stable = is_quick || is_same(&stat.version(), &self.stat_path("fetch", path)?);
             if is_stable || n_left == 0 {
                 let hash = hashing.finish().filter(|_| is_stable);
                 self.note_sample(path, &stat.version(), hash);
@@ -316,11 +321,11 @@ impl Remote for ScpOnly {
                 });
             }
         }
-        Err(about.refused(Reason::Changed, b""))
+        Err(request.refused(Reason::Changed, b""))
     }
 
-    /// Uploads straight at the final name: there is nothing to rename with. Others can see half of
-    /// the content while it arrives, and keep that half if it never does.
+    /// Uploads in place, because SCP cannot rename. Others can see part of the content during the
+    /// transfer, and an upload that fails leaves a partial file.
     fn upload(
         &self,
         path: &RemotePath,
@@ -346,40 +351,40 @@ impl Remote for ScpOnly {
         _device: DeviceNumber,
         _owner: Option<Owner>,
     ) -> Result<Changed> {
-        Err(Self::unsupported("create", path, NO_WORD))
+        Err(Self::unsupported("create", path, NOT_IN_SCP))
     }
 
     fn symlink(&self, path: &RemotePath, _target: &[u8], _owner: Option<Owner>) -> Result<Changed> {
-        Err(Self::unsupported("create", path, NO_WORD))
+        Err(Self::unsupported("create", path, NOT_IN_SCP))
     }
 
     fn link(&self, _existing: &RemotePath, path: &RemotePath) -> Result<Changed> {
-        Err(Self::unsupported("link", path, NO_WORD))
+        Err(Self::unsupported("link", path, NOT_IN_SCP))
     }
 
     fn remove_file(&self, path: &RemotePath, _other: Option<&RemotePath>) -> Result<Changed> {
-        Err(Self::unsupported("remove", path, NO_WORD))
+        Err(Self::unsupported("remove", path, NOT_IN_SCP))
     }
 
     fn remove_dir(&self, path: &RemotePath) -> Result<Changed> {
-        Err(Self::unsupported("remove", path, NO_WORD))
+        Err(Self::unsupported("remove", path, NOT_IN_SCP))
     }
 
     fn rename(&self, from: &RemotePath, _to: &RemotePath, _how: RenameHow) -> Result<Renamed> {
-        Err(Self::unsupported("rename", from, NO_WORD))
+        Err(Self::unsupported("rename", from, NOT_IN_SCP))
     }
 
-    /// Changes mode and times of a directory, by a record; of a file they go with its content.
+    /// Changes mode and times of a directory with a D record. Those of a file need its content.
     fn set_attr(&self, path: &RemotePath, change: &AttrChange) -> Result<Stat> {
         self.change_attr(path, change)
     }
 
     fn copy(&self, _from: &RemotePath, to: &RemotePath, _plan: &UploadSpec) -> Result<Changed> {
-        Err(Self::unsupported("copy", to, NO_WORD))
+        Err(Self::unsupported("copy", to, NOT_IN_SCP))
     }
 
-    /// Shows a terabyte, all of it free, as sshfs does for a server that cannot tell: zeros would
-    /// keep programs from writing at all.
+    /// Reports 1 TiB, all free, as sshfs does for a server that cannot tell: zeros would keep
+    /// programs from writing.
     fn fs_stat(&self, _: &RemotePath) -> Result<FsStat> {
         let (blocks, files) = (1 << 28, 1_000_000_000);
         Ok(FsStat {
@@ -397,7 +402,7 @@ impl Remote for ScpOnly {
         Ok(())
     }
 
-    /// There are no temporary files.
+    /// Does nothing: this dialect has no temporary files.
     fn remove_leftovers(&self, _dir: &RemotePath, _tag: u32) -> Result<()> {
         Ok(())
     }

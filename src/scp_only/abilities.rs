@@ -1,4 +1,4 @@
-//! What can be done with nothing but scp.
+//! The operations that this dialect supports, for display.
 
 use crate::remote::ability;
 use crate::remote::ability::Ability;
@@ -7,27 +7,25 @@ use crate::remote::ability::Operation;
 use crate::scp_only::quirks::Quirks;
 use crate::scp_only::quirks::Refusal;
 
-const NO_WORD: &str = "SCP has no word for it";
+const NOT_IN_SCP: &str = "not part of SCP";
 
 pub(super) fn abilities(quirks: &Quirks) -> Vec<Ability> {
     let lists = quirks.refusal == Refusal::Skips;
     ability::all(|what| match what {
         Operation::List if lists => {
-            Extent::Limited("symlinks are shown as what they lead to; FIFOs and the like are not")
+            Extent::Limited("symlinks are shown as their targets; FIFOs and devices are left out")
         }
         Operation::List => {
-            Extent::Impossible("its scp sends the contents as well; files are found by their names")
+            Extent::Impossible("its scp would send all content; files can be opened by name")
         }
         Operation::Stat => Extent::Limited("mode, size and whole seconds; no owner, no inode"),
         Operation::Read | Operation::Create => Extent::Full,
         Operation::Write => {
-            Extent::Limited("straight to its name: a reader may see half, a cut leaves half")
+            Extent::Limited("in place: readers may see part, a lost connection leaves part")
         }
-        Operation::CreateExclusively => {
-            Extent::Limited("a moment passes between the look and the creation")
-        }
+        Operation::CreateExclusively => Extent::Limited("not atomic: the host is asked first"),
         Operation::KeepBoth => {
-            Extent::Limited("a change of the same size within a second is not seen above 64 KiB")
+            Extent::Limited("above 64 KiB, a change of the same size within a second is missed")
         }
         Operation::MakeDirectory => Extent::Full,
         Operation::Mode | Operation::Times => {
@@ -45,6 +43,6 @@ pub(super) fn abilities(quirks: &Quirks) -> Vec<Ability> {
         | Operation::Fifo
         | Operation::Socket
         | Operation::Copy
-        | Operation::Pieces => Extent::Impossible(NO_WORD),
+        | Operation::Pieces => Extent::Impossible(NOT_IN_SCP),
     })
 }

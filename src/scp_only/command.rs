@@ -1,69 +1,68 @@
-//! The command lines of SCP and the paths in them, for servers with and without a shell; pure.
+//! SCP command lines and the paths in them, for servers with and without a shell; pure.
 
-/// What a server does with the path in a command line before it uses it.
+/// How a server interprets the path in a command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quoting {
-    /// It goes through a shell that knows backslashes and single quotes, or through something
-    /// that splits words as one does.
+    /// As a POSIX shell or a word-splitting library does: backslashes and single quotes quote.
     Shell,
-    /// One pair of single quotes around it is taken off.
+    /// One pair of single quotes around the path is removed.
     SinglePair,
-    /// One pair of double quotes around it is taken off, perhaps by a shell that looks into it.
+    /// One pair of double quotes around the path is removed, perhaps by a shell that expands what
+    /// is inside.
     DoublePair,
-    /// Nobody knows; but there are characters that mean themselves everywhere.
+    /// Unknown. Only paths of characters that every server takes literally can be used.
     Plain,
-    /// It is taken as it stands, quotes and all.
+    /// Literally, quotes included.
     Literal {
-        /// Whether a blank in it is known to be part of it, and not the end of it.
+        /// Whether a blank is known to be part of the path and not its end.
         keeps_blanks: bool,
     },
 }
 
-/// Which options a server knows besides `-f` and `-t`.
+/// The options that a server accepts besides `-f` and `-t`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Options {
     /// `-p` and `-r`.
     Full,
-    /// None. Cisco IOS says "-p -r -d options not supported".
+    /// None. Cisco IOS answers "-p -r -d options not supported".
     Minimal,
 }
 
-/// What a command is to do.
+/// The kind of transfer that a command starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
-    /// Send one file: `-f`.
+    /// The server sends one file: `-f`.
     Fetch,
-    /// Send a file or a directory, whichever it is: `-r -f`.
-    Look,
-    /// Take one file: `-t`.
+    /// The server sends a file or a directory: `-r -f`.
+    FetchTree,
+    /// The server receives one file: `-t`.
     Upload,
-    /// Take a directory: `-r -t`.
-    MakeDir,
-    /// Take one into a directory that is there: `-r -d -t`. Without `-d` it would be made under
-    /// the name of that directory if that is gone.
-    IntoDir,
+    /// The server receives a directory: `-r -t`.
+    UploadDir,
+    /// The server receives a directory into an existing one: `-r -d -t`. Without `-d` the server
+    /// would create it under the name of the existing one if that has been removed.
+    UploadIntoDir,
 }
 
-/// Why a name cannot be put into a command for this server.
-pub(super) type Unsayable = &'static str;
+/// The reason why a path cannot be put into a command for this server.
+pub(super) type NotQuotable = &'static str;
 
-/// Puts a command line together. Options are separate words, the direction comes last of them,
-/// the path last of all, and there is no `--`: that is what every server understands (Go servers
-/// of the wish kind want the path right behind `-f`; OpenSSH leaves `--` out since 2011, because
-/// embedded platforms do not know it).
+/// Returns a command line in the form that every server accepts: options as separate words, then
+/// the direction, then the path, and no `--`. Go servers of the wish kind want the path right after
+/// `-f`; OpenSSH omits `--` since 2011, because embedded platforms do not know it.
 pub(super) fn line(
     direction: Direction,
     options: Options,
     quoting: Quoting,
     path: &[u8],
-) -> Result<String, Unsayable> {
+) -> Result<String, NotQuotable> {
     let has_options = options == Options::Full;
     let (recursive, last) = match direction {
         Direction::Fetch => ("", "-f"),
-        Direction::Look => ("-r ", "-f"),
+        Direction::FetchTree => ("-r ", "-f"),
         Direction::Upload => ("", "-t"),
-        Direction::MakeDir => ("-r ", "-t"),
-        Direction::IntoDir => ("-r -d ", "-t"),
+        Direction::UploadDir => ("-r ", "-t"),
+        Direction::UploadIntoDir => ("-r -d ", "-t"),
     };
     let flags = if has_options { "-p " } else { "" };
     let recursive = if has_options { recursive } else { "" };
@@ -71,12 +70,11 @@ pub(super) fn line(
     Ok(format!("scp {flags}{recursive}{last} {word}"))
 }
 
-/// Writes a path so that the server makes exactly that path of it.
-fn word(quoting: Quoting, path: &[u8]) -> Result<String, Unsayable> {
-    // A command is text for the SSH library.
-    let text = std::str::from_utf8(path).map_err(
-        |_| "its name is not UTF-8, and without a shell there is no other way to say it",
-    )?;
+/// Quotes a path so that the server gets exactly these bytes.
+fn word(quoting: Quoting, path: &[u8]) -> Result<String, NotQuotable> {
+    // The SSH library takes a command as UTF-8 text.
+    let text = std::str::from_utf8(path)
+        .map_err(|_| "its name is not UTF-8, which is not possible without a shell")?;
     let none_of = |bad: &dyn Fn(char) -> bool| {
         if text.chars().any(bad) {
             Err("its name has characters that cannot be quoted for this server")
@@ -87,12 +85,12 @@ fn word(quoting: Quoting, path: &[u8]) -> Result<String, Unsayable> {
     match quoting {
         Quoting::Shell => Ok(shell_word(text)),
         Quoting::SinglePair => {
-            // PowerShell looks like such a server, and ends the word at the next quote.
+            // PowerShell behaves like such a server, and ends the word at the next quote.
             none_of(&|c| c == '\'' || c.is_control())?;
             Ok(format!("'{text}'"))
         }
         Quoting::DoublePair => {
-            // cmd.exe looks into double quotes.
+            // cmd.exe expands inside double quotes.
             none_of(&|c| "\"%$`\\!^".contains(c) || c.is_control())?;
             Ok(format!("\"{text}\""))
         }
@@ -103,22 +101,22 @@ fn word(quoting: Quoting, path: &[u8]) -> Result<String, Unsayable> {
         Quoting::Literal { keeps_blanks } => {
             none_of(&|c| c.is_control() || (c == ' ' && !keeps_blanks))?;
             if text.ends_with(' ') {
-                return Err("its name ends in a blank, which this server may cut off");
+                return Err("its name ends in a blank, which this server may remove");
             }
             Ok(text.to_owned())
         }
     }
 }
 
-/// A backslash before everything special and no quotes: dash, bash, BusyBox ash, zsh, ksh, csh
-/// and fish agree on that, and so do libraries that split words (`shlex`). A newline alone needs
-/// quotes, in which csh cannot have one.
+/// Puts a backslash before every special character and uses no quotes. dash, bash, BusyBox ash,
+/// zsh, ksh, csh, fish and word-splitting libraries (`shlex`) agree on that. Only a newline needs
+/// quotes; csh does not allow it inside them.
 fn shell_word(text: &str) -> String {
     let mut word = String::with_capacity(text.len() * 2);
     for c in text.chars() {
         match c {
             '\n' => word.push_str("'\n'"),
-            // POSIX shells have no NUL; `Name` lets none through.
+            // `Name` does not allow NUL, and POSIX shells cannot pass one.
             '\0' => {}
             c if is_plain(c) => word.push(c),
             c => {
@@ -130,23 +128,23 @@ fn shell_word(text: &str) -> String {
     word
 }
 
-/// Whether a character is itself to every shell and server.
+/// Returns whether every shell and server takes this character literally.
 fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || "/._-+:@,".contains(c) || !c.is_ascii()
 }
 
-/// Ways to say a path, each of which is that path to a server with one kind of quoting.
+/// Returns quoted forms of a path, each of which is the path for servers with one kind of quoting.
 ///
-/// The order matters: the strictest comes first, and a server is taken for one without a shell
-/// only after two kinds of quotes were part of the name to it. What a shell would look into is
-/// not tried without quotes.
-pub(super) fn trials(path: &[u8]) -> Result<Vec<(Quoting, String)>, Unsayable> {
+/// The order matters: the strictest form comes first. A path is tried unquoted only after the
+/// server took two kinds of quotes literally, so that it has no shell, and only if a shell would
+/// not expand it.
+pub(super) fn trials(path: &[u8]) -> Result<Vec<(Quoting, String)>, NotQuotable> {
     let text = std::str::from_utf8(path)
         .ok()
         .filter(|text| !text.contains(|c: char| "'\"`$\\!%^".contains(c) || c.is_control()))
-        .ok_or("the name of the directory has characters that cannot be tried on this server")?;
+        .ok_or("the path of the directory has characters that cannot be quoted safely; use another path")?;
     let mut trials = vec![
-        // Two quoted pieces are one word to a shell alone.
+        // Only a shell joins two adjacent quoted strings to one word.
         (Quoting::Shell, format!("'{text}''/.'")),
         (Quoting::SinglePair, format!("'{text}'")),
         (Quoting::DoublePair, format!("\"{text}\"")),
@@ -165,15 +163,15 @@ mod tests {
     #[test]
     fn options_are_separate_words_and_the_path_is_last() {
         let line = |direction, options| line(direction, options, Quoting::Shell, b"/a").unwrap();
-        assert_eq!(line(Direction::Look, Options::Full), "scp -p -r -f /a");
+        assert_eq!(line(Direction::FetchTree, Options::Full), "scp -p -r -f /a");
         assert_eq!(line(Direction::Fetch, Options::Full), "scp -p -f /a");
         assert_eq!(line(Direction::Upload, Options::Full), "scp -p -t /a");
-        assert_eq!(line(Direction::MakeDir, Options::Full), "scp -p -r -t /a");
+        assert_eq!(line(Direction::UploadDir, Options::Full), "scp -p -r -t /a");
         assert_eq!(
-            line(Direction::IntoDir, Options::Full),
+            line(Direction::UploadIntoDir, Options::Full),
             "scp -p -r -d -t /a"
         );
-        assert_eq!(line(Direction::Look, Options::Minimal), "scp -f /a");
+        assert_eq!(line(Direction::FetchTree, Options::Minimal), "scp -f /a");
         assert_eq!(line(Direction::Upload, Options::Minimal), "scp -t /a");
     }
 

@@ -1,5 +1,5 @@
-//! Finds out what a server without a shell can do, when it is first reached. No content of any
-//! file is at risk: everything that is announced is refused.
+//! Finds out what a server without a shell can do, when it is first reached. Refuses every entry,
+//! so that no content is transferred.
 
 use std::sync::Arc;
 
@@ -17,20 +17,20 @@ use crate::remote::TimePrecision;
 use crate::remote::login_relative;
 use crate::scp_only::ScpOnly;
 use crate::scp_only::UNKNOWN_ID;
-use crate::scp_only::attr::MAX_STORED_ANEW;
+use crate::scp_only::attr::MAX_REUPLOAD_SIZE;
 use crate::scp_only::command;
 use crate::scp_only::command::Options;
 use crate::scp_only::command::Quoting;
-use crate::scp_only::link::Command;
-use crate::scp_only::link::Link;
+use crate::scp_only::connection::Command;
+use crate::scp_only::connection::ScpConnection;
 use crate::scp_only::listing;
 use crate::scp_only::listing::Listed;
 use crate::scp_only::quirks;
-use crate::scp_only::quirks::Answers;
+use crate::scp_only::quirks::Acks;
 use crate::scp_only::quirks::Quirks;
 use crate::scp_only::quirks::Refusal;
 use crate::scp_only::receive;
-use crate::scp_only::receive::About;
+use crate::scp_only::receive::Request;
 use crate::scp_only::samples::Samples;
 use crate::scp_only::trial;
 use crate::scp_only::trial::Trial;
@@ -40,7 +40,7 @@ use crate::sync::Mutex;
 
 const ACT: &str = "try scp";
 
-/// Why a host cannot be mounted by scp alone.
+/// The reason why a host cannot be mounted with scp alone.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -52,19 +52,19 @@ pub enum Error {
     #[error("the host does not let this user read the directory {}", Excerpt(.0))]
     RootDenied(Vec<u8>),
     #[error("{0}")]
-    RootUnsayable(&'static str),
+    RootNotQuotable(&'static str),
     #[error(
-        "the host prints something before scp can speak: `{}`; a login script must print nothing \
-         where there is no terminal",
+        "the host prints something before the output of scp: `{}`; change its login scripts to \
+         print nothing without a terminal",
         Excerpt(.0)
     )]
     Noise(Vec<u8>),
     #[error(
-        "the host runs one scp command whatever it is asked, and that one only receives; it \
-         cannot be mounted"
+        "the host always runs the same scp command, which can only receive files; it cannot be \
+         mounted"
     )]
     ReceivesOnly,
-    #[error("the host runs no scp (exit status {})", status_text(.0))]
+    #[error("the host did not run scp (exit status {})", status_text(.0))]
     NoScp(Option<i32>),
     #[error("the host's scp says: {}", Excerpt(.0))]
     Refused(Vec<u8>),
@@ -77,29 +77,32 @@ fn status_text(status: &Option<i32>) -> String {
 }
 
 impl Error {
-    /// Returns whether scp was there and said something about the directory.
+    /// Returns whether scp works and the error is about the directory.
     pub fn is_about_root(&self) -> bool {
         matches!(
             self,
             Self::RootMissing(_)
                 | Self::RootNotADirectory(_)
                 | Self::RootDenied(_)
-                | Self::RootUnsayable(_)
+                | Self::RootNotQuotable(_)
         )
     }
 }
 
-/// Connects to a host, finds out about its scp and makes the dialect of it.
+/// Connects to a host, probes its scp and returns the dialect for it; blocks.
+///
+/// # Errors
+/// The connection failed, the host has no usable scp, or the directory cannot be mounted.
 pub fn probe(
     transport: Arc<dyn Transport>,
     settings: &Settings,
     clock: Arc<dyn Clock>,
 ) -> Result<ScpOnly, Error> {
-    let link = Link::open(&*transport)?;
-    let banner = link.banner().to_owned();
-    let opener = move || Link::open(&*transport).map_err(OpenError::from);
+    let connection = ScpConnection::open(&*transport)?;
+    let banner = connection.banner().to_owned();
+    let opener = move || ScpConnection::open(&*transport).map_err(OpenError::from);
     let pool = Pool::new(
-        link,
+        connection,
         Box::new(opener),
         settings.max_connections,
         Arc::clone(&clock),
@@ -112,13 +115,13 @@ pub fn probe(
         settings,
         directory: login_relative(&settings.directory),
     };
-    let quirks = probe.find_out(&banner).inspect_err(|_| pool.close())?;
+    let quirks = probe.find_quirks(&banner).inspect_err(|_| pool.close())?;
     let mut root = probe.directory;
     while root.len() > 1 && root.ends_with(b"/") {
         root.pop();
     }
     if quirks.options == Options::Minimal {
-        // `flash:` is a directory to a device, `./flash:` is not.
+        // For such devices `flash:` is a directory and `./flash:` is not.
         root = root.strip_prefix(b"./").unwrap_or(&root).to_vec();
     }
     let prefix = match &root[..] {
@@ -140,7 +143,7 @@ pub fn probe(
         time_precision: TimePrecision::Seconds,
         can_take_pieces: false,
         can_take_holes: false,
-        sets_by_upload: Some(MAX_STORED_ANEW),
+        sets_by_upload: Some(MAX_REUPLOAD_SIZE),
         uploads_in_place: true,
     };
     Ok(ScpOnly {
@@ -152,20 +155,20 @@ pub fn probe(
         max_names: settings.max_names,
         timeout: settings.timeout,
         clock,
-        keeps_seconds: Mutex::new(None),
+        keeps_odd_seconds: Mutex::new(None),
         samples: Mutex::new(Samples::new()),
-        stuck: Mutex::new(Vec::new()),
+        unlistable: Mutex::new(Vec::new()),
     })
 }
 
 struct Probe<'a> {
-    pool: &'a Pool<Link>,
+    pool: &'a Pool<ScpConnection>,
     settings: &'a Settings,
     directory: Vec<u8>,
 }
 
 impl Probe<'_> {
-    fn shown(&self) -> Vec<u8> {
+    fn shown_directory(&self) -> Vec<u8> {
         if self.directory == b"." {
             b"~".to_vec()
         } else {
@@ -175,39 +178,39 @@ impl Probe<'_> {
 
     fn attempt(&self, line: &str) -> Result<Trial, Error> {
         let path = RemotePath::root();
-        let about = About {
+        let request = Request {
             act: ACT,
             path: &path,
         };
         let timeout = self.settings.timeout;
         let trial = Command::start(self.pool, Purpose::Metadata, ACT, line, timeout)
-            .and_then(|command| trial::attempt(command, about))
-            .map_err(of_remote)?;
+            .and_then(|command| trial::attempt(command, request))
+            .map_err(from_remote)?;
         log::debug!("`{line}`: {trial:?}");
         Ok(trial)
     }
 
-    fn find_out(&self, banner: &str) -> Result<Quirks, Error> {
-        let (answers, known_refusal) = quirks::by_banner(banner);
+    fn find_quirks(&self, banner: &str) -> Result<Quirks, Error> {
+        let (acks, known_refusal) = quirks::by_banner(banner);
         let mut problem = None;
-        let trials = command::trials(&self.directory).map_err(Error::RootUnsayable)?;
+        let trials = command::trials(&self.directory).map_err(Error::RootNotQuotable)?;
         for (quoting, word) in trials {
             let trial = self.attempt(&format!("scp -p -r -f {word}"))?;
             if let Trial::Directory { refusal, has_times } = trial {
-                let quoting = self.with_blanks(quoting, &word)?;
-                let quirks = found(quoting, banner, refusal, has_times);
-                return self.with_listing(quirks, known_refusal.is_none(), &word);
+                let quoting = self.test_blanks(quoting, &word)?;
+                let quirks = quirks_of(quoting, banner, refusal, has_times);
+                return self.test_listing(quirks, known_refusal.is_none(), &word);
             }
             let said = match trial {
-                Trial::File => return Err(Error::RootNotADirectory(self.shown())),
-                Trial::Receives => return Err(Error::ReceivesOnly),
-                Trial::Refused(text) => self.about_root(text)?,
+                Trial::File => return Err(Error::RootNotADirectory(self.shown_directory())),
+                Trial::IsSink => return Err(Error::ReceivesOnly),
+                Trial::Refused(text) => self.root_error(text)?,
                 Trial::Noise(text) => Error::Noise(text),
-                Trial::Silent(status) => Error::NoScp(status),
-                // Dealt with above.
+                Trial::NoOutput(status) => Error::NoScp(status),
+                // Handled above.
                 Trial::Directory { .. } => continue,
             };
-            // What was said first is about the command as servers know it best.
+            // Report the first problem: servers know that form of the command best.
             let is_about_options = !matches!(said, Error::RootMissing(_));
             problem.get_or_insert(said);
             if is_about_options {
@@ -216,28 +219,32 @@ impl Probe<'_> {
         }
         let problem = problem.unwrap_or(Error::NoScp(None));
         if !problem.is_about_root()
-            && let Some(quirks) = self.plain(banner)?
+            && let Some(quirks) = self.try_unquoted(banner)?
         {
             return Ok(quirks);
         }
-        if answers == Answers::Ahead || problem.is_about_root() {
+        if acks == Acks::Ahead || problem.is_about_root() {
             return Err(problem);
         }
-        self.minimal(problem)
+        self.try_without_options(problem)
     }
 
-    /// What a complaint about the root means; an error if nothing else need be tried.
-    fn about_root(&self, text: Vec<u8>) -> Result<Error, Error> {
+    /// Classifies a message about the root. Returns a problem if other forms of the path are worth
+    /// trying.
+    ///
+    /// # Errors
+    /// The message is conclusive.
+    fn root_error(&self, text: Vec<u8>) -> Result<Error, Error> {
         match receive::reason_for(&text, Reason::NotADirectory) {
-            Reason::NotFound => Ok(Error::RootMissing(self.shown())),
-            Reason::NotADirectory => Err(Error::RootNotADirectory(self.shown())),
-            Reason::AccessDenied => Err(Error::RootDenied(self.shown())),
+            Reason::NotFound => Ok(Error::RootMissing(self.shown_directory())),
+            Reason::NotADirectory => Err(Error::RootNotADirectory(self.shown_directory())),
+            Reason::AccessDenied => Err(Error::RootDenied(self.shown_directory())),
             _ => Ok(Error::Refused(text)),
         }
     }
 
-    /// Finds out whether a blank ends a path on a server that takes it as it stands.
-    fn with_blanks(&self, quoting: Quoting, word: &str) -> Result<Quoting, Error> {
+    /// Finds out whether a blank ends a path on a server that takes paths literally.
+    fn test_blanks(&self, quoting: Quoting, word: &str) -> Result<Quoting, Error> {
         let keeps_blanks = match quoting {
             Quoting::Literal {
                 keeps_blanks: false,
@@ -251,19 +258,19 @@ impl Probe<'_> {
         Ok(Quoting::Literal { keeps_blanks })
     }
 
-    /// Lists the root once where only that shows whether refusals are heeded: a server that hangs
-    /// up at the first looks like one that ends in order.
-    fn with_listing(
+    /// Lists the root if only that shows whether refused entries are skipped: a server that closes
+    /// the channel at the first refusal looks like one that ends normally.
+    fn test_listing(
         &self,
         mut quirks: Quirks,
         is_unknown: bool,
         word: &str,
     ) -> Result<Quirks, Error> {
-        if quirks.refusal == Refusal::Unheeded || !is_unknown {
+        if quirks.refusal == Refusal::Unsupported || !is_unknown {
             return Ok(quirks);
         }
         let path = RemotePath::root();
-        let about = About {
+        let request = Request {
             act: ACT,
             path: &path,
         };
@@ -271,25 +278,25 @@ impl Probe<'_> {
         let timeout = self.settings.timeout;
         let listed =
             Command::start(self.pool, Purpose::Metadata, ACT, &line, timeout).and_then(|command| {
-                listing::list(command, &quirks, about, b"", self.settings.max_names)
+                listing::list(command, &quirks, request, b"", self.settings.max_names)
             });
         match listed {
             Ok(Listed::Whole { .. }) | Err(remote::Error::TooManyNames { .. }) => {}
-            Ok(Listed::Unheeded)
+            Ok(Listed::RefusalsUnsupported)
             | Err(remote::Error::Protocol { .. } | remote::Error::Refused { .. }) => {
-                quirks.refusal = Refusal::Unheeded;
+                quirks.refusal = Refusal::Unsupported;
             }
-            Err(error) => return Err(of_remote(error)),
+            Err(error) => return Err(from_remote(error)),
         }
         Ok(quirks)
     }
 
-    /// Tries a path without quotes where they may be what a restricted shell does not let through
-    /// (scponly has a list of the characters that it does). `None` if it is not that.
-    fn plain(&self, banner: &str) -> Result<Option<Quirks>, Error> {
+    /// Tries a path without quotes, which a restricted shell may not allow (scponly has a list of
+    /// allowed characters). Returns `None` if that does not help.
+    fn try_unquoted(&self, banner: &str) -> Result<Option<Quirks>, Error> {
         let (_, known_refusal) = quirks::by_banner(banner);
         let line = command::line(
-            command::Direction::Look,
+            command::Direction::FetchTree,
             Options::Full,
             Quoting::Plain,
             &self.directory,
@@ -300,14 +307,14 @@ impl Probe<'_> {
         let Trial::Directory { refusal, has_times } = self.attempt(&line)? else {
             return Ok(None);
         };
-        let quirks = found(Quoting::Plain, banner, refusal, has_times);
+        let quirks = quirks_of(Quoting::Plain, banner, refusal, has_times);
         let word = String::from_utf8_lossy(&self.directory);
-        self.with_listing(quirks, known_refusal.is_none(), &word)
+        self.test_listing(quirks, known_refusal.is_none(), &word)
             .map(Some)
     }
 
-    /// Tries the command without options; `problem` is what there was with them.
-    fn minimal(&self, problem: Error) -> Result<Quirks, Error> {
+    /// Tries the command without options; `problem` is the error of the attempts with options.
+    fn try_without_options(&self, problem: Error) -> Result<Quirks, Error> {
         let path = self
             .directory
             .strip_prefix(b"./")
@@ -318,44 +325,40 @@ impl Probe<'_> {
             Quoting::Plain,
             path,
         )
-        .map_err(Error::RootUnsayable)?;
+        .map_err(Error::RootNotQuotable)?;
         match self.attempt(&line)? {
             Trial::Refused(_) | Trial::File | Trial::Directory { .. } => Ok(Quirks {
                 quoting: Quoting::Plain,
                 options: Options::Minimal,
-                answers: Answers::InTurn,
-                refusal: Refusal::Unheeded,
+                acks: Acks::InTurn,
+                refusal: Refusal::Unsupported,
                 has_times: false,
             }),
-            Trial::Receives => Err(Error::ReceivesOnly),
-            Trial::Noise(_) | Trial::Silent(_) => Err(problem),
+            Trial::IsSink => Err(Error::ReceivesOnly),
+            Trial::Noise(_) | Trial::NoOutput(_) => Err(problem),
         }
     }
 }
 
-/// What is known of a server that has announced its directory.
-fn found(quoting: Quoting, banner: &str, refusal: Refusal, has_times: bool) -> Quirks {
-    let (answers, known_refusal) = quirks::by_banner(banner);
+/// Returns the quirks of a server that has announced its directory.
+fn quirks_of(quoting: Quoting, banner: &str, refusal: Refusal, has_times: bool) -> Quirks {
+    let (acks, known_refusal) = quirks::by_banner(banner);
     let refusal = known_refusal.map_or(refusal, |known| match known {
         Refusal::Skips => refusal,
-        Refusal::Unheeded => Refusal::Unheeded,
+        Refusal::Unsupported => Refusal::Unsupported,
     });
-    // Behind a server of that name there need not be its scp.
+    // A server with this banner may run another scp.
     let is_as_named = refusal == Refusal::Skips && has_times;
     Quirks {
         quoting,
         options: Options::Full,
-        answers: if is_as_named {
-            answers
-        } else {
-            Answers::InTurn
-        },
+        acks: if is_as_named { acks } else { Acks::InTurn },
         refusal,
         has_times,
     }
 }
 
-fn of_remote(error: remote::Error) -> Error {
+fn from_remote(error: remote::Error) -> Error {
     match error {
         remote::Error::Disconnected { source, .. }
         | remote::Error::OutcomeUnknown { source, .. } => Error::Transport(source),
@@ -363,11 +366,11 @@ fn of_remote(error: remote::Error) -> Error {
     }
 }
 
-/// One line for a person.
+/// Returns one line for display.
 fn summary(quirks: &Quirks, banner: &str) -> String {
     let listings = match (quirks.options, quirks.refusal) {
         (Options::Minimal, _) => "named files only, no options",
-        (Options::Full, Refusal::Unheeded) => "named files only, no listings",
+        (Options::Full, Refusal::Unsupported) => "named files only, no listings",
         (Options::Full, Refusal::Skips) => "with listings",
     };
     let quoting = match quirks.quoting {

@@ -1,25 +1,25 @@
-//! What is special about a server: what its name tells, and what trying it has shown.
+//! What differs between servers: known from their banner, or found out by the probe.
 
 use crate::scp_only::command::Options;
 use crate::scp_only::command::Quoting;
 
-/// When the answers to a server's records may be sent.
+/// When acknowledgements may be sent to a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answers {
-    /// All at once, before the records: one round trip.
+pub enum Acks {
+    /// All at once, before the records arrive: one round trip.
     Ahead,
-    /// Each after its record: servers that read one answer from each packet lose the others, and
-    /// an error line where a record was expected would shift all that follow.
+    /// Each after its record. A server that reads one ack per packet loses further ones, and an
+    /// error message in place of a record would shift all later acks.
     InTurn,
 }
 
-/// What a server does when a file or directory that it announces is refused.
+/// What a source does when an entry that it announces is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// It leaves the content out and goes on with the next: directories can be listed.
+    /// It skips the content and continues with the next entry: directories can be listed.
     Skips,
-    /// It sends the content all the same, or ends the transfer: they cannot.
-    Unheeded,
+    /// It sends the content anyway, or ends the transfer: directories cannot be listed.
+    Unsupported,
 }
 
 /// What is known of a server.
@@ -27,105 +27,105 @@ pub enum Refusal {
 pub struct Quirks {
     pub quoting: Quoting,
     pub options: Options,
-    pub answers: Answers,
+    pub acks: Acks,
     pub refusal: Refusal,
-    /// Whether each file comes with its times.
+    /// Whether a T record precedes each entry.
     pub has_times: bool,
 }
 
 impl Quirks {
-    /// Whether the other side is OpenSSH's scp, or dropbear's, which is the same code: its order
-    /// of things is known, down to what it does with a record that cannot be.
-    pub fn is_rcp(&self) -> bool {
-        self.answers == Answers::Ahead
+    /// Returns whether the peer is OpenSSH's scp or dropbear's fork of it. The order of its steps
+    /// is known from the source, including the handling of invalid records.
+    pub fn is_openssh_scp(&self) -> bool {
+        self.acks == Acks::Ahead
     }
 }
 
-/// A server that is known by its name.
+/// A server that is known by its banner.
 struct Server {
-    /// What its identification string begins with, after `SSH-2.0-`.
+    /// The start of its identification string, after `SSH-2.0-`.
     banner: &'static str,
-    answers: Answers,
-    /// `None` where it has to be tried out.
+    acks: Acks,
+    /// `None` if the probe must find it out.
     refusal: Option<Refusal>,
 }
 
-/// The servers whose behaviour their source tells; what is not here is asked in turn and tried.
+/// The servers whose behaviour is known from their source. All others get acks in turn and are
+/// probed.
 const SERVERS: &[Server] = &[
-    // The same scp.c, but behind cmd.exe or PowerShell (Win32-OpenSSH #868, libssh2 #139):
-    // whether answers survive the pipe between them was not tried.
+    // The same scp.c, but behind cmd.exe or PowerShell (Win32-OpenSSH #868, libssh2 #139). Whether
+    // acks sent ahead survive the pipe between them was not tested.
     Server {
         banner: "OpenSSH_for_Windows",
-        answers: Answers::InTurn,
+        acks: Acks::InTurn,
         refusal: None,
     },
-    // scp.c source(), rsource(), response(): one byte is read at a time, a refusal is `goto next`
-    // or `return`. So since 1999 (commit d4a8b7e34).
+    // scp.c source(), rsource(), response(): they read one byte at a time, and a refusal is `goto
+    // next` or `return`. Unchanged since 1999 (commit d4a8b7e34).
     Server {
         banner: "OpenSSH",
-        answers: Answers::Ahead,
+        acks: Acks::Ahead,
         refusal: Some(Refusal::Skips),
     },
-    // scp.c is a fork of OpenSSH's. Tried with 2022.83 and OpenSSH's scp behind it. OpenWrt takes the version out of the name.
+    // A fork of OpenSSH's scp.c. Tested with 2022.83, and with OpenSSH's scp behind it. OpenWrt
+    // removes the version from the banner.
     Server {
         banner: "dropbear",
-        answers: Answers::Ahead,
+        acks: Acks::Ahead,
         refusal: Some(Refusal::Skips),
     },
-    // contrib/mod_sftp/scp.c read_confirm(): -1 for any refusal, which closes the channel; one
-    // confirmation is parsed of a packet and the rest of it dropped.
+    // contrib/mod_sftp/scp.c read_confirm(): returns -1 for any refusal, which closes the channel;
+    // parses one ack of a packet and drops the rest.
     Server {
         banner: "mod_sftp",
-        answers: Answers::InTurn,
-        refusal: Some(Refusal::Unheeded),
+        acks: Acks::InTurn,
+        refusal: Some(Refusal::Unsupported),
     },
-    // src/wolfscp.c ReceiveScpConfirmation(): any refusal is WS_FATAL_ERROR; one read is one
-    // confirmation.
+    // src/wolfscp.c ReceiveScpConfirmation(): any refusal is WS_FATAL_ERROR; one read is one ack.
     Server {
         banner: "wolfSSH",
-        answers: Answers::InTurn,
-        refusal: Some(Refusal::Unheeded),
+        acks: Acks::InTurn,
+        refusal: Some(Refusal::Unsupported),
     },
-    // ScpHelper.java, ScpAckInfo: a warning is logged, and the content is sent.
+    // ScpHelper.java, ScpAckInfo: logs a warning and sends the content.
     Server {
         banner: "APACHE-SSHD",
-        answers: Answers::InTurn,
-        refusal: Some(Refusal::Unheeded),
+        acks: Acks::InTurn,
+        refusal: Some(Refusal::Unsupported),
     },
     Server {
         banner: "SSHD-CORE",
-        answers: Answers::InTurn,
-        refusal: Some(Refusal::Unheeded),
+        acks: Acks::InTurn,
+        refusal: Some(Refusal::Unsupported),
     },
-    // Gerrit has Apache MINA's.
+    // Gerrit uses Apache MINA's.
     Server {
         banner: "GerritCodeReview",
-        answers: Answers::InTurn,
-        refusal: Some(Refusal::Unheeded),
+        acks: Acks::InTurn,
+        refusal: Some(Refusal::Unsupported),
     },
-    // scp.py handle_error(): the server goes on with the next. Tried with 2.24.
+    // scp.py handle_error(): the server continues with the next entry. Tested with 2.24.
     Server {
         banner: "AsyncSSH",
-        answers: Answers::InTurn,
+        acks: Acks::InTurn,
         refusal: Some(Refusal::Skips),
     },
-    // charmbracelet/wish, behind Go's own SSH library: scp/copy_to_client.go never reads an
-    // answer.
+    // charmbracelet/wish, behind Go's own SSH library: scp/copy_to_client.go never reads an ack.
     Server {
         banner: "Go",
-        answers: Answers::InTurn,
+        acks: Acks::InTurn,
         refusal: None,
     },
-    // "-p -r -d options not supported": found by trying.
+    // "-p -r -d options not supported": found by testing.
     Server {
         banner: "Cisco",
-        answers: Answers::InTurn,
+        acks: Acks::InTurn,
         refusal: None,
     },
 ];
 
-/// What the name of a server says about it.
-pub(super) fn by_banner(banner: &str) -> (Answers, Option<Refusal>) {
+/// Returns what a server's banner tells about it.
+pub(super) fn by_banner(banner: &str) -> (Acks, Option<Refusal>) {
     let name = banner
         .trim()
         .strip_prefix("SSH-2.0-")
@@ -133,9 +133,7 @@ pub(super) fn by_banner(banner: &str) -> (Answers, Option<Refusal>) {
     SERVERS
         .iter()
         .find(|server| name.starts_with(server.banner))
-        .map_or((Answers::InTurn, None), |server| {
-            (server.answers, server.refusal)
-        })
+        .map_or((Acks::InTurn, None), |server| (server.acks, server.refusal))
 }
 
 #[cfg(test)]
@@ -145,14 +143,14 @@ mod tests {
     #[test]
     fn answers_go_ahead_only_to_servers_whose_source_allows_it() {
         for (banner, expected) in [
-            ("SSH-2.0-OpenSSH_9.2p1 Debian-2", Answers::Ahead),
-            ("SSH-2.0-dropbear", Answers::Ahead),
-            ("SSH-2.0-dropbear_2022.83", Answers::Ahead),
-            ("SSH-2.0-OpenSSH_for_Windows_9.5", Answers::InTurn),
-            ("SSH-2.0-Cisco-1.25", Answers::InTurn),
-            ("SSH-2.0-mod_sftp/1.3.8", Answers::InTurn),
-            ("SSH-2.0-local", Answers::InTurn),
-            ("", Answers::InTurn),
+            ("SSH-2.0-OpenSSH_9.2p1 Debian-2", Acks::Ahead),
+            ("SSH-2.0-dropbear", Acks::Ahead),
+            ("SSH-2.0-dropbear_2022.83", Acks::Ahead),
+            ("SSH-2.0-OpenSSH_for_Windows_9.5", Acks::InTurn),
+            ("SSH-2.0-Cisco-1.25", Acks::InTurn),
+            ("SSH-2.0-mod_sftp/1.3.8", Acks::InTurn),
+            ("SSH-2.0-local", Acks::InTurn),
+            ("", Acks::InTurn),
         ] {
             assert_eq!(by_banner(banner).0, expected, "{banner}");
         }

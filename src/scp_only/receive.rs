@@ -1,4 +1,4 @@
-//! Drives `scp::Sink` over a command: attributes and contents come in.
+//! Drives `scp::Sink` over a command: receives attributes and content.
 
 use crate::path::MAX_EXCERPT;
 use crate::path::RemotePath;
@@ -9,17 +9,17 @@ use crate::remote::Result;
 use crate::remote::reason_of;
 use crate::scp;
 use crate::scp::Event;
-use crate::scp_only::link::Command;
-use crate::scp_only::quirks::Answers;
+use crate::scp_only::connection::Command;
+use crate::scp_only::quirks::Acks;
 use crate::scp_only::quirks::Quirks;
 use crate::ssh;
 use crate::stat::FileKind;
 use crate::stat::Time;
 
-/// The answers to the T and to the C or D of an entry that is refused.
+/// The replies that refuse an entry: an ack for its T record, an error for its C or D record.
 pub(super) const REFUSED_ENTRY: &[u8] = b"\0\x01\n";
 
-/// What a record announces.
+/// The attributes in the records of one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) kind: FileKind,
@@ -42,45 +42,45 @@ impl Header {
     }
 }
 
-/// Sends what has to be answered in turn and sees to it that there is something to be read; false
-/// at the end of the output.
-pub(super) fn pump(
+/// Sends pending acks if they go in turn, and reads more output if none is left. Returns false at
+/// the end of the output.
+pub(super) fn send_acks_and_read(
     command: &mut Command,
     sink: &mut scp::Sink,
-    answers: Answers,
+    acks: Acks,
     act: &'static str,
 ) -> Result<bool> {
     let out = sink.take_output();
-    if answers == Answers::InTurn {
-        command.send(&out).map_err(|e| lost(act, e))?;
+    if acks == Acks::InTurn {
+        command.send(&out).map_err(|e| unknown_outcome(act, e))?;
     }
     if command.unread().is_empty() {
-        return command.read_more().map_err(|e| lost(act, e));
+        return command.read_more().map_err(|e| unknown_outcome(act, e));
     }
     Ok(true)
 }
 
-/// Parts with a command of which nothing more is wanted. One that has all its answers ends by
-/// itself; one that waits for an answer gets none: hanging up costs nobody content.
-pub(super) fn part(command: Command, answers: Answers) {
-    match answers {
-        Answers::Ahead => command.conclude(),
-        Answers::InTurn => command.leave(),
+/// Ends a command whose output is no longer needed. A command that has all its acks ends by itself.
+/// One that waits for an ack gets none: nothing is lost by closing its channel.
+pub(super) fn end_command(command: Command, acks: Acks) {
+    match acks {
+        Acks::Ahead => command.wait_for_end(),
+        Acks::InTurn => command.abandon(),
     }
 }
 
-pub(super) fn lost(act: &'static str, source: ssh::Error) -> Error {
+pub(super) fn unknown_outcome(act: &'static str, source: ssh::Error) -> Error {
     Error::OutcomeUnknown { act, source }
 }
 
-/// Names the file that a host's text is about.
+/// The request that an error is about.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct About<'a> {
+pub(super) struct Request<'a> {
     pub(super) act: &'static str,
     pub(super) path: &'a RemotePath,
 }
 
-impl About<'_> {
+impl Request<'_> {
     pub(super) fn refused(self, reason: Reason, text: &[u8]) -> Error {
         Error::Refused {
             act: self.act,
@@ -90,8 +90,8 @@ impl About<'_> {
         }
     }
 
-    /// What is not SCP before the first record is noise of a login, which cannot be told from the
-    /// server's own words.
+    /// Returns the error for output that is not SCP. Noise of a login script cannot be told from
+    /// the server's own output.
     pub(super) fn protocol(self, source: scp::ParseError) -> Error {
         Error::Protocol {
             act: self.act,
@@ -100,30 +100,30 @@ impl About<'_> {
         }
     }
 
-    pub(super) fn said(self, text: &[u8], special: Reason) -> Error {
-        self.refused(reason_for(text, special), text)
+    pub(super) fn refused_with(self, text: &[u8], not_regular: Reason) -> Error {
+        self.refused(reason_for(text, not_regular), text)
     }
 
-    /// The output ended and nothing was said.
-    pub(super) fn silent(self, command: Command) -> Error {
-        // POSIX shells: 127 is not found.
+    /// Returns the error for a command that ended without output.
+    pub(super) fn ended_without_output(self, command: Command) -> Error {
+        // POSIX shells exit with 127 if the command is not found.
         if command.finish() == Some(127) {
             return self.refused(Reason::NoProgram, b"");
         }
         Error::UnexpectedReply {
             act: self.act,
-            detail: "scp ended without a word".to_owned(),
+            detail: "scp ended without output".to_owned(),
         }
     }
 }
 
-/// Why a source or sink complained: `scp: PATH: REASON`, or `scp: REASON: PATH` as asyncssh has it.
-/// `special` is what a file that is none means here.
-pub(super) fn reason_for(text: &[u8], special: Reason) -> Reason {
+/// Classifies the error message of a source or sink: `scp: PATH: REASON`, or `scp: REASON: PATH`
+/// from asyncssh. `not_regular` is the reason for something that is neither a file nor a directory.
+pub(super) fn reason_for(text: &[u8], not_regular: Reason) -> Reason {
     let has = |needle: &[u8]| memchr::memmem::find(text, needle).is_some();
-    // Without its first letter, which some write large.
+    // Without the first letter, which may be upper or lower case.
     if has(b"ot a regular file") {
-        return special;
+        return not_regular;
     }
     let reason = match reason_of(text) {
         Reason::Other => {
@@ -136,26 +136,34 @@ pub(super) fn reason_for(text: &[u8], special: Reason) -> Reason {
     match reason {
         // dropbear's scp (scp.c source()).
         Reason::Other if has(b"filename contains a newline") => Reason::NotSupported,
-        // Words of servers that are not written in C.
+        // Messages of servers that are not written in C.
         Reason::Other if has(b"not found") || has(b"o such file") || has(b"not exist") => {
             Reason::NotFound
         }
         // "No such device or address": a socket.
-        Reason::NoSuchDevice => special,
+        Reason::NoSuchDevice => not_regular,
         reason => reason,
     }
 }
 
-/// The whole of a complaint about this path, of which the first line has come: names stand raw in
-/// it, so that it has as many newlines as the path.
-fn whole_complaint(command: &mut Command, first: Vec<u8>, about: About<'_>) -> Result<Vec<u8>> {
+/// Reads the rest of an error message about this path after its first line. Names are not escaped
+/// in messages, so a message has as many newlines as the path.
+fn read_whole_message(
+    command: &mut Command,
+    first: Vec<u8>,
+    request: Request<'_>,
+) -> Result<Vec<u8>> {
     let mut text = first;
-    let mut n_left = memchr::memchr_iter(b'\n', about.path.as_bytes()).count();
+    let mut n_left = memchr::memchr_iter(b'\n', request.path.as_bytes()).count();
     if n_left > 0 {
         text.push(b'\n');
     }
     while n_left > 0 {
-        if command.unread().is_empty() && !command.read_more().map_err(|e| lost(about.act, e))? {
+        if command.unread().is_empty()
+            && !command
+                .read_more()
+                .map_err(|e| unknown_outcome(request.act, e))?
+        {
             break;
         }
         let unread = command.unread();
@@ -168,17 +176,19 @@ fn whole_complaint(command: &mut Command, first: Vec<u8>, about: About<'_>) -> R
     Ok(text)
 }
 
-/// Learns what a path is: `scp -p -r -f` of it, and neither content nor entries are accepted.
-pub(super) fn look(mut command: Command, quirks: &Quirks, about: About<'_>) -> Result<Header> {
-    let answers = quirks.answers;
+/// Returns the header of a path: runs `scp -p -r -f` and refuses content and entries.
+pub(super) fn stat(mut command: Command, quirks: &Quirks, request: Request<'_>) -> Result<Header> {
+    let acks = quirks.acks;
     let mut sink = scp::Sink::new(scp::Scope::Tree, quirks.has_times);
-    if answers == Answers::Ahead {
+    if acks == Acks::Ahead {
         let ahead = [b"\0", REFUSED_ENTRY].concat();
-        command.send(&ahead).map_err(|e| lost(about.act, e))?;
+        command
+            .send(&ahead)
+            .map_err(|e| unknown_outcome(request.act, e))?;
     }
-    while pump(&mut command, &mut sink, answers, about.act)? {
+    while send_acks_and_read(&mut command, &mut sink, acks, request.act)? {
         let step = sink.step(command.unread());
-        let (used, event) = step.map_err(|source| about.protocol(source))?;
+        let (used, event) = step.map_err(|source| request.protocol(source))?;
         let header = match event {
             Some(Event::File {
                 mode, size, times, ..
@@ -188,57 +198,59 @@ pub(super) fn look(mut command: Command, quirks: &Quirks, about: About<'_>) -> R
             }
             Some(Event::Warning(text) | Event::Fatal(text)) => {
                 command.consume(used);
-                let text = whole_complaint(&mut command, text, about)?;
-                part(command, answers);
-                return Err(about.said(&text, Reason::NotSupported));
+                let text = read_whole_message(&mut command, text, request)?;
+                end_command(command, acks);
+                return Err(request.refused_with(&text, Reason::NotSupported));
             }
             Some(Event::Data(_) | Event::FileEnd(_) | Event::DirectoryEnd) => {
-                return Err(about.protocol(scp::ParseError::UnexpectedEnd));
+                return Err(request.protocol(scp::ParseError::UnexpectedEnd));
             }
             None => None,
         };
         command.consume(used);
         if let Some(header) = header {
-            part(command, answers);
+            end_command(command, acks);
             return Ok(header);
         }
     }
-    sink.end().map_err(|source| about.protocol(source))?;
-    Err(about.silent(command))
+    sink.end().map_err(|source| request.protocol(source))?;
+    Err(request.ended_without_output(command))
 }
 
 /// How a fetch ended.
 #[derive(Debug)]
 pub(super) enum Fetch {
     Complete(Header),
-    /// No content came, or content that does not count.
+    /// No content came, or the source reported an error after it.
     Refused(Vec<u8>),
 }
 
-/// Receives one file: `scp -p -f` of it. The answers go ahead where that is safe, so that it takes
-/// one round trip.
+/// Fetches one file with `scp -p -f`. Sends the acks ahead if that is safe, so that it takes one
+/// round trip.
 pub(super) fn fetch(
     mut command: Command,
     quirks: &Quirks,
-    about: About<'_>,
+    request: Request<'_>,
     receiver: &mut dyn Receiver,
 ) -> Result<Fetch> {
     let local = |source| Error::Local {
-        act: about.act,
-        path: about.path.clone(),
+        act: request.act,
+        path: request.path.clone(),
         source,
     };
-    let answers = quirks.answers;
+    let acks = quirks.acks;
     let mut sink = scp::Sink::new(scp::Scope::Files(1), quirks.has_times);
-    if answers == Answers::Ahead {
+    if acks == Acks::Ahead {
         // Ready, T, C, content.
-        command.send(b"\0\0\0\0").map_err(|e| lost(about.act, e))?;
+        command
+            .send(b"\0\0\0\0")
+            .map_err(|e| unknown_outcome(request.act, e))?;
     }
     let mut header = None;
     let mut outcome = None;
-    while outcome.is_none() && pump(&mut command, &mut sink, answers, about.act)? {
+    while outcome.is_none() && send_acks_and_read(&mut command, &mut sink, acks, request.act)? {
         let step = sink.step(command.unread());
-        let (used, event) = step.map_err(|source| about.protocol(source))?;
+        let (used, event) = step.map_err(|source| request.protocol(source))?;
         match event {
             Some(Event::File {
                 mode,
@@ -247,7 +259,7 @@ pub(super) fn fetch(
                 times,
             }) => {
                 let announced = Header::new(FileKind::File, mode, size, times);
-                check_pattern(about.path, &name).map_err(|source| about.protocol(source))?;
+                check_pattern(request.path, &name).map_err(|source| request.protocol(source))?;
                 receiver.begin(size).map_err(local)?;
                 header = Some(announced);
                 sink.accept();
@@ -261,27 +273,27 @@ pub(super) fn fetch(
     }
     match (outcome, header) {
         (Some(Ok(())), Some(header)) => {
-            if answers == Answers::InTurn {
+            if acks == Acks::InTurn {
                 command
                     .send(&sink.take_output())
-                    .map_err(|e| lost(about.act, e))?;
+                    .map_err(|e| unknown_outcome(request.act, e))?;
             }
-            part(command, answers);
+            end_command(command, acks);
             Ok(Fetch::Complete(header))
         }
         (Some(Err(text)), _) => {
-            let text = whole_complaint(&mut command, text, about)?;
-            part(command, answers);
+            let text = read_whole_message(&mut command, text, request)?;
+            end_command(command, acks);
             Ok(Fetch::Refused(text))
         }
         _ => {
-            sink.end().map_err(|source| about.protocol(source))?;
-            Err(about.silent(command))
+            sink.end().map_err(|source| request.protocol(source))?;
+            Err(request.ended_without_output(command))
         }
     }
 }
 
-/// A server without a shell may still look for files by pattern; it must have found the one.
+/// Checks that the name is the requested one: a server without a shell may still expand patterns.
 fn check_pattern(path: &RemotePath, name: &[u8]) -> std::result::Result<(), scp::ParseError> {
     let wanted = path.name();
     let wanted = wanted.as_ref().map_or(&b""[..], |name| name.as_bytes());

@@ -1,8 +1,8 @@
-//! The content of small files that were changed a moment ago, as far as it was seen here.
+//! Hashes of the content of small files that were changed recently.
 //!
-//! A host that tells whole seconds and no inodes hides a change of the same size within one second.
-//! Of a file that was changed lately the content itself is compared before it is replaced: it comes
-//! with the attributes, in the same round trip.
+//! A host with times in whole seconds and no inode numbers hides a change of the same size within
+//! one second. Before a recently changed file is replaced, its content is therefore compared too.
+//! The content arrives with the attributes, in the same round trip.
 
 use std::io;
 
@@ -15,14 +15,14 @@ use crate::remote::Receiver;
 use crate::stat::Time;
 use crate::stat::Version;
 
-/// What fits into the first packets of a connection.
+/// The largest file that is compared, in bytes: it fits into the first packets of a connection.
 pub(super) const MAX_SIZE: u64 = 64 << 10;
 
-/// A file that is older than this, by this machine's clock, is not changed in the second that it
-/// shows. Much more than two clocks of which nobody takes care differ by.
+/// Maximum age of an mtime, by the local clock, for which a later change within the same second is
+/// possible. Much more than the difference of two clocks without NTP.
 const RECENT_SECS: i64 = 600;
 
-/// As many as somebody may edit at a time.
+/// Maximum number of samples: more files than a user edits at the same time.
 const MAX_SAMPLES: usize = 1000;
 
 #[derive(Debug)]
@@ -47,7 +47,8 @@ impl Samples {
         }
     }
 
-    /// Notes what the content of a file was when it had these attributes, if that is of use.
+    /// Records the hash of a file's content for this version. Removes the sample if the hash is not
+    /// known or not needed.
     pub(super) fn note(&mut self, path: &[u8], version: &Version, hash: Option<Hash>, now: Time) {
         let is_recent = version.mtime.secs >= now.secs.saturating_sub(RECENT_SECS);
         match hash {
@@ -65,14 +66,14 @@ impl Samples {
         }
     }
 
-    /// Returns what a file of this version must hold, where its attributes alone do not tell.
-    pub(super) fn expected(&mut self, path: &[u8], version: &Version) -> Option<Hash> {
+    /// Returns the hash that a file of this version must have, if there is a sample for it.
+    pub(super) fn expected_hash(&mut self, path: &[u8], version: &Version) -> Option<Hash> {
         let sample = self.seen.get(path)?;
         (sample.size == version.size && sample.secs == version.mtime.secs).then_some(sample.hash)
     }
 }
 
-/// Returns the hash of content that is to be uploaded; `None` of a large one.
+/// Returns the hash of local content; `None` if it is large or cannot be read.
 pub(super) fn hash_of(content: &dyn Content, size: u64) -> Option<Hash> {
     if size > MAX_SIZE {
         return None;
@@ -88,35 +89,35 @@ pub(super) fn hash_of(content: &dyn Content, size: u64) -> Option<Hash> {
     Some(hash.finalize().into())
 }
 
-/// Passes content on, and notes what it was if it is small.
+/// Passes content on to a receiver, and hashes it if it is small.
 pub(super) struct Hashing<'a> {
     inner: Option<&'a mut dyn Receiver>,
-    /// Content of another size is not taken at all.
+    /// The size that the content must have; content of another size is refused.
     wanted: Option<u64>,
     hash: Sha256,
     size: u64,
-    pub(super) is_other: bool,
+    pub(super) has_other_size: bool,
 }
 
 impl<'a> Hashing<'a> {
-    pub(super) fn around(inner: &'a mut dyn Receiver) -> Self {
+    pub(super) fn wrapping(inner: &'a mut dyn Receiver) -> Self {
         Self {
             inner: Some(inner),
             wanted: None,
             hash: Sha256::new(),
             size: 0,
-            is_other: false,
+            has_other_size: false,
         }
     }
 
-    /// Takes content of this size only, and keeps nothing of it.
+    /// Hashes content of this size only, and discards it.
     pub(super) fn of_size(size: u64) -> Self {
         Self {
             inner: None,
             wanted: Some(size),
             hash: Sha256::new(),
             size: 0,
-            is_other: false,
+            has_other_size: false,
         }
     }
 
@@ -127,8 +128,8 @@ impl<'a> Hashing<'a> {
 
 impl Receiver for Hashing<'_> {
     fn begin(&mut self, size: u64) -> io::Result<()> {
-        self.is_other = self.wanted.is_some_and(|wanted| wanted != size);
-        if self.is_other {
+        self.has_other_size = self.wanted.is_some_and(|wanted| wanted != size);
+        if self.has_other_size {
             return Err(io::Error::other("the file has another size"));
         }
         (self.hash, self.size) = (Sha256::new(), size);

@@ -1,4 +1,4 @@
-//! Drives `scp::Source` over a command: contents and directories go out.
+//! Drives `scp::Source` over a command: sends content and directories.
 
 use crate::remote::Content;
 use crate::remote::Error;
@@ -10,78 +10,80 @@ use crate::scp::Reply;
 use crate::scp::Step;
 use crate::scp::ahead::CHUNK;
 use crate::scp_only::command::Options;
-use crate::scp_only::link::Command;
-use crate::scp_only::quirks::Answers;
+use crate::scp_only::connection::Command;
+use crate::scp_only::quirks::Acks;
 use crate::scp_only::quirks::Quirks;
-use crate::scp_only::receive::About;
+use crate::scp_only::receive::Request;
 use crate::ssh;
 use crate::stat::Time;
 
-/// What a sink made of it.
+/// How a sink took a transfer.
 #[derive(Debug)]
 pub(super) enum Sent {
     Done,
-    /// It refused before anything was written; its words.
+    /// It refused before it wrote anything; its message.
     Refused(Vec<u8>),
-    /// It gave up when it had begun to write.
-    Broken(Vec<u8>),
+    /// It failed after it began to write; its message.
+    Partial(Vec<u8>),
 }
 
 /// The replies of a sink, in order.
 struct Replies<'a> {
     command: &'a mut Command,
     source: &'a mut scp::Source,
-    about: About<'a>,
+    request: Request<'a>,
     is_begun: bool,
     refused: Option<Vec<u8>>,
-    /// Whether all that was sent has its reply, so that nothing more can come.
+    /// Whether every step that was sent has its reply, so that no further byte may arrive.
     is_answered: bool,
 }
 
 impl Replies<'_> {
-    /// Sends what is queued.
+    /// Sends the queued records.
     fn send(&mut self) -> Result<()> {
         self.check_turn()?;
         let out = self.source.take_output();
         self.is_answered = false;
         self.command
             .send(&out)
-            .map_err(|source| unknown(self.about, source))
+            .map_err(|source| unknown_outcome(self.request, source))
     }
 
-    /// CVE-2020-12062: a sink that says two things of one step would have the second of them taken
-    /// for the reply to the next, and what follows a record for its content.
+    /// Checks that the sink has not replied twice to one step. Otherwise the second reply would
+    /// count as the ack of the next step, and the sink could take content for records
+    /// (CVE-2020-12062).
     fn check_turn(&self) -> Result<()> {
         match (self.is_answered, self.command.unread().first()) {
             (true, Some(&byte)) => {
                 let source = scp::ParseError::UnexpectedReply(byte);
-                Err(self.about.protocol(source))
+                Err(self.request.protocol(source))
             }
             _ => Ok(()),
         }
     }
 
-    /// Waits for the replies to all that was queued; stops at a refusal.
+    /// Waits for the replies to all queued steps; stops at a refusal.
     ///
-    /// Where the command ends first, what it did is not known.
+    /// # Errors
+    /// [`Error::OutcomeUnknown`] if the command ends first.
     fn wait(&mut self) -> Result<()> {
         while self.source.n_awaited() > 0 && self.refused.is_none() {
             if self.command.unread().is_empty()
                 && !self
                     .command
                     .read_more()
-                    .map_err(|source| unknown(self.about, source))?
+                    .map_err(|source| unknown_outcome(self.request, source))?
             {
                 let act = "waiting for an acknowledgement";
-                return Err(unknown(self.about, ssh::Error::Closed { act }));
+                return Err(unknown_outcome(self.request, ssh::Error::Closed { act }));
             }
             let step = self.source.step(self.command.unread());
-            let (used, reply) = step.map_err(|source| self.about.protocol(source))?;
+            let (used, reply) = step.map_err(|source| self.request.protocol(source))?;
             self.command.consume(used);
             match reply {
                 Some(Reply::Done(Step::File)) => self.is_begun = true,
-                // Whatever comes before the first acknowledgement and is no reply of SCP's is
-                // a text to be shown, never an acknowledgement.
+                // Any text before the first ack that is not a reply is an error message, never an
+                // ack.
                 Some(Reply::Refused(_, text) | Reply::Fatal(text)) => self.refused = Some(text),
                 Some(Reply::Done(_)) | None => {}
             }
@@ -91,36 +93,37 @@ impl Replies<'_> {
     }
 }
 
-fn unknown(about: About<'_>, source: ssh::Error) -> Error {
+fn unknown_outcome(request: Request<'_>, source: ssh::Error) -> Error {
     Error::OutcomeUnknown {
-        act: about.act,
+        act: request.act,
         source,
     }
 }
 
 /// When content may follow its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pace {
-    /// At once. Only where the target was just seen not to be a directory: a sink that cannot
-    /// open the file reads the content as records, and those can all name that one target.
-    AtOnce,
-    /// When the sink has opened the file.
-    Acknowledged,
+pub(super) enum ContentTiming {
+    /// At once. Allowed only if the target was just seen not to be a directory: a sink that cannot
+    /// open the file reads the content as records, and those can only name the target itself.
+    Ahead,
+    /// After the sink has opened the file.
+    AfterAck,
 }
 
-/// Uploads one file straight at the path that the command names: `scp -p -t` of it.
+/// Uploads one file in place, at the path in the command: `scp -p -t`.
 pub(super) fn upload(
     mut command: Command,
     quirks: &Quirks,
-    about: About<'_>,
+    request: Request<'_>,
     name: &[u8],
     content: &dyn Content,
     spec: &UploadSpec,
-    pace: Pace,
+    timing: ContentTiming,
 ) -> Result<Sent> {
-    let is_rcp = quirks.is_rcp();
-    let is_at_once = is_rcp && pace == Pace::AtOnce && !begins_like_record(content, spec.size);
-    let mut source = scp::Source::new(if is_at_once {
+    let is_openssh_scp = quirks.is_openssh_scp();
+    let sends_ahead =
+        is_openssh_scp && timing == ContentTiming::Ahead && !begins_like_record(content, spec.size);
+    let mut source = scp::Source::new(if sends_ahead {
         scp::Pipelining::ToOneFile
     } else {
         scp::Pipelining::Never
@@ -128,27 +131,33 @@ pub(super) fn upload(
     let mut replies = Replies {
         command: &mut command,
         source: &mut source,
-        about,
+        request,
         is_begun: false,
         refused: None,
         is_answered: false,
     };
-    // Everything up to the content may go in one write; who loses bytes that come early gets
-    // one record at a time.
-    if !is_rcp {
+    // All up to the content may go in one write. Sinks other than OpenSSH's may lose bytes that
+    // arrive early, so they get one record at a time.
+    if !is_openssh_scp {
         replies.wait()?;
     }
     if quirks.options == Options::Full && replies.refused.is_none() {
-        let exact = |time: Time| if is_rcp { time } else { whole_seconds(time) };
+        let exact = |time: Time| {
+            if is_openssh_scp {
+                time
+            } else {
+                whole_seconds(time)
+            }
+        };
         replies.source.times(exact(spec.mtime), exact(spec.atime));
-        if !is_rcp {
+        if !is_openssh_scp {
             replies.send()?;
             replies.wait()?;
         }
     }
     if replies.refused.is_none() {
         replies.source.file(spec.mode, spec.size, name);
-        if !is_at_once {
+        if !sends_ahead {
             replies.send()?;
             replies.wait()?;
         }
@@ -156,31 +165,31 @@ pub(super) fn upload(
     if replies.refused.is_none() {
         send_content(&mut replies, content, spec)?;
         replies.source.end_file(Ok(()));
-        if is_rcp {
+        if is_openssh_scp {
             replies.source.end();
         }
         replies.send()?;
         replies.wait()?;
     }
     let (is_begun, refused) = (replies.is_begun, replies.refused.take());
-    if refused.is_some() && is_rcp && !is_at_once && !is_begun {
-        // It waits for another record.
+    if refused.is_some() && is_openssh_scp && !sends_ahead && !is_begun {
+        // The sink waits for another record.
         replies.source.end();
         replies.send()?;
     }
-    end(command, quirks, is_at_once && refused.is_some());
+    end(command, quirks, sends_ahead && refused.is_some());
     Ok(match refused {
         None => Sent::Done,
-        Some(text) if is_begun => Sent::Broken(text),
+        Some(text) if is_begun => Sent::Partial(text),
         Some(text) => Sent::Refused(text),
     })
 }
 
 fn send_content(replies: &mut Replies<'_>, content: &dyn Content, spec: &UploadSpec) -> Result<()> {
-    let about = replies.about;
+    let request = replies.request;
     let local = |source| Error::Local {
-        act: about.act,
-        path: about.path.clone(),
+        act: request.act,
+        path: request.path.clone(),
         source,
     };
     replies.check_turn()?;
@@ -188,14 +197,14 @@ fn send_content(replies: &mut Replies<'_>, content: &dyn Content, spec: &UploadS
     let mut chunk = vec![0; CHUNK.min(usize::try_from(spec.size).unwrap_or(CHUNK))];
     let mut out = replies.source.take_output();
     let mut done = 0;
-    while done < spec.size && !replies.command.is_deaf() {
+    while done < spec.size && !replies.command.is_input_closed() {
         let want = usize::try_from(spec.size - done)
             .unwrap_or(usize::MAX)
             .min(chunk.len());
         let buf = chunk.get_mut(..want).unwrap_or_default();
         let n = content.read_at(buf, done).map_err(local)?;
         if n == 0 || !replies.source.content(n as u64) {
-            // The announced size cannot be reached; the connection goes, and with it the sink.
+            // The content is shorter than announced. Dropping the connection ends the sink.
             return Err(local(std::io::ErrorKind::UnexpectedEof.into()));
         }
         out.extend_from_slice(buf.get(..n).unwrap_or_default());
@@ -204,37 +213,37 @@ fn send_content(replies: &mut Replies<'_>, content: &dyn Content, spec: &UploadS
             replies
                 .command
                 .send(&out)
-                .map_err(|source| unknown(about, source))?;
+                .map_err(|source| unknown_outcome(request, source))?;
             out.clear();
         }
     }
     replies
         .command
         .send(&out)
-        .map_err(|source| unknown(about, source))
+        .map_err(|source| unknown_outcome(request, source))
 }
 
-/// Makes a directory, or changes one that is there: a D record and its end.
+/// Creates a directory, or changes an existing one: sends a D record and its end.
 pub(super) fn directory(
     mut command: Command,
     quirks: &Quirks,
-    about: About<'_>,
+    request: Request<'_>,
     name: &[u8],
     mode: u32,
     times: Option<(Time, Time)>,
 ) -> Result<Sent> {
-    let is_rcp = quirks.is_rcp();
+    let is_openssh_scp = quirks.is_openssh_scp();
     let mut source = scp::Source::new(scp::Pipelining::Never);
     let mut replies = Replies {
         command: &mut command,
         source: &mut source,
-        about,
+        request,
         is_begun: false,
         refused: None,
         is_answered: false,
     };
     let turn = |replies: &mut Replies<'_>| -> Result<bool> {
-        if !is_rcp && replies.refused.is_none() {
+        if !is_openssh_scp && replies.refused.is_none() {
             replies.send()?;
             replies.wait()?;
         }
@@ -242,7 +251,13 @@ pub(super) fn directory(
     };
     if turn(&mut replies)? {
         if let Some((mtime, atime)) = times {
-            let exact = |time: Time| if is_rcp { time } else { whole_seconds(time) };
+            let exact = |time: Time| {
+                if is_openssh_scp {
+                    time
+                } else {
+                    whole_seconds(time)
+                }
+            };
             replies.source.times(exact(mtime), exact(atime));
         }
         if turn(&mut replies)? {
@@ -253,8 +268,8 @@ pub(super) fn directory(
             }
         }
     }
-    if is_rcp {
-        // A second end is the transfer's; after a refusal the first is.
+    if is_openssh_scp {
+        // The second E record ends the transfer; after a refusal the first one does.
         replies.source.end();
         replies.send()?;
         replies.wait()?;
@@ -264,20 +279,21 @@ pub(super) fn directory(
     Ok(refused.map_or(Sent::Done, Sent::Refused))
 }
 
-/// Ends a command in order.
+/// Waits for the end of a command, so that its connection can be used again.
 fn end(command: Command, quirks: &Quirks, is_out_of_step: bool) {
     if is_out_of_step {
-        // What was sent ahead is still being read.
+        // The sink is still reading the content that was sent ahead; drop the connection.
         return;
     }
-    if quirks.answers == Answers::Ahead {
-        command.conclude();
+    if quirks.acks == Acks::Ahead {
+        command.wait_for_end();
     } else {
         command.finish();
     }
 }
 
-/// Servers of the wish kind take no fraction: `^T(\d{10}) 0 (\d{10}) 0$`.
+/// Returns the time without its fraction, which servers of the wish kind do not accept: `^T(\d{10})
+/// 0 (\d{10}) 0$`.
 fn whole_seconds(time: Time) -> Time {
     Time { nanos: 0, ..time }
 }

@@ -1,4 +1,4 @@
-//! What changes the host: files are uploaded, files and directories are made.
+//! Uploads files, and creates files and directories.
 
 use std::io;
 
@@ -18,43 +18,43 @@ use crate::remote::UploadSpec;
 use crate::remote::Uploaded;
 use crate::scp::ahead::IMPOSSIBLE_NAME;
 use crate::scp::ahead::MAX_AHEAD;
-use crate::scp_only::NO_WORD;
+use crate::scp_only::NOT_IN_SCP;
 use crate::scp_only::ScpOnly;
 use crate::scp_only::command::Direction;
 use crate::scp_only::command::Options;
 use crate::scp_only::is_same;
 use crate::scp_only::quirks::Quirks;
 use crate::scp_only::receive;
-use crate::scp_only::receive::About;
 use crate::scp_only::receive::Fetch;
 use crate::scp_only::receive::Header;
+use crate::scp_only::receive::Request;
 use crate::scp_only::samples;
 use crate::scp_only::samples::Hashing;
 use crate::scp_only::send;
-use crate::scp_only::send::Pace;
+use crate::scp_only::send::ContentTiming;
 use crate::scp_only::send::Sent;
 use crate::stat::FileKind;
 use crate::stat::Stat;
 use crate::stat::Time;
 use crate::stat::Version;
 
-/// What is at the name that an upload is for.
-enum Place {
+/// What the host has under the name of an upload.
+enum Target {
     AsExpected {
-        pace: Pace,
-        /// The permissions of the file that is there.
+        timing: ContentTiming,
+        /// The permissions of the existing file.
         mode: Option<u32>,
     },
-    /// Somebody removed the file that was expected.
-    Gone,
-    /// Somebody put something else there.
-    Taken,
+    /// The expected file was removed.
+    Removed,
+    /// Another version than the expected one.
+    Conflict,
 }
 
-/// The content of a new file.
-struct Nothing;
+/// The content of a new, empty file.
+struct EmptyContent;
 
-impl Content for Nothing {
+impl Content for EmptyContent {
     fn read_at(&self, _buf: &mut [u8], _offset: u64) -> io::Result<usize> {
         Ok(0)
     }
@@ -74,34 +74,37 @@ impl ScpOnly {
             act: ACT,
             path: path.clone(),
         };
-        let (stat, outcome) = match (self.place(path, spec)?, &spec.keep_as) {
-            (Place::AsExpected { pace, mode }, _) => {
-                // The record sets a mode in any case: what was not set here stays what it is.
+        let (stat, outcome) = match (self.check_target(path, spec)?, &spec.keep_as) {
+            (Target::AsExpected { timing, mode }, _) => {
+                // A C record always sets a mode: send the existing one unless the spec changes it.
                 let mode = mode.filter(|_| !spec.sets_mode).unwrap_or(spec.mode);
                 let spec = UploadSpec {
                     mode,
                     ..spec.clone()
                 };
-                (self.put(path, content, &spec, pace)?, Outcome::AsPlanned)
+                (
+                    self.send_file(path, content, &spec, timing)?,
+                    Outcome::AsPlanned,
+                )
             }
-            (Place::Gone, Some(_)) => (
-                self.put(path, content, spec, Pace::AtOnce)?,
+            (Target::Removed, Some(_)) => (
+                self.send_file(path, content, spec, ContentTiming::Ahead)?,
                 Outcome::Recreated,
             ),
-            (Place::Taken, Some(name)) => {
+            (Target::Conflict, Some(name)) => {
                 let beside = path.parent().unwrap_or_default().join(name);
                 let spec = UploadSpec {
                     expect: Expect::Absent,
                     keep_as: None,
                     ..spec.clone()
                 };
-                let Place::AsExpected { pace, .. } = self.place(&beside, &spec)? else {
+                let Target::AsExpected { timing, .. } = self.check_target(&beside, &spec)? else {
                     return Err(conflict());
                 };
-                let stat = self.put(&beside, content, &spec, pace)?;
+                let stat = self.send_file(&beside, content, &spec, timing)?;
                 (stat, Outcome::KeptBeside)
             }
-            (Place::Gone | Place::Taken, None) => return Err(conflict()),
+            (Target::Removed | Target::Conflict, None) => return Err(conflict()),
         };
         Ok(Uploaded {
             stat,
@@ -111,61 +114,65 @@ impl ScpOnly {
         })
     }
 
-    /// Looks whether the host has what the spec expects. Somebody may change it before the content
-    /// arrives: there is no doing both in one step.
-    fn place(&self, path: &RemotePath, spec: &UploadSpec) -> Result<Place> {
+    /// Makes the conflict check of an upload. A race remains: others may change the file between
+    /// the check and the upload, because SCP cannot do both in one request.
+    fn check_target(&self, path: &RemotePath, spec: &UploadSpec) -> Result<Target> {
         const ACT: &str = "upload";
-        if spec.expect == Expect::Anything && self.quirks.lock().is_rcp() {
-            return Ok(Place::AsExpected {
-                pace: Pace::Acknowledged,
+        if spec.expect == Expect::Anything && self.quirks.lock().is_openssh_scp() {
+            return Ok(Target::AsExpected {
+                timing: ContentTiming::AfterAck,
                 mode: None,
             });
         }
         if let Expect::Version(version) = &spec.expect
-            && let Some((is_same, mode)) = self.compare(path, version)?
+            && let Some((is_same, mode)) = self.compare_with_sample(path, version)?
         {
             return Ok(if is_same {
-                Place::AsExpected {
-                    pace: Pace::AtOnce,
+                Target::AsExpected {
+                    timing: ContentTiming::Ahead,
                     mode: Some(mode),
                 }
             } else {
-                Place::Taken
+                Target::Conflict
             });
         }
-        let found = match self.look(ACT, path) {
+        let found = match self.stat_path(ACT, path) {
             Ok(stat) if stat.kind == FileKind::Directory => {
-                return Err(Self::about(ACT, path).refused(Reason::IsADirectory, b""));
+                return Err(Self::request(ACT, path).refused(Reason::IsADirectory, b""));
             }
             Ok(stat) => Some(stat),
             Err(error) if error.reason() == Some(Reason::NotFound) => None,
             Err(error) => return Err(error),
         };
-        let as_expected = Place::AsExpected {
-            pace: Pace::AtOnce,
+        let as_expected = Target::AsExpected {
+            timing: ContentTiming::Ahead,
             mode: found.map(|stat| stat.mode),
         };
         Ok(match (&spec.expect, found) {
             (Expect::Anything, _) | (Expect::Absent, None) => as_expected,
-            (Expect::Version(_), None) => Place::Gone,
+            (Expect::Version(_), None) => Target::Removed,
             (Expect::Version(version), Some(stat)) if is_same(version, &stat) => as_expected,
-            (_, Some(_)) => Place::Taken,
+            (_, Some(_)) => Target::Conflict,
         })
     }
 
-    /// Compares what the host has with what was seen of this version, attributes and content;
-    /// `None` where that was not noted, or where it differs in a way that a look shows as well. The
-    /// mode that it has is returned too.
-    fn compare(&self, path: &RemotePath, version: &Version) -> Result<Option<(bool, u32)>> {
-        let expected = self.samples.lock().expected(path.as_bytes(), version);
+    /// Compares the host's file with the sample of this version, attributes and content; returns
+    /// whether they are equal, and the mode of the file. `None` if there is no sample or the
+    /// attributes differ, so that a stat decides.
+    fn compare_with_sample(
+        &self,
+        path: &RemotePath,
+        version: &Version,
+    ) -> Result<Option<(bool, u32)>> {
+        let expected = self.samples.lock().expected_hash(path.as_bytes(), version);
         let Some(expected) = expected else {
             return Ok(None);
         };
         let mut hashing = Hashing::of_size(version.size);
-        let header = match self.fetch_once(Self::about("upload", path), &mut hashing) {
+        let header = match self.fetch_once(Self::request("upload", path), &mut hashing) {
             Ok(Fetch::Complete(header)) => header,
             Ok(Fetch::Refused(_)) => return Ok(None),
-            Err(_) if hashing.is_other => return Ok(None),
+            Err(_) if hashing.has_other_size => return Ok(None),
             Err(error) => return Err(error),
         };
         let stat = self.stat_of(header);
@@ -176,28 +183,28 @@ impl ScpOnly {
         Ok(Some((hashing.finish() == Some(expected), mode)))
     }
 
-    /// Uploads content at a path, whatever is there; returns the attributes it has then, where
-    /// they need not be asked for.
-    pub(super) fn put(
+    /// Uploads content to a path without a conflict check; returns the new attributes if they are
+    /// known.
+    pub(super) fn send_file(
         &self,
         path: &RemotePath,
         content: &dyn Content,
         spec: &UploadSpec,
-        pace: Pace,
+        timing: ContentTiming,
     ) -> Result<Option<Stat>> {
-        let about = Self::about("upload", path);
+        let request = Self::request("upload", path);
         let quirks = *self.quirks.lock();
-        let name = record_name(&quirks, about)?;
-        let pace = if spec.size <= MAX_AHEAD {
-            pace
+        let name = record_name(&quirks, request)?;
+        let timing = if spec.size <= MAX_AHEAD {
+            timing
         } else {
-            Pace::Acknowledged
+            ContentTiming::AfterAck
         };
-        let command = self.run(Direction::Upload, &quirks, Purpose::Transfer, about)?;
-        let sent = send::upload(command, &quirks, about, &name, content, spec, pace);
+        let command = self.run(Direction::Upload, &quirks, Purpose::Transfer, request)?;
+        let sent = send::upload(command, &quirks, request, &name, content, spec, timing);
         match sent? {
             Sent::Done => {
-                let known = self.known_after(
+                let known = self.stat_after_acks(
                     &quirks,
                     Header {
                         kind: FileKind::File,
@@ -207,16 +214,16 @@ impl ScpOnly {
                         atime: spec.atime,
                     },
                 );
-                let stat = known.and_then(|stat| self.as_kept(path, stat));
+                let stat = known.and_then(|stat| self.with_host_times(path, stat));
                 if let Some(stat) = &stat {
                     let hash = samples::hash_of(content, spec.size);
                     self.note_sample(path, &stat.version(), hash);
                 }
                 Ok(stat)
             }
-            Sent::Refused(text) => Err(refused(about, &text)),
-            Sent::Broken(text) => Err(Error::Partial {
-                act: about.act,
+            Sent::Refused(text) => Err(refusal_error(request, &text)),
+            Sent::Partial(text) => Err(Error::Partial {
+                act: request.act,
                 path: path.clone(),
                 reason: receive::reason_for(&text, Reason::Other),
                 text,
@@ -224,28 +231,29 @@ impl ScpOnly {
         }
     }
 
-    /// What is known of a file that was just uploaded, with its time as the host's filesystem keeps
-    /// it; asks for the first time that shows how it does.
-    fn as_kept(&self, path: &RemotePath, stat: Stat) -> Option<Stat> {
-        let keeps_seconds = *self.keeps_seconds.lock();
-        match keeps_seconds {
+    /// Returns the attributes of an uploaded file if the host stores its mtime unchanged, `None` if
+    /// that is not known. The first upload with an odd second asks the host.
+    fn with_host_times(&self, path: &RemotePath, stat: Stat) -> Option<Stat> {
+        let keeps_odd_seconds = *self.keeps_odd_seconds.lock();
+        match keeps_odd_seconds {
             Some(true) => Some(stat),
             Some(false) => None,
             None if stat.mtime.secs % 2 == 0 => Some(stat),
             None => {
-                let kept = self.look("upload", path).ok()?;
-                *self.keeps_seconds.lock() = Some(kept.mtime == stat.mtime);
+                let kept = self.stat_path("upload", path).ok()?;
+                *self.keeps_odd_seconds.lock() = Some(kept.mtime == stat.mtime);
                 Some(kept)
             }
         }
     }
 
-    /// The attributes that acknowledged records have given a file: with the sink whose code is
-    /// known, what was acknowledged is so. A source will tell the times in seconds.
-    pub(super) fn known_after(&self, quirks: &Quirks, header: Header) -> Option<Stat> {
+    /// Returns the attributes that acknowledged records have set, with times in whole seconds, as a
+    /// source sends them. `None` unless the sink is OpenSSH's: only there an ack proves that the
+    /// attributes were set.
+    pub(super) fn stat_after_acks(&self, quirks: &Quirks, header: Header) -> Option<Stat> {
         let is_told = |time: Time| time.secs >= 0;
         let seconds = |time: Time| Time { nanos: 0, ..time };
-        let is_known = quirks.is_rcp() && is_told(header.mtime) && is_told(header.atime);
+        let is_known = quirks.is_openssh_scp() && is_told(header.mtime) && is_told(header.atime);
         is_known.then(|| {
             self.stat_of(Header {
                 mtime: seconds(header.mtime),
@@ -255,8 +263,8 @@ impl ScpOnly {
         })
     }
 
-    /// [`crate::remote::Remote::create_new`]: looks, then makes. Who makes the same file between
-    /// the two has it emptied.
+    /// [`crate::remote::Remote::create_new`]: a stat, then an upload. A race remains: a file that
+    /// others create in between is truncated.
     pub(super) fn create_file(
         &self,
         path: &RemotePath,
@@ -280,12 +288,12 @@ impl ScpOnly {
             keep_as: None,
             tag: 0,
         };
-        match self.look(ACT, path) {
-            Ok(_) => return Err(Self::about(ACT, path).refused(Reason::Exists, b"")),
+        match self.stat_path(ACT, path) {
+            Ok(_) => return Err(Self::request(ACT, path).refused(Reason::Exists, b"")),
             Err(error) if error.reason() == Some(Reason::NotFound) => {}
             Err(error) => return Err(error),
         }
-        let stat = self.put(path, &Nothing, &spec, Pace::AtOnce)?;
+        let stat = self.send_file(path, &EmptyContent, &spec, ContentTiming::Ahead)?;
         Ok(Changed { stat, parent: None })
     }
 
@@ -298,34 +306,34 @@ impl ScpOnly {
     ) -> Result<Changed> {
         const ACT: &str = "create";
         self.check_owner(ACT, path, owner)?;
-        let about = Self::about(ACT, path);
+        let request = Self::request(ACT, path);
         let quirks = *self.quirks.lock();
         let now = self.clock.wall();
-        let sent = if quirks.is_rcp() {
-            // The path is made if nothing is there; in a directory that is there already, the
-            // name cannot be made.
-            let command = self.run(Direction::MakeDir, &quirks, Purpose::Metadata, about)?;
+        let sent = if quirks.is_openssh_scp() {
+            // The sink creates the path if it does not exist. Inside an existing directory it tries
+            // to create the impossible name, and fails.
+            let command = self.run(Direction::UploadDir, &quirks, Purpose::Metadata, request)?;
             let times = Some((now, now));
-            send::directory(command, &quirks, about, IMPOSSIBLE_NAME, mode, times)?
+            send::directory(command, &quirks, request, IMPOSSIBLE_NAME, mode, times)?
         } else {
-            match self.look(ACT, path) {
-                Ok(_) => return Err(about.refused(Reason::Exists, b"")),
+            match self.stat_path(ACT, path) {
+                Ok(_) => return Err(request.refused(Reason::Exists, b"")),
                 Err(error) if error.reason() == Some(Reason::NotFound) => {}
                 Err(error) => return Err(error),
             }
             let parent = path.parent().unwrap_or_default();
-            if self.look(ACT, &parent)?.kind != FileKind::Directory {
-                return Err(about.refused(Reason::NotADirectory, b""));
+            if self.stat_path(ACT, &parent)?.kind != FileKind::Directory {
+                return Err(request.refused(Reason::NotADirectory, b""));
             }
-            self.send_dir(&quirks, about, mode, None)?
+            self.send_dir(&quirks, request, mode, None)?
         };
         match sent {
             Sent::Done => {}
-            Sent::Refused(text) | Sent::Broken(text) => {
-                return Err(self.not_made(about, &text));
+            Sent::Refused(text) | Sent::Partial(text) => {
+                return Err(self.make_dir_error(request, &text));
             }
         }
-        let stat = self.known_after(
+        let stat = self.stat_after_acks(
             &quirks,
             Header {
                 kind: FileKind::Directory,
@@ -338,49 +346,50 @@ impl ScpOnly {
         Ok(Changed { stat, parent: None })
     }
 
-    /// Why a directory could not be made.
-    fn not_made(&self, about: About<'_>, text: &[u8]) -> Error {
+    /// Returns the error for a directory that could not be created.
+    fn make_dir_error(&self, request: Request<'_>, text: &[u8]) -> Error {
         if memchr::memmem::find(text, IMPOSSIBLE_NAME).is_some() {
-            return about.refused(Reason::Exists, b"");
+            return request.refused(Reason::Exists, b"");
         }
-        let error = refused(about, text);
-        // A file is in the way: at the name, or above it.
+        let error = refusal_error(request, text);
+        // A file has the name, or the name of a parent directory.
         let is_file = error.reason() == Some(Reason::NotADirectory);
-        if is_file && self.look(about.act, about.path).is_ok() {
-            return about.refused(Reason::Exists, b"");
+        if is_file && self.stat_path(request.act, request.path).is_ok() {
+            return request.refused(Reason::Exists, b"");
         }
         error
     }
 
-    /// Sends a D record into the directory that holds the path.
+    /// Sends a D record to the parent directory of the path.
     pub(super) fn send_dir(
         &self,
         quirks: &Quirks,
-        about: About<'_>,
+        request: Request<'_>,
         mode: u32,
         times: Option<(Time, Time)>,
     ) -> Result<Sent> {
-        const ROOT: &str = "the directory that is mounted cannot be named from above it";
-        const NEWLINE: &str = "its name has a newline, which a record of SCP cannot hold";
-        let unsupported = |why| Self::unsupported(about.act, about.path, why);
+        const ROOT: &str = "scp cannot change the mounted directory itself";
+        const NEWLINE: &str = "its name has a newline, which an SCP record cannot contain";
+        let unsupported = |why| Self::unsupported(request.act, request.path, why);
         if quirks.options == Options::Minimal {
-            return Err(unsupported(NO_WORD));
+            return Err(unsupported(NOT_IN_SCP));
         }
-        let (Some(parent), Some(name)) = (about.path.parent(), about.path.name()) else {
+        let (Some(parent), Some(name)) = (request.path.parent(), request.path.name()) else {
             return Err(unsupported(ROOT));
         };
         if name.as_bytes().contains(&b'\n') {
             return Err(unsupported(NEWLINE));
         }
-        let into = Self::about(about.act, &parent);
-        // Not every server knows `-d`; OpenSSH's client sends it, and dropbear's scp is a fork.
-        let direction = if quirks.is_rcp() {
-            Direction::IntoDir
+        let into = Self::request(request.act, &parent);
+        // Not every server knows `-d`. OpenSSH's client sends it, and dropbear's scp is a fork of
+        // it.
+        let direction = if quirks.is_openssh_scp() {
+            Direction::UploadIntoDir
         } else {
-            Direction::MakeDir
+            Direction::UploadDir
         };
         let command = self.run(direction, quirks, Purpose::Metadata, into)?;
-        send::directory(command, quirks, about, name.as_bytes(), mode, times)
+        send::directory(command, quirks, request, name.as_bytes(), mode, times)
     }
 
     pub(super) fn check_owner(
@@ -389,7 +398,7 @@ impl ScpOnly {
         path: &RemotePath,
         owner: Option<Owner>,
     ) -> Result<()> {
-        const WHY: &str = "scp gives everything to the login user";
+        const WHY: &str = "scp creates everything as the login user";
         let ours = Owner {
             uid: self.facts.uid,
             gid: self.facts.gid,
@@ -402,24 +411,25 @@ impl ScpOnly {
     }
 }
 
-/// The name for a C record: one that no directory can hold, where the sink does not look at it;
-/// elsewhere the name that OpenSSH's client would send, because some sinks want it.
-fn record_name(quirks: &Quirks, about: About<'_>) -> Result<Vec<u8>> {
-    const WHY: &str = "its name has a newline, which a record of SCP cannot hold";
-    if quirks.is_rcp() {
+/// Returns the name for a C record. OpenSSH's sink ignores it, so it gets a name that cannot exist
+/// in a directory; others get the name that OpenSSH's client would send, because some sinks need
+/// it.
+fn record_name(quirks: &Quirks, request: Request<'_>) -> Result<Vec<u8>> {
+    const WHY: &str = "its name has a newline, which an SCP record cannot contain";
+    if quirks.is_openssh_scp() {
         return Ok(IMPOSSIBLE_NAME.to_vec());
     }
-    let name = about.path.name();
+    let name = request.path.name();
     let name = name.filter(|name| !name.as_bytes().contains(&b'\n'));
-    let name = name.ok_or_else(|| ScpOnly::unsupported(about.act, about.path, WHY))?;
+    let name = name.ok_or_else(|| ScpOnly::unsupported(request.act, request.path, WHY))?;
     Ok(name.as_bytes().to_vec())
 }
 
-/// What a sink refused, or what somebody printed before it could speak.
-pub(super) fn refused(about: About<'_>, text: &[u8]) -> Error {
-    // The path is a directory, in which the record's name cannot be made.
+/// Returns the error for a message of a sink, or of a login script before it.
+pub(super) fn refusal_error(request: Request<'_>, text: &[u8]) -> Error {
+    // The path is a directory, and the sink tried to create the record's name in it.
     if memchr::memmem::find(text, IMPOSSIBLE_NAME).is_some() {
-        return about.refused(Reason::IsADirectory, b"");
+        return request.refused(Reason::IsADirectory, b"");
     }
-    about.refused(receive::reason_for(text, Reason::IsADirectory), text)
+    request.refused(receive::reason_for(text, Reason::IsADirectory), text)
 }

@@ -60,7 +60,7 @@ fn the_doctor_says_what_nothing_but_scp_cannot_do() {
     assert_eq!(status, Some(0), "{said}");
     for word in [
         "scp and no shell",
-        "rename                     impossible: SCP has no word for it",
+        "rename                     impossible: not part of SCP",
         "upload a file               limited: straight to its name",
         "A mount would work.",
     ] {

@@ -1,4 +1,4 @@
-//! A link: one connection on which commands run one after another, each on a channel of its own.
+//! One connection, which runs one command after another, each on its own channel.
 //!
 //! Nothing here knows SCP.
 
@@ -17,23 +17,24 @@ use crate::ssh::Channel;
 use crate::ssh::Connection;
 use crate::ssh::Transport;
 
-/// How much is read at a time.
+/// Size of a read, in bytes.
 const READ_SIZE: usize = 256 << 10;
 
-/// A command that should have ended may still print so much before its link is given up.
+/// Maximum output, in bytes, that is discarded while waiting for a command to end. After that the
+/// connection is dropped.
 const MAX_LEFTOVER: usize = 1 << 20;
 
-/// One connection.
+/// One connection of this dialect's pool.
 #[derive(Debug)]
-pub struct Link {
+pub struct ScpConnection {
     connection: Box<dyn Connection>,
     is_broken: bool,
-    /// Whether a command has run on it: some devices allow one for each connection.
+    /// Whether a command has run on it. Some devices allow one command per connection.
     is_used: bool,
     last_used: Tick,
 }
 
-impl Link {
+impl ScpConnection {
     pub(super) fn open(transport: &dyn Transport) -> std::result::Result<Self, ssh::Error> {
         Ok(Self {
             connection: transport.connect()?,
@@ -48,7 +49,7 @@ impl Link {
     }
 }
 
-impl Pooled for Link {
+impl Pooled for ScpConnection {
     fn is_broken(&self) -> bool {
         self.is_broken
     }
@@ -65,7 +66,7 @@ impl Pooled for Link {
         self.connection.keepalive()
     }
 
-    /// The channel that every command opens is the sign of life.
+    /// The channel that the next command opens tests the connection.
     fn answers(&mut self) -> bool {
         !self.is_broken
     }
@@ -75,36 +76,37 @@ impl Pooled for Link {
     }
 }
 
-/// A running command: what it printed and was not used, and the way to its input.
+/// A running command: its unread output and its input.
 #[derive(Debug)]
 pub(super) struct Command {
-    // Dropped before the link goes back to its pool.
+    // Declared first: the channel must be dropped before the connection returns to its pool.
     channel: Box<dyn Channel>,
-    link: Lent<Link>,
+    connection: Lent<ScpConnection>,
     buf: Vec<u8>,
     start: usize,
     scratch: Box<[u8]>,
     has_ended: bool,
-    is_deaf: bool,
+    is_input_closed: bool,
 }
 
 impl Command {
-    /// Runs `line` on a link of the pool. Until [`Self::leave`], that link counts as broken.
+    /// Runs `line` on a connection of the pool. Until [`Self::abandon`] that connection counts as
+    /// broken.
     ///
     /// # Errors
-    /// [`Error::Disconnected`]: the command does not run.
+    /// [`Error::Disconnected`]: the command was not started.
     pub(super) fn start(
-        pool: &Pool<Link>,
+        pool: &Pool<ScpConnection>,
         purpose: Purpose,
         act: &'static str,
         line: &str,
         timeout: Duration,
     ) -> Result<Self> {
         loop {
-            let mut link = pool.lend(purpose, act)?;
-            let was_used = std::mem::replace(&mut link.is_used, true);
-            link.is_broken = true;
-            let started = link.connection.exec(line).and_then(|mut channel| {
+            let mut connection = pool.lend(purpose, act)?;
+            let was_used = std::mem::replace(&mut connection.is_used, true);
+            connection.is_broken = true;
+            let started = connection.connection.exec(line).and_then(|mut channel| {
                 channel.set_timeout(timeout);
                 channel.discard_stderr()?;
                 Ok(channel)
@@ -113,49 +115,51 @@ impl Command {
                 Ok(channel) => {
                     return Ok(Self {
                         channel,
-                        link,
+                        connection,
                         buf: Vec::new(),
                         start: 0,
                         scratch: vec![0; READ_SIZE].into_boxed_slice(),
                         has_ended: false,
-                        is_deaf: false,
+                        is_input_closed: false,
                     });
                 }
-                // It died while it was idle, or the server allows but one command.
-                Err(error) if was_used => log::debug!("a connection takes no command: {error}"),
+                // It was lost while idle, or the server allows only one command per connection.
+                Err(error) if was_used => {
+                    log::debug!("cannot run a command on a connection: {error}");
+                }
                 Err(source) => return Err(Error::Disconnected { act, source }),
             }
         }
     }
 
-    /// Sends input. Where the command takes none any more, what it printed says why: the next
-    /// read tells.
+    /// Sends input. If the command no longer takes any, this succeeds: the output says why, and the
+    /// next read returns it.
     pub(super) fn send(&mut self, data: &[u8]) -> std::result::Result<(), ssh::Error> {
-        if data.is_empty() || self.is_deaf {
+        if data.is_empty() || self.is_input_closed {
             return Ok(());
         }
         match self.channel.write_all(data) {
             Err(error @ ssh::Error::Timeout { .. }) => Err(error),
             Err(error) => {
-                log::debug!("a command takes no input: {error}");
-                self.is_deaf = true;
+                log::debug!("a command no longer takes input: {error}");
+                self.is_input_closed = true;
                 Ok(())
             }
             Ok(()) => Ok(()),
         }
     }
 
-    /// Returns whether the command is known to take no input any more.
-    pub(super) fn is_deaf(&self) -> bool {
-        self.is_deaf
+    /// Returns whether the command is known to take no more input.
+    pub(super) fn is_input_closed(&self) -> bool {
+        self.is_input_closed
     }
 
-    /// Returns what was read and not used.
+    /// Returns the output that was read and not consumed.
     pub(super) fn unread(&self) -> &[u8] {
         self.buf.get(self.start..).unwrap_or_default()
     }
 
-    /// Marks the first bytes of [`Self::unread`] as used.
+    /// Consumes the first bytes of [`Self::unread`].
     pub(super) fn consume(&mut self, n: usize) {
         self.start += n;
         if self.start >= self.buf.len() {
@@ -164,7 +168,7 @@ impl Command {
         }
     }
 
-    /// Waits for more output and adds it to [`Self::unread`]; false at its end.
+    /// Waits for more output and appends it to [`Self::unread`]; returns false at its end.
     pub(super) fn read_more(&mut self) -> std::result::Result<bool, ssh::Error> {
         if self.has_ended {
             return Ok(false);
@@ -180,18 +184,18 @@ impl Command {
         Ok(n > 0)
     }
 
-    /// Waits for the end of a command that has all it was waiting for, which is no round trip; its
-    /// link is fit for the next.
+    /// Waits for the end of a command that has received all its input, which takes no round trip;
+    /// the connection can be used again.
     ///
-    /// To close a channel on which output is still to come is allowed, but dropbear 2022.83 dies of
-    /// it (common-channel.c:705, a failed assertion).
-    pub(super) fn conclude(mut self) {
+    /// Closing the channel before that would be allowed, but dropbear 2022.83 crashes if output is
+    /// still to come (common-channel.c:705, a failed assertion).
+    pub(super) fn wait_for_end(mut self) {
         let mut n_left = MAX_LEFTOVER;
         while n_left > 0 {
             self.start = self.buf.len();
             match self.read_more() {
                 Ok(true) => n_left = n_left.saturating_sub(self.buf.len()),
-                Ok(false) => return self.leave(),
+                Ok(false) => return self.abandon(),
                 Err(error) => {
                     log::debug!("a command did not end: {error}");
                     return;
@@ -200,18 +204,20 @@ impl Command {
         }
     }
 
-    /// Forgets the command, whatever it still does; its link is fit for the next.
-    pub(super) fn leave(mut self) {
-        self.link.is_broken = false;
+    /// Closes the channel of a command that may still run; the connection can be used again.
+    pub(super) fn abandon(mut self) {
+        self.connection.is_broken = false;
     }
 
-    /// Ends the command's input and waits for its end; returns its exit status if that is known.
+    /// Closes the command's input and waits for its end; returns its exit status if it is known.
     pub(super) fn finish(self) -> Option<i32> {
         let Self {
-            channel, mut link, ..
+            channel,
+            mut connection,
+            ..
         } = self;
         let status = channel.finish().ok()?;
-        link.is_broken = false;
+        connection.is_broken = false;
         status
     }
 }
