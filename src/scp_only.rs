@@ -240,8 +240,8 @@ impl Remote for ScpOnly {
         }
         let request = Self::request(ACT, path);
         let command = self.run(Direction::FetchTree, &quirks, Purpose::Metadata, request)?;
-        let said = self.remote_path(path);
-        let listed = listing::list(command, &quirks, request, &said, self.max_names);
+        let shown_path = self.remote_path(path);
+        let listed = listing::list(command, &quirks, request, &shown_path, self.max_names);
         if matches!(
             &listed,
             Err(Error::OutcomeUnknown {

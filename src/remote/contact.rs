@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_slow_answer_moves_the_time_a_little() {
+    fn smooth_gives_a_new_sample_one_eighth() {
         let first = smooth(None, Duration::from_millis(80));
         assert_eq!(first, Duration::from_millis(80));
         let second = smooth(Some(first), Duration::from_millis(160));

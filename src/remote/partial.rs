@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn part_of_the_new_content_and_the_rest_of_the_old_one_are_ours() {
+    fn partial_upload_is_recognised_with_or_without_old_content() {
         let (new, old) = (&b"new content, and more"[..], &b"old content"[..]);
         for n in 0..=new.len() {
             assert!(is_ours(new, None, &new[..n]), "{n}");
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_not_ours() {
+    fn change_by_others_is_not_a_partial_upload() {
         let (new, old) = (&b"new content"[..], &b"old content, and more"[..]);
         for there in [
             &b"theirs"[..],

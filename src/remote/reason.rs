@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn complaints_are_classified_by_their_end() {
+    fn reason_of_reads_the_end_of_the_last_line() {
         for (text, reason) in [
             (
                 &b"mkdir: cannot create directory 'x': File exists\n"[..],

@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_typed_is_relative_to_the_login_directory() {
+    fn login_relative_resolves_typed_paths_in_the_login_directory() {
         for (typed, path) in [
             (&b""[..], &b"."[..]),
             (b"~", b"."),

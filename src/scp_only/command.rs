@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_are_separate_words_and_the_path_is_last() {
+    fn line_has_options_as_separate_words_and_the_path_last() {
         let line = |direction, options| line(direction, options, Quoting::Shell, b"/a").unwrap();
         assert_eq!(line(Direction::FetchTree, Options::Full), "scp -p -r -f /a");
         assert_eq!(line(Direction::Fetch, Options::Full), "scp -p -f /a");
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn each_server_gets_the_path_as_it_takes_it() {
+    fn word_quotes_the_path_for_each_kind_of_server() {
         let blanks = |keeps_blanks| Quoting::Literal { keeps_blanks };
         let cases: [(Quoting, &[u8], Option<&str>); 16] = [
             (Quoting::Plain, b"flash:/a-b.c", Some("flash:/a-b.c")),

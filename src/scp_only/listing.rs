@@ -56,13 +56,13 @@ pub(super) fn list(
     mut command: Command,
     quirks: &Quirks,
     request: Request<'_>,
-    said: &[u8],
+    shown_path: &[u8],
     max_names: usize,
 ) -> Result<Listed> {
     let max_bytes = max_names.saturating_mul(MAX_BYTES_PER_NAME);
     let acks = quirks.acks;
     let mut sink = scp::Sink::new(scp::Scope::Tree, quirks.has_times);
-    let (mut n_seen, mut n_ahead) = (0, 0);
+    let (mut n_refused, mut n_ahead) = (0, 0);
     // Counts entries that are left out too, so that the listing always ends.
     let (mut n_records, mut n_bytes) = (0, 0);
     if acks == Acks::Ahead {
@@ -100,7 +100,9 @@ pub(super) fn list(
         let (used, event) = match step {
             Ok(step) => step,
             // Content arrived in place of a record.
-            Err(_) if acks == Acks::InTurn && n_seen > 0 => return Ok(Listed::RefusalsUnsupported),
+            Err(_) if acks == Acks::InTurn && n_refused > 0 => {
+                return Ok(Listed::RefusalsUnsupported);
+            }
             Err(source) => return Err(request.protocol(source)),
         };
         let has_record = event.is_some();
@@ -128,8 +130,8 @@ pub(super) fn list(
                 return Err(request.refused_with(&text, Reason::NotADirectory));
             }
             Some(Event::Warning(text)) => {
-                match handle_entry_error(&text, said, request, &mut denied) {
-                    Err(_) if has_more_lines(&text, said) => {
+                match handle_entry_error(&text, shown_path, request, &mut denied) {
+                    Err(_) if has_more_lines(&text, shown_path) => {
                         unfinished = Some(MultiLineMessage::new(text));
                     }
                     result => result?,
@@ -157,10 +159,10 @@ pub(super) fn list(
             continue;
         };
         sink.refuse();
-        n_seen += 1;
-        let too_few = n_ahead.min(MORE_REFUSALS) / 2;
-        if acks == Acks::Ahead && n_ahead.saturating_sub(n_seen) < too_few {
-            let more = n_seen + MORE_REFUSALS - n_ahead;
+        n_refused += 1;
+        let min_ahead = n_ahead.min(MORE_REFUSALS) / 2;
+        if acks == Acks::Ahead && n_ahead.saturating_sub(n_refused) < min_ahead {
+            let more = n_refused + MORE_REFUSALS - n_ahead;
             command
                 .send(&refusals(more))
                 .map_err(|e| unknown_outcome(request.act, e))?;
@@ -197,7 +199,7 @@ pub(super) fn list(
             })
         }
         // The source closed the channel at the first refusal.
-        Some(_) if acks == Acks::InTurn && n_seen > 0 => {
+        Some(_) if acks == Acks::InTurn && n_refused > 0 => {
             command.abandon();
             Ok(Listed::RefusalsUnsupported)
         }

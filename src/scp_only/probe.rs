@@ -201,7 +201,7 @@ impl Probe<'_> {
                 let quirks = quirks_of(quoting, banner, refusal, has_times);
                 return self.test_listing(quirks, known_refusal.is_none(), &word);
             }
-            let said = match trial {
+            let found = match trial {
                 Trial::File => return Err(Error::RootNotADirectory(self.shown_directory())),
                 Trial::IsSink => return Err(Error::ReceivesOnly),
                 Trial::Refused(text) => self.root_error(text)?,
@@ -211,9 +211,9 @@ impl Probe<'_> {
                 Trial::Directory { .. } => continue,
             };
             // Report the first problem: servers know that form of the command best.
-            let is_about_options = !matches!(said, Error::RootMissing(_));
-            problem.get_or_insert(said);
-            if is_about_options {
+            let is_independent_of_quoting = !matches!(found, Error::RootMissing(_));
+            problem.get_or_insert(found);
+            if is_independent_of_quoting {
                 break;
             }
         }

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_go_ahead_only_to_servers_whose_source_allows_it() {
+    fn by_banner_sends_acks_ahead_only_to_servers_with_known_source() {
         for (banner, expected) in [
             ("SSH-2.0-OpenSSH_9.2p1 Debian-2", Acks::Ahead),
             ("SSH-2.0-dropbear", Acks::Ahead),

@@ -309,7 +309,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_complaint_is_understood_whichever_way_round_it_is() {
+    fn reason_for_accepts_path_and_reason_in_either_order() {
         let cases: [(&[u8], Reason); 8] = [
             // OpenSSH 9.2.
             (b"scp: /a/b: No such file or directory", Reason::NotFound),

@@ -32,7 +32,8 @@ struct Replies<'a> {
     command: &'a mut Command,
     source: &'a mut scp::Source,
     request: Request<'a>,
-    is_begun: bool,
+    /// Whether the sink has opened the file.
+    has_begun: bool,
     refused: Option<Vec<u8>>,
     /// Whether every step that was sent has its reply, so that no further byte may arrive.
     is_answered: bool,
@@ -50,7 +51,7 @@ impl Replies<'_> {
     }
 
     /// Checks that the sink has not replied twice to one step. Otherwise the second reply would
-    /// count as the ack of the next step, and the sink could take content for records
+    /// count as the reply to the next step, and the sink could take later records for content
     /// (CVE-2020-12062).
     fn check_turn(&self) -> Result<()> {
         match (self.is_answered, self.command.unread().first()) {
@@ -81,7 +82,7 @@ impl Replies<'_> {
             let (used, reply) = step.map_err(|source| self.request.protocol(source))?;
             self.command.consume(used);
             match reply {
-                Some(Reply::Done(Step::File)) => self.is_begun = true,
+                Some(Reply::Done(Step::File)) => self.has_begun = true,
                 // Any text before the first ack that is not a reply is an error message, never an
                 // ack.
                 Some(Reply::Refused(_, text) | Reply::Fatal(text)) => self.refused = Some(text),
@@ -132,7 +133,7 @@ pub(super) fn upload(
         command: &mut command,
         source: &mut source,
         request,
-        is_begun: false,
+        has_begun: false,
         refused: None,
         is_answered: false,
     };
@@ -171,16 +172,16 @@ pub(super) fn upload(
         replies.send()?;
         replies.wait()?;
     }
-    let (is_begun, refused) = (replies.is_begun, replies.refused.take());
-    if refused.is_some() && is_openssh_scp && !sends_ahead && !is_begun {
+    let (has_begun, refused) = (replies.has_begun, replies.refused.take());
+    if refused.is_some() && is_openssh_scp && !sends_ahead && !has_begun {
         // The sink waits for another record.
         replies.source.end();
         replies.send()?;
     }
-    end(command, quirks, sends_ahead && refused.is_some());
+    end_transfer(command, quirks, sends_ahead && refused.is_some());
     Ok(match refused {
         None => Sent::Done,
-        Some(text) if is_begun => Sent::Partial(text),
+        Some(text) if has_begun => Sent::Partial(text),
         Some(text) => Sent::Refused(text),
     })
 }
@@ -238,18 +239,18 @@ pub(super) fn directory(
         command: &mut command,
         source: &mut source,
         request,
-        is_begun: false,
+        has_begun: false,
         refused: None,
         is_answered: false,
     };
-    let turn = |replies: &mut Replies<'_>| -> Result<bool> {
+    let flush_in_turn = |replies: &mut Replies<'_>| -> Result<bool> {
         if !is_openssh_scp && replies.refused.is_none() {
             replies.send()?;
             replies.wait()?;
         }
         Ok(replies.refused.is_none())
     };
-    if turn(&mut replies)? {
+    if flush_in_turn(&mut replies)? {
         if let Some((mtime, atime)) = times {
             let exact = |time: Time| {
                 if is_openssh_scp {
@@ -260,11 +261,11 @@ pub(super) fn directory(
             };
             replies.source.times(exact(mtime), exact(atime));
         }
-        if turn(&mut replies)? {
+        if flush_in_turn(&mut replies)? {
             replies.source.directory(mode, name);
-            if turn(&mut replies)? {
+            if flush_in_turn(&mut replies)? {
                 replies.source.end();
-                turn(&mut replies)?;
+                flush_in_turn(&mut replies)?;
             }
         }
     }
@@ -275,12 +276,12 @@ pub(super) fn directory(
         replies.wait()?;
     }
     let refused = replies.refused.take();
-    end(command, quirks, false);
+    end_transfer(command, quirks, false);
     Ok(refused.map_or(Sent::Done, Sent::Refused))
 }
 
 /// Waits for the end of a command, so that its connection can be used again.
-fn end(command: Command, quirks: &Quirks, is_out_of_step: bool) {
+fn end_transfer(command: Command, quirks: &Quirks, is_out_of_step: bool) {
     if is_out_of_step {
         // The sink is still reading the content that was sent ahead; drop the connection.
         return;

@@ -240,9 +240,9 @@ impl ScpOnly {
             Some(false) => None,
             None if stat.mtime.secs % 2 == 0 => Some(stat),
             None => {
-                let kept = self.stat_path("upload", path).ok()?;
-                *self.keeps_odd_seconds.lock() = Some(kept.mtime == stat.mtime);
-                Some(kept)
+                let found = self.stat_path("upload", path).ok()?;
+                *self.keeps_odd_seconds.lock() = Some(found.mtime == stat.mtime);
+                Some(found)
             }
         }
     }
@@ -251,9 +251,10 @@ impl ScpOnly {
     /// source sends them. `None` unless the sink is OpenSSH's: only there an ack proves that the
     /// attributes were set.
     pub(super) fn stat_after_acks(&self, quirks: &Quirks, header: Header) -> Option<Stat> {
-        let is_told = |time: Time| time.secs >= 0;
+        let can_be_sent = |time: Time| time.secs >= 0;
         let seconds = |time: Time| Time { nanos: 0, ..time };
-        let is_known = quirks.is_openssh_scp() && is_told(header.mtime) && is_told(header.atime);
+        let is_known =
+            quirks.is_openssh_scp() && can_be_sent(header.mtime) && can_be_sent(header.atime);
         is_known.then(|| {
             self.stat_of(Header {
                 mtime: seconds(header.mtime),
