@@ -311,7 +311,7 @@ impl Vfs {
 
     /// Whether an error means that the host cannot be reached, and what is known must do.
     fn is_away(&self, error: &Error) -> bool {
-        self.options.is_offline_ok && error.is_connection_loss() && !error.is_host_refused()
+        self.options.is_offline_ok && error.is_connection_loss() && !error.is_host_key_refused()
     }
 
     /// What is known of a name, however old.

@@ -170,7 +170,7 @@ impl Mounted {
             let left = self.vfs.drain();
             let is_away = left
                 .iter()
-                .any(|(_, error)| error.is_connection_loss() && !error.is_host_refused());
+                .any(|(_, error)| error.is_connection_loss() && !error.is_host_key_refused());
             if !is_away || self.clock.tick().saturating_sub(since) >= self.patience {
                 break left;
             }

@@ -172,7 +172,7 @@ impl Error {
     }
 
     /// Returns whether the host's key was refused.
-    pub fn is_host_refused(&self) -> bool {
+    pub fn is_host_key_refused(&self) -> bool {
         matches!(
             self,
             Self::Disconnected {

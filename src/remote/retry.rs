@@ -131,7 +131,7 @@ impl<R: Remote> Retry<R> {
 /// Returns whether a retry may succeed. A host that did not answer before a deadline has had its
 /// time, and a refused host key stays refused.
 fn is_retryable(error: &Error) -> bool {
-    error.is_connection_loss() && !error.is_timeout() && !error.is_host_refused()
+    error.is_connection_loss() && !error.is_timeout() && !error.is_host_key_refused()
 }
 
 /// Returns the result of an upload that an earlier attempt completed. Flushes it if the spec asks

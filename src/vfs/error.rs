@@ -91,11 +91,11 @@ impl Error {
     }
 
     /// Returns whether a host answers that is not to be trusted, by its key.
-    pub fn is_host_refused(&self) -> bool {
+    pub fn is_host_key_refused(&self) -> bool {
         let (Self::Cache(error) | Self::NotStored(error)) = self else {
             return false;
         };
-        matches!(error, cache::Error::Remote(error) if error.is_host_refused())
+        matches!(error, cache::Error::Remote(error) if error.is_host_key_refused())
     }
 
     /// Returns whether the connections were ended for good.
@@ -118,7 +118,7 @@ impl Error {
     pub fn errno(&self) -> c_int {
         match self {
             Self::Cache(error) => of_cache(error),
-            Self::NotStored(_) if self.is_host_refused() => libc::EKEYREJECTED,
+            Self::NotStored(_) if self.is_host_key_refused() => libc::EKEYREJECTED,
             Self::NotStored(_) => libc::EIO,
             Self::NotFound => libc::ENOENT,
             Self::Exists => libc::EEXIST,
@@ -170,7 +170,7 @@ fn of_remote(error: &remote::Error) -> c_int {
         remote::Error::TooManyNames { .. } => libc::EFBIG,
         // An unreachable host is not an empty one: never ENOENT.
         remote::Error::Disconnected { .. } if error.is_timeout() => libc::ETIMEDOUT,
-        remote::Error::Disconnected { .. } if error.is_host_refused() => libc::EKEYREJECTED,
+        remote::Error::Disconnected { .. } if error.is_host_key_refused() => libc::EKEYREJECTED,
         remote::Error::Disconnected { .. } => libc::EHOSTUNREACH,
         remote::Error::OutcomeUnknown { .. } if error.is_timeout() => libc::ETIMEDOUT,
         remote::Error::OutcomeUnknown { .. } => libc::EIO,
@@ -225,7 +225,7 @@ mod tests {
             source: refusal.into(),
         });
         assert_eq!(error.errno(), libc::EKEYREJECTED);
-        assert!(error.is_connection_loss() && error.is_host_refused());
+        assert!(error.is_connection_loss() && error.is_host_key_refused());
     }
 
     #[test]
