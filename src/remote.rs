@@ -318,7 +318,7 @@ pub struct UploadSpec {
     pub placement: Placement,
     pub durability: Durability,
     /// The name of the conflict copy, in the same directory. `None` to fail on a conflict.
-    pub keep_as: Option<Name>,
+    pub conflict_name: Option<Name>,
     /// Marks the temporary files of this upload, for [`Remote::remove_leftovers`].
     pub tag: u32,
 }
@@ -401,8 +401,8 @@ pub enum Outcome {
     Recreated,
     /// The host had the same content already: it was left unchanged.
     Same,
-    /// The host had another version: the content went to the conflict copy [`UploadSpec::keep_as`].
-    KeptBeside,
+    /// The host had another version: the content went to the conflict copy [`UploadSpec::conflict_name`].
+    ConflictCopy,
 }
 
 impl Uploaded {

@@ -329,7 +329,7 @@ impl Cache {
             Outcome::AsPlanned => Fate::Uploaded,
             Outcome::Same => Fate::WasStored,
             Outcome::Recreated => Fate::Recreated,
-            Outcome::KeptBeside => Fate::KeptBeside(sent.at.clone()),
+            Outcome::ConflictCopy => Fate::KeptBeside(sent.at.clone()),
         };
         let path = path.clone();
         self.note_recovered(Recovered { id, path, fate });
@@ -437,7 +437,7 @@ impl Cache {
             Outcome::AsPlanned => Fate::Uploaded,
             Outcome::Same => Fate::WasStored,
             Outcome::Recreated => Fate::Recreated,
-            Outcome::KeptBeside => Fate::KeptBeside(sent.at),
+            Outcome::ConflictCopy => Fate::KeptBeside(sent.at),
         })
     }
 
@@ -503,7 +503,7 @@ fn plan_of(record: &Record) -> UploadSpec {
         expect: record.base,
         placement: record.placement,
         durability: Durability::Fsync,
-        keep_as: None,
+        conflict_name: None,
         tag: record.tag(),
     }
 }

@@ -34,12 +34,12 @@ impl Cache {
     ) -> remote::Result<Sent> {
         for n in 1..=MAX_NAMES {
             if self.conflicts == Conflicts::KeepBoth && plan.expect != Expect::Anything {
-                plan.keep_as = name_beside(path, self.clock.wall(), n);
+                plan.conflict_name = name_beside(path, self.clock.wall(), n);
             }
             match self.remote.upload(path, content, plan) {
                 Ok(uploaded) => {
-                    let at = match (uploaded.outcome, path.parent(), &plan.keep_as) {
-                        (Outcome::KeptBeside, Some(dir), Some(name)) => dir.join(name),
+                    let at = match (uploaded.outcome, path.parent(), &plan.conflict_name) {
+                        (Outcome::ConflictCopy, Some(dir), Some(name)) => dir.join(name),
                         _ => path.clone(),
                     };
                     return Ok(Sent { at, uploaded });
@@ -48,7 +48,7 @@ impl Cache {
                     // The host was sent only what is new: a conflict copy needs all of it.
                     plan.appends_to = None;
                 }
-                Err(remote::Error::Conflict { .. }) if plan.keep_as.is_some() => {
+                Err(remote::Error::Conflict { .. }) if plan.conflict_name.is_some() => {
                     // This host cannot do both at once, or the name was taken.
                     if let Some(sent) = self.send_beside(path, content, plan)? {
                         return Ok(sent);
@@ -71,7 +71,7 @@ impl Cache {
         content: &FromFile<'_>,
         plan: &UploadSpec,
     ) -> remote::Result<Option<Sent>> {
-        let (Some(dir), Some(name)) = (path.parent(), &plan.keep_as) else {
+        let (Some(dir), Some(name)) = (path.parent(), &plan.conflict_name) else {
             return Ok(None);
         };
         let is_gone = matches!(plan.expect, Expect::Version(_))
@@ -80,12 +80,12 @@ impl Cache {
         let (at, outcome) = if is_gone {
             (path.clone(), Outcome::Recreated)
         } else {
-            (dir.join(name), Outcome::KeptBeside)
+            (dir.join(name), Outcome::ConflictCopy)
         };
         let plan = UploadSpec {
             expect: Expect::Absent,
             appends_to: None,
-            keep_as: None,
+            conflict_name: None,
             placement: match plan.placement {
                 Placement::InPlace => Placement::Replace,
                 other => other,

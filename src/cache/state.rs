@@ -444,7 +444,7 @@ impl State {
             expect: self.base,
             placement: target.placement,
             durability: Durability::Lazy,
-            keep_as: None,
+            conflict_name: None,
             tag,
         }
     }

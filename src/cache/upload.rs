@@ -360,7 +360,7 @@ impl Entry {
                 log::warn!("{at} was removed on the host meanwhile; it is there again");
                 Ok(())
             }
-            Outcome::KeptBeside => Err(Error::KeptBeside {
+            Outcome::ConflictCopy => Err(Error::KeptBeside {
                 path: target.path.clone(),
                 kept_as: at.clone(),
             }),

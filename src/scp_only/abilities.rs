@@ -24,7 +24,7 @@ pub(super) fn abilities(quirks: &Quirks) -> Vec<Ability> {
             Extent::Limited("in place: readers may see part, a lost connection leaves part")
         }
         Operation::CreateExclusively => Extent::Limited("not atomic: the host is asked first"),
-        Operation::KeepBoth => {
+        Operation::DetectConflicts => {
             Extent::Limited("above 64 KiB, a change of the same size within a second is missed")
         }
         Operation::MakeDirectory => Extent::Full,

@@ -74,7 +74,7 @@ impl ScpOnly {
             act: ACT,
             path: path.clone(),
         };
-        let (stat, outcome) = match (self.check_target(path, spec)?, &spec.keep_as) {
+        let (stat, outcome) = match (self.check_target(path, spec)?, &spec.conflict_name) {
             (Target::AsExpected { timing, mode }, _) => {
                 // A C record always sets a mode: send the existing one unless the spec changes it.
                 let mode = mode.filter(|_| !spec.sets_mode).unwrap_or(spec.mode);
@@ -95,14 +95,14 @@ impl ScpOnly {
                 let beside = path.parent().unwrap_or_default().join(name);
                 let spec = UploadSpec {
                     expect: Expect::Absent,
-                    keep_as: None,
+                    conflict_name: None,
                     ..spec.clone()
                 };
                 let Target::AsExpected { timing, .. } = self.check_target(&beside, &spec)? else {
                     return Err(conflict());
                 };
                 let stat = self.send_file(&beside, content, &spec, timing)?;
-                (stat, Outcome::KeptBeside)
+                (stat, Outcome::ConflictCopy)
             }
             (Target::Removed | Target::Conflict, None) => return Err(conflict()),
         };
@@ -286,7 +286,7 @@ impl ScpOnly {
             expect: Expect::Absent,
             placement: Placement::Direct,
             durability: Durability::Lazy,
-            keep_as: None,
+            conflict_name: None,
             tag: 0,
         };
         match self.stat_path(ACT, path) {

@@ -18,7 +18,7 @@ pub(super) fn abilities(facts: &Facts, tools: &Tools) -> Vec<Ability> {
         Operation::Read | Operation::Write if !tools.has_scp => {
             Extent::Limited("without scp, through the shell's own tools")
         }
-        Operation::KeepBoth if !has_stat => {
+        Operation::DetectConflicts if !has_stat => {
             Extent::Limited("a change of the same size within a second may not be seen")
         }
         Operation::Exchange if !facts.can_exchange => {

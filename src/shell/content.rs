@@ -90,7 +90,7 @@ impl Shell {
                 .unwrap_or_else(|| "?".to_owned()),
         };
         let beside = plan
-            .keep_as
+            .conflict_name
             .as_ref()
             .map_or_else(Vec::new, |name| self.absolute(&temp.dir.join(name)));
         let yes = |is: bool| if is { "y" } else { "''" };

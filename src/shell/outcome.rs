@@ -98,7 +98,7 @@ pub(super) fn pair(stats: Option<Vec<Stat>>) -> Changed {
 pub(super) fn outcome(status: u32) -> Option<Outcome> {
     Some(match status {
         0 | answer::UNTIMED | answer::UNREMOVABLE => Outcome::AsPlanned,
-        answer::KEPT_BESIDE => Outcome::KeptBeside,
+        answer::KEPT_BESIDE => Outcome::ConflictCopy,
         answer::RECREATED => Outcome::Recreated,
         answer::SAME => Outcome::Same,
         _ => return None,

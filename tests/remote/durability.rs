@@ -51,7 +51,7 @@ fn the_same_content_of_somebody_else_is_flushed() {
     for (userland, host) in Host::plain() {
         fs::write(host.at("file"), "the old content").unwrap();
         let plan = with_fsync(UploadSpec {
-            keep_as: Some(Name::new(b"kept").unwrap()),
+            conflict_name: Some(Name::new(b"kept").unwrap()),
             ..host.plan_over(b"new")
         });
         fs::remove_file(host.at("file")).unwrap();

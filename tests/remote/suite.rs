@@ -323,7 +323,7 @@ pub(crate) fn a_look_that_fails_is_no_difference(host: &Host) {
         }
         let plan = UploadSpec {
             expect: Expect::Version(version),
-            keep_as: Some(Name::new(b"beside").unwrap()),
+            conflict_name: Some(Name::new(b"beside").unwrap()),
             ..plan(data)
         };
         host.remote.upload(&path("file"), &bytes(data), &plan)
@@ -350,7 +350,7 @@ pub(crate) fn what_conflicts_is_kept_beside_in_the_same_round_trip(host: &Host) 
     let upload = |data: &[u8], expect| {
         let plan = UploadSpec {
             expect,
-            keep_as: Some(Name::new(b"file.ours $(x)\n").unwrap()),
+            conflict_name: Some(Name::new(b"file.ours $(x)\n").unwrap()),
             ..plan(data)
         };
         host.counted(|remote| remote.upload(&path("file"), &bytes(data), &plan))
@@ -358,7 +358,7 @@ pub(crate) fn what_conflicts_is_kept_beside_in_the_same_round_trip(host: &Host) 
     fs::write(host.at("file"), "theirs").unwrap();
     let (uploaded, trips) = upload(b"ours", Expect::Absent);
     let uploaded = uploaded.unwrap();
-    assert_eq!((uploaded.outcome, trips), (Outcome::KeptBeside, 1));
+    assert_eq!((uploaded.outcome, trips), (Outcome::ConflictCopy, 1));
     assert_eq!(uploaded.stat.unwrap().size, 4);
     assert!(uploaded.parent.is_some());
     assert_eq!(fs::read(host.at("file")).unwrap(), b"theirs");

@@ -82,7 +82,7 @@ pub(crate) fn plan(data: &[u8]) -> UploadSpec {
         expect: Expect::Anything,
         placement: Placement::Replace,
         durability: Durability::Lazy,
-        keep_as: None,
+        conflict_name: None,
         tag: 0x1234_abcd,
     }
 }

@@ -368,7 +368,7 @@ fn a_name_that_is_taken_in_the_last_moment_is_not_replaced() {
             let plan = UploadSpec {
                 expect: Expect::Absent,
                 // The second time `file` is there, so that it goes beside it.
-                keep_as: (name == "beside").then(|| Name::new(name.as_bytes()).unwrap()),
+                conflict_name: (name == "beside").then(|| Name::new(name.as_bytes()).unwrap()),
                 ..plan(b"ours")
             };
             let result = shell.upload(&path("file"), &bytes(b"ours"), &plan);

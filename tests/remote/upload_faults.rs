@@ -82,7 +82,7 @@ fn a_conflict_copy_is_not_given_to_the_owner_of_the_other_file() {
             let plan = UploadSpec {
                 mode: 0o600,
                 owner,
-                keep_as: Some(Name::new(b"kept").unwrap()),
+                conflict_name: Some(Name::new(b"kept").unwrap()),
                 ..host.plan_over(b"content")
             };
             fs::remove_file(&file).unwrap();
@@ -90,7 +90,7 @@ fn a_conflict_copy_is_not_given_to_the_owner_of_the_other_file() {
             set_mode(&file, 0o666);
             chown(&file, Some(1234), Some(1234)).unwrap();
             let uploaded = host.upload(b"content", &plan).unwrap();
-            assert_eq!(uploaded.outcome, Outcome::KeptBeside, "{userland:?}");
+            assert_eq!(uploaded.outcome, Outcome::ConflictCopy, "{userland:?}");
             let kept = fs::metadata(host.at("kept")).unwrap();
             let owner = owner.map_or((0, 0), |it| (it.uid, it.gid));
             assert_eq!(

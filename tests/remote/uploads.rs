@@ -577,7 +577,7 @@ fn what_was_appended_is_appended_to_the_same_file() {
         assert_eq!(host.names(), ["file"], "{userland:?}");
         // To another version nothing is appended, and no part is taken for the whole.
         let kept = UploadSpec {
-            keep_as: Some(Name::new(b"kept").unwrap()),
+            conflict_name: Some(Name::new(b"kept").unwrap()),
             ..plan
         };
         let result = host.upload(content, &kept);

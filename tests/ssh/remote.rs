@@ -121,7 +121,7 @@ fn works(shell: &Shell, root: &Path, size: usize) {
         expect: Expect::Absent,
         placement: Placement::Replace,
         durability: Durability::Lazy,
-        keep_as: None,
+        conflict_name: None,
         tag: 7,
     };
     let uploaded = shell.upload(&path, &data, &plan).unwrap().stat.unwrap();

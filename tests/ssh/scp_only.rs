@@ -125,7 +125,7 @@ fn a_key_for_scp_alone_is_enough() {
                     expect: Expect::Absent,
                     placement: Placement::Replace,
                     durability: Durability::Lazy,
-                    keep_as: None,
+                    conflict_name: None,
                     tag: 0,
                 };
                 let content = Bytes(data.clone());

@@ -485,7 +485,7 @@ fn a_small_file_does_not_wait_for_large_ones() {
                     expect: Expect::Absent,
                     placement: Placement::Replace,
                     durability: Durability::Lazy,
-                    keep_as: None,
+                    conflict_name: None,
                     tag: 0,
                 };
                 remote.upload(&path, &Slow(is_halted), &plan).unwrap();

@@ -54,7 +54,7 @@ fn judge(tree: &Tree, dir: u64, name: &Name, data: &[u8], plan: &UploadSpec) -> 
     if is_as_expected {
         return Ok(Verdict::Store(Outcome::AsPlanned));
     }
-    let Some(keep_as) = &plan.keep_as else {
+    let Some(conflict_name) = &plan.conflict_name else {
         return Ok(Verdict::Conflict);
     };
     let Some(ino) = found else {
@@ -63,10 +63,10 @@ fn judge(tree: &Tree, dir: u64, name: &Name, data: &[u8], plan: &UploadSpec) -> 
     if matches!(&tree.node(ino)?.body, Body::File(theirs) if theirs == data) {
         return Ok(Verdict::LeaveTheirs);
     }
-    if tree.child(dir, keep_as).is_some() {
+    if tree.child(dir, conflict_name).is_some() {
         return Ok(Verdict::Conflict);
     }
-    Ok(Verdict::Beside(keep_as.clone()))
+    Ok(Verdict::Beside(conflict_name.clone()))
 }
 
 /// Gives a name content; `None` for a conflict.
@@ -97,7 +97,7 @@ pub(crate) fn put(
         (Verdict::Conflict, _) => return Ok(None),
         (Verdict::LeaveTheirs, Some(ino)) => return uploaded(tree, ino, Outcome::Same),
         (Verdict::LeaveTheirs, None) => return Ok(None),
-        (Verdict::Beside(keep_as), _) => (keep_as, Outcome::KeptBeside),
+        (Verdict::Beside(conflict_name), _) => (conflict_name, Outcome::ConflictCopy),
         (Verdict::Store(outcome), _) => (name, outcome),
     };
     let existing = tree

@@ -126,14 +126,14 @@ pub(crate) fn what_conflicts_is_kept_beside(host: &Host) {
     let upload = |data: &[u8], expect| {
         let plan = UploadSpec {
             expect,
-            keep_as: Some(Name::new(b"file.ours $(x)").unwrap()),
+            conflict_name: Some(Name::new(b"file.ours $(x)").unwrap()),
             ..plan(data)
         };
         host.remote.upload(&path("file"), &bytes(data), &plan)
     };
     host.put("file", "theirs");
     let uploaded = upload(b"ours", Expect::Absent).unwrap();
-    assert_eq!(uploaded.outcome, Outcome::KeptBeside);
+    assert_eq!(uploaded.outcome, Outcome::ConflictCopy);
     assert_eq!(host.get("file").unwrap(), b"theirs");
     assert_eq!(host.get("file.ours $(x)").unwrap(), b"ours");
     // A name that is taken is nothing to replace either.
@@ -146,7 +146,7 @@ pub(crate) fn what_conflicts_is_kept_beside(host: &Host) {
     if host.can.everything {
         assert_eq!(uploaded.outcome, Outcome::Same);
     } else {
-        assert_eq!(uploaded.outcome, Outcome::KeptBeside);
+        assert_eq!(uploaded.outcome, Outcome::ConflictCopy);
         host.discard("file.ours $(x)");
     }
     let theirs = host.remote.stat(&path("file")).unwrap().version();
