@@ -127,6 +127,11 @@ pub trait Remote: Send + Sync + fmt::Debug {
 
     fn remove_dir(&self, path: &RemotePath) -> Result<Changed>;
 
+    /// Renames `from` to `to`.
+    ///
+    /// # Errors
+    /// [`Reason::Exists`] if `to` exists and `how` is [`RenameHow::NoReplace`];
+    /// [`Reason::InvalidArgument`] if the host cannot exchange names ([`Facts::can_exchange`]).
     fn rename(&self, from: &RemotePath, to: &RemotePath, how: RenameHow) -> Result<Renamed>;
 
     /// Changes attributes in the order owner, mode, size, times; returns the new ones.
@@ -212,7 +217,7 @@ pub struct Listing {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListEntry {
     pub name: Name,
-    /// Boxed, because a directory may have a million names and callers keep this part as it is.
+    /// Boxed: a directory may have a million names, and callers keep this allocation as it is.
     pub listed: Box<Listed>,
 }
 

@@ -74,7 +74,7 @@ pub(super) fn line(
 fn word(quoting: Quoting, path: &[u8]) -> Result<String, NotQuotable> {
     // The SSH library takes a command as UTF-8 text.
     let text = std::str::from_utf8(path)
-        .map_err(|_| "its name is not UTF-8, which is not possible without a shell")?;
+        .map_err(|_| "its name is not UTF-8, which only the shell dialect supports")?;
     let none_of = |bad: &dyn Fn(char) -> bool| {
         if text.chars().any(bad) {
             Err("its name has characters that cannot be quoted for this server")

@@ -27,7 +27,7 @@ const MAX_LEFTOVER: usize = 1 << 20;
 /// One connection of this dialect's pool.
 #[derive(Debug)]
 pub struct ScpConnection {
-    connection: Box<dyn Connection>,
+    ssh: Box<dyn Connection>,
     is_broken: bool,
     /// Whether a command has run on it. Some devices allow one command per connection.
     is_used: bool,
@@ -37,7 +37,7 @@ pub struct ScpConnection {
 impl ScpConnection {
     pub(super) fn open(transport: &dyn Transport) -> std::result::Result<Self, ssh::Error> {
         Ok(Self {
-            connection: transport.connect()?,
+            ssh: transport.connect()?,
             is_broken: false,
             is_used: false,
             last_used: Tick::ZERO,
@@ -45,7 +45,7 @@ impl ScpConnection {
     }
 
     pub(super) fn banner(&self) -> &str {
-        self.connection.banner()
+        self.ssh.banner()
     }
 }
 
@@ -63,7 +63,7 @@ impl Pooled for ScpConnection {
     }
 
     fn keepalive(&mut self) -> std::result::Result<(), ssh::Error> {
-        self.connection.keepalive()
+        self.ssh.keepalive()
     }
 
     /// The channel that the next command opens tests the connection.
@@ -72,7 +72,7 @@ impl Pooled for ScpConnection {
     }
 
     fn aborter(&self) -> Aborter {
-        self.connection.aborter()
+        self.ssh.aborter()
     }
 }
 
@@ -106,7 +106,7 @@ impl Command {
             let mut connection = pool.lend(purpose, act)?;
             let was_used = std::mem::replace(&mut connection.is_used, true);
             connection.is_broken = true;
-            let started = connection.connection.exec(line).and_then(|mut channel| {
+            let started = connection.ssh.exec(line).and_then(|mut channel| {
                 channel.set_timeout(timeout);
                 channel.discard_stderr()?;
                 Ok(channel)
