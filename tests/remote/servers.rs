@@ -184,7 +184,7 @@ fn noise_is_reported_and_never_taken_for_an_answer() {
     assert!(text.contains("Welcome to \\x1b[1mthe appliance"), "{text}");
     let appliance = Appliance::new(Kind::Receiving);
     let error = appliance.probe().unwrap_err();
-    assert!(error.to_string().contains("only receives"), "{error}");
+    assert!(error.to_string().contains("can only receive"), "{error}");
     assert_eq!(fs::read_dir(appliance.dir.path()).unwrap().count(), 0);
 }
 
