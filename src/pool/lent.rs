@@ -39,7 +39,7 @@ impl<C: Pooled> Lent<C> {
     }
 
     /// Returns whether the connection is fit for a request that cannot be retried. Asks the host if
-    /// the connection has been idle for [`TRUSTED_IDLE`].
+    /// the connection has been idle for more than ten seconds.
     pub fn is_alive(&mut self) -> bool {
         let idle = self.pool.tick().saturating_sub(self.last_used());
         let is_alive = idle < TRUSTED_IDLE || self.answers();
