@@ -14,6 +14,7 @@
 //! - [`owned_path`]: whether another local user could change what a path leads to
 //! - [`process`]: the only place that starts programs
 //! - [`error_chain`]: an error and its causes as one line of text
+//! - [`exit_code`]: the exit statuses of the program
 //!
 //! Protocols:
 //! - [`scp`]: the SCP wire protocol as state machines: bytes in, bytes out
@@ -32,7 +33,7 @@
 //! - [`fuse`]: kernel request, one call of `vfs`, reply
 //!
 //! The program:
-//! - [`config`]: what was asked for, resolved
+//! - [`config`]: what the command line and the environment ask for, resolved
 //! - [`cli`]: the command line and the environment
 //! - [`control`]: the status socket: messages, server, sockets, display
 //! - [`mount`]: wires the layers; the life of a mount
@@ -40,6 +41,7 @@
 
 pub mod clock;
 pub mod error_chain;
+pub mod exit_code;
 pub mod host_key;
 pub mod owned_path;
 pub mod path;

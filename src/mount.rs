@@ -49,6 +49,7 @@ use crate::config::Idmap;
 use crate::control;
 use crate::control::server::Control;
 use crate::error_chain;
+use crate::exit_code::ExitCode;
 use crate::fuse::Fuse;
 use crate::fuse::N_LOOPS;
 use crate::host;
@@ -115,31 +116,31 @@ pub enum Error {
         source: io::Error,
     },
     #[error(
-        "{n} files could not be uploaded on the host; their contents are kept in {}",
+        "{n} files could not be uploaded to the host; their content is kept in {}; see `scpfs recover`",
         kept_in.display()
     )]
-    NotStored { n: usize, kept_in: PathBuf },
+    NotUploaded { n: usize, kept_in: PathBuf },
 }
 
 impl Error {
-    /// Returns the status to exit with, as documented in the README.
-    pub fn exit_code(&self) -> u8 {
+    /// Returns the exit status of a mount that fails with this error.
+    pub fn exit_code(&self) -> ExitCode {
         let of_transport = |error: &ssh::Error| match error {
-            ssh::Error::HostKey(_) => 3,
-            ssh::Error::Auth(_) => 4,
-            _ => 2,
+            ssh::Error::HostKey(_) => ExitCode::HostKeyRefused,
+            ssh::Error::Auth(_) => ExitCode::AuthenticationFailed,
+            _ => ExitCode::CannotConnect,
         };
         match self {
             Self::Transport(error) => of_transport(error),
             Self::Dialect(error) => match error.transport() {
                 Some(error) => of_transport(error),
-                None if error.has_no_usable_dialect() => 2,
-                None => 7,
+                None if error.has_no_usable_dialect() => ExitCode::CannotConnect,
+                None => ExitCode::HostUnsuitable,
             },
-            Self::NoAnswer { .. } => 2,
-            Self::Mountpoint(_) | Self::Disk(_) | Self::System { .. } => 5,
-            Self::NotStored { .. } => 6,
-            Self::Root(_) => 7,
+            Self::NoAnswer { .. } => ExitCode::CannotConnect,
+            Self::Mountpoint(_) | Self::Disk(_) | Self::System { .. } => ExitCode::CannotMount,
+            Self::NotUploaded { .. } => ExitCode::NotUploaded,
+            Self::Root(_) => ExitCode::HostUnsuitable,
         }
     }
 }
@@ -151,17 +152,21 @@ enum Phase {
     Mounted(Arc<Mounted>),
 }
 
-/// Mounts and serves until the mount ends; in the background unless `config` says otherwise.
+/// Mounts, serves until the mount ends, and returns the exit status.
 ///
-/// Returns the status to exit with.
-pub fn run(config: &Config, fusermount: Option<PathBuf>) -> Result<u8, Error> {
+/// Forks into the background unless `config` asks for the foreground: the parent returns as soon as
+/// the mount is ready or the child has ended, with the status of the child.
+///
+/// # Errors
+/// The directory could not be mounted, or some files could not be uploaded at the end.
+pub fn run(config: &Config, fusermount: Option<PathBuf>) -> Result<std::process::ExitCode, Error> {
     hide_memory();
     let mountpoint = Mountpoint::check(&config.mount, &config.cache.base, fusermount)?;
     let readiness = if config.mount.is_foreground {
         Readiness::nobody()
     } else {
         match daemon::fork().map_err(system("go to the background"))? {
-            daemon::Role::Parent(status) => return Ok(status),
+            daemon::Role::Parent(code) => return Ok(code),
             daemon::Role::Child(readiness) => readiness,
         }
     };
@@ -170,7 +175,7 @@ pub fn run(config: &Config, fusermount: Option<PathBuf>) -> Result<u8, Error> {
     let terminal = Arc::new(Terminal::new());
     let phase = Arc::new(Mutex::new(Phase::Starting));
     watch_signals(Arc::clone(&phase), Arc::clone(&terminal))?;
-    serve(config, mountpoint, readiness, terminal, &phase)
+    serve(config, mountpoint, readiness, terminal, &phase).map(Into::into)
 }
 
 /// Keeps passwords, keys and contents from core dumps and from other processes of the same user.
@@ -190,7 +195,7 @@ fn serve(
     readiness: Readiness,
     terminal: Arc<Terminal>,
     phase: &Mutex<Phase>,
-) -> Result<u8, Error> {
+) -> Result<ExitCode, Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let ((transport, remote), disk) = connect_to_pinned(config, terminal, &clock)?;
     mountpoint.check_keys(transport.settings())?;
@@ -499,7 +504,7 @@ fn watch_signals(phase: Arc<Mutex<Phase>>, terminal: Arc<Terminal>) -> Result<()
         match mounted {
             None => {
                 terminal.restore();
-                exit_now(130);
+                exit_now(ExitCode::Interrupted);
             }
             Some(mounted) => mounted.end_for(signal),
         }
@@ -511,6 +516,6 @@ fn watch_signals(phase: Arc<Mutex<Phase>>, terminal: Arc<Terminal>) -> Result<()
     clippy::exit,
     reason = "a signal ends the program while its main thread waits"
 )]
-fn exit_now(status: i32) -> ! {
-    std::process::exit(status)
+fn exit_now(code: ExitCode) -> ! {
+    std::process::exit(u8::from(code).into())
 }

@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::error_chain;
+use crate::exit_code::ExitCode;
 use crate::mount;
 use crate::mount::attach;
 use crate::mount::logging;
@@ -29,11 +30,15 @@ const N_QUESTIONS: u32 = 3;
 ///
 /// # Errors
 /// The output cannot be written.
-pub fn run(config: &Config, fusermount: Option<PathBuf>, out: &mut dyn Write) -> io::Result<u8> {
+pub fn run(
+    config: &Config,
+    fusermount: Option<PathBuf>,
+    out: &mut dyn Write,
+) -> io::Result<ExitCode> {
     logging::init(&config.logging);
     mount::hide_memory();
     writeln!(out, "{}", config.source)?;
-    let mut status = 0;
+    let mut code = ExitCode::Success;
     match attach::check_machine(config.mount.uid == 0, fusermount.as_deref()) {
         Ok(()) => row(out, "this machine", "can mount")?,
         Err(error) => {
@@ -42,7 +47,7 @@ pub fn run(config: &Config, fusermount: Option<PathBuf>, out: &mut dyn Write) ->
                 "this machine",
                 &format!("cannot mount: {}", error_chain::with_causes(&error)),
             )?;
-            status = mount::Error::from(error).exit_code();
+            code = mount::Error::from(error).exit_code();
         }
     }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
@@ -79,7 +84,7 @@ pub fn run(config: &Config, fusermount: Option<PathBuf>, out: &mut dyn Write) ->
         Err(error) => {
             let why = error_chain::with_causes(&error);
             row(out, "cache", &format!("cannot be used: {why}"))?;
-            status = error.exit_code();
+            code = error.exit_code();
         }
     }
     let facts = remote.facts();
@@ -101,7 +106,7 @@ pub fn run(config: &Config, fusermount: Option<PathBuf>, out: &mut dyn Write) ->
                     error_chain::with_causes(&error)
                 ),
             )?;
-            status = 7;
+            code = ExitCode::HostUnsuitable;
         }
     }
     writeln!(out, "\n  operation                  extent")?;
@@ -114,12 +119,12 @@ pub fn run(config: &Config, fusermount: Option<PathBuf>, out: &mut dyn Write) ->
         writeln!(out, "  {:<26} {extent}", ability.what)?;
     }
     remote.close();
-    if status == 0 {
+    if code == ExitCode::Success {
         writeln!(out, "\nA mount would work.")?;
     } else {
-        writeln!(out, "\n{}", advice(status))?;
+        writeln!(out, "\n{}", advice(code))?;
     }
-    Ok(status)
+    Ok(code)
 }
 
 fn row(out: &mut dyn Write, name: &str, text: &str) -> io::Result<()> {
@@ -142,22 +147,22 @@ fn round_trip(remote: &dyn Remote, clock: &dyn Clock) -> remote::Result<Duration
 }
 
 /// What to do where a mount would end with that status.
-fn advice(status: u8) -> &'static str {
-    match status {
-        2 => {
+fn advice(code: ExitCode) -> &'static str {
+    match code {
+        ExitCode::CannotConnect => {
             "A mount would fail. Does `ssh` with the same user, host and port get an answer? A firewall,\n\
              another port (-p), or ProxyJump in ~/.ssh/config may be what is missing."
         }
-        3 => {
+        ExitCode::HostKeyRefused => {
             "A mount would fail. Compare the host's key with what its administrator says, then let\n\
              `ssh` take it into known_hosts, or remove the old one with `ssh-keygen -R HOST`. Where an\n\
              earlier mount expects another key, -o accept_host_key= takes the new one."
         }
-        4 => {
+        ExitCode::AuthenticationFailed => {
             "A mount would fail. See whether `ssh` with the same user logs in, and by what; a key is\n\
              named with -o IdentityFile=FILE, and `ssh-add -l` lists what the agent has."
         }
-        5 => "A mount would fail on this machine, whatever the host.",
+        ExitCode::CannotMount => "A mount would fail on this machine, whatever the host.",
         _ => {
             "A mount would fail. Does the directory exist, and may the login user read it? If the host\n\
              has a shell of an unusual kind, -o dialect=scp-only may help; docs/hosts.md has more."

@@ -28,6 +28,7 @@ use crate::control::message::Request;
 use crate::control::message::Status;
 use crate::control::show;
 use crate::control::sockets;
+use crate::exit_code::ExitCode;
 use crate::mount::attach;
 use crate::mount::attach::WhenBusy;
 use crate::mount::guard;
@@ -87,10 +88,10 @@ pub enum Error {
 }
 
 impl Error {
-    /// Returns the status to exit with, as documented in the README.
-    pub fn exit_code(&self) -> u8 {
+    /// Returns the exit status of a command that fails with this error.
+    pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::NotMounted(_) | Self::NotOurs { .. } | Self::Print(_) => 1,
+            Self::NotMounted(_) | Self::NotOurs { .. } | Self::Print(_) => ExitCode::Failure,
             Self::NoDaemon(_)
             | Self::Dead(_)
             | Self::InUse(_)
@@ -98,7 +99,7 @@ impl Error {
             | Self::Mounts(_)
             | Self::Conversation(_)
             | Self::Refused(_)
-            | Self::Clear(_) => 5,
+            | Self::Clear(_) => ExitCode::CannotMount,
         }
     }
 }
@@ -110,7 +111,7 @@ struct Document {
 }
 
 /// Prints how a mount is, or all of this user; goes on for ever if it is to watch.
-pub fn status(task: &config::Status, out: &mut dyn Write) -> Result<u8, Error> {
+pub fn status(task: &config::Status, out: &mut dyn Write) -> Result<ExitCode, Error> {
     let mountpoint = task.mountpoint.as_deref().map(resolve);
     let clears = task.watches && !task.as_json && io::stdout().is_terminal();
     loop {
@@ -133,7 +134,7 @@ pub fn status(task: &config::Status, out: &mut dyn Write) -> Result<u8, Error> {
             .and_then(|()| out.flush())
             .map_err(Error::Print)?;
         if !task.watches {
-            return Ok(0);
+            return Ok(ExitCode::Success);
         }
         thread::sleep(WATCH_EVERY);
     }
@@ -144,7 +145,7 @@ pub fn umount(
     task: &config::Umount,
     fusermount: Option<&Path>,
     out: &mut dyn Write,
-) -> Result<u8, Error> {
+) -> Result<ExitCode, Error> {
     let path = resolve(&task.mountpoint);
     let Served {
         mount, mut daemon, ..
@@ -159,7 +160,7 @@ pub fn umount(
         let text = "still mounted; mend it and try again, or unmount with --force: what is left \
                     stays in the cache\n";
         print(out, text)?;
-        return Ok(6);
+        return Ok(ExitCode::NotUploaded);
     }
     let left = match daemon.ask(&Request::Unmount { force: task.force })? {
         Answer::Unmounted { left } => {
@@ -179,10 +180,10 @@ pub fn umount(
     };
     list(&left, out)?;
     if left.is_empty() {
-        return Ok(0);
+        return Ok(ExitCode::Success);
     }
     print(out, "unmounted; what is left stays in the cache\n")?;
-    Ok(6)
+    Ok(ExitCode::NotUploaded)
 }
 
 /// Takes off what a daemon that is dead has left.
@@ -191,7 +192,7 @@ fn clear(
     path: &Path,
     fusermount: Option<&Path>,
     out: &mut dyn Write,
-) -> Result<u8, Error> {
+) -> Result<ExitCode, Error> {
     let fusermount = fusermount.filter(|_| task.sockets.uid != 0);
     let mount = mountinfo::topmost(path).map_err(Error::Mounts)?;
     let mount = mount.filter(|mount| mount.fstype.starts_with("fuse.scpfs"));
@@ -202,7 +203,7 @@ fn clear(
         Escaped(path.as_os_str().as_bytes())
     );
     print(out, &text)?;
-    Ok(0)
+    Ok(ExitCode::Success)
 }
 
 /// Has everything uploaded; returns what is not, in the end or when there is no more time.

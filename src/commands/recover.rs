@@ -12,6 +12,7 @@ use crate::cache::leftovers::Shelf;
 use crate::config;
 use crate::config::RecoverWhat;
 use crate::control::show;
+use crate::exit_code::ExitCode;
 use crate::path::Escaped;
 
 /// Why it could not be done.
@@ -28,7 +29,7 @@ pub enum Error {
 }
 
 /// Does what was asked for; returns the status to exit with.
-pub fn run(task: &config::Recover, out: &mut dyn Write) -> Result<u8, Error> {
+pub fn run(task: &config::Recover, out: &mut dyn Write) -> Result<ExitCode, Error> {
     let shelves = leftovers::find(&task.base)?;
     match &task.what {
         RecoverWhat::List => list(&shelves, out)?,
@@ -51,7 +52,7 @@ pub fn run(task: &config::Recover, out: &mut dyn Write) -> Result<u8, Error> {
             }
         }
     }
-    Ok(0)
+    Ok(ExitCode::Success)
 }
 
 /// The contents with these numbers, or the beginnings of them; all where there are none.

@@ -11,14 +11,17 @@ use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::process;
 
 use nix::unistd::ForkResult;
+
+use crate::exit_code::ExitCode;
 
 /// Which of the two processes this is.
 #[derive(Debug)]
 pub enum Role {
     /// The child has ended, or stands; the status with which to end.
-    Parent(u8),
+    Parent(process::ExitCode),
     Child(Readiness),
 }
 
@@ -48,19 +51,21 @@ pub fn fork() -> io::Result<Role> {
 }
 
 /// Waits for word from the child, or for its end.
-fn wait(read: OwnedFd, child: nix::unistd::Pid) -> u8 {
+fn wait(read: OwnedFd, child: nix::unistd::Pid) -> process::ExitCode {
     let mut word = [0];
     if File::from(read).read_exact(&mut word).is_ok() {
-        return 0;
+        return ExitCode::Success.into();
     }
     // It closed the pipe without a word: it has ended, and has said why.
-    match nix::sys::wait::waitpid(child, None) {
-        Ok(nix::sys::wait::WaitStatus::Exited(_, code)) => u8::try_from(code).unwrap_or(1),
+    let code = match nix::sys::wait::waitpid(child, None) {
+        Ok(nix::sys::wait::WaitStatus::Exited(_, code)) => u8::try_from(code).ok(),
+        // As a shell reports a child that was killed by a signal.
         Ok(nix::sys::wait::WaitStatus::Signaled(_, signal, _)) => {
-            u8::try_from(128 + signal as i32).unwrap_or(1)
+            u8::try_from(128 + signal as i32).ok()
         }
-        _ => 1,
-    }
+        _ => None,
+    };
+    code.unwrap_or_else(|| ExitCode::Failure.into()).into()
 }
 
 impl Readiness {

@@ -18,6 +18,7 @@ use crate::cache::FileReport;
 use crate::clock::Clock;
 use crate::clock::Tick;
 use crate::error_chain;
+use crate::exit_code::ExitCode;
 use crate::mount::Error;
 use crate::mount::attach;
 use crate::mount::attach::Detached;
@@ -290,13 +291,17 @@ impl Mounted {
             log::warn!("the mount is still in use; ending all the same");
             let left = mounted.drain_within(LAST_TRY);
             log_left(&left);
-            let status = if left.is_empty() { 0 } else { 6 };
+            let code = if left.is_empty() {
+                ExitCode::Success
+            } else {
+                ExitCode::NotUploaded
+            };
             mounted.state.lock().outcome = Some(left);
             mounted.changed.notify_all();
             mounted.release_guard();
             // Whoever asked for the end gets an answer.
             thread::sleep(LAST_WORDS);
-            super::exit_now(status);
+            super::exit_now(code);
         };
         let spawned = thread::Builder::new()
             .name("scpfs-last-users".to_owned())
@@ -308,7 +313,7 @@ impl Mounted {
 
     /// Uploads what is left after the session with the kernel has ended, closes everything, and
     /// says what could not be uploaded.
-    pub fn finish(self: &Arc<Self>) -> Result<u8, Error> {
+    pub fn finish(self: &Arc<Self>) -> Result<ExitCode, Error> {
         {
             let mut state = self.state.lock();
             (state.is_detaching, state.is_finishing) = (true, true);
@@ -322,9 +327,9 @@ impl Mounted {
         self.changed.notify_all();
         if n == 0 {
             log::info!("unmounted");
-            return Ok(0);
+            return Ok(ExitCode::Success);
         }
-        Err(Error::NotStored {
+        Err(Error::NotUploaded {
             n,
             kept_in: self.cache.disk().dir().to_owned(),
         })
