@@ -1,11 +1,11 @@
-//! The command line: what was typed and what surrounds the program become a `Config`.
+//! Resolves the command line and the environment into a `Config`.
 //!
-//! The only module that looks at the environment.
+//! No other module reads the environment or the home directory.
 //!
 //! Modules:
-//! - `args`: words become fields; pure
-//! - `command`: subcommands other than mount
-//! - `help`: the help, parts of which the README shows
+//! - `args`: parses the command line of a mount; no I/O
+//! - `command`: parses the command lines of the other subcommands
+//! - `help`: the help texts; README.md contains parts of them
 //! - `options`: the table of `-o` options
 
 pub mod args;
@@ -27,8 +27,8 @@ pub use crate::cli::help::command_text;
 pub use crate::cli::help::option_text;
 
 use crate::cli::args::Args;
-use crate::cli::args::Asks;
 use crate::cli::args::Error;
+use crate::cli::args::Question;
 use crate::cli::args::TypedOption;
 use crate::cli::command::Command;
 use crate::cli::help::Length;
@@ -48,7 +48,7 @@ use crate::vfs::Symlinks;
 
 const USAGE: &str = "usage: scpfs [user@]host:[directory] mountpoint [options]";
 
-/// What the program is asked to do.
+/// The task that the command line asks for.
 #[derive(Debug)]
 pub enum Task {
     Mount(Box<Config>),
@@ -57,38 +57,41 @@ pub enum Task {
     Doctor(Box<Config>),
     Umount(config::Umount),
     Guard(config::Guard),
-    /// Print this and be done.
+    /// Print this text and exit.
     Print(String),
 }
 
 /// Reads the command line and the environment.
+///
+/// # Errors
+/// The command line is wrong, or the user has no home directory.
 pub fn read() -> Result<Task, Error> {
     let mut words = env::args_os().skip(1).peekable();
-    if let Some(command) = words.peek().and_then(Command::of) {
+    if let Some(command) = words.peek().and_then(Command::parse) {
         words.next();
         return command::read(command, words);
     }
     let args = args::parse(words)?;
     match args.asks_for {
-        Some(Asks::Version) => {
+        Some(Question::Version) => {
             return Ok(Task::Print(format!(
                 "scpfs {}\n",
                 env!("CARGO_PKG_VERSION")
             )));
         }
-        Some(Asks::ShortHelp) => return Ok(Task::Print(help(Length::Screen))),
-        Some(Asks::Help) => return Ok(Task::Print(help(Length::Full))),
+        Some(Question::ShortHelp) => return Ok(Task::Print(help(Length::Screen))),
+        Some(Question::Help) => return Ok(Task::Print(help(Length::Full))),
         None => {}
     }
     resolve(args, &Environment::read()?).map(|config| Task::Mount(Box::new(config)))
 }
 
-/// What surrounds the program.
+/// What the configuration needs of the environment of the process.
 #[derive(Debug, Clone)]
 pub struct Environment {
     pub local_context: LocalContext,
     pub cache_base: PathBuf,
-    pub boot: String,
+    pub boot_id: String,
     pub log_filter: Option<String>,
     pub runtime_dir: Option<PathBuf>,
     pub uid: u32,
@@ -123,7 +126,7 @@ impl Environment {
                 ssh_program: find_program("ssh"),
             },
             cache_base: base.cache_dir().join("scpfs"),
-            boot: fs::read_to_string("/proc/sys/kernel/random/boot_id")
+            boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id")
                 .map_or_else(|_| "unknown".to_owned(), |id| id.trim().to_owned()),
             log_filter: env::var("RUST_LOG").ok(),
             runtime_dir: env::var_os("XDG_RUNTIME_DIR")
@@ -143,22 +146,25 @@ impl Environment {
     }
 }
 
-/// Returns where a program is, by `PATH`.
+/// Returns the path of a program in `PATH`; `None` if it is not there.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path)
         .map(|dir| dir.join(name))
-        .find(|file| is_program(file))
+        .find(|file| is_executable(file))
 }
 
-fn is_program(file: &Path) -> bool {
+fn is_executable(file: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
     fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
-/// Makes a `Config` of what was typed; pure.
+/// Resolves parsed arguments into a `Config`. Does no I/O.
+///
+/// # Errors
+/// The source or the mountpoint is missing or malformed; an option is unknown or has a bad value.
 pub fn resolve(args: Args, environment: &Environment) -> Result<Config, Error> {
-    let usage = |what: &str| Error(format!("{what}\n{USAGE}\n`scpfs -h` explains the options"));
+    let usage = |what: &str| Error(format!("{what}\n{USAGE}\n`scpfs -h` lists the options"));
     let source = args.source.ok_or_else(|| usage("no host was given"))?;
     let mountpoint = args
         .mountpoint
@@ -203,7 +209,7 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Config, Error> {
             min_free: None,
             conflicts: Conflicts::KeepBoth,
             writeback: None,
-            boot: environment.boot.clone(),
+            boot_id: environment.boot_id.clone(),
         },
         files: config::Files {
             ttl: Duration::from_secs(5),
@@ -257,7 +263,7 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Config, Error> {
 fn apply(config: &mut Config, option: &TypedOption) -> Result<(), Error> {
     let name = option.name.as_str();
     match options::kind(name, option.value.is_some()) {
-        Kind::Ours(spec) if spec.value.is_empty() => match spec.name {
+        Kind::Scpfs(spec) if spec.value.is_empty() => match spec.name {
             "password_stdin" => config.connection.password_stdin = true,
             "ro" => config.mount.is_read_only = true,
             "allow_other" => config.mount.allow_other = true,
@@ -265,7 +271,7 @@ fn apply(config: &mut Config, option: &TypedOption) -> Result<(), Error> {
             "default_permissions" => config.mount.default_permissions = true,
             _ => set_flag(&mut config.mount.flags, spec.name),
         },
-        Kind::Ours(spec) => {
+        Kind::Scpfs(spec) => {
             let value = option.value.as_ref().ok_or_else(|| {
                 Error(format!(
                     "option `{name}` needs a value: {name}={}",
@@ -281,7 +287,7 @@ fn apply(config: &mut Config, option: &TypedOption) -> Result<(), Error> {
                 );
             set(config, spec.name, &value).ok_or_else(|| {
                 Error(format!(
-                    "bad value for option `{name}`; it takes {}",
+                    "bad value for option `{name}`; expected {}",
                     spec.value
                 ))
             })?;
@@ -304,7 +310,7 @@ fn apply(config: &mut Config, option: &TypedOption) -> Result<(), Error> {
         },
         Kind::Unknown => {
             return Err(Error(format!(
-                "unknown option `{}`; `scpfs --help` lists all",
+                "unknown option `{}`; `scpfs --help` lists all options",
                 Escaped(name.as_bytes())
             )));
         }
@@ -317,13 +323,13 @@ enum Value {
     Bytes(OsString),
 }
 
-/// Sets an option that has a value; `None` if the value is none for it.
+/// Sets an option that has a value. Returns `None` if the value is invalid.
 fn set(config: &mut Config, name: &str, value: &Value) -> Option<()> {
     let text = match value {
         Value::Text(text) => text.as_str(),
         Value::Bytes(bytes) => {
             if name == "cache_dir" && !bytes.is_empty() {
-                // The daemon leaves the directory it was started in.
+                // The daemon changes its working directory to `/`.
                 config.cache.base = std::path::absolute(PathBuf::from(bytes)).ok()?;
                 return Some(());
             }
@@ -413,7 +419,7 @@ fn set(config: &mut Config, name: &str, value: &Value) -> Option<()> {
     Some(())
 }
 
-/// Adds a flag of mount(2), taking its opposite away.
+/// Adds a mount flag and removes its opposite.
 fn set_flag(flags: &mut Vec<&'static str>, flag: &'static str) {
     let opposite = flag
         .strip_prefix("no")
@@ -422,12 +428,13 @@ fn set_flag(flags: &mut Vec<&'static str>, flag: &'static str) {
     flags.push(flag);
 }
 
+/// Parses a number of seconds, with a fraction or without.
 fn seconds(text: &str) -> Option<Duration> {
     let secs: f64 = text.parse().ok()?;
     Duration::try_from_secs_f64(secs).ok()
 }
 
-/// `500M`, `2G`, `1024`; units of 1024.
+/// Parses a size in bytes: `500M`, `2G`, `1024`. The units are powers of 1024.
 fn bytes(text: &str) -> Option<u64> {
     let (digits, unit) = match text.char_indices().find(|(_, c)| !c.is_ascii_digit()) {
         Some((at, _)) => text.split_at_checked(at)?,
@@ -455,7 +462,10 @@ struct Source {
     directory: Vec<u8>,
 }
 
-/// Takes `[user@]host:[directory]` apart; an IPv6 address stands in brackets.
+/// Parses `[user@]host:[directory]`; an IPv6 address is in brackets.
+///
+/// # Errors
+/// The source is malformed, or could be taken for an option of `ssh`.
 fn parse_source(source: OsString) -> Result<Source, Error> {
     let bytes = source.into_vec();
     let shown = || Escaped(&bytes).to_string();
@@ -465,7 +475,7 @@ fn parse_source(source: OsString) -> Result<Source, Error> {
             shown()
         ))
     };
-    // A colon inside brackets belongs to an address.
+    // Colons inside brackets belong to the address.
     let start = memchr::memchr(b'[', &bytes)
         .filter(|&open| open == 0 || bytes.get(open - 1) == Some(&b'@'))
         .and_then(|open| Some(open + memchr::memchr(b']', bytes.get(open..)?)?))
@@ -487,7 +497,7 @@ fn parse_source(source: OsString) -> Result<Source, Error> {
     if host.is_empty() || user.as_ref().is_some_and(String::is_empty) {
         return Err(malformed());
     }
-    // CVE-2026-48711 of sshfs: such a host becomes an option of `ssh`.
+    // CVE-2026-48711 of sshfs: `ssh` takes such a host for an option.
     if host.starts_with('-') || user.as_ref().is_some_and(|user| user.starts_with('-')) {
         return Err(Error(format!(
             "a host or user cannot begin with `-`: `{}`",
@@ -523,7 +533,7 @@ mod tests {
                 ssh_program: None,
             },
             cache_base: "/home/u/.cache/scpfs".into(),
-            boot: "b".to_owned(),
+            boot_id: "b".to_owned(),
             log_filter: None,
             runtime_dir: None,
             uid: 1000,
@@ -539,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_is_user_host_and_directory() {
+    fn parse_source_returns_user_host_and_directory() {
         for (text, user, host, directory) in [
             ("h:", None, "h", ""),
             ("u@h:/a b:c", Some("u"), "h", "/a b:c"),
@@ -558,7 +568,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_could_be_an_option_is_refused() {
+    fn parse_source_refuses_malformed_sources_and_options() {
         for bad in [
             "",
             "h",
@@ -575,7 +585,7 @@ mod tests {
     }
 
     #[test]
-    fn options_end_up_where_they_belong() {
+    fn resolve_applies_options() {
         let config = config(&[
             "h:",
             "/m",
@@ -592,7 +602,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_option_is_named() {
+    fn resolve_names_the_bad_option() {
         for (option, word) in [
             ("cache_size=many", "cache_size"),
             ("conflict=ours", "conflict"),

@@ -1,9 +1,9 @@
-//! Subcommands that are not mounts: `status`, `umount`, `doctor`, `recover`.
+//! The subcommands that do not mount: `status`, `umount`, `doctor`, `recover`.
 //!
 //! Modules:
-//! - `doctor`: what a mount would find, without mounting
-//! - `mounts`: status and umount
-//! - `recover`: list, save and discard dirty content without a connection
+//! - `doctor`: reports what a mount would find, without mounting
+//! - `mounts`: `status` and `umount`: asks the daemons of mounts
+//! - `recover`: lists, saves and discards dirty content without a connection
 
 pub mod doctor;
 pub mod mounts;

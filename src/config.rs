@@ -1,4 +1,4 @@
-//! What a mount is to be: resolved, validated, immutable. One part per layer.
+//! The configuration of a mount and of each command: resolved, validated, immutable.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use crate::ssh::ssh_config::Query;
 use crate::vfs::PlacementPolicy;
 use crate::vfs::Symlinks;
 
-/// Everything a mount needs to know.
+/// The configuration of a mount; one part per layer.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The source as typed, for messages and as the name of the filesystem.
+    /// The source as typed, for messages and as the default of `fsname=`.
     pub source: String,
     pub connection: Connection,
     pub cache: Cache,
@@ -22,94 +22,94 @@ pub struct Config {
     pub sockets: Sockets,
 }
 
-/// Where the control sockets of this user's mounts are.
+/// Determines the directories of this user's control sockets.
 #[derive(Debug, Clone)]
 pub struct Sockets {
     pub uid: u32,
     /// `XDG_RUNTIME_DIR`, if it is set.
     pub runtime_dir: Option<PathBuf>,
-    /// Used where there is nothing better.
+    /// The directory of the caches; used if no other directory is usable.
     pub cache_base: PathBuf,
 }
 
-/// Which mounts to look at, and how to print them.
+/// The configuration of `scpfs status`.
 #[derive(Debug, Clone)]
 pub struct Status {
-    /// `None` for all of this user.
+    /// `None` for all mounts of this user.
     pub mountpoint: Option<PathBuf>,
     pub as_json: bool,
     pub watches: bool,
     pub sockets: Sockets,
 }
 
-/// Which mount to end, and how.
+/// The configuration of `scpfs umount`.
 #[derive(Debug, Clone)]
 pub struct Umount {
     pub mountpoint: PathBuf,
-    /// How long to wait until everything is uploaded.
+    /// How long to wait for uploads.
     pub timeout: Duration,
-    /// Whether to unmount what is in use, and where something is not uploaded.
+    /// Unmount even if the mount is in use or files are not uploaded.
     pub force: bool,
     pub sockets: Sockets,
 }
 
-/// Which contents that are on no host to look after, and how.
+/// The configuration of `scpfs recover`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recover {
-    /// The directory in which each mount has a directory of its own.
+    /// The directory of the caches; each mount has a directory of its own in it.
     pub base: PathBuf,
-    pub what: RecoverWhat,
+    pub action: RecoverAction,
 }
 
-/// Contents are named by their numbers, or the beginnings of them.
+/// What `scpfs recover` does; `ids` are ids of content or prefixes of ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RecoverWhat {
+pub enum RecoverAction {
     List,
-    /// Copies them into a directory; all where there are no numbers.
+    /// Copies content to a directory; all content if `ids` is empty.
     Save {
         dir: PathBuf,
         ids: Vec<String>,
     },
-    /// Removes them for good.
+    /// Deletes content.
     Discard {
         ids: Vec<String>,
     },
 }
 
-/// What the guard of a mount has to know.
+/// The configuration of the guard process of a mount.
 #[derive(Debug, Clone)]
 pub struct Guard {
-    /// The mount's and its device's number in `/proc/self/mountinfo`.
+    /// `ID/MAJOR:MINOR` of the mount in `/proc/self/mountinfo`.
     pub mount_id: String,
     pub fusermount: Option<PathBuf>,
     /// The daemon's control socket.
     pub socket: Option<PathBuf>,
 }
 
-/// Whom to connect to, and how.
+/// How to connect to the host.
 #[derive(Debug, Clone)]
 pub struct Connection {
     pub query: Query,
     pub local_context: LocalContext,
-    /// The directory on the host as typed; empty for the login directory.
+    /// The directory on the host as typed; empty for the directory in which a login starts.
     pub directory: Vec<u8>,
-    /// How many connections there may be at once.
+    /// The maximum number of connections at a time.
     pub max_connections: usize,
-    /// How many names a directory may have to be listed; `None` for the default.
+    /// The maximum number of names in a listing; `None` for the default.
     pub max_names: Option<usize>,
-    /// How long a wait for the host may go without progress.
+    /// How long a request waits for the host without progress before it fails.
     pub timeout: Duration,
-    /// Whether the password comes from standard input.
+    /// Read the password from standard input.
     pub password_stdin: bool,
     pub dialect: Dialect,
-    /// The fingerprint of a host key that is accepted although earlier mounts had another.
+    /// The fingerprint of a host key to accept even if another key is pinned.
     pub accept_host_key: Option<String>,
 }
 
-/// How to talk with the host.
+/// The dialect option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
-    /// By its shell; by scp alone where there is no shell.
+    /// The shell; SCP alone if the host has no usable shell.
     Auto,
     Shell,
     ScpOnly,
@@ -117,27 +117,27 @@ pub enum Dialect {
 
 #[derive(Debug, Clone)]
 pub struct Cache {
-    /// The directory in which each mount has a directory of its own.
+    /// The directory of the caches; each mount has a directory of its own in it.
     pub base: PathBuf,
-    /// How many bytes of clean content are kept; `None` for the default.
+    /// The maximum size of clean content in bytes; `None` for the default.
     pub max_bytes: Option<u64>,
-    /// How many bytes of the disk are left alone; `None` for the default.
+    /// How many bytes of the local disk the cache leaves free; `None` for the default.
     pub min_free: Option<u64>,
-    /// What happens to content that conflicts with somebody else's.
+    /// How to resolve a conflict.
     pub conflicts: Conflicts,
-    /// How long after it is closed a file is uploaded; `None` to have closing wait for that.
+    /// The delay of the upload after `close()`; `None` if `close()` waits for the upload.
     pub writeback: Option<Duration>,
-    /// Identifies the boot of this machine.
-    pub boot: String,
+    /// The kernel's random id of the current boot.
+    pub boot_id: String,
 }
 
 #[derive(Debug, Clone)]
 pub struct Files {
-    /// How long names, attributes and contents hold before the host is asked again.
+    /// How long names, attributes and content are used before they are revalidated.
     pub ttl: Duration,
-    /// Whether what is known, however old, is shown while the host cannot be reached.
+    /// Use stale names, attributes and content while the host cannot be reached.
     pub is_offline_ok: bool,
-    /// How a save changes a file that exists.
+    /// How an upload changes an existing file.
     pub placement: PlacementPolicy,
     pub idmap: Idmap,
     pub uid: Option<u32>,
@@ -148,9 +148,9 @@ pub struct Files {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Idmap {
-    /// The login user's files are shown as the local user's.
+    /// Files of the login user are shown as files of the local user.
     User,
-    /// Ids are shown as they are.
+    /// Ids are shown as on the host.
     None,
 }
 
@@ -166,7 +166,7 @@ pub struct Mount {
     /// Options of mount(2) by their names: `nosuid`, `nodev`, `noexec`, ...
     pub flags: Vec<&'static str>,
     pub is_foreground: bool,
-    /// How long an end may take to upload what is left.
+    /// How long the end of the mount may take for uploads.
     pub drain_timeout: Duration,
     /// The user who mounts.
     pub uid: u32,
@@ -175,6 +175,6 @@ pub struct Mount {
 
 #[derive(Debug, Clone)]
 pub struct Logging {
-    /// A filter as `RUST_LOG` has it.
+    /// A filter in the syntax of `RUST_LOG`.
     pub filter: String,
 }

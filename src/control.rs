@@ -1,14 +1,13 @@
-//! The control socket: how `scpfs status` and `scpfs umount` speak with the daemon of a mount.
+//! The control socket between the daemon of a mount and `scpfs status` and `scpfs umount`.
 //!
-//! One JSON document a line, a request and its answer in turn. The daemon answers from what it
-//! knows; only [`message::Request::Unmount`] waits. Never asks the host, and holds no lock of the
-//! mount for longer than a look takes.
+//! The protocol: one JSON document per line, requests and answers in turn. The daemon never asks
+//! the host for an answer. Only [`message::Request::Unmount`] blocks: until the mount has ended.
 //!
 //! Modules:
 //! - `message`: requests and answers; the fields of `status --json`
-//! - `server`: the daemon: answers requests
-//! - `sockets`: where sockets are, and who may use them
-//! - `show`: the same for people
+//! - `server`: the daemon's side: answers requests
+//! - `sockets`: the paths of sockets, and who may use them
+//! - `show`: formats a status as text
 
 pub mod message;
 pub mod server;
@@ -17,11 +16,11 @@ pub mod sockets;
 
 use std::time::Duration;
 
-/// The longest request.
+/// The maximum length of a request in bytes.
 const MAX_REQUEST: u64 = 4 << 10;
 
-/// The longest answer: some hundred thousand files.
+/// The maximum length of an answer in bytes: enough for several hundred thousand files.
 pub(crate) const MAX_ANSWER: u64 = 64 << 20;
 
-/// How long one side waits for the other in the middle of a conversation.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long each side waits for the next message, or until it can send one.
+pub(crate) const IO_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,11 +1,11 @@
-//! Between the kernel and `vfs`: a request becomes one call and a reply. No decisions.
+//! Translates each FUSE request into one call of `vfs` and one reply. Makes no decisions.
 //!
-//! What is known locally is answered on fuser's event loop. What would have to wait is started
-//! again on a worker, so that no number of processes that wait for a slow host keeps an event
-//! loop from answering another.
+//! An event loop of fuser first tries the call without waiting. If it would have to wait for the
+//! host, a worker makes the call again. So requests that wait for a slow host never block an event
+//! loop, however many they are.
 //!
 //! Modules:
-//! - `convert`: types of the kernel and of `vfs`
+//! - `convert`: converts between the types of fuser and of `vfs`
 //! - `requests`: one method per request
 
 mod convert;
@@ -34,10 +34,10 @@ use crate::vfs::Result;
 use crate::vfs::Vfs;
 use crate::workers::Workers;
 
-/// Requests that the kernel sends ahead, readahead above all, before it waits for answers.
+/// The maximum number of background requests in flight, mostly read-ahead of the kernel.
 const MAX_BACKGROUND: u16 = 128;
 
-/// How many event loops there are. They only ever do local work.
+/// The number of event loops. They never wait for the host.
 pub const N_LOOPS: usize = 4;
 
 const GENERATION: Generation = Generation(0);
@@ -54,22 +54,24 @@ impl Fuse {
         Self { vfs, workers }
     }
 
-    /// Does something that is often known locally: here if it is, on a worker if it is not.
-    fn now_or_later<T: 'static>(
+    /// Calls `op` on this event loop without waiting; if it would have to wait, again on a worker.
+    ///
+    /// `op` must have changed nothing when it returns that it would have to wait.
+    fn inline_or_on_worker<T: 'static>(
         &self,
         req: &Request,
         op: impl Fn(&Vfs, &Context) -> Result<T> + Send + 'static,
         done: impl FnOnce(Result<T>) + Send + 'static,
     ) {
         let cx = context(req, Wait::Never);
-        match guarded(|| op(&self.vfs, &cx)) {
-            Err(error) if error.would_wait() => self.later(req, op, done),
+        match catch_panic(|| op(&self.vfs, &cx)) {
+            Err(error) if error.would_wait() => self.on_worker(req, op, done),
             result => done(result),
         }
     }
 
-    /// Does something that needs the host, on a worker.
-    fn later<T: 'static>(
+    /// Calls `op` on a worker, where it may wait for the host.
+    fn on_worker<T: 'static>(
         &self,
         req: &Request,
         op: impl Fn(&Vfs, &Context) -> Result<T> + Send + 'static,
@@ -77,7 +79,8 @@ impl Fuse {
     ) {
         let cx = context(req, Wait::Allowed);
         let vfs = Arc::clone(&self.vfs);
-        self.workers.run(move || done(guarded(|| op(&vfs, &cx))));
+        self.workers
+            .run(move || done(catch_panic(|| op(&vfs, &cx))));
     }
 }
 
@@ -89,10 +92,10 @@ fn context(req: &Request, wait: Wait) -> Context {
     }
 }
 
-/// A panic in one operation fails that operation and nothing else.
-fn guarded<T>(op: impl FnOnce() -> Result<T>) -> Result<T> {
+/// Turns a panic of one operation into an error of that operation.
+fn catch_panic<T>(op: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(op)).unwrap_or_else(|_| {
-        log::error!("an operation panicked; this is a bug");
+        log::error!("an operation panicked; this is a bug of scpfs");
         Err(Error::Internal)
     })
 }
@@ -101,11 +104,11 @@ fn ino(number: INodeNo) -> Ino {
     Ino(number.0)
 }
 
-/// The one place that logs what fails and turns it into an errno.
-fn fail(what: &str, error: &Error) -> Errno {
+/// Logs the error of an operation and returns its errno. No other place does either.
+fn fail(operation: &str, error: &Error) -> Errno {
     let errno = error.errno();
     let level = match errno {
-        // Every day's answers.
+        // Normal results in everyday use.
         libc::ENOENT
         | libc::EEXIST
         | libc::ENOTEMPTY
@@ -119,16 +122,16 @@ fn fail(what: &str, error: &Error) -> Errno {
         libc::EACCES | libc::EPERM | libc::EROFS | libc::EXDEV | libc::EBUSY | libc::EMLINK => {
             log::Level::Info
         }
-        // Said where it happened, in more words.
-        _ if what == "flush" || what == "fsync" => log::Level::Debug,
+        // The cache has logged the failed upload already, with more details.
+        _ if operation == "flush" || operation == "fsync" => log::Level::Debug,
         _ => log::Level::Warn,
     };
-    log::log!(level, "{what}: {}", error_chain::with_causes(error));
+    log::log!(level, "{operation}: {}", error_chain::with_causes(error));
     Errno::from_i32(errno)
 }
 
-/// Sends what a look-up found.
-fn reply_found(what: &str, reply: fuser::ReplyEntry, result: Result<Found>) {
+/// Replies with the result of a look-up: an entry, a negative entry or an error.
+fn reply_entry(operation: &str, reply: fuser::ReplyEntry, result: Result<Found>) {
     match result {
         Ok(Found {
             attr: Some(attr),
@@ -140,13 +143,14 @@ fn reply_found(what: &str, reply: fuser::ReplyEntry, result: Result<Found>) {
             GENERATION,
         ),
         Ok(Found { attr: None, ttl }) if ttl.is_zero() => reply.error(Errno::ENOENT),
-        // Number 0 with a lifetime is how the kernel is told to remember an absence (fuse.h).
-        Ok(Found { attr: None, ttl }) => reply.entry(&ttl, &absent_attr(), GENERATION),
-        Err(error) => reply.error(fail(what, &error)),
+        // Inode number 0 with a TTL is a negative entry, which the kernel caches (fuse.h).
+        Ok(Found { attr: None, ttl }) => reply.entry(&ttl, &negative_attr(), GENERATION),
+        Err(error) => reply.error(fail(operation, &error)),
     }
 }
 
-fn absent_attr() -> fuser::FileAttr {
+/// Returns the attributes of a negative entry.
+fn negative_attr() -> fuser::FileAttr {
     let epoch = std::time::UNIX_EPOCH;
     fuser::FileAttr {
         ino: INodeNo(0),
@@ -168,13 +172,13 @@ fn absent_attr() -> fuser::FileAttr {
 }
 
 fn init(config: &mut KernelConfig) -> io::Result<()> {
-    // No FUSE_CACHE_SYMLINKS: what a link is shown to say depends on how deep it lies, and the
-    // kernel would keep it when a directory above it moves up.
-    // No FUSE_ASYNC_DIO: an asynchronous O_DIRECT write ends in fs/fuse/file.c fuse_aio_complete(),
-    // which drops no pages, so that what buffered readers fetched while it was under way stays. A
-    // synchronous one drops them in mm/filemap.c kiocb_invalidate_post_direct_write().
+    // No FUSE_CACHE_SYMLINKS: the shown target of a symlink depends on the depth of its directory,
+    // and the kernel would keep the old target when a directory above it is moved. No
+    // FUSE_ASYNC_DIO: an asynchronous O_DIRECT write ends in fs/fuse/file.c fuse_aio_complete(),
+    // which does not invalidate pages that buffered readers have read meanwhile. A synchronous
+    // write invalidates them in mm/filemap.c kiocb_invalidate_post_direct_write().
     let wanted = [
-        // `> file` on a big file must not fetch it first.
+        // Without it `> file` would first fetch the whole file.
         InitFlags::FUSE_ATOMIC_O_TRUNC,
         InitFlags::FUSE_PARALLEL_DIROPS,
         InitFlags::FUSE_DO_READDIRPLUS,
@@ -183,24 +187,24 @@ fn init(config: &mut KernelConfig) -> io::Result<()> {
     ];
     for capability in wanted {
         if config.add_capabilities(capability).is_err() {
-            log::debug!("this kernel lacks {capability:?}");
+            log::debug!("this kernel does not support {capability:?}");
         }
     }
     if let Err(nearest) = config.set_max_background(MAX_BACKGROUND) {
-        log::debug!("the kernel takes {nearest} background requests");
+        log::debug!("the kernel accepts only {nearest} background requests");
     }
     if config
         .set_congestion_threshold(MAX_BACKGROUND / 4 * 3)
         .is_err()
     {
-        log::debug!("the kernel keeps its congestion threshold");
+        log::debug!("the kernel refuses a new congestion threshold");
     }
-    // As much as the kernel offers.
+    // 1 MiB, or the maximum of the kernel.
     if let Err(most) = config.set_max_readahead(1 << 20) {
         let _most = config.set_max_readahead(most);
     }
     Ok(())
 }
 
-/// The lifetime of attributes that the kernel must ask for again at once.
+/// The TTL of attributes that the kernel must not cache.
 const NO_TTL: Duration = Duration::ZERO;

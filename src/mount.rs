@@ -1,19 +1,20 @@
-//! Wires the layers: connects, mounts, serves until the end, uploads what is left.
+//! Wires the layers: connects, mounts, serves until the mount ends, uploads the remaining files.
 //!
-//! May use everything; nothing uses it but `main`.
+//! May use every layer except `commands`; only `main` and `commands` use it.
 //!
 //! Modules:
 //! - `attach`: mount and unmount
-//! - `daemon`: fork to the background; the parent waits until the mount stands
-//! - `end`: drain, unmount, exit status
+//! - `daemon`: forks into the background; the parent waits until the mount is ready
+//! - `end`: the end of a mount: drain, unmount, exit status
 //! - `guard`: a process that unmounts if the daemon is killed
-//! - `served`: answers for the control socket
-//! - `pinned`: the connection and the cache directory of the same host key
-//! - `mountinfo`: `/proc/self/mountinfo`
+//! - `answers`: answers requests of the control socket
+//! - `pinned`: opens a connection and the cache directory that belongs to the same host key
+//! - `mountinfo`: parses `/proc/self/mountinfo`
 //! - `logging`: log format
-//! - `signals`: SIGINT, SIGTERM, SIGHUP
-//! - `terminal`: questions at the terminal
+//! - `signals`: handles SIGINT, SIGTERM and SIGHUP
+//! - `terminal`: asks questions at the terminal
 
+mod answers;
 pub mod attach;
 pub mod daemon;
 pub mod end;
@@ -21,7 +22,6 @@ pub mod guard;
 pub mod logging;
 pub mod mountinfo;
 pub(crate) mod pinned;
-mod served;
 pub mod signals;
 pub mod terminal;
 
@@ -55,15 +55,15 @@ use crate::fuse::N_LOOPS;
 use crate::host;
 use crate::host::Choice;
 use crate::host_key::HostKey;
+use crate::mount::answers::ControlledMount;
 use crate::mount::attach::Mountpoint;
 use crate::mount::attach::WhenBusy;
 use crate::mount::daemon::Readiness;
 use crate::mount::end::Mounted;
 use crate::mount::guard::Guard;
 use crate::mount::mountinfo::MountLine;
-use crate::mount::pinned::asked_key;
 use crate::mount::pinned::connect_to_pinned;
-use crate::mount::served::Served;
+use crate::mount::pinned::typed_key;
 use crate::mount::terminal::StandardInput;
 use crate::mount::terminal::Terminal;
 use crate::path::Escaped;
@@ -81,15 +81,15 @@ use crate::vfs::Pair;
 use crate::vfs::Vfs;
 use crate::workers::Workers;
 
-/// The default of `cache_size=`, and the share of the disk that bounds it.
+/// The default of `cache_size=` in bytes; at most the disk size divided by the divisor.
 const DEFAULT_CACHE: u64 = 10 << 30;
-const DEFAULT_CACHE_SHARE: u64 = 10;
+const DEFAULT_CACHE_DIVISOR: u64 = 10;
 
-/// The default of `min_free=`, and the share of the disk that bounds it.
+/// The default of `min_free=` in bytes; at most the disk size divided by the divisor.
 const DEFAULT_MIN_FREE: u64 = 1 << 30;
-const DEFAULT_MIN_FREE_SHARE: u64 = 20;
+const DEFAULT_MIN_FREE_DIVISOR: u64 = 20;
 
-/// Why a mount did not come about, or did not end well.
+/// Why a mount failed, or ended with files that are not uploaded.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -97,7 +97,7 @@ pub enum Error {
     #[error(transparent)]
     Transport(#[from] ssh::Error),
     #[error(
-        "{host} port {port} does not answer as an SSH server should; is it one, and is it well?"
+        "{host} port {port} does not answer like an SSH server; check the host, the port and sshd"
     )]
     NoAnswer {
         host: String,
@@ -116,7 +116,7 @@ pub enum Error {
         source: io::Error,
     },
     #[error(
-        "{n} files could not be uploaded to the host; their content is kept in {}; see `scpfs recover`",
+        "{n} files could not be uploaded; their content is kept in {}; see `scpfs recover`",
         kept_in.display()
     )]
     NotUploaded { n: usize, kept_in: PathBuf },
@@ -145,10 +145,12 @@ impl Error {
     }
 }
 
-/// Where in its life the mount is, for whoever handles a signal.
+/// The state of the program when a signal arrives.
 #[derive(Debug)]
 enum Phase {
+    /// Not mounted yet: a signal ends the program at once.
     Starting,
+    /// Mounted: a signal drains and unmounts.
     Mounted(Arc<Mounted>),
 }
 
@@ -163,9 +165,9 @@ pub fn run(config: &Config, fusermount: Option<PathBuf>) -> Result<std::process:
     hide_memory();
     let mountpoint = Mountpoint::check(&config.mount, &config.cache.base, fusermount)?;
     let readiness = if config.mount.is_foreground {
-        Readiness::nobody()
+        Readiness::foreground()
     } else {
-        match daemon::fork().map_err(system("go to the background"))? {
+        match daemon::fork().map_err(system("fork into the background"))? {
             daemon::Role::Parent(code) => return Ok(code),
             daemon::Role::Child(readiness) => readiness,
         }
@@ -178,14 +180,16 @@ pub fn run(config: &Config, fusermount: Option<PathBuf>) -> Result<std::process:
     serve(config, mountpoint, readiness, terminal, &phase).map(Into::into)
 }
 
-/// Keeps passwords, keys and contents from core dumps and from other processes of the same user.
+/// Protects the memory of this process from core dumps and from other processes of the same user.
 ///
-/// Without this any of them can read `/proc/PID/mem` and attach a debugger. Programs that this one
-/// starts are not concerned: exec(2) ends it.
+/// A dumpable process can be read through `/proc/PID/mem` and by a debugger. Programs that this one
+/// starts are dumpable again: execve(2) resets the attribute.
 pub(crate) fn hide_memory() {
     let behavior = rustix::process::DumpableBehavior::NotDumpable;
     if let Err(error) = rustix::process::set_dumpable_behavior(behavior) {
-        log::warn!("other processes of this user can read the memory of this one: {error}");
+        log::warn!(
+            "cannot protect the memory of this process from other processes of the user: {error}"
+        );
     }
 }
 
@@ -198,7 +202,7 @@ fn serve(
 ) -> Result<ExitCode, Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let ((transport, remote), disk) = connect_to_pinned(config, terminal, &clock)?;
-    mountpoint.check_keys(transport.settings())?;
+    mountpoint.check_ssh_files(transport.settings())?;
     let facts = remote.facts().clone();
     log::info!("{}: {}", config.source, facts.summary);
     let workers = Workers::new();
@@ -217,7 +221,7 @@ fn serve(
 
     let mountpoint = Arc::new(mountpoint);
     let (device, MountLine { id: mount_id, .. }) = mountpoint.attach(&config.mount)?;
-    let unmount = Unmount(&mountpoint, &mount_id);
+    let unmount_on_drop = UnmountOnDrop(&mountpoint, &mount_id);
     let acl = match (config.mount.allow_other, config.mount.allow_root) {
         (true, _) => SessionACL::All,
         (false, true) => SessionACL::RootAndOwner,
@@ -226,13 +230,13 @@ fn serve(
     let mut session_config = fuser::Config::default();
     session_config.acl = acl;
     session_config.n_threads = Some(N_LOOPS);
-    let tellers = workers.clone();
+    let notify_workers = workers.clone();
     let fuse = Fuse::new(Arc::clone(&vfs), workers);
     let session = Session::from_fd(fuse, device, acl, session_config)
-        .map_err(system("speak with the kernel"))?;
+        .map_err(system("start the FUSE session"))?;
     let notifier = session.notifier();
     vfs.set_notify(Box::new(move |change| {
-        tell_kernel(&notifier, &tellers, change);
+        invalidate_in_kernel(&notifier, &notify_workers, change);
     }));
     let mounted = Mounted::new(
         vfs,
@@ -249,19 +253,21 @@ fn serve(
     let fusermount = mountpoint.fusermount();
     match Guard::start(&mount_id, fusermount, socket) {
         Ok(guard) => mounted.set_guard(guard),
-        Err(error) => log::warn!("no guard, so that a crash leaves a dead mount: {error}"),
+        Err(error) => {
+            log::warn!("cannot start the guard process; a crash will leave a dead mount: {error}");
+        }
     }
     *phase.lock() = Phase::Mounted(Arc::clone(&mounted));
     log::info!("mounted on {}", mountpoint.path().display());
     readiness
         .ready(&cache.disk().log_file())
-        .map_err(system("go to the background"))?;
+        .map_err(system("detach from the terminal"))?;
     let result = session.run();
-    std::mem::forget(unmount);
+    std::mem::forget(unmount_on_drop);
     if let Err(error) = result
         && error.raw_os_error() != Some(libc::ECONNABORTED)
     {
-        log::warn!("the connection with the kernel ended: {error}");
+        log::warn!("the FUSE session failed: {error}");
     }
     let result = mounted.finish();
     if let Some(control) = control {
@@ -271,8 +277,9 @@ fn serve(
     result
 }
 
-/// Takes over what earlier mounts could not upload, and says what will become of it. Does not wait
-/// for the host; returns what is to be shown and uploaded.
+/// Recovers dirty files of earlier mounts from the journal, and logs what is uploaded or kept.
+///
+/// Returns the files to show and to upload in the background. Does not wait for the host.
 fn recover(config: &Config, cache: &Arc<Cache>) -> Vec<Unsaved> {
     if config.mount.is_read_only {
         return Vec::new();
@@ -283,14 +290,14 @@ fn recover(config: &Config, cache: &Arc<Cache>) -> Vec<Unsaved> {
     }
     if !kept.is_empty() {
         let n = kept.len();
-        log::error!("{n} files of earlier mounts are not on the host; see `scpfs recover`");
+        log::error!("{n} files of earlier mounts will not be uploaded; see `scpfs recover`");
     }
     let whole = || unsaved.iter().filter(|it| it.is_whole);
     if whole().next().is_some() {
         let bytes = whole().map(|it| it.record.size).sum();
         log::warn!(
-            "{} files of earlier mounts ({}) are not on the host yet: they are shown as they are \
-             here, and uploaded in the background; see `scpfs status`",
+            "{} files of earlier mounts ({}) are not uploaded yet: the mount shows their local \
+             content and uploads it in the background; see `scpfs status`",
             whole().count(),
             control::show::size(bytes)
         );
@@ -298,23 +305,24 @@ fn recover(config: &Config, cache: &Arc<Cache>) -> Vec<Unsaved> {
     unsaved
 }
 
-/// Tells the kernel that something is not what it was told.
-fn tell_kernel(notifier: &fuser::Notifier, workers: &Workers, change: Change) {
+/// Invalidates what the kernel has cached of an inode or of a name.
+fn invalidate_in_kernel(notifier: &fuser::Notifier, workers: &Workers, change: Change) {
     match change {
-        // A negative offset means the attributes alone (fuse_lowlevel.h); the kernel takes no
-        // lock for that, so it may be sent while a request for the inode is being answered.
+        // A negative offset invalidates the attributes alone (fuse_lowlevel.h). The kernel takes no
+        // lock for that, so this is safe while a request for the inode is in flight.
         Change::Attributes(ino) => {
             if let Err(error) = notifier.inval_inode(fuser::INodeNo(ino.0), -1, 0) {
                 log::debug!("the kernel does not know inode {}: {error}", ino.0);
             }
         }
-        // This waits for pages that are being read, which other threads answer.
+        // The kernel waits for reads of these pages, which other threads answer.
         Change::Content(ino) => {
             if let Err(error) = notifier.inval_inode(fuser::INodeNo(ino.0), 0, 0) {
                 log::debug!("the kernel does not know inode {}: {error}", ino.0);
             }
         }
-        // This takes the lock of the directory, which may be held by whoever waits for us.
+        // The kernel takes the lock of the directory. A request that waits for this thread may
+        // hold it, so a worker sends this one.
         Change::Name(parent, name) => {
             let notifier = notifier.clone();
             workers.run(move || {
@@ -327,9 +335,9 @@ fn tell_kernel(notifier: &fuser::Notifier, workers: &Workers, change: Change) {
     }
 }
 
-/// Opens the control socket; a mount is of use without one as well.
+/// Opens the control socket. If that fails, logs a warning: the mount works without it.
 fn start_control(config: &Config, mounted: &Arc<Mounted>) -> Option<Control> {
-    let daemon = Arc::new(Served {
+    let daemon = Arc::new(ControlledMount {
         mounted: Arc::clone(mounted),
         source: config.source.clone(),
         since: mounted.clock.wall().secs,
@@ -340,27 +348,35 @@ fn start_control(config: &Config, mounted: &Arc<Mounted>) -> Option<Control> {
     match control {
         Ok(control) => Some(control),
         Err(error) => {
-            log::warn!("no control socket, so that `scpfs status` will not find this: {error}");
+            log::warn!(
+                "cannot open the control socket; `scpfs status` will not find this mount: {error}"
+            );
             None
         }
     }
 }
 
-/// Unmounts if something goes wrong between attaching and serving.
-struct Unmount<'a>(&'a Mountpoint, &'a str);
+/// Unmounts on drop: an error between attaching and serving must not leave a dead mount.
+struct UnmountOnDrop<'a>(&'a Mountpoint, &'a str);
 
-impl Drop for Unmount<'_> {
+impl Drop for UnmountOnDrop<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.0.detach(self.1, WhenBusy::Hide) {
+        if let Err(error) = self.0.detach(self.1, WhenBusy::UnmountLazily) {
             log::error!("{}", error_chain::with_causes(&error));
         }
     }
 }
 
-/// A host, and what is known of the connections with it.
+/// The transport to a host, and the host behind it.
 type Connected = (Arc<Libssh2>, Arc<dyn Remote>);
 
-/// Connects with a host whose key is `pinned`, or what is known of what was asked for.
+/// Connects to the host that `config` names and logs in.
+///
+/// The host key must be `pinned`. If that is `None`, it must be the key that an earlier mount of
+/// the same typed source has pinned, if there is one. Blocks; may ask for a password.
+///
+/// # Errors
+/// The host cannot be reached, its key or the login is refused, or it cannot be mounted.
 pub(crate) fn connect(
     config: &Config,
     terminal: Arc<Terminal>,
@@ -369,7 +385,7 @@ pub(crate) fn connect(
 ) -> Result<Connected, Error> {
     let connection = &config.connection;
     let mut settings = ssh::resolve::resolve(&connection.query, &connection.local_context)?;
-    let asked = asked_key(&settings, &connection.directory);
+    let asked = typed_key(&settings, &connection.directory);
     settings.pinned_host_key = match pinned {
         Some(key) => Some(key),
         None => pin::expected(&config.cache.base, &asked)?,
@@ -378,7 +394,7 @@ pub(crate) fn connect(
         .accept_host_key
         .clone_from(&connection.accept_host_key);
     settings.timeout = connection.timeout;
-    // Whoever waits for an answer waits for a new connection as well.
+    // A request that has to reconnect first must not take longer than `timeout=`.
     settings.connect_timeout = settings.connect_timeout.min(connection.timeout);
     let prompt: Arc<dyn Prompt> = if connection.password_stdin {
         Arc::new(StandardInput::new())
@@ -431,29 +447,29 @@ fn open_cache(
     ));
     if disk.n_damaged() > 0 {
         log::error!(
-            "{} lines of the journal in {} are damaged; they are set aside in the file `damaged`",
+            "{} records of the journal in {} are damaged; they were moved to the file `damaged`",
             disk.n_damaged(),
             disk.dir().display()
         );
     }
     for orphan in disk.orphans() {
         log::error!(
-            "nothing is known of the content in {}; see `scpfs recover`",
+            "the journal has no record of the content in {}; see `scpfs recover`",
             orphan.display()
         );
     }
     let size = disk
         .total_bytes()
-        .map_err(system("look at the cache disk"))?;
+        .map_err(system("get the size of the cache disk"))?;
     let limits = Limits {
         max_bytes: config
             .cache
             .max_bytes
-            .unwrap_or_else(|| DEFAULT_CACHE.min(size / DEFAULT_CACHE_SHARE)),
+            .unwrap_or_else(|| DEFAULT_CACHE.min(size / DEFAULT_CACHE_DIVISOR)),
         min_free: config
             .cache
             .min_free
-            .unwrap_or_else(|| DEFAULT_MIN_FREE.min(size / DEFAULT_MIN_FREE_SHARE)),
+            .unwrap_or_else(|| DEFAULT_MIN_FREE.min(size / DEFAULT_MIN_FREE_DIVISOR)),
     };
     log::debug!("cache in {}, {limits:?}", disk.dir().display());
     Ok(Cache::new(
@@ -462,7 +478,7 @@ fn open_cache(
         limits,
         config.cache.conflicts,
         Arc::clone(clock),
-        // Not those of the requests, which may all wait for these.
+        // A pool of its own: all workers of FUSE requests may be waiting for an upload.
         Workers::new(),
     ))
 }
@@ -494,7 +510,7 @@ fn system(act: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::System { act, source }
 }
 
-/// Ends the program while it starts; unmounts in order once it stands.
+/// Starts the thread that handles signals according to `phase`.
 fn watch_signals(phase: Arc<Mutex<Phase>>, terminal: Arc<Terminal>) -> Result<(), Error> {
     let on_signal = move |signal: &'static str| {
         let mounted = match &*phase.lock() {
@@ -506,15 +522,15 @@ fn watch_signals(phase: Arc<Mutex<Phase>>, terminal: Arc<Terminal>) -> Result<()
                 terminal.restore();
                 exit_now(ExitCode::Interrupted);
             }
-            Some(mounted) => mounted.end_for(signal),
+            Some(mounted) => mounted.end_on_signal(signal),
         }
     };
-    signals::watch(on_signal).map_err(system("watch for signals"))
+    signals::watch(on_signal).map_err(system("start the signal thread"))
 }
 
 #[expect(
     clippy::exit,
-    reason = "a signal ends the program while its main thread waits"
+    reason = "another thread than main ends the program while main waits"
 )]
 fn exit_now(code: ExitCode) -> ! {
     std::process::exit(u8::from(code).into())

@@ -1,4 +1,4 @@
-//! The command line as it was typed: words become fields; pure.
+//! Parses the command line of a mount into fields. Does no I/O and resolves nothing.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
@@ -9,7 +9,7 @@ use lexopt::Arg;
 use lexopt::Parser;
 use lexopt::ValueExt as _;
 
-/// What was typed.
+/// The parsed command line of a mount.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Args {
     pub source: Option<OsString>,
@@ -19,9 +19,9 @@ pub struct Args {
     pub is_foreground: bool,
     pub is_debug: bool,
     pub compresses: bool,
-    /// Each `-o a,b=c` taken apart.
+    /// The options of all `-o a,b=c` and `--a --b=c`, in the order typed.
     pub options: Vec<TypedOption>,
-    pub asks_for: Option<Asks>,
+    pub asks_for: Option<Question>,
 }
 
 /// One option of `-o`.
@@ -33,18 +33,21 @@ pub struct TypedOption {
 
 /// A question about the program itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Asks {
+pub enum Question {
     ShortHelp,
     Help,
     Version,
 }
 
-/// What is wrong with a command line.
+/// A wrong command line: the message for the user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(pub String);
 
-/// Takes the words after the program's name apart.
+/// Parses the words after the program name.
+///
+/// # Errors
+/// An option is unknown or lacks its value, or there are too many words.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, Error> {
     let fault = |error: lexopt::Error| Error(error.to_string());
     let mut args = Args::default();
@@ -64,11 +67,11 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, Error> {
                 args.is_foreground = true;
             }
             Arg::Short('C') => args.compresses = true,
-            // One thread, and the protocol version, of sshfs.
+            // sshfs: single-threaded, and the version of the SSH protocol. Accepted and ignored.
             Arg::Short('s' | '1' | '2') => {}
-            Arg::Short('h') => args.asks_for = Some(Asks::ShortHelp),
-            Arg::Short('V') | Arg::Long("version") => args.asks_for = Some(Asks::Version),
-            Arg::Long("help") => args.asks_for = Some(Asks::Help),
+            Arg::Short('h') => args.asks_for = Some(Question::ShortHelp),
+            Arg::Short('V') | Arg::Long("version") => args.asks_for = Some(Question::Version),
+            Arg::Long("help") => args.asks_for = Some(Question::Help),
             Arg::Long(name) => {
                 let name = name.replace('-', "_");
                 let value = parser.optional_value();
@@ -85,8 +88,8 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Args, Error> {
     Ok(args)
 }
 
-/// Takes `a,b=c` apart; `\,` and `\\` stand for a comma and a backslash in a value, as in FUSE's
-/// own parser.
+/// Parses `a,b=c`. In a value `\,` is a comma and `\\` a backslash, as in libfuse
+/// `fuse_opt.c`.
 fn split_options(text: &OsString, into: &mut Vec<TypedOption>) -> Result<(), Error> {
     let mut item = Vec::new();
     let mut items = Vec::new();
@@ -111,7 +114,7 @@ fn split_options(text: &OsString, into: &mut Vec<TypedOption>) -> Result<(), Err
             None => (item, None),
         };
         let name = String::from_utf8(name)
-            .map_err(|_| Error("the name of an option is not text".to_owned()))?;
+            .map_err(|_| Error("the name of an option is not UTF-8".to_owned()))?;
         into.push(TypedOption { name, value });
     }
     Ok(())
@@ -133,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn sshfs_habits_carry_over() {
+    fn parse_accepts_a_command_line_of_sshfs() {
         let args = typed(&[
             "u@h:d",
             "/mnt",
@@ -159,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_option_is_the_same_as_a_short_one() {
+    fn parse_accepts_options_in_long_form() {
         let args = typed(&["--cache-timeout=7", "--cache_size=1G", "--ro", "h:", "/m"]).unwrap();
         assert_eq!(
             args.options,
@@ -172,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comma_may_be_escaped() {
+    fn parse_accepts_escaped_commas() {
         let args = typed(&["-o", "fsname=a\\,b\\\\c,ro"]).unwrap();
         assert_eq!(
             args.options,
@@ -181,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn parse_refuses_invalid_arguments() {
         assert!(typed(&["a", "b", "c"]).is_err());
         assert!(typed(&["-p", "x"]).is_err());
         assert!(typed(&["-p", "70000"]).is_err());

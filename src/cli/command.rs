@@ -1,6 +1,6 @@
-//! The commands beside mounting: `scpfs status`, `scpfs umount`.
+//! Parses the subcommands that do not mount: `status`, `umount`, `recover`, `doctor`.
 //!
-//! A command is told from a source by its first word alone: a source has a colon. A host called
+//! The first word tells a subcommand from a source, because a source has a colon: a host named
 //! `status` is mounted as `status:`.
 
 use std::ffi::OsString;
@@ -19,7 +19,7 @@ use crate::cli::help::Length;
 use crate::cli::help::help;
 use crate::cli::resolve;
 use crate::config;
-use crate::config::RecoverWhat;
+use crate::config::RecoverAction;
 use crate::process;
 
 const DOCTOR_USAGE: &str = "scpfs doctor [user@]host[:dir] [options]";
@@ -27,22 +27,23 @@ const DOCTOR_USAGE: &str = "scpfs doctor [user@]host[:dir] [options]";
 const RECOVER_USAGE: &str =
     "scpfs recover [--list | --save DIR [ID...] | --discard ID...] [--cache-dir DIR]";
 
-/// How long `umount` waits for what is not uploaded.
+/// The default of `umount --timeout`: how long it waits for uploads.
 const UMOUNT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The first word of a command line that does not mount.
+/// A subcommand that does not mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
     Status,
     Umount,
     Recover,
     Doctor,
-    /// The guard of a mount; only a daemon says this.
+    /// The guard process of a mount; internal, only started by the daemon.
     Guard,
 }
 
 impl Command {
-    pub fn of(word: &OsString) -> Option<Self> {
+    /// Returns the subcommand with this name.
+    pub fn parse(word: &OsString) -> Option<Self> {
         match word.to_str()? {
             "status" => Some(Self::Status),
             "umount" => Some(Self::Umount),
@@ -54,7 +55,7 @@ impl Command {
     }
 }
 
-/// What was typed after `status`.
+/// The parsed arguments of `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StatusArgs {
     pub mountpoint: Option<PathBuf>,
@@ -63,7 +64,7 @@ pub struct StatusArgs {
     pub asks_for_help: bool,
 }
 
-/// What was typed after `umount`.
+/// The parsed arguments of `umount`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UmountArgs {
     pub mountpoint: Option<PathBuf>,
@@ -72,7 +73,7 @@ pub struct UmountArgs {
     pub asks_for_help: bool,
 }
 
-/// Reads the words after a command, and the environment.
+/// Parses the arguments of a subcommand and reads the environment.
 pub(super) fn read(
     command: Command,
     words: impl IntoIterator<Item = OsString>,
@@ -106,12 +107,12 @@ pub(super) fn read(
         }
         Command::Recover => match parse_recover(words)? {
             None => asks_for_help(),
-            Some((what, base)) => {
+            Some((action, base)) => {
                 let base = match base {
                     Some(base) => base,
                     None => Environment::read()?.cache_base,
                 };
-                Ok(Task::Recover(config::Recover { base, what }))
+                Ok(Task::Recover(config::Recover { base, action }))
             }
         },
         Command::Doctor => {
@@ -121,7 +122,7 @@ pub(super) fn read(
             }
             if args.mountpoint.is_some() {
                 return Err(Error(format!(
-                    "there is nothing to mount\nusage: {DOCTOR_USAGE}"
+                    "doctor takes no mountpoint\nusage: {DOCTOR_USAGE}"
                 )));
             }
             let source = args.source.take();
@@ -144,11 +145,11 @@ pub(super) fn read(
     }
 }
 
-/// A host that was given without a directory, as a source.
+/// Appends a colon to a host without a directory, which makes it a source.
 fn with_colon(source: OsString) -> OsString {
     let bytes = source.as_encoded_bytes();
     let host = bytes.rsplit(|&b| b == b'@').next().unwrap_or_default();
-    // In brackets there are colons that are none of a source.
+    // Colons in brackets belong to an IPv6 address.
     let after = host.rsplit(|&b| b == b']').next().unwrap_or_default();
     if after.contains(&b':') {
         return source;
@@ -158,27 +159,33 @@ fn with_colon(source: OsString) -> OsString {
     source
 }
 
-fn fault(error: lexopt::Error) -> Error {
+fn usage_error(error: lexopt::Error) -> Error {
     Error(error.to_string())
 }
 
-/// Takes the words after `status` apart.
+/// Parses the arguments of `status`.
+///
+/// # Errors
+/// An option is unknown, or there are too many words.
 pub fn parse_status(words: impl IntoIterator<Item = OsString>) -> Result<StatusArgs, Error> {
     let mut args = StatusArgs::default();
     let mut parser = Parser::from_args(words);
-    while let Some(arg) = parser.next().map_err(fault)? {
+    while let Some(arg) = parser.next().map_err(usage_error)? {
         match arg {
             Arg::Long("json") => args.as_json = true,
             Arg::Long("watch") => args.watches = true,
             Arg::Short('h') | Arg::Long("help") => args.asks_for_help = true,
             Arg::Value(word) if args.mountpoint.is_none() => args.mountpoint = Some(word.into()),
-            other => return Err(fault(other.unexpected())),
+            other => return Err(usage_error(other.unexpected())),
         }
     }
     Ok(args)
 }
 
-/// Takes the words after `umount` apart.
+/// Parses the arguments of `umount`.
+///
+/// # Errors
+/// An option is unknown or has a bad value, or there are too many words.
 pub fn parse_umount(words: impl IntoIterator<Item = OsString>) -> Result<UmountArgs, Error> {
     let mut args = UmountArgs {
         mountpoint: None,
@@ -187,60 +194,68 @@ pub fn parse_umount(words: impl IntoIterator<Item = OsString>) -> Result<UmountA
         asks_for_help: false,
     };
     let mut parser = Parser::from_args(words);
-    while let Some(arg) = parser.next().map_err(fault)? {
+    while let Some(arg) = parser.next().map_err(usage_error)? {
         match arg {
             Arg::Long("timeout") => {
-                let secs: f64 = parser.value().map_err(fault)?.parse().map_err(fault)?;
+                let secs: f64 = parser
+                    .value()
+                    .map_err(usage_error)?
+                    .parse()
+                    .map_err(usage_error)?;
                 args.timeout = Duration::try_from_secs_f64(secs)
                     .map_err(|_| Error("--timeout takes a number of seconds".to_owned()))?;
             }
             Arg::Long("force") => args.force = true,
             Arg::Short('h') | Arg::Long("help") => args.asks_for_help = true,
             Arg::Value(word) if args.mountpoint.is_none() => args.mountpoint = Some(word.into()),
-            other => return Err(fault(other.unexpected())),
+            other => return Err(usage_error(other.unexpected())),
         }
     }
     Ok(args)
 }
 
-/// Takes the words after `recover` apart: what to do, and the directory of the caches if it was
-/// given; `None` if help was asked for.
+/// Parses the arguments of `recover`: the action, and the directory of the caches if it was given.
+///
+/// Returns `None` if the user asks for help.
+///
+/// # Errors
+/// An option is unknown, or the options do not go together.
 pub fn parse_recover(
     words: impl IntoIterator<Item = OsString>,
-) -> Result<Option<(RecoverWhat, Option<PathBuf>)>, Error> {
+) -> Result<Option<(RecoverAction, Option<PathBuf>)>, Error> {
     let (mut save, mut discards, mut lists, mut base) = (None, false, false, None);
     let mut ids = Vec::new();
     let mut parser = Parser::from_args(words);
-    while let Some(arg) = parser.next().map_err(fault)? {
+    while let Some(arg) = parser.next().map_err(usage_error)? {
         match arg {
             Arg::Long("list") => lists = true,
-            Arg::Long("save") => save = Some(PathBuf::from(parser.value().map_err(fault)?)),
+            Arg::Long("save") => save = Some(PathBuf::from(parser.value().map_err(usage_error)?)),
             Arg::Long("discard") => discards = true,
             Arg::Long("cache-dir" | "cache_dir") => {
-                base = Some(PathBuf::from(parser.value().map_err(fault)?));
+                base = Some(PathBuf::from(parser.value().map_err(usage_error)?));
             }
             Arg::Short('h') | Arg::Long("help") => return Ok(None),
-            Arg::Value(word) => ids.push(word.string().map_err(fault)?),
-            other => return Err(fault(other.unexpected())),
+            Arg::Value(word) => ids.push(word.string().map_err(usage_error)?),
+            other => return Err(usage_error(other.unexpected())),
         }
     }
     let usage = |text: &str| Error(format!("{text}\nusage: {RECOVER_USAGE}"));
-    let what = match (save, discards) {
-        (Some(_), true) => return Err(usage("--save and --discard do not go together")),
+    let action = match (save, discards) {
+        (Some(_), true) => return Err(usage("--save and --discard exclude each other")),
         _ if lists && (discards || !ids.is_empty()) => {
-            return Err(usage("--list takes nothing else"));
+            return Err(usage("--list takes no ids and no --discard"));
         }
-        (Some(dir), false) => RecoverWhat::Save { dir, ids },
+        (Some(dir), false) => RecoverAction::Save { dir, ids },
         (None, true) if ids.is_empty() => {
-            return Err(usage("--discard takes the numbers of what is to go"));
+            return Err(usage("--discard needs ids; `scpfs recover` lists them"));
         }
-        (None, true) => RecoverWhat::Discard { ids },
+        (None, true) => RecoverAction::Discard { ids },
         (None, false) if !ids.is_empty() => {
-            return Err(usage("what is to be done with these?"));
+            return Err(usage("ids need --save DIR or --discard"));
         }
-        (None, false) => RecoverWhat::List,
+        (None, false) => RecoverAction::List,
     };
-    Ok(Some((what, base)))
+    Ok(Some((action, base)))
 }
 
 #[cfg(test)]
@@ -252,16 +267,16 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_a_word_without_a_colon() {
-        assert_eq!(Command::of(&"status".into()), Some(Command::Status));
-        assert_eq!(Command::of(&"doctor".into()), Some(Command::Doctor));
+    fn command_is_a_word_without_a_colon() {
+        assert_eq!(Command::parse(&"status".into()), Some(Command::Status));
+        assert_eq!(Command::parse(&"doctor".into()), Some(Command::Doctor));
         for source in ["status:", "umount:dir", "u@status:", "host:", "-h"] {
-            assert_eq!(Command::of(&source.into()), None, "{source}");
+            assert_eq!(Command::parse(&source.into()), None, "{source}");
         }
     }
 
     #[test]
-    fn a_host_alone_is_a_source_for_the_doctor() {
+    fn with_colon_completes_a_host_without_directory() {
         for (typed, source) in [
             ("host", "host:"),
             ("u@host", "u@host:"),
@@ -274,16 +289,16 @@ mod tests {
     }
 
     #[test]
-    fn recover_lists_unless_it_is_told_more() {
+    fn parse_recover_returns_the_action() {
         let recover = |list: &[&str]| parse_recover(words(list)).map(Option::unwrap);
-        assert_eq!(recover(&[]).unwrap(), (RecoverWhat::List, None));
+        assert_eq!(recover(&[]).unwrap(), (RecoverAction::List, None));
         let (what, base) = recover(&["--cache-dir=/c", "--save", "/d", "12"]).unwrap();
         let (dir, ids) = ("/d".into(), vec!["12".to_owned()]);
-        assert_eq!(what, RecoverWhat::Save { dir, ids });
+        assert_eq!(what, RecoverAction::Save { dir, ids });
         assert_eq!(base, Some("/c".into()));
         let (what, _) = recover(&["12", "--discard", "34"]).unwrap();
         let ids = vec!["12".to_owned(), "34".to_owned()];
-        assert_eq!(what, RecoverWhat::Discard { ids });
+        assert_eq!(what, RecoverAction::Discard { ids });
         for bad in [
             &["--discard"][..],
             &["12"],
@@ -297,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_have_options_of_their_own() {
+    fn parse_status_and_parse_umount_accept_their_options() {
         let args = parse_status(words(&["--json", "/m", "--watch"])).unwrap();
         assert_eq!(args.mountpoint, Some("/m".into()));
         assert!(args.as_json && args.watches);

@@ -1,4 +1,4 @@
-//! The help, of which the README shows parts.
+//! The help texts; README.md contains the commands and the options.
 
 use std::fmt::Write as _;
 
@@ -6,44 +6,47 @@ use crate::cli::USAGE;
 use crate::cli::options;
 use crate::cli::options::Group;
 
-/// The commands beside mounting, as the help and the README show them.
+/// The subcommands and their descriptions.
 const COMMANDS: &[(&str, &str)] = &[
     (
         "status [MOUNTPOINT]",
-        "how a mount is, or all: connection, cache, what is not uploaded; --json, --watch",
+        "show one mount or all: connection, cache, files not uploaded; --json, --watch",
     ),
     (
         "umount MOUNTPOINT",
-        "upload what is not uploaded, then unmount; --timeout SECONDS (60), --force",
+        "upload all changed files, then unmount; --timeout SECONDS (60), --force",
     ),
     (
         "recover",
-        "contents that are on no host: --list, --save DIR [ID...], --discard ID...",
+        "content that is not uploaded: --list, --save DIR [ID...], --discard ID...",
     ),
     (
         "doctor HOST[:DIR]",
-        "what a mount would find and do; takes the options of a mount",
+        "check what a mount would find, without mounting; takes the options of a mount",
     ),
 ];
 
+/// Which help text to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Length {
+    /// `-h`: fits on one screen.
     Screen,
+    /// `--help`: everything.
     Full,
 }
 
-/// The help; on one screen, or all of it.
+/// Returns the help text.
 pub(super) fn help(length: Length) -> String {
     let mut text = format!(
         "{USAGE}\n\n\
          Mounts a directory of a host over SSH and SCP; SFTP is not needed.\n\
          Unmount with `scpfs umount`, `fusermount3 -u` or `umount`.\n\n\
          \x20 -p PORT            port of the SSH server\n\
-         \x20 -F FILE            ssh_config to use instead of ~/.ssh/config\n\
-         \x20 -f, -d             stay in the foreground; so, with a debug log\n\
-         \x20 -C                 compress\n\
-         \x20 -h, --help         this screen; everything\n\
-         \x20 -V, --version      version\n\
+         \x20 -F FILE            read this file instead of ~/.ssh/config\n\
+         \x20 -f, -d             stay in the foreground; -d also logs debug messages\n\
+         \x20 -C                 compress the connection\n\
+         \x20 -h, --help         print this screen; print all help\n\
+         \x20 -V, --version      print the version\n\
          \x20 -o OPTION,...      the options below, and those of ssh_config(5): -o IdentityFile=~/.ssh/key\n"
     );
     text.push_str(&command_text());
@@ -52,16 +55,17 @@ pub(super) fn help(length: Length) -> String {
         text.push_str(
             "\nEach option may also be given as --NAME=VALUE. Options of sshfs that have no meaning\n\
              here, and those of mount(8) and systemd in fstab lines, are accepted and ignored.\n\
-             RUST_LOG chooses what is logged, for example RUST_LOG=scpfs=debug.\n\n\
-             Exit status: 0 unmounted (or in the background), 1 wrong usage, 2 cannot connect,\n\
-             3 host key refused, 4 authentication failed, 5 cannot mount here, 6 files could not\n\
-             be uploaded on the host, 7 the host or its directory cannot be mounted.\n",
+             RUST_LOG selects the log messages, for example RUST_LOG=scpfs=debug.\n\n\
+             Exit status: 0 success (unmounted, or mounted in the background), 1 wrong usage,\n\
+             2 cannot connect, 3 host key refused, 4 authentication failed, 5 this machine cannot\n\
+             mount, 6 files could not be uploaded, 7 the host or its directory cannot be mounted,\n\
+             130 interrupted before the mount was ready.\n",
         );
     }
     text
 }
 
-/// The commands as `-h` and the README show them.
+/// Returns the descriptions of the subcommands, as in `-h` and README.md.
 pub fn command_text() -> String {
     let mut text = "\nCommands\n".to_owned();
     for (name, help) in COMMANDS {
@@ -70,7 +74,7 @@ pub fn command_text() -> String {
     text
 }
 
-/// The options as `-h` and the README show them.
+/// Returns the descriptions of the options, as in `-h` and README.md.
 pub fn option_text() -> String {
     let mut text = String::new();
     for group in Group::ALL {
@@ -92,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_help_names_every_option_and_fits_a_screen() {
+    fn help_names_every_option_and_fits_on_one_screen() {
         let text = help(Length::Screen);
         for spec in options::OPTIONS {
             assert!(text.contains(spec.name), "{}", spec.name);

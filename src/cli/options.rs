@@ -1,6 +1,7 @@
-//! The one table of options: what `-o` takes, its help, and where sshfs's and mount(8)'s belong.
+//! The tables of `-o` options: those of scpfs with their help, and those accepted for other
+//! programs.
 
-/// Where an option stands in the help and in the README.
+/// The heading under which the help and README.md list an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
     Connection,
@@ -22,11 +23,11 @@ impl Group {
     }
 }
 
-/// One option of `-o`, also to be given as `--NAME[=VALUE]`.
+/// One option of `-o`, which may also be given as `--NAME[=VALUE]`.
 #[derive(Debug)]
 pub struct Spec {
     pub name: &'static str,
-    /// What stands for its value in the help; empty for an option without one.
+    /// The placeholder of its value in the help; empty for an option without a value.
     pub value: &'static str,
     pub help: &'static str,
     pub group: Group,
@@ -41,37 +42,37 @@ const fn spec(group: Group, name: &'static str, value: &'static str, help: &'sta
     }
 }
 
-/// Options that do something, in the order of the help.
+/// The options of scpfs, in the order of the help.
 pub const OPTIONS: &[Spec] = &[
     spec(
         Group::Connection,
         "port",
         "PORT",
-        "port of the SSH server, as -p",
+        "port of the SSH server; the same as -p",
     ),
     spec(
         Group::Connection,
         "timeout",
         "SECONDS",
-        "give up on the host after so long without progress (30)",
+        "fail a request after this time without progress (30)",
     ),
     spec(
         Group::Connection,
         "max_conns",
         "N",
-        "connections used side by side (4)",
+        "maximum number of parallel connections (4)",
     ),
     spec(
         Group::Connection,
         "max_names",
         "N",
-        "names that a directory may have to be listed; each takes memory (500000)",
+        "maximum number of names in a listed directory (500000)",
     ),
     spec(
         Group::Connection,
         "dialect",
         "auto|shell|scp-only",
-        "use the host's shell, or its scp alone (auto: the shell where there is one)",
+        "use the shell of the host, or nothing but its scp (auto: the shell if it works)",
     ),
     spec(
         Group::Connection,
@@ -83,89 +84,104 @@ pub const OPTIONS: &[Spec] = &[
         Group::Connection,
         "accept_host_key",
         "FINGERPRINT",
-        "take this key for the host's, although earlier mounts had another",
+        "accept this host key although earlier mounts have pinned another one",
     ),
     spec(
         Group::Cache,
         "cache_timeout",
         "SECONDS",
-        "how long names, attributes and contents hold before the host is asked again (5)",
+        "how long names, attributes and content are used without asking the host (5)",
     ),
     spec(
         Group::Cache,
         "cache_size",
         "SIZE",
-        "bytes of content to keep: 500M, 2G (10G, or a tenth of the disk if that is less)",
+        "maximum size of cached content: 500M, 2G (10G, at most a tenth of the disk)",
     ),
     spec(
         Group::Cache,
         "cache_dir",
         "DIR",
-        "where to keep content (~/.cache/scpfs)",
+        "directory of the caches (~/.cache/scpfs)",
     ),
     spec(
         Group::Cache,
         "min_free",
         "SIZE",
-        "bytes of the local disk to leave alone (1G, or a twentieth of the disk if that is less)",
+        "space to leave free on the local disk (1G, at most a twentieth of the disk)",
     ),
     spec(
         Group::Cache,
         "conflict",
         "HOW",
-        "where another changed the file too: keep-both, overwrite theirs, or fail (keep-both)",
+        "if the file was changed on the host too: keep-both, overwrite or fail (keep-both)",
     ),
     spec(
         Group::Cache,
         "placement",
         "HOW",
-        "replace files, write them inplace, or auto: append in place what was appended (auto)",
+        "replace files atomically, write inplace, or auto: replace, but append in place (auto)",
     ),
     spec(
         Group::Cache,
         "writeback",
         "SECONDS",
-        "close a file once it is safe here, upload it so much later (off: closing waits for the host)",
+        "close() returns before the upload, which starts this much later (0: close() waits)",
     ),
     spec(
         Group::Cache,
         "offline",
         "yes|no",
-        "show what is known, however old, while the host is away (no)",
+        "use cached data, however old, while the host cannot be reached (no)",
     ),
     spec(
         Group::Files,
         "idmap",
         "user|none",
-        "show files of the login user as yours, or with the host's ids (user)",
+        "show files of the login user as yours, or show the ids of the host (user)",
     ),
-    spec(Group::Files, "uid", "N", "show all files as this user's"),
-    spec(Group::Files, "gid", "N", "show all files as this group's"),
+    spec(
+        Group::Files,
+        "uid",
+        "N",
+        "show this user as the owner of all files",
+    ),
+    spec(
+        Group::Files,
+        "gid",
+        "N",
+        "show this group as the group of all files",
+    ),
     spec(
         Group::Files,
         "umask",
         "OCTAL",
-        "take these bits from all modes shown",
+        "clear these bits in all modes shown",
     ),
     spec(
         Group::Files,
         "symlinks",
         "contain|as-is",
-        "hide links that lead out of the mount, or show all as they are (contain)",
+        "refuse symlinks that lead out of the mount, or show all as they are (contain)",
     ),
     spec(Group::Mount, "ro", "", "read only"),
     spec(
         Group::Mount,
         "allow_other",
         "",
-        "let other users use the mount",
+        "allow other users to use the mount",
     ),
-    spec(Group::Mount, "allow_root", "", "let root use the mount"),
+    spec(
+        Group::Mount,
+        "allow_root",
+        "",
+        "allow root to use the mount",
+    ),
     spec(
         Group::Mount,
         "default_permissions",
         "",
-        "let the kernel check permissions by mode bits",
+        "let the kernel check permissions by owner and mode",
     ),
     spec(
         Group::Mount,
@@ -183,18 +199,18 @@ pub const OPTIONS: &[Spec] = &[
         Group::Mount,
         "drain_timeout",
         "SECONDS",
-        "at the end, how long to try to upload what is left (60)",
+        "how long the end of the mount may take for uploads (60)",
     ),
     spec(
         Group::Mount,
         "noexec",
         "",
-        "run no programs from the mount; likewise exec, suid, nosuid, dev, nodev, noatime, sync, dirsync",
+        "do not run programs; also exec, suid, nosuid, dev, nodev, noatime, sync, dirsync",
     ),
 ];
 
-/// Options of mount(2) that are passed on; the last of a pair counts. nosuid and nodev are on
-/// unless root says otherwise.
+/// Flags of mount(2), which are passed on. The last one of a pair wins. `nosuid` and `nodev` are
+/// the default; `fusermount3` lets only root change them.
 pub const MOUNT_FLAGS: &[&str] = &[
     "suid",
     "nosuid",
@@ -214,7 +230,7 @@ pub const MOUNT_FLAGS: &[&str] = &[
     "dirsync",
 ];
 
-/// Options that are for mount(8), systemd or fstab and say nothing to a filesystem.
+/// Options for mount(8), systemd or fstab, which have no meaning for a filesystem.
 const GENERIC: &[&str] = &[
     "rw",
     "defaults",
@@ -239,8 +255,8 @@ const GENERIC: &[&str] = &[
     "nolazytime",
 ];
 
-/// Options of sshfs and of FUSE that mean nothing here: what they ask for is so anyway, or does
-/// not exist.
+/// Options of sshfs and FUSE without effect here: scpfs always does what they ask for, or has no
+/// such feature.
 const WITHOUT_MEANING: &[&str] = &[
     "reconnect",
     "delay_connect",
@@ -317,7 +333,7 @@ const WITHOUT_MEANING: &[&str] = &[
     "auto_unmount",
 ];
 
-/// Keywords of `ssh_config(5)` that may be given with `-o`, in any case.
+/// Keywords of `ssh_config(5)` in lower case; `-o` takes them in any case.
 const SSH: &[&str] = &[
     "addkeystoagent",
     "addressfamily",
@@ -387,20 +403,21 @@ const SSH: &[&str] = &[
     "verifyhostkeydns",
 ];
 
-/// What an option's name says.
+/// The kind of an option.
 #[derive(Debug)]
 pub enum Kind {
     /// One of [`OPTIONS`].
-    Ours(&'static Spec),
+    Scpfs(&'static Spec),
     MountFlag(&'static str),
     /// A keyword of `ssh_config(5)`.
     Ssh,
-    /// Accepted, and without effect here.
+    /// Accepted, but without effect.
     Ignored,
     Unknown,
 }
 
-/// Says what an option is by its name; `has_value` tells mount(8)'s `user` from ssh's `User=`.
+/// Returns the kind of an option by its name. `has_value` tells `user` of mount(8) from `User=` of
+/// ssh.
 pub fn kind(name: &str, has_value: bool) -> Kind {
     let name = if name == "dcache_timeout" {
         "cache_timeout"
@@ -408,7 +425,7 @@ pub fn kind(name: &str, has_value: bool) -> Kind {
         name
     };
     if let Some(spec) = OPTIONS.iter().find(|spec| spec.name == name) {
-        return Kind::Ours(spec);
+        return Kind::Scpfs(spec);
     }
     if let Some(flag) = MOUNT_FLAGS.iter().find(|flag| **flag == name) {
         return Kind::MountFlag(flag);
@@ -429,7 +446,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn user_is_mounts_without_a_value_and_sshs_with_one() {
+    fn kind_of_user_depends_on_its_value() {
         assert!(matches!(kind("user", false), Kind::Ignored));
         assert!(matches!(kind("User", true), Kind::Ssh));
         assert!(matches!(kind("IdentityFile", true), Kind::Ssh));
@@ -439,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn no_name_stands_in_two_tables() {
+    fn no_name_is_in_two_tables() {
         for spec in OPTIONS {
             assert!(!GENERIC.contains(&spec.name) && !WITHOUT_MEANING.contains(&spec.name));
         }

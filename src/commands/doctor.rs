@@ -1,4 +1,4 @@
-//! `scpfs doctor`: says what a mount would find and do, without mounting.
+//! `scpfs doctor`: reports what a mount would find and can do, without mounting.
 
 use std::io;
 use std::io::Write;
@@ -22,11 +22,13 @@ use crate::remote;
 use crate::remote::Remote;
 use crate::remote::ability::Extent;
 
-/// How often the host is asked for one thing to learn how long that takes.
-const N_QUESTIONS: u32 = 3;
+/// The number of requests that measure the round trip.
+const N_MEASUREMENTS: u32 = 3;
 
-/// Looks at this machine and at the host and says what was found; returns the status with which a
-/// mount would end.
+/// Checks this machine, the host and the cache, and prints the result.
+///
+/// Returns the exit status that a mount would have: an unsuitable host is no `Err`. Blocks; may ask
+/// for a password.
 ///
 /// # Errors
 /// The output cannot be written.
@@ -135,10 +137,10 @@ fn millis(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1000.0)
 }
 
-/// The shortest of some answers.
+/// Measures the round trip: returns the shortest of [`N_MEASUREMENTS`].
 fn round_trip(remote: &dyn Remote, clock: &dyn Clock) -> remote::Result<Duration> {
     let mut shortest = Duration::MAX;
-    for _ in 0..N_QUESTIONS {
+    for _ in 0..N_MEASUREMENTS {
         let since = clock.tick();
         remote.stat(&RemotePath::root())?;
         shortest = shortest.min(clock.tick().saturating_sub(since));
@@ -146,26 +148,28 @@ fn round_trip(remote: &dyn Remote, clock: &dyn Clock) -> remote::Result<Duration
     Ok(shortest)
 }
 
-/// What to do where a mount would end with that status.
+/// Returns what the user can do about a mount that would fail with `code`.
 fn advice(code: ExitCode) -> &'static str {
     match code {
         ExitCode::CannotConnect => {
-            "A mount would fail. Does `ssh` with the same user, host and port get an answer? A firewall,\n\
-             another port (-p), or ProxyJump in ~/.ssh/config may be what is missing."
+            "A mount would fail. Check whether `ssh` with the same user, host and port connects. If not,\n\
+             check the port (-p), firewalls, and whether ~/.ssh/config needs a ProxyJump."
         }
         ExitCode::HostKeyRefused => {
-            "A mount would fail. Compare the host's key with what its administrator says, then let\n\
-             `ssh` take it into known_hosts, or remove the old one with `ssh-keygen -R HOST`. Where an\n\
-             earlier mount expects another key, -o accept_host_key= takes the new one."
+            "A mount would fail. Compare the offered host key with the one that the administrator of the\n\
+             host gives. If it is right, add it to known_hosts with `ssh`, after removing an old one with\n\
+             `ssh-keygen -R HOST`. If an earlier mount expects another key, pass -o accept_host_key=."
         }
         ExitCode::AuthenticationFailed => {
-            "A mount would fail. See whether `ssh` with the same user logs in, and by what; a key is\n\
-             named with -o IdentityFile=FILE, and `ssh-add -l` lists what the agent has."
+            "A mount would fail. Check whether `ssh -v` with the same user logs in, and with which\n\
+             method. -o IdentityFile=FILE selects a key; `ssh-add -l` lists the keys of the agent."
         }
-        ExitCode::CannotMount => "A mount would fail on this machine, whatever the host.",
+        ExitCode::CannotMount => {
+            "A mount would fail because of this machine, not because of the host."
+        }
         _ => {
-            "A mount would fail. Does the directory exist, and may the login user read it? If the host\n\
-             has a shell of an unusual kind, -o dialect=scp-only may help; docs/hosts.md has more."
+            "A mount would fail. Check that the directory exists and that the login user may read it. If\n\
+             the shell of the host is unusual, try -o dialect=scp-only; see docs/hosts.md."
         }
     }
 }

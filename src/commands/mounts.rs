@@ -1,4 +1,4 @@
-//! `scpfs status` and `scpfs umount`: asks the daemons of mounts, and prints what they say.
+//! `scpfs status` and `scpfs umount`: asks the daemons of mounts, and prints their answers.
 
 use std::fs;
 use std::io;
@@ -19,11 +19,11 @@ use serde_json::Value;
 use crate::clock::Clock as _;
 use crate::clock::SystemClock;
 use crate::config;
+use crate::control::IO_TIMEOUT;
 use crate::control::MAX_ANSWER;
-use crate::control::PATIENCE;
 use crate::control::message::Answer;
-use crate::control::message::Draining;
-use crate::control::message::NotStored;
+use crate::control::message::DrainProgress;
+use crate::control::message::NotUploaded;
 use crate::control::message::Request;
 use crate::control::message::Status;
 use crate::control::show;
@@ -37,26 +37,28 @@ use crate::mount::mountinfo::MountLine;
 use crate::path::Escaped;
 use crate::path::Printable;
 
-/// How often a drain is looked at, and how often its progress is printed where lines stay.
-const STEP: Duration = Duration::from_millis(200);
-const LINE_EVERY: Duration = Duration::from_secs(5);
+/// How often the progress of a drain is requested.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How often `--watch` looks.
-const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// How often the progress is printed if standard output is no terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long a daemon that was told to end may take; it has a limit of its own.
-const LAST_ANSWER: Duration = Duration::from_secs(3600);
+/// The interval of `--watch`.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long another user's daemon may take for that.
-const LAST_ANSWER_OF_OTHERS: Duration = Duration::from_secs(60);
+/// The time limit for the answer to [`Request::Unmount`]; the daemon has a shorter one of its own.
+const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// How long all sockets of another user are asked in turn which of them is of the mount.
-const FIRST_ANSWER_OF_OTHERS: Duration = Duration::from_secs(30);
+/// The same for the daemon of another user, which may want to keep root waiting.
+const FOREIGN_UNMOUNT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How many bytes it may answer with.
-const MAX_ANSWER_OF_OTHERS: u64 = 4 << 20;
+/// The time limit for finding the daemon of a mount among all sockets of another user.
+const FOREIGN_SEARCH_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why a mount cannot be looked at or unmounted.
+/// The maximum size in bytes of an answer from another user's daemon.
+const MAX_FOREIGN_ANSWER: u64 = 4 << 20;
+
+/// Why `status` or `umount` failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("nothing is mounted on {}", .0.display())]
@@ -64,26 +66,26 @@ pub enum Error {
     #[error("{} is not an scpfs mount; its type is {fstype}", path.display())]
     NotOurs { path: PathBuf, fstype: String },
     #[error(
-        "the daemon of {} does not answer, or is another user's; `fusermount3 -u` (as root \
-         `umount`) unmounts it all the same",
+        "the daemon of {} does not answer, or belongs to another user; unmount with \
+         `fusermount3 -u` (as root `umount`)",
         .0.display()
     )]
     NoDaemon(PathBuf),
     #[error("{} is a dead mount; clear it with `scpfs umount`", .0.display())]
     Dead(PathBuf),
-    #[error("{} is in use; `fuser -vm` names the programs, --force unmounts all the same", .0.display())]
+    #[error("{} is in use; `fuser -vm` lists the programs; --force unmounts it anyway", .0.display())]
     InUse(PathBuf),
-    #[error("the daemon of {} says that it is unmounted, but it is still mounted", .0.display())]
+    #[error("the daemon of {} reports that it is unmounted, but it is still mounted", .0.display())]
     StillMounted(PathBuf),
     #[error("cannot read the list of mounts")]
     Mounts(#[source] io::Error),
-    #[error("cannot speak with the daemon")]
-    Conversation(#[source] io::Error),
-    #[error("the daemon refuses: {0}")]
+    #[error("cannot communicate with the daemon")]
+    Socket(#[source] io::Error),
+    #[error("the daemon reports an error: {0}")]
     Refused(String),
-    #[error("cannot clear the dead mount")]
+    #[error("cannot unmount the dead mount")]
     Clear(#[source] attach::Error),
-    #[error("cannot print")]
+    #[error("cannot write to standard output")]
     Print(#[source] io::Error),
 }
 
@@ -97,26 +99,29 @@ impl Error {
             | Self::InUse(_)
             | Self::StillMounted(_)
             | Self::Mounts(_)
-            | Self::Conversation(_)
+            | Self::Socket(_)
             | Self::Refused(_)
             | Self::Clear(_) => ExitCode::CannotMount,
         }
     }
 }
 
-/// What `status --json` prints.
+/// The output of `status --json`.
 #[derive(Debug, Serialize)]
 struct Document {
     mounts: Vec<Status>,
 }
 
-/// Prints how a mount is, or all of this user; goes on for ever if it is to watch.
+/// Prints the status of one mount, or of all mounts of this user; with `--watch` again and again.
+///
+/// # Errors
+/// Nothing is mounted there, the daemon does not answer, or the output cannot be written.
 pub fn status(task: &config::Status, out: &mut dyn Write) -> Result<ExitCode, Error> {
     let mountpoint = task.mountpoint.as_deref().map(resolve);
     let clears = task.watches && !task.as_json && io::stdout().is_terminal();
     loop {
         let mut mounts = match &mountpoint {
-            None => all(sockets::find(&task.sockets)),
+            None => status_of_all(sockets::connect_to_all(&task.sockets)),
             Some(path) => vec![find(&task.sockets, path)?.status],
         };
         mounts.sort_by(|a, b| a.mountpoint.cmp(&b.mountpoint));
@@ -136,29 +141,35 @@ pub fn status(task: &config::Status, out: &mut dyn Write) -> Result<ExitCode, Er
         if !task.watches {
             return Ok(ExitCode::Success);
         }
-        thread::sleep(WATCH_EVERY);
+        thread::sleep(WATCH_INTERVAL);
     }
 }
 
-/// Uploads everything and unmounts; prints how far that is and what could not be uploaded.
+/// Drains and unmounts a mount; prints the progress and the files that could not be uploaded.
+///
+/// Returns [`ExitCode::NotUploaded`] if files are not uploaded; the mount stays unless `--force`
+/// was given. Clears the mountpoint of a dead mount. Blocks.
+///
+/// # Errors
+/// Nothing is mounted there, the daemon does not answer or fails, or the mount is in use.
 pub fn umount(
     task: &config::Umount,
     fusermount: Option<&Path>,
     out: &mut dyn Write,
 ) -> Result<ExitCode, Error> {
     let path = resolve(&task.mountpoint);
-    let Served {
+    let FoundMount {
         mount, mut daemon, ..
     } = match find(&task.sockets, &path) {
         Ok(found) => found,
-        Err(Error::Dead(path)) => return clear(task, &path, fusermount, out),
+        Err(Error::Dead(path)) => return clear_dead_mount(task, &path, fusermount, out),
         Err(error) => return Err(error),
     };
     let left = drain(task, &mut daemon, out)?;
     if !left.is_empty() && !task.force {
-        list(&left, out)?;
-        let text = "still mounted; mend it and try again, or unmount with --force: what is left \
-                    stays in the cache\n";
+        print_not_uploaded(&left, out)?;
+        let text = "still mounted: remove the cause and try again, or unmount with --force, which \
+                    keeps these files in the cache\n";
         print(out, text)?;
         return Ok(ExitCode::NotUploaded);
     }
@@ -171,23 +182,26 @@ pub fn umount(
             check_gone(&path, &mount)?;
             print(
                 out,
-                "in use; it is out of sight, and ends with its last user\n",
+                "in use: unmounted lazily, ends when its last file is closed\n",
             )?;
             left
         }
         Answer::InUse => return Err(Error::InUse(path)),
-        answer => return Err(refused(answer)),
+        answer => return Err(answer_error(answer)),
     };
-    list(&left, out)?;
+    print_not_uploaded(&left, out)?;
     if left.is_empty() {
         return Ok(ExitCode::Success);
     }
-    print(out, "unmounted; what is left stays in the cache\n")?;
+    print(
+        out,
+        "unmounted; these files stay in the cache, the next mount uploads them\n",
+    )?;
     Ok(ExitCode::NotUploaded)
 }
 
-/// Takes off what a daemon that is dead has left.
-fn clear(
+/// Unmounts a mount whose daemon has ended.
+fn clear_dead_mount(
     task: &config::Umount,
     path: &Path,
     fusermount: Option<&Path>,
@@ -197,7 +211,7 @@ fn clear(
     let mount = mountinfo::topmost(path).map_err(Error::Mounts)?;
     let mount = mount.filter(|mount| mount.fstype.starts_with("fuse.scpfs"));
     let mount = mount.ok_or_else(|| Error::NotMounted(path.to_owned()))?;
-    attach::detach_by_id(&mount.id, fusermount, WhenBusy::Hide).map_err(Error::Clear)?;
+    attach::detach_by_id(&mount.id, fusermount, WhenBusy::UnmountLazily).map_err(Error::Clear)?;
     let text = format!(
         "the daemon of {} was dead; the mountpoint is cleared\n",
         Escaped(path.as_os_str().as_bytes())
@@ -206,12 +220,12 @@ fn clear(
     Ok(ExitCode::Success)
 }
 
-/// Has everything uploaded; returns what is not, in the end or when there is no more time.
+/// Drains the mount, for at most `task.timeout`; returns the files that are not uploaded.
 fn drain(
     task: &config::Umount,
     daemon: &mut Daemon,
     out: &mut dyn Write,
-) -> Result<Vec<NotStored>, Error> {
+) -> Result<Vec<NotUploaded>, Error> {
     let clock = SystemClock::new();
     let is_terminal = io::stdout().is_terminal();
     let mut printed: Option<(Duration, String)> = None;
@@ -219,12 +233,12 @@ fn drain(
     loop {
         let progress = match daemon.ask(&request)? {
             Answer::Progress(progress) => progress,
-            answer => return Err(refused(answer)),
+            answer => return Err(answer_error(answer)),
         };
         request = Request::Progress;
         let now = clock.tick();
-        let is_over = now >= task.timeout;
-        if is_over || !progress.is_draining {
+        let has_timed_out = now >= task.timeout;
+        if has_timed_out || !progress.is_draining {
             if is_terminal && printed.is_some() {
                 print(out, "\r\x1b[K")?;
             }
@@ -232,9 +246,9 @@ fn drain(
         }
         let line = show::to_upload(&progress.files);
         let is_due = match &printed {
-            None => now >= STEP,
+            None => now >= POLL_INTERVAL,
             Some((at, before)) => {
-                *before != line && (is_terminal || now.saturating_sub(*at) >= LINE_EVERY)
+                *before != line && (is_terminal || now.saturating_sub(*at) >= LINE_INTERVAL)
             }
         };
         if is_due && !progress.files.is_empty() {
@@ -245,24 +259,24 @@ fn drain(
             }
             printed = Some((now, line));
         }
-        thread::sleep(STEP);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
-fn not_uploaded(progress: Draining, timeout: Duration) -> Vec<NotStored> {
+fn not_uploaded(progress: DrainProgress, timeout: Duration) -> Vec<NotUploaded> {
     if !progress.is_draining {
         return progress.left;
     }
-    let reason = format!("not within {} s", timeout.as_secs_f64());
-    let files = progress.files.into_iter().map(|file| NotStored {
+    let reason = format!("timed out after {} s", timeout.as_secs_f64());
+    let files = progress.files.into_iter().map(|file| NotUploaded {
         path: file.path,
         message: file.message.unwrap_or_else(|| reason.clone()),
     });
     files.collect()
 }
 
-fn list(left: &[NotStored], out: &mut dyn Write) -> Result<(), Error> {
-    for NotStored { path, message } in left {
+fn print_not_uploaded(files: &[NotUploaded], out: &mut dyn Write) -> Result<(), Error> {
+    for NotUploaded { path, message } in files {
         print(out, &format!("not uploaded: {path}: {message}\n"))?;
     }
     Ok(())
@@ -274,15 +288,16 @@ fn print(out: &mut dyn Write, text: &str) -> Result<(), Error> {
         .map_err(Error::Print)
 }
 
-fn refused(answer: Answer) -> Error {
+fn answer_error(answer: Answer) -> Error {
     match answer {
         Answer::Failed { message } => Error::Refused(message),
         answer => Error::Refused(format!("unexpected answer {answer:?}")),
     }
 }
 
-/// Returns the path as `/proc/self/mountinfo` would have it, even if what is mounted there is
-/// dead.
+/// Returns the absolute path without symlinks, as in `/proc/self/mountinfo`.
+///
+/// A dead mount cannot be resolved itself: then only its parent directory is.
 fn resolve(path: &Path) -> PathBuf {
     let by_parent = || {
         let absolute = std::path::absolute(path).ok()?;
@@ -296,66 +311,69 @@ fn resolve(path: &Path) -> PathBuf {
 }
 
 /// A mount whose daemon answers.
-struct Served {
+struct FoundMount {
     mount: MountLine,
     status: Status,
     daemon: Daemon,
 }
 
-/// Waits until the kernel has no such mount any more.
+/// Waits until the kernel lists the mount no more, for at most `IO_TIMEOUT`.
 ///
 /// # Errors
-/// It still has, whatever the daemon said.
+/// [`Error::StillMounted`]: the daemon's answer was wrong.
 fn check_gone(path: &Path, mount: &MountLine) -> Result<(), Error> {
     let clock = SystemClock::new();
     while mountinfo::by_id(&mount.id)
         .map_err(Error::Mounts)?
         .is_some()
     {
-        if clock.tick() >= PATIENCE {
+        if clock.tick() >= IO_TIMEOUT {
             return Err(Error::StillMounted(path.to_owned()));
         }
-        thread::sleep(STEP);
+        thread::sleep(POLL_INTERVAL);
     }
     Ok(())
 }
 
-/// Finds the daemon of what is mounted on `path`.
-fn find(places: &config::Sockets, path: &Path) -> Result<Served, Error> {
+/// Finds the daemon of the mount on `path`.
+///
+/// # Errors
+/// Nothing is mounted there, it is no scpfs mount, or no daemon of its owner answers for it.
+fn find(config: &config::Sockets, path: &Path) -> Result<FoundMount, Error> {
     let Some(mount) = mountinfo::topmost(path).map_err(Error::Mounts)? else {
         return Err(Error::NotMounted(path.to_owned()));
     };
-    // Answers about a mount from any other user prove nothing.
-    let owner = mount.owner.unwrap_or(places.uid);
+    // Only the owner's daemon is asked: any other user could claim to serve the mount.
+    let owner = mount.owner.unwrap_or(config.uid);
     let clock = SystemClock::new();
-    for stream in sockets::find_of(places, owner) {
-        let is_foreign = owner != places.uid;
-        let left = FIRST_ANSWER_OF_OTHERS.saturating_sub(clock.tick());
-        if is_foreign && left.is_zero() {
+    for stream in sockets::connect_to_all_of(config, owner) {
+        let is_foreign = owner != config.uid;
+        let remaining = FOREIGN_SEARCH_TIMEOUT.saturating_sub(clock.tick());
+        if is_foreign && remaining.is_zero() {
             break;
         }
         let Ok(mut daemon) = Daemon::new(stream, is_foreign) else {
             continue;
         };
         if is_foreign {
-            daemon.patience = daemon.patience.min(left);
+            daemon.timeout = daemon.timeout.min(remaining);
         }
         if let Ok(Answer::Status(status)) = daemon.ask(&Request::Status)
             && status.mount_id.as_deref() == Some(mount.id.as_str())
         {
             let status = *status;
-            daemon.patience = PATIENCE;
-            return Ok(Served {
+            daemon.timeout = IO_TIMEOUT;
+            return Ok(FoundMount {
                 mount,
                 status,
                 daemon,
             });
         }
     }
-    Err(without_daemon(path, mount))
+    Err(no_daemon_error(path, mount))
 }
 
-fn without_daemon(path: &Path, mount: MountLine) -> Error {
+fn no_daemon_error(path: &Path, mount: MountLine) -> Error {
     let path = path.to_owned();
     if !mount.fstype.starts_with("fuse.scpfs") {
         let fstype = mount.fstype;
@@ -368,8 +386,8 @@ fn without_daemon(path: &Path, mount: MountLine) -> Error {
     }
 }
 
-/// Asks each for its status; who does not answer is left out.
-fn all(streams: Vec<UnixStream>) -> Vec<Status> {
+/// Returns the status of each daemon that answers.
+fn status_of_all(streams: Vec<UnixStream>) -> Vec<Status> {
     let ask = |stream| match Daemon::new(stream, false).ok()?.ask(&Request::Status) {
         Ok(Answer::Status(status)) => Some(*status),
         _ => None,
@@ -380,31 +398,31 @@ fn all(streams: Vec<UnixStream>) -> Vec<Status> {
 /// The daemon of a mount, on the other side of its control socket.
 struct Daemon {
     reader: BufReader<UnixStream>,
-    /// Whether it is another user's, who may want to keep root waiting.
+    /// The daemon belongs to another user: stricter limits apply.
     is_foreign: bool,
-    /// How long an answer may take that is known at once.
-    patience: Duration,
+    /// The time limit for an answer to any request but [`Request::Unmount`].
+    timeout: Duration,
 }
 
 impl Daemon {
     fn new(stream: UnixStream, is_foreign: bool) -> io::Result<Self> {
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(IO_TIMEOUT))?;
         Ok(Self {
             reader: BufReader::new(stream),
             is_foreign,
-            patience: PATIENCE,
+            timeout: IO_TIMEOUT,
         })
     }
 
     fn ask(&mut self, request: &Request) -> Result<Answer, Error> {
-        self.converse(request).map_err(Error::Conversation)
+        self.round_trip(request).map_err(Error::Socket)
     }
 
-    fn converse(&mut self, request: &Request) -> io::Result<Answer> {
+    fn round_trip(&mut self, request: &Request) -> io::Result<Answer> {
         let limit = match request {
-            Request::Unmount { .. } if self.is_foreign => LAST_ANSWER_OF_OTHERS,
-            Request::Unmount { .. } => LAST_ANSWER,
-            _ => self.patience,
+            Request::Unmount { .. } if self.is_foreign => FOREIGN_UNMOUNT_TIMEOUT,
+            Request::Unmount { .. } => UNMOUNT_TIMEOUT,
+            _ => self.timeout,
         };
         let mut text = serde_json::to_vec(request)?;
         text.push(b'\n');
@@ -415,26 +433,26 @@ impl Daemon {
         Ok(serde_json::from_value(answer)?)
     }
 
-    /// Reads a line within `limit`, in however many pieces it comes.
+    /// Reads a line; `limit` is the time for the whole line, however slowly its bytes arrive.
     fn read_line(&mut self, limit: Duration) -> io::Result<Vec<u8>> {
         let clock = SystemClock::new();
         let max_len = if self.is_foreign {
-            MAX_ANSWER_OF_OTHERS
+            MAX_FOREIGN_ANSWER
         } else {
             MAX_ANSWER
         };
         let mut line = Vec::new();
         loop {
-            let left = limit.saturating_sub(clock.tick());
-            if left.is_zero() {
+            let remaining = limit.saturating_sub(clock.tick());
+            if remaining.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            self.reader.get_mut().set_read_timeout(Some(left))?;
-            let piece = self.reader.fill_buf()?;
-            let end = memchr::memchr(b'\n', piece);
-            let n = end.unwrap_or(piece.len());
-            line.extend_from_slice(piece.get(..n).unwrap_or_default());
-            let is_over = piece.is_empty() || line.len() as u64 > max_len;
+            self.reader.get_mut().set_read_timeout(Some(remaining))?;
+            let chunk = self.reader.fill_buf()?;
+            let end = memchr::memchr(b'\n', chunk);
+            let n = end.unwrap_or(chunk.len());
+            line.extend_from_slice(chunk.get(..n).unwrap_or_default());
+            let is_over = chunk.is_empty() || line.len() as u64 > max_len;
             self.reader.consume(n + usize::from(end.is_some()));
             match end {
                 Some(_) => return Ok(line),
@@ -445,8 +463,8 @@ impl Daemon {
     }
 }
 
-/// Escapes whatever is received that could move a cursor or forge a line. A daemon escapes names
-/// itself; backslashes stay as they are.
+/// Escapes control characters in all texts of an answer, so that no daemon can control the terminal
+/// or forge lines. Backslashes are left alone, because the daemon has escaped names already.
 fn escape(answer: &mut Value) {
     match answer {
         Value::String(text) => *text = Printable(text).to_string(),

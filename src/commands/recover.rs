@@ -1,4 +1,4 @@
-//! `scpfs recover`: shows, saves and discards contents that are on no host, without a connection.
+//! `scpfs recover`: lists, saves and discards content that is not uploaded, without a connection.
 
 use std::io;
 use std::io::Write;
@@ -10,52 +10,59 @@ use crate::cache::leftovers;
 use crate::cache::leftovers::Leftover;
 use crate::cache::leftovers::Shelf;
 use crate::config;
-use crate::config::RecoverWhat;
+use crate::config::RecoverAction;
 use crate::control::show;
 use crate::exit_code::ExitCode;
 use crate::path::Escaped;
 
-/// Why it could not be done.
+/// Why `recover` failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Leftovers(#[from] leftovers::Error),
-    #[error("there is no content with the number {0}; `scpfs recover` lists them")]
+    #[error("no content has the id {0}; `scpfs recover` lists the ids")]
     Unknown(String),
-    #[error("more than one content has a number that begins with {0}")]
+    #[error("several ids begin with {0}; give more digits")]
     Ambiguous(String),
-    #[error("cannot write the answer")]
+    #[error("cannot write to standard output")]
     Output(#[from] io::Error),
 }
 
-/// Does what was asked for; returns the status to exit with.
+/// Lists, saves or discards content as `task` says.
+///
+/// # Errors
+/// The cache cannot be read or changed, an id is unknown or ambiguous, or the output cannot be
+/// written. An unknown id fails before anything is saved or discarded.
 pub fn run(task: &config::Recover, out: &mut dyn Write) -> Result<ExitCode, Error> {
     let shelves = leftovers::find(&task.base)?;
-    match &task.what {
-        RecoverWhat::List => list(&shelves, out)?,
-        RecoverWhat::Save { dir, ids } => {
+    match &task.action {
+        RecoverAction::List => list(&shelves, out)?,
+        RecoverAction::Save { dir, ids } => {
             for (_, leftover) in chosen(&shelves, ids)? {
                 let path = leftover.save(dir)?;
                 writeln!(
                     out,
-                    "{} is in {}",
+                    "{} is saved as {}",
                     leftover.id,
                     Escaped(path.as_os_str().as_bytes())
                 )?;
             }
         }
-        RecoverWhat::Discard { ids } => {
-            // All are looked up before the first is gone.
+        RecoverAction::Discard { ids } => {
+            // `chosen` has checked all ids before the first content is discarded.
             for (shelf, leftover) in chosen(&shelves, ids)? {
                 shelf.discard(leftover)?;
-                writeln!(out, "{} is gone", leftover.id)?;
+                writeln!(out, "{} is discarded", leftover.id)?;
             }
         }
     }
     Ok(ExitCode::Success)
 }
 
-/// The contents with these numbers, or the beginnings of them; all where there are none.
+/// Returns the content with these ids or prefixes of ids; all content if `ids` is empty.
+///
+/// # Errors
+/// An id is unknown or ambiguous.
 fn chosen<'a>(
     shelves: &'a [Shelf],
     ids: &[String],
@@ -83,11 +90,11 @@ fn chosen<'a>(
 
 fn list(shelves: &[Shelf], out: &mut dyn Write) -> io::Result<()> {
     if shelves.is_empty() {
-        return writeln!(out, "nothing is left: every file is on its host");
+        return writeln!(out, "nothing is left: every file is uploaded");
     }
     for shelf in shelves {
         let note = if shelf.is_in_use {
-            " (mounted; `scpfs status` says more)"
+            " (mounted; see `scpfs status`)"
         } else {
             ""
         };
@@ -102,36 +109,36 @@ fn list(shelves: &[Shelf], out: &mut dyn Write) -> io::Result<()> {
                 show::size(leftover.size)
             )?;
             match &leftover.record {
-                None => writeln!(out, "nothing is known of it")?,
+                None => writeln!(out, "the journal has no record of it")?,
                 Some(record) => writeln!(
                     out,
                     "{}  {}: {}",
                     show::date(record.since),
                     record.path,
-                    what_about(record.phase, &record.why)
+                    describe(record.phase, &record.why)
                 )?,
             }
         }
         if shelf.n_damaged > 0 {
-            writeln!(out, "  {} damaged lines of the journal", shelf.n_damaged)?;
+            writeln!(out, "  {} damaged records of the journal", shelf.n_damaged)?;
         }
     }
     writeln!(
         out,
-        "\nThe next mount uploads what it can. `scpfs recover --save DIR` copies contents into a\n\
-         directory, `scpfs recover --discard ID` removes one for good."
+        "\nThe next mount uploads what it can. `scpfs recover --save DIR` copies the content to a\n\
+         directory; `scpfs recover --discard ID` deletes one."
     )
 }
 
-fn what_about(phase: Phase, why: &str) -> String {
-    let what = match phase {
+fn describe(phase: Phase, why: &str) -> String {
+    let state = match phase {
         Phase::Open => "being written",
         Phase::Closed | Phase::Synced | Phase::Begun => "to be uploaded",
         Phase::Kept => "kept",
     };
     if why.is_empty() {
-        what.to_owned()
+        state.to_owned()
     } else {
-        format!("{what}, {why}")
+        format!("{state}, {why}")
     }
 }

@@ -1,5 +1,7 @@
-//! What is said over the control socket. The fields of [`Status`] are what `scpfs status --json`
-//! prints; `docs/status.md` explains them, and they stay as they are.
+//! The messages of the control socket.
+//!
+//! `scpfs status --json` prints the fields of [`Status`] and of the types in it. docs/status.md
+//! promises that fields are never renamed or removed.
 
 use nix::errno::Errno;
 use serde::Deserialize;
@@ -16,13 +18,13 @@ use crate::remote::ContactState;
 #[serde(tag = "ask", rename_all = "snake_case")]
 pub enum Request {
     Status,
-    /// Begin to upload everything.
+    /// Starts a drain, unless one is running, and returns its progress.
     Drain,
-    /// How far is that?
+    /// Returns the progress of the drain.
     Progress,
-    /// Unmount, without uploading anything first.
+    /// Unmounts without draining first, and waits for the end of the mount.
     Unmount {
-        /// Even if the mount is in use.
+        /// Unmount lazily if the mount is in use.
         force: bool,
     },
 }
@@ -31,59 +33,60 @@ pub enum Request {
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Answer {
     Status(Box<Status>),
-    Progress(Draining),
-    /// It is unmounted; the program ends now.
+    Progress(DrainProgress),
+    /// The mount is unmounted, and the daemon ends.
     Unmounted {
-        left: Vec<NotStored>,
+        /// The files that are not uploaded.
+        left: Vec<NotUploaded>,
     },
-    /// It is out of sight, and ends with its last user.
+    /// The mount was in use and is unmounted lazily; it ends when its last file is closed.
     Hidden,
-    /// Nothing was done because the mount is in use.
+    /// The mount is in use and stays mounted.
     InUse,
     Failed {
         message: String,
     },
 }
 
-/// One mount.
+/// The status of one mount.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     pub source: String,
     pub mountpoint: String,
     pub pid: u32,
-    /// When it was mounted, in seconds since 1970.
+    /// The time of the mount in seconds since 1970.
     pub since: i64,
     pub uptime_seconds: u64,
     pub version: String,
-    /// `ID/MAJOR:MINOR` as in `/proc/self/mountinfo`; `None` when it is off or out of sight.
+    /// `ID/MAJOR:MINOR` as in `/proc/self/mountinfo`; `None` after an unmount, lazy or not.
     pub mount_id: Option<String>,
-    /// What the host is.
+    /// The detected dialect, userland and system of the host, as one line of text.
     pub host: String,
     pub connection: Connection,
     pub cache: CacheStatus,
     pub files: Vec<FileStatus>,
     /// Conflicts of this mount.
     pub conflicts: Vec<ConflictStatus>,
-    /// What earlier mounts left.
+    /// Files of earlier mounts that are not uploaded.
     pub left: Vec<LeftStatus>,
 }
 
-/// Content that was uploaded beside a file because somebody else had changed that.
+/// A conflict: our content was uploaded as a conflict copy, because another had changed the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConflictStatus {
     pub path: String,
     pub kept_as: String,
-    /// In seconds since 1970.
+    /// The time of the conflict in seconds since 1970.
     pub at: i64,
 }
 
-/// Content of an earlier mount that is not on the host.
+/// A file of an earlier mount that is not uploaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftStatus {
     pub id: String,
     pub path: String,
     pub size: u64,
-    /// When it was first written to, in seconds since 1970.
+    /// The time of the first write in seconds since 1970.
     pub since: i64,
     pub message: String,
 }
@@ -114,12 +117,12 @@ impl From<Record> for LeftStatus {
 pub struct Connection {
     /// `connected`, `away`, `reconnecting` or `refused`.
     pub state: String,
-    /// Since when there is no connection, in seconds.
+    /// For how many seconds there has been no connection.
     pub away_seconds: Option<u64>,
     pub lanes_open: usize,
     pub lanes_max: usize,
     pub round_trip_ms: Option<f64>,
-    /// Why the host that answers is refused.
+    /// Why the host is refused: the expected and the offered host key.
     #[serde(default)]
     pub refusal: Option<String>,
 }
@@ -133,7 +136,7 @@ pub struct CacheStatus {
     pub misses: u64,
 }
 
-/// A file whose content the host does not have.
+/// A file whose content is not uploaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileStatus {
     pub path: String,
@@ -149,17 +152,18 @@ pub struct FileStatus {
     pub id: Option<String>,
 }
 
-/// How far a drain has come.
+/// The progress of a drain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Draining {
+pub struct DrainProgress {
     pub is_draining: bool,
     pub files: Vec<FileStatus>,
-    /// What it could not upload, once it has ended.
-    pub left: Vec<NotStored>,
+    /// The files that it could not upload; empty until it has ended.
+    pub left: Vec<NotUploaded>,
 }
 
+/// A file that could not be uploaded, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NotStored {
+pub struct NotUploaded {
     pub path: String,
     pub message: String,
 }
@@ -182,7 +186,7 @@ impl From<Contact> for Connection {
             lanes_open: contact.n_open,
             lanes_max: contact.max,
             round_trip_ms: contact.round_trip.map(|time| {
-                // Microseconds are more than enough.
+                // u32 holds 71 minutes in microseconds, and f64 any u32 exactly.
                 let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
                 f64::from(micros) / 1000.0
             }),

@@ -15,37 +15,37 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
+use crate::control::IO_TIMEOUT;
 use crate::control::MAX_REQUEST;
-use crate::control::PATIENCE;
 use crate::control::message::Answer;
-use crate::control::message::Draining;
+use crate::control::message::DrainProgress;
 use crate::control::message::Request;
 use crate::control::message::Status;
 use crate::control::sockets::Socket;
 
-/// How many may ask at once; more are sent away.
-const MAX_CONVERSATIONS: usize = 16;
+/// The maximum number of clients at a time; the connection of a further one is closed.
+const MAX_CLIENTS: usize = 16;
 
-/// How long the program waits at its end for answers that are under way.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
-const STEP: Duration = Duration::from_millis(5);
+/// How long [`Control::close`] waits for answers in flight.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The mount that a socket speaks for.
+/// The mount whose requests a [`Control`] answers.
 pub trait Daemon: Send + Sync + fmt::Debug {
-    /// Returns how it is; never asks the host.
+    /// Returns the status; never asks the host.
     fn status(&self) -> Status;
 
-    /// Begins to upload everything, and returns how far that is.
-    fn drain(&self) -> Draining;
+    /// Starts a drain, unless one is running, and returns its progress. Does not wait for it.
+    fn drain(&self) -> DrainProgress;
 
-    /// Returns how far a drain has come.
-    fn progress(&self) -> Draining;
+    /// Returns the progress of the drain.
+    fn progress(&self) -> DrainProgress;
 
-    /// Unmounts, even if the mount is in use where `force` says so. Waits for the end.
+    /// Unmounts, lazily with `force` if the mount is in use. Blocks until the mount has ended.
     fn unmount(&self, force: bool) -> Answer;
 }
 
-/// Answers requests until it is dropped.
+/// The server of a control socket: answers requests on threads of its own until it is closed.
 #[derive(Debug)]
 pub struct Control {
     socket: Socket,
@@ -55,15 +55,18 @@ pub struct Control {
 #[derive(Debug)]
 struct Shared {
     daemon: Arc<dyn Daemon>,
-    n_conversations: AtomicUsize,
+    n_clients: AtomicUsize,
 }
 
 impl Control {
-    /// Starts to answer on `socket`.
+    /// Starts to answer requests on `socket`.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
     pub fn start(socket: Socket, daemon: Arc<dyn Daemon>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             daemon,
-            n_conversations: AtomicUsize::new(0),
+            n_clients: AtomicUsize::new(0),
         });
         let listener = socket.listener.try_clone()?;
         let answering = Arc::clone(&shared);
@@ -77,13 +80,13 @@ impl Control {
         &self.socket.path
     }
 
-    /// Removes the socket, and gives answers that are under way some time.
+    /// Removes the socket and waits for answers in flight, for at most `CLOSE_TIMEOUT`.
     pub fn close(self) {
         drop(self.socket);
         let mut waited = Duration::ZERO;
-        while self.shared.n_conversations.load(Ordering::Relaxed) > 0 && waited < LAST_ANSWERS {
-            thread::sleep(STEP);
-            waited += STEP;
+        while self.shared.n_clients.load(Ordering::Relaxed) > 0 && waited < CLOSE_TIMEOUT {
+            thread::sleep(POLL_INTERVAL);
+            waited += POLL_INTERVAL;
         }
     }
 }
@@ -94,40 +97,40 @@ impl Shared {
             let stream = match listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    // Out of descriptors, perhaps; that passes.
-                    log::debug!("the control socket fails: {error}");
+                    // For example EMFILE, which is temporary.
+                    log::debug!("cannot accept on the control socket: {error}");
                     thread::sleep(Duration::from_secs(1));
                     continue;
                 }
             };
             if !is_allowed(&stream) {
-                log::info!("somebody else came to the control socket");
+                log::info!("refused a connection to the control socket by another user");
                 continue;
             }
-            if self.n_conversations.fetch_add(1, Ordering::Relaxed) >= MAX_CONVERSATIONS {
-                self.n_conversations.fetch_sub(1, Ordering::Relaxed);
+            if self.n_clients.fetch_add(1, Ordering::Relaxed) >= MAX_CLIENTS {
+                self.n_clients.fetch_sub(1, Ordering::Relaxed);
                 continue;
             }
             let shared = Arc::clone(self);
             let spawned = thread::Builder::new()
                 .name("scpfs-answer".to_owned())
                 .spawn(move || {
-                    if let Err(error) = shared.converse(&stream) {
-                        log::debug!("a conversation on the control socket ended: {error}");
+                    if let Err(error) = shared.serve(&stream) {
+                        log::debug!("a client of the control socket failed: {error}");
                     }
-                    shared.n_conversations.fetch_sub(1, Ordering::Relaxed);
+                    shared.n_clients.fetch_sub(1, Ordering::Relaxed);
                 });
             if let Err(error) = spawned {
                 log::warn!("cannot start a thread: {error}");
-                self.n_conversations.fetch_sub(1, Ordering::Relaxed);
+                self.n_clients.fetch_sub(1, Ordering::Relaxed);
             }
         }
     }
 
-    /// Answers requests until the other side goes, or says nothing for a while.
-    fn converse(self: &Arc<Self>, stream: &UnixStream) -> io::Result<()> {
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+    /// Answers requests until the client closes the connection or is silent for `IO_TIMEOUT`.
+    fn serve(self: &Arc<Self>, stream: &UnixStream) -> io::Result<()> {
+        stream.set_read_timeout(Some(IO_TIMEOUT))?;
+        stream.set_write_timeout(Some(IO_TIMEOUT))?;
         let mut reader = BufReader::new(stream);
         loop {
             let mut line = Vec::new();
@@ -141,7 +144,7 @@ impl Shared {
             let answer = match serde_json::from_slice(&line) {
                 Ok(request) => self.answer(&request),
                 Err(error) => Answer::Failed {
-                    message: format!("this is no request: {error}"),
+                    message: format!("invalid request: {error}"),
                 },
             };
             let mut text = serde_json::to_vec(&answer)?;
@@ -159,14 +162,14 @@ impl Shared {
             Request::Drain => Answer::Progress(self.daemon.drain()),
             Request::Progress => Answer::Progress(self.daemon.progress()),
             Request::Unmount { force } => {
-                log::info!("asked to unmount");
+                log::info!("unmount requested over the control socket");
                 self.daemon.unmount(*force)
             }
         }
     }
 }
 
-/// The owner of the mount and root.
+/// Returns whether the client is the owner of the mount or root.
 fn is_allowed(stream: &UnixStream) -> bool {
     rustix::net::sockopt::socket_peercred(stream)
         .is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid())

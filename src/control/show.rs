@@ -1,4 +1,4 @@
-//! What is known of a mount as text for people.
+//! Formats the status of a mount as text for people.
 
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -12,15 +12,15 @@ use crate::path::Escaped;
 use crate::stat::Civil;
 use crate::stat::Time;
 
-/// How many files are shown of each mount; `--json` has all.
+/// The maximum number of files shown per mount; `--json` has no limit.
 const MAX_FILES: usize = 50;
 
-/// Returns a local path as safe text, the same for both sides of the control socket.
+/// Returns a local path as text with control characters escaped.
 pub fn path_text(path: &Path) -> String {
     Escaped(path.as_os_str().as_bytes()).to_string()
 }
 
-/// Returns a date and a time of day, in UTC.
+/// Returns a date and a time of day in UTC: `2026-01-31 23:59Z`.
 pub fn date(time: Time) -> String {
     let Civil {
         year,
@@ -33,7 +33,7 @@ pub fn date(time: Time) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}Z")
 }
 
-/// Returns some lines on a mount.
+/// Returns the status of a mount as lines of text.
 pub fn status(status: &Status) -> String {
     let mut text = format!(
         "{} on {} (pid {}, up {}, scpfs {})\n",
@@ -54,7 +54,7 @@ pub fn status(status: &Status) -> String {
     };
     let round_trip = connection
         .round_trip_ms
-        .map_or_else(String::new, |ms| format!(", {ms:.1} ms a round trip"));
+        .map_or_else(String::new, |ms| format!(", round trip {ms:.1} ms"));
     let cache = &status.cache;
     let (limit, opens) = (size(cache.limit), cache.hits.saturating_add(cache.misses));
     let rows = [
@@ -78,7 +78,7 @@ pub fn status(status: &Status) -> String {
         ("not uploaded", not_uploaded(&status.files)),
     ];
     for (name, value) in rows {
-        // A writer into a string does not fail.
+        // Writing into a string cannot fail.
         let _ = writeln!(text, "  {name:<11} {value}");
     }
     if let Some(refusal) = &connection.refusal {
@@ -106,7 +106,7 @@ pub fn status(status: &Status) -> String {
     text
 }
 
-/// Returns how much is still to be uploaded: `3 files, 12.3 of 40.0 MiB to upload`.
+/// Returns the progress of uploads: `3 files, 12.3 of 40.0 MiB to upload`.
 pub fn to_upload(files: &[FileStatus]) -> String {
     let (all, sent) = sums(files);
     let files = count(files.len());
@@ -122,7 +122,7 @@ fn not_uploaded(files: &[FileStatus]) -> String {
 }
 
 fn sums(files: &[FileStatus]) -> (u64, u64) {
-    // The numbers may be of another user's making.
+    // The daemon of another user may send any numbers: saturate.
     let sum = |of: fn(&FileStatus) -> u64| files.iter().map(of).fold(0, u64::saturating_add);
     let (all, sent) = (sum(|file| file.size), sum(|file| file.sent));
     (all, sent.min(all))
@@ -143,7 +143,11 @@ fn file_text(file: &FileStatus) -> String {
         let _ = write!(text, "; tried {} times", file.tries);
     }
     if let Some(secs) = file.next_try_seconds {
-        let _ = write!(text, "; again in {}", duration(Duration::from_secs(secs)));
+        let _ = write!(
+            text,
+            "; next retry in {}",
+            duration(Duration::from_secs(secs))
+        );
     }
     if file.state == "kept"
         && let Some(id) = &file.id
@@ -215,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_times_are_short() {
+    fn sizes_and_durations_are_formatted_with_units() {
         for (bytes, text) in [
             (0, "0 B"),
             (1023, "1023 B"),
@@ -237,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_to_be_uploaded_is_one_line() {
+    fn to_upload_returns_one_line() {
         let file = FileStatus {
             path: "a".to_owned(),
             state: "uploading".to_owned(),

@@ -1,6 +1,6 @@
-//! Where control sockets are: `DIRECTORY/PID.sock`, in the first directory that can be had.
+//! Makes and finds control sockets: `DIRECTORY/PID.sock` in the first usable directory.
 //!
-//! A directory is used only if it belongs to this user and nobody else may enter it.
+//! A directory is usable if it belongs to this user and no other user may enter it.
 
 use std::fs;
 use std::io;
@@ -20,13 +20,13 @@ use rustix::net::SocketType;
 use crate::config;
 use crate::owned_path;
 
-/// What the name of a socket ends with.
-const ENDING: &str = "sock";
+/// The file name extension of a socket.
+const EXTENSION: &str = "sock";
 
-/// More sockets of another user are not looked at.
-const MAX_OF_OTHERS: usize = 64;
+/// The maximum number of sockets of another user that root connects to.
+const MAX_FOREIGN_SOCKETS: usize = 64;
 
-/// A control socket that is listened on; its file is removed when this is dropped.
+/// A listening control socket; its file is removed on drop.
 #[derive(Debug)]
 pub struct Socket {
     pub path: PathBuf,
@@ -39,11 +39,14 @@ impl Drop for Socket {
     }
 }
 
-/// Makes the control socket of this process, in the first directory that allows it.
-pub fn listen(places: &config::Sockets) -> io::Result<Socket> {
+/// Makes the control socket of this process in the first usable directory.
+///
+/// # Errors
+/// No directory is usable; the error is that of the last one.
+pub fn listen(config: &config::Sockets) -> io::Result<Socket> {
     let mut failure = io::Error::from(io::ErrorKind::NotFound);
-    for dir in directories(places) {
-        match listen_in(&dir, places.uid) {
+    for dir in directories(config) {
+        match listen_in(&dir, config.uid) {
             Ok(socket) => return Ok(socket),
             Err(error) => {
                 log::debug!("no control socket in {}: {error}", dir.display());
@@ -62,15 +65,15 @@ fn listen_in(dir: &Path, uid: u32) -> io::Result<Socket> {
         .create(dir)?;
     owned_path::check(dir, uid)?;
     if !is_private(dir, uid) {
-        return Err(io::Error::other("it belongs to others as well"));
+        return Err(io::Error::other("it is not private to this user"));
     }
-    let path = dir.join(format!("{}.{ENDING}", std::process::id()));
+    let path = dir.join(format!("{}.{EXTENSION}", std::process::id()));
     if UnixStream::connect(&path).is_ok() {
-        // Two namespaces of process numbers share this directory.
+        // A process in another PID namespace has the same number and uses the same directory.
         return Err(io::ErrorKind::AddrInUse.into());
     }
-    // It gets its name when it is listened on: before that it would be taken for one that a
-    // daemon has left.
+    // Rename it into place only when it is listening: before that another process would take it
+    // for the stale socket of a dead daemon and remove it.
     let unready = path.with_extension("new");
     remove(&unready);
     let listener = UnixListener::bind(&unready)?;
@@ -79,41 +82,44 @@ fn listen_in(dir: &Path, uid: u32) -> io::Result<Socket> {
     Ok(Socket { path, listener })
 }
 
-/// Returns the sockets of this user. Those that nobody listens on are removed.
-pub fn find(places: &config::Sockets) -> Vec<UnixStream> {
-    find_of(places, places.uid)
+/// Connects to all control sockets of this user, and removes the stale ones.
+pub fn connect_to_all(config: &config::Sockets) -> Vec<UnixStream> {
+    connect_to_all_of(config, config.uid)
 }
 
-/// Returns the sockets on which `owner` listens, in the directories of that user; only root finds
-/// any of another's.
-pub fn find_of(places: &config::Sockets, owner: u32) -> Vec<UnixStream> {
+/// Connects to all control sockets on which processes of `owner` listen. Returns nothing if `owner`
+/// is another user and this user is not root.
+pub fn connect_to_all_of(config: &config::Sockets, owner: u32) -> Vec<UnixStream> {
     let mut found = Vec::new();
-    if owner == places.uid {
-        for dir in directories(places) {
+    if owner == config.uid {
+        for dir in directories(config) {
             if is_private(&dir, owner) {
                 found.extend(connect_all(&dir, true));
             }
         }
-    } else if places.uid == 0 {
+    } else if config.uid == 0 {
         let dir = PathBuf::from(format!("/run/user/{owner}/scpfs"));
         if is_private(&dir, owner) {
             found.extend(connect_all(&dir, false));
         }
     }
-    found.retain(|stream| is_of(stream, owner));
+    found.retain(|stream| is_listener(stream, owner));
     found
 }
 
 fn connect_all(dir: &Path, is_ours: bool) -> Vec<UnixStream> {
     let mut paths: Vec<PathBuf> = entries(dir)
         .into_iter()
-        .filter(|path| path.extension().is_some_and(|ending| ending == ENDING))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == EXTENSION)
+        })
         .collect();
     paths.sort();
     if !is_ours {
-        paths.truncate(MAX_OF_OTHERS);
+        paths.truncate(MAX_FOREIGN_SOCKETS);
     }
-    let connect = |path: PathBuf| match connect_at_once(&path) {
+    let connect = |path: PathBuf| match connect_without_waiting(&path) {
         Ok(stream) => Some(stream),
         Err(error) => {
             if is_ours && error.kind() == io::ErrorKind::ConnectionRefused {
@@ -125,9 +131,9 @@ fn connect_all(dir: &Path, is_ours: bool) -> Vec<UnixStream> {
     paths.into_iter().filter_map(connect).collect()
 }
 
-/// Connects, or fails where nobody takes connections: connect(2) would wait for a daemon that was
-/// stopped, or that keeps root waiting.
-fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
+/// Connects, or fails with EAGAIN if the queue of the listener is full. A blocking connect(2) would
+/// wait for a daemon that is stopped, or that wants to keep root waiting.
+fn connect_without_waiting(path: &Path) -> io::Result<UnixStream> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
@@ -136,18 +142,18 @@ fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// Returns the directories in which sockets of this user may be, the best one first.
-fn directories(places: &config::Sockets) -> Vec<PathBuf> {
+/// Returns the directories for sockets of this user, the preferred one first.
+fn directories(config: &config::Sockets) -> Vec<PathBuf> {
     let mut dirs = Vec::new();
-    if places.uid == 0 {
+    if config.uid == 0 {
         dirs.push(PathBuf::from("/run/scpfs"));
     }
-    let runtime_dir = places
+    let runtime_dir = config
         .runtime_dir
         .clone()
-        .unwrap_or_else(|| format!("/run/user/{}", places.uid).into());
+        .unwrap_or_else(|| format!("/run/user/{}", config.uid).into());
     dirs.push(runtime_dir.join("scpfs"));
-    dirs.push(places.cache_base.join("control"));
+    dirs.push(config.cache_base.join("control"));
     dirs
 }
 
@@ -163,10 +169,10 @@ fn entries(dir: &Path) -> Vec<PathBuf> {
     items.flatten().map(|item| item.path()).collect()
 }
 
-/// Returns whether it is `uid` who listens on the other side of a socket: who called listen(2), see
-/// `SO_PEERCRED` in unix(7). Whose the file and its directory are says less, since a user can give
-/// another's socket a further name.
-pub fn is_of(stream: &UnixStream, uid: u32) -> bool {
+/// Returns whether a process of `uid` listens on the other end: `SO_PEERCRED` has the credentials
+/// of the process that called listen(2), see unix(7). The owner of the file proves less, because a
+/// user can make a hard link to the socket of another.
+pub fn is_listener(stream: &UnixStream, uid: u32) -> bool {
     rustix::net::sockopt::socket_peercred(stream).is_ok_and(|peer| peer.uid.as_raw() == uid)
 }
 
@@ -188,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_for_its_owner_and_goes_with_its_daemon() {
+    fn socket_is_private_and_removed_on_drop() {
         let base = tempfile::tempdir().unwrap();
         let dir = base.path().join("scpfs");
         let socket = listen_in(&dir, own(base.path())).unwrap();
@@ -200,9 +206,9 @@ mod tests {
         assert!(!path.exists());
     }
 
-    /// Nobody listens on a socket between its birth and its first word.
+    /// A socket does not accept connections between bind(2) and listen(2).
     #[test]
-    fn a_socket_that_is_being_made_is_not_taken_for_a_stale_one() {
+    fn connect_all_does_not_remove_a_socket_that_is_being_made() {
         use std::sync::atomic::AtomicBool;
         use std::sync::atomic::Ordering;
 
@@ -225,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_nobody_listens_on_is_removed() {
+    fn connect_all_removes_a_stale_socket_of_this_user() {
         let base = tempfile::tempdir().unwrap();
         let dir = base.path().join("scpfs");
         drop(listen_in(&dir, own(base.path())).unwrap());
@@ -238,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_others_may_enter_is_not_used() {
+    fn listen_refuses_a_directory_that_is_not_private() {
         let base = tempfile::tempdir().unwrap();
         let dir = base.path().join("scpfs");
         fs::create_dir(&dir).unwrap();

@@ -1,4 +1,4 @@
-//! The kernel's types and ours.
+//! Converts between the types of fuser and of `vfs`.
 
 use std::time::Duration;
 use std::time::SystemTime;
@@ -14,10 +14,11 @@ use crate::stat::FileKind;
 use crate::stat::Time;
 use crate::vfs::Attr;
 
-/// What a program may read at a time without more requests than needed.
+/// The `st_blksize` of all files in bytes. Programs use it as buffer size; small ones cost
+/// requests.
 const BLOCK_SIZE: u32 = 64 << 10;
 
-/// Attributes under the kernel's number: for replies that introduce an inode.
+/// Converts attributes for a reply that introduces an inode: with the inode number of `vfs`.
 pub(super) fn entry_attr(attr: &Attr) -> FileAttr {
     let stat = &attr.stat;
     FileAttr {
@@ -39,7 +40,8 @@ pub(super) fn entry_attr(attr: &Attr) -> FileAttr {
     }
 }
 
-/// Attributes under the number that is shown: for replies about an inode the kernel knows.
+/// Converts attributes for a reply about an inode that the kernel knows: with the inode number that
+/// programs see.
 pub(super) fn shown_attr(attr: &Attr) -> FileAttr {
     FileAttr {
         ino: INodeNo(attr.shown_ino),
@@ -47,8 +49,10 @@ pub(super) fn shown_attr(attr: &Attr) -> FileAttr {
     }
 }
 
-/// How long the kernel may keep attributes that came with an entry: not at all where it would
-/// show its own number instead of the right one.
+/// Returns how long the kernel may cache the attributes of [`entry_attr`].
+///
+/// Zero if programs must see another inode number than that of `vfs`: the kernel then asks with
+/// getattr, whose reply has the right one.
 pub(super) fn entry_attr_ttl(attr: &Attr) -> Duration {
     if attr.ino.0 == attr.shown_ino {
         attr.ttl
@@ -89,11 +93,11 @@ pub(super) fn new_time(time: fuser::TimeOrNow) -> NewTime {
     }
 }
 
-/// Takes a time that fuser read from a request.
+/// Converts a time that fuser has read from a request.
 ///
-/// fuser 0.18 time.rs `system_time_from_time()` makes of seconds and nanoseconds before 1970 the
-/// time as far before 1970 as both together, not the seconds' plus the nanoseconds'. Taking it
-/// apart the same way gives what the kernel said.
+/// For times before 1970, fuser 0.18 time.rs `system_time_from_time()` subtracts the nanoseconds
+/// from the epoch as well, instead of adding them to the negative seconds. This function reverses
+/// exactly that, so the result is what the kernel has sent.
 fn kernel_time(time: SystemTime) -> Time {
     let (is_before, distance) = match time.duration_since(UNIX_EPOCH) {
         Ok(since) => (false, since),
@@ -106,7 +110,8 @@ fn kernel_time(time: SystemTime) -> Time {
     }
 }
 
-/// The kernel's 32 bits of a device number: 12 of the major, 20 of the minor, in three parts.
+/// Returns the kernel's 32-bit encoding of a device number: bits 0 to 7 and 20 to 31 are the minor
+/// number, bits 8 to 19 the major number.
 fn device(number: DeviceNumber) -> u32 {
     let DeviceNumber { major, minor } = number;
     (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & 0xfff00) << 12)
@@ -124,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn device_numbers_keep_all_their_bits() {
+    fn device_numbers_survive_a_round_trip() {
         for (major, minor) in [(1, 3), (259, 0x12345), (0xfff, 0xfffff)] {
             let number = DeviceNumber { major, minor };
             assert_eq!(device_number(device(number)), number);
@@ -133,8 +138,8 @@ mod tests {
     }
 
     #[test]
-    fn times_before_1970_are_what_the_kernel_said() {
-        // As fuser 0.18 makes it of -2 s and 500,000,000 ns.
+    fn times_before_1970_equal_those_of_the_kernel() {
+        // What fuser 0.18 makes of -2 s and 500,000,000 ns.
         let from_fuser = UNIX_EPOCH - Duration::new(2, 500_000_000);
         assert_eq!(
             kernel_time(from_fuser),
@@ -143,7 +148,7 @@ mod tests {
                 nanos: 500_000_000
             }
         );
-        // And as it must be for a reply.
+        // The right time, for a reply.
         let half_past = UNIX_EPOCH - Duration::new(1, 500_000_000);
         assert_eq!(
             system_time(Time {

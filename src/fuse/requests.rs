@@ -1,4 +1,4 @@
-//! `fuser::Filesystem` for [`Fuse`]: a translation of each request.
+//! Implements `fuser::Filesystem` for [`Fuse`]: translates each request.
 
 use std::ffi::OsStr;
 use std::io;
@@ -38,13 +38,13 @@ use crate::cache::Wait;
 use crate::fuse::Fuse;
 use crate::fuse::GENERATION;
 use crate::fuse::NO_TTL;
-use crate::fuse::absent_attr;
+use crate::fuse::catch_panic;
 use crate::fuse::context;
 use crate::fuse::convert;
 use crate::fuse::fail;
-use crate::fuse::guarded;
 use crate::fuse::ino;
-use crate::fuse::reply_found;
+use crate::fuse::negative_attr;
+use crate::fuse::reply_entry;
 use crate::stat::FileKind;
 use crate::stat::PERMISSIONS;
 use crate::vfs::Error;
@@ -55,18 +55,21 @@ use crate::vfs::RenameFlags;
 use crate::vfs::Result;
 use crate::vfs::SetAttr;
 
-/// How far a `seek` looks for data and for holes (lseek(2)); fuser passes the plain number.
+/// The values of `whence` in lseek(2) that the kernel passes on; fuser passes the plain number.
 const SEEK_DATA: i32 = libc::SEEK_DATA;
 const SEEK_HOLE: i32 = libc::SEEK_HOLE;
 
-fn empty(what: &'static str, reply: ReplyEmpty) -> impl FnOnce(Result<()>) + Send + 'static {
+fn reply_empty(
+    operation: &'static str,
+    reply: ReplyEmpty,
+) -> impl FnOnce(Result<()>) + Send + 'static {
     move |result| match result {
         Ok(()) => reply.ok(),
-        Err(error) => reply.error(fail(what, &error)),
+        Err(error) => reply.error(fail(operation, &error)),
     }
 }
 
-fn open_reply(opened: &Opened) -> FopenFlags {
+fn open_flags(opened: &Opened) -> FopenFlags {
     let mut flags = FopenFlags::empty();
     flags.set(
         FopenFlags::FOPEN_KEEP_CACHE,
@@ -83,10 +86,10 @@ impl Filesystem for Fuse {
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (parent, name) = (ino(parent), name.as_bytes().to_vec());
-        self.now_or_later(
+        self.inline_or_on_worker(
             req,
             move |vfs, cx| vfs.lookup(cx, parent, &name),
-            move |result| reply_found("lookup", reply, result),
+            move |result| reply_entry("lookup", reply, result),
         );
     }
 
@@ -96,7 +99,7 @@ impl Filesystem for Fuse {
 
     fn getattr(&self, req: &Request, number: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let number = ino(number);
-        self.now_or_later(
+        self.inline_or_on_worker(
             req,
             move |vfs, cx| vfs.getattr(cx, number),
             move |result| match result {
@@ -134,7 +137,7 @@ impl Filesystem for Fuse {
             atime,
             mtime,
         };
-        self.later(
+        self.on_worker(
             req,
             move |vfs, cx| vfs.setattr(cx, number, fh, &set),
             move |result| match result {
@@ -146,7 +149,7 @@ impl Filesystem for Fuse {
 
     fn readlink(&self, req: &Request, number: INodeNo, reply: ReplyData) {
         let number = ino(number);
-        self.now_or_later(
+        self.inline_or_on_worker(
             req,
             move |vfs, cx| vfs.readlink(cx, number),
             move |result| match result {
@@ -169,10 +172,10 @@ impl Filesystem for Fuse {
         let (parent, name) = (ino(parent), name.as_bytes().to_vec());
         let kind = FileKind::from_mode(mode).unwrap_or(FileKind::File);
         let device = convert::device_number(rdev);
-        self.later(
+        self.on_worker(
             req,
             move |vfs, cx| vfs.mknod(cx, parent, &name, kind, mode & PERMISSIONS, device),
-            move |result| reply_found("mknod", reply, result),
+            move |result| reply_entry("mknod", reply, result),
         );
     }
 
@@ -186,28 +189,28 @@ impl Filesystem for Fuse {
         reply: ReplyEntry,
     ) {
         let (parent, name) = (ino(parent), name.as_bytes().to_vec());
-        self.later(
+        self.on_worker(
             req,
             move |vfs, cx| vfs.mkdir(cx, parent, &name, mode & PERMISSIONS),
-            move |result| reply_found("mkdir", reply, result),
+            move |result| reply_entry("mkdir", reply, result),
         );
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (parent, name) = (ino(parent), name.as_bytes().to_vec());
-        self.later(
+        self.on_worker(
             req,
             move |vfs, cx| vfs.unlink(cx, parent, &name),
-            empty("unlink", reply),
+            reply_empty("unlink", reply),
         );
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (parent, name) = (ino(parent), name.as_bytes().to_vec());
-        self.later(
+        self.on_worker(
             req,
             move |vfs, cx| vfs.rmdir(cx, parent, &name),
-            empty("rmdir", reply),
+            reply_empty("rmdir", reply),
         );
     }
 
@@ -221,10 +224,10 @@ impl Filesystem for Fuse {
     ) {
         let (parent, name) = (ino(parent), link_name.as_bytes().to_vec());
         let target = target.as_os_str().as_bytes().to_vec();
-        self.later(
+        self.on_worker(
             req,
             move |vfs, cx| vfs.symlink(cx, parent, &name, &target),
-            move |result| reply_found("symlink", reply, result),
+            move |result| reply_entry("symlink", reply, result),
         );
     }
 
@@ -247,10 +250,10 @@ impl Filesystem for Fuse {
             no_replace: flags.contains(fuser::RenameFlags::RENAME_NOREPLACE),
             exchange: flags.contains(fuser::RenameFlags::RENAME_EXCHANGE),
         };
-        self.later(
+        self.on_worker(
             req,
             move |vfs, cx| vfs.rename(cx, (from.0, &from.1), (to.0, &to.1), flags),
-            empty("rename", reply),
+            reply_empty("rename", reply),
         );
     }
 
@@ -263,20 +266,20 @@ impl Filesystem for Fuse {
         reply: ReplyEntry,
     ) {
         let (number, parent, name) = (ino(number), ino(newparent), newname.as_bytes().to_vec());
-        self.later(
+        self.on_worker(
             req,
             move |vfs, cx| vfs.link(cx, number, parent, &name),
-            move |result| reply_found("link", reply, result),
+            move |result| reply_entry("link", reply, result),
         );
     }
 
     fn open(&self, req: &Request, number: INodeNo, flags: fuser::OpenFlags, reply: ReplyOpen) {
         let number = ino(number);
-        self.now_or_later(
+        self.inline_or_on_worker(
             req,
             move |vfs, cx| vfs.open(cx, number, OpenFlags::new(flags.0)?),
             move |result| match result {
-                Ok(opened) => reply.opened(FileHandle(opened.fh.0), open_reply(&opened)),
+                Ok(opened) => reply.opened(FileHandle(opened.fh.0), open_flags(&opened)),
                 Err(error) => reply.error(fail("open", &error)),
             },
         );
@@ -294,7 +297,7 @@ impl Filesystem for Fuse {
         reply: ReplyData,
     ) {
         let fh = Fh(fh.0);
-        self.now_or_later(
+        self.inline_or_on_worker(
             req,
             move |vfs, cx| vfs.read(cx, fh, offset, size),
             move |result| match result {
@@ -321,12 +324,12 @@ impl Filesystem for Fuse {
             Ok(n) => reply.written(n),
             Err(error) => reply.error(fail("write", &error)),
         };
-        // The data is copied only if it must wait.
+        // The data is copied only if a worker has to write it.
         let cx = context(req, Wait::Never);
-        match guarded(|| self.vfs.write(&cx, fh, offset, data)) {
+        match catch_panic(|| self.vfs.write(&cx, fh, offset, data)) {
             Err(error) if error.would_wait() => {
                 let data = data.to_vec();
-                self.later(req, move |vfs, cx| vfs.write(cx, fh, offset, &data), done);
+                self.on_worker(req, move |vfs, cx| vfs.write(cx, fh, offset, &data), done);
             }
             result => done(result),
         }
@@ -341,7 +344,11 @@ impl Filesystem for Fuse {
         reply: ReplyEmpty,
     ) {
         let fh = Fh(fh.0);
-        self.now_or_later(req, move |vfs, cx| vfs.flush(cx, fh), empty("flush", reply));
+        self.inline_or_on_worker(
+            req,
+            move |vfs, cx| vfs.flush(cx, fh),
+            reply_empty("flush", reply),
+        );
     }
 
     fn release(
@@ -355,10 +362,10 @@ impl Filesystem for Fuse {
         reply: ReplyEmpty,
     ) {
         let fh = Fh(fh.0);
-        self.now_or_later(
+        self.inline_or_on_worker(
             req,
             move |vfs, cx| vfs.release(cx, fh),
-            empty("release", reply),
+            reply_empty("release", reply),
         );
     }
 
@@ -371,7 +378,11 @@ impl Filesystem for Fuse {
         reply: ReplyEmpty,
     ) {
         let fh = Fh(fh.0);
-        self.now_or_later(req, move |vfs, cx| vfs.fsync(cx, fh), empty("fsync", reply));
+        self.inline_or_on_worker(
+            req,
+            move |vfs, cx| vfs.fsync(cx, fh),
+            reply_empty("fsync", reply),
+        );
     }
 
     fn opendir(&self, _req: &Request, number: INodeNo, _flags: fuser::OpenFlags, reply: ReplyOpen) {
@@ -390,7 +401,7 @@ impl Filesystem for Fuse {
         mut reply: ReplyDirectory,
     ) {
         let fh = Fh(fh.0);
-        self.now_or_later(
+        self.inline_or_on_worker(
             req,
             move |vfs, cx| vfs.readdir(cx, fh, offset),
             move |result| {
@@ -399,7 +410,7 @@ impl Filesystem for Fuse {
                     Err(error) => return reply.error(fail("readdir", &error)),
                 };
                 while let Some((item, next)) = items.peek() {
-                    // A program may take number 0 for a name that is gone.
+                    // Programs may skip a name whose inode number is 0 as removed.
                     let shown = INodeNo(item.shown_ino.max(1));
                     let kind = convert::file_type(item.kind);
                     if reply.add(shown, next, kind, OsStr::from_bytes(&item.name)) {
@@ -422,7 +433,7 @@ impl Filesystem for Fuse {
     ) {
         let fh = Fh(fh.0);
         let vfs = std::sync::Arc::clone(&self.vfs);
-        self.now_or_later(
+        self.inline_or_on_worker(
             req,
             move |vfs, cx| Ok((vfs.readdir(cx, fh, offset)?, vfs.dir_ino(fh)?)),
             move |result| {
@@ -437,8 +448,9 @@ impl Filesystem for Fuse {
                     } else {
                         vfs.lookup_listed(parent, &item.name)
                     };
-                    // fuser takes the number that a program sees from the attributes, and a program
-                    // skips names with number 0. The kernel makes no inodes of the dots.
+                    // fuser takes the inode number of the directory entry from the attributes, and
+                    // programs skip names with number 0. The kernel makes no inodes for `.` and
+                    // `..`.
                     let (attr, ttl) = match found {
                         Some((attr, found)) => {
                             let ttl = found.ttl.min(convert::entry_attr_ttl(&attr));
@@ -450,11 +462,11 @@ impl Filesystem for Fuse {
                             let attr = fuser::FileAttr {
                                 ino,
                                 kind,
-                                ..absent_attr()
+                                ..negative_attr()
                             };
                             (attr, NO_TTL)
                         }
-                        // Gone meanwhile.
+                        // Removed since the listing.
                         None => {
                             items.advance();
                             continue;
@@ -496,16 +508,16 @@ impl Filesystem for Fuse {
         reply: ReplyEmpty,
     ) {
         let ino = ino(number);
-        self.now_or_later(
+        self.inline_or_on_worker(
             req,
             move |vfs, cx| vfs.fsyncdir(cx, ino),
-            empty("fsyncdir", reply),
+            reply_empty("fsyncdir", reply),
         );
     }
 
     fn statfs(&self, req: &Request, number: INodeNo, reply: ReplyStatfs) {
         let number = ino(number);
-        self.now_or_later(
+        self.inline_or_on_worker(
             req,
             move |vfs, cx| vfs.statfs(cx, number),
             move |result| match result {
@@ -526,10 +538,10 @@ impl Filesystem for Fuse {
 
     fn access(&self, req: &Request, number: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
         let (number, mask) = (ino(number), mask.bits().cast_unsigned());
-        self.now_or_later(
+        self.inline_or_on_worker(
             req,
             move |vfs, cx| vfs.access(cx, number, mask),
-            empty("access", reply),
+            reply_empty("access", reply),
         );
     }
 
@@ -544,7 +556,7 @@ impl Filesystem for Fuse {
         reply: ReplyCreate,
     ) {
         let (parent, name) = (ino(parent), name.as_bytes().to_vec());
-        self.now_or_later(
+        self.inline_or_on_worker(
             req,
             move |vfs, cx| {
                 vfs.create(
@@ -561,7 +573,7 @@ impl Filesystem for Fuse {
                     &convert::entry_attr(&attr),
                     GENERATION,
                     FileHandle(opened.fh.0),
-                    open_reply(&opened),
+                    open_flags(&opened),
                 ),
                 Err(error) => reply.error(fail("create", &error)),
             },
@@ -579,10 +591,10 @@ impl Filesystem for Fuse {
         reply: ReplyEmpty,
     ) {
         let fh = Fh(fh.0);
-        self.now_or_later(
+        self.inline_or_on_worker(
             req,
             move |vfs, cx| vfs.fallocate(cx, fh, mode, offset, length),
-            empty("fallocate", reply),
+            reply_empty("fallocate", reply),
         );
     }
 
@@ -596,7 +608,7 @@ impl Filesystem for Fuse {
         reply: ReplyLseek,
     ) {
         let fh = Fh(fh.0);
-        self.now_or_later(
+        self.inline_or_on_worker(
             req,
             move |vfs, cx| {
                 let offset = u64::try_from(offset).map_err(|_| Error::NoSuchOffset)?;
@@ -627,7 +639,7 @@ impl Filesystem for Fuse {
         reply: ReplyWrite,
     ) {
         let (from, to) = ((Fh(fh_in.0), offset_in), (Fh(fh_out.0), offset_out));
-        self.now_or_later(
+        self.inline_or_on_worker(
             req,
             move |vfs, cx| vfs.copy_file_range(cx, from, to, len),
             move |result| match result {
@@ -637,7 +649,7 @@ impl Filesystem for Fuse {
         );
     }
 
-    // The kernel remembers these answers and does not ask again.
+    // The kernel remembers ENOSYS for the extended attributes and does not ask again.
 
     fn setxattr(
         &self,

@@ -1,8 +1,8 @@
-//! Attaches a FUSE device to a mountpoint and takes it off again.
+//! Mounts a FUSE device on a mountpoint, and unmounts it.
 //!
-//! Done here and not by fuser, whose version 0.18 unmounts a path a second time after somebody
-//! else unmounted it, gives up on a busy one, splits a name at its commas and shows root's mounts
-//! without their subtype.
+//! fuser 0.18 is not used for this: it unmounts a path a second time after another process has
+//! unmounted it, gives up on a busy mount, splits `fsname=` at commas, and drops the subtype of
+//! root's mounts.
 
 use std::ffi::OsString;
 use std::fs;
@@ -36,13 +36,13 @@ use crate::process;
 use crate::ssh::settings::Settings;
 use crate::sync::Mutex;
 
-/// `fusermount3` answers at once.
-const FUSERMOUNT_LIMIT: Duration = Duration::from_secs(20);
+/// The time limit for `fusermount3`, which usually ends at once.
+const FUSERMOUNT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Why nothing can be mounted.
+/// Why mounting or unmounting failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("the mountpoint {} does not exist; make it with `mkdir`", .0.display())]
+    #[error("the mountpoint {} does not exist; create it with `mkdir`", .0.display())]
     Missing(PathBuf),
     #[error("the mountpoint {} is not a directory", .0.display())]
     NotADirectory(PathBuf),
@@ -53,22 +53,22 @@ pub enum Error {
     Dead(PathBuf),
     #[error("something is mounted on {} already; unmount it or choose another directory", .0.display())]
     Busy(PathBuf),
-    #[error("cannot look at the mountpoint {}", path.display())]
-    Look { path: PathBuf, source: io::Error },
-    #[error("{} belongs to somebody else; only its owner can mount on it", .0.display())]
-    NotYours(PathBuf),
+    #[error("cannot inspect the mountpoint {}", path.display())]
+    Inspect { path: PathBuf, source: io::Error },
+    #[error("{} belongs to another user; only its owner can mount on it", .0.display())]
+    NotOwner(PathBuf),
     #[error(
-        "{} lies below the mountpoint, where it could not be reached any more; choose another \
-         directory for the cache with -o cache_dir=DIR, or another mountpoint",
+        "the cache directory {} is below the mountpoint, where the mount would hide it; choose \
+         another one with -o cache_dir=DIR, or another mountpoint",
         .0.display()
     )]
-    CacheBelow(PathBuf),
+    CacheBelowMountpoint(PathBuf),
     #[error(
-        "{} lies below the mountpoint, where it could not be read any more when the connection has \
-         to be made again; choose another mountpoint, or another file",
+        "{} is below the mountpoint, where scpfs could not read it to reconnect; choose another \
+         mountpoint, or another file",
         .0.display()
     )]
-    KeysBelow(PathBuf),
+    SshFileBelowMountpoint(PathBuf),
     #[error(
         "there is no /dev/fuse; load the module with `modprobe fuse`, or install a kernel with FUSE"
     )]
@@ -86,7 +86,7 @@ pub enum Error {
     #[error("cannot read the list of mounts")]
     Mounts { source: io::Error },
     #[error("cannot find the mount on {} in /proc/self/mountinfo", .0.display())]
-    Unlisted(PathBuf),
+    NotListed(PathBuf),
     #[error("{} is in use", .0.display())]
     InUse(PathBuf),
     #[error("something else is mounted over {}", .0.display())]
@@ -95,17 +95,21 @@ pub enum Error {
     Unmount { path: PathBuf, source: io::Error },
 }
 
-/// A mountpoint that was looked at and found fit.
+/// A mountpoint that has passed all checks.
 #[derive(Debug)]
 pub struct Mountpoint {
     path: PathBuf,
-    /// The directory that was looked at, until the mount: by then another may have its name.
+    /// The directory that was checked; `None` once it is mounted on. The path may have been given
+    /// to another directory since the check.
     dir: Mutex<Option<OwnedFd>>,
-    /// Where `fusermount3` is, for everybody but root.
+    /// The path of `fusermount3`; `None` for root, who does not need it.
     fusermount: Option<PathBuf>,
 }
 
-/// Checks that this machine can mount at all.
+/// Checks that this machine can mount FUSE filesystems.
+///
+/// # Errors
+/// `/dev/fuse` cannot be opened, or `fusermount3` is missing and the user is not root.
 pub fn check_machine(is_root: bool, fusermount: Option<&Path>) -> Result<(), Error> {
     match File::options().read(true).write(true).open("/dev/fuse") {
         Ok(_) => {}
@@ -121,15 +125,18 @@ pub fn check_machine(is_root: bool, fusermount: Option<&Path>) -> Result<(), Err
     Ok(())
 }
 
-/// Whether `path`, which need not be there yet, is below `dir` or is it.
-fn is_above(dir: &Path, path: &Path) -> bool {
-    let there = path.ancestors().find_map(|up| fs::canonicalize(up).ok());
-    there.is_some_and(|there| there.starts_with(dir))
+/// Returns whether `path`, which need not exist yet, is `dir` or is below it.
+fn contains(dir: &Path, path: &Path) -> bool {
+    let existing = path.ancestors().find_map(|up| fs::canonicalize(up).ok());
+    existing.is_some_and(|existing| existing.starts_with(dir))
 }
 
 impl Mountpoint {
-    /// Looks whether something can be mounted, before the host is even asked; `cache` is where the
-    /// cache is going to be.
+    /// Checks the mountpoint before the host is contacted; `cache` is the directory of the caches.
+    ///
+    /// # Errors
+    /// The mountpoint is no directory of this user, is a FUSE mount already, or contains `cache`;
+    /// or this machine cannot mount.
     pub fn check(
         config: &config::Mount,
         cache: &Path,
@@ -138,27 +145,29 @@ impl Mountpoint {
         let typed = &config.mountpoint;
         let path = match fs::canonicalize(typed) {
             Ok(path) => path,
-            Err(error) => return Err(unusable(typed, error)),
+            Err(error) => return Err(mountpoint_error(typed, error)),
         };
         let dir = File::options()
             .read(true)
             .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
             .open(&path)
-            .map_err(|error| unusable(typed, error))?;
-        let meta = dir.metadata().map_err(|error| unusable(typed, error))?;
+            .map_err(|error| mountpoint_error(typed, error))?;
+        let meta = dir
+            .metadata()
+            .map_err(|error| mountpoint_error(typed, error))?;
         if !meta.is_dir() {
             return Err(Error::NotADirectory(path));
         }
-        if is_mountpoint(&path)? {
+        if is_fuse_mountpoint(&path)? {
             return Err(Error::Busy(path));
         }
         let is_root = config.uid == 0;
         if !is_root && meta.uid() != config.uid {
-            return Err(Error::NotYours(path));
+            return Err(Error::NotOwner(path));
         }
-        if is_above(&path, cache) {
-            // Whatever reads or writes the cache would wait for itself.
-            return Err(Error::CacheBelow(cache.to_owned()));
+        if contains(&path, cache) {
+            // A request that uses the cache would wait for the mount, and so for itself.
+            return Err(Error::CacheBelowMountpoint(cache.to_owned()));
         }
         check_machine(is_root, fusermount.as_deref())?;
         Ok(Self {
@@ -172,32 +181,36 @@ impl Mountpoint {
         &self.path
     }
 
-    /// Looks whether what a new connection needs can still be read when the mount is there: whoever
-    /// read it through the mount would wait for itself.
-    pub fn check_keys(&self, settings: &Settings) -> Result<(), Error> {
+    /// Checks that the key, certificate and `known_hosts` files are outside the mountpoint.
+    ///
+    /// A reconnect that reads such a file through the mount would wait for itself.
+    ///
+    /// # Errors
+    /// [`Error::SshFileBelowMountpoint`].
+    pub fn check_ssh_files(&self, settings: &Settings) -> Result<(), Error> {
         let identities = settings.identity_files.iter().map(|file| &file.path);
         let mut files = identities
             .chain(&settings.certificate_files)
             .chain(&settings.user_known_hosts_files)
             .chain(&settings.global_known_hosts_files);
-        match files.find(|file| file.exists() && is_above(&self.path, file)) {
+        match files.find(|file| file.exists() && contains(&self.path, file)) {
             None => Ok(()),
-            Some(file) => Err(Error::KeysBelow(file.clone())),
+            Some(file) => Err(Error::SshFileBelowMountpoint(file.clone())),
         }
     }
 
-    /// Mounts; returns the device on which the kernel speaks, and the mount.
+    /// Mounts, and returns the FUSE device and the mount's line in `/proc/self/mountinfo`.
     ///
     /// # Errors
-    /// The mount is not where it should be, because somebody has exchanged a directory on the way:
-    /// then it is taken off again.
+    /// The kernel or `fusermount3` refused; or the mount is not at the expected path, because
+    /// another user has replaced a directory of the path in a race: then it is unmounted again.
     pub fn attach(&self, config: &config::Mount) -> Result<(OwnedFd, MountLine), Error> {
-        let before = mountinfo::mounts().map_err(unlisted)?;
+        let before = mountinfo::mounts().map_err(list_error)?;
         let device = match &self.fusermount {
             None => self.attach_as_root(config),
             Some(program) => self.attach_by_fusermount(program, config),
         }?;
-        // From here on it would keep the filesystem below busy.
+        // An open descriptor would keep the filesystem below busy.
         drop(self.dir.lock().take());
         let is_new = |mount: &MountLine| {
             mount.owner == Some(config.uid) && !before.iter().any(|old| old.id == mount.id)
@@ -207,22 +220,24 @@ impl Mountpoint {
         if let Some(mount) = listed.rfind(|mount| mount.path == self.path) {
             return Ok((device, mount.clone()));
         }
-        // Nobody serves it from here on, which tells it from another mount that was made meanwhile.
+        // Without the device our mount is dead, which tells it from other new mounts.
         drop(device);
         let fstype = format!("fuse.{}", config.subtype);
         let is_ours = |mount: &&MountLine| {
             is_new(mount) && mount.fstype == fstype && mount.source == config.fsname
         };
-        // If no descriptor was left to read the list, there is one now.
-        let mounts = mounts.or_else(|_| mountinfo::mounts()).map_err(unlisted)?;
+        // If reading the list failed for lack of a descriptor, the device's descriptor is free now.
+        let mounts = mounts
+            .or_else(|_| mountinfo::mounts())
+            .map_err(list_error)?;
         for mount in mounts.iter().filter(is_ours) {
             if guard::is_dead(&mount.path)
-                && let Err(error) = self.detach(&mount.id, WhenBusy::Hide)
+                && let Err(error) = self.detach(&mount.id, WhenBusy::UnmountLazily)
             {
                 log::warn!("{}", error_chain::with_causes(&error));
             }
         }
-        Err(Error::Unlisted(self.path.clone()))
+        Err(Error::NotListed(self.path.clone()))
     }
 
     fn attach_as_root(&self, config: &config::Mount) -> Result<OwnedFd, Error> {
@@ -238,7 +253,7 @@ impl Mountpoint {
             config.gid
         );
         for (is_set, option) in [
-            (lets_others(config), ",allow_other"),
+            (allows_others(config), ",allow_other"),
             (config.default_permissions, ",default_permissions"),
         ] {
             if is_set {
@@ -257,12 +272,10 @@ impl Mountpoint {
         let data = cstring(&data)?;
         let fstype = format!("fuse.{}", config.subtype);
         let dir = self.dir.lock();
-        let there = dir
-            .as_ref()
-            .map_or_else(|| self.path.clone(), by_descriptor);
+        let target = dir.as_ref().map_or_else(|| self.path.clone(), fd_path);
         rustix::mount::mount(
             config.fsname.as_str(),
-            &there,
+            &target,
             fstype.as_str(),
             flags,
             Some(data.as_c_str()),
@@ -271,8 +284,8 @@ impl Mountpoint {
         Ok(device.into())
     }
 
-    /// `fusermount3` mounts as root and sends the device over a socket whose number it finds in
-    /// `_FUSE_COMMFD` (libfuse mount.c).
+    /// Mounts with `fusermount3`, which runs as root and sends the FUSE device over the socket
+    /// whose descriptor number is in `_FUSE_COMMFD` (libfuse mount.c).
     fn attach_by_fusermount(
         &self,
         program: &Path,
@@ -283,7 +296,7 @@ impl Mountpoint {
             format!("subtype={}", escape_option(&config.subtype)),
         ];
         for (is_set, option) in [
-            (lets_others(config), "allow_other"),
+            (allows_others(config), "allow_other"),
             (config.default_permissions, "default_permissions"),
             (config.is_read_only, "ro"),
         ] {
@@ -297,7 +310,7 @@ impl Mountpoint {
             source,
         };
         let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-        // The one descriptor that a child is to inherit.
+        // `fusermount3` must inherit this descriptor: clear FD_CLOEXEC.
         rustix::io::fcntl_setfd(&theirs, FdFlags::empty()).map_err(|e| failed(e.into()))?;
         let args: [OsString; 4] = [
             "-o".into(),
@@ -306,58 +319,64 @@ impl Mountpoint {
             self.path.clone().into(),
         ];
         let environment = [("_FUSE_COMMFD", theirs.as_raw_fd().to_string())];
-        let captured = process::capture_with(program, &args, &environment, FUSERMOUNT_LIMIT)
+        let captured = process::capture_with(program, &args, &environment, FUSERMOUNT_TIMEOUT)
             .map_err(failed)?;
         drop(theirs);
         if captured.code != Some(0) {
-            let said = Escaped(captured.stderr.trim_ascii()).to_string();
-            return Err(Error::Fusermount(hint(&said)));
+            let message = Escaped(captured.stderr.trim_ascii()).to_string();
+            return Err(Error::Fusermount(with_hint(&message)));
         }
         receive_fd(&ours).map_err(failed)
     }
 
-    /// Takes the mount with this id off, if it is still there. If it is in use, it may be taken
-    /// out of sight, and goes when its last user has gone.
+    /// Unmounts the mount with this id; see [`detach_by_id`].
+    ///
+    /// # Errors
+    /// See [`detach_by_id`].
     pub fn detach(&self, id: &str, when_busy: WhenBusy) -> Result<Detached, Error> {
         detach_by_id(id, self.fusermount.as_deref(), when_busy)
     }
 
-    /// Returns the program that unmounts for everybody but root.
+    /// Returns the path of `fusermount3`; `None` for root.
     pub fn fusermount(&self) -> Option<&Path> {
         self.fusermount.as_deref()
     }
 }
 
-/// What is to become of a mount that is in use.
+/// How to unmount a mount that is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WhenBusy {
-    Leave,
-    Hide,
+    /// Leave it mounted and return [`Error::InUse`].
+    Fail,
+    /// Unmount it lazily (`MNT_DETACH`): hide it, and let it end when its last file is closed.
+    UnmountLazily,
 }
 
-/// What has become of a mount.
+/// How a mount was unmounted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detached {
-    Gone,
-    /// It is out of sight, and goes with its last user.
-    Hidden,
+    Unmounted,
+    /// It was in use: it is hidden, and ends when its last file is closed.
+    Lazily,
 }
 
-/// Takes off the mount with this id; one that is not there any more is gone. By `fusermount3` if
-/// that is given, as everybody but root must.
+/// Unmounts the mount with this id. A mount that does not exist any more counts as unmounted.
+///
+/// Uses the program `fusermount` if it is given, and umount(2), which only root may call, if not.
 ///
 /// # Errors
-/// [`Error::InUse`] if it is in use and is not to be hidden.
+/// [`Error::InUse`] if the mount is in use and `when_busy` is [`WhenBusy::Fail`];
+/// [`Error::Covered`] if its path does not lead to it; other errors if unmounting failed.
 pub fn detach_by_id(
     id: &str,
     fusermount: Option<&Path>,
     when_busy: WhenBusy,
 ) -> Result<Detached, Error> {
-    let Some(MountLine { path, .. }) = mountinfo::by_id(id).map_err(unlisted)? else {
-        return Ok(Detached::Gone);
+    let Some(MountLine { path, .. }) = mountinfo::by_id(id).map_err(list_error)? else {
+        return Ok(Detached::Unmounted);
     };
-    // A path leads to what is on top of it.
-    let top = mountinfo::topmost(&path).map_err(unlisted)?;
+    // umount(2) by path unmounts the topmost mount there, which may be another one.
+    let top = mountinfo::topmost(&path).map_err(list_error)?;
     if top.is_none_or(|top| top.id != id) {
         return Err(Error::Covered(path));
     }
@@ -366,14 +385,16 @@ pub fn detach_by_id(
         Some(program) => unmount_by_fusermount(&path, program, lazily),
     };
     match (unmount(false), when_busy) {
-        (Ok(()), _) => Ok(Detached::Gone),
-        (Err(Error::InUse(_)), WhenBusy::Hide) => unmount(true).map(|()| Detached::Hidden),
+        (Ok(()), _) => Ok(Detached::Unmounted),
+        (Err(Error::InUse(_)), WhenBusy::UnmountLazily) => unmount(true).map(|()| Detached::Lazily),
         (Err(error), _) => Err(error),
     }
 }
 
-/// Unmounts the mount with this id and nothing else: between a look at the path and umount(2),
-/// whoever owns a directory on the way can make the path lead to another mount.
+/// Unmounts the mount with this id and no other.
+///
+/// The owner of a directory of the path could make it lead to another mount between a check of the
+/// path and umount(2). A descriptor of the parent directory excludes that race.
 fn unmount_as_root(path: &Path, id: &str, lazily: bool) -> Result<(), Error> {
     let failed = |source: io::Error| Error::Unmount {
         path: path.to_owned(),
@@ -387,27 +408,28 @@ fn unmount_as_root(path: &Path, id: &str, lazily: bool) -> Result<(), Error> {
         .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
         .open(parent)
         .map_err(failed)?;
-    // The name of a mountpoint cannot be given to another directory while it is one.
-    let there = by_descriptor(&parent).join(name);
-    if mount_at(&there).is_none_or(|number| id.split('/').next() != Some(&number)) {
+    // A mountpoint in this directory cannot be renamed or removed while it is one.
+    let target = fd_path(&parent).join(name);
+    if mount_number_at(&target).is_none_or(|number| id.split('/').next() != Some(&number)) {
         return Err(Error::Covered(path.to_owned()));
     }
     let mut flags = UnmountFlags::NOFOLLOW;
     flags.set(UnmountFlags::DETACH, lazily);
-    rustix::mount::unmount(&there, flags).map_err(|error| match error {
+    rustix::mount::unmount(&target, flags).map_err(|error| match error {
         rustix::io::Errno::BUSY => Error::InUse(path.to_owned()),
         error => failed(error.into()),
     })
 }
 
-/// A path to what is open, whatever name it has by now.
-fn by_descriptor(file: &impl AsRawFd) -> PathBuf {
+/// Returns a path to an open file that is valid even if the file has been renamed.
+fn fd_path(file: &impl AsRawFd) -> PathBuf {
     format!("/proc/self/fd/{}", file.as_raw_fd()).into()
 }
 
-/// Returns the number of the mount that a path leads to, without asking its filesystem, which may be
-/// dead.
-fn mount_at(path: &Path) -> Option<String> {
+/// Returns the number of the mount that a path leads to.
+///
+/// Works for dead mounts: opening with `O_PATH` sends no request to the filesystem.
+fn mount_number_at(path: &Path) -> Option<String> {
     let file = File::options()
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
@@ -422,62 +444,62 @@ fn unmount_by_fusermount(path: &Path, program: &Path, lazily: bool) -> Result<()
     let option = if lazily { "-uz" } else { "-u" };
     let args: [OsString; 3] = [option.into(), "--".into(), path.into()];
     let captured =
-        process::capture(program, &args, FUSERMOUNT_LIMIT).map_err(|source| Error::Unmount {
+        process::capture(program, &args, FUSERMOUNT_TIMEOUT).map_err(|source| Error::Unmount {
             path: path.to_owned(),
             source,
         })?;
     if captured.code == Some(0) {
         return Ok(());
     }
-    let said = Escaped(captured.stderr.trim_ascii()).to_string();
-    // fusermount3 speaks no language but English, and has one exit status for all.
-    if said.ends_with("Device or resource busy") {
+    let message = Escaped(captured.stderr.trim_ascii()).to_string();
+    // fusermount3 has one exit status for all errors, and its messages are never translated.
+    if message.ends_with("Device or resource busy") {
         Err(Error::InUse(path.to_owned()))
     } else {
-        Err(Error::Fusermount(said))
+        Err(Error::Fusermount(message))
     }
 }
 
-/// Whether the kernel is to let others through; it has no word for root alone, whom fuser tells
-/// from the rest.
-fn lets_others(config: &config::Mount) -> bool {
+/// Returns whether the kernel must pass on requests of other users. FUSE has no option for root
+/// alone: for `allow_root` fuser refuses the requests of all others.
+fn allows_others(config: &config::Mount) -> bool {
     config.allow_other || config.allow_root
 }
 
-fn unusable(path: &Path, error: io::Error) -> Error {
+fn mountpoint_error(path: &Path, error: io::Error) -> Error {
     match error.raw_os_error() {
         Some(libc::ENOENT) => Error::Missing(path.to_owned()),
         Some(libc::ENOTDIR) => Error::NotADirectory(path.to_owned()),
-        // "Transport endpoint is not connected": the daemon behind it is gone.
+        // "Transport endpoint is not connected": the daemon of the mount has ended.
         Some(libc::ENOTCONN) => Error::Dead(path.to_owned()),
-        _ => Error::Look {
+        _ => Error::Inspect {
             path: path.to_owned(),
             source: error,
         },
     }
 }
 
-/// What fusermount3 says, with what to do about it.
-fn hint(said: &str) -> String {
-    if said.contains("user_allow_other") {
-        format!("{said} (add the line `user_allow_other` to /etc/fuse.conf)")
+/// Returns a message of `fusermount3`, with what the user can do about it.
+fn with_hint(message: &str) -> String {
+    if message.contains("user_allow_other") {
+        format!("{message} (add the line `user_allow_other` to /etc/fuse.conf)")
     } else {
-        said.to_owned()
+        message.to_owned()
     }
 }
 
-fn is_mountpoint(path: &Path) -> Result<bool, Error> {
-    // Only a FUSE mount is in the way; mounting over another kind is what people do.
-    let mounts = mountinfo::mounts().map_err(unlisted)?;
+/// Returns whether a FUSE filesystem is mounted on `path`. Mounting over other types is allowed.
+fn is_fuse_mountpoint(path: &Path) -> Result<bool, Error> {
+    let mounts = mountinfo::mounts().map_err(list_error)?;
     let mut on_path = mounts.iter().filter(|mount| mount.path == path);
     Ok(on_path.any(|mount| mount.fstype.starts_with("fuse")))
 }
 
-fn unlisted(source: io::Error) -> Error {
+fn list_error(source: io::Error) -> Error {
     Error::Mounts { source }
 }
 
-/// A value in fusermount3's list of options.
+/// Escapes a value for the option list of `fusermount3`.
 fn escape_option(value: &str) -> String {
     value.replace('\\', "\\\\").replace(',', "\\,")
 }
@@ -526,7 +548,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_comma_in_a_name_is_not_the_end_of_an_option() {
+    fn escape_option_escapes_commas_and_backslashes() {
         assert_eq!(escape_option("u@h:/a,ro\\"), "u@h:/a\\,ro\\\\");
     }
 }

@@ -1,8 +1,8 @@
-//! Going to the background: the child does everything from the start; the parent waits to hear
-//! how it went and then leaves.
+//! Runs the mount in the background: the child connects, mounts and serves; the parent waits until
+//! the mount is ready or the child has ended, and exits with that status.
 //!
-//! The fork comes before the first thread. Until the mount stands, the child keeps the terminal,
-//! so that it can ask for passwords and say what is wrong.
+//! The fork happens before any thread starts. Until the mount is ready the child keeps the
+//! terminal, so that it can ask for passwords and print errors.
 
 use std::fs::File;
 use std::io;
@@ -20,18 +20,22 @@ use crate::exit_code::ExitCode;
 /// Which of the two processes this is.
 #[derive(Debug)]
 pub enum Role {
-    /// The child has ended, or stands; the status with which to end.
+    /// The mount is ready, or the child has ended: the status to exit with.
     Parent(process::ExitCode),
     Child(Readiness),
 }
 
-/// With this the child tells its parent that the mount stands.
+/// Reports to the parent that the mount is ready.
 #[derive(Debug)]
 pub struct Readiness {
+    /// The write end of the pipe to the parent; `None` in the foreground.
     pipe: Option<File>,
 }
 
-/// Splits in two.
+/// Forks. In the parent, blocks until the mount is ready or the child has ended.
+///
+/// # Errors
+/// The pipe or the child process cannot be made.
 pub fn fork() -> io::Result<Role> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     // SAFETY: the process has one thread, so that nothing in the child can hold a lock of another.
@@ -50,13 +54,13 @@ pub fn fork() -> io::Result<Role> {
     }
 }
 
-/// Waits for word from the child, or for its end.
+/// Waits until the child reports that the mount is ready, or ends.
 fn wait(read: OwnedFd, child: nix::unistd::Pid) -> process::ExitCode {
-    let mut word = [0];
-    if File::from(read).read_exact(&mut word).is_ok() {
+    let mut byte = [0];
+    if File::from(read).read_exact(&mut byte).is_ok() {
         return ExitCode::Success.into();
     }
-    // It closed the pipe without a word: it has ended, and has said why.
+    // The pipe was closed without a byte: the child has ended and has printed its error.
     let code = match nix::sys::wait::waitpid(child, None) {
         Ok(nix::sys::wait::WaitStatus::Exited(_, code)) => u8::try_from(code).ok(),
         // As a shell reports a child that was killed by a signal.
@@ -69,16 +73,16 @@ fn wait(read: OwnedFd, child: nix::unistd::Pid) -> process::ExitCode {
 }
 
 impl Readiness {
-    /// In the foreground there is nobody to tell.
-    pub fn nobody() -> Self {
+    /// Returns the value for a mount in the foreground, which has no parent to report to.
+    pub fn foreground() -> Self {
         Self { pipe: None }
     }
 
-    pub fn goes_to_background(&self) -> bool {
-        self.pipe.is_some()
-    }
-
-    /// Leaves the terminal and lets the parent go. What is logged from now on goes to `log`.
+    /// Detaches from the terminal, redirects standard error to the file `log` and reports to the
+    /// parent. Does nothing in the foreground.
+    ///
+    /// # Errors
+    /// The log file cannot be opened, or a system call failed: the parent has not been told.
     pub fn ready(self, log: &Path) -> io::Result<()> {
         let Some(mut pipe) = self.pipe else {
             return Ok(());
@@ -93,7 +97,7 @@ impl Readiness {
     }
 }
 
-/// How long a log may be before a mount starts it anew.
+/// The size in bytes above which a mount truncates its log file when it opens it.
 const MAX_LOG: u64 = 1 << 20;
 
 fn open_log(path: &Path) -> io::Result<File> {

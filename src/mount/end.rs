@@ -1,10 +1,9 @@
-//! The end of a mount, whoever asks for it: uploads what is left within a limit, takes the mount
-//! off, and says what could not be uploaded.
+//! The end of a mount: drains within a limit, unmounts, and reports the files not uploaded.
 //!
 //! ```text
-//! signal, control socket: drain, then detach --+
-//!                                              +--> the kernel ends the session --> finish
-//! umount, fusermount3 -u ----------------------+
+//! signal, control socket: drain, then unmount --+
+//!                                               +--> the FUSE session ends --> finish
+//! umount, fusermount3 -u -----------------------+
 //! ```
 
 use std::fmt;
@@ -32,19 +31,19 @@ use crate::sync::Condvar;
 use crate::sync::Mutex;
 use crate::vfs::Vfs;
 
-/// How long a busy mount may be served after its end was asked for.
-const LAST_USERS: Duration = Duration::from_secs(10);
+/// How long a mount that was unmounted lazily is served before the program ends anyway.
+const LAZY_UNMOUNT_GRACE: Duration = Duration::from_secs(10);
 
-/// How long an answer to whoever asked for the end may take to get there.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long the program waits before it exits, so that `scpfs umount` receives its answer.
+const ANSWER_GRACE: Duration = Duration::from_millis(500);
 
-/// What the last try to upload everything gets, however long the one before it took.
-const LAST_TRY: Duration = Duration::from_secs(5);
+/// The least time for the last drain, even if earlier drains have used up the limit.
+const MIN_LAST_DRAIN: Duration = Duration::from_secs(5);
 
-/// How long to wait before what could not be uploaded at the end is tried again.
-const DRAIN_PAUSE: Duration = Duration::from_millis(250);
+/// The delay before a drain that failed because the host cannot be reached is retried.
+const DRAIN_RETRY_DELAY: Duration = Duration::from_millis(250);
 
-/// A mount that stands, as whoever may end it sees it.
+/// An active mount: what is needed to report on it and to end it.
 pub struct Mounted {
     pub(crate) vfs: Arc<Vfs>,
     pub(crate) cache: Arc<Cache>,
@@ -53,46 +52,45 @@ pub struct Mounted {
     mountpoint: Arc<Mountpoint>,
     /// See [`mountinfo::MountLine::id`].
     id: String,
-    /// How long an end may take to upload what is left.
-    limit: Duration,
-    /// How long a host that is away is waited for.
-    patience: Duration,
+    /// How long the end of the mount may take for uploads (`drain_timeout=`).
+    drain_timeout: Duration,
+    /// How long a drain is retried while the host cannot be reached (`timeout=`).
+    host_timeout: Duration,
     guard: Mutex<Option<Guard>>,
     state: Mutex<State>,
-    /// Told when a drain ends, and when all has ended.
+    /// Notified when a drain ends, and when `outcome` is set.
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    round: u64,
     is_draining: bool,
-    /// What the last drain could not upload.
-    left: Vec<Left>,
-    /// When an end was first asked for.
+    /// The files that the last drain could not upload.
+    not_uploaded: Vec<NotUploaded>,
+    /// When the end of the mount was first requested.
     ending_since: Option<Tick>,
-    /// Whether the mount was taken off, or is about to be.
+    /// The mount has been unmounted, or an unmount is in progress.
     is_detaching: bool,
-    /// Whether the session with the kernel has ended.
+    /// The FUSE session has ended.
     is_finishing: bool,
-    /// What was not uploaded in the end.
-    outcome: Option<Vec<Left>>,
+    /// The files that are not uploaded after the last drain; `None` before its end.
+    outcome: Option<Vec<NotUploaded>>,
 }
 
 /// A file that could not be uploaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Left {
+pub struct NotUploaded {
     pub path: RemotePath,
     pub reason: String,
 }
 
-/// How far a drain has come.
+/// The progress of a drain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
     pub is_draining: bool,
-    /// What it could not upload, once it has ended.
-    pub left: Vec<Left>,
-    /// What is not uploaded at this moment.
+    /// The files that it could not upload; empty until it has ended.
+    pub not_uploaded: Vec<NotUploaded>,
+    /// All files that are not uploaded at this moment.
     pub files: Vec<FileReport>,
 }
 
@@ -104,8 +102,8 @@ impl Mounted {
         clock: Arc<dyn Clock>,
         mountpoint: Arc<Mountpoint>,
         id: String,
-        limit: Duration,
-        patience: Duration,
+        drain_timeout: Duration,
+        host_timeout: Duration,
     ) -> Arc<Self> {
         Arc::new(Self {
             vfs,
@@ -114,21 +112,21 @@ impl Mounted {
             clock,
             mountpoint,
             id,
-            limit,
-            patience,
+            drain_timeout,
+            host_timeout,
             guard: Mutex::new(None),
             state: Mutex::new(State::default()),
             changed: Condvar::new(),
         })
     }
 
-    /// Sets who clears the mountpoint if this program is killed.
+    /// Sets the guard process, which clears the mountpoint if this process is killed.
     pub fn set_guard(&self, guard: Guard) {
         *self.guard.lock() = Some(guard);
     }
 
-    /// Lets the guard go, unless there is something for it to clear: a mount that is dead and
-    /// still there.
+    /// Ends the guard process, unless the mount still exists: then the guard clears it after this
+    /// process has ended.
     pub fn release_guard(&self) {
         if let Some(guard) = self.guard.lock().take()
             && matches!(mountinfo::by_id(&self.id), Ok(None))
@@ -137,22 +135,13 @@ impl Mounted {
         }
     }
 
-    /// Begins to upload everything, on another thread; returns the number of the drain. One that
-    /// is under way is joined.
-    pub fn start_drain(self: &Arc<Self>) -> u64 {
-        self.begin_drain().0
-    }
-
-    /// As [`Self::start_drain`]; says as well whether the drain is a new one.
-    fn begin_drain(self: &Arc<Self>) -> (u64, bool) {
-        let mut state = self.state.lock();
-        if state.is_draining {
-            return (state.round, false);
+    /// Starts a drain on another thread, unless one is running already.
+    ///
+    /// Returns whether it started one.
+    pub fn start_drain(self: &Arc<Self>) -> bool {
+        if std::mem::replace(&mut self.state.lock().is_draining, true) {
+            return false;
         }
-        state.round += 1;
-        state.is_draining = true;
-        let round = state.round;
-        drop(state);
         let mounted = Arc::clone(self);
         let spawned = thread::Builder::new()
             .name("scpfs-drain".to_owned())
@@ -161,169 +150,178 @@ impl Mounted {
             log::warn!("cannot start a thread: {error}");
             self.drain();
         }
-        (round, true)
+        true
     }
 
     fn drain(&self) {
         let since = self.clock.tick();
-        // A host that is away, or was a moment ago, is given as long as a call has.
-        let left = loop {
-            let left = self.vfs.drain();
-            let is_away = left
+        // A host that cannot be reached may come back within `host_timeout`: retry.
+        let failed = loop {
+            let failed = self.vfs.drain();
+            let is_unreachable = failed
                 .iter()
                 .any(|(_, error)| error.is_connection_loss() && !error.is_host_key_refused());
-            if !is_away || self.clock.tick().saturating_sub(since) >= self.patience {
-                break left;
+            if !is_unreachable || self.clock.tick().saturating_sub(since) >= self.host_timeout {
+                break failed;
             }
-            thread::sleep(DRAIN_PAUSE);
+            thread::sleep(DRAIN_RETRY_DELAY);
         };
-        let left = left.into_iter().map(|(path, error)| Left {
+        let not_uploaded = failed.into_iter().map(|(path, error)| NotUploaded {
             path,
             reason: error_chain::with_causes(&error),
         });
         let mut state = self.state.lock();
-        state.left = left.collect();
+        state.not_uploaded = not_uploaded.collect();
         state.is_draining = false;
         drop(state);
         self.changed.notify_all();
     }
 
-    /// Returns how far the drain is.
+    /// Returns the progress of the drain.
     pub fn progress(&self) -> Progress {
         let files = self.vfs.report();
         let state = self.state.lock();
         Progress {
             is_draining: state.is_draining,
-            left: if state.is_draining {
+            not_uploaded: if state.is_draining {
                 Vec::new()
             } else {
-                state.left.clone()
+                state.not_uploaded.clone()
             },
             files,
         }
     }
 
-    /// Uploads everything, for at most `limit`; returns what could not be uploaded.
-    fn drain_within(self: &Arc<Self>, limit: Duration) -> Vec<Left> {
-        let until = self.clock.tick() + limit;
+    /// Drains, waits at most `limit` for that, and returns the files that are not uploaded.
+    fn drain_within(self: &Arc<Self>, limit: Duration) -> Vec<NotUploaded> {
+        let deadline = self.clock.tick() + limit;
         loop {
-            let (_, is_new) = self.begin_drain();
+            let is_new = self.start_drain();
             let mut state = self.state.lock();
             while state.is_draining {
-                let rest = until.saturating_sub(self.clock.tick());
-                if rest.is_zero() {
+                let remaining = deadline.saturating_sub(self.clock.tick());
+                if remaining.is_zero() {
                     drop(state);
-                    return self.unfinished(limit);
+                    return self.not_uploaded_within(limit);
                 }
-                self.changed.wait_for(&mut state, rest);
+                self.changed.wait_for(&mut state, remaining);
             }
-            // One that had begun before may have missed what was written since.
+            // A drain that was running before this call may have missed later writes: drain again.
             if is_new {
-                return state.left.clone();
+                return state.not_uploaded.clone();
             }
         }
     }
 
-    fn unfinished(&self, limit: Duration) -> Vec<Left> {
+    /// Returns the files that are not uploaded, with `limit` as the reason where no upload failed.
+    fn not_uploaded_within(&self, limit: Duration) -> Vec<NotUploaded> {
         let reports = self.vfs.report().into_iter();
-        let reason = format!("not within {} s", limit.as_secs_f64());
-        let left = reports.map(|file| Left {
+        let reason = format!("timed out after {} s", limit.as_secs_f64());
+        let files = reports.map(|file| NotUploaded {
             path: file.path,
             reason: file.failure.unwrap_or_else(|| reason.clone()),
         });
-        left.collect()
+        files.collect()
     }
 
-    /// How much of the limit is left for the end that was asked for, by this call if not before.
-    fn rest_of_limit(&self) -> Duration {
+    /// Returns how much of `drain_timeout` remains, counted from the first call of this function.
+    fn remaining_drain_time(&self) -> Duration {
         let now = self.clock.tick();
         let since = *self.state.lock().ending_since.get_or_insert(now);
-        let gone = now.saturating_sub(since);
-        self.limit
-            .saturating_sub(gone)
-            .max(LAST_TRY.min(self.limit))
+        let elapsed = now.saturating_sub(since);
+        self.drain_timeout
+            .saturating_sub(elapsed)
+            .max(MIN_LAST_DRAIN.min(self.drain_timeout))
     }
 
-    /// Ends the mount because of a signal: drains it and takes it off.
-    pub fn end_for(self: &Arc<Self>, signal: &'static str) {
+    /// Ends the mount because of a signal: drains and unmounts, lazily if the mount is in use.
+    pub fn end_on_signal(self: &Arc<Self>, signal: &'static str) {
         log::info!("{signal}: unmounting");
-        // Before it is out of sight: what fails can still be read through the mount.
-        let limit = self.rest_of_limit();
+        // Drain before unmounting: a file whose upload fails can still be read through the mount.
+        let limit = self.remaining_drain_time();
         let n_left = self.drain_within(limit).len();
         if n_left > 0 {
-            log::warn!("{n_left} files are not uploaded; unmounting all the same");
+            log::warn!("{n_left} files are not uploaded; unmounting anyway");
         }
-        match self.unmount(WhenBusy::Hide) {
-            Ok(Detached::Gone) => {}
-            Ok(Detached::Hidden) => log::warn!(
-                "the mount is in use; it is out of sight now and ends with its last user, or in {} s",
-                LAST_USERS.as_secs()
+        match self.unmount(WhenBusy::UnmountLazily) {
+            Ok(Detached::Unmounted) => {}
+            Ok(Detached::Lazily) => log::warn!(
+                "the mount is in use; it was unmounted lazily and ends when its last file is \
+                 closed, or after {} s",
+                LAZY_UNMOUNT_GRACE.as_secs()
             ),
             Err(error) => log::error!("{}", error_chain::with_causes(&error)),
         }
     }
 
-    /// Takes the mount off. One that is in use is hidden if `when_busy` says so, and then ended
-    /// whether its last user has gone or not.
+    /// Unmounts. `when_busy` decides what happens to a mount that is in use. After a lazy unmount
+    /// the program ends after 10 s at the latest, even if files are open.
+    ///
+    /// # Errors
+    /// The mount is in use and `when_busy` is [`WhenBusy::Fail`], or umount(2) failed: the mount is
+    /// served as before.
     pub fn unmount(self: &Arc<Self>, when_busy: WhenBusy) -> Result<Detached, attach::Error> {
         if std::mem::replace(&mut self.state.lock().is_detaching, true) {
-            log::info!("ending already");
-            return Ok(Detached::Gone);
+            log::info!("an unmount is in progress already");
+            return Ok(Detached::Unmounted);
         }
         let detached = self.mountpoint.detach(&self.id, when_busy);
         match detached {
-            // Another mount namespace may have a copy of it, as that of a container does.
-            Ok(Detached::Gone | Detached::Hidden) => self.end_soon(),
+            // Even after a complete unmount a copy of the mount in another mount namespace, for
+            // example that of a container, may keep the session alive.
+            Ok(Detached::Unmounted | Detached::Lazily) => self.exit_after_grace(),
             Err(_) => self.state.lock().is_detaching = false,
         }
         detached
     }
 
-    /// Ends the program in a while, for users who do not go by themselves.
-    fn end_soon(self: &Arc<Self>) {
+    /// Starts a thread that ends the program after `LAZY_UNMOUNT_GRACE`, even if files are open.
+    fn exit_after_grace(self: &Arc<Self>) {
         let mounted = Arc::clone(self);
-        let last = move || {
-            thread::sleep(LAST_USERS);
+        let exit = move || {
+            thread::sleep(LAZY_UNMOUNT_GRACE);
             if mounted.state.lock().is_finishing {
-                // It ends in order, and takes its time to upload what is left.
+                // The session has ended; `finish` drains and ends the program.
                 return;
             }
-            log::warn!("the mount is still in use; ending all the same");
-            let left = mounted.drain_within(LAST_TRY);
-            log_left(&left);
-            let code = if left.is_empty() {
+            log::warn!("the mount is still in use; ending anyway");
+            let not_uploaded = mounted.drain_within(MIN_LAST_DRAIN);
+            log_not_uploaded(&not_uploaded);
+            let code = if not_uploaded.is_empty() {
                 ExitCode::Success
             } else {
                 ExitCode::NotUploaded
             };
-            mounted.state.lock().outcome = Some(left);
+            mounted.state.lock().outcome = Some(not_uploaded);
             mounted.changed.notify_all();
             mounted.release_guard();
-            // Whoever asked for the end gets an answer.
-            thread::sleep(LAST_WORDS);
+            thread::sleep(ANSWER_GRACE);
             super::exit_now(code);
         };
         let spawned = thread::Builder::new()
-            .name("scpfs-last-users".to_owned())
-            .spawn(last);
+            .name("scpfs-exit".to_owned())
+            .spawn(exit);
         if let Err(error) = spawned {
             log::warn!("cannot start a thread: {error}");
         }
     }
 
-    /// Uploads what is left after the session with the kernel has ended, closes everything, and
-    /// says what could not be uploaded.
+    /// Drains after the FUSE session has ended, closes the connections and the cache, and returns
+    /// the exit status. Blocks for at most the rest of `drain_timeout`, plus the time to close.
+    ///
+    /// # Errors
+    /// [`Error::NotUploaded`]: some files are not uploaded; their content stays in the cache.
     pub fn finish(self: &Arc<Self>) -> Result<ExitCode, Error> {
         {
             let mut state = self.state.lock();
             (state.is_detaching, state.is_finishing) = (true, true);
         }
-        let left = self.drain_within(self.rest_of_limit());
+        let not_uploaded = self.drain_within(self.remaining_drain_time());
         self.remote.close();
         self.cache.close();
-        log_left(&left);
-        let n = left.len();
-        self.state.lock().outcome = Some(left);
+        log_not_uploaded(&not_uploaded);
+        let n = not_uploaded.len();
+        self.state.lock().outcome = Some(not_uploaded);
         self.changed.notify_all();
         if n == 0 {
             log::info!("unmounted");
@@ -335,23 +333,24 @@ impl Mounted {
         })
     }
 
-    /// Waits for the end and returns what was not uploaded then; `None` if it does not come in
-    /// time.
-    pub fn outcome_within(&self, limit: Duration) -> Option<Vec<Left>> {
-        let until = self.clock.tick() + limit;
+    /// Waits for the end of the last drain and returns the files that are not uploaded; `None` if
+    /// it has not ended within `limit`.
+    pub fn outcome_within(&self, limit: Duration) -> Option<Vec<NotUploaded>> {
+        let deadline = self.clock.tick() + limit;
         let mut state = self.state.lock();
         while state.outcome.is_none() {
-            let rest = until.saturating_sub(self.clock.tick());
-            if rest.is_zero() {
+            let remaining = deadline.saturating_sub(self.clock.tick());
+            if remaining.is_zero() {
                 return None;
             }
-            self.changed.wait_for(&mut state, rest);
+            self.changed.wait_for(&mut state, remaining);
         }
         state.outcome.clone()
     }
 
-    /// Returns where the mount is at this moment, or was, and its id while it is there.
-    pub fn place(&self) -> (PathBuf, Option<&str>) {
+    /// Returns the current or last path of the mount, and its id unless it is or is being
+    /// unmounted.
+    pub fn location(&self) -> (PathBuf, Option<&str>) {
         let is_detaching = self.state.lock().is_detaching;
         let path = || self.mountpoint.path().to_owned();
         match mountinfo::by_id(&self.id) {
@@ -361,9 +360,9 @@ impl Mounted {
         }
     }
 
-    /// Returns how long an end may take to upload what is left.
-    pub fn limit(&self) -> Duration {
-        self.limit
+    /// Returns how long the end of the mount may take for uploads.
+    pub fn drain_timeout(&self) -> Duration {
+        self.drain_timeout
     }
 }
 
@@ -375,8 +374,8 @@ impl fmt::Debug for Mounted {
     }
 }
 
-fn log_left(left: &[Left]) {
-    for Left { path, reason } in left {
+fn log_not_uploaded(files: &[NotUploaded]) {
+    for NotUploaded { path, reason } in files {
         log::error!("not uploaded: {path}: {reason}");
     }
 }

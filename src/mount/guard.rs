@@ -1,9 +1,10 @@
-//! The guard: a small process that clears the mountpoint if the daemon dies without doing so.
+//! The guard process: clears the mountpoint if the daemon dies without unmounting.
 //!
-//! It holds the reading end of a pipe whose writing end only the daemon has. The daemon writes a
-//! byte when the mount has ended in order; an end without it means that the daemon was killed.
-//! The guard has a session of its own, so that no key on a terminal reaches it, and nothing else
-//! open: above all not the FUSE device, which keeps a mount from dying.
+//! It holds the read end of a pipe whose write end only the daemon has. The daemon writes a byte
+//! when the mount has ended in an orderly way. End of file without that byte means that the daemon
+//! was killed. The guard has a session of its own, so that signals from a terminal do not reach it.
+//! It has no other descriptor open, above all not the FUSE device: that would keep a mount whose
+//! daemon was killed from being aborted.
 
 use std::fs::File;
 use std::io;
@@ -18,21 +19,21 @@ use std::time::Duration;
 use rustix::pipe::PipeFlags;
 
 use crate::config;
-use crate::control::PATIENCE;
+use crate::control::IO_TIMEOUT;
 use crate::mount::attach;
 use crate::mount::attach::WhenBusy;
 use crate::mount::mountinfo;
 use crate::mount::signals;
 use crate::process;
 
-/// How long a mount may take to be dead after its daemon is, and how often it is looked at.
-const DYING: Duration = Duration::from_secs(10);
-const STEP: Duration = Duration::from_millis(100);
+/// How long the guard waits for the mount to be dead after the daemon was killed.
+const DEAD_MOUNT_TIMEOUT: Duration = Duration::from_secs(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long the guard may take to end after the daemon has told it to.
-const LAST_WAIT: Duration = Duration::from_secs(1);
+/// How long the daemon waits for the guard to exit after it has released it.
+const GUARD_EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The daemon's hold on its guard.
+/// The daemon's handle of its guard process.
 #[derive(Debug)]
 pub struct Guard {
     child: Child,
@@ -40,8 +41,11 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Starts a guard for the mount with this id; `socket` is a file to remove if the
-    /// daemon does not.
+    /// Starts a guard process for the mount with this id. The guard also removes the control socket
+    /// `socket` when the daemon has ended.
+    ///
+    /// # Errors
+    /// The pipe or the process cannot be made.
     pub fn start(id: &str, fusermount: Option<&Path>, socket: Option<&Path>) -> io::Result<Self> {
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         let nothing = Path::new("");
@@ -57,29 +61,32 @@ impl Guard {
         })
     }
 
-    /// Lets the guard go: there is nothing left to clear.
+    /// Tells the guard process that nothing is left to clear, and waits briefly for its exit.
     pub fn release(mut self) {
         if let Err(error) = self.pipe.write_all(b"e") {
-            log::debug!("the guard has gone before: {error}");
+            log::debug!("the guard process has ended already: {error}");
         }
         drop(self.pipe);
         let mut waited = Duration::ZERO;
-        while matches!(self.child.try_wait(), Ok(None)) && waited < LAST_WAIT {
+        while matches!(self.child.try_wait(), Ok(None)) && waited < GUARD_EXIT_TIMEOUT {
             thread::sleep(Duration::from_millis(5));
             waited += Duration::from_millis(5);
         }
     }
 }
 
-/// What the guard does, in a process of its own, until its daemon has ended.
+/// Runs the guard process: waits until the daemon has ended, then clears a dead mount.
+///
+/// # Errors
+/// A system call failed, or the dead mount cannot be unmounted.
 pub fn run(task: &config::Guard) -> io::Result<()> {
-    // systemd sends SIGTERM to all at once; the guard has to outlive the daemon.
+    // systemd sends SIGTERM to all processes of a unit; the guard must outlive the daemon.
     signals::block()?;
-    // It fails in who leads a process group: a shell that was told to start it by hand.
-    let _leads = rustix::process::setsid();
+    // setsid(2) fails for the leader of a process group, for example when a shell starts the guard.
+    let _is_leader = rustix::process::setsid();
     rustix::process::chdir("/")?;
-    close_the_rest();
-    // Last: whoever sees the name finds a guard that is ready.
+    close_inherited_fds();
+    // The name comes last: a guard that has it is ready.
     rustix::thread::set_name(c"scpfs-guard")?;
     let mut byte = [0];
     let n = io::stdin().lock().read(&mut byte)?;
@@ -90,10 +97,10 @@ pub fn run(task: &config::Guard) -> io::Result<()> {
         return Ok(());
     }
     let mut waited = Duration::ZERO;
-    while waited < DYING {
+    while waited < DEAD_MOUNT_TIMEOUT {
         let mount = match mountinfo::by_id(&task.mount_id) {
             Ok(None) => break,
-            // No descriptor is left in the system; one may be free soon.
+            // The system may be out of descriptors for a moment: retry.
             Err(_) => None,
             Ok(mount) => mount,
         };
@@ -101,27 +108,29 @@ pub fn run(task: &config::Guard) -> io::Result<()> {
             && is_dead(&mount.path)
         {
             let fusermount = task.fusermount.as_deref();
-            return attach::detach_by_id(&mount.id, fusermount, WhenBusy::Hide)
+            return attach::detach_by_id(&mount.id, fusermount, WhenBusy::UnmountLazily)
                 .map(drop)
                 .map_err(io::Error::other);
         }
-        thread::sleep(STEP);
-        waited += STEP;
+        thread::sleep(POLL_INTERVAL);
+        waited += POLL_INTERVAL;
     }
     Ok(())
 }
 
-/// Closes what the daemon had inherited from whoever started it.
-fn close_the_rest() {
-    // SAFETY: nothing in this process owns a descriptor but the three standard ones. On a kernel
-    // without this call (before 5.9) they stay open, which does no harm.
+/// Closes descriptors that the daemon has inherited from the program that started it.
+fn close_inherited_fds() {
+    // SAFETY: nothing in this process owns a descriptor except the three standard ones. On a kernel
+    // without close_range(2) (before 5.9) the others stay open, which does no harm.
     let _closed = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
 }
 
-/// Whether nobody serves the mount any more. Asks for what the kernel never answers by itself; a
-/// daemon that does not answer within 10 s is not dead, but may be stopped.
+/// Returns whether the mount is dead: its daemon has ended.
+///
+/// Calls statvfs(2), which the kernel passes on to the daemon. A daemon that does not answer within
+/// 10 s is taken for alive: it may be stopped. Blocks for at most that time.
 pub fn is_dead(mountpoint: &Path) -> bool {
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let mountpoint = mountpoint.to_owned();
     let asking = thread::Builder::new().spawn(move || {
         let answer = rustix::fs::statvfs(&mountpoint);
@@ -129,12 +138,12 @@ pub fn is_dead(mountpoint: &Path) -> bool {
             answer,
             Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::CONNABORTED)
         );
-        tell.send(is_dead)
+        sender.send(is_dead)
     });
-    asking.is_ok() && told.recv_timeout(PATIENCE).unwrap_or(false)
+    asking.is_ok() && receiver.recv_timeout(IO_TIMEOUT).unwrap_or(false)
 }
 
-/// Removes the socket of a daemon that has ended without doing so.
+/// Removes the control socket of the daemon if the daemon has not done so.
 fn remove_socket(path: &Path) {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -1,4 +1,4 @@
-//! What the log looks like.
+//! Sets up the log and its line format.
 
 use std::fmt;
 use std::io::Write as _;
@@ -6,11 +6,11 @@ use std::io::Write as _;
 use crate::config;
 use crate::path::Escaped;
 
-/// Sends the log to standard error, one line a message.
+/// Sends the log to standard error, one line per message.
 pub fn init(config: &config::Logging) {
     let mut builder = env_logger::Builder::new();
     builder.parse_filters(&config.filter).format(|out, record| {
-        // What a host says may be in a message: nothing of it must move a cursor.
+        // A message may quote the host: control characters must not reach the terminal.
         let text = record.args().to_string();
         writeln!(
             out,
@@ -24,12 +24,12 @@ pub fn init(config: &config::Logging) {
     }
 }
 
-/// A message as one line of safe text.
+/// Displays a message as one line without control characters.
 struct Line<'a>(&'a str);
 
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Messages escape what comes from outside themselves; this is the net below them.
+        // Messages escape foreign text where they are made; this catches what they have missed.
         if self.0.chars().any(char::is_control) {
             write!(f, "{}", Escaped(self.0.as_bytes()))
         } else {

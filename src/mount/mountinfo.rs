@@ -1,4 +1,4 @@
-//! What the kernel says is mounted: `/proc/self/mountinfo`, see `proc_pid_mountinfo(5)`.
+//! Parses the list of mounts in `/proc/self/mountinfo`, see `proc_pid_mountinfo(5)`.
 
 use std::fs;
 use std::io;
@@ -9,26 +9,26 @@ use std::path::PathBuf;
 /// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountLine {
-    /// The number of the mount and of its filesystem's device, `ID/MAJOR:MINOR`. The first may be
-    /// that of another mount as soon as it is off, the second only when its daemon has ended.
+    /// The number of the mount and of its filesystem's device, `ID/MAJOR:MINOR`. The kernel may
+    /// reuse the mount number after the unmount, and the device number after the daemon has ended.
     pub id: String,
     pub path: PathBuf,
     /// For example `fuse.scpfs`.
     pub fstype: String,
-    /// What it is said to be of: `user@host:directory`.
+    /// The source field: `user@host:directory`, or the value of `fsname=`.
     pub source: String,
-    /// Whose daemon serves it: `user_id=` of fuse(4).
+    /// The uid of the user who mounted: `user_id=` of fuse(4).
     pub owner: Option<u32>,
 }
 
-/// Where the kernel lists the mounts that a process can see.
+/// The kernel's list of the mounts that this process can see.
 const MOUNTINFO: &str = "/proc/self/mountinfo";
 
-/// Returns all mounts that this process can see, later ones after earlier ones.
+/// Returns all mounts that this process can see, in the order in which they were made.
 ///
 /// # Errors
-/// The list cannot be read, for example because no descriptor is left: then nothing is known of any
-/// mount.
+/// The list cannot be read, for example for lack of a free descriptor. The caller must not take
+/// that for an empty list.
 pub fn mounts() -> io::Result<Vec<MountLine>> {
     listed_in(Path::new(MOUNTINFO))
 }
@@ -38,7 +38,7 @@ fn listed_in(file: &Path) -> io::Result<Vec<MountLine>> {
     Ok(text.split(|&b| b == b'\n').filter_map(parse).collect())
 }
 
-/// Returns what is on top of `path`, if anything is mounted there.
+/// Returns the topmost mount on `path`; `None` if nothing is mounted there.
 ///
 /// # Errors
 /// See [`mounts`].
@@ -46,7 +46,8 @@ pub fn topmost(path: &Path) -> io::Result<Option<MountLine>> {
     Ok(mounts()?.into_iter().rfind(|mount| mount.path == path))
 }
 
-/// Returns a mount by its id, wherever it is by now: a directory above it may have been renamed.
+/// Returns the mount with this id and its current path, which changes when a directory above it is
+/// renamed; `None` if there is no such mount.
 ///
 /// # Errors
 /// See [`mounts`].
@@ -77,7 +78,7 @@ fn parse(line: &[u8]) -> Option<MountLine> {
     })
 }
 
-/// Octal escapes of `/proc`: space, tab, newline and backslash.
+/// Decodes the octal escapes of `/proc`: space, tab, newline and backslash.
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut rest = field;
@@ -105,19 +106,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mountinfo_escapes_are_undone() {
+    fn unescape_decodes_octal_escapes() {
         assert_eq!(unescape(b"/a\\040b\\134c\\x"), b"/a b\\c\\x");
     }
 
-    /// An error counted as a list without mounts: what was still mounted was said to be gone.
+    /// Regression: a read error was taken for an empty list, so that a mount that still existed was
+    /// reported as unmounted.
     #[test]
-    fn a_list_that_cannot_be_read_is_no_empty_list() {
+    fn mounts_reports_a_list_that_cannot_be_read() {
         listed_in(Path::new("/proc/self/no-such-file")).unwrap_err();
         assert_eq!(listed_in(Path::new("/dev/null")).unwrap(), []);
     }
 
     #[test]
-    fn a_line_is_taken_apart() {
+    fn parse_reads_all_fields_of_a_line() {
         let line = b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - fuse.scpfs h: rw,errors";
         let expected = MountLine {
             id: "36/98:0".to_owned(),

@@ -1,8 +1,9 @@
-//! A connection and the cache directory that belongs to the host behind it.
+//! Opens a connection and the cache directory that belongs to the same host key.
 //!
-//! What is typed is known before there is a connection, what it names only afterwards: the first is
-//! enough to refuse another host before anybody logs in, the second to refuse it before anything of
-//! the cache is used.
+//! The typed source is known before the connection, the mounted directory only after the login. So
+//! a host with another key is refused twice: before the login if the typed source was mounted
+//! before (`cache::pin::expected`), and before any use of the cache directory
+//! (`cache::pin::other_host`).
 
 use std::sync::Arc;
 
@@ -25,7 +26,13 @@ use crate::ssh::known_hosts::Refusal;
 use crate::ssh::known_hosts::verify::host_name;
 use crate::ssh::settings::Settings;
 
-/// Connects, and opens the cache directory of what was found; both belong to the same host.
+/// Connects, and opens the cache directory of the mounted directory.
+///
+/// The host key of the connection is the one that is pinned to the cache directory. Blocks; may ask
+/// for a password.
+///
+/// # Errors
+/// As for [`connect`]; or the cache directory belongs to another host or cannot be opened.
 pub(super) fn connect_to_pinned(
     config: &Config,
     terminal: Arc<Terminal>,
@@ -38,16 +45,18 @@ pub(super) fn connect_to_pinned(
         }))) if expected.kind != offered.kind => *expected,
         result => return Ok((connected, result?)),
     };
-    // The directory was asked for by other words, so that nobody knew of which type its key is. The
-    // host may have that as well.
+    // The source was typed in another way than before, so the type of the pinned key was unknown
+    // when the key exchange chose one. The host may have a key of the pinned type too: ask for it.
     connected.1.close();
     let connected = connect(config, terminal, clock, Some(pinned))?;
     let disk = open_disk(config, &connected)?;
     Ok((connected, disk))
 }
 
-/// Looks whether the cache directory of what a host was found to have can be used for that host,
-/// without changing anything.
+/// Checks whether the cache directory can be used for the connected host. Changes nothing.
+///
+/// # Errors
+/// The directory is pinned to another host key, or its pinned key cannot be read.
 pub(crate) fn check(config: &Config, (transport, remote): &Connected) -> Result<(), Error> {
     let settings = transport.settings();
     let base = &config.cache.base;
@@ -58,15 +67,15 @@ pub(crate) fn check(config: &Config, (transport, remote): &Connected) -> Result<
         return Ok(());
     }
     match pin::other_host(base, &cache_key(settings, &remote.facts().root), &key) {
-        Err(error) => Err(system(FIND_OUT)(error)),
-        Ok(Some(expected)) => Err(refuse(settings, expected, key)),
+        Err(error) => Err(system(READ_PINNED_KEY)(error)),
+        Ok(Some(expected)) => Err(key_refused(settings, expected, key)),
         Ok(None) => Ok(()),
     }
 }
 
-const FIND_OUT: &str = "find out which host the cache belongs to";
+const READ_PINNED_KEY: &str = "read the host key that the cache is pinned to";
 
-fn refuse(settings: &Settings, expected: HostKey, offered: HostKey) -> Error {
+fn key_refused(settings: &Settings, expected: HostKey, offered: HostKey) -> Error {
     let refusal = Refusal::Pinned {
         name: host_name(settings),
         expected: Box::new(expected),
@@ -76,58 +85,63 @@ fn refuse(settings: &Settings, expected: HostKey, offered: HostKey) -> Error {
     ssh::Error::from(refusal).into()
 }
 
-/// Opens the cache directory of what a host was found to have, unless it belongs to another host.
+/// Opens the cache directory of the mounted directory and pins it to the host key.
+///
+/// # Errors
+/// The directory is pinned to another host key that was not accepted, or cannot be opened.
 fn open_disk(config: &Config, (transport, remote): &Connected) -> Result<Disk, Error> {
     let settings = transport.settings();
     let facts = remote.facts();
     let name = cache_key(settings, &facts.root);
-    let config::Cache { base, boot, .. } = &config.cache;
+    let config::Cache { base, boot_id, .. } = &config.cache;
     let Some((key, is_known)) = transport.host_key() else {
-        return Ok(Disk::open(base, &name, boot)?);
+        return Ok(Disk::open(base, &name, boot_id)?);
     };
     let is_accepted = settings.accept_host_key.as_ref() == Some(&key.fingerprint);
     match pin::other_host(base, &name, &key) {
         Ok(Some(_)) | Err(_) if is_accepted => {
-            pin::give_to(base, &name, &key).map_err(system("change whose the cache is"))?;
+            pin::give_to(base, &name, &key).map_err(system("pin the cache to the new host key"))?;
         }
-        Err(error) => return Err(system(FIND_OUT)(error)),
-        Ok(Some(expected)) => return Err(refuse(settings, expected, key)),
+        Err(error) => return Err(system(READ_PINNED_KEY)(error)),
+        Ok(Some(expected)) => return Err(key_refused(settings, expected, key)),
         Ok(None) => {}
     }
     let host = Host {
         key,
-        asked: asked_key(settings, &config.connection.directory),
+        asked: typed_key(settings, &config.connection.directory),
     };
-    let disk = Disk::open_for(base, &name, boot, &host)?;
+    let disk = Disk::open_for(base, &name, boot_id, &host)?;
     if disk.was_unpinned() {
         let why = if is_known {
-            "as known_hosts says"
+            "it is in known_hosts"
         } else {
-            "trusted on first use, because no known_hosts file has it"
+            "trusted on first use: it is in no known_hosts file"
         };
         log::info!(
-            "this mount and later ones keep to the host key {} ({why})",
+            "the cache and this mount are pinned to the host key {} ({why})",
             host.key
         );
     }
     Ok(disk)
 }
 
-/// Stands for what is mounted, as typed; see [`Host::asked`].
-pub(super) fn asked_key(settings: &Settings, directory: &[u8]) -> String {
+/// Returns a key for the typed source, with slashes at the end of the directory removed; see
+/// [`Host::asked`].
+pub(super) fn typed_key(settings: &Settings, directory: &[u8]) -> String {
     let n_slashes = directory
         .iter()
         .rev()
         .take_while(|&&byte| byte == b'/')
         .count();
-    // The root directory is nothing but slashes.
+    // Keep one slash of a directory that consists of slashes: the root directory.
     let end = (directory.len() - n_slashes).max(directory.len().min(1));
     cache_key(settings, &directory[..end])
 }
 
-/// A name for the cache directory: readable, and unique by its hash.
+/// Returns the name of a cache directory: user and host for people, and a hash that makes it
+/// unique.
 ///
-/// Hosts behind one address that a `HostKeyAlias` tells apart have a cache each.
+/// The hash covers `HostKeyAlias`, so that several hosts behind one address have separate caches.
 fn cache_key(settings: &Settings, root: &[u8]) -> String {
     let (user, host) = (&settings.user, &settings.hostname);
     let port = settings.port.to_be_bytes();
@@ -157,9 +171,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slash_at_the_end_asks_for_the_same_directory() {
+    fn typed_key_ignores_slashes_at_the_end() {
         let settings = Settings::new("h", 22, "u");
-        let asked = |directory: &[u8]| asked_key(&settings, directory);
+        let asked = |directory: &[u8]| typed_key(&settings, directory);
         assert_eq!(asked(b"/a/b"), asked(b"/a/b//"));
         assert_eq!(asked(b"/"), asked(b"//"));
         assert_ne!(asked(b"/"), asked(b""));
@@ -167,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn each_root_has_a_cache_of_its_own() {
+    fn cache_key_differs_for_each_mounted_directory() {
         let name =
             |user, host, port, root: &[u8]| cache_key(&Settings::new(host, port, user), root);
         let key = name("u", "h", 22, b"/a");

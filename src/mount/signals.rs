@@ -1,4 +1,4 @@
-//! SIGINT, SIGTERM and SIGHUP become an orderly end.
+//! Handles SIGINT, SIGTERM and SIGHUP on a thread of its own.
 
 use std::io;
 use std::thread;
@@ -6,28 +6,34 @@ use std::thread;
 use nix::sys::signal::SigSet;
 use nix::sys::signal::Signal;
 
-/// The signals that ask for an end.
-fn endings() -> SigSet {
+/// The signals that end a mount.
+fn ending_signals() -> SigSet {
     [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
         .into_iter()
         .collect()
 }
 
-/// Keeps the signals from any thread but the one of [`watch`]. Must be called before the first
-/// thread is started, because threads inherit it; a call that waits for the host must not fail
-/// because a signal came.
+/// Blocks the signals in this thread and in all threads that it starts later; only the thread of
+/// [`watch`] receives them. Must be called before the first thread is started. Without this a
+/// system call that waits for the host could fail with EINTR.
+///
+/// # Errors
+/// The signal mask cannot be changed.
 pub fn block() -> io::Result<()> {
-    endings().thread_block()?;
+    ending_signals().thread_block()?;
     Ok(())
 }
 
-/// Calls `on_signal` on a thread of its own for each signal.
+/// Starts a thread that calls `on_signal` with the name of each signal.
+///
+/// # Errors
+/// The thread cannot be started.
 pub fn watch(mut on_signal: impl FnMut(&'static str) + Send + 'static) -> io::Result<()> {
     thread::Builder::new()
         .name("scpfs-signals".to_owned())
         .spawn(move || {
             loop {
-                match endings().wait() {
+                match ending_signals().wait() {
                     Ok(signal) => on_signal(signal.as_str()),
                     Err(error) => {
                         log::error!("cannot wait for signals: {error}");

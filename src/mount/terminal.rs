@@ -1,4 +1,4 @@
-//! Asks the person at the terminal, or takes the password from standard input.
+//! Asks the user at the terminal, or reads the password from standard input.
 
 use std::fs::File;
 use std::io;
@@ -13,13 +13,13 @@ use crate::ssh::Prompt;
 use crate::ssh::Secret;
 use crate::sync::Mutex;
 
-/// The longest line that is read as a secret, in bytes.
+/// The maximum length of a secret in bytes; the rest of a longer line is not read.
 const MAX_SECRET: usize = 64 << 10;
 
 /// The terminal of the process, if it has one.
 #[derive(Debug)]
 pub struct Terminal {
-    /// The settings of the terminal before anything was asked.
+    /// The terminal settings at the start; `None` without a terminal.
     before: Option<Termios>,
 }
 
@@ -31,12 +31,12 @@ impl Terminal {
         }
     }
 
-    /// Makes typing visible again after a question was cut short.
+    /// Restores the terminal settings, and so the echo, if a signal interrupts a question.
     pub fn restore(&self) {
         if let Some(before) = &self.before
             && let Ok(tty) = File::open("/dev/tty")
         {
-            // There is nothing to be done if this fails.
+            // The program ends anyway: a failure has no consequence.
             let _unused = rustix::termios::tcsetattr(&tty, OptionalActions::Now, before);
         }
     }
@@ -70,7 +70,7 @@ impl Prompt for Terminal {
 
     fn tell(&self, text: &str) {
         if let Ok(mut tty) = File::options().write(true).open("/dev/tty") {
-            // Text that cannot be shown is not worth an error.
+            // The text is informative only: a failure is ignored.
             let _unused = tty.write_all(format!("{}\n", text.trim_end()).as_bytes());
         }
     }
@@ -80,7 +80,8 @@ impl Prompt for Terminal {
     }
 }
 
-/// Reads a line without its end. No longer one is a secret: a buffer that grows leaves copies behind.
+/// Reads a line and removes its end. The buffer has its full size from the start: a buffer that
+/// grows would leave copies of the secret in freed memory.
 fn read_secret(from: &mut dyn BufRead) -> io::Result<Secret> {
     let mut line = Secret::new(String::with_capacity(MAX_SECRET));
     if from.take(MAX_SECRET as u64).read_line(&mut line)? == 0 {
@@ -91,9 +92,10 @@ fn read_secret(from: &mut dyn BufRead) -> io::Result<Secret> {
     Ok(line)
 }
 
-/// Gives the first line of standard input to whoever asks for something secret.
+/// Answers every question for a secret with the first line of standard input.
 #[derive(Debug)]
 pub struct StandardInput {
+    /// The line, once it has been read.
     password: Mutex<Option<Secret>>,
 }
 
@@ -108,7 +110,9 @@ impl StandardInput {
 impl Prompt for StandardInput {
     fn ask(&self, _question: &str, echo: bool) -> io::Result<Secret> {
         if echo {
-            return Err(io::Error::other("standard input has only the password"));
+            return Err(io::Error::other(
+                "a question cannot be answered: standard input has only the password",
+            ));
         }
         let mut password = self.password.lock();
         if let Some(password) = &*password {
@@ -120,7 +124,9 @@ impl Prompt for StandardInput {
     }
 
     fn confirm(&self, _question: &str) -> io::Result<bool> {
-        Err(io::Error::other("standard input has only the password"))
+        Err(io::Error::other(
+            "a question cannot be answered: standard input has only the password",
+        ))
     }
 
     fn tell(&self, text: &str) {

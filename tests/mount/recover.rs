@@ -58,11 +58,11 @@ fn what_was_being_written_when_the_daemon_was_killed_is_kept_and_can_be_had() {
         &mounted,
         &["--save", mounted.aside("home").to_str().unwrap()],
     );
-    let saved = saved.trim().rsplit_once(" is in ").unwrap().1;
+    let saved = saved.trim().rsplit_once(" is saved as ").unwrap().1;
     assert_eq!(fs::read(saved).unwrap(), b"THE old content");
     assert_eq!(mounted.unmount().code(), Some(0));
     let gone = recover(&mounted, &["--discard", &id[..6]]);
-    assert_eq!(gone, format!("{id} is gone\n"));
+    assert_eq!(gone, format!("{id} is discarded\n"));
     let empty = recover(&mounted, &[]);
     assert!(empty.contains("nothing is left"), "{empty}");
     mounted.start(&[]);

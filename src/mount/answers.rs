@@ -1,14 +1,13 @@
-//! What a mount tells and does when it is asked over its control socket.
+//! Answers the requests of the control socket for one mount.
 
 use std::sync::Arc;
 
 use crate::clock::Tick;
-use crate::control::PATIENCE;
+use crate::control::IO_TIMEOUT;
 use crate::control::message::Answer;
 use crate::control::message::CacheStatus;
-use crate::control::message::Draining;
-use crate::control::message::FileStatus;
-use crate::control::message::NotStored;
+use crate::control::message::DrainProgress;
+use crate::control::message::NotUploaded;
 use crate::control::message::Status;
 use crate::control::server::Daemon;
 use crate::control::show::path_text;
@@ -16,28 +15,29 @@ use crate::error_chain;
 use crate::mount::attach;
 use crate::mount::attach::Detached;
 use crate::mount::attach::WhenBusy;
-use crate::mount::end::Left;
+use crate::mount::end;
 use crate::mount::end::Mounted;
 use crate::mount::end::Progress;
 
-/// A mount, and what does not change of it.
+/// A mount and its constant properties.
 #[derive(Debug)]
-pub(super) struct Served {
+pub(super) struct ControlledMount {
     pub(super) mounted: Arc<Mounted>,
     pub(super) source: String,
-    /// When it was mounted, in seconds since 1970, and by the mount's own clock.
+    /// The time of the mount in seconds since 1970.
     pub(super) since: i64,
+    /// The same moment on the monotonic clock.
     pub(super) since_tick: Tick,
 }
 
-impl Daemon for Served {
+impl Daemon for ControlledMount {
     fn status(&self) -> Status {
         let mounted = &self.mounted;
         let uptime = mounted.clock.tick().saturating_sub(self.since_tick);
         let cache = mounted.cache.report();
         let directory = mounted.cache.disk().dir();
         let files = mounted.vfs.report();
-        let (mountpoint, mount_id) = mounted.place();
+        let (mountpoint, mount_id) = mounted.location();
         Status {
             source: self.source.clone(),
             mountpoint: path_text(&mountpoint),
@@ -55,40 +55,42 @@ impl Daemon for Served {
                 hits: cache.hits,
                 misses: cache.misses,
             },
-            files: of_each(files),
-            conflicts: of_each(mounted.cache.collisions()),
-            left: of_each(mounted.cache.left_by_others()),
+            files: convert_each(files),
+            conflicts: convert_each(mounted.cache.collisions()),
+            left: convert_each(mounted.cache.left_by_others()),
         }
     }
 
-    fn drain(&self) -> Draining {
+    fn drain(&self) -> DrainProgress {
         self.mounted.start_drain();
         self.progress()
     }
 
-    fn progress(&self) -> Draining {
+    fn progress(&self) -> DrainProgress {
         self.mounted.progress().into()
     }
 
     fn unmount(&self, force: bool) -> Answer {
         let when_busy = if force {
-            WhenBusy::Hide
+            WhenBusy::UnmountLazily
         } else {
-            WhenBusy::Leave
+            WhenBusy::Fail
         };
         match self.mounted.unmount(when_busy) {
-            Ok(Detached::Gone) => {
-                let limit = self.mounted.limit() + PATIENCE;
+            Ok(Detached::Unmounted) => {
+                let limit = self.mounted.drain_timeout() + IO_TIMEOUT;
                 match self.mounted.outcome_within(limit) {
-                    Some(left) => Answer::Unmounted {
-                        left: left.into_iter().map(NotStored::from).collect(),
+                    Some(not_uploaded) => Answer::Unmounted {
+                        left: convert_each(not_uploaded),
                     },
                     None => Answer::Failed {
-                        message: "it is unmounted, but does not end".to_owned(),
+                        message:
+                            "it is unmounted, but the daemon has not ended in time; see its log"
+                                .to_owned(),
                     },
                 }
             }
-            Ok(Detached::Hidden) => Answer::Hidden,
+            Ok(Detached::Lazily) => Answer::Hidden,
             Err(attach::Error::InUse(_)) => Answer::InUse,
             Err(error) => Answer::Failed {
                 message: error_chain::with_causes(&error),
@@ -97,25 +99,25 @@ impl Daemon for Served {
     }
 }
 
-fn of_each<T, U: From<T>>(all: Vec<T>) -> Vec<U> {
+fn convert_each<T, U: From<T>>(all: Vec<T>) -> Vec<U> {
     all.into_iter().map(U::from).collect()
 }
 
-impl From<Left> for NotStored {
-    fn from(left: Left) -> Self {
+impl From<end::NotUploaded> for NotUploaded {
+    fn from(file: end::NotUploaded) -> Self {
         Self {
-            path: left.path.to_string(),
-            message: left.reason,
+            path: file.path.to_string(),
+            message: file.reason,
         }
     }
 }
 
-impl From<Progress> for Draining {
+impl From<Progress> for DrainProgress {
     fn from(progress: Progress) -> Self {
         Self {
             is_draining: progress.is_draining,
-            files: progress.files.into_iter().map(FileStatus::from).collect(),
-            left: progress.left.into_iter().map(NotStored::from).collect(),
+            files: convert_each(progress.files),
+            left: convert_each(progress.not_uploaded),
         }
     }
 }
