@@ -31,7 +31,7 @@ fn the_doctor_says_what_a_mount_would_find() {
         "logged in to 127.0.0.1 port",
         "GNU tools",
         "round trip",
-        "upload a file               full",
+        "upload a file              full",
         "A mount would work.",
     ] {
         assert!(said.contains(word), "no `{word}` in: {said}");
@@ -61,7 +61,7 @@ fn the_doctor_says_what_nothing_but_scp_cannot_do() {
     for word in [
         "scp and no shell",
         "rename                     impossible: not part of SCP",
-        "upload a file               limited: straight to its name",
+        "upload a file              limited: in place",
         "A mount would work.",
     ] {
         assert!(said.contains(word), "no `{word}` in: {said}");
