@@ -50,6 +50,7 @@ pub struct Fuse {
 }
 
 impl Fuse {
+    /// Returns a filesystem that makes calls that wait on `workers`.
     pub fn new(vfs: Arc<Vfs>, workers: Workers) -> Self {
         Self { vfs, workers }
     }

@@ -76,6 +76,7 @@ impl Control {
         Ok(Self { socket, shared })
     }
 
+    /// Returns the path of the socket.
     pub fn path(&self) -> &Path {
         &self.socket.path
     }

@@ -157,6 +157,7 @@ fn file_text(file: &FileStatus) -> String {
     text
 }
 
+/// Returns a number of files: `1 file`, `3 files`.
 fn count(n: usize) -> String {
     match n {
         1 => "1 file".to_owned(),
@@ -187,12 +188,13 @@ fn in_unit(bytes: u64, (_, unit): (&str, u64)) -> String {
     format!("{}.{}", tenths / 10, tenths % 10)
 }
 
+/// Returns a size with its unit: `40.0 MiB`, `17 B`.
 pub fn size(bytes: u64) -> String {
     let unit = unit(bytes);
     format!("{} {}", in_unit(bytes, unit), unit.0)
 }
 
-/// `12.3 of 40.0 MiB`
+/// Returns two sizes with the unit of the second: `12.3 of 40.0 MiB`.
 fn part(some: u64, all: u64) -> String {
     let unit = unit(all);
     format!(

@@ -177,6 +177,7 @@ impl Mountpoint {
         })
     }
 
+    /// Returns the absolute path of the mountpoint, without symlinks.
     pub fn path(&self) -> &Path {
         &self.path
     }

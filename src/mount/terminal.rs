@@ -24,6 +24,7 @@ pub struct Terminal {
 }
 
 impl Terminal {
+    /// Remembers the settings of the controlling terminal, if there is one.
     pub fn new() -> Self {
         let tty = File::open("/dev/tty").ok();
         Self {
