@@ -1,34 +1,37 @@
 //! The filesystem: one method per file operation, without a kernel type in sight.
 //!
-//! Decides what a name, an attribute and an open file are; `remote` says what the host has,
-//! `cache` holds content, `fuse` speaks with the kernel.
+//! `Vfs` keeps the tables of inodes, names, attributes and open files, and decides when the host
+//! must be asked. `remote` sends the requests, `cache` stores content, and `fuse` translates
+//! between kernel requests and these methods.
 //!
-//! Lock order: the tree, then the handles, then an entry's state (`cache`), then the index. No
-//! lock is held while the host is asked: an operation takes what it needs from the tree, lets go,
-//! asks, and takes the tree again to say what it learnt. What is learnt carries the time at which
-//! it was asked for, so that a late answer never displaces newer knowledge.
+//! Locks, in the order in which they may be taken: `tree`, then `name_changes`, then `handles`,
+//! then the state of a cache entry (`cache`). `unsaved` and `fs` are taken while none of these is
+//! held. No lock is held across I/O, neither to the host nor to the local disk: an operation copies
+//! what it needs out of the tree, releases it, sends its request, and locks the tree again to apply
+//! the answer. Each answer carries the time at which it was requested, so that a late answer never
+//! displaces newer knowledge.
 //!
 //! Modules:
-//! - `inode`: inodes, and what is known of a name
-//! - `tree`: the table of inodes and names: no I/O, no clock, no waiting
-//! - `freshness`: how old knowledge of the host is; pure
+//! - `inode`: inodes, their names, and the dentries of a directory
+//! - `tree`: the table of inodes and names; no I/O, no clock, no waiting
+//! - `freshness`: fresh, stale or dirty: whether an answer of the host may replace it; pure
 //! - `handle`: the table of open files and directories
-//! - `attr`: getattr: what is shown, and how fresh
+//! - `attr`: getattr, readlink, access: which attributes are reported
 //! - `set_attr`: setattr
 //! - `dir`: readdir
-//! - `names`: lookup results, create, mkdir, link, unlink, rename
-//! - `moving`: renames and removals in flight
-//! - `file`: open, read, write, release
-//! - `upload`: flush and fsync: when and where content is uploaded
-//! - `refresh`: open files that change on the host
-//! - `recovery`: dirty content of an earlier mount, shown while it is uploaded
+//! - `names`: mkdir, mknod, symlink, link, unlink, rmdir, rename
+//! - `name_changes`: renames and removals in flight: uploads of affected files block
+//! - `file`: open, create, read, write, release
+//! - `upload`: flush, fsync, `copy_file_range`: when and where content is uploaded
+//! - `refresh`: replace the content of an open file when it changes on the host
+//! - `recovery`: dirty content of an earlier mount: attach it to inodes and upload it
 //! - `drain`: upload everything at the end of a mount
 //! - `permission`: mode bits; pure
 //! - `ids`: uid and gid mapping; pure
 //! - `symlink`: containment of symlink targets; pure
 //! - `open_flags`: the flags of `open(2)`, checked
-//! - `error`: errors and the one table of errno
-//! - `report`: what `scpfs status` shows of dirty files
+//! - `error`: errors, and the one table of errno
+//! - `report`: the dirty files that `scpfs status` lists
 
 mod attr;
 mod dir;
@@ -39,7 +42,7 @@ mod freshness;
 mod handle;
 mod ids;
 mod inode;
-mod moving;
+mod name_changes;
 mod names;
 mod open_flags;
 mod permission;
@@ -91,59 +94,62 @@ use crate::sync::Condvar;
 use crate::sync::Mutex;
 use crate::vfs::freshness::Freshness;
 use crate::vfs::handle::Handles;
-use crate::vfs::inode::What;
-use crate::vfs::moving::Moving;
-use crate::vfs::recovery::Table;
-use crate::vfs::tree::Looked;
+use crate::vfs::inode::NameState;
+use crate::vfs::name_changes::NameChanges;
+use crate::vfs::recovery::UnsavedTable;
+use crate::vfs::tree::NameOnHost;
 use crate::vfs::tree::Scope;
 use crate::vfs::tree::Tree;
 use crate::vfs::tree::TreeGuard;
 use crate::vfs::tree::TreeLock;
-use crate::vfs::tree::UnsureRename;
+use crate::vfs::tree::UnknownRename;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A directory of more bytes than this is huge: a look-up in it asks for one name, not for all.
-/// Some thousand names on every common filesystem.
+/// A directory with a larger `st_size` is huge: a lookup in it stats one name instead of listing
+/// all. On common filesystems this size means some thousand names.
 const HUGE_DIRECTORY: u64 = 128 << 10;
 
-/// The longest name; the kernel itself lets 1024 bytes pass.
+/// The maximum length of a name in bytes. FUSE itself passes names of up to 1024 bytes.
 const NAME_MAX: usize = 255;
 
-/// How often the host is asked for one thing before its answers are given up on: they change all
-/// the while, or never say what was asked. Many, because waiting for another's answer counts too.
+/// Rounds of asking and re-checking before an operation fails with [`Error::Changing`]. The limit
+/// is high because waiting for the listing of another thread is a round as well.
 const MAX_ROUNDS: u32 = 50;
 
-/// A directory with more names than this is listed again only for the second look-up that misses.
+/// In a directory with more names, the first lookup of a missing name within the TTL stats that
+/// name, and only the second lists the directory again.
 const LARGE_DIRECTORY: usize = 1000;
 
-/// How long what the host said of its free space holds.
+/// TTL of the answers to `statfs`.
 const FS_STAT_TTL: Duration = Duration::from_secs(10);
 
-/// What a mount wants of its filesystem.
+/// The options of a mounted filesystem.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How long what the host said of names and attributes holds.
+    /// TTL of names and attributes.
     pub ttl: Duration,
     pub ids: Ids,
-    /// Bits that are taken from every mode that is shown.
+    /// Permission bits that are cleared in every reported mode.
     pub umask: u32,
     pub symlinks: Symlinks,
-    /// Where the root is on this machine: absolute links to below it lead inside.
+    /// The absolute path of the mountpoint on this machine. Absolute symlinks to below it are
+    /// inside of the mount.
     pub mountpoint: Vec<u8>,
-    /// Whether what a local user creates belongs to that user on the host: only where the login
-    /// user is root and others may use the mount.
+    /// Whether new files belong to the calling user on the host, not to the login user. Set only if
+    /// the login user is root and other users may use the mount.
     pub gives_away: bool,
     pub is_read_only: bool,
-    /// How a save changes a file that exists.
+    /// How an upload changes a file that exists.
     pub placement: PlacementPolicy,
-    /// How long after `close(2)` content is uploaded; `None` to have `close(2)` wait for that.
+    /// Write-back: the delay between `close(2)` and the upload. `None`: `close(2)` waits for the
+    /// upload.
     pub writeback: Option<Duration>,
-    /// Whether what is known, however old, is good enough while the host cannot be reached.
+    /// Whether stale knowledge is used while the host cannot be reached (`offline=yes`).
     pub is_offline_ok: bool,
 }
 
-/// Who asks, and whether the answer may take its time.
+/// The caller of an operation, and whether the operation may block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Context {
     pub uid: u32,
@@ -152,7 +158,7 @@ pub struct Context {
 }
 
 impl Context {
-    /// Fails if what comes next would have to wait for the host.
+    /// Returns an error if the operation must not block. Called before each request to the host.
     fn may_wait(&self) -> Result<()> {
         match self.wait {
             Wait::Allowed => Ok(()),
@@ -161,28 +167,29 @@ impl Context {
     }
 }
 
-/// What a look-up found.
+/// The result of a lookup.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Found {
-    /// `None` where there is no such file.
+    /// `None` if there is no such file.
     pub attr: Option<Attr>,
-    /// How long the name may be taken for this.
+    /// How long the kernel may cache this result.
     pub ttl: Duration,
 }
 
-/// Something that is not what the kernel was told.
+/// Something that the kernel has cached and that is not true any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     Attributes(Ino),
-    /// Attributes and content. Never told while a request for the inode is being answered: the
-    /// kernel waits for the pages that it is reading.
+    /// Attributes and content. Must not be sent while a request for this inode is being answered:
+    /// the kernel waits until its page reads are finished.
     Content(Ino),
-    /// What a name in a directory leads to.
+    /// The dentry of a name in a directory.
     Name(Ino, Name),
 }
 
-/// Tells the kernel. Called while a request is being served: must not wait for the kernel to take a
-/// lock. The exception is [`Change::Content`], which is told from a worker.
+/// Invalidates something in the kernel. Called while a request is being served, so it must not wait
+/// for a lock of the kernel. The exception is [`Change::Content`], which is sent from a worker
+/// thread.
 pub type Notify = Box<dyn Fn(Change) + Send + Sync>;
 
 /// One mounted directory of a host.
@@ -193,17 +200,17 @@ pub struct Vfs {
     options: Options,
     /// Guards inodes, names and attributes.
     tree: TreeLock,
-    /// Guards what is known of names that are about to change; taken after `tree`.
-    moving: Mutex<Moving>,
-    /// Guards what an earlier mount left and no inode has yet; taken alone.
-    unsaved: Mutex<Table>,
-    /// Told when somebody has asked the host about some of that.
-    taken_up: Condvar,
-    /// Told when a listing that others wait for is there.
-    listed: Condvar,
+    /// Guards the renames and removals in flight; taken after `tree`.
+    name_changes: Mutex<NameChanges>,
+    /// Guards the dirty content of an earlier mount that has no inode yet; taken alone.
+    unsaved: Mutex<UnsavedTable>,
+    /// Notified when a record in `unsaved` was recovered, or could not be.
+    recovered: Condvar,
+    /// Notified when a listing ends, and when a rename or removal ends. Used with `tree`.
+    tree_changed: Condvar,
     /// Guards the table of open files and directories.
     handles: Mutex<Handles>,
-    /// Guards what is known of free space, by the device of the host.
+    /// Guards the cached answers to `statfs`, by device of the host; taken alone.
     fs: Mutex<HashMap<Option<u64>, (Tick, FsStat)>>,
     notify: OnceLock<Notify>,
     me: Weak<Self>,
@@ -218,7 +225,10 @@ impl fmt::Debug for Vfs {
 }
 
 impl Vfs {
-    /// Makes the filesystem; asks the host for its root.
+    /// Creates the filesystem. Blocks while the host is asked for its root directory.
+    ///
+    /// # Errors
+    /// The root directory cannot be read, or is not a directory.
     pub fn new(
         remote: Arc<dyn Remote>,
         cache: Arc<Cache>,
@@ -236,10 +246,10 @@ impl Vfs {
             clock,
             options,
             tree: TreeLock::new(Tree::new(root, at)),
-            moving: Mutex::new(Moving::default()),
-            unsaved: Mutex::new(Table::default()),
-            taken_up: Condvar::new(),
-            listed: Condvar::new(),
+            name_changes: Mutex::new(NameChanges::default()),
+            unsaved: Mutex::new(UnsavedTable::default()),
+            recovered: Condvar::new(),
+            tree_changed: Condvar::new(),
             handles: Mutex::new(Handles::new()),
             fs: Mutex::new(HashMap::new()),
             notify: OnceLock::new(),
@@ -247,10 +257,10 @@ impl Vfs {
         }))
     }
 
-    /// Sets how to tell the kernel of changes. Once.
+    /// Sets the function that invalidates entries of the kernel. Only the first call has an effect.
     pub fn set_notify(&self, notify: Notify) {
         if self.notify.set(notify).is_err() {
-            log::debug!("the notifier is set already");
+            log::debug!("the function that invalidates kernel entries is set already");
         }
     }
 
@@ -260,15 +270,27 @@ impl Vfs {
         }
     }
 
-    /// Finds a name in a directory and counts a look-up of what it leads to.
+    /// Looks a name up in a directory, and increments the lookup count of the inode. Content of an
+    /// earlier mount under this name is recovered first.
+    ///
+    /// # Errors
+    /// The host cannot be reached, or the directory is gone. A name that does not exist is not an
+    /// error.
     pub fn lookup(&self, cx: &Context, parent: Ino, name: &[u8]) -> Result<Found> {
         let name = Self::name(name)?;
         self.recover_name(cx, parent, &name)?;
-        self.look_up(cx, parent, &name, self.clock.tick())
+        self.lookup_without_recovery(cx, parent, &name, self.clock.tick())
     }
 
-    /// As [`Self::lookup`], of what the host and the inodes have.
-    fn look_up(&self, cx: &Context, parent: Ino, name: &Name, since: Tick) -> Result<Found> {
+    /// Performs the lookup, but recovers nothing. Answers of the host from `since` on count as
+    /// fresh.
+    fn lookup_without_recovery(
+        &self,
+        cx: &Context,
+        parent: Ino,
+        name: &Name,
+        since: Tick,
+    ) -> Result<Found> {
         let mut tree = self.tree.lock();
         for _ in 0..MAX_ROUNDS {
             Self::check_directory(&tree, parent)?;
@@ -276,15 +298,15 @@ impl Vfs {
                 && self.is_fresh(at, since)
             {
                 let is_known = match what {
-                    What::Unknown => false,
-                    What::Absent => {
+                    NameState::Unknown => false,
+                    NameState::Absent => {
                         return Ok(Found {
                             attr: None,
                             ttl: self.ttl_left(at),
                         });
                     }
-                    What::Inode(_) => true,
-                    What::Listed(listed) => listed.stat.is_some(),
+                    NameState::Inode(_) => true,
+                    NameState::Listed(listed) => listed.stat.is_some(),
                 };
                 if is_known && let Some(ino) = tree.instantiate(parent, name) {
                     if let Some(inode) = tree.get_mut(ino) {
@@ -298,10 +320,10 @@ impl Vfs {
                 }
             }
             cx.may_wait()?;
-            tree = match self.ask_for_name(cx, tree, parent, name, since) {
+            tree = match self.revalidate_name(cx, tree, parent, name, since) {
                 Ok(tree) => tree,
-                Err(error) if self.is_away(&error) => {
-                    return self.found_before(parent, name).ok_or(error);
+                Err(error) if self.may_use_stale(&error) => {
+                    return self.lookup_stale(parent, name).ok_or(error);
                 }
                 Err(error) => return Err(error),
             };
@@ -309,16 +331,16 @@ impl Vfs {
         Err(Error::Changing)
     }
 
-    /// Whether an error means that the host cannot be reached, and what is known must do.
-    fn is_away(&self, error: &Error) -> bool {
+    /// Returns whether the host cannot be reached and stale knowledge may be used instead.
+    fn may_use_stale(&self, error: &Error) -> bool {
         self.options.is_offline_ok && error.is_connection_loss() && !error.is_host_key_refused()
     }
 
-    /// What is known of a name, however old.
-    fn found_before(&self, parent: Ino, name: &Name) -> Option<Found> {
+    /// Looks a name up without asking the host, however stale the result is.
+    fn lookup_stale(&self, parent: Ino, name: &Name) -> Option<Found> {
         let ttl = Duration::ZERO;
         let mut tree = self.tree.lock();
-        if let (_, What::Absent) = tree.known(parent, name)? {
+        if let (_, NameState::Absent) = tree.known(parent, name)? {
             return Some(Found { attr: None, ttl });
         }
         let ino = tree.instantiate(parent, name)?;
@@ -327,9 +349,9 @@ impl Vfs {
         Some(Found { attr, ttl })
     }
 
-    /// Asks the host about a name: by a listing of its directory where that is not too much, so
-    /// that its neighbours are known as well. Lets go of the tree while it asks.
-    fn ask_for_name<'a>(
+    /// Asks the host about a name. Lists the whole directory if that is cheap, so that later
+    /// lookups of other names need no request. Releases the tree while it waits.
+    fn revalidate_name<'a>(
         &'a self,
         cx: &Context,
         mut tree: TreeGuard<'a>,
@@ -337,21 +359,21 @@ impl Vfs {
         name: &Name,
         since: Tick,
     ) -> Result<TreeGuard<'a>> {
-        tree = self.settled(cx, tree, parent, Scope::Name(name))?;
+        tree = self.resolve_renames(cx, tree, parent, Scope::Name(name))?;
         if tree.dir_mut(parent).is_some_and(|dir| dir.is_listing) {
-            tree.wait(&self.listed);
+            tree.wait(&self.tree_changed);
             return Ok(tree);
         }
         let Some(path) = tree.path(parent) else {
             return Err(Error::NotFound);
         };
         let at = self.clock.tick();
-        // A listing does not say which device a device is.
+        // Listings lack the device number of a device file.
         let needs_stat = match tree.known(parent, name) {
-            Some((Freshness::Asked(at), What::Listed(listed))) => {
+            Some((Freshness::Asked(at), NameState::Listed(listed))) => {
                 at >= since && listed.stat.is_none()
             }
-            Some((_, What::Inode(ino))) => tree.get(*ino).is_some_and(|inode| {
+            Some((_, NameState::Inode(ino))) => tree.get(*ino).is_some_and(|inode| {
                 matches!(
                     inode.stat.kind,
                     FileKind::CharDevice | FileKind::BlockDevice
@@ -359,9 +381,9 @@ impl Vfs {
             }),
             _ => false,
         };
-        if !needs_stat && self.should_list(&mut tree, parent, at) {
+        if !needs_stat && self.begin_listing_if_cheap(&mut tree, parent, at) {
             drop(tree);
-            return self.ask_for_listing(parent, &path, at);
+            return self.list_for_lookup(parent, &path, at);
         }
         drop(tree);
         let found = match self.remote.stat(&path.join(name)) {
@@ -374,17 +396,18 @@ impl Vfs {
             Err(error) => return Err(error.into()),
         };
         let mut tree = self.tree.lock();
-        tree.learn(parent, name, found, at);
+        tree.apply_answer(parent, name, found, at);
         Ok(tree)
     }
 
-    /// Waits for requests of ours that change names of `scope` in `dir`, or the path of `dir`; then
-    /// asks the host about renames of unknown outcome that concern them. What the host says of these
-    /// names meanwhile would count for nothing.
+    /// Waits for renames and removals in flight that change names of `scope` in `dir`, or the path
+    /// of `dir`. Then resolves renames of unknown outcome that concern these names. Until both are
+    /// done, the tree would ignore answers about these names. Releases the tree while it waits.
     ///
     /// # Errors
-    /// The host cannot be asked, or does not tell: the rename is asked about again later.
-    fn settled<'a>(
+    /// The host cannot be reached, or refuses to tell: the rename stays unresolved, and the next
+    /// caller asks again.
+    fn resolve_renames<'a>(
         &'a self,
         cx: &Context,
         mut tree: TreeGuard<'a>,
@@ -392,92 +415,94 @@ impl Vfs {
         scope: Scope<'_>,
     ) -> Result<TreeGuard<'a>> {
         loop {
-            let is_moving = tree.is_below_moving(dir)
+            let is_in_flight = tree.is_below_in_flight(dir)
                 || match scope {
                     Scope::Directory => false,
-                    Scope::Name(name) | Scope::Below(name) => tree.is_moving(dir, name),
+                    Scope::Name(name) | Scope::Below(name) => tree.is_in_flight(dir, name),
                 };
-            let unsure = tree.unsure_rename(dir, scope);
-            if is_moving || unsure.is_some_and(|unsure| tree.is_changing(unsure)) {
+            let rename = tree.unknown_rename_in(dir, scope);
+            if is_in_flight || rename.is_some_and(|rename| tree.has_name_in_flight(rename)) {
                 cx.may_wait()?;
-                tree.wait(&self.listed);
+                tree.wait(&self.tree_changed);
                 continue;
             }
-            let Some(unsure) = unsure.cloned() else {
+            let Some(rename) = rename.cloned() else {
                 return Ok(tree);
             };
             cx.may_wait()?;
-            tree = self.ask_about(tree, &unsure)?;
+            tree = self.resolve_rename(tree, &rename)?;
         }
     }
 
-    /// Asks the host about renames of unknown outcome that may have changed the path of an inode.
+    /// Resolves renames of unknown outcome that may have changed the path of an inode.
     ///
     /// # Errors
-    /// See [`Self::settled`].
-    fn settle_path(&self, ino: Ino) -> remote::Result<()> {
+    /// See [`Self::resolve_renames`].
+    fn resolve_renames_of_path(&self, ino: Ino) -> remote::Result<()> {
         let mut tree = self.tree.lock();
-        while let Some(unsure) = tree.unsure_rename_of(ino) {
-            if tree.is_changing(unsure) {
-                tree.wait(&self.listed);
+        while let Some(rename) = tree.unknown_rename_above(ino) {
+            if tree.has_name_in_flight(rename) {
+                tree.wait(&self.tree_changed);
                 continue;
             }
-            let unsure = unsure.clone();
-            tree = self.ask_about(tree, &unsure)?;
+            let rename = rename.clone();
+            tree = self.resolve_rename(tree, &rename)?;
         }
         Ok(())
     }
 
-    /// Lets go of the tree while it asks whether a rename was carried out.
-    fn ask_about<'a>(
+    /// Asks the host whether a rename of unknown outcome was carried out, and applies the answer.
+    /// Releases the tree while it waits.
+    fn resolve_rename<'a>(
         &'a self,
         tree: TreeGuard<'a>,
-        unsure: &UnsureRename,
+        rename: &UnknownRename,
     ) -> remote::Result<TreeGuard<'a>> {
         drop(tree);
         let at = self.clock.tick();
         let mut refused = None;
         let mut look = |path: &RemotePath| {
             Ok(match self.remote.stat(path) {
-                Ok(stat) => Looked::There(stat),
+                Ok(stat) => NameOnHost::Present(stat),
                 Err(error) if error.is_connection_loss() => return Err(error),
                 Err(error) => match error.reason() {
-                    Some(Reason::NotFound | Reason::NotADirectory) => Looked::Absent,
+                    Some(Reason::NotFound | Reason::NotADirectory) => NameOnHost::Absent,
                     _ => {
                         refused = Some(error);
-                        Looked::Hidden
+                        NameOnHost::Refused
                     }
                 },
             })
         };
-        let to = look(&unsure.to_path)?;
-        let mut outcome = unsure.outcome(&to, None);
+        let to = look(&rename.to_path)?;
+        let mut outcome = rename.outcome(&to, None);
         if outcome.is_none() {
-            let from = look(&unsure.from_path)?;
-            outcome = unsure.outcome(&to, Some(&from));
+            let from = look(&rename.from_path)?;
+            outcome = rename.outcome(&to, Some(&from));
         }
         match (outcome, refused) {
             (None, Some(error)) => Err(error),
             (outcome, _) => {
                 let mut tree = self.tree.lock();
-                tree.settle_rename(unsure, outcome.unwrap_or(false), at);
+                tree.apply_rename_outcome(rename, outcome.unwrap_or(false), at);
                 Ok(tree)
             }
         }
     }
 
-    /// Whether a directory may have another path by now than the one by which the host was asked.
-    fn was_moved(tree: &Tree, ino: Ino, path: &RemotePath) -> bool {
-        tree.is_below_moving(ino)
-            || tree.is_below_unsure(ino)
+    /// Returns whether a directory may have been moved since the host was asked about `path`.
+    fn may_have_moved(tree: &Tree, ino: Ino, path: &RemotePath) -> bool {
+        tree.is_below_in_flight(ino)
+            || tree.is_below_unknown_rename(ino)
             || tree.path(ino).is_some_and(|now| now != *path)
     }
 
-    /// Lists a directory that is marked as being listed, for a lookup; takes the tree again.
-    fn ask_for_listing(&self, ino: Ino, path: &RemotePath, at: Tick) -> Result<TreeGuard<'_>> {
+    /// Lists a directory that is marked as being listed, and locks the tree again. If the directory
+    /// cannot be listed, marks it as such: names in it are then looked up one by one.
+    fn list_for_lookup(&self, ino: Ino, path: &RemotePath, at: Tick) -> Result<TreeGuard<'_>> {
         match self.list(ino, path, at) {
             Ok(()) => {}
-            // Names in it may still be found one by one.
+            // Single names in it can still be looked up.
             Err(error)
                 if error.reason() == Some(Reason::AccessDenied)
                     || matches!(
@@ -494,20 +519,20 @@ impl Vfs {
         Ok(self.tree.lock())
     }
 
-    /// Lists a directory that is marked as being listed, and removes the mark. A directory that was
-    /// moved meanwhile is not an error: the caller asks again, by its new path.
+    /// Lists a directory that is marked as being listed, and removes the mark. If the directory was
+    /// moved meanwhile, returns no error: the caller asks again by the new path.
     fn list(&self, ino: Ino, path: &RemotePath, at: Tick) -> remote::Result<()> {
-        let listing = BeingListed { vfs: self, ino };
+        let listing = ListingGuard { vfs: self, ino };
         let result = self.remote.list(path);
         let mut tree = self.tree.lock();
         let result = match result {
             Ok(listing) => {
-                tree.learn_listing(ino, listing, at);
+                tree.apply_listing(ino, listing, at);
                 Ok(())
             }
             Err(error)
                 if error.reason() == Some(Reason::NotFound)
-                    && Self::was_moved(&tree, ino, path) =>
+                    && Self::may_have_moved(&tree, ino, path) =>
             {
                 Ok(())
             }
@@ -518,9 +543,9 @@ impl Vfs {
         result
     }
 
-    /// Decides between listing a directory and asking for one name; if it is to be listed, says
-    /// in the tree that it is.
-    fn should_list(&self, tree: &mut Tree, ino: Ino, now: Tick) -> bool {
+    /// Returns whether a lookup is to list the directory instead of asking for one name; if so,
+    /// marks the directory as being listed.
+    fn begin_listing_if_cheap(&self, tree: &mut Tree, ino: Ino, now: Tick) -> bool {
         let ttl = self.options.ttl;
         let Some(inode) = tree.get_mut(ino) else {
             return false;
@@ -533,8 +558,10 @@ impl Vfs {
             return false;
         }
         if dir.names.len() > LARGE_DIRECTORY && dir.listed_at.is_some() {
-            let is_second = dir.missed_at.is_some_and(|at| now.saturating_sub(at) < ttl);
-            dir.missed_at = Some(now);
+            let is_second = dir
+                .single_lookup_at
+                .is_some_and(|at| now.saturating_sub(at) < ttl);
+            dir.single_lookup_at = Some(now);
             if !is_second {
                 return false;
             }
@@ -543,14 +570,15 @@ impl Vfs {
         true
     }
 
+    /// Decrements the lookup count of an inode, as FORGET does.
     pub fn forget(&self, ino: Ino, n_lookups: u64) {
         self.tree.lock().forget(ino, n_lookups);
     }
 
-    /// Returns the state of the host's filesystem that an inode lies on.
+    /// Returns the size and free space of the filesystem on the host that holds an inode.
     pub fn statfs(&self, cx: &Context, ino: Ino) -> Result<FsStat> {
         let now = self.clock.tick();
-        let (device, path) = Self::place_on_host(&self.tree.lock(), ino);
+        let (device, path) = Self::device_and_path(&self.tree.lock(), ino);
         let is_fresh = |at: Tick| now.saturating_sub(at) < FS_STAT_TTL;
         if let Some(&(at, fs)) = self.fs.lock().get(&device)
             && is_fresh(at)
@@ -559,7 +587,8 @@ impl Vfs {
         }
         cx.may_wait()?;
         let fs = match self.remote.fs_stat(&path) {
-            // Somebody removed it on the host; the root is there, and nearly always the same.
+            // The file was removed on the host. The root exists, and is nearly always on the same
+            // filesystem.
             Err(error) if error.reason() == Some(Reason::NotFound) => {
                 self.remote.fs_stat(&RemotePath::root())?
             }
@@ -571,17 +600,17 @@ impl Vfs {
         Ok(fs)
     }
 
-    /// Returns the device of the host that an inode lies on, and a path there: its own, or that of
-    /// the directory above it where the host does not have it, or where it is a symlink, which
-    /// would lead elsewhere.
-    fn place_on_host(tree: &Tree, ino: Ino) -> (Option<u64>, RemotePath) {
+    /// Returns the device of the host that an inode is on, and a path on that device: the path of
+    /// the inode, or of a directory above it if the inode is not on the host, or is a symlink,
+    /// which may lead to another device.
+    fn device_and_path(tree: &Tree, ino: Ino) -> (Option<u64>, RemotePath) {
         let mut at = ino;
         while let Some(inode) = tree.get(at) {
             let is_there = inode.stat.kind != FileKind::Symlink && inode.stat.id.is_some();
             if let Some(path) = tree.path(at).filter(|_| is_there) {
                 return (inode.stat.id.map(|id| id.dev), path);
             }
-            match inode.place() {
+            match inode.current_or_last_link() {
                 Some((parent, _)) if at != Ino::ROOT => at = *parent,
                 _ => break,
             }
@@ -614,11 +643,11 @@ impl Vfs {
         }
     }
 
-    /// Whether something that the host has told still holds; `since` is when the operation
-    /// that wants to know began, so that even with no lifetime at all one answer is enough.
+    /// Returns whether the host need not be asked. Answers from `since` on, the start of the
+    /// operation, are always fresh: with a TTL of zero one answer is enough for one operation.
     fn is_fresh(&self, freshness: Freshness, since: Tick) -> bool {
         match freshness {
-            Freshness::Ours => true,
+            Freshness::Dirty => true,
             Freshness::Asked(at) => {
                 at >= since || self.clock.tick().saturating_sub(at) < self.options.ttl
             }
@@ -632,12 +661,12 @@ impl Vfs {
                 let age = self.clock.tick().saturating_sub(at);
                 self.options.ttl.saturating_sub(age)
             }
-            Freshness::Ours | Freshness::Stale(_) => Duration::ZERO,
+            Freshness::Dirty | Freshness::Stale(_) => Duration::ZERO,
         }
     }
 
-    /// Whom a new file in `parent` is to belong to on the host; `None` for the login user.
-    fn owner_for(&self, tree: &Tree, cx: &Context, parent: Ino) -> Option<Owner> {
+    /// Returns the owner that a new file in `parent` must get; `None` for the login user.
+    fn owner_of_new(&self, tree: &Tree, cx: &Context, parent: Ino) -> Option<Owner> {
         let facts = self.remote.facts();
         if !self.options.gives_away || facts.uid != 0 {
             return None;
@@ -656,21 +685,21 @@ impl Vfs {
     }
 }
 
-/// Removes the mark that a directory is being listed when it is dropped, however the listing ends, and
-/// wakes the callers that wait for it.
-struct BeingListed<'a> {
+/// Removes the mark that a directory is being listed when it is dropped, even after a panic, and
+/// wakes the callers that wait for the listing.
+struct ListingGuard<'a> {
     vfs: &'a Vfs,
     ino: Ino,
 }
 
-impl Drop for BeingListed<'_> {
+impl Drop for ListingGuard<'_> {
     fn drop(&mut self) {
         let mut tree = self.vfs.tree.lock();
         if let Some(dir) = tree.dir_mut(self.ino) {
             dir.is_listing = false;
         }
-        tree.collect(self.ino);
+        tree.drop_unused(self.ino);
         drop(tree);
-        self.vfs.listed.notify_all();
+        self.vfs.tree_changed.notify_all();
     }
 }

@@ -1,4 +1,5 @@
-//! Attributes: what is shown, and changing them.
+//! Attributes: which are reported, and when they are revalidated; symlink targets and access
+//! checks.
 
 use std::time::Duration;
 
@@ -15,38 +16,38 @@ use crate::vfs::Result;
 use crate::vfs::Vfs;
 use crate::vfs::inode::Inode;
 use crate::vfs::permission;
-use crate::vfs::permission::Who;
+use crate::vfs::permission::User;
 use crate::vfs::symlink;
 use crate::vfs::symlink::Symlinks;
 use crate::vfs::tree::Tree;
 use crate::vfs::tree::TreeGuard;
 
-/// Attributes as they are shown on this machine.
+/// Attributes as they are reported on this machine.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Attr {
     /// The kernel's number for the inode.
     pub ino: Ino,
-    /// The number that is shown.
+    /// The inode number that programs see.
     pub shown_ino: u64,
     pub stat: Stat,
-    /// How long they may be taken for true.
+    /// How long the kernel may cache them.
     pub ttl: Duration,
 }
 
 impl Vfs {
-    /// Returns the attributes of an inode.
+    /// Returns the attributes of an inode. May block for the host.
     pub fn getattr(&self, cx: &Context, ino: Ino) -> Result<Attr> {
         let entry = Self::open_clean(&self.tree.lock(), ino);
         let Some(entry) = entry else {
-            let tree = self.fresh_attr(cx, ino)?;
+            let tree = self.revalidate_attr(cx, ino)?;
             return self.attr_of(&tree, ino);
         };
         let n_switches = entry.n_switches();
         self.take_fetched_stat(ino, &entry);
         let before = self.attr_of(&self.tree.lock(), ino)?;
-        // This starts to fetch a newer version.
-        self.attr_of(&*self.fresh_attr(cx, ino)?, ino)?;
-        // Where it fails otherwise, the older version stays, with its attributes.
+        // This starts to fetch a newer version, if there is one.
+        self.attr_of(&*self.revalidate_attr(cx, ino)?, ino)?;
+        // If the fetch fails, the older version stays, with its attributes.
         if let Err(error @ cache::Error::WouldWait) =
             entry.wait_for_refresh(Whole::IfSmall, cx.wait)
         {
@@ -56,41 +57,41 @@ impl Vfs {
         if entry.n_switches() == n_switches {
             return Ok(attr);
         }
-        // The kernel was told meanwhile, and will not take this answer for the size of the file:
-        // whoever asked must not see another.
+        // The attributes were invalidated in the kernel meanwhile, and it does not take this answer
+        // as the size of the file. The caller must see the version from when it asked.
         let ttl = Duration::ZERO;
         Ok(Attr { ttl, ..before })
     }
 
-    /// Makes sure that the attributes of an inode are fresh and returns the tree with them.
-    pub(super) fn fresh_attr(&self, cx: &Context, ino: Ino) -> Result<TreeGuard<'_>> {
+    /// Revalidates the attributes of an inode if they are stale; returns the locked tree.
+    pub(super) fn revalidate_attr(&self, cx: &Context, ino: Ino) -> Result<TreeGuard<'_>> {
         let since = self.clock.tick();
         let mut tree = self.tree.lock();
         for _ in 0..MAX_ROUNDS {
             let inode = tree.get(ino).ok_or(Error::UnknownInode)?;
-            if self.is_fresh(inode.freshness, since) || inode.is_ours() {
+            if self.is_fresh(inode.freshness, since) || inode.is_dirty() {
                 return Ok(tree);
             }
             let Some((parent, name)) = inode.links().first().cloned() else {
                 if ino != Ino::ROOT {
-                    // Removed, and open: nothing about it changes any more.
+                    // Removed while open: its attributes do not change any more.
                     return Ok(tree);
                 }
                 cx.may_wait()?;
-                tree = match self.ask_for_root(tree) {
-                    Err(error) if self.is_away(&error) => return Ok(self.tree.lock()),
+                tree = match self.revalidate_root(tree) {
+                    Err(error) if self.may_use_stale(&error) => return Ok(self.tree.lock()),
                     result => result?,
                 };
                 continue;
             };
             cx.may_wait()?;
-            tree = match self.ask_for_name(cx, tree, parent, &name, since) {
-                Err(error) if self.is_away(&error) => return Ok(self.tree.lock()),
+            tree = match self.revalidate_name(cx, tree, parent, &name, since) {
+                Err(error) if self.may_use_stale(&error) => return Ok(self.tree.lock()),
                 result => result?,
             };
             let is_bound = tree.get(ino).is_some_and(|inode| !inode.links().is_empty());
             if !is_bound {
-                // It vanished from the host; those who have it open keep it.
+                // It was removed on the host. Open handles keep it.
                 return if tree.get(ino).is_some_and(Inode::is_open) {
                     Ok(tree)
                 } else {
@@ -101,29 +102,30 @@ impl Vfs {
         Err(Error::Changing)
     }
 
-    /// Asks for the attributes of the root: by a listing, which is what is wanted next, where
-    /// that is not too much.
-    fn ask_for_root<'a>(&'a self, mut tree: TreeGuard<'a>) -> Result<TreeGuard<'a>> {
+    /// Revalidates the attributes of the root. Lists it if that is cheap, because a listing is
+    /// usually needed next.
+    fn revalidate_root<'a>(&'a self, mut tree: TreeGuard<'a>) -> Result<TreeGuard<'a>> {
         if tree.dir_mut(Ino::ROOT).is_some_and(|dir| dir.is_listing) {
-            tree.wait(&self.listed);
+            tree.wait(&self.tree_changed);
             return Ok(tree);
         }
         let at = self.clock.tick();
         let path = RemotePath::root();
-        if self.should_list(&mut tree, Ino::ROOT, at) {
+        if self.begin_listing_if_cheap(&mut tree, Ino::ROOT, at) {
             drop(tree);
-            return self.ask_for_listing(Ino::ROOT, &path, at);
+            return self.list_for_lookup(Ino::ROOT, &path, at);
         }
         drop(tree);
         let root = self.remote.stat(&path)?;
         let mut tree = self.tree.lock();
-        tree.absorb(Ino::ROOT, root, at);
+        tree.apply_stat(Ino::ROOT, root, at);
         Ok(tree)
     }
 
-    /// The number that is shown: the one by which the kernel knows the inode, which is the host's
-    /// for all but files that were made here. It stays the same while the file on the host is
-    /// replaced by each upload: sqlite, for one, takes a file whose number changes for another.
+    /// Returns the inode number that programs see: the number that the kernel uses. It is that of
+    /// the host, except for files that were created here. It does not change when an upload
+    /// replaces the file on the host: sqlite, for example, treats a changed inode number as a
+    /// different file.
     pub(super) fn shown_ino(inode: &Inode, ino: Ino) -> u64 {
         match inode.stat.id {
             Some(id) if ino == Ino::ROOT => id.ino,
@@ -131,7 +133,7 @@ impl Vfs {
         }
     }
 
-    /// Puts together what is shown of an inode.
+    /// Returns the attributes of an inode as they are reported.
     pub(super) fn attr_of(&self, tree: &Tree, ino: Ino) -> Result<Attr> {
         let inode = tree.get(ino).ok_or(Error::UnknownInode)?;
         let mut stat = inode.stat;
@@ -144,10 +146,10 @@ impl Vfs {
             stat.mtime = local.mtime;
             stat.atime = local.atime.unwrap_or(stat.atime);
             stat.ctime = stat.ctime.map(|ctime| ctime.max(local.ctime));
-            // It changes once more when the host gets it.
+            // The upload changes the attributes once more.
             ttl = Duration::ZERO;
-        } else if let Some(version) = self.older_content(tree, ino, inode) {
-            // Attributes and content that are shown are of one version at any moment.
+        } else if let Some(version) = self.older_version(tree, ino, inode) {
+            // Attributes and content that programs see are of the same version at any time.
             stat.size = version.size;
             stat.blocks = version.size.div_ceil(512);
             stat.mtime = version.mtime;
@@ -183,7 +185,7 @@ impl Vfs {
         })
     }
 
-    /// Returns what a link is shown to say, if the host has told what it says.
+    /// Returns the target of a symlink as it is reported, or `None` if it is not known yet.
     fn shown_target(&self, tree: &Tree, ino: Ino) -> Result<Option<Vec<u8>>> {
         let Some(target) = tree.get(ino).and_then(|inode| inode.target.as_deref()) else {
             return Ok(None);
@@ -195,8 +197,8 @@ impl Vfs {
                 let shown_in = |dir: &RemotePath| {
                     symlink::contain(target, dir, root, &self.options.mountpoint)
                 };
-                // The kernel does not say under which of its names a link is followed: what is
-                // shown must stay inside for each of them.
+                // The kernel does not tell through which of its names a symlink is followed: the
+                // reported target must stay inside of the mount for each of them.
                 let links = tree.get(ino).map_or(&[][..], Inode::links);
                 let mut dirs = links.iter().filter_map(|(parent, _)| tree.path(*parent));
                 let shown = shown_in(&dirs.next().unwrap_or_default());
@@ -209,7 +211,7 @@ impl Vfs {
         }
     }
 
-    /// Returns what a symlink says, as it is shown on this machine.
+    /// Returns the target of a symlink, as it is reported on this machine. May block for the host.
     pub fn readlink(&self, cx: &Context, ino: Ino) -> Result<Vec<u8>> {
         let tree = self.tree.lock();
         let inode = tree.get(ino).ok_or(Error::UnknownInode)?;
@@ -230,24 +232,25 @@ impl Vfs {
         self.shown_target(&tree, ino)?.ok_or(Error::UnknownInode)
     }
 
-    /// Checks `access(2)`'s mask for the login user of the host, who does everything there.
+    /// Checks the mask of `access(2)` for the login user, with whose permissions all requests are
+    /// carried out.
     pub fn access(&self, cx: &Context, ino: Ino, mask: u32) -> Result<()> {
         if mask & permission::WRITE != 0 {
             self.check_writable()?;
         }
-        let tree = self.fresh_attr(cx, ino)?;
+        let tree = self.revalidate_attr(cx, ino)?;
         let stat = tree.get(ino).ok_or(Error::UnknownInode)?.stat;
-        if permission::permits(&stat, &self.login(), mask) {
+        if permission::permits(&stat, &self.login_user(), mask) {
             Ok(())
         } else {
             Err(Error::AccessDenied)
         }
     }
 
-    /// The user who does everything on the host.
-    pub(super) fn login(&self) -> Who {
+    /// Returns the login user.
+    pub(super) fn login_user(&self) -> User {
         let facts = self.remote.facts();
-        Who {
+        User {
             uid: facts.uid,
             gid: facts.gid,
             groups: facts.groups.clone(),

@@ -14,7 +14,7 @@ use crate::vfs::MAX_ROUNDS;
 use crate::vfs::Result;
 use crate::vfs::Vfs;
 use crate::vfs::freshness::Freshness;
-use crate::vfs::inode::What;
+use crate::vfs::inode::NameState;
 use crate::vfs::tree::Scope;
 use crate::vfs::tree::Tree;
 
@@ -23,14 +23,14 @@ use crate::vfs::tree::Tree;
 pub struct DirItem {
     pub shown_ino: u64,
     pub kind: FileKind,
-    /// `.` and `..` as well.
+    /// May be `.` or `..`.
     pub name: Box<[u8]>,
 }
 
-/// A directory is listed again so often if names in it change while it is listed.
+/// How often a directory is listed again if its names change while it is listed.
 const MAX_CHANGES: u32 = 3;
 
-/// What a directory held at one moment.
+/// The names of a directory at one time.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     items: Vec<DirItem>,
@@ -47,7 +47,8 @@ impl Vfs {
         self.handles.lock().remove_dir(fh);
     }
 
-    /// Returns what a directory holds from position `offset` on. Position 0 takes a new look.
+    /// Returns the names of a directory from position `offset` on. Offset 0 takes a new snapshot,
+    /// which may block for the host.
     pub fn readdir(&self, cx: &Context, fh: Fh, offset: u64) -> Result<DirItems> {
         let handle = self.handles.lock().dir(fh)?;
         let snapshot = match handle.snapshot {
@@ -69,12 +70,12 @@ impl Vfs {
         self.recover_names(cx, ino, since)?;
         let mut tree = self.tree.lock();
         for round in 0..MAX_ROUNDS {
-            tree = match self.settled(cx, tree, ino, Scope::Directory) {
+            tree = match self.resolve_renames(cx, tree, ino, Scope::Directory) {
                 Ok(tree) => tree,
-                Err(error) if self.is_away(&error) => self.tree.lock(),
+                Err(error) if self.may_use_stale(&error) => self.tree.lock(),
                 Err(error) => return Err(error),
             };
-            // Where names change faster than they can be listed, one of them may be missing.
+            // If names change faster than they can be listed, the snapshot may lack one of them.
             let is_complete = round > MAX_CHANGES || !tree.has_unknown_names(ino);
             let dir = tree.dir_mut(ino).ok_or(Error::UnknownInode)?;
             let listed_at = dir.listed_at.filter(|_| is_complete);
@@ -85,13 +86,13 @@ impl Vfs {
                 .get(ino)
                 .is_some_and(|inode| inode.links().is_empty() && ino != Ino::ROOT)
             {
-                // Removed while it is open: it holds nothing any more.
+                // Removed while open: it is empty.
                 return Ok(Snapshot { items: Vec::new() });
             }
             cx.may_wait()?;
             let dir = tree.dir_mut(ino).ok_or(Error::UnknownInode)?;
             if dir.is_listing {
-                tree.wait(&self.listed);
+                tree.wait(&self.tree_changed);
                 continue;
             }
             let path = tree.path(ino).ok_or(Error::NotFound)?;
@@ -104,7 +105,7 @@ impl Vfs {
             tree = self.tree.lock();
             if let Err(error) = result {
                 let was_listed = tree.dir_mut(ino).is_some_and(|dir| dir.listed_at.is_some());
-                if was_listed && self.is_away(&error) {
+                if was_listed && self.may_use_stale(&error) {
                     return Ok(Self::items(&tree, ino));
                 }
                 return Err(error);
@@ -132,10 +133,10 @@ impl Vfs {
             .into_iter()
             .flat_map(|dir| &dir.names)
             .filter_map(|(name, known)| {
-                let (shown_ino, kind) = match &known.what {
-                    What::Unknown | What::Absent => return None,
-                    What::Inode(ino) => (shown(*ino), tree.get(*ino)?.stat.kind),
-                    What::Listed(listed) => (
+                let (shown_ino, kind) = match &known.state {
+                    NameState::Unknown | NameState::Absent => return None,
+                    NameState::Inode(ino) => (shown(*ino), tree.get(*ino)?.stat.kind),
+                    NameState::Listed(listed) => (
                         listed.stat.and_then(|stat| stat.id).map_or(1, |id| id.ino),
                         listed.kind,
                     ),
@@ -151,8 +152,8 @@ impl Vfs {
         }
     }
 
-    /// Counts a look-up for a name that was just read, as READDIRPLUS wants it; `None` where the
-    /// name is gone or too little is known, so that the kernel must look it up itself.
+    /// Increments the lookup count of a name that was just read, as READDIRPLUS requires. `None` if
+    /// the name is gone or its attributes are not known: the kernel then looks it up itself.
     pub fn lookup_listed(&self, parent: Ino, name: &[u8]) -> Option<(Attr, Found)> {
         let name = Name::new(name).ok()?;
         let mut tree = self.tree.lock();
@@ -175,7 +176,7 @@ impl Vfs {
     }
 }
 
-/// Goes through a snapshot from a position on.
+/// An iterator over a snapshot, from a position on.
 #[derive(Debug)]
 pub struct DirItems {
     snapshot: Arc<Snapshot>,
@@ -183,7 +184,7 @@ pub struct DirItems {
 }
 
 impl DirItems {
-    /// Returns the next name and the position behind it.
+    /// Returns the next name and the position after it.
     pub fn peek(&self) -> Option<(&DirItem, u64)> {
         let item = self.snapshot.items.get(self.next)?;
         Some((item, self.next as u64 + 1))

@@ -1,4 +1,4 @@
-//! The end of a mount: uploading what is left.
+//! The end of a mount: uploading all dirty content.
 
 use std::thread;
 
@@ -11,20 +11,21 @@ use crate::vfs::Context;
 use crate::vfs::Error;
 use crate::vfs::Ino;
 use crate::vfs::Vfs;
-use crate::vfs::names::entry_of;
+use crate::vfs::inode::Inode;
 
-/// More at once would only wait for connections.
+/// The maximum number of parallel uploads: more would only wait for connections.
 const MAX_AT_ONCE: usize = 8;
 
 impl Vfs {
-    /// Uploads everything that the host does not have, several files at once; returns what could not
-    /// be uploaded. Once the host cannot be reached, the rest is made sure of here.
+    /// Uploads all dirty content, several files in parallel; returns the files that could not be
+    /// uploaded, each with the error. When the host cannot be reached, persists the rest on the
+    /// local disk. Blocks.
     pub fn drain(&self) -> Vec<(RemotePath, Error)> {
         let left = self.recover_now();
         let dirty: Vec<Ino> = {
             let tree = self.tree.lock();
             tree.inodes()
-                .filter(|(_, inode)| inode.is_ours())
+                .filter(|(_, inode)| inode.is_dirty())
                 .map(|(ino, _)| ino)
                 .collect()
         };
@@ -32,14 +33,16 @@ impl Vfs {
         let work = Mutex::new(Work {
             dirty,
             left,
-            away: None,
+            unreachable: None,
         });
         if n_threads > 0 {
             thread::scope(|scope| {
                 for _ in 1..n_threads {
-                    let helper = thread::Builder::new().name("scpfs-drain".to_owned());
-                    if let Err(error) = helper.spawn_scoped(scope, || self.drain_some(&work)) {
-                        log::debug!("no thread to help: {error}");
+                    let builder = thread::Builder::new().name("scpfs-drain".to_owned());
+                    if let Err(error) = builder.spawn_scoped(scope, || self.drain_some(&work)) {
+                        log::debug!(
+                            "drain: cannot start another thread, uploading with fewer: {error}"
+                        );
                     }
                 }
                 self.drain_some(&work);
@@ -57,12 +60,12 @@ impl Vfs {
             wait: Wait::Allowed,
         };
         loop {
-            let (ino, away) = {
+            let (ino, unreachable) = {
                 let mut work = work.lock();
                 let Some(ino) = work.dirty.pop() else { return };
-                (ino, work.away.clone())
+                (ino, work.unreachable.clone())
             };
-            let result = match away {
+            let result = match unreachable {
                 None => self.flush_inode(&cx, ino, Durability::Lazy),
                 Some(error) => {
                     self.persist(ino, &error);
@@ -70,10 +73,14 @@ impl Vfs {
                 }
             };
             let Err(error) = result else { continue };
-            let path = self.tree.lock().place_path(ino).unwrap_or_default();
+            let path = self
+                .tree
+                .lock()
+                .current_or_last_path(ino)
+                .unwrap_or_default();
             let mut work = work.lock();
             if error.is_connection_loss() {
-                work.away = Some(error.clone());
+                work.unreachable = Some(error.clone());
             }
             work.left.push((path, error));
         }
@@ -81,21 +88,21 @@ impl Vfs {
 
     /// Persists content that cannot be uploaded before the mount ends.
     fn persist(&self, ino: Ino, error: &Error) {
-        let entry = self.tree.lock().get(ino).and_then(entry_of);
+        let entry = self.tree.lock().get(ino).and_then(Inode::cloned_entry);
         if let Some(entry) = entry
-            && let Ok(place) = self.upload_place(ino)
+            && let Ok(target) = self.upload_target(ino)
             && let Err(error) =
-                entry.persist_for_next_mount(&*place, &error_chain::with_causes(error))
+                entry.persist_for_next_mount(&*target, &error_chain::with_causes(error))
         {
             log::error!("{}", error_chain::with_causes(&error));
         }
     }
 }
 
-/// What the threads of a drain share.
+/// The state that the threads of a drain share.
 struct Work {
     dirty: Vec<Ino>,
     left: Vec<(RemotePath, Error)>,
-    /// Why the host cannot be reached.
-    away: Option<Error>,
+    /// The error with which the host became unreachable.
+    unreachable: Option<Error>,
 }

@@ -1,4 +1,4 @@
-//! What a file operation fails with, and the only table from there to errno.
+//! Errors of file operations, and the only table that maps them to errno.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
@@ -25,7 +25,7 @@ pub enum Error {
     AccessDenied,
     #[error("operation not permitted")]
     NotPermitted,
-    /// A symlink that leads out of the mount and is not to be shown.
+    /// A symlink that leads out of the mount, with containment.
     #[error("the link leads out of the mounted directory")]
     LeadsOutside,
     #[error("the mount is read-only")]
@@ -72,12 +72,12 @@ impl From<remote::Error> for Error {
 }
 
 impl Error {
-    /// Returns whether nothing was done because it would have had to wait.
+    /// Returns whether the operation would have blocked, and therefore did nothing.
     pub fn would_wait(&self) -> bool {
         matches!(self, Self::Cache(cache::Error::WouldWait))
     }
 
-    /// Returns whether the host says that there is no such file.
+    /// Returns whether the file does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound) || self.reason() == Some(Reason::NotFound)
     }
@@ -90,7 +90,7 @@ impl Error {
         matches!(error, cache::Error::Remote(error) if error.is_connection_loss())
     }
 
-    /// Returns whether a host answers that is not to be trusted, by its key.
+    /// Returns whether the host key was refused.
     pub fn is_host_key_refused(&self) -> bool {
         let (Self::Cache(error) | Self::NotStored(error)) = self else {
             return false;
@@ -98,7 +98,7 @@ impl Error {
         matches!(error, cache::Error::Remote(error) if error.is_host_key_refused())
     }
 
-    /// Returns whether the connections were ended for good.
+    /// Returns whether the connections were closed for good.
     pub(super) fn is_closed(&self) -> bool {
         let (Self::Cache(error) | Self::NotStored(error)) = self else {
             return false;
@@ -114,7 +114,7 @@ impl Error {
         }
     }
 
-    /// Returns the errno for a program; `docs/semantics.md` has the same table in words.
+    /// Returns the errno that the program gets. `docs/semantics.md` has the same table in words.
     pub fn errno(&self) -> c_int {
         match self {
             Self::Cache(error) => of_cache(error),
@@ -125,7 +125,7 @@ impl Error {
             Self::NotADirectory => libc::ENOTDIR,
             Self::IsADirectory => libc::EISDIR,
             Self::AccessDenied => libc::EACCES,
-            // As sshfs does for links that it contains.
+            // sshfs returns the same for symlinks that it contains.
             Self::NotPermitted | Self::LeadsOutside => libc::EPERM,
             Self::ReadOnly => libc::EROFS,
             Self::InvalidArgument => libc::EINVAL,
@@ -134,7 +134,7 @@ impl Error {
             Self::BadHandle => libc::EBADF,
             Self::CrossDevice => libc::EXDEV,
             Self::NotSupported => libc::EOPNOTSUPP,
-            // The kernel looks the name up once more.
+            // On ESTALE the kernel looks the path up again and retries the operation once.
             Self::Stale | Self::Changing | Self::UnknownInode => libc::ESTALE,
             Self::Internal => libc::EIO,
             Self::NoSuchOffset => libc::ENXIO,
@@ -145,10 +145,10 @@ impl Error {
 fn of_cache(error: &cache::Error) -> c_int {
     match error {
         cache::Error::Remote(error) => of_remote(error),
-        // The cache's own disk: what it says is what the writer sees (ENOSPC, EDQUOT, EIO).
+        // An error of the local disk is passed to the program (ENOSPC, EDQUOT, EIO).
         cache::Error::Local { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
         cache::Error::Full => libc::ENOSPC,
-        // `vfs` brings content that is missing; where that did not help, it is lost.
+        // `vfs` fetches missing content and tries again; this is the error if that did not help.
         cache::Error::NotHere
         | cache::Error::NotJournaled
         | cache::Error::Outdated
@@ -168,7 +168,7 @@ fn of_remote(error: &remote::Error) -> c_int {
         remote::Error::NoTemp { .. } => libc::EACCES,
         remote::Error::Unsupported { .. } => libc::EOPNOTSUPP,
         remote::Error::TooManyNames { .. } => libc::EFBIG,
-        // An unreachable host is not an empty one: never ENOENT.
+        // Never ENOENT: an unreachable host does not mean that there is no such file.
         remote::Error::Disconnected { .. } if error.is_timeout() => libc::ETIMEDOUT,
         remote::Error::Disconnected { .. } if error.is_host_key_refused() => libc::EKEYREJECTED,
         remote::Error::Disconnected { .. } => libc::EHOSTUNREACH,
@@ -204,7 +204,7 @@ fn of_reason(reason: Reason) -> c_int {
         Reason::NoSuchDevice => libc::ENXIO,
         Reason::InputOutput => libc::EIO,
         Reason::Stale => libc::ESTALE,
-        // The reader would get a mixture of two contents.
+        // The content would be a mixture of two versions.
         Reason::Changed => libc::EIO,
         Reason::Other => libc::EIO,
     }

@@ -1,4 +1,4 @@
-//! Open files: opening, reading, writing, closing. `upload` has what closing does for the host.
+//! Open files: open, create, read, write, release. `upload` has flush and fsync.
 
 use std::sync::Arc;
 
@@ -32,21 +32,26 @@ use crate::vfs::tree::Scope;
 use crate::vfs::tree::Tree;
 use crate::vfs::tree::TreeGuard;
 
-/// The longest path of Linux, without the NUL at its end.
+/// `PATH_MAX` of Linux without the terminating NUL, in bytes.
 pub(super) const PATH_MAX: usize = 4095;
 
-/// An open file, and what the kernel is to know of it.
+/// An open file, and how the kernel is to cache it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opened {
     pub fh: Fh,
-    /// Whether the pages that the kernel has are those of this content.
+    /// Whether the page cache of the kernel holds this version of the content (`FOPEN_KEEP_CACHE`).
     pub keeps_pages: bool,
-    /// Whether the kernel is to keep no pages at all, because the size says nothing.
+    /// Whether the size is meaningless, as in /proc, so that the kernel must not cache the content
+    /// (`FOPEN_DIRECT_IO`).
     pub is_unsized: bool,
 }
 
 impl Vfs {
-    /// Opens a file; fetches its content if this machine has not got the host's version of it.
+    /// Opens a file. Fetches its content unless the cache has the version of the host. May block
+    /// for the host.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] if its name is gone: the kernel looks the name up again.
     pub fn open(&self, cx: &Context, ino: Ino, flags: OpenFlags) -> Result<Opened> {
         if flags.writes || flags.truncates {
             self.check_writable()?;
@@ -60,17 +65,17 @@ impl Vfs {
                 _ => return Err(Error::NotSupported),
             }
             if inode.links().is_empty() && !inode.is_open() {
-                // The kernel goes by what it was told before the name was found to be gone: what
-                // is written would go nowhere. It looks the name up again, and makes the file.
+                // The kernel uses a dentry from before the name was removed: what is written would
+                // be lost. With ESTALE it looks the name up again.
                 return Err(Error::Stale);
             }
             let knows_content = inode.entry.is_some() || self.cache.has(&inode.stat.version());
-            // Content that must be fetched anyway comes with fresh attributes.
+            // A fetch returns fresh attributes as well.
             if knows_content && !flags.truncates {
                 drop(tree);
-                tree = self.fresh_attr(cx, ino)?;
+                tree = self.revalidate_attr(cx, ino)?;
             }
-            let login = self.login();
+            let login = self.login_user();
             let inode = tree.get(ino).ok_or(Error::UnknownInode)?;
             let version = inode.stat.version();
             let changes = flags.writes || flags.truncates;
@@ -85,18 +90,19 @@ impl Vfs {
             (self.open_entry(&mut tree, ino)?, version)
         };
         let result = if flags.truncates {
-            let target = self.upload_place(ino)?.target();
+            let target = self.upload_target(ino)?.target();
             let keeps_old = target.is_some_and(|target| entry.is_in_place(&target));
             self.with_entry(cx, ino, &entry, || {
                 entry.replace(version, keeps_old, cx.wait)
             })
         } else {
-            // The host says with the content that a file cannot be written, whatever its mode.
-            self.fill(cx, ino, &entry)
-                .and_then(|()| match flags.writes && !entry.may_write() {
+            // The fetch reports whether the file is writable, whatever its mode says.
+            self.fetch_if_missing(cx, ino, &entry).and_then(|()| {
+                match flags.writes && !entry.may_write() {
                     true => Err(Error::NotPermitted),
                     false => Ok(()),
-                })
+                }
+            })
         };
         if let Err(error) = result {
             self.release_entry(ino, &entry);
@@ -105,7 +111,7 @@ impl Vfs {
         if !flags.truncates {
             self.cache.count_open();
         }
-        let keeps_pages = self.take_pages(ino, &entry);
+        let keeps_pages = self.take_page_cache(ino, &entry);
         if !keeps_pages && !flags.truncates {
             // The kernel clamps reads to its cached i_size, which may belong to an older version:
             // invalidate its attributes.
@@ -113,7 +119,7 @@ impl Vfs {
         }
         let is_unsized = entry.content_version().is_some_and(|it| it.is_unsized);
         let conflict_epoch = entry.conflict_epoch();
-        // Truncating changes the file, whatever else may be done with the descriptor.
+        // O_TRUNC changes the file even on a read-only handle.
         let flags = OpenFlags {
             writes: flags.writes || flags.truncates,
             ..flags
@@ -132,8 +138,9 @@ impl Vfs {
         })
     }
 
-    /// Checks whether a file may be read whose mode bits say no. Where its content is here, nothing
-    /// else would ask; ACLs may say yes, which only the host knows. Lets go of the tree while it asks.
+    /// Checks whether the login user may read a file although its mode bits deny it. ACLs may allow
+    /// it, which only the host knows. If the content is in the cache, no other request would check
+    /// this. Releases the tree while it waits.
     fn check_readable<'a>(
         &'a self,
         cx: &Context,
@@ -143,7 +150,7 @@ impl Vfs {
         let inode = tree.get(ino).ok_or(Error::UnknownInode)?;
         let is_on_host = !inode.is_new();
         let path = tree.path(ino).filter(|_| is_on_host);
-        // Nobody but us has it: what is not ours to read is nobody's to ask.
+        // The file exists only here, and the mode bits decide.
         let path = path.ok_or(Error::AccessDenied)?;
         cx.may_wait()?;
         drop(tree);
@@ -151,7 +158,7 @@ impl Vfs {
         Ok(self.tree.lock())
     }
 
-    /// Returns the entry of an inode, made if need be, with one more handle.
+    /// Returns the cache entry of an inode, with one more handle. Creates the entry if necessary.
     pub(super) fn open_entry(&self, tree: &mut Tree, ino: Ino) -> Result<Arc<Entry>> {
         let inode = tree.get_mut(ino).ok_or(Error::UnknownInode)?;
         if let Some(entry) = &inode.entry {
@@ -161,18 +168,23 @@ impl Vfs {
         let entry = self.cache.entry(inode.stat.version());
         entry.add_handle();
         inode.entry = Some(Arc::clone(&entry));
-        self.hold_if_moving(tree, ino, &entry);
+        self.block_if_in_flight(tree, ino, &entry);
         Ok(entry)
     }
 
-    /// Brings the content of an entry here, or starts to.
-    pub(super) fn fill(&self, cx: &Context, ino: Ino, entry: &Arc<Entry>) -> Result<()> {
+    /// Fetches the content of a cache entry if it is missing or outdated, or starts to fetch it.
+    pub(super) fn fetch_if_missing(
+        &self,
+        cx: &Context,
+        ino: Ino,
+        entry: &Arc<Entry>,
+    ) -> Result<()> {
         let (path, version) = {
             let tree = self.tree.lock();
             let inode = tree.get(ino).ok_or(Error::UnknownInode)?;
             match tree.path(ino) {
                 Some(path) => (path, inode.stat.version()),
-                // Removed, and open by somebody else: what is here is all there is.
+                // Removed while open: there is nothing left to fetch.
                 None => return Ok(()),
             }
         };
@@ -186,7 +198,7 @@ impl Vfs {
         }
     }
 
-    /// Takes the attributes that came with content.
+    /// Applies the attributes that came with fetched content.
     pub(super) fn take_fetched_stat(&self, ino: Ino, entry: &Entry) {
         let Some((stat, at)) = entry.take_fetched_stat() else {
             return;
@@ -195,29 +207,30 @@ impl Vfs {
         let is_news = tree
             .get(ino)
             .is_some_and(|inode| inode.stat.version() != stat.version());
-        tree.absorb(ino, stat, at);
+        tree.apply_stat(ino, stat, at);
         drop(tree);
         if is_news {
-            // The kernel would cut what is read at the size it was told before.
+            // The kernel clamps reads to its cached i_size: invalidate its attributes.
             self.notify(Change::Attributes(ino));
         }
     }
 
-    /// Whether the kernel's pages are those of this content; they will be from now on.
-    fn take_pages(&self, ino: Ino, entry: &Entry) -> bool {
+    /// Returns whether the page cache of the kernel holds the content of this entry, and records
+    /// that it does from now on.
+    fn take_page_cache(&self, ino: Ino, entry: &Entry) -> bool {
         let mut tree = self.tree.lock();
         let Some(inode) = tree.get_mut(ino) else {
             return false;
         };
         match entry.version() {
-            Some(version) => inode.pages_of.replace(version) == Some(version),
-            // Our own content: whatever the kernel has, it has from the same writes.
+            Some(version) => inode.page_cache_version.replace(version) == Some(version),
+            // Dirty content: the page cache has the same writes if the file was open already.
             None => entry.is_dirty() && entry.n_handles() > 1,
         }
     }
 
-    /// Creates a file and opens it. Unless it must be exclusive, the host hears of it when it is
-    /// uploaded.
+    /// Creates a file and opens it. Without `O_EXCL`, and always with write-back, the host is asked
+    /// only when the file is uploaded.
     pub fn create(
         &self,
         cx: &Context,
@@ -229,11 +242,11 @@ impl Vfs {
         self.check_writable()?;
         let name = Self::name(name)?;
         self.recover_name(cx, parent, &name)?;
-        // The kernel may go by what it was told before the file was made anew.
+        // The kernel may use a dentry from before the file was created again here.
         let existing = {
             let tree = self.tree.lock();
-            let bound = tree.bound(parent, &name);
-            bound.filter(|&ino| tree.get(ino).is_some_and(Inode::is_ours))
+            let bound = tree.linked(parent, &name);
+            bound.filter(|&ino| tree.get(ino).is_some_and(Inode::is_dirty))
         };
         if let Some(ino) = existing {
             if flags.is_exclusive {
@@ -246,16 +259,16 @@ impl Vfs {
             }
             return Ok((self.attr_of(&tree, ino)?, opened));
         }
-        let (path, owner) = self.place_for_new(cx, parent, &name)?;
-        // Whether somebody else was faster shows when it is uploaded, where that is later anyway.
+        let (path, owner) = self.prepare_create(cx, parent, &name)?;
+        // With write-back, a file that was created on the host meanwhile is found by the upload.
         let asks_first = flags.is_exclusive && self.options.writeback.is_none();
         let (entry, stat) = if asks_first {
             cx.may_wait()?;
             let result = self.remote.create_new(&path, mode, owner);
-            let changed = self.heard(result, &[(parent, &name)])?;
-            let stat = self.created(parent, &changed, &path)?;
+            let changed = self.invalidate_if_unknown(result, &[(parent, &name)])?;
+            let stat = self.stat_of_created(parent, &changed, &path)?;
             let entry = self.cache.entry(stat.version());
-            // A file that another program has filled already is fetched as any other.
+            // If another program has written to it already, its content is fetched as for any file.
             if stat.size == 0 {
                 entry.truncate(0, Wait::Allowed)?;
                 // The host has this empty file.
@@ -270,12 +283,12 @@ impl Vfs {
         let at = self.clock.tick();
         let mut tree = self.tree.lock();
         let ino = tree.add(stat, Freshness::Asked(at));
-        tree.bind(parent, &name, ino, at);
+        tree.link(parent, &name, ino, at);
         if let Some(inode) = tree.get_mut(ino) {
             inode.lookups += 1;
             inode.entry = Some(Arc::clone(&entry));
         }
-        self.hold_if_moving(&tree, ino, &entry);
+        self.block_if_in_flight(&tree, ino, &entry);
         let attr = self.attr_of(&tree, ino)?;
         drop(tree);
         let conflict_epoch = entry.conflict_epoch();
@@ -295,28 +308,29 @@ impl Vfs {
         ))
     }
 
-    /// The path of a new name and whose it is to be; refuses where the login user may not write.
-    pub(super) fn place_for_new(
+    /// Resolves renames that concern a new name, checks that the login user may create it, and
+    /// returns its path and the owner it must get.
+    pub(super) fn prepare_create(
         &self,
         cx: &Context,
         parent: Ino,
         name: &Name,
     ) -> Result<(RemotePath, Option<Owner>)> {
-        let tree = self.settled(cx, self.tree.lock(), parent, Scope::Name(name))?;
+        let tree = self.resolve_renames(cx, self.tree.lock(), parent, Scope::Name(name))?;
         Self::check_directory(&tree, parent)?;
         let dir = tree.get(parent).ok_or(Error::UnknownInode)?;
         let mask = permission::WRITE | permission::EXECUTE;
-        if !permission::permits(&dir.stat, &self.login(), mask) {
+        if !permission::permits(&dir.stat, &self.login_user(), mask) {
             return Err(Error::AccessDenied);
         }
         let path = self.path_of_new(&tree, parent, name)?;
-        Ok((path, self.owner_for(&tree, cx, parent)))
+        Ok((path, self.owner_of_new(&tree, cx, parent)))
     }
 
-    /// The path of a name in a directory.
+    /// Returns the path of a name in a directory.
     ///
     /// # Errors
-    /// It is longer than the host can take, with the root in front of it.
+    /// [`Error::NameTooLong`] if the path on the host would exceed `PATH_MAX`.
     pub(super) fn path_of_new(&self, tree: &Tree, parent: Ino, name: &Name) -> Result<RemotePath> {
         let dir = tree.path(parent).ok_or(Error::NotFound)?;
         if self.host_path_len(&dir) + 1 + name.as_bytes().len() > PATH_MAX {
@@ -325,12 +339,12 @@ impl Vfs {
         Ok(dir.join(name))
     }
 
-    /// How long the path of a directory is on the host.
+    /// Returns the length of the path of a directory on the host, in bytes.
     pub(super) fn host_path_len(&self, dir: &RemotePath) -> usize {
         self.remote.facts().root.len() + 1 + dir.as_bytes().len()
     }
 
-    /// What a file that the host does not have yet is shown as.
+    /// Returns the attributes of a file that was created here and is not on the host yet.
     fn stat_of_new(&self, parent: Ino, mode: u32, owner: Option<Owner>) -> Result<Stat> {
         self.stat_of_new_in(&self.tree.lock(), parent, mode, owner)
     }
@@ -370,24 +384,24 @@ impl Vfs {
         })
     }
 
-    /// Takes what the answer to a creation says of the directory; returns the new file's own
-    /// attributes, asked for if need be.
-    pub(super) fn created(
+    /// Applies the attributes of the directory that came with the answer to a creation. Returns the
+    /// attributes of the new file, and asks the host for them if the answer lacks them.
+    pub(super) fn stat_of_created(
         &self,
         parent: Ino,
         changed: &Changed,
         path: &RemotePath,
     ) -> Result<Stat> {
-        self.parent_changed(parent, changed.parent);
+        self.update_parent(parent, changed.parent);
         match changed.stat {
             Some(stat) => Ok(stat),
             None => Ok(self.remote.stat(path)?),
         }
     }
 
-    /// Takes the new attributes of a directory; if the host did not give them, the old ones are
-    /// too old from now on.
-    pub(super) fn parent_changed(&self, parent: Ino, stat: Option<Stat>) {
+    /// Applies the new attributes of a directory that was changed; marks the old ones as stale if
+    /// the host did not return new ones.
+    pub(super) fn update_parent(&self, parent: Ino, stat: Option<Stat>) {
         let at = self.clock.tick();
         let mut tree = self.tree.lock();
         match stat {
@@ -412,8 +426,7 @@ impl Vfs {
         self.with_content(cx, &handle, |entry| entry.read(offset, len, cx.wait))
     }
 
-    /// Does something with the content of an open file; brings the content first if it is not
-    /// here, as after a copy on the host, and has the journal know before the first change.
+    /// Applies `op` to the content of an open file; see [`Self::with_entry`].
     fn with_content<T>(
         &self,
         cx: &Context,
@@ -423,6 +436,9 @@ impl Vfs {
         self.with_entry(cx, handle.ino, &handle.entry, || op(&handle.entry))
     }
 
+    /// Applies `op` to a cache entry. If the content is missing, fetches it and tries again. If the
+    /// content is about to change and the journal does not say so yet, writes the journal record
+    /// and tries again.
     pub(super) fn with_entry<T>(
         &self,
         cx: &Context,
@@ -433,9 +449,9 @@ impl Vfs {
         let mut result = op();
         for _ in 0..MAX_ROUNDS {
             match result {
-                Err(cache::Error::NotHere) => self.fill(cx, ino, entry)?,
+                Err(cache::Error::NotHere) => self.fetch_if_missing(cx, ino, entry)?,
                 Err(cache::Error::NotJournaled) => {
-                    let target = self.upload_place(ino)?.target();
+                    let target = self.upload_target(ino)?.target();
                     entry.open_in_journal(target.as_ref(), cx.wait)?;
                 }
                 result => return Ok(result?),
@@ -445,22 +461,23 @@ impl Vfs {
         Ok(result?)
     }
 
-    /// Writes, and returns how many bytes.
+    /// Writes at `offset`, or at the end of the file if it is open for appending; returns the
+    /// number of bytes.
     pub fn write(&self, cx: &Context, fh: Fh, offset: u64, data: &[u8]) -> Result<u32> {
         let handle = self.handles.lock().file(fh)?;
-        // The kernel appends at the size it knows; the file may be longer by now.
+        // The kernel appends at its cached i_size, which may be older than the content here.
         let offset = (!handle.flags.appends).then_some(offset);
         self.with_content(cx, &handle, |entry| entry.write(offset, data, cx.wait))?;
         Ok(u32::try_from(data.len()).unwrap_or(u32::MAX))
     }
 
-    /// Closes a handle. What is still not uploaded, because it was written through a mapping after
-    /// the last `close(2)`, is uploaded now; nobody is left to be told if that fails.
+    /// Closes a handle. Content that is still dirty, because it was written through a mapping after
+    /// the last `close(2)`, is uploaded now. RELEASE has no reply that could report an error.
     pub fn release(&self, cx: &Context, fh: Fh) -> Result<()> {
         let handle = self.handles.lock().file(fh)?;
-        if handle.entry.is_dirty() && (handle.flags.writes || self.is_to_be_made(&handle)) {
+        if handle.entry.is_dirty() && (handle.flags.writes || self.must_create(&handle)) {
             cx.may_wait()?;
-            // Logged where it failed; the content stays.
+            // Logged where it failed; the content stays dirty.
             drop(self.upload_closed(cx, handle.ino, &handle.entry));
         }
         if self.handles.lock().remove_file(fh).is_some() {
@@ -469,7 +486,8 @@ impl Vfs {
         Ok(())
     }
 
-    /// Closes a handle of an entry; the last one ends its content, or gives it back to the cache.
+    /// Closes a handle of a cache entry. The last one discards the content of a removed file, and
+    /// returns other clean content to the cache.
     pub(super) fn release_entry(&self, ino: Ino, entry: &Arc<Entry>) {
         let mut tree = self.tree.lock();
         let is_last = entry.remove_handle() == 0;
@@ -485,10 +503,10 @@ impl Vfs {
             }
             is_removed
         });
-        tree.collect(ino);
+        tree.drop_unused(ino);
         drop(tree);
         if is_removed {
-            // Nobody can ever see this content again.
+            // The file has neither a name nor a handle.
             entry.discard();
         }
         if !is_last {
@@ -498,14 +516,14 @@ impl Vfs {
         let mut tree = self.tree.lock();
         if let Some(inode) = tree.get_mut(ino)
             && is_its(inode)
-            && !(inode.is_open() || inode.is_ours() || entry.is_fetching())
+            && !(inode.is_open() || inode.is_dirty() || entry.is_fetching())
         {
             inode.entry = None;
         }
-        tree.collect(ino);
+        tree.drop_unused(ino);
     }
 
-    /// Allocates or makes holes, see `fallocate(2)`.
+    /// Allocates space or punches holes; see `fallocate(2)`.
     pub fn fallocate(&self, cx: &Context, fh: Fh, mode: i32, offset: u64, len: u64) -> Result<()> {
         let handle = self.handles.lock().file(fh)?;
         self.with_content(cx, &handle, |entry| {
@@ -513,7 +531,7 @@ impl Vfs {
         })
     }
 
-    /// Finds data or a hole, see `lseek(2)`.
+    /// Finds the next data, or the next hole; see `lseek(2)`.
     pub fn seek(&self, cx: &Context, fh: Fh, offset: u64, to_data: bool) -> Result<u64> {
         let handle = self.handles.lock().file(fh)?;
         match self.with_content(cx, &handle, |entry| entry.seek(offset, to_data, cx.wait)) {

@@ -1,50 +1,50 @@
-//! How old something is that the host has told.
+//! Whether knowledge of the host is fresh, stale or dirty; pure.
 
 use crate::clock::Tick;
 
-/// Whether knowledge of the host still counts.
+/// How current a fact about the host is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Freshness {
-    /// It was changed here and is not uploaded yet: nothing that the host says is newer.
-    Ours,
-    /// The host was asked at this moment.
+    /// Changed locally and not uploaded yet: newer than any answer of the host.
+    Dirty,
+    /// The host was asked at this time.
     Asked(Tick),
-    /// The host must be asked again: what it was asked for before this moment may be outdated.
+    /// The host must be asked again. Answers to requests from before this time may be outdated.
     Stale(Tick),
 }
 
 impl Freshness {
-    /// Returns whether the answer to a question of `at` replaces it.
+    /// Returns whether the answer to a request made at `at` replaces it.
     pub(super) fn gives_way_to(self, at: Tick) -> bool {
         match self {
-            Self::Ours => false,
+            Self::Dirty => false,
             Self::Asked(since) | Self::Stale(since) => since <= at,
         }
     }
 
-    /// Returns what is known of two facts together.
+    /// Returns the freshness of two facts together: that of the less current one.
     pub(super) fn and(self, other: Self) -> Self {
         match (self, other) {
-            (Self::Ours, both) | (both, Self::Ours) => both,
+            (Self::Dirty, both) | (both, Self::Dirty) => both,
             (Self::Asked(a), Self::Asked(b)) => Self::Asked(a.min(b)),
             (Self::Stale(a), Self::Stale(b)) => Self::Stale(a.max(b)),
             (Self::Stale(since), _) | (_, Self::Stale(since)) => Self::Stale(since),
         }
     }
 
-    /// Invalidates it: answers to questions before `at` are outdated.
+    /// Marks it as stale: answers to requests from before `at` are outdated.
     pub(super) fn invalidate(&mut self, at: Tick) {
         *self = match *self {
             Self::Asked(since) | Self::Stale(since) => Self::Stale(since.max(at)),
-            Self::Ours => Self::Stale(at),
+            Self::Dirty => Self::Stale(at),
         };
     }
 
-    /// Says that it was certainly true at `at`.
+    /// Marks it as true at `at`.
     pub(super) fn confirm(&mut self, at: Tick) {
         *self = match *self {
             Self::Asked(since) | Self::Stale(since) => Self::Asked(since.max(at)),
-            Self::Ours => Self::Ours,
+            Self::Dirty => Self::Dirty,
         };
     }
 }
@@ -64,9 +64,9 @@ mod tests {
         assert!(!freshness.gives_way_to(one));
         assert!(freshness.gives_way_to(two));
         assert_eq!(freshness.and(Freshness::Asked(three)), freshness);
-        assert_eq!(freshness.and(Freshness::Ours), freshness);
+        assert_eq!(freshness.and(Freshness::Dirty), freshness);
         freshness.confirm(three);
         assert_eq!(freshness, Freshness::Asked(three));
-        assert!(!Freshness::Ours.gives_way_to(three));
+        assert!(!Freshness::Dirty.gives_way_to(three));
     }
 }

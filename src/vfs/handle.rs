@@ -21,21 +21,21 @@ pub(super) struct Handles {
     next: u64,
 }
 
-/// An open file. It belongs to an inode, not to a path: it goes on working when the file is
-/// renamed or removed.
+/// An open file. It belongs to an inode, not to a path: it keeps working when the file is renamed
+/// or removed.
 #[derive(Debug, Clone)]
 pub(super) struct FileHandle {
     pub(super) ino: Ino,
     pub(super) entry: Arc<Entry>,
     pub(super) flags: OpenFlags,
-    /// Of the entry when it was opened, see [`Entry::conflict_epoch`].
+    /// The conflict epoch of the entry when it was opened; see [`Entry::conflict_epoch`].
     pub(super) conflict_epoch: u64,
 }
 
 #[derive(Debug, Clone)]
 pub(super) struct DirHandle {
     pub(super) ino: Ino,
-    /// What the directory held when it was first read, or last rewound.
+    /// The names when the directory was first read, or last rewound.
     pub(super) snapshot: Option<Arc<Snapshot>>,
 }
 

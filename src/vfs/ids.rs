@@ -1,17 +1,17 @@
-//! Whose files are whose: ids of the host and ids of this machine; pure.
+//! Mapping between ids of the host and ids of this machine; pure.
 
-/// How ids of the host are shown here, and the way back.
+/// How ids are mapped, in both directions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ids {
-    /// The login user on the host and the user of the mount here; `None` for `idmap=none`.
+    /// The login user on the host, and the user of the mount here; `None` for `idmap=none`.
     pub user: Option<Pair>,
     pub group: Option<Pair>,
-    /// `uid=` and `gid=`: everything is shown as belonging to these.
+    /// `uid=` and `gid=`: every file is reported with these.
     pub shown_uid: Option<u32>,
     pub shown_gid: Option<u32>,
 }
 
-/// The same user, or group, there and here.
+/// One user or group: its id on the host and its id here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pair {
     pub host: u32,
@@ -19,7 +19,7 @@ pub struct Pair {
 }
 
 impl Ids {
-    /// Every id is shown as it is.
+    /// Returns a mapping that changes no id.
     pub fn same() -> Self {
         Self {
             user: None,

@@ -1,4 +1,4 @@
-//! Inodes and names: what is known of each.
+//! Inodes, their names, and the dentries of a directory.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,42 +24,43 @@ impl Ino {
 #[derive(Debug)]
 pub(super) struct Inode {
     pub(super) stat: Stat,
-    /// Whether the mode in it was set here and the host has not heard of it.
-    pub(super) is_mode_ours: bool,
-    /// How old `stat` is.
+    /// Whether `stat.mode` was set here and is not on the host yet.
+    pub(super) is_mode_dirty: bool,
+    /// Whether `stat` is fresh.
     pub(super) freshness: Freshness,
     pub(super) home: Home,
     pub(super) lookups: u64,
     pub(super) dir: Option<Box<Directory>>,
     pub(super) target: Option<Box<[u8]>>,
-    /// The content of a file that is open or dirty.
+    /// The cache entry of a file that is open or dirty.
     pub(super) entry: Option<Arc<Entry>>,
     /// The version of the content in the kernel's page cache.
-    pub(super) pages_of: Option<Version>,
-    /// The ctime on the host after our last upload, and the one that was reported until then. While the
-    /// host still has the first, the second is reported, so that an upload does not look like a change
-    /// to git or make.
+    pub(super) page_cache_version: Option<Version>,
+    /// The ctime on the host after our last upload, and the one that was reported until then. While
+    /// the host still has the first, the second is reported, so that an upload does not look like a
+    /// change to git or make.
     pub(super) ctime: Option<(Time, Time)>,
 }
 
 /// A directory and a name in it.
 pub(super) type Link = (Ino, Name);
 
-/// Where an inode is found on the host.
+/// The names of an inode, or why it has none.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Home {
-    /// It has these names, at least one; a directory has one.
+    /// It has these names, at least one. A directory has exactly one.
     Linked(Vec<Link>),
-    /// It has no name: it was removed here, or never had one, as the root.
+    /// It has no name: its last name was removed here, or it never had one, as the root.
     Unlinked,
-    /// Somebody else removed its last name while it was needed here. What is written to it is uploaded
-    /// under that name.
+    /// Its last name was removed on the host while it was open or dirty here. Its content is
+    /// uploaded under that name.
     TakenAway { last: Link },
-    /// Its last known name was removed here, but it has a hard link that was never seen.
+    /// Its last known name was removed here, but `nlink` shows a hard link that was never seen
+    /// here.
     OtherLink { last: Link },
 }
 
-/// How an inode loses a name. It matters only for the last one.
+/// How an inode loses a name. This matters only for the last name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Loss {
     /// See [`Home::Unlinked`].
@@ -79,8 +80,8 @@ impl Home {
         }
     }
 
-    /// Returns the first name, or the last one that it had.
-    pub(super) fn place(&self) -> Option<&Link> {
+    /// Returns the first name, or the last one it had.
+    pub(super) fn current_or_last_link(&self) -> Option<&Link> {
         match self {
             Self::Linked(links) => links.first(),
             Self::TakenAway { last } | Self::OtherLink { last } => Some(last),
@@ -88,15 +89,15 @@ impl Home {
         }
     }
 
-    /// Returns the name that it had, if it has none.
-    pub(super) fn last(&self) -> Option<&Link> {
+    /// Returns the last name of an inode that has none now.
+    pub(super) fn last_link(&self) -> Option<&Link> {
         match self {
             Self::TakenAway { last } | Self::OtherLink { last } => Some(last),
             Self::Linked(_) | Self::Unlinked => None,
         }
     }
 
-    /// Adds a name; returns the last name that it had, if it had none.
+    /// Adds a name. If it had none, returns the last name it had.
     pub(super) fn add(&mut self, link: Link) -> Option<Link> {
         match self {
             Self::Linked(links) => {
@@ -132,43 +133,43 @@ impl Home {
 
 #[derive(Debug, Default)]
 pub(super) struct Directory {
-    pub(super) names: HashMap<Name, Known>,
-    /// When the listing that `names` comes from was asked for.
+    pub(super) names: HashMap<Name, Dentry>,
+    /// When the last listing was requested. A name that is not in `names` is absent, as of then.
     pub(super) listed_at: Option<Tick>,
-    /// Whether somebody lists it at this moment.
+    /// Whether a thread is listing it.
     pub(super) is_listing: bool,
-    /// When a single name was last asked for instead of a listing.
-    pub(super) missed_at: Option<Tick>,
+    /// When a missing name was last looked up by itself, instead of by a listing.
+    pub(super) single_lookup_at: Option<Tick>,
     /// Whether the host refuses to list it.
     pub(super) is_unlistable: bool,
-    /// Inodes that have a name in it.
+    /// The number of inodes with a name in it, or whose last name was in it.
     pub(super) n_inodes: u32,
 }
 
-/// What is known of a name.
+/// What is known of a name in a directory.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct Dentry {
     pub(super) freshness: Freshness,
-    pub(super) what: What,
+    pub(super) state: NameState,
 }
 
-impl Known {
-    /// What the host said when it was asked at `at`.
-    pub(super) fn asked(at: Tick, what: What) -> Self {
+impl Dentry {
+    /// Returns a dentry for an answer that was requested at `at`.
+    pub(super) fn asked(at: Tick, state: NameState) -> Self {
         let freshness = Freshness::Asked(at);
-        Self { freshness, what }
+        Self { freshness, state }
     }
 }
 
 #[derive(Debug)]
-pub(super) enum What {
-    /// A request of ours may have changed the name: a listing of the directory does not tell that it
-    /// is absent.
+pub(super) enum NameState {
+    /// A request of this mount may have changed the name. A listing in which it is missing does not
+    /// show that it is absent.
     Unknown,
     Absent,
-    /// An inode, which knows more.
+    /// The name of this inode.
     Inode(Ino),
-    /// Not yet an inode.
+    /// The attributes from a listing; it has no inode yet.
     Listed(Box<Listed>),
 }
 
@@ -177,24 +178,24 @@ impl Inode {
         let dir = (stat.kind == FileKind::Directory).then(Box::default);
         Self {
             stat,
-            is_mode_ours: false,
+            is_mode_dirty: false,
             freshness,
             home: Home::Unlinked,
             lookups: 0,
             dir,
             target: None,
             entry: None,
-            pages_of: None,
+            page_cache_version: None,
             ctime: None,
         }
     }
 
-    /// Whether what is here is newer than anything the host says.
-    pub(super) fn is_ours(&self) -> bool {
+    /// Returns whether its content is dirty: newer than any answer of the host.
+    pub(super) fn is_dirty(&self) -> bool {
         self.entry.as_ref().is_some_and(|entry| entry.is_dirty())
     }
 
-    /// Whether the host has no file yet.
+    /// Returns whether the file was created here and never uploaded.
     pub(super) fn is_new(&self) -> bool {
         self.entry.as_ref().is_some_and(|entry| entry.is_new())
     }
@@ -203,9 +204,13 @@ impl Inode {
         self.home.links()
     }
 
-    /// See [`Home::place`].
-    pub(super) fn place(&self) -> Option<&Link> {
-        self.home.place()
+    /// See [`Home::current_or_last_link`].
+    pub(super) fn current_or_last_link(&self) -> Option<&Link> {
+        self.home.current_or_last_link()
+    }
+
+    pub(super) fn cloned_entry(&self) -> Option<Arc<Entry>> {
+        self.entry.clone()
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -1,4 +1,4 @@
-//! Making, removing and moving names.
+//! Creating, removing and renaming names: mkdir, mknod, symlink, link, unlink, rmdir, rename.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ use crate::vfs::inode::Loss;
 use crate::vfs::tree::Scope;
 use crate::vfs::tree::Tree;
 
-/// What `renameat2(2)` was asked to do beyond renaming.
+/// The flags of `renameat2(2)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RenameFlags {
     pub no_replace: bool,
@@ -40,7 +40,7 @@ impl Vfs {
         })
     }
 
-    /// Makes a regular file, a FIFO, a socket or a device.
+    /// Creates a regular file, a FIFO, a socket or a device.
     pub fn mknod(
         &self,
         cx: &Context,
@@ -68,9 +68,8 @@ impl Vfs {
         Ok(found)
     }
 
-    /// Passes a result on. Where nobody knows whether it happened, what is known of the names no
-    /// longer counts, neither here nor in the kernel.
-    pub(super) fn heard<T>(
+    /// Returns `result`. If its outcome is unknown, invalidates `names`, here and in the kernel.
+    pub(super) fn invalidate_if_unknown<T>(
         &self,
         result: crate::remote::Result<T>,
         names: &[(Ino, &Name)],
@@ -82,7 +81,7 @@ impl Vfs {
             let at = self.clock.tick();
             let mut tree = self.tree.lock();
             for (parent, name) in names {
-                tree.doubt(*parent, name, at);
+                tree.invalidate_name(*parent, name, at);
             }
             drop(tree);
             for (parent, name) in names {
@@ -102,22 +101,22 @@ impl Vfs {
         self.check_writable()?;
         cx.may_wait()?;
         let name = Self::name(name)?;
-        let (path, owner) = self.place_for_new(cx, parent, &name)?;
+        let (path, owner) = self.prepare_create(cx, parent, &name)?;
         let since = self.clock.tick();
-        let changed = self.heard(make(&path, owner), &[(parent, &name)])?;
-        let stat = self.created(parent, &changed, &path)?;
+        let changed = self.invalidate_if_unknown(make(&path, owner), &[(parent, &name)])?;
+        let stat = self.stat_of_created(parent, &changed, &path)?;
         let at = self.clock.tick();
         let mut tree = self.tree.lock();
         let ino = tree.add(stat, Freshness::Asked(at));
-        tree.bind(parent, &name, ino, at);
+        tree.link(parent, &name, ino, at);
         if let Some(dir) = tree.dir_mut(ino) {
-            // It was made just now, and empty.
+            // It is new, and therefore empty.
             dir.listed_at = Some(since);
         }
         self.found(&mut tree, ino)
     }
 
-    /// Counts a look-up of an inode and returns its attributes.
+    /// Increments the lookup count of an inode and returns its attributes.
     fn found(&self, tree: &mut Tree, ino: Ino) -> Result<Found> {
         if let Some(inode) = tree.get_mut(ino) {
             inode.lookups += 1;
@@ -129,16 +128,16 @@ impl Vfs {
         })
     }
 
-    /// Gives a file a further name.
+    /// Creates a hard link. Dirty content is uploaded first.
     pub fn link(&self, cx: &Context, ino: Ino, parent: Ino, name: &[u8]) -> Result<Found> {
         self.check_writable()?;
         cx.may_wait()?;
         let name = Self::name(name)?;
-        drop(self.settled(cx, self.tree.lock(), parent, Scope::Name(&name))?);
+        drop(self.resolve_renames(cx, self.tree.lock(), parent, Scope::Name(&name))?);
         // The host must have the file to link to it.
         self.flush_inode(cx, ino, Durability::Lazy)?;
-        let entry = self.tree.lock().get(ino).and_then(entry_of);
-        let hold = entry.as_ref().map(Entry::block_uploads);
+        let entry = self.tree.lock().get(ino).and_then(Inode::cloned_entry);
+        let block = entry.as_ref().map(Entry::block_uploads);
         let (existing, path, old) = {
             let tree = self.tree.lock();
             Self::check_directory(&tree, parent)?;
@@ -148,19 +147,20 @@ impl Vfs {
             Self::check_same_device(&tree, &stat, parent)?;
             (existing, path, stat)
         };
-        let changed = self.heard(self.remote.link(&existing, &path), &[(parent, &name)])?;
-        let stat = self.created(parent, &changed, &path)?;
+        let changed =
+            self.invalidate_if_unknown(self.remote.link(&existing, &path), &[(parent, &name)])?;
+        let stat = self.stat_of_created(parent, &changed, &path)?;
         let at = self.clock.tick();
-        self.changed_by_us(
+        self.apply_own_change(
             ino,
             &old,
             stat,
             at,
             old.version().same_content(&stat.version()),
         );
-        drop(hold);
+        drop(block);
         let mut tree = self.tree.lock();
-        tree.bind(parent, &name, ino, at);
+        tree.link(parent, &name, ino, at);
         self.found(&mut tree, ino)
     }
 
@@ -169,18 +169,18 @@ impl Vfs {
         cx.may_wait()?;
         let name = Self::name(name)?;
         self.recover_name(cx, parent, &name)?;
-        drop(self.settled(cx, self.tree.lock(), parent, Scope::Name(&name))?);
+        drop(self.resolve_renames(cx, self.tree.lock(), parent, Scope::Name(&name))?);
         self.upload_for_other_names(cx, parent, &name)?;
-        let held = self.hold(&[(parent, &name)], |tree| {
+        let name_change = self.begin_name_change(&[(parent, &name)], |tree| {
             let ino = tree.instantiate(parent, &name);
             ino.into_iter().collect()
         });
-        let (path, ino, other, is_only_here) = {
+        let (path, ino, other, is_only_local) = {
             let mut tree = self.tree.lock();
             let path = tree.path(parent).ok_or(Error::NotFound)?.join(&name);
             let ino = tree.instantiate(parent, &name);
             let inode = ino.and_then(|ino| tree.get(ino));
-            let is_only_here = inode
+            let is_only_local = inode
                 .and_then(|inode| inode.entry.as_ref())
                 .is_some_and(|entry| entry.is_new() && !entry.has_unknown_upload());
             let other = inode.and_then(|inode| {
@@ -191,25 +191,25 @@ impl Vfs {
                     .cloned()
             });
             let other = other.and_then(|(p, n)| Some(tree.path(p)?.join(&n)));
-            (path, ino, other, is_only_here)
+            (path, ino, other, is_only_local)
         };
-        if !is_only_here {
-            held.cancel_unknown_uploads()?;
+        if !is_only_local {
+            name_change.cancel_unknown_uploads()?;
             let result = self.remote.remove_file(&path, other.as_ref());
             let may_be_absent = ino.is_some_and(|ino| self.is_new(ino));
-            let changed = match self.heard(result, &[(parent, &name)]) {
+            let changed = match self.invalidate_if_unknown(result, &[(parent, &name)]) {
                 Err(error) if may_be_absent && error.is_not_found() => Changed {
                     stat: None,
                     parent: None,
                 },
                 result => result?,
             };
-            self.parent_changed(parent, changed.parent);
+            self.update_parent(parent, changed.parent);
             if let (Some(ino), Some(stat)) = (ino, changed.stat) {
                 let old = self.tree.lock().get(ino).map(|inode| inode.stat);
                 if let Some(old) = old {
                     let keeps = old.version().same_content(&stat.version());
-                    self.changed_by_us(ino, &old, stat, self.clock.tick(), keeps);
+                    self.apply_own_change(ino, &old, stat, self.clock.tick(), keeps);
                 }
             }
         }
@@ -221,12 +221,12 @@ impl Vfs {
         if let Some(inode) = ino.and_then(|ino| tree.get_mut(ino))
             && inode.links().len() <= 1
         {
-            (abandoned, loss) = last_name_goes(inode);
+            (abandoned, loss) = loss_of_last_name(inode);
             unused = inode.entry.is_none().then(|| inode.stat.version());
             inode.stat.nlink = inode.stat.nlink.saturating_sub(1);
             inode.stat.ctime = inode.stat.ctime.map(|_| self.clock.wall());
         }
-        tree.unbind(parent, &name, at, loss);
+        tree.unlink(parent, &name, at, loss);
         drop(tree);
         if let Some(version) = unused {
             self.cache.forget(&version);
@@ -234,11 +234,12 @@ impl Vfs {
         if let Some(entry) = abandoned {
             entry.abandon();
         }
-        drop(held);
+        drop(name_change);
         Ok(())
     }
 
-    /// What is written to a file must be seen under the names that it has beyond this one.
+    /// Uploads dirty content before a name of the file is removed: it must be visible under the
+    /// other hard links.
     fn upload_for_other_names(&self, cx: &Context, parent: Ino, name: &Name) -> Result<()> {
         let linked = {
             let mut tree = self.tree.lock();
@@ -252,16 +253,18 @@ impl Vfs {
         self.check_writable()?;
         cx.may_wait()?;
         let name = Self::name(name)?;
-        let tree = self.settled(cx, self.tree.lock(), parent, Scope::Name(&name))?;
+        let tree = self.resolve_renames(cx, self.tree.lock(), parent, Scope::Name(&name))?;
         let path = tree.path(parent).ok_or(Error::NotFound)?.join(&name);
         drop(tree);
-        // Files that the host has not heard of keep a directory from being empty.
+        // Files that the host does not have yet keep a directory from being empty: upload them, so
+        // that the host returns ENOTEMPTY.
         self.recover_below(cx, parent, &name)?;
         self.upload_below(cx, parent, &name)?;
-        let changed = self.heard(self.remote.remove_dir(&path), &[(parent, &name)])?;
-        self.parent_changed(parent, changed.parent);
+        let changed =
+            self.invalidate_if_unknown(self.remote.remove_dir(&path), &[(parent, &name)])?;
+        self.update_parent(parent, changed.parent);
         let at = self.clock.tick();
-        self.tree.lock().unbind(parent, &name, at, Loss::Removed);
+        self.tree.lock().unlink(parent, &name, at, Loss::Removed);
         Ok(())
     }
 
@@ -272,10 +275,10 @@ impl Vfs {
                 return Ok(());
             };
             if tree.get(dir).is_none_or(|inode| inode.dir.is_none()) {
-                // A file that is to be replaced need not be uploaded before.
+                // A file that is replaced need not be uploaded first.
                 return Ok(());
             }
-            below(&tree, dir, |inode| inode.is_ours())
+            inodes_below(&tree, dir, |inode| inode.is_dirty())
         };
         for ino in dirty {
             self.flush_inode(cx, ino, Durability::Lazy)?;
@@ -283,7 +286,11 @@ impl Vfs {
         Ok(())
     }
 
-    /// Renames. What is open goes on working; content that is not yet uploaded goes to the new name.
+    /// Renames. Open handles keep working, and dirty content is uploaded to the new path.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if an exchange concerns open or dirty files. If the outcome is unknown, both
+    /// names are resolved before they are used again.
     pub fn rename(
         &self,
         cx: &Context,
@@ -308,9 +315,9 @@ impl Vfs {
         };
         for (parent, name) in [from, to] {
             self.recover_below(cx, parent, name)?;
-            drop(self.settled(cx, self.tree.lock(), parent, Scope::Below(name))?);
+            drop(self.resolve_renames(cx, self.tree.lock(), parent, Scope::Below(name))?);
         }
-        // A file that the host has not heard of cannot be renamed there.
+        // The host cannot rename a file that it does not have yet.
         let new = {
             let mut tree = self.tree.lock();
             let names = [Some(from), (how == RenameHow::Exchange).then_some(to)];
@@ -325,21 +332,21 @@ impl Vfs {
         for ino in new {
             self.flush_inode(cx, ino, Durability::Lazy)?;
         }
-        // Nor is a directory empty that holds such a file.
+        // A directory with such a file is not empty: the host must refuse to replace it.
         self.upload_below(cx, to.0, to.1)?;
         self.upload_for_other_names(cx, to.0, to.1)?;
-        let held = self.hold(&[from, to], |tree| {
+        let name_change = self.begin_name_change(&[from, to], |tree| {
             let moved = [
                 tree.instantiate(from.0, from.1),
                 tree.instantiate(to.0, to.1),
             ];
             let moved = moved.into_iter().flatten();
             moved
-                .flat_map(|ino| below(tree, ino, |inode| inode.entry.is_some()))
+                .flat_map(|ino| inodes_below(tree, ino, |inode| inode.entry.is_some()))
                 .collect()
         });
-        if how == RenameHow::Exchange && !held.is_empty() {
-            // Their paths would change in two directions at once.
+        if how == RenameHow::Exchange && !name_change.affects_no_file() {
+            // The journal records one new path per file, not an exchange.
             return Err(Error::Busy);
         }
         let (source, target) = {
@@ -353,61 +360,66 @@ impl Vfs {
             }
             (source, target)
         };
-        held.cancel_unknown_uploads()?;
-        let moving = self.moving(&source, &target);
-        for (n, (entry, path)) in moving.iter().enumerate() {
+        name_change.cancel_unknown_uploads()?;
+        let dirty = self.dirty_below(&source, &target);
+        for (n, (entry, path)) in dirty.iter().enumerate() {
             if let Err(error) = entry.journal_rename(path) {
-                for (entry, _) in moving.iter().take(n) {
+                for (entry, _) in dirty.iter().take(n) {
                     entry.journal_renamed(false);
                 }
                 return Err(error.into());
             }
         }
         let result = self.remote.rename(&source, &target, how);
-        // Where nobody knows whether it happened, the journal goes on saying so.
+        // If the outcome is unknown, the journal keeps both paths.
         let is_known = !matches!(&result, Err(error) if error.is_connection_loss() && !error.is_before_request());
-        for (entry, _) in moving.iter().filter(|_| is_known) {
+        for (entry, _) in dirty.iter().filter(|_| is_known) {
             entry.journal_renamed(result.is_ok());
         }
         if !is_known && how != RenameHow::Exchange {
-            self.tree.lock().note_unsure(from, to);
+            self.tree.lock().add_unknown_rename(from, to);
         }
-        let renamed = self.heard(result, &[from, to])?;
-        let replaced = self.renamed(from, to, how, &renamed);
+        let renamed = self.invalidate_if_unknown(result, &[from, to])?;
+        let replaced = self.apply_rename(from, to, how, &renamed);
         if let Some(entry) = replaced {
             entry.abandon();
         }
-        drop(held);
+        drop(name_change);
         Ok(())
     }
 
-    /// Contents that are not on the host, at and below a path that is about to change, and what
-    /// their paths will be.
-    fn moving(&self, source: &RemotePath, target: &RemotePath) -> Vec<(Arc<Entry>, RemotePath)> {
+    /// Returns the dirty files at and below `source`, each with its path after a rename of `source`
+    /// to `target`.
+    fn dirty_below(
+        &self,
+        source: &RemotePath,
+        target: &RemotePath,
+    ) -> Vec<(Arc<Entry>, RemotePath)> {
         let tree = self.tree.lock();
-        let dirty = tree.inodes().filter(|(_, inode)| inode.is_ours());
+        let dirty = tree.inodes().filter(|(_, inode)| inode.is_dirty());
         dirty
             .filter_map(|(ino, inode)| {
-                let path = tree.place_path(ino)?;
-                Some((entry_of(inode)?, path.after_rename(source, target)?))
+                let path = tree.current_or_last_path(ino)?;
+                Some((inode.cloned_entry()?, path.after_rename(source, target)?))
             })
             .collect()
     }
 
-    /// Says in the tree what was renamed; returns the content of a file that has no name any more.
-    fn renamed(
+    /// Applies a rename to the tree. Returns the cache entry of the replaced file if that has no
+    /// name left.
+    fn apply_rename(
         &self,
         from: (Ino, &Name),
         to: (Ino, &Name),
         how: RenameHow,
         renamed: &Renamed,
     ) -> Option<Arc<Entry>> {
-        self.parent_changed(from.0, renamed.from_parent);
-        self.parent_changed(to.0, renamed.to_parent);
+        self.update_parent(from.0, renamed.from_parent);
+        self.update_parent(to.0, renamed.to_parent);
         let at = self.clock.tick();
         let mut tree = self.tree.lock();
         if how == RenameHow::Exchange {
-            // Both are looked up again.
+            // The next lookup of either asks the host.
             tree.forget_name(from.0, from.1, at);
             tree.forget_name(to.0, to.1, at);
             return None;
@@ -417,11 +429,11 @@ impl Vfs {
         let mut loss = Loss::Removed;
         if let Some(inode) = replaced.and_then(|ino| tree.get_mut(ino)) {
             if inode.links().len() <= 1 {
-                (abandoned, loss) = last_name_goes(inode);
+                (abandoned, loss) = loss_of_last_name(inode);
             }
             inode.stat.nlink = inode.stat.nlink.saturating_sub(1);
             inode.stat.ctime = inode.stat.ctime.map(|_| self.clock.wall());
-            // Its other names, if it has any, are asked for again.
+            // Its other hard links, if any, are revalidated.
             inode.freshness.invalidate(at);
         }
         tree.rename(from, to, at, loss);
@@ -431,7 +443,7 @@ impl Vfs {
         if let (Some(ino), Some(old), Some(stat)) = (moved, old, renamed.stat)
             && old.kind == stat.kind
         {
-            self.changed_by_us(
+            self.apply_own_change(
                 ino,
                 &old,
                 stat,
@@ -442,7 +454,8 @@ impl Vfs {
         abandoned
     }
 
-    /// A host's `mv` copies what it cannot rename, and its `ln` fails late: neither is a rename.
+    /// Returns an error for a rename or link across filesystems: `mv` on the host would copy
+    /// instead, and `ln` would fail late.
     fn check_same_device(tree: &Tree, stat: &Stat, dir: Ino) -> Result<()> {
         let dir = tree.get(dir).ok_or(Error::UnknownInode)?;
         match (stat.id, dir.stat.id) {
@@ -452,22 +465,18 @@ impl Vfs {
     }
 }
 
-pub(super) fn entry_of(inode: &Inode) -> Option<Arc<Entry>> {
-    inode.entry.clone()
-}
-
-/// Says how a file loses the last name that is known here by a request of ours. If nlink says that there
-/// is no other, returns the entry to abandon as well.
-fn last_name_goes(inode: &Inode) -> (Option<Arc<Entry>>, Loss) {
+/// Returns how a file loses its last known name through a request of this mount. If `nlink` shows
+/// no other hard link, also returns the cache entry to abandon.
+fn loss_of_last_name(inode: &Inode) -> (Option<Arc<Entry>>, Loss) {
     if inode.stat.nlink > 1 && inode.dir.is_none() {
         (None, Loss::OtherLink)
     } else {
-        (entry_of(inode), Loss::Removed)
+        (inode.cloned_entry(), Loss::Removed)
     }
 }
 
-/// The inodes at and below `dir` for which `wanted` holds.
-fn below(tree: &Tree, dir: Ino, wanted: impl Fn(&Inode) -> bool) -> Vec<Ino> {
+/// Returns the inodes at and below `dir` for which `wanted` returns true.
+fn inodes_below(tree: &Tree, dir: Ino, wanted: impl Fn(&Inode) -> bool) -> Vec<Ino> {
     let wanted = tree.inodes().filter(|(_, inode)| wanted(inode));
     wanted
         .map(|(ino, _)| ino)

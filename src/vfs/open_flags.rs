@@ -1,25 +1,25 @@
-//! The flags of `open(2)` as a type that has already refused nonsense.
+//! The flags of `open(2)`, validated.
 
 use libc::c_int;
 
 use crate::vfs::Error;
 
-/// What a file is opened for.
+/// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenFlags {
     pub reads: bool,
     pub writes: bool,
     pub appends: bool,
     pub truncates: bool,
-    /// `O_EXCL`: there must not have been a file.
+    /// `O_EXCL`: the file must not exist yet.
     pub is_exclusive: bool,
-    /// `O_DIRECT`: the kernel is not to keep pages.
-    pub is_direct: bool,
 }
 
 impl OpenFlags {
+    /// Parses the flags of `open(2)`.
+    ///
     /// # Errors
-    /// The access mode is none of the three.
+    /// The access mode is not read-only, write-only or read-write.
     pub fn new(bits: c_int) -> Result<Self, Error> {
         let (reads, writes) = match bits & libc::O_ACCMODE {
             libc::O_RDONLY => (true, false),
@@ -34,7 +34,6 @@ impl OpenFlags {
             appends: writes && has(libc::O_APPEND),
             truncates: has(libc::O_TRUNC),
             is_exclusive: has(libc::O_EXCL),
-            is_direct: has(libc::O_DIRECT),
         })
     }
 }

@@ -1,10 +1,10 @@
-//! What mode bits allow; pure.
+//! Permission checks by mode bits; pure.
 
 use crate::stat::Stat;
 
-/// Who asks, by the host's ids.
+/// A user of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Who {
+pub(super) struct User {
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
@@ -15,17 +15,17 @@ pub(super) const READ: u32 = 4;
 pub(super) const WRITE: u32 = 2;
 pub(super) const EXECUTE: u32 = 1;
 
-/// Returns whether the mode bits allow all of `mask` to `who`, as POSIX has it: the owner's bits
-/// alone count for the owner, then the group's, then the others'. Root may do all but execute
-/// what nobody may execute.
-pub(super) fn permits(stat: &Stat, who: &Who, mask: u32) -> bool {
-    if who.uid == 0 {
+/// Returns whether the mode bits grant all of `mask` to `user`, as in POSIX: the bits of the owner
+/// apply to the owner only, else those of the group, else those of others. Root may do everything,
+/// but execute a file only if any execute bit is set.
+pub(super) fn permits(stat: &Stat, user: &User, mask: u32) -> bool {
+    if user.uid == 0 {
         let is_directory = stat.kind == crate::stat::FileKind::Directory;
         return mask & EXECUTE == 0 || is_directory || stat.mode & 0o111 != 0;
     }
-    let shift = if stat.uid == who.uid {
+    let shift = if stat.uid == user.uid {
         6
-    } else if stat.gid == who.gid || who.groups.contains(&stat.gid) {
+    } else if stat.gid == user.gid || user.groups.contains(&stat.gid) {
         3
     } else {
         0
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn the_first_class_that_fits_decides() {
-        let who = |uid, gid| Who {
+        let who = |uid, gid| User {
             uid,
             gid,
             groups: vec![30],
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn root_may_execute_only_what_somebody_may() {
-        let root = Who {
+        let root = User {
             uid: 0,
             gid: 0,
             groups: Vec::new(),

@@ -1,11 +1,11 @@
-//! Content that an earlier mount left, shown under its names while it is uploaded.
+//! Dirty content of an earlier mount: it appears under its names while it is uploaded.
 //!
-//! The mount does not wait for the host: it starts with a table of paths. Content leaves the table
-//! when the host has said what it has under the path, and becomes the dirty content of an inode like
-//! any other, which the cache uploads. One thread goes through the table; a
-//! look-up of such a name, a listing of its directory and a rename or removal of a directory above it
-//! do not wait for that thread, but ask the host themselves. So nobody is ever told of the host's old
-//! content, nor that a new file is absent.
+//! The mount does not wait for the host: it starts with a table of journal records. A record leaves
+//! the table when the host has told what it has under the path; the content then becomes the dirty
+//! content of an inode, which the cache uploads like any other. One thread works through the table.
+//! A lookup of such a name, a listing of its directory, and a rename or removal of a directory
+//! above it do not wait for that thread, but ask the host themselves. So no program sees the older
+//! content of the host, or a new file as absent.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -35,22 +35,22 @@ use crate::vfs::Vfs;
 use crate::vfs::freshness::Freshness;
 use crate::vfs::tree::Tree;
 
-/// How long the thread waits before it asks a host again that could not be reached. The connections
-/// have a pause of their own.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The delay before the thread asks an unreachable host again. Connections have a back-off of their
+/// own.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Somebody who may wait; nothing here depends on who asks.
-const CX: Context = Context {
+/// The context of requests that no program waits for. They may block; uid and gid are not used.
+const BACKGROUND: Context = Context {
     uid: 0,
     gid: 0,
     wait: Wait::Allowed,
 };
 
-/// Contents of an earlier mount that no inode has yet.
+/// Journal records of an earlier mount whose content has no inode yet.
 #[derive(Debug, Default)]
-pub(super) struct Table {
+pub(super) struct UnsavedTable {
     items: BTreeMap<Id, Arc<Unsaved>>,
-    /// By the directories that they may belong to.
+    /// Records by the directories that they may belong to.
     dirs: HashMap<RemotePath, Vec<Id>>,
     /// The records about which the host is being asked.
     busy: HashSet<Id>,
@@ -58,7 +58,7 @@ pub(super) struct Table {
     hidden: HashSet<Id>,
 }
 
-impl Table {
+impl UnsavedTable {
     fn remove(&mut self, id: Id) {
         let Some(unsaved) = self.items.remove(&id) else {
             return;
@@ -74,7 +74,7 @@ impl Table {
         self.hidden.remove(&id);
     }
 
-    /// What may belong to a directory; with a name, to that name in it.
+    /// Returns the records that may belong to a directory, or to one name in it.
     fn at(&self, dir: &RemotePath, name: Option<&Name>) -> Vec<Id> {
         let path = name.map(|name| dir.join(name));
         let ids = self.dirs.get(dir).into_iter().flatten().copied();
@@ -88,21 +88,21 @@ impl Table {
     }
 }
 
-/// The host's state of a path.
-struct Place {
+/// A path, and what the host has there.
+struct HostFile {
     path: RemotePath,
     parent: Ino,
     name: Name,
     stat: Option<Stat>,
 }
 
-/// Inodes that must not be dropped while a path is followed.
-struct Pins<'a> {
+/// Lookup counts that keep inodes from being dropped while a path is resolved.
+struct LookupRefs<'a> {
     vfs: &'a Vfs,
     inos: Vec<Ino>,
 }
 
-impl Drop for Pins<'_> {
+impl Drop for LookupRefs<'_> {
     fn drop(&mut self) {
         for ino in self.inos.drain(..) {
             self.vfs.forget(ino, 1);
@@ -111,7 +111,8 @@ impl Drop for Pins<'_> {
 }
 
 impl Vfs {
-    /// Shows what an earlier mount left, and has it uploaded in the background. Returns at once.
+    /// Adds the records of an earlier mount to the table, and starts the thread that recovers them.
+    /// Does not block.
     pub fn recover(&self, unsaved: Vec<Unsaved>) {
         if unsaved.is_empty() {
             return;
@@ -134,11 +135,14 @@ impl Vfs {
         let me = Weak::clone(&self.me);
         let thread = thread::Builder::new().name("scpfs-recover".to_owned());
         if let Err(error) = thread.spawn(move || Self::recover_all(&me)) {
-            log::warn!("cannot upload what earlier mounts left before it is asked for: {error}");
+            log::warn!(
+                "cannot start the thread that uploads the changes of earlier mounts: {error}; each \
+                 is uploaded when its file is used"
+            );
         }
     }
 
-    /// The thread: until the table is empty or the mount ends.
+    /// The thread: runs until the table is empty or the mount ends.
     fn recover_all(me: &Weak<Self>) {
         while let Some(vfs) = me.upgrade() {
             let left = vfs.recover_now();
@@ -148,22 +152,24 @@ impl Vfs {
             if is_over {
                 return;
             }
-            thread::sleep(PAUSE);
+            thread::sleep(RETRY_DELAY);
         }
     }
 
-    /// Asks the host about all that is left in the table; returns what it could not be asked about.
+    /// Recovers all records that are left in the table. Blocks for the host. Returns those that
+    /// could not be recovered, each with the error.
     pub(super) fn recover_now(&self) -> Vec<(RemotePath, Error)> {
         let ids: Vec<Id> = self.unsaved.lock().items.keys().copied().collect();
         let mut left = Vec::new();
-        let mut away: Option<Error> = None;
-        // All of it first: the listings that come next have no temporary file of ours then.
+        let mut unreachable: Option<Error> = None;
+        // First remove all temporary files of these records, so that the listings below do not show
+        // them.
         for id in &ids {
             let Some(unsaved) = self.unsaved.lock().items.get(id).cloned() else {
                 continue;
             };
             if let Err(error) = self.cache.withdraw_unsaved(&unsaved) {
-                away = Some(error.into());
+                unreachable = Some(error.into());
                 break;
             }
         }
@@ -173,27 +179,27 @@ impl Vfs {
                 Some(unsaved) => unsaved.record.path.clone(),
                 None => continue,
             };
-            let result = match &away {
-                // Once more for what turns out to be hidden.
+            let result = match &unreachable {
+                // Again, for a record that turns out to be hidden.
                 None => self
-                    .take_up(id, since)
-                    .and_then(|()| self.take_up(id, since)),
+                    .recover_record(id, since)
+                    .and_then(|()| self.recover_record(id, since)),
                 Some(error) => Err(error.clone()),
             };
             if let Err(error) = result {
                 left.push((path, error.clone()));
-                away = Some(error);
+                unreachable = Some(error);
             }
         }
         left
     }
 
-    /// Makes what an earlier mount left under a name the content of that name.
+    /// Recovers the record for a name, if there is one.
     pub(super) fn recover_name(&self, cx: &Context, parent: Ino, name: &Name) -> Result<()> {
         self.recover_in(cx, parent, Some(name), self.clock.tick())
     }
 
-    /// As [`Self::recover_name`], for all names of a directory.
+    /// Recovers the records for all names of a directory.
     pub(super) fn recover_names(&self, cx: &Context, dir: Ino, since: Tick) -> Result<()> {
         self.recover_in(cx, dir, None, since)
     }
@@ -209,7 +215,7 @@ impl Vfs {
         self.recover_ids(cx, &ids, since)
     }
 
-    /// As [`Self::recover_name`], for a name and all that lies below it.
+    /// Recovers the records for a name and for everything below it.
     pub(super) fn recover_below(&self, cx: &Context, parent: Ino, name: &Name) -> Result<()> {
         if self.unsaved.lock().items.is_empty() {
             return Ok(());
@@ -234,14 +240,17 @@ impl Vfs {
         for &id in ids {
             cx.may_wait()?;
             if !self.unsaved.lock().hidden.contains(&id) {
-                self.take_up(id, since)?;
+                self.recover_record(id, since)?;
             }
         }
         Ok(())
     }
 
-    /// Takes content out of the table, once: who comes meanwhile waits.
-    fn take_up(&self, id: Id, since: Tick) -> Result<()> {
+    /// Recovers one record. If another thread is recovering it, waits for that.
+    ///
+    /// # Errors
+    /// The host was not reached; the record stays in the table.
+    fn recover_record(&self, id: Id, since: Tick) -> Result<()> {
         let (unsaved, is_hidden) = {
             let mut table = self.unsaved.lock();
             loop {
@@ -252,12 +261,12 @@ impl Vfs {
                 if table.busy.insert(id) {
                     break (unsaved, table.hidden.contains(&id));
                 }
-                self.taken_up.wait(&mut table);
+                self.recovered.wait(&mut table);
             }
         };
         let result = if is_hidden {
-            let settled = self.cache.settle_unsaved(&unsaved);
-            settled.map(|_| true).map_err(Error::from)
+            let recovered = self.cache.settle_unsaved(&unsaved);
+            recovered.map(|_| true).map_err(Error::from)
         } else {
             self.show_unsaved(&unsaved, since)
         };
@@ -266,101 +275,99 @@ impl Vfs {
         match &result {
             Ok(true) => table.remove(id),
             Ok(false) => {
-                // It is uploaded all the same, by the thread: nobody is to wait for that here.
+                // The thread uploads it; lookups do not wait for that.
                 table.hidden.insert(id);
             }
             Err(_) => {}
         }
         drop(table);
-        self.taken_up.notify_all();
+        self.recovered.notify_all();
         result.map(|_| ())
     }
 
-    /// Makes content that of the inode that has its name. Returns false if that cannot be: there is
-    /// no such directory, or something else than a file has the name.
-    ///
-    /// # Errors
-    /// The host was not reached.
+    /// Attaches recovered content to the inode of its name. Returns false if that is impossible:
+    /// the directory does not exist, or the name belongs to something other than a regular file.
     fn show_unsaved(&self, unsaved: &Unsaved, since: Tick) -> Result<bool> {
-        let mut pins = Pins {
+        let mut refs = LookupRefs {
             vfs: self,
             inos: Vec::new(),
         };
-        let mut places = Vec::new();
+        let mut files = Vec::new();
         for path in unsaved.paths() {
-            match self.place_of_unsaved(path, since, &mut pins) {
-                Ok(place) => places.push(place),
+            match self.find_on_host(path, since, &mut refs) {
+                Ok(file) => files.push(file),
                 Err(error) if error.is_connection_loss() || error.is_closed() => return Err(error),
                 Err(_) => {}
             }
         }
-        let found = places.iter().find_map(|place| place.stat);
-        let is_moving = unsaved.record.was.is_some();
-        if is_moving
-            && places
+        let found = files.iter().find_map(|file| file.stat);
+        let was_renaming = unsaved.record.was.is_some();
+        if was_renaming
+            && files
                 .iter()
                 .filter_map(|it| it.stat)
                 .any(|it| unsaved.is_done(&it))
         {
-            // The rename or the upload ended well; which does not matter any more.
+            // The rename or the upload succeeded; there is nothing to recover.
             return Ok(false);
         }
-        let has_base = |place: &&Place| place.stat.is_some_and(|stat| unsaved.is_base(&stat));
-        // Where a rename of its directory never happened, the first place is missing.
-        let Some(place) = places.iter().find(has_base).or(places.first()) else {
+        let has_base = |file: &&HostFile| file.stat.is_some_and(|stat| unsaved.is_base(&stat));
+        // If a rename of its directory was not carried out, the first path does not exist.
+        let Some(file) = files.iter().find(has_base).or(files.first()) else {
             return Ok(false);
         };
-        if place.stat.is_some_and(|stat| stat.kind != FileKind::File) {
+        if file.stat.is_some_and(|stat| stat.kind != FileKind::File) {
             return Ok(false);
         }
-        if let Some(stat) = place.stat
+        if let Some(stat) = file.stat
             && unsaved.is_base(&stat)
         {
-            // A rename that was under way changed the time of the last change.
+            // A rename that was in flight changed the ctime: use the version of now.
             unsaved
                 .entry
                 .found_on_host(Some(Expect::Version(stat.version())), false);
         } else if unsaved.record.base == Expect::Anything {
-            // What comes after this look is somebody's newer version.
+            // A version that appears on the host after this is from somebody else: a conflict.
             let base = found.map_or(Expect::Absent, |stat| Expect::Version(stat.version()));
             unsaved.entry.found_on_host(Some(base), found.is_none());
         }
         self.cache.secure(unsaved);
         let mut tree = self.tree.lock();
-        let Some(ino) = self.bind_unsaved(&mut tree, place, unsaved) else {
+        let Some(ino) = self.link_unsaved(&mut tree, file, unsaved) else {
             return Ok(false);
         };
         drop(tree);
-        let target_of: Arc<dyn UploadTarget> = self.upload_place(ino)?;
+        let target_of: Arc<dyn UploadTarget> = self.upload_target(ino)?;
         unsaved.entry.upload_later(&target_of);
         self.notify(Change::Attributes(ino));
         Ok(true)
     }
 
-    /// Follows a path and asks what the host has there.
-    fn place_of_unsaved(
+    /// Resolves a path and returns what the host has there.
+    fn find_on_host(
         &self,
         path: &RemotePath,
         since: Tick,
-        pins: &mut Pins<'_>,
-    ) -> Result<Place> {
+        refs: &mut LookupRefs<'_>,
+    ) -> Result<HostFile> {
         let name = path.name().ok_or(Error::InvalidArgument)?;
         let mut parent = Ino::ROOT;
         let dir = path.parent().unwrap_or_default();
         for name in dir.components() {
-            let found = self.look_up(&CX, parent, &Self::name(name)?, since)?;
+            let found =
+                self.lookup_without_recovery(&BACKGROUND, parent, &Self::name(name)?, since)?;
             parent = found.attr.ok_or(Error::NotFound)?.ino;
-            pins.inos.push(parent);
+            refs.inos.push(parent);
         }
-        let found = self.look_up(&CX, parent, &name, since)?;
+        let found = self.lookup_without_recovery(&BACKGROUND, parent, &name, since)?;
         let stat = match found.attr {
             None => None,
             Some(attr) => {
-                pins.inos.push(attr.ino);
+                refs.inos.push(attr.ino);
                 self.tree.lock().get(attr.ino).map(|inode| inode.stat)
             }
         };
-        Ok(Place {
+        Ok(HostFile {
             path: path.clone(),
             parent,
             name,
@@ -368,46 +375,47 @@ impl Vfs {
         })
     }
 
-    fn bind_unsaved(&self, tree: &mut Tree, place: &Place, unsaved: &Unsaved) -> Option<Ino> {
+    fn link_unsaved(&self, tree: &mut Tree, file: &HostFile, unsaved: &Unsaved) -> Option<Ino> {
         let record = &unsaved.record;
-        if tree.path(place.parent)?.join(&place.name) != place.path {
-            // Renamed since it was looked at.
+        if tree.path(file.parent)?.join(&file.name) != file.path {
+            // It was renamed meanwhile.
             return None;
         }
         let at = self.clock.tick();
-        let ino = match tree.instantiate(place.parent, &place.name) {
+        let ino = match tree.instantiate(file.parent, &file.name) {
             Some(ino) => ino,
-            None if place.stat.is_some() => return None,
+            None if file.stat.is_some() => return None,
             None => {
                 let stat = Stat {
                     mtime: record.mtime,
                     ..self
-                        .stat_of_new_in(tree, place.parent, record.mode, record.owner)
+                        .stat_of_new_in(tree, file.parent, record.mode, record.owner)
                         .ok()?
                 };
                 let ino = tree.add(stat, Freshness::Asked(at));
-                tree.bind(place.parent, &place.name, ino, at);
+                tree.link(file.parent, &file.name, ino, at);
                 ino
             }
         };
         let inode = tree.get_mut(ino)?;
-        if inode.is_open() || inode.is_ours() || inode.stat.kind != FileKind::File {
-            // It is open under another name: two contents of one inode cannot be told apart.
+        if inode.is_open() || inode.is_dirty() || inode.stat.kind != FileKind::File {
+            // The file is already open or dirty, perhaps under another hard link: one inode cannot
+            // have two contents.
             return None;
         }
         if record.sets_mode {
             inode.stat.mode = record.mode;
-            inode.is_mode_ours = true;
+            inode.is_mode_dirty = true;
         }
-        inode.pages_of = None;
+        inode.page_cache_version = None;
         inode.ctime = None;
         inode.entry = Some(Arc::clone(&unsaved.entry));
-        unsaved.entry.found_on_host(None, place.stat.is_none());
-        self.hold_if_moving(tree, ino, &unsaved.entry);
+        unsaved.entry.found_on_host(None, file.stat.is_none());
+        self.block_if_in_flight(tree, ino, &unsaved.entry);
         Some(ino)
     }
 
-    /// What is in the table, as what waits to be uploaded.
+    /// Returns a report of each record in the table whose content is complete.
     pub(super) fn unsaved_reports(&self) -> Vec<FileReport> {
         let items: Vec<Arc<Unsaved>> = self.unsaved.lock().items.values().cloned().collect();
         let whole = items.iter().filter(|unsaved| unsaved.is_whole);

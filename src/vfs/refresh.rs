@@ -1,8 +1,8 @@
-//! Open files that change on the host: one version at any moment.
+//! Open files that change on the host: programs see one version at any time.
 //!
-//! As long as the newer version is not here, the file goes on showing the size, the times and the
-//! content of the older one. A file that somebody here has open for writing keeps its version
-//! until it is opened again: what is written next was made from that.
+//! Until the newer version is fetched, size, times and content remain those of the older one. A
+//! file that is open for writing keeps its version until it is opened again: later writes are based
+//! on that version.
 
 use std::sync::Arc;
 
@@ -21,9 +21,9 @@ use crate::vfs::inode::Inode;
 use crate::vfs::tree::Tree;
 
 impl Vfs {
-    /// Returns the version of the content of an open file if the attributes are of another;
-    /// starts to fetch the newer one.
-    pub(super) fn older_content(&self, tree: &Tree, ino: Ino, inode: &Inode) -> Option<Version> {
+    /// Returns the version of the content of an open file if its attributes are of a newer one, and
+    /// starts to fetch that.
+    pub(super) fn older_version(&self, tree: &Tree, ino: Ino, inode: &Inode) -> Option<Version> {
         let entry = inode.entry.as_ref().filter(|entry| entry.is_open())?;
         let content = entry.content_version()?;
         if content.is_unsized || content.version == inode.stat.version() {
@@ -37,14 +37,15 @@ impl Vfs {
         Some(content.version)
     }
 
-    /// Returns the entry of an open file if its content is the host's.
+    /// Returns the cache entry of an open file if its content is clean.
     pub(super) fn open_clean(tree: &Tree, ino: Ino) -> Option<Arc<Entry>> {
         let entry = tree.get(ino)?.entry.as_ref()?;
         entry.content_version()?;
         Some(Arc::clone(entry))
     }
 
-    /// Replaces content that others read by the newest, for somebody who opens the file.
+    /// Replaces the content of an open file by the newest version, for another open. Blocks until
+    /// it is fetched.
     pub(super) fn refresh_and_wait(
         &self,
         cx: &Context,
@@ -52,7 +53,7 @@ impl Vfs {
         entry: &Arc<Entry>,
     ) -> Result<()> {
         cx.may_wait()?;
-        // One that is under way may be of a version between the two.
+        // A running refresh may fetch a version between the two.
         let _older = entry.wait_for_refresh(Whole::Always, cx.wait);
         {
             let tree = self.tree.lock();
@@ -64,7 +65,7 @@ impl Vfs {
     }
 
     fn refresh(&self, tree: &Tree, ino: Ino, inode: &Inode, entry: &Arc<Entry>, at: Option<Tick>) {
-        // A file without a name does not change any more on the host.
+        // A file without a name no longer changes on the host.
         let (Some(path), Some(vfs)) = (tree.path(ino), self.me.upgrade()) else {
             return;
         };
@@ -74,25 +75,25 @@ impl Vfs {
         });
     }
 
-    /// Shows a newer version of a file that is open.
+    /// Makes a newer version the content of an open file.
     fn install(&self, ino: Ino, mut newer: Newer, since: Tick) {
-        let is_told = !newer.is_awaited;
-        if is_told {
-            // The kernel must ask for the size before it reads anything of the newer content. What
-            // was written through a mapping comes now, and keeps the older.
+        let invalidates_kernel = !newer.is_awaited;
+        if invalidates_kernel {
+            // The kernel must revalidate the size before it reads newer content. This also writes
+            // back dirty pages of a mapping; the file then keeps the older version.
             self.notify(Change::Content(ino));
         }
         let Some(stat) = newer.install() else {
             return;
         };
-        self.tree.lock().absorb(ino, stat, since);
-        if is_told {
-            // Pages that were read meanwhile may be of the older version. Where attributes are
-            // awaited the kernel drops them itself when it sees the new ones.
+        self.tree.lock().apply_stat(ino, stat, since);
+        if invalidates_kernel {
+            // Pages that were read meanwhile may be of the older version. If a getattr waits for
+            // the new attributes, the kernel drops the pages itself when it gets them.
             self.notify(Change::Content(ino));
         }
         if let Some(inode) = self.tree.lock().get_mut(ino) {
-            inode.pages_of = inode.entry.as_ref().and_then(|entry| entry.version());
+            inode.page_cache_version = inode.entry.as_ref().and_then(|entry| entry.version());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the host does not have, for whoever looks at the mount.
+//! The dirty files that `scpfs status` lists.
 
 use std::sync::Arc;
 
@@ -8,27 +8,29 @@ use crate::vfs::Error;
 use crate::vfs::Vfs;
 
 impl Vfs {
-    /// Returns each file whose content is not on the host, by path. Never waits for the host.
+    /// Returns a report of each dirty file, sorted by path. Does not block for the host.
     pub fn report(&self) -> Vec<FileReport> {
         let found: Vec<_> = {
             let tree = self.tree.lock();
             tree.inodes()
                 .filter_map(|(ino, inode)| {
-                    let entry = inode.entry.as_ref().filter(|_| inode.is_ours())?;
-                    let is_lost = inode.place().is_some() && tree.place_path(ino).is_none();
-                    // Without a name, and by our own doing: the content ends with its last handle.
-                    let path = tree.place_path(ino);
-                    let is_wanted = path.is_some() || is_lost;
-                    is_wanted.then(|| (path, is_lost, Arc::clone(entry)))
+                    let entry = inode.entry.as_ref().filter(|_| inode.is_dirty())?;
+                    let has_lost_directory = inode.current_or_last_link().is_some()
+                        && tree.current_or_last_path(ino).is_none();
+                    // An inode that was removed here has no path: its content ends with its last
+                    // handle.
+                    let path = tree.current_or_last_path(ino);
+                    let is_reported = path.is_some() || has_lost_directory;
+                    is_reported.then(|| (path, has_lost_directory, Arc::clone(entry)))
                 })
                 .collect()
         };
         let mut reports: Vec<FileReport> = found
             .into_iter()
-            .filter_map(|(path, is_kept, entry)| {
+            .filter_map(|(path, has_lost_directory, entry)| {
                 let mut report = entry.report(path.unwrap_or_default())?;
                 report.errno = entry.failure().map(|error| Error::from(error).errno());
-                if is_kept {
+                if has_lost_directory {
                     report.state = FileState::Kept;
                 }
                 Some(report)

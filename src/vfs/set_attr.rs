@@ -1,4 +1,4 @@
-//! Changing attributes: on the host, or with the content that is going to be uploaded.
+//! Changing attributes: on the host, or together with the next upload of the content.
 
 use std::sync::Arc;
 
@@ -21,9 +21,9 @@ use crate::vfs::Ino;
 use crate::vfs::Result;
 use crate::vfs::Vfs;
 use crate::vfs::freshness::Freshness;
-use crate::vfs::names::entry_of;
+use crate::vfs::inode::Inode;
 
-/// Attributes to be set, with ids of this machine.
+/// Attributes to be set; ids are those of this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SetAttr {
     pub mode: Option<u32>,
@@ -35,7 +35,8 @@ pub struct SetAttr {
 }
 
 impl Vfs {
-    /// Changes attributes. A file that is not yet uploaded keeps them until it is.
+    /// Changes attributes. A dirty file keeps those that an upload can set until it is uploaded.
+    /// Blocks for the host.
     pub fn setattr(&self, cx: &Context, ino: Ino, fh: Option<Fh>, set: &SetAttr) -> Result<Attr> {
         self.check_writable()?;
         cx.may_wait()?;
@@ -48,12 +49,12 @@ impl Vfs {
                 set.size = set.size.filter(|_| !is_cut);
                 self.set_attrs(ino, set)
             });
-            // Also where it failed: the journal knows by then that the content is written to.
+            // Also if it failed: the journal may already say that the content is dirty.
             let uploaded = self.upload_unclosed(cx, ino, fh);
             result.and(uploaded)?;
             return self.attr_of(&self.tree.lock(), ino);
         }
-        let Some((entry, claim)) = self.claim_for_attrs(cx, ino, &set)? else {
+        let Some((entry, mark)) = self.mark_for_reupload(cx, ino, &set)? else {
             self.set_attrs(ino, set)?;
             return self.attr_of(&self.tree.lock(), ino);
         };
@@ -62,12 +63,12 @@ impl Vfs {
             .set_attrs(ino, set)
             .and_then(|()| self.upload_closed(cx, ino, &entry));
         if result.is_err()
-            && entry.unmark_for_upload(&claim)
+            && entry.unmark_for_upload(&mark)
             && let Some(mode) = mode
             && let Some(inode) = self.tree.lock().get_mut(ino)
         {
             inode.stat.mode = mode;
-            inode.is_mode_ours = false;
+            inode.is_mode_dirty = false;
         }
         self.release_entry(ino, &entry);
         result?;
@@ -75,9 +76,9 @@ impl Vfs {
         self.attr_of(&tree, ino)
     }
 
-    /// Where mode and times of a file go with its content alone, has that uploaded again. It is in the
-    /// journal then, so that an upload that breaks off loses nothing.
-    fn claim_for_attrs(
+    /// If the host can change mode and times of a file only by an upload, marks its content for
+    /// another upload. The mark is in the journal, so that an upload that fails loses nothing.
+    fn mark_for_reupload(
         &self,
         cx: &Context,
         ino: Ino,
@@ -92,19 +93,19 @@ impl Vfs {
         if !is_for_an_upload {
             return Ok(None);
         }
-        let mut tree = self.fresh_attr(cx, ino)?;
+        let mut tree = self.revalidate_attr(cx, ino)?;
         let inode = tree.get(ino).ok_or(Error::UnknownInode)?;
         let is_small = inode.stat.kind == FileKind::File && inode.stat.size <= limit;
-        if !is_small || inode.is_ours() || inode.links().is_empty() {
+        if !is_small || inode.is_dirty() || inode.links().is_empty() {
             return Ok(None);
         }
         let entry = self.open_entry(&mut tree, ino)?;
         drop(tree);
-        let claim = self
-            .fill(cx, ino, &entry)
+        let mark = self
+            .fetch_if_missing(cx, ino, &entry)
             .and_then(|()| self.with_entry(cx, ino, &entry, || entry.mark_for_upload(cx.wait)));
-        match claim {
-            Ok(Some(claim)) => Ok(Some((entry, claim))),
+        match mark {
+            Ok(Some(mark)) => Ok(Some((entry, mark))),
             other => {
                 self.release_entry(ino, &entry);
                 other.map(|_| None)
@@ -113,35 +114,35 @@ impl Vfs {
     }
 
     fn set_attrs(&self, ino: Ino, set: SetAttr) -> Result<()> {
-        // What an upload under way has read of the file, it would put back.
-        let entry = self.tree.lock().get(ino).and_then(entry_of);
-        let hold = entry.as_ref().map(Entry::block_uploads);
-        let change = self.fold(ino, set)?;
+        // A running upload would restore the attributes that it started with.
+        let entry = self.tree.lock().get(ino).and_then(Inode::cloned_entry);
+        let block = entry.as_ref().map(Entry::block_uploads);
+        let change = self.defer_to_upload(ino, set)?;
         if let Some(entry) = entry.as_ref().filter(|entry| entry.is_dirty())
-            && let Some(target) = self.upload_place(ino)?.target()
+            && let Some(target) = self.upload_target(ino)?.target()
         {
             entry.journal_attrs(&target);
         }
         if change != AttrChange::default() {
             self.change_on_host(ino, &change)?;
         }
-        drop(hold);
+        drop(block);
         Ok(())
     }
 
-    /// Uploads content that nobody is going to close, because it was cut by the path of its file.
+    /// Uploads content that was truncated by path, with no handle whose close would upload it.
     fn upload_unclosed(&self, cx: &Context, ino: Ino, fh: Option<Fh>) -> Result<()> {
         if fh.is_some() || self.handles.lock().is_open_for_writing(ino) {
             return Ok(());
         }
-        let entry = self.tree.lock().get(ino).and_then(entry_of);
+        let entry = self.tree.lock().get(ino).and_then(Inode::cloned_entry);
         match entry {
             Some(entry) if entry.is_unclosed() => self.upload_closed(cx, ino, &entry),
             _ => Ok(()),
         }
     }
 
-    /// Cuts the content that is open here; false if it is not open for writing.
+    /// Truncates the content in the cache; returns false if it is not open for writing.
     fn truncate_open(&self, cx: &Context, ino: Ino, fh: Option<Fh>, size: u64) -> Result<bool> {
         let entry = {
             let tree = self.tree.lock();
@@ -149,21 +150,22 @@ impl Vfs {
             let Some(entry) = &inode.entry else {
                 return Ok(false);
             };
-            let is_written = fh.is_some() || inode.is_ours();
+            let is_written = fh.is_some() || inode.is_dirty();
             if !is_written && !self.handles.lock().is_open_for_writing(ino) {
                 return Ok(false);
             }
             Arc::clone(entry)
         };
         self.with_entry(cx, ino, &entry, || match entry.truncate(size, cx.wait) {
-            // A copy on the host: it can cut that as well.
+            // The content is on the host only (see copy_file_range): truncate it there.
             Err(crate::cache::Error::NotHere) => Ok(false),
             result => result.map(|()| true),
         })
     }
 
-    /// Keeps what the next upload will say anyway; returns what the host must be told now.
-    fn fold(&self, ino: Ino, set: SetAttr) -> Result<AttrChange> {
+    /// Applies attributes that the next upload sets anyway; returns those that the host must be
+    /// asked to change now.
+    fn defer_to_upload(&self, ino: Ino, set: SetAttr) -> Result<AttrChange> {
         let mut change = AttrChange {
             uid: set.uid,
             gid: set.gid,
@@ -175,9 +177,9 @@ impl Vfs {
         };
         let now = self.clock.wall().truncate_to_micros();
         let mut tree = self.tree.lock();
-        let login = self.login();
+        let login = self.login_user();
         let inode = tree.get_mut(ino).ok_or(Error::UnknownInode)?;
-        if !inode.is_ours() {
+        if !inode.is_dirty() {
             return Ok(change);
         }
         let Some(entry) = inode.entry.clone() else {
@@ -196,7 +198,7 @@ impl Vfs {
             && let Some(mode) = change.mode.take()
         {
             inode.stat.mode = mode;
-            inode.is_mode_ours = true;
+            inode.is_mode_dirty = true;
         }
         if entry.is_new() && (change.uid.is_some() || change.gid.is_some()) {
             let uid = change.uid.unwrap_or(inode.stat.uid);
@@ -218,14 +220,15 @@ impl Vfs {
             let tree = self.tree.lock();
             let inode = tree.get(ino).ok_or(Error::UnknownInode)?;
             let Some(path) = tree.path(ino) else {
-                // Removed and still open: nobody can ever see the difference but the opener.
+                // Removed while open: the change is visible only here.
                 drop(tree);
-                return self.change_removed(ino, change);
+                return self.set_attr_of_unlinked(ino, change);
             };
             let is_here = inode.entry.is_some() || self.cache.has(&inode.stat.version());
-            (path, inode.stat, is_here && !inode.is_ours())
+            (path, inode.stat, is_here && !inode.is_dirty())
         };
-        // A time that is set would hide what others have written over the content that is here.
+        // Setting a time would hide that somebody else has changed the file since the content here
+        // was fetched: the host compares versions first.
         let hides = change.mtime.is_some() && is_here && old.kind == FileKind::File;
         let expecting = AttrChange {
             expect: hides.then(|| old.version()),
@@ -240,13 +243,13 @@ impl Vfs {
             && !is_changed
             && (old.version().same_content(&stat.version())
                 || (change.mtime.is_some() && old.size == stat.size && old.id == stat.id));
-        self.changed_by_us(ino, &old, stat, at, keeps_content);
+        self.apply_own_change(ino, &old, stat, at, keeps_content);
         Ok(())
     }
 
-    /// Takes the attributes that a request of ours left a file with. `keeps_content` is whether its
-    /// content is still that of the `old` ones.
-    pub(super) fn changed_by_us(
+    /// Applies the attributes that a file has after a request of this mount. `keeps_content` is
+    /// whether its content is still the one that the `old` attributes describe.
+    pub(super) fn apply_own_change(
         &self,
         ino: Ino,
         old: &Stat,
@@ -256,8 +259,8 @@ impl Vfs {
     ) {
         let (was, is) = (old.version(), stat.version());
         if keeps_content {
-            // Renames cached content: not under the lock of the tree.
-            let entry = self.tree.lock().get(ino).and_then(entry_of);
+            // This renames files of the cache, so the tree is not locked.
+            let entry = self.tree.lock().get(ino).and_then(Inode::cloned_entry);
             if let Some(entry) = &entry {
                 entry.change_version(&was, &is);
             }
@@ -267,9 +270,10 @@ impl Vfs {
         }
         let mut tree = self.tree.lock();
         if let Some(inode) = tree.get_mut(ino) {
-            if inode.is_ours() {
-                // Size and times are those of the content here, and the mode if it was set here.
-                let mode = if inode.is_mode_ours {
+            if inode.is_dirty() {
+                // Size and times belong to the dirty content, and so does the mode if it was set
+                // here.
+                let mode = if inode.is_mode_dirty {
                     inode.stat.mode
                 } else {
                     stat.mode
@@ -278,14 +282,14 @@ impl Vfs {
                 inode.freshness = Freshness::Asked(at);
                 return;
             }
-            if keeps_content && inode.pages_of == Some(was) {
-                inode.pages_of = Some(is);
+            if keeps_content && inode.page_cache_version == Some(was) {
+                inode.page_cache_version = Some(is);
             }
         }
         tree.set_stat(ino, stat, at);
     }
 
-    fn change_removed(&self, ino: Ino, change: &AttrChange) -> Result<()> {
+    fn set_attr_of_unlinked(&self, ino: Ino, change: &AttrChange) -> Result<()> {
         let now: Time = self.clock.wall();
         let mut tree = self.tree.lock();
         let inode = tree.get_mut(ino).ok_or(Error::UnknownInode)?;

@@ -1,26 +1,28 @@
-//! Where a symlink leads, as seen through the mount; pure.
+//! Containment: symlinks must not lead out of the mount; pure.
 //!
-//! The local kernel follows links itself, on the local machine. A link of the host with an
-//! absolute target, or with enough `..`, would lead it out of the mount into local files
-//! (CVE-2026-47187 of sshfs). Nothing in here asks what the components of a target are: it keeps
-//! `..` from ever standing behind a name, so that no link on the way can add to the climb.
+//! The local kernel follows symlinks itself, on the local machine. An absolute target, or one with
+//! enough `..`, would lead out of the mount into local files (CVE-2026-47187 of sshfs). This module
+//! does not know what the components of a target are. It never leaves `..` after a name, so that a
+//! symlink in the middle of a target cannot change where `..` leads.
 
 use crate::path::RemotePath;
 
-/// What to do with links that lead out of the remote root.
+/// Which symlinks are contained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Symlinks {
-    /// Links inside work, absolute ones are shown relative; links to the outside cannot be read.
+    /// Symlinks to inside of the mount work; absolute ones are reported as relative. Symlinks to
+    /// outside cannot be read.
     Contain,
-    /// Links are shown as the host has them.
+    /// Symlinks are reported as they are on the host.
     AsIs,
 }
 
-/// Returns the target to be shown for a link in the directory `dir`; `None` if it leads outside.
+/// Returns the target to be reported for a symlink in the directory `dir`; `None` if it leads
+/// outside.
 ///
-/// `root` is the absolute path of the remote root on the host, empty for `/`; `mountpoint` is the
-/// same place on this machine. A link to below the mountpoint was made here, and is shown as it
-/// was made.
+/// `root` is the absolute path of the mounted directory on the host, empty for `/`; `mountpoint` is
+/// where it is mounted here. A target below the mountpoint was created through the mount, and is
+/// reported unchanged.
 pub(super) fn contain(
     target: &[u8],
     dir: &RemotePath,
@@ -66,7 +68,8 @@ pub(super) fn contain(
     })
 }
 
-/// The part of an absolute path below `root`; `None` if it is not below.
+/// Returns the part of an absolute path below `root`, with its leading slash; `None` if it is not
+/// below.
 fn strip_root<'a>(target: &'a [u8], root: &[u8]) -> Option<&'a [u8]> {
     let rest = target.strip_prefix(root)?;
     (rest.is_empty() || rest.first() == Some(&b'/')).then_some(rest)

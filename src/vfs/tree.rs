@@ -1,12 +1,17 @@
 //! Inodes, their names, and what is known of both: no I/O, no clock, no waiting.
 //!
-//! An inode exists while the kernel knows it (lookup count), while it is open, while its content
-//! is not yet uploaded, and, for a directory, while an inode below it exists. What a listing tells
-//! of other files is kept with their names until it is too old.
+//! An inode exists while the kernel knows it (lookup count), while it is open, while its content is
+//! dirty, and, for a directory, while an inode below it exists. The attributes of other files stay
+//! with their names until they are too old.
+//!
+//! Modules:
+//! - `answers`: applies answers of the host, unless newer knowledge exists
+//! - `lock`: the lock of the tree
+//! - `unknown_rename`: renames of unknown outcome; pure
 
+mod answers;
 mod lock;
-mod news;
-mod unsure;
+mod unknown_rename;
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
@@ -20,42 +25,42 @@ use crate::remote::Listed;
 use crate::stat::FileId;
 use crate::stat::Stat;
 use crate::vfs::freshness::Freshness;
+use crate::vfs::inode::Dentry;
 use crate::vfs::inode::Directory;
 use crate::vfs::inode::Home;
 use crate::vfs::inode::Ino;
 use crate::vfs::inode::Inode;
-use crate::vfs::inode::Known;
 use crate::vfs::inode::Link;
 use crate::vfs::inode::Loss;
-use crate::vfs::inode::What;
+use crate::vfs::inode::NameState;
 pub(super) use crate::vfs::tree::lock::TreeGuard;
 pub(super) use crate::vfs::tree::lock::TreeLock;
-pub(super) use crate::vfs::tree::unsure::Looked;
-pub(super) use crate::vfs::tree::unsure::Scope;
-pub(super) use crate::vfs::tree::unsure::UnsureRename;
+pub(super) use crate::vfs::tree::unknown_rename::NameOnHost;
+pub(super) use crate::vfs::tree::unknown_rename::Scope;
+pub(super) use crate::vfs::tree::unknown_rename::UnknownRename;
 
-/// Numbers from here on are ours; those below are the host's. Low enough to be exact where a
-/// program keeps numbers as doubles.
+/// Inode numbers from here on are assigned here; lower ones are those of the host. Small enough for
+/// programs that store inode numbers as doubles.
 const FIRST_SYNTHETIC: u64 = 1 << 52;
 
 #[derive(Debug)]
 pub(super) struct Tree {
     inodes: HashMap<Ino, Inode>,
-    /// Files with several names, by what they are on the host.
+    /// Files with several hard links, by device and inode number of the host.
     by_id: HashMap<FileId, Ino>,
     next_synthetic: u64,
     n_names: usize,
-    /// Names that requests of ours are about to rename or remove, with the number of the request:
-    /// what the host says of them meanwhile may be its own doing for us.
-    moving: Vec<(u64, Ino, Name)>,
-    unsure: VecDeque<UnsureRename>,
-    next_unsure: u64,
-    /// Content of inodes that were dropped, to be removed when the lock of the tree is released.
+    /// Names that a request in flight renames or removes, with the number of the request. An answer
+    /// about such a name may be from before or after that request.
+    names_in_flight: Vec<(u64, Ino, Name)>,
+    unknown_renames: VecDeque<UnknownRename>,
+    next_unknown_rename: u64,
+    /// Cache entries of dropped inodes. Discarded after the lock of the tree is released.
     discarded: Vec<Arc<Entry>>,
 }
 
-/// More renames of unknown outcome than these are not remembered.
-const MAX_UNSURE: usize = 64;
+/// The maximum number of renames of unknown outcome; the oldest is forgotten first.
+const MAX_UNKNOWN_RENAMES: usize = 64;
 
 impl Tree {
     pub(super) fn new(root: Stat, at: Tick) -> Self {
@@ -67,9 +72,9 @@ impl Tree {
             by_id: HashMap::new(),
             next_synthetic: FIRST_SYNTHETIC,
             n_names: 0,
-            moving: Vec::new(),
-            unsure: VecDeque::new(),
-            next_unsure: 0,
+            names_in_flight: Vec::new(),
+            unknown_renames: VecDeque::new(),
+            next_unknown_rename: 0,
             discarded: Vec::new(),
         }
     }
@@ -107,29 +112,29 @@ impl Tree {
         )
     }
 
-    /// The path of an inode, or the last one that it had.
-    pub(super) fn place_path(&self, ino: Ino) -> Option<RemotePath> {
-        match self.inodes.get(&ino)?.place() {
+    /// Returns the path of an inode, or the last path it had.
+    pub(super) fn current_or_last_path(&self, ino: Ino) -> Option<RemotePath> {
+        match self.inodes.get(&ino)?.current_or_last_link() {
             Some((parent, name)) => Some(self.path(*parent)?.join(name)),
             None => self.path(ino),
         }
     }
 
-    /// Whether `ino` is `dir` or lies below it, or did when it had a name.
+    /// Returns whether `ino` is `dir` or is below it, by its current or last path.
     pub(super) fn is_below(&self, ino: Ino, dir: Ino) -> bool {
         let mut at = ino;
         loop {
             if at == dir {
                 return true;
             }
-            match self.inodes.get(&at).and_then(Inode::place) {
+            match self.inodes.get(&at).and_then(Inode::current_or_last_link) {
                 Some((parent, _)) => at = *parent,
                 None => return false,
             }
         }
     }
 
-    fn put(&mut self, parent: Ino, name: &Name, known: Known) {
+    fn put(&mut self, parent: Ino, name: &Name, known: Dentry) {
         let Some(dir) = self.dir_mut(parent) else {
             return;
         };
@@ -138,16 +143,16 @@ impl Tree {
         }
     }
 
-    /// Returns the inode of a name that is known to be there, making one if need be; `None` if
-    /// too little is known.
+    /// Returns the inode of a name that is known to exist, and creates it if necessary; `None` if
+    /// the name does not exist or its attributes are not known.
     pub(super) fn instantiate(&mut self, parent: Ino, name: &Name) -> Option<Ino> {
         let dir = self.dir_mut(parent)?;
         let known = dir.names.get_mut(name)?;
         let freshness = known.freshness;
-        let (stat, target) = match &mut known.what {
-            What::Unknown | What::Absent => return None,
-            What::Inode(ino) => return Some(*ino),
-            What::Listed(listed) => (listed.stat?, listed.target.take()),
+        let (stat, target) = match &mut known.state {
+            NameState::Unknown | NameState::Absent => return None,
+            NameState::Inode(ino) => return Some(*ino),
+            NameState::Listed(listed) => (listed.stat?, listed.target.take()),
         };
         let ino = self.inode_for(stat, freshness);
         if let Some(inode) = self.inodes.get_mut(&ino)
@@ -155,11 +160,12 @@ impl Tree {
         {
             inode.target = target;
         }
-        self.bind_as(parent, name, ino, freshness);
+        self.link_as(parent, name, ino, freshness);
         Some(ino)
     }
 
-    /// Returns the inode of a file of the host: the one that has it under another name, or a new.
+    /// Returns the inode for a file of the host: the existing one if it is another hard link of it,
+    /// or a new one.
     fn inode_for(&mut self, stat: Stat, freshness: Freshness) -> Ino {
         if stat.nlink > 1
             && let Some(&ino) = stat.id.as_ref().and_then(|id| self.by_id.get(id))
@@ -169,14 +175,14 @@ impl Tree {
                 .is_some_and(|inode| inode.stat.kind == stat.kind)
         {
             if let Freshness::Asked(at) = freshness {
-                self.absorb(ino, stat, at);
+                self.apply_stat(ino, stat, at);
             }
             return ino;
         }
         self.add(stat, freshness)
     }
 
-    /// Makes an inode. Its number is the host's where that is free.
+    /// Creates an inode. It gets the inode number of the host if that number is free.
     pub(super) fn add(&mut self, stat: Stat, freshness: Freshness) -> Ino {
         let wanted = stat.id.map(|id| Ino(id.ino)).filter(|ino| {
             ino.0 > Ino::ROOT.0 && ino.0 < FIRST_SYNTHETIC && !self.inodes.contains_key(ino)
@@ -190,17 +196,17 @@ impl Tree {
         ino
     }
 
-    /// Gives an inode a name, taking it from whatever had it.
-    pub(super) fn bind(&mut self, parent: Ino, name: &Name, ino: Ino, at: Tick) {
-        self.bind_as(parent, name, ino, Freshness::Asked(at));
+    /// Links an inode to a name. An inode that had the name loses it.
+    pub(super) fn link(&mut self, parent: Ino, name: &Name, ino: Ino, at: Tick) {
+        self.link_as(parent, name, ino, Freshness::Asked(at));
     }
 
-    fn bind_as(&mut self, parent: Ino, name: &Name, ino: Ino, freshness: Freshness) {
+    fn link_as(&mut self, parent: Ino, name: &Name, ino: Ino, freshness: Freshness) {
         let had = self
             .dir_mut(parent)
             .and_then(|dir| dir.names.get(name))
             .and_then(|known| {
-                if let What::Inode(old) = known.what {
+                if let NameState::Inode(old) = known.state {
                     Some(old)
                 } else {
                     None
@@ -210,28 +216,28 @@ impl Tree {
             return;
         }
         if had.is_some() {
-            let loss = self.loss(parent, name);
-            self.unbind_as(parent, name, freshness, loss);
+            let loss = self.loss_if_replaced(parent, name);
+            self.unlink_as(parent, name, freshness, loss);
         }
-        let what = What::Inode(ino);
-        self.put(parent, name, Known { freshness, what });
+        let state = NameState::Inode(ino);
+        self.put(parent, name, Dentry { freshness, state });
         if let Some(dir) = self.dir_mut(parent) {
             dir.n_inodes += 1;
         }
         let link = (parent, name.clone());
         let last = self.inodes.get_mut(&ino).and_then(|it| it.home.add(link));
         if let Some((parent, _)) = last {
-            self.unpin(parent);
+            self.release_dir(parent);
         }
     }
 
-    /// Says how whatever has a name loses it when somebody else takes it: a file that is needed here
-    /// and has no other name stays where it was.
-    pub(super) fn loss(&self, parent: Ino, name: &Name) -> Loss {
+    /// Returns how the inode that has a name loses it if another file takes the name: an inode that
+    /// is open or dirty remembers its last path.
+    pub(super) fn loss_if_replaced(&self, parent: Ino, name: &Name) -> Loss {
         let inode = self
-            .bound(parent, name)
+            .linked(parent, name)
             .and_then(|ino| self.inodes.get(&ino));
-        let is_needed = inode.is_some_and(|inode| inode.is_open() || inode.is_ours());
+        let is_needed = inode.is_some_and(|inode| inode.is_open() || inode.is_dirty());
         if is_needed {
             Loss::TakenAway
         } else {
@@ -239,54 +245,58 @@ impl Tree {
         }
     }
 
-    /// Lets a directory go that was kept for an inode without a name.
-    fn unpin(&mut self, dir: Ino) {
+    /// Releases a directory that was kept because it was the last parent of an inode without a
+    /// name.
+    fn release_dir(&mut self, dir: Ino) {
         if let Some(dir) = self.dir_mut(dir) {
             dir.n_inodes = dir.n_inodes.saturating_sub(1);
         }
-        self.collect(dir);
+        self.drop_unused(dir);
     }
 
-    /// Has what the host says of names count for nothing until [`Self::end_move`], and its denial of
-    /// what lies below them: a request of ours is about to rename or remove them.
-    pub(super) fn begin_move(&mut self, id: u64, names: &[(Ino, &Name)]) {
+    /// Marks names as in flight: a request renames or removes them. Until
+    /// [`Self::remove_names_in_flight`], answers about these names are ignored, and so are answers
+    /// that a name below them does not exist.
+    pub(super) fn add_names_in_flight(&mut self, id: u64, names: &[(Ino, &Name)]) {
         let names = names
             .iter()
             .map(|(parent, name)| (id, *parent, (*name).clone()));
-        self.moving.extend(names);
+        self.names_in_flight.extend(names);
     }
 
-    /// See [`Self::begin_move`].
-    pub(super) fn end_move(&mut self, id: u64, at: Tick) {
-        let ended: Vec<_> = self.moving.extract_if(.., |(it, _, _)| *it == id).collect();
+    /// Ends what [`Self::add_names_in_flight`] began.
+    pub(super) fn remove_names_in_flight(&mut self, id: u64, at: Tick) {
+        let ended: Vec<_> = self
+            .names_in_flight
+            .extract_if(.., |(it, _, _)| *it == id)
+            .collect();
         for (_, parent, name) in ended {
-            // A listing meanwhile may have had it, or not yet.
+            // A listing from meanwhile may be from before or after the change.
             if self.is_unknown(parent, &name) {
-                self.doubt(parent, &name, at);
+                self.invalidate_name(parent, &name, at);
             }
         }
     }
 
-    /// Whether a request of ours is about to rename or remove a name.
-    pub(super) fn is_moving(&self, parent: Ino, name: &Name) -> bool {
-        let mut names = self.moving.iter();
+    /// Returns whether a request in flight renames or removes this name.
+    pub(super) fn is_in_flight(&self, parent: Ino, name: &Name) -> bool {
+        let mut names = self.names_in_flight.iter();
         names.any(|(_, dir, moving)| *dir == parent && moving == name)
     }
 
-    /// Whether a directory is below a name that a request of ours is about to rename or remove, or has
-    /// that name.
-    pub(super) fn is_below_moving(&self, dir: Ino) -> bool {
-        let mut roots = self.moving.iter();
+    /// Returns whether a directory is, or is below, what a request in flight renames or removes.
+    pub(super) fn is_below_in_flight(&self, dir: Ino) -> bool {
+        let mut roots = self.names_in_flight.iter();
         roots.any(|(_, parent, name)| {
-            self.bound(*parent, name)
+            self.linked(*parent, name)
                 .is_some_and(|root| self.is_below(dir, root))
         })
     }
 
-    /// Remembers a rename of which nobody knows whether the host did it, until [`Self::settle_rename`].
-    /// What the host says of both names counts for nothing until then.
-    pub(super) fn note_unsure(&mut self, from: (Ino, &Name), to: (Ino, &Name)) {
-        let moved = self.bound(from.0, from.1);
+    /// Remembers a rename of unknown outcome until [`Self::apply_rename_outcome`]. Until then,
+    /// answers of the host about both names are ignored.
+    pub(super) fn add_unknown_rename(&mut self, from: (Ino, &Name), to: (Ino, &Name)) {
+        let moved = self.linked(from.0, from.1);
         let paths = [from, to].map(|(dir, name)| Some(self.path(dir)?.join(name)));
         let (Some(moved), [Some(from_path), Some(to_path)]) = (moved, paths) else {
             return;
@@ -294,119 +304,131 @@ impl Tree {
         let Some(stat) = self.inodes.get(&moved).map(|inode| inode.stat) else {
             return;
         };
-        if self.unsure.len() == MAX_UNSURE {
-            self.unsure.pop_front();
+        if self.unknown_renames.len() == MAX_UNKNOWN_RENAMES {
+            self.unknown_renames.pop_front();
         }
-        let place = |(parent, name): (Ino, &Name)| (parent, name.clone());
-        self.next_unsure += 1;
-        self.unsure.push_back(UnsureRename {
-            id: self.next_unsure,
+        let link = |(parent, name): (Ino, &Name)| (parent, name.clone());
+        self.next_unknown_rename += 1;
+        self.unknown_renames.push_back(UnknownRename {
+            id: self.next_unknown_rename,
             moved,
             stat,
-            from: place(from),
-            to: place(to),
+            from: link(from),
+            to: link(to),
             from_path,
             to_path,
         });
     }
 
-    /// Returns a rename of unknown outcome that decides what is found in `dir`, or what can be done
-    /// there: it is of a name in `scope`, or of a directory at or above `dir`.
-    pub(super) fn unsure_rename(&self, dir: Ino, scope: Scope<'_>) -> Option<&UnsureRename> {
+    /// Returns a rename of unknown outcome that affects the names of `scope` in `dir`: it renamed
+    /// one of these names, or `dir` or a directory above it.
+    pub(super) fn unknown_rename_in(&self, dir: Ino, scope: Scope<'_>) -> Option<&UnknownRename> {
         let is_of = |(parent, other): &Link| match scope {
             Scope::Directory => *parent == dir,
             Scope::Name(name) => *parent == dir && name == other,
             Scope::Below(name) => {
-                let root = self.bound(dir, name);
+                let root = self.linked(dir, name);
                 (*parent == dir && name == other)
                     || root.is_some_and(|root| self.is_below(*parent, root))
             }
         };
-        let mut renames = self.unsure.iter();
+        let mut renames = self.unknown_renames.iter();
         renames.find(|it| is_of(&it.from) || is_of(&it.to) || self.is_below(dir, it.moved))
     }
 
-    /// Returns a rename of unknown outcome that has moved an inode, or a directory above it.
-    pub(super) fn unsure_rename_of(&self, ino: Ino) -> Option<&UnsureRename> {
-        let mut renames = self.unsure.iter();
+    /// Returns a rename of unknown outcome of this inode, or of a directory above it.
+    pub(super) fn unknown_rename_above(&self, ino: Ino) -> Option<&UnknownRename> {
+        let mut renames = self.unknown_renames.iter();
         renames.find(|it| self.is_below(ino, it.moved))
     }
 
-    /// Whether a request of ours is about to change a name of this rename, or its path.
-    pub(super) fn is_changing(&self, unsure: &UnsureRename) -> bool {
-        let mut places = [&unsure.from, &unsure.to].into_iter();
-        places.any(|(parent, name)| self.is_moving(*parent, name) || self.is_below_moving(*parent))
+    /// Returns whether a request in flight changes one of the two names, or their paths.
+    pub(super) fn has_name_in_flight(&self, rename: &UnknownRename) -> bool {
+        let mut places = [&rename.from, &rename.to].into_iter();
+        places.any(|(parent, name)| {
+            self.is_in_flight(*parent, name) || self.is_below_in_flight(*parent)
+        })
     }
 
-    /// Whether a directory may have been moved by a rename of unknown outcome.
-    pub(super) fn is_below_unsure(&self, dir: Ino) -> bool {
-        let mut renames = self.unsure.iter();
+    /// Returns whether a rename of unknown outcome may have changed the path of a directory.
+    pub(super) fn is_below_unknown_rename(&self, dir: Ino) -> bool {
+        let mut renames = self.unknown_renames.iter();
         renames.any(|it| self.is_below(dir, it.moved))
     }
 
-    /// Says whether a rename of unknown outcome was carried out. That is believed only as long as
-    /// nothing here has changed either name. The answer counts for nothing if it comes when
-    /// the rename is not remembered any more, or while a request of ours changes one of the names.
+    /// Applies the outcome of a rename, as the host told it. The inode is moved only if both names
+    /// and their paths are as they were when the rename was requested. Does nothing if the rename
+    /// is not remembered any more, or if a request in flight changes one of the names.
     ///
-    /// A dirty file that had the new name keeps its content, to be uploaded beside: what is in it may
+    /// A dirty file that had the new name keeps its content, which becomes a conflict copy: it may
     /// have been written after the program was told that the rename failed.
-    pub(super) fn settle_rename(&mut self, unsure: &UnsureRename, has_happened: bool, at: Tick) {
-        let remembered = self.unsure.iter().position(|it| it.id == unsure.id);
-        let Some(n) = remembered.filter(|_| !self.is_changing(unsure)) else {
+    pub(super) fn apply_rename_outcome(
+        &mut self,
+        rename: &UnknownRename,
+        has_happened: bool,
+        at: Tick,
+    ) {
+        let remembered = self
+            .unknown_renames
+            .iter()
+            .position(|it| it.id == rename.id);
+        let Some(n) = remembered.filter(|_| !self.has_name_in_flight(rename)) else {
             return;
         };
-        self.unsure.remove(n);
-        let UnsureRename {
+        self.unknown_renames.remove(n);
+        let UnknownRename {
             moved,
             from: (from_dir, from_name),
             to: (to_dir, to_name),
             ..
-        } = unsure;
-        let has_its_id = |inode: &Inode| inode.stat.id == unsure.stat.id;
-        // An upload to the old name since then has made another file of it.
-        let is_as_it_was = self.bound(*from_dir, from_name) == Some(*moved)
+        } = rename;
+        let has_its_id = |inode: &Inode| inode.stat.id == rename.stat.id;
+        // An upload to the old name since then has created another file.
+        let is_as_it_was = self.linked(*from_dir, from_name) == Some(*moved)
             && self.inodes.get(moved).is_some_and(has_its_id)
-            && self.has_path(*from_dir, from_name, &unsure.from_path)
-            && self.has_path(*to_dir, to_name, &unsure.to_path)
+            && self.has_path(*from_dir, from_name, &rename.from_path)
+            && self.has_path(*to_dir, to_name, &rename.to_path)
             && !self.is_below(*to_dir, *moved);
         if has_happened && is_as_it_was {
-            let loss = self.loss(*to_dir, to_name);
+            let loss = self.loss_if_replaced(*to_dir, to_name);
             self.rename((*from_dir, from_name), (*to_dir, to_name), at, loss);
         }
-        self.doubt(*from_dir, from_name, at);
-        self.doubt(*to_dir, to_name, at);
+        self.invalidate_name(*from_dir, from_name, at);
+        self.invalidate_name(*to_dir, to_name, at);
     }
 
     fn has_path(&self, dir: Ino, name: &Name, path: &RemotePath) -> bool {
         self.path(dir).is_some_and(|dir| dir.join(name) == *path)
     }
 
-    /// Whether what the host says of a name may be the doing of a request of ours: `is_there` says
-    /// whether it has the name.
-    pub(super) fn is_in_doubt(&self, parent: Ino, name: &Name, is_there: bool) -> bool {
+    /// Returns whether an answer about a name must be ignored, because a request in flight or a
+    /// rename of unknown outcome may have changed it. `is_there` is whether the host says that the
+    /// name exists.
+    pub(super) fn must_ignore_answer(&self, parent: Ino, name: &Name, is_there: bool) -> bool {
         let is_it = |(dir, other): &Link| *dir == parent && other == name;
-        let is_unsure = |it: &UnsureRename| is_it(&it.from) || is_it(&it.to);
-        self.is_moving(parent, name)
-            || self.unsure.iter().any(is_unsure)
-            || (!is_there && (self.is_below_moving(parent) || self.is_below_unsure(parent)))
+        let is_of_it = |it: &UnknownRename| is_it(&it.from) || is_it(&it.to);
+        self.is_in_flight(parent, name)
+            || self.unknown_renames.iter().any(is_of_it)
+            || (!is_there
+                && (self.is_below_in_flight(parent) || self.is_below_unknown_rename(parent)))
     }
 
-    /// Takes a name away; the inode stays as long as somebody needs it.
-    pub(super) fn unbind(&mut self, parent: Ino, name: &Name, at: Tick, loss: Loss) {
-        self.unbind_as(parent, name, Freshness::Asked(at), loss);
+    /// Removes a name. The inode stays while it is in use.
+    pub(super) fn unlink(&mut self, parent: Ino, name: &Name, at: Tick, loss: Loss) {
+        self.unlink_as(parent, name, Freshness::Asked(at), loss);
     }
 
-    fn unbind_as(&mut self, parent: Ino, name: &Name, freshness: Freshness, loss: Loss) {
-        let bound = self.bound(parent, name);
-        let what = What::Absent;
-        self.put(parent, name, Known { freshness, what });
+    fn unlink_as(&mut self, parent: Ino, name: &Name, freshness: Freshness, loss: Loss) {
+        let bound = self.linked(parent, name);
+        let state = NameState::Absent;
+        self.put(parent, name, Dentry { freshness, state });
         let Some(ino) = bound else { return };
         let link = (parent, name.clone());
         let mut is_pinned = false;
         if let Some(inode) = self.inodes.get_mut(&ino)
             && inode.home.remove(&link, loss)
         {
-            is_pinned = inode.home.last().is_some();
+            is_pinned = inode.home.last_link().is_some();
             if let Some(id) = inode.stat.id
                 && self.by_id.get(&id) == Some(&ino)
             {
@@ -416,36 +438,37 @@ impl Tree {
         if !is_pinned && let Some(dir) = self.dir_mut(parent) {
             dir.n_inodes -= 1;
         }
-        self.collect(ino);
+        self.drop_unused(ino);
     }
 
+    /// Decrements the lookup count of an inode.
     pub(super) fn forget(&mut self, ino: Ino, n: u64) {
         if let Some(inode) = self.inodes.get_mut(&ino) {
             inode.lookups = inode.lookups.saturating_sub(n);
         }
-        self.collect(ino);
+        self.drop_unused(ino);
     }
 
-    /// Drops an inode that nobody needs, and then the directories above it that nobody needs either;
-    /// what is known of each stays with its name.
-    pub(super) fn collect(&mut self, ino: Ino) {
-        // No recursion: directories may lie deeper than a stack reaches.
+    /// Drops an inode that is not in use, and then the directories above it that are not in use.
+    /// Their attributes stay with their names.
+    pub(super) fn drop_unused(&mut self, ino: Ino) {
+        // No recursion: a deep directory tree would overflow the stack.
         let mut left = vec![ino];
         while let Some(ino) = left.pop() {
-            let links = self.collect_one(ino);
+            let links = self.drop_if_unused(ino);
             left.extend(links.into_iter().map(|(parent, _)| parent));
         }
     }
 
-    /// Returns the names of an inode that was dropped.
-    fn collect_one(&mut self, ino: Ino) -> Vec<(Ino, Name)> {
+    /// Drops one inode if it is not in use; returns the names it had.
+    fn drop_if_unused(&mut self, ino: Ino) -> Vec<(Ino, Name)> {
         let Some(inode) = self.inodes.get(&ino) else {
             return Vec::new();
         };
         let is_needed = ino == Ino::ROOT
             || inode.lookups > 0
             || inode.is_open()
-            || (inode.is_ours() && inode.home != Home::Unlinked)
+            || (inode.is_dirty() && inode.home != Home::Unlinked)
             || inode
                 .dir
                 .as_ref()
@@ -456,7 +479,7 @@ impl Tree {
         let Some(inode) = self.inodes.remove(&ino) else {
             return Vec::new();
         };
-        // Its content is removed without the lock of the tree.
+        // Its content is deleted after the lock of the tree is released.
         self.discarded.extend(inode.entry);
         if let Some(id) = inode.stat.id
             && self.by_id.get(&id) == Some(&ino)
@@ -474,7 +497,7 @@ impl Tree {
                         target: inode.target.clone(),
                     };
                     known.freshness = known.freshness.and(inode.freshness);
-                    known.what = What::Listed(Box::new(listed));
+                    known.state = NameState::Listed(Box::new(listed));
                 }
             }
         }
@@ -490,8 +513,8 @@ impl Tree {
         }
     }
 
-    /// Returns the inode that has a name.
-    pub(super) fn bound(&self, parent: Ino, name: &Name) -> Option<Ino> {
+    /// Returns the inode that is linked to a name.
+    pub(super) fn linked(&self, parent: Ino, name: &Name) -> Option<Ino> {
         match self
             .inodes
             .get(&parent)?
@@ -499,35 +522,39 @@ impl Tree {
             .as_ref()?
             .names
             .get(name)?
-            .what
+            .state
         {
-            What::Inode(ino) => Some(ino),
+            NameState::Inode(ino) => Some(ino),
             _ => None,
         }
     }
 
-    /// Forgets all about a name, so that the host is asked when it is next wanted.
+    /// Removes a name and marks it as unknown, so that the next lookup asks the host.
     pub(super) fn forget_name(&mut self, parent: Ino, name: &Name, at: Tick) {
-        let loss = self.loss(parent, name);
-        self.unbind(parent, name, at, loss);
-        self.put_unknown(parent, name, at);
+        let loss = self.loss_if_replaced(parent, name);
+        self.unlink(parent, name, at, loss);
+        self.set_unknown(parent, name, at);
     }
 
-    /// Has the host asked for a name when it is next wanted, by itself or with its directory.
-    pub(super) fn put_unknown(&mut self, parent: Ino, name: &Name, at: Tick) {
-        let (freshness, what) = (Freshness::Stale(at), What::Unknown);
-        self.put(parent, name, Known { freshness, what });
+    /// Marks a name as unknown: the next lookup asks the host, and a listing does not show that it
+    /// is absent.
+    pub(super) fn set_unknown(&mut self, parent: Ino, name: &Name, at: Tick) {
+        let (freshness, state) = (Freshness::Stale(at), NameState::Unknown);
+        self.put(parent, name, Dentry { freshness, state });
     }
 
-    /// Moves a name, taking the new one from whatever had it; `loss` says how that loses it.
+    /// Moves a name. An inode that had the new name loses it as `loss` says.
     pub(super) fn rename(&mut self, from: (Ino, &Name), to: (Ino, &Name), at: Tick, loss: Loss) {
         let moved = self.dir_mut(from.0).and_then(|dir| {
             let known = dir.names.get_mut(from.1)?;
-            Some(std::mem::replace(known, Known::asked(at, What::Absent)))
+            Some(std::mem::replace(
+                known,
+                Dentry::asked(at, NameState::Absent),
+            ))
         });
-        self.unbind(to.0, to.1, at, loss);
-        match moved.map(|known| known.what) {
-            Some(What::Inode(ino)) => {
+        self.unlink(to.0, to.1, at, loss);
+        match moved.map(|known| known.state) {
+            Some(NameState::Inode(ino)) => {
                 if let Some(dir) = self.dir_mut(from.0) {
                     dir.n_inodes -= 1;
                 }
@@ -535,16 +562,16 @@ impl Tree {
                     let link = (from.0, from.1.clone());
                     inode.home.remove(&link, Loss::Removed);
                 }
-                self.bind(to.0, to.1, ino, at);
+                self.link(to.0, to.1, ino, at);
                 self.confirm_below(ino, at);
-                self.collect(from.0);
+                self.drop_unused(from.0);
             }
-            _ => self.put_unknown(to.0, to.1, at),
+            _ => self.set_unknown(to.0, to.1, at),
         }
     }
 
-    /// Says that what was asked for before `at` cannot deny the names below a directory: the host was
-    /// asked by its old path.
+    /// Marks all names below a directory as confirmed at `at`: answers to earlier requests used the
+    /// old path, and cannot show that these names do not exist.
     fn confirm_below(&mut self, dir: Ino, at: Tick) {
         if self
             .inodes
@@ -566,7 +593,7 @@ impl Tree {
         std::mem::take(&mut self.discarded)
     }
 
-    /// Returns how many inodes there are.
+    /// Returns the number of inodes.
     pub(super) fn len(&self) -> usize {
         self.inodes.len()
     }

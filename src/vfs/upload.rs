@@ -1,4 +1,4 @@
-//! Uploading: when, where, and what the host makes of it.
+//! Uploads: when they happen, where they go, and what follows in the tree.
 
 use std::sync::Arc;
 
@@ -26,48 +26,49 @@ use crate::vfs::inode::Home;
 use crate::vfs::inode::Inode;
 use crate::vfs::permission;
 
-/// The most that an answer to a copy can say; FUSE gives it 32 bits.
+/// The maximum size of a copy: the size in the FUSE reply has 32 bits.
 const MAX_COPY: u64 = u32::MAX as u64;
 
 impl Vfs {
-    /// Uploads what the host does not have: every `close(2)` comes here first.
+    /// Uploads dirty content. The kernel sends FLUSH for every `close(2)`.
     ///
-    /// Who only reads uploads nothing that another is still writing, but does hear of content
-    /// that could not be uploaded and still cannot be.
+    /// A handle that only reads uploads nothing, but returns the error of an upload that failed and
+    /// has not succeeded since.
     pub fn flush(&self, cx: &Context, fh: Fh) -> Result<()> {
         let handle = self.handles.lock().file(fh)?;
-        let is_writer = handle.flags.writes || self.is_to_be_made(&handle);
+        let is_writer = handle.flags.writes || self.must_create(&handle);
         if !is_writer {
-            // Those who wrote it have tried, and so does the cache: a reader need not wait for that.
+            // The writers have tried to upload it, and the cache retries: a reader need not wait.
             return handle
                 .entry
                 .failure()
-                .map_or(Ok(()), |error| Err(not_uploaded(error)));
+                .map_or(Ok(()), |error| Err(upload_error(error)));
         }
         self.upload_closed(cx, handle.ino, &handle.entry)?;
-        Self::check_epoch(&handle)
+        Self::check_conflict_epoch(&handle)
     }
 
-    /// Uploads content that was closed, or makes sure of it here and has it uploaded later.
+    /// Uploads content of a closed handle. With write-back, persists it instead, and uploads it
+    /// later.
     pub(super) fn upload_closed(&self, cx: &Context, ino: Ino, entry: &Arc<Entry>) -> Result<()> {
         match self.options.writeback {
             None => self.flush_entry(cx, ino, entry, Durability::Lazy),
             Some(delay) => {
-                let place: Arc<dyn UploadTarget> = self.upload_place(ino)?;
-                match entry.persist_for_writeback(&place, delay, cx.wait) {
-                    // This machine cannot keep it until later.
+                let target: Arc<dyn UploadTarget> = self.upload_target(ino)?;
+                match entry.persist_for_writeback(&target, delay, cx.wait) {
+                    // It cannot be persisted on this machine.
                     Err(cache::Error::Local { .. }) => {
                         self.flush_entry(cx, ino, entry, Durability::Lazy)
                     }
-                    result => result.map_err(not_uploaded),
+                    result => result.map_err(upload_error),
                 }
             }
         }
     }
 
-    /// Whoever had the file open when its content was moved aside has written to that, not to the
-    /// file of the name.
-    fn check_epoch(handle: &FileHandle) -> Result<()> {
+    /// Returns an error if a handle that writes was opened before the content became a conflict
+    /// copy: its writes are in the copy, not in the file of that name.
+    fn check_conflict_epoch(handle: &FileHandle) -> Result<()> {
         if handle.entry.conflict_epoch() == handle.conflict_epoch || !handle.flags.writes {
             Ok(())
         } else {
@@ -75,15 +76,15 @@ impl Vfs {
         }
     }
 
-    /// Uploads what the host does not have, and has it flush that to its disk.
+    /// Uploads dirty content, and returns when the host has flushed it to its disk.
     pub fn fsync(&self, cx: &Context, fh: Fh) -> Result<()> {
         let handle = self.handles.lock().file(fh)?;
         self.flush_entry(cx, handle.ino, &handle.entry, Durability::Fsync)?;
-        Self::check_epoch(&handle)
+        Self::check_conflict_epoch(&handle)
     }
 
-    /// Has the host flush the names of a directory to its disk. Every change of them is on the host
-    /// before its request is answered.
+    /// Returns when the host has flushed the names of a directory to its disk. Every change of
+    /// names was made on the host before its request was answered.
     pub fn fsyncdir(&self, cx: &Context, ino: Ino) -> Result<()> {
         let path = {
             let tree = self.tree.lock();
@@ -91,25 +92,26 @@ impl Vfs {
             tree.path(ino)
         };
         let Some(path) = path else {
-            // It was removed: there are no names in it.
+            // It was removed, and has no names.
             return Ok(());
         };
         cx.may_wait()?;
         Ok(self.remote.sync(&path)?)
     }
 
-    /// Whether a handle has to bring a file to the host that was created and not closed since.
-    pub(super) fn is_to_be_made(&self, handle: &FileHandle) -> bool {
+    /// Returns whether closing a handle must upload a new file, even if the handle only reads: the
+    /// host does not have the file, and no upload is waiting.
+    pub(super) fn must_create(&self, handle: &FileHandle) -> bool {
         self.is_new(handle.ino) && !handle.entry.is_on_its_way()
     }
 
-    /// Whether the host has no file yet: whoever created it uploads it, even if only for reading.
+    /// Returns whether the file was created here and never uploaded.
     pub(super) fn is_new(&self, ino: Ino) -> bool {
         let tree = self.tree.lock();
         tree.get(ino).is_some_and(Inode::is_new)
     }
 
-    /// Uploads the content of an inode if it has any that is not uploaded.
+    /// Uploads the content of an inode if it is dirty.
     pub(super) fn flush_inode(&self, cx: &Context, ino: Ino, how: Durability) -> Result<()> {
         let entry = {
             let tree = self.tree.lock();
@@ -130,35 +132,36 @@ impl Vfs {
     ) -> Result<()> {
         if entry.is_dirty() {
             let tree = self.tree.lock();
-            let is_gone = tree
-                .get(ino)
-                .is_some_and(|inode| inode.place().is_some() && tree.place_path(ino).is_none());
+            let is_gone = tree.get(ino).is_some_and(|inode| {
+                inode.current_or_last_link().is_some() && tree.current_or_last_path(ino).is_none()
+            });
             drop(tree);
             if is_gone {
                 let kept = entry.kept_in().unwrap_or_default();
                 log::error!(
-                    "the directory of a file that is open was removed or moved on the host; what \
-                     was written to the file is kept in {}",
+                    "cannot upload an open file: its directory was removed or moved on the host; \
+                     the content is kept in {}",
                     kept.display()
                 );
                 return Err(Error::Stale);
             }
         }
-        let place: Arc<dyn UploadTarget> = self.upload_place(ino)?;
-        entry.upload(&place, how, cx.wait).map_err(not_uploaded)
+        let target: Arc<dyn UploadTarget> = self.upload_target(ino)?;
+        entry.upload(&target, how, cx.wait).map_err(upload_error)
     }
 
-    pub(super) fn upload_place(&self, ino: Ino) -> Result<Arc<UploadPlace>> {
+    /// Returns the upload target of an inode.
+    pub(super) fn upload_target(&self, ino: Ino) -> Result<Arc<InodeUploadTarget>> {
         let vfs = self.arc()?;
-        Ok(Arc::new(UploadPlace { vfs, ino }))
+        Ok(Arc::new(InodeUploadTarget { vfs, ino }))
     }
 
-    /// Copies a whole file to another on the host, so that no byte of it travels; returns how
-    /// many bytes.
+    /// Copies a whole file over an empty one by a command on the host, without transferring the
+    /// content; returns the number of bytes.
     ///
     /// # Errors
-    /// [`Error::NotSupported`] where it is not a whole file, or where the host does not have the
-    /// content: then the kernel copies by reading and writing.
+    /// [`Error::NotSupported`] if the range is not the whole file, or if the host does not have the
+    /// content: the kernel then copies by reading and writing.
     pub fn copy_file_range(
         &self,
         cx: &Context,
@@ -173,7 +176,7 @@ impl Vfs {
         let (path, size, mtime) = {
             let tree = self.tree.lock();
             let inode = tree.get(source.ino).ok_or(Error::UnknownInode)?;
-            let version = source.entry.version().filter(|_| !inode.is_ours());
+            let version = source.entry.version().filter(|_| !inode.is_dirty());
             let size = target.entry.local().map(|local| local.size);
             let is_target_empty =
                 size.or_else(|| target.entry.version().map(|v| v.size)) == Some(0);
@@ -193,16 +196,16 @@ impl Vfs {
             return Ok(0);
         }
         cx.may_wait()?;
-        let place = self.upload_place(target.ino)?;
-        let Some(to) = place.target().filter(|to| !to.is_unknown) else {
+        let upload_target = self.upload_target(target.ino)?;
+        let Some(to) = upload_target.target().filter(|to| !to.is_unknown) else {
             return Err(Error::NotSupported);
         };
-        let plan = target.entry.copy_spec(size, &to, mtime);
+        let spec = target.entry.copy_spec(size, &to, mtime);
         let to = to.path;
-        // Held, so that no flush uploads the empty content meanwhile.
-        let hold = target.entry.block_uploads();
-        let changed = match self.remote.copy(&path, &to, &plan) {
-            // What to do about it is decided where content is uploaded.
+        // Blocked, so that no flush uploads the empty content meanwhile.
+        let block = target.entry.block_uploads();
+        let changed = match self.remote.copy(&path, &to, &spec) {
+            // The conflict is handled when the content is uploaded.
             Err(remote::Error::Conflict { .. }) => return Err(Error::NotSupported),
             result => result?,
         };
@@ -216,44 +219,43 @@ impl Vfs {
         if let Some(stat) = changed.stat {
             target.entry.replaced_on_host(stat.version());
         }
-        place.uploaded(&changed);
-        drop(hold);
+        upload_target.uploaded(&changed);
+        drop(block);
         Ok(size)
     }
 }
 
-/// How a save changes a file that exists.
+/// How an upload changes a file that exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PlacementPolicy {
-    /// A new file takes the name; what was only appended is appended to the file that is there.
+    /// Atomic replace; appended bytes are appended in place.
     #[default]
     Auto,
-    /// A new file takes the name, always.
+    /// Atomic replace, always.
     Replace,
-    /// The file that is there gets the content: for those that a program on the host has open, and
-    /// not in one step.
+    /// In place: for files that a program on the host keeps open. Not atomic.
     InPlace,
 }
 
-/// What `close(2)` says of content that is not on the host. A host that cannot be reached is an
-/// input/output error to it, as to any program that closes a file.
-fn not_uploaded(error: cache::Error) -> Error {
+/// Converts the error of an upload for `close(2)`. If the host cannot be reached, `close(2)`
+/// returns EIO.
+fn upload_error(error: cache::Error) -> Error {
     match &error {
         cache::Error::Remote(cause) if cause.is_connection_loss() => Error::NotStored(error),
         _ => Error::Cache(error),
     }
 }
 
-/// Where the content of an inode goes at the moment at which it is uploaded.
+/// Where the content of an inode is uploaded to: evaluated when the upload begins.
 #[derive(Debug)]
-pub(super) struct UploadPlace {
+pub(super) struct InodeUploadTarget {
     vfs: Arc<Vfs>,
     ino: Ino,
 }
 
-impl UploadTarget for UploadPlace {
+impl UploadTarget for InodeUploadTarget {
     fn prepare(&self) -> remote::Result<()> {
-        self.vfs.settle_path(self.ino)
+        self.vfs.resolve_renames_of_path(self.ino)
     }
 
     fn target(&self) -> Option<Target> {
@@ -261,9 +263,9 @@ impl UploadTarget for UploadPlace {
         let facts = vfs.remote.facts();
         let tree = vfs.tree.lock();
         let inode = tree.get(self.ino)?;
-        let (_, name) = inode.place()?;
-        let known = tree.place_path(self.ino);
-        let (parent, _) = inode.place()?;
+        let (_, name) = inode.current_or_last_link()?;
+        let known = tree.current_or_last_path(self.ino);
+        let (parent, _) = inode.current_or_last_link()?;
         let dir = tree.get(*parent).map(|dir| dir.stat);
         let is_elsewhere = matches!(inode.home, Home::OtherLink { .. });
         let is_unknown = known.is_none() || dir.is_none() || is_elsewhere;
@@ -271,12 +273,12 @@ impl UploadTarget for UploadPlace {
         let stat = inode.stat;
         let is_new = inode.is_new();
         let dir = dir.unwrap_or(stat);
-        let login = vfs.login();
+        let login = vfs.login_user();
         let may_chown = |uid: u32, gid: u32| {
             facts.uid == 0
                 || (uid == facts.uid && (gid == facts.gid || facts.groups.contains(&gid)))
         };
-        // What a new file in that directory gets by itself.
+        // The group that a new file in that directory gets on the host.
         let default_gid = if dir.mode & 0o2000 != 0 {
             dir.gid
         } else {
@@ -286,7 +288,7 @@ impl UploadTarget for UploadPlace {
         let mask = permission::WRITE | permission::EXECUTE;
         let dir_len = vfs.host_path_len(&path.parent().unwrap_or_default());
         let placement = if dir_len + 1 + TEMP_NAME_LEN > PATH_MAX {
-            // A temporary name does not fit.
+            // The path of a temporary file would be too long.
             Placement::Direct
         } else if is_new {
             Placement::Replace
@@ -308,7 +310,7 @@ impl UploadTarget for UploadPlace {
         Some(Target {
             path,
             mode: stat.mode,
-            sets_mode: inode.is_mode_ours,
+            sets_mode: inode.is_mode_dirty,
             owner,
             placement,
             may_append: vfs.options.placement != PlacementPolicy::Replace,
@@ -325,37 +327,37 @@ impl UploadTarget for UploadPlace {
         let Some(inode) = tree.get_mut(self.ino) else {
             return;
         };
-        let place = inode.place().cloned();
-        if let Some((parent, name)) = &place
+        let link = inode.current_or_last_link().cloned();
+        if let Some((parent, name)) = &link
             && inode.links().is_empty()
         {
-            // It was made anew.
-            tree.bind(*parent, name, self.ino, at);
+            // The upload created the file again.
+            tree.link(*parent, name, self.ino, at);
             self.vfs.notify(Change::Name(*parent, name.clone()));
         }
-        if let Some((parent, name)) = &place {
-            // A listing that is under way may be from before.
+        if let Some((parent, name)) = &link {
+            // A listing in flight may be from before the upload.
             tree.confirm(*parent, name, at);
         }
         let Some(inode) = tree.get_mut(self.ino) else {
             return;
         };
-        inode.is_mode_ours = false;
+        inode.is_mode_dirty = false;
         match changed.stat {
             Some(stat) => {
-                inode.pages_of = Some(stat.version());
+                inode.page_cache_version = Some(stat.version());
                 let shown = shown.and_then(|attr| attr.stat.ctime);
                 inode.ctime = stat.ctime.zip(shown);
                 tree.set_stat(self.ino, stat, at);
             }
             None => {
-                inode.pages_of = None;
+                inode.page_cache_version = None;
                 inode.freshness.invalidate(at);
             }
         }
         drop(tree);
-        if let Some((parent, _)) = place {
-            self.vfs.parent_changed(parent, changed.parent);
+        if let Some((parent, _)) = link {
+            self.vfs.update_parent(parent, changed.parent);
         }
     }
 
@@ -366,16 +368,16 @@ impl UploadTarget for UploadPlace {
         let Some(inode) = tree.get_mut(self.ino) else {
             return;
         };
-        inode.is_mode_ours = false;
-        inode.pages_of = None;
+        inode.is_mode_dirty = false;
+        inode.page_cache_version = None;
         inode.ctime = None;
-        let Some((parent, old)) = inode.place().cloned() else {
+        let Some((parent, old)) = inode.current_or_last_link().cloned() else {
             return;
         };
-        // Open handles go on with the conflict copy; the old name belongs to another file. The new
-        // name first: an inode without one might be dropped.
-        tree.bind(parent, &name, self.ino, at);
-        if tree.bound(parent, &old) == Some(self.ino) {
+        // Open handles continue with the conflict copy; the old name belongs to another file. The
+        // new name is linked first: an inode without a name might be dropped.
+        tree.link(parent, &name, self.ino, at);
+        if tree.linked(parent, &old) == Some(self.ino) {
             tree.forget_name(parent, &old, at);
         }
         match changed.stat {
@@ -387,7 +389,7 @@ impl UploadTarget for UploadPlace {
             }
         }
         drop(tree);
-        self.vfs.parent_changed(parent, changed.parent);
+        self.vfs.update_parent(parent, changed.parent);
         self.vfs.notify(Change::Name(parent, old));
     }
 }

@@ -1,4 +1,4 @@
-//! The lock of the tree, which removes the content of dropped inodes only when it is released.
+//! The lock of the tree. Cache entries of dropped inodes are discarded after it is released.
 
 use std::ops::Deref;
 use std::ops::DerefMut;
@@ -61,7 +61,7 @@ impl Drop for TreeGuard<'_> {
     }
 }
 
-/// Content that is removed from the disk when this is dropped.
+/// Cache entries whose files are deleted from the local disk when this is dropped.
 struct Discarded(Vec<Arc<Entry>>);
 
 impl Drop for Discarded {

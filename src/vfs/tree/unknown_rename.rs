@@ -9,10 +9,10 @@ use crate::vfs::inode::Link;
 
 /// A rename of unknown outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::vfs) struct UnsureRename {
+pub(in crate::vfs) struct UnknownRename {
     pub(super) id: u64,
     pub(super) moved: Ino,
-    /// Of what was moved, when the rename was asked for.
+    /// The attributes of the moved inode when the rename was requested.
     pub(super) stat: Stat,
     pub(super) from: Link,
     pub(super) to: Link,
@@ -20,52 +20,57 @@ pub(in crate::vfs) struct UnsureRename {
     pub(in crate::vfs) to_path: RemotePath,
 }
 
-/// Which names in a directory are asked about.
+/// The names in a directory that an operation depends on.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::vfs) enum Scope<'a> {
     /// All of them.
     Directory,
     Name(&'a Name),
-    /// A name, and all below it.
+    /// A name, and everything below it.
     Below(&'a Name),
 }
 
-impl UnsureRename {
-    /// Whether what the host has under a name is what was moved.
+impl UnknownRename {
+    /// Returns whether `there` is the inode that was moved.
     fn is_moved(&self, there: &Stat) -> bool {
         there.kind == self.stat.kind && there.id.is_some() && there.id == self.stat.id
     }
 
-    /// Whether the host carried the rename out, by what it has under the new name and, if asked for,
-    /// under the old one; `None` if that does not tell.
-    pub(in crate::vfs) fn outcome(&self, to: &Looked, from: Option<&Looked>) -> Option<bool> {
-        // A file with two names may have had both before: then rename(2) does nothing.
+    /// Returns whether the host carried out the rename, given what it has under the new name and,
+    /// if it was asked, under the old name. `None` if that is not enough to tell.
+    pub(in crate::vfs) fn outcome(
+        &self,
+        to: &NameOnHost,
+        from: Option<&NameOnHost>,
+    ) -> Option<bool> {
+        // If a file has several hard links, both names may have been links to it before: rename(2)
+        // does nothing then.
         let is_alone = |stat: &Stat| stat.kind == FileKind::Directory || stat.nlink <= 1;
         match (to, from) {
-            (Looked::There(to), _) if self.is_moved(to) && is_alone(to) => Some(true),
-            (Looked::There(to), Some(Looked::There(from))) if self.is_moved(to) => {
+            (NameOnHost::Present(to), _) if self.is_moved(to) && is_alone(to) => Some(true),
+            (NameOnHost::Present(to), Some(NameOnHost::Present(from))) if self.is_moved(to) => {
                 Some(!self.is_moved(from))
             }
-            (Looked::There(to), Some(Looked::Absent)) if self.is_moved(to) => Some(true),
-            (Looked::There(to), _) if self.is_moved(to) => None,
-            (Looked::There(_) | Looked::Absent, _) => Some(false),
-            (Looked::Hidden, Some(Looked::There(from)))
+            (NameOnHost::Present(to), Some(NameOnHost::Absent)) if self.is_moved(to) => Some(true),
+            (NameOnHost::Present(to), _) if self.is_moved(to) => None,
+            (NameOnHost::Present(_) | NameOnHost::Absent, _) => Some(false),
+            (NameOnHost::Refused, Some(NameOnHost::Present(from)))
                 if self.is_moved(from) && is_alone(from) =>
             {
                 Some(false)
             }
-            (Looked::Hidden, _) => None,
+            (NameOnHost::Refused, _) => None,
         }
     }
 }
 
-/// What the host says of a name.
+/// What the host answered about a name.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::vfs) enum Looked {
-    There(Stat),
+pub(in crate::vfs) enum NameOnHost {
+    Present(Stat),
     Absent,
-    /// The host does not tell.
-    Hidden,
+    /// The host refused to tell, for example with EACCES.
+    Refused,
 }
 
 #[cfg(test)]
@@ -93,15 +98,15 @@ mod tests {
         }
     }
 
-    /// Errors counted as absence: after an input/output error a rename that was carried out was
-    /// forgotten, and open content went to the old name.
+    /// Errors counted as absence: after an I/O error a rename that was carried out was forgotten,
+    /// and open content was uploaded to the old name.
     #[test]
     fn what_is_under_both_names_tells_whether_a_rename_was_carried_out() {
-        use Looked::Absent;
-        use Looked::Hidden;
+        use NameOnHost::Absent;
+        use NameOnHost::Refused;
         let name = |text: &[u8]| Name::new(text).unwrap();
         let path = |text: &[u8]| RemotePath::root().join(&name(text));
-        let unsure = UnsureRename {
+        let rename = UnknownRename {
             id: 1,
             moved: Ino(7),
             stat: stat(7, 1),
@@ -111,25 +116,25 @@ mod tests {
             to_path: path(b"two"),
         };
         let (it, linked, other) = (
-            Looked::There(stat(7, 1)),
-            Looked::There(stat(7, 2)),
-            Looked::There(stat(8, 1)),
+            NameOnHost::Present(stat(7, 1)),
+            NameOnHost::Present(stat(7, 2)),
+            NameOnHost::Present(stat(8, 1)),
         );
         for (to, from, outcome) in [
             (it, None, Some(true)),
             (other, None, Some(false)),
             (Absent, None, Some(false)),
-            (Hidden, None, None),
+            (Refused, None, None),
             (linked, None, None),
             (linked, Some(linked), Some(false)),
             (linked, Some(other), Some(true)),
             (linked, Some(Absent), Some(true)),
-            (linked, Some(Hidden), None),
-            (Hidden, Some(it), Some(false)),
-            (Hidden, Some(Absent), None),
-            (Hidden, Some(Hidden), None),
+            (linked, Some(Refused), None),
+            (Refused, Some(it), Some(false)),
+            (Refused, Some(Absent), None),
+            (Refused, Some(Refused), None),
         ] {
-            let found = unsure.outcome(&to, from.as_ref());
+            let found = rename.outcome(&to, from.as_ref());
             assert_eq!(found, outcome, "{to:?} {from:?}");
         }
     }

@@ -1,4 +1,4 @@
-//! What the host said, and when: a late answer never displaces newer knowledge.
+//! Applies answers of the host to the tree. A late answer never displaces newer knowledge.
 
 use crate::clock::Tick;
 use crate::path::Name;
@@ -8,25 +8,26 @@ use crate::stat::FileKind;
 use crate::stat::Stat;
 use crate::vfs::Ino;
 use crate::vfs::freshness::Freshness;
-use crate::vfs::inode::Known;
-use crate::vfs::inode::What;
+use crate::vfs::inode::Dentry;
+use crate::vfs::inode::NameState;
 use crate::vfs::tree::Tree;
 
-/// Names that are remembered in all before what is too old is dropped.
+/// The number of names in memory from which on old ones are dropped.
 const MAX_NAMES: usize = 300_000;
 
 impl Tree {
-    /// Takes attributes that the host gave when asked at `at`, unless what is here is newer.
-    pub(in crate::vfs) fn absorb(&mut self, ino: Ino, stat: Stat, at: Tick) {
+    /// Applies attributes that were requested at `at`, unless the inode is dirty or newer
+    /// attributes are known.
+    pub(in crate::vfs) fn apply_stat(&mut self, ino: Ino, stat: Stat, at: Tick) {
         let Some(inode) = self.inodes.get_mut(&ino) else {
             return;
         };
-        if inode.freshness.gives_way_to(at) && !inode.is_ours() && inode.stat.kind == stat.kind {
+        if inode.freshness.gives_way_to(at) && !inode.is_dirty() && inode.stat.kind == stat.kind {
             self.set_stat(ino, stat, at);
         }
     }
 
-    /// Takes attributes that are certainly the newest.
+    /// Sets attributes that are known to be the newest.
     pub(in crate::vfs) fn set_stat(&mut self, ino: Ino, stat: Stat, at: Tick) {
         let Some(inode) = self.inodes.get_mut(&ino) else {
             return;
@@ -50,42 +51,47 @@ impl Tree {
         }
     }
 
-    /// Returns what is known of a name, and how old that is: by itself, or by the absence from a
-    /// listing.
-    pub(in crate::vfs) fn known(&self, parent: Ino, name: &Name) -> Option<(Freshness, &What)> {
+    /// Returns the state of a name and its freshness. A name without a dentry is absent if its
+    /// directory was listed. `None` if nothing is known.
+    pub(in crate::vfs) fn known(
+        &self,
+        parent: Ino,
+        name: &Name,
+    ) -> Option<(Freshness, &NameState)> {
         let dir = self.inodes.get(&parent)?.dir.as_deref()?;
         let Some(known) = dir.names.get(name) else {
             let at = dir.listed_at?;
-            return Some((Freshness::Asked(at), &What::Absent));
+            return Some((Freshness::Asked(at), &NameState::Absent));
         };
-        let freshness = match known.what {
-            What::Unknown => return None,
-            What::Inode(ino) => {
-                // A dirty file is there, whatever the host says.
+        let freshness = match known.state {
+            NameState::Unknown => return None,
+            NameState::Inode(ino) => {
+                // A dirty file exists here, whatever the host says.
                 let inode = self.inodes.get(&ino)?;
-                if inode.is_ours() {
-                    Freshness::Ours
+                if inode.is_dirty() {
+                    Freshness::Dirty
                 } else {
                     known.freshness.and(inode.freshness)
                 }
             }
-            What::Absent | What::Listed(_) => known.freshness,
+            NameState::Absent | NameState::Listed(_) => known.freshness,
         };
-        Some((freshness, &known.what))
+        Some((freshness, &known.state))
     }
 
-    /// Takes what the host said of one name when asked at `at`.
-    pub(in crate::vfs) fn learn(
+    /// Applies an answer about one name that was requested at `at`; `None` in `listed` means that
+    /// it does not exist.
+    pub(in crate::vfs) fn apply_answer(
         &mut self,
         parent: Ino,
         name: &Name,
         listed: Option<Box<Listed>>,
         at: Tick,
     ) {
-        if self.is_in_doubt(parent, name, listed.is_some()) {
-            // A name that is not there must not count as absent because of a listing.
+        if self.must_ignore_answer(parent, name, listed.is_some()) {
+            // A name without a dentry would count as absent once its directory was listed.
             if self.is_unknown(parent, name) {
-                self.put_unknown(parent, name, at);
+                self.set_unknown(parent, name, at);
             }
             return;
         }
@@ -94,21 +100,21 @@ impl Tree {
         };
         let bound = match dir.names.get(name) {
             Some(known) if !known.freshness.gives_way_to(at) => return,
-            Some(Known {
-                what: What::Inode(ino),
+            Some(Dentry {
+                state: NameState::Inode(ino),
                 ..
             }) => Some(*ino),
             _ => None,
         };
         let Some(ino) = bound else {
-            let what = listed.map_or(What::Absent, What::Listed);
-            self.put(parent, name, Known::asked(at, what));
+            let state = listed.map_or(NameState::Absent, NameState::Listed);
+            self.put(parent, name, Dentry::asked(at, state));
             return;
         };
         let Some(inode) = self.inodes.get_mut(&ino) else {
             return;
         };
-        if inode.is_ours() {
+        if inode.is_dirty() {
             return;
         }
         match listed {
@@ -122,10 +128,10 @@ impl Tree {
                                 && kind == FileKind::File)
                     });
                 if !is_same {
-                    let loss = self.loss(parent, name);
-                    self.unbind(parent, name, at, loss);
-                    let what = What::Listed(listed);
-                    self.put(parent, name, Known::asked(at, what));
+                    let loss = self.loss_if_replaced(parent, name);
+                    self.unlink(parent, name, at, loss);
+                    let state = NameState::Listed(listed);
+                    self.put(parent, name, Dentry::asked(at, state));
                     return;
                 }
                 let Listed { stat, target, .. } = *listed;
@@ -133,27 +139,27 @@ impl Tree {
                     inode.target = target;
                 }
                 if let Some(stat) = stat {
-                    self.absorb(ino, stat, at);
+                    self.apply_stat(ino, stat, at);
                 }
                 if let Some(known) = self.dir_mut(parent).and_then(|dir| dir.names.get_mut(name)) {
                     known.freshness = Freshness::Asked(at);
                 }
             }
             None => {
-                let loss = self.loss(parent, name);
-                self.unbind(parent, name, at, loss);
+                let loss = self.loss_if_replaced(parent, name);
+                self.unlink(parent, name, at, loss);
             }
         }
     }
 
-    /// Says that nobody knows what a name is now: the host is asked when it is next wanted.
-    pub(in crate::vfs) fn doubt(&mut self, parent: Ino, name: &Name, at: Tick) {
+    /// Marks a name and its inode as stale: the next operation on them asks the host.
+    pub(in crate::vfs) fn invalidate_name(&mut self, parent: Ino, name: &Name, at: Tick) {
         let known = self.dir_mut(parent).and_then(|dir| dir.names.get_mut(name));
         match known {
-            None => self.put_unknown(parent, name, at),
+            None => self.set_unknown(parent, name, at),
             Some(known) => {
                 known.freshness.invalidate(at);
-                if let What::Inode(ino) = known.what
+                if let NameState::Inode(ino) = known.state
                     && let Some(inode) = self.inodes.get_mut(&ino)
                 {
                     inode.freshness.invalidate(at);
@@ -162,33 +168,34 @@ impl Tree {
         }
     }
 
-    /// Whether nothing is known of a name beyond what a listing may say.
+    /// Returns whether a name has no dentry, or one that is unknown.
     pub(super) fn is_unknown(&self, parent: Ino, name: &Name) -> bool {
         let dir = self.inodes.get(&parent).and_then(|it| it.dir.as_deref());
         let known = dir.and_then(|dir| dir.names.get(name));
-        known.is_none_or(|known| matches!(known.what, What::Unknown))
+        known.is_none_or(|known| matches!(known.state, NameState::Unknown))
     }
 
-    /// Whether a listing of a directory does not tell everything: a request of ours has changed a
-    /// name since, and is done.
+    /// Returns whether a directory has unknown names that no request in flight is changing: its
+    /// last listing is incomplete.
     pub(in crate::vfs) fn has_unknown_names(&self, dir: Ino) -> bool {
         let names = self.inodes.get(&dir).and_then(|it| it.dir.as_deref());
         let mut names = names.into_iter().flat_map(|dir| &dir.names);
         names.any(|(name, known)| {
-            matches!(known.what, What::Unknown) && !self.is_in_doubt(dir, name, true)
+            matches!(known.state, NameState::Unknown) && !self.must_ignore_answer(dir, name, true)
         })
     }
 
-    /// Says that a name was certainly there at `at`: what was asked for before cannot deny it.
+    /// Marks a name as confirmed at `at`: answers to earlier requests cannot show that it does not
+    /// exist.
     pub(in crate::vfs) fn confirm(&mut self, parent: Ino, name: &Name, at: Tick) {
         if let Some(known) = self.dir_mut(parent).and_then(|dir| dir.names.get_mut(name)) {
             known.freshness.confirm(at);
         }
     }
 
-    /// Takes a listing that was asked for at `at`.
-    pub(in crate::vfs) fn learn_listing(&mut self, ino: Ino, listing: Listing, at: Tick) {
-        self.absorb(ino, listing.directory, at);
+    /// Applies a listing that was requested at `at`.
+    pub(in crate::vfs) fn apply_listing(&mut self, ino: Ino, listing: Listing, at: Tick) {
+        self.apply_stat(ino, listing.directory, at);
         let Some(dir) = self.dir_mut(ino) else { return };
         let mut missing: Vec<Name> = Vec::new();
         if !dir.names.is_empty() {
@@ -204,10 +211,10 @@ impl Tree {
         dir.listed_at = Some(at);
         dir.is_unlistable = false;
         for name in missing {
-            self.learn(ino, &name, None, at);
-            // The listing says the same.
+            self.apply_answer(ino, &name, None, at);
+            // A name that is in no listing counts as absent anyway.
             if let Some(dir) = self.dir_mut(ino)
-                && matches!(dir.names.get(&name), Some(Known { freshness, what: What::Absent })
+                && matches!(dir.names.get(&name), Some(Dentry { freshness, state: NameState::Absent })
                     if freshness.gives_way_to(at))
             {
                 dir.names.remove(&name);
@@ -215,14 +222,14 @@ impl Tree {
             }
         }
         for entry in listing.entries {
-            self.learn(ino, &entry.name, Some(entry.listed), at);
+            self.apply_answer(ino, &entry.name, Some(entry.listed), at);
         }
         if self.n_names > MAX_NAMES {
             self.drop_old_names(at);
         }
     }
 
-    /// Drops what was learnt before `at` and is no inode.
+    /// Drops dentries from listings before `at`, except those of inodes.
     fn drop_old_names(&mut self, at: Tick) {
         let mut n_names = 0;
         for dir in self
@@ -233,7 +240,7 @@ impl Tree {
             if dir.listed_at.is_some_and(|listed| listed < at) {
                 dir.listed_at = None;
                 dir.names
-                    .retain(|_, known| matches!(known.what, What::Inode(_)));
+                    .retain(|_, known| matches!(known.state, NameState::Inode(_)));
                 dir.names.shrink_to_fit();
             }
             n_names += dir.names.len();
