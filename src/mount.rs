@@ -498,7 +498,7 @@ fn vfs_options(config: &Config, facts: &remote::Facts, mountpoint: &Path) -> vfs
         umask: config.files.umask,
         symlinks: config.files.symlinks,
         mountpoint: mountpoint.as_os_str().as_bytes().to_vec(),
-        gives_away: config.mount.allow_other && facts.uid == 0,
+        sets_caller_as_owner: config.mount.allow_other && facts.uid == 0,
         is_read_only: config.mount.is_read_only,
         placement: config.files.placement,
         writeback: config.cache.writeback,

@@ -138,7 +138,7 @@ pub struct Options {
     pub mountpoint: Vec<u8>,
     /// Whether new files belong to the calling user on the host, not to the login user. Set only if
     /// the login user is root and other users may use the mount.
-    pub gives_away: bool,
+    pub sets_caller_as_owner: bool,
     pub is_read_only: bool,
     /// How an upload changes a file that exists.
     pub placement: PlacementPolicy,
@@ -668,7 +668,7 @@ impl Vfs {
     /// Returns the owner that a new file in `parent` must get; `None` for the login user.
     fn owner_of_new(&self, tree: &Tree, cx: &Context, parent: Ino) -> Option<Owner> {
         let facts = self.remote.facts();
-        if !self.options.gives_away || facts.uid != 0 {
+        if !self.options.sets_caller_as_owner || facts.uid != 0 {
             return None;
         }
         let (uid, gid) = (

@@ -73,7 +73,7 @@ fn open_flags(opened: &Opened) -> FopenFlags {
     let mut flags = FopenFlags::empty();
     flags.set(
         FopenFlags::FOPEN_KEEP_CACHE,
-        opened.keeps_pages && !opened.is_unsized,
+        opened.keeps_page_cache && !opened.is_unsized,
     );
     flags.set(FopenFlags::FOPEN_DIRECT_IO, opened.is_unsized);
     flags

@@ -44,7 +44,7 @@ pub enum Error {
     NotSupported,
     /// Content could not be uploaded because the host could not be reached.
     #[error(transparent)]
-    NotStored(cache::Error),
+    NotUploaded(cache::Error),
     #[error("the file was replaced on the host")]
     Stale,
     #[error("the directory changes faster than it can be read")]
@@ -84,7 +84,7 @@ impl Error {
 
     /// Returns whether the host could not be reached, or was lost.
     pub fn is_connection_loss(&self) -> bool {
-        let (Self::Cache(error) | Self::NotStored(error)) = self else {
+        let (Self::Cache(error) | Self::NotUploaded(error)) = self else {
             return false;
         };
         matches!(error, cache::Error::Remote(error) if error.is_connection_loss())
@@ -92,7 +92,7 @@ impl Error {
 
     /// Returns whether the host key was refused.
     pub fn is_host_key_refused(&self) -> bool {
-        let (Self::Cache(error) | Self::NotStored(error)) = self else {
+        let (Self::Cache(error) | Self::NotUploaded(error)) = self else {
             return false;
         };
         matches!(error, cache::Error::Remote(error) if error.is_host_key_refused())
@@ -100,7 +100,7 @@ impl Error {
 
     /// Returns whether the connections were closed for good.
     pub(super) fn is_closed(&self) -> bool {
-        let (Self::Cache(error) | Self::NotStored(error)) = self else {
+        let (Self::Cache(error) | Self::NotUploaded(error)) = self else {
             return false;
         };
         matches!(error, cache::Error::Remote(error) if matches!(**error, remote::Error::Closed))
@@ -118,8 +118,8 @@ impl Error {
     pub fn errno(&self) -> c_int {
         match self {
             Self::Cache(error) => of_cache(error),
-            Self::NotStored(_) if self.is_host_key_refused() => libc::EKEYREJECTED,
-            Self::NotStored(_) => libc::EIO,
+            Self::NotUploaded(_) if self.is_host_key_refused() => libc::EKEYREJECTED,
+            Self::NotUploaded(_) => libc::EIO,
             Self::NotFound => libc::ENOENT,
             Self::Exists => libc::EEXIST,
             Self::NotADirectory => libc::ENOTDIR,

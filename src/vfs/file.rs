@@ -40,7 +40,7 @@ pub(super) const PATH_MAX: usize = 4095;
 pub struct Opened {
     pub fh: Fh,
     /// Whether the page cache of the kernel holds this version of the content (`FOPEN_KEEP_CACHE`).
-    pub keeps_pages: bool,
+    pub keeps_page_cache: bool,
     /// Whether the size is meaningless, as in /proc, so that the kernel must not cache the content
     /// (`FOPEN_DIRECT_IO`).
     pub is_unsized: bool,
@@ -111,8 +111,8 @@ impl Vfs {
         if !flags.truncates {
             self.cache.count_open();
         }
-        let keeps_pages = self.take_page_cache(ino, &entry);
-        if !keeps_pages && !flags.truncates {
+        let keeps_page_cache = self.take_page_cache(ino, &entry);
+        if !keeps_page_cache && !flags.truncates {
             // The kernel clamps reads to its cached i_size, which may belong to an older version:
             // invalidate its attributes.
             self.notify(Change::Attributes(ino));
@@ -133,7 +133,7 @@ impl Vfs {
         let fh = self.handles.lock().add_file(handle);
         Ok(Opened {
             fh,
-            keeps_pages: keeps_pages && !flags.truncates,
+            keeps_page_cache: keeps_page_cache && !flags.truncates,
             is_unsized,
         })
     }
@@ -302,7 +302,7 @@ impl Vfs {
             attr,
             Opened {
                 fh,
-                keeps_pages: true,
+                keeps_page_cache: true,
                 is_unsized: false,
             },
         ))

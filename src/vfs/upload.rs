@@ -241,7 +241,7 @@ pub enum PlacementPolicy {
 /// returns EIO.
 fn upload_error(error: cache::Error) -> Error {
     match &error {
-        cache::Error::Remote(cause) if cause.is_connection_loss() => Error::NotStored(error),
+        cache::Error::Remote(cause) if cause.is_connection_loss() => Error::NotUploaded(error),
         _ => Error::Cache(error),
     }
 }

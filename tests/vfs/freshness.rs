@@ -177,7 +177,7 @@ fn who_opens_another_content_than_the_kernel_knows_has_it_ask_for_the_size() {
     for is_new in [true, false] {
         told.lock().clear();
         let opened = mount.vfs.open(&CX, ino, flags).unwrap();
-        assert_eq!(opened.keeps_pages, !is_new);
+        assert_eq!(opened.keeps_page_cache, !is_new);
         assert_eq!(told.lock().contains(&Change::Attributes(ino)), is_new);
         let read = mount.vfs.read(&CX, opened.fh, 0, 100).unwrap();
         assert_eq!(read, b"longer than before");

@@ -162,7 +162,7 @@ impl Mount {
             umask: 0,
             symlinks: Symlinks::Contain,
             mountpoint: b"/mnt/here".to_vec(),
-            gives_away: false,
+            sets_caller_as_owner: false,
             is_read_only: false,
             placement: setup.placement,
             writeback: setup.writeback,
