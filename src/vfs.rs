@@ -294,10 +294,10 @@ impl Vfs {
         let mut tree = self.tree.lock();
         for _ in 0..MAX_ROUNDS {
             Self::check_directory(&tree, parent)?;
-            if let Some((at, what)) = tree.known(parent, name)
+            if let Some((at, state)) = tree.name_state(parent, name)
                 && self.is_fresh(at, since)
             {
-                let is_known = match what {
+                let is_known = match state {
                     NameState::Unknown => false,
                     NameState::Absent => {
                         return Ok(Found {
@@ -340,7 +340,7 @@ impl Vfs {
     fn lookup_stale(&self, parent: Ino, name: &Name) -> Option<Found> {
         let ttl = Duration::ZERO;
         let mut tree = self.tree.lock();
-        if let (_, NameState::Absent) = tree.known(parent, name)? {
+        if let (_, NameState::Absent) = tree.name_state(parent, name)? {
             return Some(Found { attr: None, ttl });
         }
         let ino = tree.instantiate(parent, name)?;
@@ -369,7 +369,7 @@ impl Vfs {
         };
         let at = self.clock.tick();
         // Listings lack the device number of a device file.
-        let needs_stat = match tree.known(parent, name) {
+        let needs_stat = match tree.name_state(parent, name) {
             Some((Freshness::Asked(at), NameState::Listed(listed))) => {
                 at >= since && listed.stat.is_none()
             }

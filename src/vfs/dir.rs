@@ -157,7 +157,7 @@ impl Vfs {
     pub fn lookup_listed(&self, parent: Ino, name: &[u8]) -> Option<(Attr, Found)> {
         let name = Name::new(name).ok()?;
         let mut tree = self.tree.lock();
-        let (at, _) = tree.known(parent, &name)?;
+        let (at, _) = tree.name_state(parent, &name)?;
         let ino = tree.instantiate(parent, &name)?;
         tree.get_mut(ino)?.lookups += 1;
         let attr = self.attr_of(&tree, ino).ok()?;

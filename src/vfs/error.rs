@@ -15,18 +15,18 @@ pub enum Error {
     Cache(cache::Error),
     #[error("no such file or directory")]
     NotFound,
-    #[error("it exists already")]
+    #[error("the file exists already")]
     Exists,
     #[error("not a directory")]
     NotADirectory,
-    #[error("it is a directory")]
+    #[error("is a directory")]
     IsADirectory,
     #[error("permission denied")]
     AccessDenied,
     #[error("operation not permitted")]
     NotPermitted,
     /// A symlink that leads out of the mount, with containment.
-    #[error("the link leads out of the mounted directory")]
+    #[error("the symlink leads out of the mounted directory")]
     LeadsOutside,
     #[error("the mount is read-only")]
     ReadOnly,
@@ -34,11 +34,11 @@ pub enum Error {
     InvalidArgument,
     #[error("the name is too long")]
     NameTooLong,
-    #[error("it is in use")]
+    #[error("the file is in use")]
     Busy,
     #[error("bad file handle")]
     BadHandle,
-    #[error("the file lies on another filesystem of the host")]
+    #[error("the file is on another filesystem of the host")]
     CrossDevice,
     #[error("not supported")]
     NotSupported,
@@ -50,12 +50,12 @@ pub enum Error {
     #[error("the directory changes faster than it can be read")]
     Changing,
     /// The kernel has forgotten the inode, or never knew it.
-    #[error("an internal error: there is no such inode")]
+    #[error("internal error: unknown inode")]
     UnknownInode,
     /// A bug of this program; the log says more.
-    #[error("an internal error")]
+    #[error("internal error")]
     Internal,
-    #[error("no data or hole there")]
+    #[error("no data or hole at or after this offset")]
     NoSuchOffset,
 }
 

@@ -36,9 +36,9 @@ pub(super) struct NameChange<'a> {
 }
 
 impl NameChange<'_> {
-    /// Returns whether no file was affected when the change began.
-    pub(super) fn affects_no_file(&self) -> bool {
-        self.blocks.is_empty()
+    /// Returns whether open files were affected when the change began.
+    pub(super) fn affects_files(&self) -> bool {
+        !self.blocks.is_empty()
     }
 
     /// Cancels unfinished uploads of the affected files on the host, which could otherwise create

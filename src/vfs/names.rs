@@ -91,6 +91,7 @@ impl Vfs {
         Ok(result?)
     }
 
+    /// Sends a request that creates `name` in `parent`, and adds the new inode to the tree.
     fn make(
         &self,
         cx: &Context,
@@ -113,11 +114,11 @@ impl Vfs {
             // It is new, and therefore empty.
             dir.listed_at = Some(since);
         }
-        self.found(&mut tree, ino)
+        self.count_lookup(&mut tree, ino)
     }
 
     /// Increments the lookup count of an inode and returns its attributes.
-    fn found(&self, tree: &mut Tree, ino: Ino) -> Result<Found> {
+    fn count_lookup(&self, tree: &mut Tree, ino: Ino) -> Result<Found> {
         if let Some(inode) = tree.get_mut(ino) {
             inode.lookups += 1;
         }
@@ -161,7 +162,7 @@ impl Vfs {
         drop(block);
         let mut tree = self.tree.lock();
         tree.link(parent, &name, ino, at);
-        self.found(&mut tree, ino)
+        self.count_lookup(&mut tree, ino)
     }
 
     pub fn unlink(&self, cx: &Context, parent: Ino, name: &[u8]) -> Result<()> {
@@ -268,6 +269,7 @@ impl Vfs {
         Ok(())
     }
 
+    /// Uploads the dirty files at and below a directory; nothing if the name is not a directory.
     fn upload_below(&self, cx: &Context, parent: Ino, name: &Name) -> Result<()> {
         let dirty = {
             let mut tree = self.tree.lock();
@@ -289,8 +291,8 @@ impl Vfs {
     /// Renames. Open handles keep working, and dirty content is uploaded to the new path.
     ///
     /// # Errors
-    /// [`Error::Busy`] if an exchange concerns open or dirty files. If the outcome is unknown, both
-    /// names are resolved before they are used again.
+    /// [`Error::Busy`] if an exchange affects open or dirty files. After a rename of unknown
+    /// outcome, the next operation that depends on one of the names asks the host first.
     pub fn rename(
         &self,
         cx: &Context,
@@ -345,7 +347,7 @@ impl Vfs {
                 .flat_map(|ino| inodes_below(tree, ino, |inode| inode.entry.is_some()))
                 .collect()
         });
-        if how == RenameHow::Exchange && !name_change.affects_no_file() {
+        if how == RenameHow::Exchange && name_change.affects_files() {
             // The journal records one new path per file, not an exchange.
             return Err(Error::Busy);
         }

@@ -75,7 +75,7 @@ impl UnsavedTable {
     }
 
     /// Returns the records that may belong to a directory, or to one name in it.
-    fn at(&self, dir: &RemotePath, name: Option<&Name>) -> Vec<Id> {
+    fn records_at(&self, dir: &RemotePath, name: Option<&Name>) -> Vec<Id> {
         let path = name.map(|name| dir.join(name));
         let ids = self.dirs.get(dir).into_iter().flatten().copied();
         let is_wanted = |id: &Id| {
@@ -211,7 +211,7 @@ impl Vfs {
         let Some(dir) = self.tree.lock().path(dir) else {
             return Ok(());
         };
-        let ids = self.unsaved.lock().at(&dir, name);
+        let ids = self.unsaved.lock().records_at(&dir, name);
         self.recover_ids(cx, &ids, since)
     }
 
@@ -268,7 +268,7 @@ impl Vfs {
             let recovered = self.cache.settle_unsaved(&unsaved);
             recovered.map(|_| true).map_err(Error::from)
         } else {
-            self.show_unsaved(&unsaved, since)
+            self.attach_unsaved(&unsaved, since)
         };
         let mut table = self.unsaved.lock();
         table.busy.remove(&id);
@@ -287,7 +287,7 @@ impl Vfs {
 
     /// Attaches recovered content to the inode of its name. Returns false if that is impossible:
     /// the directory does not exist, or the name belongs to something other than a regular file.
-    fn show_unsaved(&self, unsaved: &Unsaved, since: Tick) -> Result<bool> {
+    fn attach_unsaved(&self, unsaved: &Unsaved, since: Tick) -> Result<bool> {
         let mut refs = LookupRefs {
             vfs: self,
             inos: Vec::new(),

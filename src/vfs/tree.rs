@@ -134,11 +134,11 @@ impl Tree {
         }
     }
 
-    fn put(&mut self, parent: Ino, name: &Name, known: Dentry) {
+    fn put(&mut self, parent: Ino, name: &Name, dentry: Dentry) {
         let Some(dir) = self.dir_mut(parent) else {
             return;
         };
-        if dir.names.insert(name.clone(), known).is_none() {
+        if dir.names.insert(name.clone(), dentry).is_none() {
             self.n_names += 1;
         }
     }
@@ -147,9 +147,9 @@ impl Tree {
     /// the name does not exist or its attributes are not known.
     pub(super) fn instantiate(&mut self, parent: Ino, name: &Name) -> Option<Ino> {
         let dir = self.dir_mut(parent)?;
-        let known = dir.names.get_mut(name)?;
-        let freshness = known.freshness;
-        let (stat, target) = match &mut known.state {
+        let dentry = dir.names.get_mut(name)?;
+        let freshness = dentry.freshness;
+        let (stat, target) = match &mut dentry.state {
             NameState::Unknown | NameState::Absent => return None,
             NameState::Inode(ino) => return Some(*ino),
             NameState::Listed(listed) => (listed.stat?, listed.target.take()),
@@ -205,8 +205,8 @@ impl Tree {
         let had = self
             .dir_mut(parent)
             .and_then(|dir| dir.names.get(name))
-            .and_then(|known| {
-                if let NameState::Inode(old) = known.state {
+            .and_then(|dentry| {
+                if let NameState::Inode(old) = dentry.state {
                     Some(old)
                 } else {
                     None
@@ -281,7 +281,7 @@ impl Tree {
     /// Returns whether a request in flight renames or removes this name.
     pub(super) fn is_in_flight(&self, parent: Ino, name: &Name) -> bool {
         let mut names = self.names_in_flight.iter();
-        names.any(|(_, dir, moving)| *dir == parent && moving == name)
+        names.any(|(_, dir, other)| *dir == parent && other == name)
     }
 
     /// Returns whether a directory is, or is below, what a request in flight renames or removes.
@@ -344,8 +344,8 @@ impl Tree {
 
     /// Returns whether a request in flight changes one of the two names, or their paths.
     pub(super) fn has_name_in_flight(&self, rename: &UnknownRename) -> bool {
-        let mut places = [&rename.from, &rename.to].into_iter();
-        places.any(|(parent, name)| {
+        let mut names = [&rename.from, &rename.to].into_iter();
+        names.any(|(parent, name)| {
             self.is_in_flight(*parent, name) || self.is_below_in_flight(*parent)
         })
     }
@@ -490,14 +490,14 @@ impl Tree {
         for (parent, name) in inode.home.links() {
             if let Some(dir) = self.dir_mut(*parent) {
                 dir.n_inodes -= 1;
-                if let Some(known) = dir.names.get_mut(name) {
+                if let Some(dentry) = dir.names.get_mut(name) {
                     let listed = Listed {
                         kind: inode.stat.kind,
                         stat: Some(inode.stat),
                         target: inode.target.clone(),
                     };
-                    known.freshness = known.freshness.and(inode.freshness);
-                    known.state = NameState::Listed(Box::new(listed));
+                    dentry.freshness = dentry.freshness.and(inode.freshness);
+                    dentry.state = NameState::Listed(Box::new(listed));
                 }
             }
         }
@@ -546,14 +546,14 @@ impl Tree {
     /// Moves a name. An inode that had the new name loses it as `loss` says.
     pub(super) fn rename(&mut self, from: (Ino, &Name), to: (Ino, &Name), at: Tick, loss: Loss) {
         let moved = self.dir_mut(from.0).and_then(|dir| {
-            let known = dir.names.get_mut(from.1)?;
+            let dentry = dir.names.get_mut(from.1)?;
             Some(std::mem::replace(
-                known,
+                dentry,
                 Dentry::asked(at, NameState::Absent),
             ))
         });
         self.unlink(to.0, to.1, at, loss);
-        match moved.map(|known| known.state) {
+        match moved.map(|dentry| dentry.state) {
             Some(NameState::Inode(ino)) => {
                 if let Some(dir) = self.dir_mut(from.0) {
                     dir.n_inodes -= 1;

@@ -123,6 +123,11 @@ impl Vfs {
         }
     }
 
+    /// Uploads a cache entry if it is dirty.
+    ///
+    /// # Errors
+    /// [`Error::Stale`] if the directory of the file is gone: the content stays in the cache
+    /// directory.
     pub(super) fn flush_entry(
         &self,
         cx: &Context,

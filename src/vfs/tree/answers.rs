@@ -53,17 +53,17 @@ impl Tree {
 
     /// Returns the state of a name and its freshness. A name without a dentry is absent if its
     /// directory was listed. `None` if nothing is known.
-    pub(in crate::vfs) fn known(
+    pub(in crate::vfs) fn name_state(
         &self,
         parent: Ino,
         name: &Name,
     ) -> Option<(Freshness, &NameState)> {
         let dir = self.inodes.get(&parent)?.dir.as_deref()?;
-        let Some(known) = dir.names.get(name) else {
+        let Some(dentry) = dir.names.get(name) else {
             let at = dir.listed_at?;
             return Some((Freshness::Asked(at), &NameState::Absent));
         };
-        let freshness = match known.state {
+        let freshness = match dentry.state {
             NameState::Unknown => return None,
             NameState::Inode(ino) => {
                 // A dirty file exists here, whatever the host says.
@@ -71,12 +71,12 @@ impl Tree {
                 if inode.is_dirty() {
                     Freshness::Dirty
                 } else {
-                    known.freshness.and(inode.freshness)
+                    dentry.freshness.and(inode.freshness)
                 }
             }
-            NameState::Absent | NameState::Listed(_) => known.freshness,
+            NameState::Absent | NameState::Listed(_) => dentry.freshness,
         };
-        Some((freshness, &known.state))
+        Some((freshness, &dentry.state))
     }
 
     /// Applies an answer about one name that was requested at `at`; `None` in `listed` means that
@@ -99,7 +99,7 @@ impl Tree {
             return;
         };
         let bound = match dir.names.get(name) {
-            Some(known) if !known.freshness.gives_way_to(at) => return,
+            Some(dentry) if !dentry.freshness.gives_way_to(at) => return,
             Some(Dentry {
                 state: NameState::Inode(ino),
                 ..
@@ -141,8 +141,8 @@ impl Tree {
                 if let Some(stat) = stat {
                     self.apply_stat(ino, stat, at);
                 }
-                if let Some(known) = self.dir_mut(parent).and_then(|dir| dir.names.get_mut(name)) {
-                    known.freshness = Freshness::Asked(at);
+                if let Some(dentry) = self.dir_mut(parent).and_then(|dir| dir.names.get_mut(name)) {
+                    dentry.freshness = Freshness::Asked(at);
                 }
             }
             None => {
@@ -154,12 +154,12 @@ impl Tree {
 
     /// Marks a name and its inode as stale: the next operation on them asks the host.
     pub(in crate::vfs) fn invalidate_name(&mut self, parent: Ino, name: &Name, at: Tick) {
-        let known = self.dir_mut(parent).and_then(|dir| dir.names.get_mut(name));
-        match known {
+        let dentry = self.dir_mut(parent).and_then(|dir| dir.names.get_mut(name));
+        match dentry {
             None => self.set_unknown(parent, name, at),
-            Some(known) => {
-                known.freshness.invalidate(at);
-                if let NameState::Inode(ino) = known.state
+            Some(dentry) => {
+                dentry.freshness.invalidate(at);
+                if let NameState::Inode(ino) = dentry.state
                     && let Some(inode) = self.inodes.get_mut(&ino)
                 {
                     inode.freshness.invalidate(at);
@@ -171,8 +171,8 @@ impl Tree {
     /// Returns whether a name has no dentry, or one that is unknown.
     pub(super) fn is_unknown(&self, parent: Ino, name: &Name) -> bool {
         let dir = self.inodes.get(&parent).and_then(|it| it.dir.as_deref());
-        let known = dir.and_then(|dir| dir.names.get(name));
-        known.is_none_or(|known| matches!(known.state, NameState::Unknown))
+        let dentry = dir.and_then(|dir| dir.names.get(name));
+        dentry.is_none_or(|dentry| matches!(dentry.state, NameState::Unknown))
     }
 
     /// Returns whether a directory has unknown names that no request in flight is changing: its
@@ -180,16 +180,16 @@ impl Tree {
     pub(in crate::vfs) fn has_unknown_names(&self, dir: Ino) -> bool {
         let names = self.inodes.get(&dir).and_then(|it| it.dir.as_deref());
         let mut names = names.into_iter().flat_map(|dir| &dir.names);
-        names.any(|(name, known)| {
-            matches!(known.state, NameState::Unknown) && !self.must_ignore_answer(dir, name, true)
+        names.any(|(name, dentry)| {
+            matches!(dentry.state, NameState::Unknown) && !self.must_ignore_answer(dir, name, true)
         })
     }
 
     /// Marks a name as confirmed at `at`: answers to earlier requests cannot show that it does not
     /// exist.
     pub(in crate::vfs) fn confirm(&mut self, parent: Ino, name: &Name, at: Tick) {
-        if let Some(known) = self.dir_mut(parent).and_then(|dir| dir.names.get_mut(name)) {
-            known.freshness.confirm(at);
+        if let Some(dentry) = self.dir_mut(parent).and_then(|dir| dir.names.get_mut(name)) {
+            dentry.freshness.confirm(at);
         }
     }
 
@@ -240,7 +240,7 @@ impl Tree {
             if dir.listed_at.is_some_and(|listed| listed < at) {
                 dir.listed_at = None;
                 dir.names
-                    .retain(|_, known| matches!(known.state, NameState::Inode(_)));
+                    .retain(|_, dentry| matches!(dentry.state, NameState::Inode(_)));
                 dir.names.shrink_to_fit();
             }
             n_names += dir.names.len();
