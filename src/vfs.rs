@@ -1,4 +1,4 @@
-//! The filesystem: one method per file operation, without a kernel type in sight.
+//! The filesystem: one method per file operation, without types of the kernel interface.
 //!
 //! `Vfs` keeps the tables of inodes, names, attributes and open files, and decides when the host
 //! must be asked. `remote` sends the requests, `cache` stores content, and `fuse` translates

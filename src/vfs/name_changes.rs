@@ -69,8 +69,8 @@ impl Drop for NameChange<'_> {
 
 impl Vfs {
     /// Begins a rename or removal of `names`. Blocks uploads of the open files among the inodes
-    /// that `which` returns, and of files that are opened at or below the names later. Blocks until
-    /// uploads that are already running end.
+    /// that `which` returns, and of files that are opened at or below the names later. Waits until
+    /// running uploads of these files end.
     pub(super) fn begin_name_change(
         &self,
         names: &[(Ino, &Name)],
@@ -96,7 +96,7 @@ impl Vfs {
         let change = NameChange {
             vfs: self,
             id,
-            // Waits for running uploads, without a lock.
+            // Waits for running uploads: neither `tree` nor `name_changes` is locked.
             blocks: entries.iter().map(Entry::block_uploads).collect(),
         };
         self.tree.lock().add_names_in_flight(id, names);

@@ -375,6 +375,8 @@ impl Vfs {
         })
     }
 
+    /// Links the inode of a recovered file and gives it the content. `None` if the path was renamed
+    /// meanwhile, or if its inode is already open or dirty.
     fn link_unsaved(&self, tree: &mut Tree, file: &HostFile, unsaved: &Unsaved) -> Option<Ino> {
         let record = &unsaved.record;
         if tree.path(file.parent)?.join(&file.name) != file.path {
