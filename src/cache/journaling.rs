@@ -4,8 +4,8 @@
 //! | --- | --- | --- |
 //! | before the first change, and before the first after a close | `Open` | yes |
 //! | closed, before it is uploaded | `Closed` | no |
-//! | persisted, or its upload failed | `Synced` | yes |
-//! | before an upload in place, and after a part of one | `Begun` | yes |
+//! | persisted, or its upload failed | `Persisted` | yes |
+//! | before an upload in place, and after a part of one | `MaybePartial` | yes |
 //! | uploaded, or dropped | (no record) | no; yes if unlinked |
 //!
 //! Each change of a record is made under [`Entry::journaling`], and not under the lock of the state:
@@ -142,7 +142,7 @@ impl Entry {
             .map_or_else(|| self.cache.clock.wall(), |record| record.since);
         let state = self.state.lock();
         let phase = match phase {
-            Phase::Synced if state.may_be_partial() => Phase::Begun,
+            Phase::Persisted if state.may_be_partial() => Phase::MaybePartial,
             phase => phase,
         };
         let compose = |phase, why: &str| state.record(id, phase, target, since, why);
@@ -151,7 +151,7 @@ impl Entry {
         }
         match known {
             // The journal knows better where it belongs: the next mount looks there.
-            Some(known) if !target.is_elsewhere && known.phase != Phase::Kept => Record {
+            Some(known) if !target.is_elsewhere && known.phase != Phase::NeedsDecision => Record {
                 path: known.path,
                 was: known.was,
                 base: known.base,
@@ -162,7 +162,7 @@ impl Entry {
                 ..compose(phase, NO_PATH)
             },
             // Content without a path must not be uploaded anywhere.
-            _ => compose(Phase::Kept, NO_PATH),
+            _ => compose(Phase::NeedsDecision, NO_PATH),
         }
     }
 
@@ -175,7 +175,7 @@ impl Entry {
         let journal = self.cache.disk.journal();
         // Content that was persisted and not changed since stays persisted.
         let phase = match journal.get(id).map(|known| known.phase) {
-            Some(Phase::Synced | Phase::Begun) => Phase::Synced,
+            Some(Phase::Persisted | Phase::MaybePartial) => Phase::Persisted,
             _ => Phase::Closed,
         };
         let record = self.record(id, phase, target, "");
@@ -208,7 +208,7 @@ impl Entry {
         };
         let record = Record {
             why: why.to_owned(),
-            ..self.record(id, Phase::Synced, target, why)
+            ..self.record(id, Phase::Persisted, target, why)
         };
         let disk = &self.cache.disk;
         disk.sync_private(&file)

@@ -179,21 +179,21 @@ impl Cache {
             }
         };
         let why = match record.phase {
-            Phase::Kept => {
+            Phase::NeedsDecision => {
                 found.kept.push(keep(record.why));
                 return;
             }
             Phase::Open => UNFINISHED.to_owned(),
             Phase::Closed if !self.disk.is_sound() => UNSOUND.to_owned(),
-            Phase::Closed | Phase::Synced | Phase::Begun if len != record.size => {
+            Phase::Closed | Phase::Persisted | Phase::MaybePartial if len != record.size => {
                 format!("it has {len} bytes where there were {}", record.size)
             }
-            Phase::Closed | Phase::Synced | Phase::Begun => String::new(),
+            Phase::Closed | Phase::Persisted | Phase::MaybePartial => String::new(),
         };
         let is_whole = why.is_empty();
         if !is_whole {
             let record = Record {
-                phase: Phase::Kept,
+                phase: Phase::NeedsDecision,
                 why: why.clone(),
                 ..record.clone()
             };
@@ -230,7 +230,7 @@ impl Cache {
     /// Makes sure that content which is about to be shown and uploaded survives a power failure.
     pub fn secure(&self, unsaved: &Unsaved) {
         if unsaved.record.phase == Phase::Closed {
-            let phase = Phase::Synced;
+            let phase = Phase::Persisted;
             let record = unsaved.record.clone();
             self.rewrite(&unsaved.file, Record { phase, ..record });
         }
@@ -288,8 +288,8 @@ impl Cache {
                         file,
                         Record {
                             phase: match record.phase {
-                                Phase::Begun => Phase::Begun,
-                                _ => Phase::Synced,
+                                Phase::MaybePartial => Phase::MaybePartial,
+                                _ => Phase::Persisted,
                             },
                             why: why.clone(),
                             ..record.clone()
@@ -419,7 +419,7 @@ impl Cache {
         }
         let old = self.disk.open_old(record.id);
         let content = FromFile::new(file).over(old.as_ref());
-        if record.phase == Phase::Begun
+        if record.phase == Phase::MaybePartial
             && record.was.is_none()
             && let Some(stat) = &found
         {

@@ -271,7 +271,7 @@ impl State {
             ctime: record.mtime.max(record.since),
             journal: InJournal::As(record.id),
             is_closed: true,
-            may_be_partial: record.phase == Phase::Begun,
+            may_be_partial: record.phase == Phase::MaybePartial,
             old: old.map(|file| (record.id, Arc::new(file))),
             unknown_uploads,
             recovered_as: Some(record.id),

@@ -133,8 +133,8 @@ fn list(shelves: &[Shelf], out: &mut dyn Write) -> io::Result<()> {
 fn describe(phase: Phase, why: &str) -> String {
     let state = match phase {
         Phase::Open => "being written",
-        Phase::Closed | Phase::Synced | Phase::Begun => "to be uploaded",
-        Phase::Kept => "kept",
+        Phase::Closed | Phase::Persisted | Phase::MaybePartial => "to be uploaded",
+        Phase::NeedsDecision => "kept",
     };
     if why.is_empty() {
         state.to_owned()

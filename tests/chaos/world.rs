@@ -204,7 +204,11 @@ impl World {
                 .shelves()
                 .into_iter()
                 .flat_map(|shelf| shelf.leftovers)
-                .filter(|left| left.record.as_ref().is_some_and(|r| r.phase != Phase::Kept))
+                .filter(|left| {
+                    left.record
+                        .as_ref()
+                        .is_some_and(|r| r.phase != Phase::NeedsDecision)
+                })
                 .collect();
             if pending.is_empty() {
                 return;
@@ -355,7 +359,8 @@ impl World {
                 let name = String::from_utf8(path.as_bytes().to_vec()).unwrap();
                 let (file, slot) = place(&name).unwrap();
                 let version = self.model.identify(file, &content);
-                if version.is_none() && !matches!(record.phase, Phase::Open | Phase::Kept) {
+                if version.is_none() && !matches!(record.phase, Phase::Open | Phase::NeedsDecision)
+                {
                     self.wrong(&format!(
                         "MIXTURE in the journal: {left:?}: {}",
                         head(&content)
@@ -366,7 +371,7 @@ impl World {
             }
             if tidies {
                 self.totals.n_kept += 1;
-                if record.phase != Phase::Kept {
+                if record.phase != Phase::NeedsDecision {
                     self.wrong(&format!("LEFT after an unmount in order: {left:?}"));
                 }
                 shelf.discard(left).unwrap();

@@ -37,20 +37,19 @@ impl Id {
     }
 }
 
-/// How far a content has come.
+/// How far the content of a record has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// It is being written: it may be half of what it is to be.
+    /// A program is writing: the content may be incomplete.
     Open,
-    /// It was whole when it was last closed, in this boot.
+    /// The content was complete when it was last closed. It may not survive a power failure.
     Closed,
-    /// It is whole, and on the local disk.
-    Synced,
-    /// The same, and an upload of it that writes into the host's file was begun: the host may have
-    /// part of it.
-    Begun,
-    /// It is not to be uploaded any more: somebody has to look at it.
-    Kept,
+    /// The content is complete and flushed to the local disk.
+    Persisted,
+    /// As [`Self::Persisted`], and an upload in place was started: the host may have a partial upload.
+    MaybePartial,
+    /// The content is not uploaded until the user decides what to do with it.
+    NeedsDecision,
 }
 
 /// What is known of a content that is not on the host.
@@ -121,9 +120,9 @@ pub(crate) fn line(what: &Line) -> Vec<u8> {
             let phase = match phase {
                 Phase::Open => "open",
                 Phase::Closed => "closed",
-                Phase::Synced => "synced",
-                Phase::Begun => "begun",
-                Phase::Kept => "kept",
+                Phase::Persisted => "synced",
+                Phase::MaybePartial => "begun",
+                Phase::NeedsDecision => "kept",
             };
             let placement = match placement {
                 Placement::Replace => "replace",
@@ -160,9 +159,9 @@ pub(crate) fn parse(line: &[u8]) -> Option<Line> {
         "done" => return words.next().is_none().then_some(Line::Done(id)),
         "open" => Phase::Open,
         "closed" => Phase::Closed,
-        "synced" => Phase::Synced,
-        "begun" => Phase::Begun,
-        "kept" => Phase::Kept,
+        "synced" => Phase::Persisted,
+        "begun" => Phase::MaybePartial,
+        "kept" => Phase::NeedsDecision,
         _ => return None,
     };
     let (path_text, was, base, mode) = (word()?, word()?, word()?, word()?);
