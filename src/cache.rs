@@ -70,10 +70,10 @@ pub use crate::cache::index::Limits;
 pub use crate::cache::journal::record::Id;
 pub use crate::cache::journal::record::Phase;
 pub use crate::cache::journal::record::Record;
-pub use crate::cache::recover::Fate;
 pub use crate::cache::recover::Found;
-pub use crate::cache::recover::Recovered;
-pub use crate::cache::recover::Unsaved;
+pub use crate::cache::recover::PendingRecovery;
+pub use crate::cache::recover::RecoveredFile;
+pub use crate::cache::recover::RecoveryOutcome;
 pub use crate::cache::refresh::ContentVersion;
 pub use crate::cache::refresh::Newer;
 pub use crate::cache::refresh::Whole;
@@ -171,8 +171,8 @@ pub struct Cache {
     /// What earlier runs left and this one could not upload.
     left_by_others: Mutex<Vec<Id>>,
     /// The outcome of each of the others, so far.
-    recovered: Mutex<Vec<Recovered>>,
-    n_unsaved: AtomicUsize,
+    recovered: Mutex<Vec<RecoveredFile>>,
+    n_pending: AtomicUsize,
     opens: Opens,
 }
 
@@ -202,7 +202,7 @@ impl Cache {
             collisions: Mutex::new(VecDeque::new()),
             left_by_others: Mutex::new(Vec::new()),
             recovered: Mutex::new(Vec::new()),
-            n_unsaved: AtomicUsize::new(0),
+            n_pending: AtomicUsize::new(0),
             opens: Opens::default(),
         })
     }

@@ -39,7 +39,7 @@ use crate::cache;
 use crate::cache::Cache;
 use crate::cache::Disk;
 use crate::cache::Limits;
-use crate::cache::Unsaved;
+use crate::cache::PendingRecovery;
 use crate::cache::pin;
 use crate::clock::Clock;
 use crate::clock::SystemClock;
@@ -207,7 +207,7 @@ fn serve(
     log::info!("{}: {}", config.source, facts.summary);
     let workers = Workers::new();
     let cache = open_cache(config, disk, &transport, &remote, &clock)?;
-    let unsaved = recover(config, &cache);
+    let pending = recover(config, &cache);
     let options = vfs_options(config, &facts, mountpoint.path());
     let vfs = Vfs::new(
         Arc::clone(&remote),
@@ -216,7 +216,7 @@ fn serve(
         options,
     )
     .map_err(Error::Root)?;
-    vfs.recover(unsaved);
+    vfs.recover(pending);
     transport.silence();
 
     let mountpoint = Arc::new(mountpoint);
@@ -280,29 +280,32 @@ fn serve(
 /// Recovers dirty files of earlier mounts from the journal, and logs what is uploaded or kept.
 ///
 /// Returns the files to show and to upload in the background. Does not wait for the host.
-fn recover(config: &Config, cache: &Arc<Cache>) -> Vec<Unsaved> {
+fn recover(config: &Config, cache: &Arc<Cache>) -> Vec<PendingRecovery> {
     if config.mount.is_read_only {
         return Vec::new();
     }
-    let cache::Found { kept, unsaved } = cache.recover();
-    for one in &kept {
+    let cache::Found {
+        needs_decision,
+        pending,
+    } = cache.recover();
+    for one in &needs_decision {
         log::warn!("left by an earlier mount: {one}");
     }
-    if !kept.is_empty() {
-        let n = kept.len();
+    if !needs_decision.is_empty() {
+        let n = needs_decision.len();
         log::error!("{n} files of earlier mounts will not be uploaded; see `scpfs recover`");
     }
-    let whole = || unsaved.iter().filter(|it| it.is_whole);
-    if whole().next().is_some() {
-        let bytes = whole().map(|it| it.record.size).sum();
+    let complete = || pending.iter().filter(|it| it.is_complete);
+    if complete().next().is_some() {
+        let bytes = complete().map(|it| it.record.size).sum();
         log::warn!(
             "{} files of earlier mounts ({}) are not uploaded yet: the mount shows their local \
              content and uploads it in the background; see `scpfs status`",
-            whole().count(),
+            complete().count(),
             control::show::size(bytes)
         );
     }
-    unsaved
+    pending
 }
 
 /// Invalidates what the kernel has cached of an inode or of a name.

@@ -1,7 +1,7 @@
 //! What an earlier run left behind: contents that the host did not get.
 //!
 //! [`Cache::recover`] looks at the local disk alone, so that no mount waits for it. What is whole
-//! comes back as an [`Unsaved`], whose entry is dirty content like any other: the layer above shows
+//! comes back as an [`PendingRecovery`], whose entry is dirty content like any other: the layer above shows
 //! it under its name and has it uploaded. What is not whole stays in the journal, with the reason.
 //! Doing it twice does no harm: content that is on the host already, because the crash came after
 //! the upload and before the journal was told, is recognised by its size and time, or by the host
@@ -42,26 +42,26 @@ use crate::stat::Stat;
 #[derive(Debug, Default)]
 pub struct Found {
     /// Contents that stay here until a person decides about them.
-    pub kept: Vec<Recovered>,
+    pub needs_decision: Vec<RecoveredFile>,
     /// Contents that are to be uploaded, or compared with those of the host.
-    pub unsaved: Vec<Unsaved>,
+    pub pending: Vec<PendingRecovery>,
 }
 
 /// Content of an earlier run about which the host has to be asked.
 #[derive(Debug)]
-pub struct Unsaved {
+pub struct PendingRecovery {
     pub record: Record,
     /// The content, dirty and closed.
     pub entry: Arc<Entry>,
     /// Whether the content is as it was when it was closed. If not, it is kept here unless the host
     /// has the whole of it.
-    pub is_whole: bool,
+    pub is_complete: bool,
     /// Whether uploads of it left nothing on the host.
-    is_withdrawn: AtomicBool,
+    uploads_are_cancelled: AtomicBool,
     file: File,
 }
 
-impl Unsaved {
+impl PendingRecovery {
     /// Returns the paths that the content may belong to: two while a rename was under way.
     pub fn paths(&self) -> impl Iterator<Item = &RemotePath> {
         [Some(&self.record.path), self.record.was.as_ref()]
@@ -83,49 +83,53 @@ impl Unsaved {
 
 /// A content that an earlier run left, and what became of it.
 #[derive(Debug, Clone)]
-pub struct Recovered {
+pub struct RecoveredFile {
     pub id: Id,
     pub path: RemotePath,
-    pub fate: Fate,
+    pub outcome: RecoveryOutcome,
 }
 
 /// What became of a content.
 #[derive(Debug, Clone)]
-pub enum Fate {
+pub enum RecoveryOutcome {
     /// It is on the host now.
     Uploaded,
     /// It was on the host already.
-    WasStored,
+    AlreadyOnHost,
     /// Somebody had removed the file: it is there again.
     Recreated,
     /// Somebody had changed the file: it is beside it, at this path.
-    KeptBeside(RemotePath),
+    ConflictCopy(RemotePath),
     /// It stays here until somebody looks at it.
-    Kept { why: String, file: PathBuf },
+    NeedsDecision { why: String, file: PathBuf },
     /// It could not be uploaded now; the next run tries again.
-    Later { why: String, file: PathBuf },
+    NextMount { why: String, file: PathBuf },
 }
 
-impl Fate {
+impl RecoveryOutcome {
     /// Returns whether the content is safe on the host.
     pub fn is_on_host(&self) -> bool {
-        !matches!(self, Self::Kept { .. } | Self::Later { .. })
+        !matches!(self, Self::NeedsDecision { .. } | Self::NextMount { .. })
     }
 }
 
-impl fmt::Display for Recovered {
+impl fmt::Display for RecoveredFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = &self.path;
-        match &self.fate {
-            Fate::Uploaded => write!(f, "{path}: uploaded"),
-            Fate::WasStored => write!(f, "{path}: the host has it already"),
-            Fate::Recreated => write!(f, "{path}: uploaded; it had been removed on the host"),
-            Fate::KeptBeside(beside) => write!(
+        match &self.outcome {
+            RecoveryOutcome::Uploaded => write!(f, "{path}: uploaded"),
+            RecoveryOutcome::AlreadyOnHost => write!(f, "{path}: the host has it already"),
+            RecoveryOutcome::Recreated => {
+                write!(f, "{path}: uploaded; it had been removed on the host")
+            }
+            RecoveryOutcome::ConflictCopy(beside) => write!(
                 f,
                 "{path}: was changed on the host meanwhile; yours is beside it, as {beside}"
             ),
-            Fate::Kept { why, file } => write!(f, "{path}: kept in {}: {why}", file.display()),
-            Fate::Later { why, file } => {
+            RecoveryOutcome::NeedsDecision { why, file } => {
+                write!(f, "{path}: kept in {}: {why}", file.display())
+            }
+            RecoveryOutcome::NextMount { why, file } => {
                 write!(f, "{path}: not uploaded: {why}; kept in {}", file.display())
             }
         }
@@ -144,7 +148,7 @@ impl Cache {
         for record in self.disk.journal().records() {
             self.recover_one(record, &mut found);
         }
-        self.n_unsaved.store(found.unsaved.len(), Ordering::Relaxed);
+        self.n_pending.store(found.pending.len(), Ordering::Relaxed);
         let records = self.disk.journal().records();
         if !self.disk.is_sound() && records.iter().all(|it| it.phase != Phase::Closed) {
             // The journal says of each content that may not be whole that it is kept.
@@ -158,9 +162,9 @@ impl Cache {
         let private = Private::dirty(id);
         let keep = |why: String| {
             let file = self.disk.private_path(&private);
-            let fate = Fate::Kept { why, file };
+            let outcome = RecoveryOutcome::NeedsDecision { why, file };
             self.left_by_others.lock().push(id);
-            Recovered { id, path, fate }
+            RecoveredFile { id, path, outcome }
         };
         let opened = self.disk.open_private(&private).and_then(|file| {
             let len = file.metadata()?.len();
@@ -174,13 +178,15 @@ impl Cache {
                 return;
             }
             Err(error) => {
-                found.kept.push(keep(format!("it cannot be read: {error}")));
+                found
+                    .needs_decision
+                    .push(keep(format!("it cannot be read: {error}")));
                 return;
             }
         };
         let why = match record.phase {
             Phase::NeedsDecision => {
-                found.kept.push(keep(record.why));
+                found.needs_decision.push(keep(record.why));
                 return;
             }
             Phase::Open => UNFINISHED.to_owned(),
@@ -190,8 +196,8 @@ impl Cache {
             }
             Phase::Closed | Phase::Persisted | Phase::MaybePartial => String::new(),
         };
-        let is_whole = why.is_empty();
-        if !is_whole {
+        let is_complete = why.is_empty();
+        if !is_complete {
             let record = Record {
                 phase: Phase::NeedsDecision,
                 why: why.clone(),
@@ -199,7 +205,7 @@ impl Cache {
             };
             self.rewrite(&file, record);
             if why != UNSOUND {
-                found.kept.push(keep(why));
+                found.needs_decision.push(keep(why));
                 return;
             }
         }
@@ -218,21 +224,21 @@ impl Cache {
             });
         let unknown_uploads = unknown_uploads.collect();
         let entry = Entry::recovered(Arc::clone(self), &record, private, copy, unknown_uploads);
-        found.unsaved.push(Unsaved {
+        found.pending.push(PendingRecovery {
             record,
             entry,
-            is_whole,
-            is_withdrawn: AtomicBool::new(false),
+            is_complete,
+            uploads_are_cancelled: AtomicBool::new(false),
             file,
         });
     }
 
     /// Makes sure that content which is about to be shown and uploaded survives a power failure.
-    pub fn secure(&self, unsaved: &Unsaved) {
-        if unsaved.record.phase == Phase::Closed {
+    pub fn persist_recovered(&self, pending: &PendingRecovery) {
+        if pending.record.phase == Phase::Closed {
             let phase = Phase::Persisted;
-            let record = unsaved.record.clone();
-            self.rewrite(&unsaved.file, Record { phase, ..record });
+            let record = pending.record.clone();
+            self.rewrite(&pending.file, Record { phase, ..record });
         }
     }
 
@@ -240,11 +246,11 @@ impl Cache {
     ///
     /// # Errors
     /// The host was not reached.
-    pub fn withdraw_unsaved(&self, unsaved: &Unsaved) -> remote::Result<()> {
-        if !unsaved.is_withdrawn.load(Ordering::Relaxed) {
-            self.remove_leftovers_of(&unsaved.record)?;
-            unsaved.entry.unknown_uploads_are_cancelled();
-            unsaved.is_withdrawn.store(true, Ordering::Relaxed);
+    pub fn cancel_earlier_uploads(&self, pending: &PendingRecovery) -> remote::Result<()> {
+        if !pending.uploads_are_cancelled.load(Ordering::Relaxed) {
+            self.remove_leftovers_of(&pending.record)?;
+            pending.entry.unknown_uploads_are_cancelled();
+            pending.uploads_are_cancelled.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -268,19 +274,19 @@ impl Cache {
     ///
     /// # Errors
     /// The host was not reached; nothing has changed.
-    pub fn settle_unsaved(&self, unsaved: &Unsaved) -> remote::Result<Recovered> {
-        let Unsaved {
+    pub fn finish_recovery(&self, pending: &PendingRecovery) -> remote::Result<RecoveredFile> {
+        let PendingRecovery {
             record,
             file,
-            is_whole,
+            is_complete,
             ..
-        } = unsaved;
+        } = pending;
         let (id, path) = (record.id, record.path.clone());
         let private = Private::dirty(id);
         let kept_in = self.disk.private_path(&private);
-        let fate = if *is_whole {
+        let outcome = if *is_complete {
             match self.upload_again(record, file) {
-                Ok(fate) => fate,
+                Ok(outcome) => outcome,
                 Err(error) if error.is_connection_loss() => return Err(error),
                 Err(error) => {
                     let why = error_chain::with_causes(&error);
@@ -297,47 +303,49 @@ impl Cache {
                     );
                     let file = kept_in;
                     match error {
-                        remote::Error::Conflict { .. } => Fate::Kept { why, file },
-                        _ => Fate::Later { why, file },
+                        remote::Error::Conflict { .. } => {
+                            RecoveryOutcome::NeedsDecision { why, file }
+                        }
+                        _ => RecoveryOutcome::NextMount { why, file },
                     }
                 }
             }
         } else if self.has_it(record)? {
-            Fate::WasStored
+            RecoveryOutcome::AlreadyOnHost
         } else {
-            Fate::Kept {
+            RecoveryOutcome::NeedsDecision {
                 why: UNSOUND.to_owned(),
                 file: kept_in,
             }
         };
-        if fate.is_on_host() {
+        if outcome.is_on_host() {
             self.finish(id, Some(private));
         } else {
             self.left_by_others.lock().push(id);
         }
-        if let Fate::KeptBeside(kept_as) = &fate {
+        if let RecoveryOutcome::ConflictCopy(kept_as) = &outcome {
             self.note_collision(&path, kept_as);
         }
-        let recovered = Recovered { id, path, fate };
+        let recovered = RecoveredFile { id, path, outcome };
         self.note_recovered(recovered.clone());
         Ok(recovered)
     }
 
     /// Notes that content of an earlier mount was uploaded.
     pub(super) fn note_uploaded(&self, id: Id, path: &RemotePath, sent: &Sent) {
-        let fate = match sent.uploaded.outcome {
-            Outcome::AsPlanned => Fate::Uploaded,
-            Outcome::Same => Fate::WasStored,
-            Outcome::Recreated => Fate::Recreated,
-            Outcome::ConflictCopy => Fate::KeptBeside(sent.at.clone()),
+        let outcome = match sent.uploaded.outcome {
+            Outcome::AsPlanned => RecoveryOutcome::Uploaded,
+            Outcome::Same => RecoveryOutcome::AlreadyOnHost,
+            Outcome::Recreated => RecoveryOutcome::Recreated,
+            Outcome::ConflictCopy => RecoveryOutcome::ConflictCopy(sent.at.clone()),
         };
         let path = path.clone();
-        self.note_recovered(Recovered { id, path, fate });
+        self.note_recovered(RecoveredFile { id, path, outcome });
     }
 
-    fn note_recovered(&self, recovered: Recovered) {
-        match recovered.fate {
-            Fate::Uploaded | Fate::WasStored => {
+    fn note_recovered(&self, recovered: RecoveredFile) {
+        match recovered.outcome {
+            RecoveryOutcome::Uploaded | RecoveryOutcome::AlreadyOnHost => {
                 log::debug!("left by an earlier mount: {recovered}");
             }
             _ => log::warn!("left by an earlier mount: {recovered}"),
@@ -346,16 +354,16 @@ impl Cache {
         recovered_so_far.push(recovered);
         if recovered_so_far
             .iter()
-            .filter(|one| one.fate.is_on_host())
+            .filter(|one| one.outcome.is_on_host())
             .count()
-            == self.n_unsaved.load(Ordering::Relaxed)
+            == self.n_pending.load(Ordering::Relaxed)
         {
             log::info!("all that earlier mounts left is on the host now");
         }
     }
 
     /// Returns what became of what [`Self::recover`] found, as far as that is known.
-    pub fn recovered(&self) -> Vec<Recovered> {
+    pub fn recovered(&self) -> Vec<RecoveredFile> {
         self.recovered.lock().clone()
     }
 
@@ -377,7 +385,7 @@ impl Cache {
         }
     }
 
-    fn upload_again(&self, record: &Record, file: &File) -> remote::Result<Fate> {
+    fn upload_again(&self, record: &Record, file: &File) -> remote::Result<RecoveryOutcome> {
         let mut path = record.path.clone();
         let mut plan = plan_of(record);
         self.remove_leftovers_of(record)?;
@@ -400,7 +408,7 @@ impl Cache {
                     Err(error) => log::warn!("{place}: {}", error_chain::with_causes(&error)),
                     Ok(()) => {}
                 }
-                return Ok(Fate::WasStored);
+                return Ok(RecoveryOutcome::AlreadyOnHost);
             }
             found = found.or(Some(stat));
             // What was sent and does not count lacks its permissions, which were set afterwards.
@@ -434,10 +442,10 @@ impl Cache {
         }
         let sent = self.send_or_keep_both(&path, &content, &mut plan)?;
         Ok(match sent.uploaded.outcome {
-            Outcome::AsPlanned => Fate::Uploaded,
-            Outcome::Same => Fate::WasStored,
-            Outcome::Recreated => Fate::Recreated,
-            Outcome::ConflictCopy => Fate::KeptBeside(sent.at),
+            Outcome::AsPlanned => RecoveryOutcome::Uploaded,
+            Outcome::Same => RecoveryOutcome::AlreadyOnHost,
+            Outcome::Recreated => RecoveryOutcome::Recreated,
+            Outcome::ConflictCopy => RecoveryOutcome::ConflictCopy(sent.at),
         })
     }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::cache::FileReport;
 use crate::cache::Id;
-use crate::cache::Unsaved;
+use crate::cache::PendingRecovery;
 use crate::cache::UploadTarget;
 use crate::cache::Wait;
 use crate::clock::Tick;
@@ -49,7 +49,7 @@ const BACKGROUND: Context = Context {
 /// Journal records of an earlier mount whose content has no inode yet.
 #[derive(Debug, Default)]
 pub(super) struct UnsavedTable {
-    items: BTreeMap<Id, Arc<Unsaved>>,
+    items: BTreeMap<Id, Arc<PendingRecovery>>,
     /// Records by the directories that they may belong to.
     dirs: HashMap<RemotePath, Vec<Id>>,
     /// The records about which the host is being asked.
@@ -113,7 +113,7 @@ impl Drop for LookupRefs<'_> {
 impl Vfs {
     /// Adds the records of an earlier mount to the table, and starts the thread that recovers them.
     /// Does not block.
-    pub fn recover(&self, unsaved: Vec<Unsaved>) {
+    pub fn recover(&self, unsaved: Vec<PendingRecovery>) {
         if unsaved.is_empty() {
             return;
         }
@@ -126,7 +126,7 @@ impl Vfs {
                     ids.push(id);
                 }
             }
-            if !one.is_whole {
+            if !one.is_complete {
                 table.hidden.insert(id);
             }
             table.items.insert(id, Arc::new(one));
@@ -168,7 +168,7 @@ impl Vfs {
             let Some(unsaved) = self.unsaved.lock().items.get(id).cloned() else {
                 continue;
             };
-            if let Err(error) = self.cache.withdraw_unsaved(&unsaved) {
+            if let Err(error) = self.cache.cancel_earlier_uploads(&unsaved) {
                 unreachable = Some(error.into());
                 break;
             }
@@ -265,7 +265,7 @@ impl Vfs {
             }
         };
         let result = if is_hidden {
-            let recovered = self.cache.settle_unsaved(&unsaved);
+            let recovered = self.cache.finish_recovery(&unsaved);
             recovered.map(|_| true).map_err(Error::from)
         } else {
             self.attach_unsaved(&unsaved, since)
@@ -287,7 +287,7 @@ impl Vfs {
 
     /// Attaches recovered content to the inode of its name. Returns false if that is impossible:
     /// the directory does not exist, or the name belongs to something other than a regular file.
-    fn attach_unsaved(&self, unsaved: &Unsaved, since: Tick) -> Result<bool> {
+    fn attach_unsaved(&self, unsaved: &PendingRecovery, since: Tick) -> Result<bool> {
         let mut refs = LookupRefs {
             vfs: self,
             inos: Vec::new(),
@@ -331,7 +331,7 @@ impl Vfs {
             let base = found.map_or(Expect::Absent, |stat| Expect::Version(stat.version()));
             unsaved.entry.found_on_host(Some(base), found.is_none());
         }
-        self.cache.secure(unsaved);
+        self.cache.persist_recovered(unsaved);
         let mut tree = self.tree.lock();
         let Some(ino) = self.link_unsaved(&mut tree, file, unsaved) else {
             return Ok(false);
@@ -377,7 +377,12 @@ impl Vfs {
 
     /// Links the inode of a recovered file and gives it the content. `None` if the path was renamed
     /// meanwhile, or if its inode is already open or dirty.
-    fn link_unsaved(&self, tree: &mut Tree, file: &HostFile, unsaved: &Unsaved) -> Option<Ino> {
+    fn link_unsaved(
+        &self,
+        tree: &mut Tree,
+        file: &HostFile,
+        unsaved: &PendingRecovery,
+    ) -> Option<Ino> {
         let record = &unsaved.record;
         if tree.path(file.parent)?.join(&file.name) != file.path {
             // It was renamed meanwhile.
@@ -419,8 +424,9 @@ impl Vfs {
 
     /// Returns a report of each record in the table whose content is complete.
     pub(super) fn unsaved_reports(&self) -> Vec<FileReport> {
-        let items: Vec<Arc<Unsaved>> = self.unsaved.lock().items.values().cloned().collect();
-        let whole = items.iter().filter(|unsaved| unsaved.is_whole);
+        let items: Vec<Arc<PendingRecovery>> =
+            self.unsaved.lock().items.values().cloned().collect();
+        let whole = items.iter().filter(|unsaved| unsaved.is_complete);
         whole
             .filter_map(|unsaved| unsaved.entry.report(unsaved.record.path.clone()))
             .collect()

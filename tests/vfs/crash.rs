@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
-use scpfs::cache::Fate as Recovery;
+use scpfs::cache::RecoveryOutcome;
 use scpfs::cache::Step;
 use scpfs::cache::Steps;
 use scpfs::sync::Mutex;
@@ -308,10 +308,9 @@ fn run_with(story: &Story, n: usize, n_programs: usize, boot: &'static str) -> b
     let kept: Vec<Vec<u8>> = mount
         .recovered
         .iter()
-        .filter_map(|one| match &one.fate {
-            Recovery::Kept { file, .. } | Recovery::Later { file, .. } => {
-                Some(fs::read(file).unwrap())
-            }
+        .filter_map(|one| match &one.outcome {
+            RecoveryOutcome::NeedsDecision { file, .. }
+            | RecoveryOutcome::NextMount { file, .. } => Some(fs::read(file).unwrap()),
             _ => None,
         })
         .collect();

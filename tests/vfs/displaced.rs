@@ -137,7 +137,7 @@ fn what_is_written_where_the_directory_is_gone_outlives_the_mount() {
         let [one] = &mount.recovered[..] else {
             panic!("{:?}", mount.recovered);
         };
-        let scpfs::cache::Fate::Kept { file, .. } = &one.fate else {
+        let scpfs::cache::RecoveryOutcome::NeedsDecision { file, .. } = &one.outcome else {
             panic!("{one}");
         };
         assert_eq!(fs::read(file).unwrap(), b"precious");

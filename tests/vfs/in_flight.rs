@@ -588,7 +588,7 @@ fn content_is_kept_until_the_disk_of_the_host_has_it() {
             panic!("{what}: {:?}", mount.recovered);
         };
         assert!(
-            matches!(left.fate, cache::Fate::Later { .. }),
+            matches!(left.outcome, cache::RecoveryOutcome::NextMount { .. }),
             "{what}: {left}"
         );
         mount.crash();
@@ -599,7 +599,10 @@ fn content_is_kept_until_the_disk_of_the_host_has_it() {
     let [left] = &mount.recovered[..] else {
         panic!("{:?}", mount.recovered);
     };
-    assert!(matches!(left.fate, cache::Fate::WasStored), "{left}");
+    assert!(
+        matches!(left.outcome, cache::RecoveryOutcome::AlreadyOnHost),
+        "{left}"
+    );
 }
 
 const NO_FLAGS: RenameFlags = RenameFlags {

@@ -14,7 +14,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use scpfs::cache::Fate as Recovery;
+use scpfs::cache::RecoveryOutcome;
 use scpfs::cache::Step;
 use scpfs::cache::Steps;
 use scpfs::path::RemotePath;
@@ -518,7 +518,10 @@ fn content_is_uploaded_after_a_power_failure_during_the_second_try() {
         let [recovered] = &mount.recovered[..] else {
             panic!("{:?}", mount.recovered)
         };
-        assert!(matches!(recovered.fate, Recovery::Uploaded), "{recovered}");
+        assert!(
+            matches!(recovered.outcome, RecoveryOutcome::Uploaded),
+            "{recovered}"
+        );
         assert_eq!(fs::read(mount.at("file")).unwrap(), b"new");
     }
 }

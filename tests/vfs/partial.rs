@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
-use scpfs::cache::Fate;
+use scpfs::cache::RecoveryOutcome;
 use scpfs::clock::Clock;
 use scpfs::clock::ManualClock;
 use scpfs::remote::retry::Retry;
@@ -217,11 +217,17 @@ fn an_upload_in_place_that_broke_off_is_repaired_by_the_next_mount() {
                 };
                 let file = fs::read(mount.at("file")).unwrap();
                 if is_theirs {
-                    assert!(matches!(recovered.fate, Fate::KeptBeside(_)), "{what}");
+                    assert!(
+                        matches!(recovered.outcome, RecoveryOutcome::ConflictCopy(_)),
+                        "{what}"
+                    );
                     assert_eq!(file, theirs, "{what}");
                     assert_eq!(fs::read(mount.at(&mount.beside("file"))).unwrap(), NEW);
                 } else {
-                    assert!(matches!(recovered.fate, Fate::Uploaded), "{what}");
+                    assert!(
+                        matches!(recovered.outcome, RecoveryOutcome::Uploaded),
+                        "{what}"
+                    );
                     assert_eq!(file, NEW, "{what}");
                 }
             }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use scpfs::cache::Conflicts;
-use scpfs::cache::Fate;
+use scpfs::cache::RecoveryOutcome;
 use scpfs::remote::Expect;
 use scpfs::remote::UploadSpec;
 use scpfs::remote::retry::Retry;
@@ -38,16 +38,16 @@ fn rename(mount: &Mount, from: &str, to: &str) {
 }
 
 fn fates(mount: &Mount) -> Vec<(String, String)> {
-    let fate = |fate: &Fate| match fate {
-        Fate::Uploaded => "uploaded".to_owned(),
-        Fate::WasStored => "was uploaded".to_owned(),
-        Fate::Recreated => "recreated".to_owned(),
-        Fate::KeptBeside(path) => format!("beside {path}"),
-        Fate::Kept { why, .. } => format!("kept: {why}"),
-        Fate::Later { why, .. } => format!("later: {why}"),
+    let fate = |fate: &RecoveryOutcome| match fate {
+        RecoveryOutcome::Uploaded => "uploaded".to_owned(),
+        RecoveryOutcome::AlreadyOnHost => "was uploaded".to_owned(),
+        RecoveryOutcome::Recreated => "recreated".to_owned(),
+        RecoveryOutcome::ConflictCopy(path) => format!("beside {path}"),
+        RecoveryOutcome::NeedsDecision { why, .. } => format!("kept: {why}"),
+        RecoveryOutcome::NextMount { why, .. } => format!("later: {why}"),
     };
     let all = mount.recovered.iter();
-    all.map(|one| (one.path.to_string(), fate(&one.fate)))
+    all.map(|one| (one.path.to_string(), fate(&one.outcome)))
         .collect()
 }
 
@@ -282,7 +282,7 @@ fn what_was_not_closed_is_kept_and_never_uploaded() {
         let [one] = &mount.recovered[..] else {
             panic!("{:?}", mount.recovered);
         };
-        let Fate::Kept { file, .. } = &one.fate else {
+        let RecoveryOutcome::NeedsDecision { file, .. } = &one.outcome else {
             panic!("{one}");
         };
         assert_eq!(fs::read(file).unwrap(), b"half");

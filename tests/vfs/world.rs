@@ -8,11 +8,11 @@ use std::time::Duration;
 use scpfs::cache::Cache;
 use scpfs::cache::Conflicts;
 use scpfs::cache::Disk;
-use scpfs::cache::Fate;
 use scpfs::cache::Id;
 use scpfs::cache::Limits;
 use scpfs::cache::NoSteps;
-use scpfs::cache::Recovered;
+use scpfs::cache::RecoveredFile;
+use scpfs::cache::RecoveryOutcome;
 use scpfs::cache::Steps;
 use scpfs::cache::Wait;
 use scpfs::clock::Clock;
@@ -65,7 +65,7 @@ pub(crate) struct Mount {
     pub(crate) cache: Arc<Cache>,
     pub(crate) vfs: Arc<Vfs>,
     /// What became of what an earlier mount left.
-    pub(crate) recovered: Vec<Recovered>,
+    pub(crate) recovered: Vec<RecoveredFile>,
 }
 
 /// Puts something around a host.
@@ -170,8 +170,8 @@ impl Mount {
         };
         let found = cache.recover();
         let vfs = Vfs::new(Arc::clone(&remote), Arc::clone(&cache), dyn_clock, options).unwrap();
-        vfs.recover(found.unsaved);
-        let mut recovered = found.kept;
+        vfs.recover(found.pending);
+        let mut recovered = found.needs_decision;
         if setup.waits_for_uploads {
             // What a conflict moved aside is told here, too.
             drop(vfs.drain());
@@ -182,8 +182,8 @@ impl Mount {
                 let path = file.path;
                 let id = Id::parse(name.strip_prefix("d-").unwrap()).unwrap();
                 let file = cache.disk().dir().join("content").join(name);
-                let fate = Fate::Later { why, file };
-                Recovered { id, path, fate }
+                let outcome = RecoveryOutcome::NextMount { why, file };
+                RecoveredFile { id, path, outcome }
             }));
         }
         Self {
