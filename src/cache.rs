@@ -59,7 +59,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 pub use crate::cache::access::ReuploadMark;
-pub use crate::cache::conflict::Conflicts;
+pub use crate::cache::conflict::ConflictPolicy;
 pub use crate::cache::disk::Disk;
 pub use crate::cache::disk::Error as DiskError;
 pub use crate::cache::disk::pin;
@@ -75,10 +75,10 @@ pub use crate::cache::recover::PendingRecovery;
 pub use crate::cache::recover::RecoveredFile;
 pub use crate::cache::recover::RecoveryOutcome;
 pub use crate::cache::refresh::ContentVersion;
-pub use crate::cache::refresh::Newer;
-pub use crate::cache::refresh::Whole;
+pub use crate::cache::refresh::NewerContent;
+pub use crate::cache::refresh::RefreshWait;
 pub use crate::cache::report::CacheReport;
-pub use crate::cache::report::Collision;
+pub use crate::cache::report::ConflictReport;
 pub use crate::cache::report::FileReport;
 pub use crate::cache::report::FileState;
 pub use crate::cache::steps::NoSteps;
@@ -115,17 +115,17 @@ pub enum Error {
     Full,
     /// The content was not fetched, or was replaced on the host: [`Entry::open`] brings it.
     #[error("the content is not here")]
-    NotHere,
+    NotFetched,
     /// The content is of an older version, and others read it: [`Entry::refresh`] replaces it.
     #[error("the content is of an older version")]
-    Outdated,
+    StaleContent,
     /// The journal does not know yet that the content will differ from the host's:
     /// [`Entry::open_in_journal`] tells it.
     #[error("the content is not in the journal")]
     NotJournaled,
     /// Somebody else uploaded the file; it was left alone.
     #[error("{path} was changed on the host meanwhile; yours is beside it, as {kept_as}")]
-    KeptBeside {
+    ConflictCopy {
         path: RemotePath,
         kept_as: RemotePath,
     },
@@ -162,14 +162,14 @@ pub struct Cache {
     clock: Arc<dyn Clock>,
     workers: Workers,
     disk: Disk,
-    conflicts: Conflicts,
+    conflict_policy: ConflictPolicy,
     /// Guards what is known of the clean content on disk.
     index: Mutex<Index>,
     uploads: Uploads,
     /// The last conflicts, for whoever asks.
-    collisions: Mutex<VecDeque<Collision>>,
+    conflicts: Mutex<VecDeque<ConflictReport>>,
     /// What earlier runs left and this one could not upload.
-    left_by_others: Mutex<Vec<Id>>,
+    unrecovered: Mutex<Vec<Id>>,
     /// The outcome of each of the others, so far.
     recovered: Mutex<Vec<RecoveredFile>>,
     n_pending: AtomicUsize,
@@ -182,7 +182,7 @@ impl Cache {
         remote: Arc<dyn Remote>,
         disk: Disk,
         limits: Limits,
-        conflicts: Conflicts,
+        conflict_policy: ConflictPolicy,
         clock: Arc<dyn Clock>,
         workers: Workers,
     ) -> Arc<Self> {
@@ -196,11 +196,11 @@ impl Cache {
             clock,
             workers,
             disk,
-            conflicts,
+            conflict_policy,
             index: Mutex::new(index),
             uploads,
-            collisions: Mutex::new(VecDeque::new()),
-            left_by_others: Mutex::new(Vec::new()),
+            conflicts: Mutex::new(VecDeque::new()),
+            unrecovered: Mutex::new(Vec::new()),
             recovered: Mutex::new(Vec::new()),
             n_pending: AtomicUsize::new(0),
             opens: Opens::default(),
@@ -331,5 +331,5 @@ pub trait UploadTarget: Send + Sync + fmt::Debug {
     fn uploaded(&self, changed: &remote::Changed);
 
     /// Notes that the content was uploaded as a conflict copy at `kept_as`.
-    fn kept_beside(&self, kept_as: &RemotePath, changed: &remote::Changed);
+    fn uploaded_as_conflict_copy(&self, kept_as: &RemotePath, changed: &remote::Changed);
 }

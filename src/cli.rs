@@ -36,7 +36,7 @@ use crate::cli::help::help;
 use crate::cli::options::Kind;
 use crate::config;
 use crate::config::Config;
-use crate::config::Conflicts;
+use crate::config::ConflictPolicy;
 use crate::config::Dialect;
 use crate::config::Idmap;
 use crate::host_key::is_fingerprint;
@@ -207,7 +207,7 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Config, Error> {
             base: environment.cache_base.clone(),
             max_bytes: None,
             min_free: None,
-            conflicts: Conflicts::KeepBoth,
+            conflicts: ConflictPolicy::KeepBoth,
             writeback: None,
             boot_id: environment.boot_id.clone(),
         },
@@ -366,9 +366,9 @@ fn set(config: &mut Config, name: &str, value: &Value) -> Option<()> {
         "min_free" => config.cache.min_free = Some(bytes(text)?),
         "conflict" => {
             config.cache.conflicts = match text {
-                "keep-both" => Conflicts::KeepBoth,
-                "overwrite" => Conflicts::Overwrite,
-                "fail" => Conflicts::Fail,
+                "keep-both" => ConflictPolicy::KeepBoth,
+                "overwrite" => ConflictPolicy::Overwrite,
+                "fail" => ConflictPolicy::Fail,
                 _ => return None,
             };
         }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use crate::cache::Conflicts;
+pub use crate::cache::ConflictPolicy;
 use crate::ssh::ssh_config::LocalContext;
 use crate::ssh::ssh_config::Query;
 use crate::vfs::PlacementPolicy;
@@ -124,7 +124,7 @@ pub struct Cache {
     /// How many bytes of the local disk the cache leaves free; `None` for the default.
     pub min_free: Option<u64>,
     /// How to resolve a conflict.
-    pub conflicts: Conflicts,
+    pub conflicts: ConflictPolicy,
     /// The delay of the upload after `close()`; `None` if `close()` waits for the upload.
     pub writeback: Option<Duration>,
     /// The kernel's random id of the current boot.

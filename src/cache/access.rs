@@ -43,7 +43,7 @@ impl Entry {
     /// only until it has come that far.
     ///
     /// # Errors
-    /// [`Error::NotHere`] if nothing was fetched, or why the fetch failed.
+    /// [`Error::NotFetched`] if nothing was fetched, or why the fetch failed.
     pub fn read(&self, offset: u64, len: usize, wait: Wait) -> Result<Vec<u8>, Error> {
         let (file, end) = self.readable(offset, len, wait)?;
         let len = usize::try_from(end.saturating_sub(offset))
@@ -94,7 +94,7 @@ impl Entry {
     /// Writes `data` at `offset`, or at the end; returns the new size of the file in bytes.
     ///
     /// # Errors
-    /// [`Error::NotJournaled`] before the first change, [`Error::NotHere`] without content, and those
+    /// [`Error::NotJournaled`] before the first change, [`Error::NotFetched`] without content, and those
     /// of the local disk; some bytes may have been written then.
     pub fn write(&self, offset: Option<u64>, data: &[u8], wait: Wait) -> Result<u64, Error> {
         let len = data.len() as u64;
@@ -211,7 +211,7 @@ impl Entry {
 
     fn cut(&self, file: &File, size: u64) -> Result<(), Error> {
         let cut = || {
-            self.cache.disk.step(Step::CutContent)?;
+            self.cache.disk.step(Step::TruncateContent)?;
             file.set_len(size)
         };
         cut().map_err(local("truncate"))
@@ -322,7 +322,7 @@ impl Entry {
                     return Ok(Change {
                         _busy: busy,
                         // The content was clean, and cannot have changed meanwhile.
-                        file: file.ok_or(Error::NotHere)?,
+                        file: file.ok_or(Error::NotFetched)?,
                         size,
                         journal,
                     });
@@ -420,5 +420,5 @@ pub struct ReuploadMark {
 
 /// The error of a reader if there is nothing to read.
 fn absent(failure: Option<&Error>) -> Error {
-    failure.cloned().unwrap_or(Error::NotHere)
+    failure.cloned().unwrap_or(Error::NotFetched)
 }

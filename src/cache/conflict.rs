@@ -8,7 +8,7 @@ use crate::stat::Time;
 
 /// What to do with content that conflicts with somebody else's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Conflicts {
+pub enum ConflictPolicy {
     /// Both stay on the host: ours beside theirs.
     #[default]
     KeepBoth,

@@ -345,7 +345,7 @@ impl Disk {
     /// must never share a file, or what one writes would get the name of what the other has.
     pub(crate) fn make_clean(&self, private: &Private, version: &Version) -> io::Result<()> {
         let path = self.clean_path(version).ok_or(io::ErrorKind::Unsupported)?;
-        self.step(Step::SettleContent)?;
+        self.step(Step::MakeClean)?;
         let flags = rustix::fs::RenameFlags::NOREPLACE;
         rustix::fs::renameat_with(
             rustix::fs::CWD,
@@ -360,7 +360,7 @@ impl Disk {
     /// Takes the clean name from content that is about to be written to.
     pub(crate) fn make_dirty(&self, version: &Version, private: Private) -> io::Result<Private> {
         let path = self.clean_path(version).ok_or(io::ErrorKind::Unsupported)?;
-        self.step(Step::ClaimContent)?;
+        self.step(Step::MakeDirty)?;
         fs::rename(path, self.private_path(&private))?;
         Ok(private)
     }
@@ -370,8 +370,8 @@ impl Disk {
     pub(crate) fn rename_private(&self, old: &Private, new: Private) -> io::Result<Private> {
         if *old != new {
             self.step(match new.kind {
-                Kind::Dirty => Step::ClaimContent,
-                Kind::Temporary | Kind::Old => Step::AbandonContent,
+                Kind::Dirty => Step::MakeDirty,
+                Kind::Temporary | Kind::Old => Step::MakeTemporary,
             })?;
             fs::rename(self.private_path(old), self.private_path(&new))?;
         }
@@ -400,7 +400,7 @@ impl Disk {
 
     /// Has the disk keep content, its name included.
     pub(crate) fn sync_private(&self, file: &File) -> io::Result<()> {
-        self.step(Step::SyncContent)?;
+        self.step(Step::FlushContent)?;
         file.sync_all()?;
         File::open(&self.content)?.sync_all()
     }

@@ -189,7 +189,7 @@ impl Entry {
     /// Returns once errors of the host are known. Dirty content always counts as the newest.
     ///
     /// # Errors
-    /// [`Error::Outdated`] if other handles are open and their content is of another version.
+    /// [`Error::StaleContent`] if other handles are open and their content is of another version.
     pub fn open(
         self: &Arc<Self>,
         path: &RemotePath,
@@ -206,7 +206,7 @@ impl Entry {
                     return Ok(());
                 }
                 // Others read it: it must not change under them before the newer one is complete.
-                Content::Clean { .. } if self.n_handles() > 1 => return Err(Error::Outdated),
+                Content::Clean { .. } if self.n_handles() > 1 => return Err(Error::StaleContent),
                 Content::Clean { .. } if state.is_busy() => self.wait(&mut state, wait)?,
                 Content::Clean { version: here, .. } => {
                     let old = *here;
@@ -321,7 +321,7 @@ impl Entry {
 
     /// Returns whether the content was not changed since it was last closed and is uploaded in the
     /// background, without a failure so far.
-    pub fn is_on_its_way(&self) -> bool {
+    pub fn is_waiting_upload(&self) -> bool {
         let state = self.state.lock();
         state.is_closed() && state.failure().is_none()
     }
@@ -338,7 +338,7 @@ impl Entry {
     }
 
     /// Returns the local file of dirty content, for messages.
-    pub fn kept_in(&self) -> Option<PathBuf> {
+    pub fn local_file(&self) -> Option<PathBuf> {
         let (_, private) = self.state.lock().dirty()?;
         Some(self.cache.disk.private_path(&private))
     }

@@ -18,7 +18,7 @@ use crate::path::Escaped;
 
 /// The cache directory of a root, with something in it that is on no host.
 #[derive(Debug)]
-pub struct Shelf {
+pub struct CacheDir {
     dir: PathBuf,
     /// What it is a cache of, as the last mount said.
     pub source: String,
@@ -69,7 +69,7 @@ fn wrap<'a>(act: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 
 /// # Errors
 /// Others can write to that directory, or it is another user's; also for root: links and FIFOs that
 /// somebody else made in it would be followed.
-pub fn find(base: &Path) -> Result<Vec<Shelf>, Error> {
+pub fn find(base: &Path) -> Result<Vec<CacheDir>, Error> {
     check_base(base).map_err(wrap("use", base))?;
     let items = match fs::read_dir(base) {
         Ok(items) => items,
@@ -96,7 +96,7 @@ pub fn find(base: &Path) -> Result<Vec<Shelf>, Error> {
     Ok(shelves)
 }
 
-fn look(dir: &Path) -> Result<Shelf, Error> {
+fn look(dir: &Path) -> Result<CacheDir, Error> {
     let found = journal::read(dir).map_err(wrap("read", dir))?;
     let content = dir.join("content");
     let mut leftovers = Vec::new();
@@ -117,7 +117,7 @@ fn look(dir: &Path) -> Result<Shelf, Error> {
     leftovers.sort_by_key(|left| (left.record.as_ref().map(|record| record.since), left.id));
     let set_aside = fs::read(dir.join("damaged")).unwrap_or_default();
     let source = fs::read_to_string(dir.join("source")).unwrap_or_default();
-    Ok(Shelf {
+    Ok(CacheDir {
         source: match source.trim_end() {
             "" => Escaped(dir.file_name().unwrap_or_default().as_encoded_bytes()).to_string(),
             source => source.to_owned(),
@@ -166,7 +166,7 @@ impl Leftover {
     }
 }
 
-impl Shelf {
+impl CacheDir {
     /// Removes a content for good.
     ///
     /// # Errors

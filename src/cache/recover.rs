@@ -16,7 +16,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use crate::cache::Cache;
-use crate::cache::conflict::Conflicts;
+use crate::cache::conflict::ConflictPolicy;
 use crate::cache::disk::Private;
 use crate::cache::entry::Entry;
 use crate::cache::journal::Durable;
@@ -163,7 +163,7 @@ impl Cache {
         let keep = |why: String| {
             let file = self.disk.private_path(&private);
             let outcome = RecoveryOutcome::NeedsDecision { why, file };
-            self.left_by_others.lock().push(id);
+            self.unrecovered.lock().push(id);
             RecoveredFile { id, path, outcome }
         };
         let opened = self.disk.open_private(&private).and_then(|file| {
@@ -321,10 +321,10 @@ impl Cache {
         if outcome.is_on_host() {
             self.finish(id, Some(private));
         } else {
-            self.left_by_others.lock().push(id);
+            self.unrecovered.lock().push(id);
         }
         if let RecoveryOutcome::ConflictCopy(kept_as) = &outcome {
-            self.note_collision(&path, kept_as);
+            self.note_conflict(&path, kept_as);
         }
         let recovered = RecoveredFile { id, path, outcome };
         self.note_recovered(recovered.clone());
@@ -435,7 +435,8 @@ impl Cache {
             let left = partial::resolve(&*self.remote, &path, stat, &content, &mut plan, true)?;
             is_there |= matches!(left, partial::Found::Part { .. });
         }
-        let replaces = self.conflicts == Conflicts::Overwrite || plan.expect == Expect::Anything;
+        let replaces =
+            self.conflict_policy == ConflictPolicy::Overwrite || plan.expect == Expect::Anything;
         if replaces && !is_there {
             // What comes after this look is somebody's newer version.
             plan.expect = found.map_or(Expect::Absent, |stat| Expect::Version(stat.version()));

@@ -62,7 +62,7 @@ pub(super) struct Refresh {
     /// Calls for attributes that wait for a small refresh.
     n_awaiting: u32,
     /// Counts the newer versions of which the kernel was told.
-    n_switches: u64,
+    n_replacements: u64,
     /// How new the attributes were for which the last refresh was started; `None` before the first.
     refreshed_at: Option<Tick>,
     /// When a read last ended before the end of the content.
@@ -74,7 +74,7 @@ impl Default for Refresh {
         Self {
             phase: Phase::Idle { failure: None },
             n_awaiting: 0,
-            n_switches: 0,
+            n_replacements: 0,
             refreshed_at: None,
             part_read_at: None,
         }
@@ -96,7 +96,7 @@ impl Refresh {
 
 /// Which refresh is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Whole {
+pub enum RefreshWait {
     /// One of a small file, and one that is complete.
     IfSmall,
     Always,
@@ -123,7 +123,7 @@ impl Entry {
         path: &RemotePath,
         version: Version,
         at: Option<Tick>,
-        install: impl FnOnce(Newer) + Send + 'static,
+        install: impl FnOnce(NewerContent) + Send + 'static,
     ) {
         let mut state = self.state.lock();
         let now = self.cache.clock.tick();
@@ -154,7 +154,7 @@ impl Entry {
                 Ok((fetched, private, file)) => {
                     let continues = at.is_some() && guard.0.is_continued_by(&file);
                     let is_awaited = guard.0.begin_switch();
-                    install(Newer {
+                    install(NewerContent {
                         is_awaited,
                         may_interrupt: at.is_none() || continues,
                         known: version,
@@ -211,7 +211,7 @@ impl Entry {
     ///
     /// # Errors
     /// [`Error::WouldWait`], or why the last refresh failed.
-    pub fn wait_for_refresh(&self, whole: Whole, wait: Wait) -> Result<(), Error> {
+    pub fn wait_for_refresh(&self, which: RefreshWait, wait: Wait) -> Result<(), Error> {
         let mut state = self.state.lock();
         loop {
             let is_awaited = match &state.refresh.phase {
@@ -222,10 +222,10 @@ impl Entry {
                     failure: Some(error),
                 } => return Err(error.clone()),
             };
-            if !is_awaited && whole == Whole::IfSmall {
+            if !is_awaited && which == RefreshWait::IfSmall {
                 return Ok(());
             }
-            let n_awaiting = u32::from(whole == Whole::IfSmall && wait == Wait::Allowed);
+            let n_awaiting = u32::from(which == RefreshWait::IfSmall && wait == Wait::Allowed);
             state.refresh.n_awaiting += n_awaiting;
             let waited = self.wait(&mut state, wait);
             state.refresh.n_awaiting -= n_awaiting;
@@ -235,8 +235,8 @@ impl Entry {
 
     /// Returns how often a newer version took the place of an older one and the kernel was told.
     /// The kernel takes no attributes for which it asked before it was told.
-    pub fn n_switches(&self) -> u64 {
-        self.state.lock().refresh.n_switches
+    pub fn n_replacements(&self) -> u64 {
+        self.state.lock().refresh.n_replacements
     }
 
     /// Returns the version of content that is the host's, here or on its way.
@@ -313,7 +313,7 @@ impl Drop for Guard {
 
 /// A newer version of open content, complete and not yet shown to anybody. Attributes are those of
 /// the older one, or wait, until this is dropped.
-pub struct Newer {
+pub struct NewerContent {
     /// Whether calls for attributes wait for this, so that the kernel hears of it by their answers.
     /// Answers to what it asked before it is told otherwise do not count to it.
     pub is_awaited: bool,
@@ -329,7 +329,7 @@ pub struct Newer {
     guard: Guard,
 }
 
-impl Newer {
+impl NewerContent {
     /// Replaces the older content; returns the attributes that belong to the newer one. `None`
     /// where the older content is not clean any more: then it stays.
     pub fn install(&mut self) -> Option<Stat> {
@@ -360,19 +360,19 @@ impl Newer {
     }
 }
 
-impl Drop for Newer {
+impl Drop for NewerContent {
     fn drop(&mut self) {
         if let Some(private) = &self.private {
             self.guard.0.cache.disk.remove_private(private);
         } else if !self.is_awaited {
-            self.guard.0.state.lock().refresh.n_switches += 1;
+            self.guard.0.state.lock().refresh.n_replacements += 1;
         }
     }
 }
 
-impl std::fmt::Debug for Newer {
+impl std::fmt::Debug for NewerContent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Newer")
+        f.debug_struct("NewerContent")
             .field("fetched", &self.fetched)
             .finish_non_exhaustive()
     }

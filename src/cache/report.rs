@@ -62,14 +62,14 @@ pub struct CacheReport {
 
 /// Content that was uploaded beside a file because somebody else had changed that.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Collision {
+pub struct ConflictReport {
     pub path: RemotePath,
     pub kept_as: RemotePath,
     pub at: Time,
 }
 
-/// How many collisions are remembered; the log has all.
-const MAX_COLLISIONS: usize = 100;
+/// How many conflicts are remembered; the log has all.
+const MAX_CONFLICTS: usize = 100;
 
 /// How files were opened so far.
 #[derive(Debug, Default)]
@@ -90,12 +90,12 @@ impl Cache {
         self.opens.all.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn note_collision(&self, path: &RemotePath, kept_as: &RemotePath) {
-        let mut collisions = self.collisions.lock();
-        if collisions.len() == MAX_COLLISIONS {
-            collisions.pop_front();
+    pub(super) fn note_conflict(&self, path: &RemotePath, kept_as: &RemotePath) {
+        let mut conflicts = self.conflicts.lock();
+        if conflicts.len() == MAX_CONFLICTS {
+            conflicts.pop_front();
         }
-        collisions.push_back(Collision {
+        conflicts.push_back(ConflictReport {
             path: path.clone(),
             kept_as: kept_as.clone(),
             at: self.clock.wall(),
@@ -103,13 +103,13 @@ impl Cache {
     }
 
     /// Returns the conflicts of this mount, the last of them at the end.
-    pub fn collisions(&self) -> Vec<Collision> {
-        self.collisions.lock().iter().cloned().collect()
+    pub fn conflicts(&self) -> Vec<ConflictReport> {
+        self.conflicts.lock().iter().cloned().collect()
     }
 
     /// Returns what earlier mounts left and what is still here.
-    pub fn left_by_others(&self) -> Vec<Record> {
-        let ids = self.left_by_others.lock().clone();
+    pub fn unrecovered(&self) -> Vec<Record> {
+        let ids = self.unrecovered.lock().clone();
         let journal = self.disk.journal();
         ids.into_iter().filter_map(|id| journal.get(id)).collect()
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use rustix::fs::SeekFrom;
 
 use crate::cache::Cache;
-use crate::cache::conflict::Conflicts;
+use crate::cache::conflict::ConflictPolicy;
 use crate::cache::conflict::name_beside;
 use crate::path::RemotePath;
 use crate::remote;
@@ -33,7 +33,7 @@ impl Cache {
         plan: &mut UploadSpec,
     ) -> remote::Result<Sent> {
         for n in 1..=MAX_NAMES {
-            if self.conflicts == Conflicts::KeepBoth && plan.expect != Expect::Anything {
+            if self.conflict_policy == ConflictPolicy::KeepBoth && plan.expect != Expect::Anything {
                 plan.conflict_name = name_beside(path, self.clock.wall(), n);
             }
             match self.remote.upload(path, content, plan) {

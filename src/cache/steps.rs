@@ -11,14 +11,14 @@ pub enum Step {
     JournalDone,
     CreateContent,
     WriteContent,
-    CutContent,
-    SyncContent,
+    TruncateContent,
+    FlushContent,
     /// Clean content gets a name that says nothing, because it is about to be written to.
-    ClaimContent,
+    MakeDirty,
     /// Content gets the name of its version.
-    SettleContent,
+    MakeClean,
     /// The file has no name any more, and its content none that a later run would look at.
-    AbandonContent,
+    MakeTemporary,
     RemoveContent,
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::cache::Error;
 use crate::cache::UploadTarget;
-use crate::cache::conflict::Conflicts;
+use crate::cache::conflict::ConflictPolicy;
 use crate::cache::disk::Private;
 use crate::cache::entry::Entry;
 use crate::cache::entry::Wait;
@@ -109,7 +109,7 @@ impl Entry {
     ///
     /// # Errors
     /// The content is still here and still dirty; the next call tries again, and so does the cache
-    /// in the background where a retry may succeed. [`Error::KeptBeside`] is returned once: the
+    /// in the background where a retry may succeed. [`Error::ConflictCopy`] is returned once: the
     /// content is on the host then, in a conflict copy.
     pub fn upload(
         self: &Arc<Self>,
@@ -264,7 +264,7 @@ impl Entry {
         plan: &mut UploadSpec,
     ) -> Result<Sent, Error> {
         let replaces_anything =
-            job.skips_conflict_check || self.cache.conflicts == Conflicts::Overwrite;
+            job.skips_conflict_check || self.cache.conflict_policy == ConflictPolicy::Overwrite;
         if replaces_anything && plan.expect != Expect::Anything {
             return self.replace_there(path, content, plan);
         }
@@ -360,7 +360,7 @@ impl Entry {
                 log::warn!("{at} was removed on the host meanwhile; it is there again");
                 Ok(())
             }
-            Outcome::ConflictCopy => Err(Error::KeptBeside {
+            Outcome::ConflictCopy => Err(Error::ConflictCopy {
                 path: target.path.clone(),
                 kept_as: at.clone(),
             }),
@@ -369,8 +369,8 @@ impl Entry {
             Ok(()) => target_of.uploaded(&changed),
             Err(error) => {
                 log::error!("{error}");
-                self.cache.note_collision(&target.path, at);
-                target_of.kept_beside(at, &changed);
+                self.cache.note_conflict(&target.path, at);
+                target_of.uploaded_as_conflict_copy(at, &changed);
             }
         }
         let version = changed.stat.map_or(

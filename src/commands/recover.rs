@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use crate::cache::Id;
 use crate::cache::Phase;
 use crate::cache::leftovers;
+use crate::cache::leftovers::CacheDir;
 use crate::cache::leftovers::Leftover;
-use crate::cache::leftovers::Shelf;
 use crate::config;
 use crate::config::RecoverAction;
 use crate::control::show;
@@ -64,9 +64,9 @@ pub fn run(task: &config::Recover, out: &mut dyn Write) -> Result<ExitCode, Erro
 /// # Errors
 /// An id is unknown or ambiguous.
 fn chosen<'a>(
-    shelves: &'a [Shelf],
+    shelves: &'a [CacheDir],
     ids: &[String],
-) -> Result<Vec<(&'a Shelf, &'a Leftover)>, Error> {
+) -> Result<Vec<(&'a CacheDir, &'a Leftover)>, Error> {
     let all = || {
         shelves
             .iter()
@@ -88,7 +88,7 @@ fn chosen<'a>(
     Ok(chosen)
 }
 
-fn list(shelves: &[Shelf], out: &mut dyn Write) -> io::Result<()> {
+fn list(shelves: &[CacheDir], out: &mut dyn Write) -> io::Result<()> {
     if shelves.is_empty() {
         return writeln!(out, "nothing is left: every file is uploaded");
     }

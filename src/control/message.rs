@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use serde::Deserialize;
 use serde::Serialize;
 
-use crate::cache::Collision;
+use crate::cache::ConflictReport;
 use crate::cache::FileReport;
 use crate::cache::FileState;
 use crate::cache::Record;
@@ -91,12 +91,12 @@ pub struct LeftStatus {
     pub message: String,
 }
 
-impl From<Collision> for ConflictStatus {
-    fn from(collision: Collision) -> Self {
+impl From<ConflictReport> for ConflictStatus {
+    fn from(conflict: ConflictReport) -> Self {
         Self {
-            path: collision.path.to_string(),
-            kept_as: collision.kept_as.to_string(),
-            at: collision.at.secs,
+            path: conflict.path.to_string(),
+            kept_as: conflict.kept_as.to_string(),
+            at: conflict.at.secs,
         }
     }
 }

@@ -56,8 +56,8 @@ impl Daemon for ControlledMount {
                 misses: cache.misses,
             },
             files: convert_each(files),
-            conflicts: convert_each(mounted.cache.collisions()),
-            left: convert_each(mounted.cache.left_by_others()),
+            conflicts: convert_each(mounted.cache.conflicts()),
+            left: convert_each(mounted.cache.unrecovered()),
         }
     }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::cache;
-use crate::cache::Whole;
+use crate::cache::RefreshWait;
 use crate::path::RemotePath;
 use crate::stat::FileKind;
 use crate::stat::Stat;
@@ -42,19 +42,19 @@ impl Vfs {
             let tree = self.revalidate_attr(cx, ino)?;
             return self.attr_of(&tree, ino);
         };
-        let n_switches = entry.n_switches();
+        let n_replacements = entry.n_replacements();
         self.take_fetched_stat(ino, &entry);
         let before = self.attr_of(&self.tree.lock(), ino)?;
         // This starts to fetch a newer version, if there is one.
         self.attr_of(&*self.revalidate_attr(cx, ino)?, ino)?;
         // If the fetch fails, the older version stays, with its attributes.
         if let Err(error @ cache::Error::WouldWait) =
-            entry.wait_for_refresh(Whole::IfSmall, cx.wait)
+            entry.wait_for_refresh(RefreshWait::IfSmall, cx.wait)
         {
             return Err(error.into());
         }
         let attr = self.attr_of(&self.tree.lock(), ino)?;
-        if entry.n_switches() == n_switches {
+        if entry.n_replacements() == n_replacements {
             return Ok(attr);
         }
         // The attributes were invalidated in the kernel meanwhile, and it does not take this answer

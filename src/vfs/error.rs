@@ -149,11 +149,11 @@ fn of_cache(error: &cache::Error) -> c_int {
         cache::Error::Local { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
         cache::Error::Full => libc::ENOSPC,
         // `vfs` fetches missing content and tries again; this is the error if that did not help.
-        cache::Error::NotHere
+        cache::Error::NotFetched
         | cache::Error::NotJournaled
-        | cache::Error::Outdated
+        | cache::Error::StaleContent
         | cache::Error::Internal => libc::EIO,
-        cache::Error::KeptBeside { .. } | cache::Error::NoPath => libc::ESTALE,
+        cache::Error::ConflictCopy { .. } | cache::Error::NoPath => libc::ESTALE,
         cache::Error::TooSparse => libc::EFBIG,
         cache::Error::WouldWait => libc::EAGAIN,
     }

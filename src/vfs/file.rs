@@ -189,7 +189,7 @@ impl Vfs {
             }
         };
         match entry.open(&path, version, cx.wait) {
-            Err(cache::Error::Outdated) => self.refresh_and_wait(cx, ino, entry),
+            Err(cache::Error::StaleContent) => self.refresh_and_wait(cx, ino, entry),
             result => {
                 result?;
                 self.take_fetched_stat(ino, entry);
@@ -449,7 +449,7 @@ impl Vfs {
         let mut result = op();
         for _ in 0..MAX_ROUNDS {
             match result {
-                Err(cache::Error::NotHere) => self.fetch_if_missing(cx, ino, entry)?,
+                Err(cache::Error::NotFetched) => self.fetch_if_missing(cx, ino, entry)?,
                 Err(cache::Error::NotJournaled) => {
                     let target = self.upload_target(ino)?.target();
                     entry.open_in_journal(target.as_ref(), cx.wait)?;

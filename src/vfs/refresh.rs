@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use crate::cache::Entry;
-use crate::cache::Newer;
-use crate::cache::Whole;
+use crate::cache::NewerContent;
+use crate::cache::RefreshWait;
 use crate::clock::Tick;
 use crate::stat::Version;
 use crate::vfs::Change;
@@ -54,14 +54,14 @@ impl Vfs {
     ) -> Result<()> {
         cx.may_wait()?;
         // A running refresh may fetch a version between the two.
-        let _older = entry.wait_for_refresh(Whole::Always, cx.wait);
+        let _older = entry.wait_for_refresh(RefreshWait::Always, cx.wait);
         {
             let tree = self.tree.lock();
             if let Some(inode) = tree.get(ino) {
                 self.refresh(&tree, ino, inode, entry, None);
             }
         }
-        Ok(entry.wait_for_refresh(Whole::Always, cx.wait)?)
+        Ok(entry.wait_for_refresh(RefreshWait::Always, cx.wait)?)
     }
 
     fn refresh(&self, tree: &Tree, ino: Ino, inode: &Inode, entry: &Arc<Entry>, at: Option<Tick>) {
@@ -76,7 +76,7 @@ impl Vfs {
     }
 
     /// Makes a newer version the content of an open file.
-    fn install(&self, ino: Ino, mut newer: Newer, since: Tick) {
+    fn install(&self, ino: Ino, mut newer: NewerContent, since: Tick) {
         let invalidates_kernel = !newer.is_awaited;
         if invalidates_kernel {
             // The kernel must revalidate the size before it reads newer content. This also writes

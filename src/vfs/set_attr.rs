@@ -158,7 +158,7 @@ impl Vfs {
         };
         self.with_entry(cx, ino, &entry, || match entry.truncate(size, cx.wait) {
             // The content is on the host only (see copy_file_range): truncate it there.
-            Err(crate::cache::Error::NotHere) => Ok(false),
+            Err(crate::cache::Error::NotFetched) => Ok(false),
             result => result.map(|()| true),
         })
     }

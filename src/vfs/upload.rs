@@ -102,7 +102,7 @@ impl Vfs {
     /// Returns whether closing a handle must upload a new file, even if the handle only reads: the
     /// host does not have the file, and no upload is waiting.
     pub(super) fn must_create(&self, handle: &FileHandle) -> bool {
-        self.is_new(handle.ino) && !handle.entry.is_on_its_way()
+        self.is_new(handle.ino) && !handle.entry.is_waiting_upload()
     }
 
     /// Returns whether the file was created here and never uploaded.
@@ -142,7 +142,7 @@ impl Vfs {
             });
             drop(tree);
             if is_gone {
-                let kept = entry.kept_in().unwrap_or_default();
+                let kept = entry.local_file().unwrap_or_default();
                 log::error!(
                     "cannot upload an open file: its directory was removed or moved on the host; \
                      the content is kept in {}",
@@ -366,7 +366,7 @@ impl UploadTarget for InodeUploadTarget {
         }
     }
 
-    fn kept_beside(&self, kept_as: &RemotePath, changed: &Changed) {
+    fn uploaded_as_conflict_copy(&self, kept_as: &RemotePath, changed: &Changed) {
         let at = self.vfs.clock.tick();
         let mut tree = self.vfs.tree.lock();
         let Some(name) = kept_as.name() else { return };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use scpfs::cache::Phase;
 use scpfs::cache::leftovers;
-use scpfs::cache::leftovers::Shelf;
+use scpfs::cache::leftovers::CacheDir;
 
 use crate::faults::Fault;
 use crate::model::Model;
@@ -192,7 +192,7 @@ impl World {
         }
     }
 
-    fn shelves(&self) -> Vec<Shelf> {
+    fn shelves(&self) -> Vec<CacheDir> {
         leftovers::find(&self.scene.mounted.aside("home/.cache/scpfs")).unwrap()
     }
 
@@ -340,7 +340,7 @@ impl World {
     }
 
     /// A cache directory.
-    fn look_into(&mut self, shelf: &Shelf, found: &mut [[Found; 2]], tidies: bool) {
+    fn look_into(&mut self, shelf: &CacheDir, found: &mut [[Found; 2]], tidies: bool) {
         if shelf.n_damaged > 0 {
             self.wrong(&format!("DAMAGE: {shelf:?}"));
         }

@@ -253,7 +253,7 @@ fn what_the_local_disk_cannot_keep_until_later_is_uploaded_at_once() {
     struct FullDisk;
     impl scpfs::cache::Steps for FullDisk {
         fn before(&self, step: scpfs::cache::Step) -> io::Result<()> {
-            if step == scpfs::cache::Step::SyncContent {
+            if step == scpfs::cache::Step::FlushContent {
                 return Err(io::Error::from_raw_os_error(libc::ENOSPC));
             }
             Ok(())

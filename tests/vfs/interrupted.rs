@@ -532,7 +532,7 @@ struct NoCut(AtomicBool);
 
 impl Steps for NoCut {
     fn before(&self, step: Step) -> io::Result<()> {
-        if step == Step::CutContent && self.0.load(Ordering::SeqCst) {
+        if step == Step::TruncateContent && self.0.load(Ordering::SeqCst) {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         Ok(())

@@ -226,7 +226,7 @@ fn a_removed_directory_keeps_the_content_of_an_earlier_mount_here() {
     gate.open();
     eventually("all is dealt with", || mount.cache.recovered().len() == 3);
     assert_eq!(mount.names("").unwrap(), ["changed", "new"]);
-    let kept = mount.cache.left_by_others();
+    let kept = mount.cache.unrecovered();
     let paths: Vec<String> = kept.iter().map(|one| one.path.to_string()).collect();
     assert_eq!(paths, ["dir/old"]);
     let world = mount.crash();

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use scpfs::cache::Conflicts;
+use scpfs::cache::ConflictPolicy;
 use scpfs::cache::RecoveryOutcome;
 use scpfs::remote::Expect;
 use scpfs::remote::UploadSpec;
@@ -134,7 +134,7 @@ fn what_took_the_name_of_an_open_file_is_not_overwritten() {
 
 #[test]
 fn a_conflict_can_be_made_to_overwrite_or_to_fail() {
-    for conflicts in [Conflicts::Overwrite, Conflicts::Fail] {
+    for conflicts in [ConflictPolicy::Overwrite, ConflictPolicy::Fail] {
         let mount = Mount::set_up(Setup {
             conflicts,
             ..Setup::default()
@@ -144,7 +144,7 @@ fn a_conflict_can_be_made_to_overwrite_or_to_fail() {
         mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
         fs::write(mount.at("file"), "theirs").unwrap();
         let result = mount.close(&opened);
-        if conflicts == Conflicts::Overwrite {
+        if conflicts == ConflictPolicy::Overwrite {
             result.unwrap();
             assert_eq!(fs::read(mount.at("file")).unwrap(), b"ours");
         } else {
@@ -427,7 +427,7 @@ fn what_the_disk_could_not_take_at_close_is_not_said_to_be_safe() {
     struct FailsOnce(AtomicBool);
     impl scpfs::cache::Steps for FailsOnce {
         fn before(&self, step: scpfs::cache::Step) -> std::io::Result<()> {
-            let is_due = step == scpfs::cache::Step::SyncContent;
+            let is_due = step == scpfs::cache::Step::FlushContent;
             if is_due && self.0.swap(false, Ordering::SeqCst) {
                 return Err(std::io::Error::from_raw_os_error(libc::ENOSPC));
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use scpfs::cache::Cache;
-use scpfs::cache::Conflicts;
+use scpfs::cache::ConflictPolicy;
 use scpfs::cache::Disk;
 use scpfs::cache::Id;
 use scpfs::cache::Limits;
@@ -74,7 +74,7 @@ pub(crate) type Around = Box<dyn FnOnce(Arc<dyn Remote>) -> Arc<dyn Remote>>;
 /// How a mount is to be.
 pub(crate) struct Setup {
     pub(crate) max_bytes: u64,
-    pub(crate) conflicts: Conflicts,
+    pub(crate) conflicts: ConflictPolicy,
     pub(crate) placement: PlacementPolicy,
     pub(crate) writeback: Option<Duration>,
     pub(crate) is_offline_ok: bool,
@@ -89,7 +89,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             max_bytes: 1 << 30,
-            conflicts: Conflicts::KeepBoth,
+            conflicts: ConflictPolicy::KeepBoth,
             placement: PlacementPolicy::Auto,
             writeback: None,
             is_offline_ok: false,
