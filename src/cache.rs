@@ -1,20 +1,20 @@
 //! Whole files on the local disk: fetched on open, read and written here, uploaded on close.
 //!
-//! Knows neither inodes nor handles, and not how a host uploads a file. Driven by `vfs`, which
-//! holds an [`Entry`] for each file that is open or dirty; everything else is an index of
-//! clean content that may be dropped at any time.
+//! This module knows no inodes and no host commands. It is driven by `vfs`, which holds an [`Entry`]
+//! for each file that is open or dirty. All other content is clean, is listed in an index, and may be
+//! evicted at any time.
 //!
-//! Lock order: an entry's state, then the index, then the journal. None is held across the network,
-//! nor while the layer above is called.
+//! Lock order: an entry's `journaling`, its `state`, the index, the journal. No lock is held across a
+//! request to the host or a call of the layer above.
 //!
 //! Modules:
 //! - `entry`: one cached file: opening it, its handles, and waiting for its state to change
 //! - `state`: the state machine of a cached file; no I/O
 //! - `access`: read, write, truncate, allocate
-//! - `fetch`: download into the cache
+//! - `fetch`: fetch content into the cache
 //! - `refresh`: replace the content of an open file by a newer version
 //! - `upload`: upload to the host, and resolving uploads of unknown outcome
-//! - `send`: one upload, and the conflict copy if somebody else changed the file
+//! - `send`: one upload, and the conflict copy if there is a conflict
 //! - `conflict`: what to do on a conflict, and how a conflict copy is named
 //! - `persist`: write dirty content to the local disk, for write-back and at the end of a mount
 //! - `upload_queue`: background uploads and retries, with back-off
@@ -22,10 +22,10 @@
 //! - `journaling`: when the journal is written for a file
 //! - `journal`: the journal of dirty content, on disk
 //! - `recover`: dirty content of an earlier mount
-//! - `leftovers`: the same without a connection, for `scpfs recover`
+//! - `leftovers`: lists, copies and discards such content without a connection, for `scpfs recover`
 //! - `index`: clean content in LRU order, bounded by bytes
 //! - `room`: free space on the host
-//! - `sparse`: how sparse a file may become; pure
+//! - `sparse`: limit for holes in a file; pure
 //! - `disk`: the cache directory: layout, lock, host key, file names
 //! - `steps`: named steps at which a test can crash
 //! - `report`: what `scpfs status` shows of the cache
@@ -88,7 +88,7 @@ pub use crate::cache::upload::Target;
 pub use crate::cache::upload_block::UploadBlock;
 
 use crate::cache::index::Index;
-use crate::cache::report::Opens;
+use crate::cache::report::OpenCounters;
 use crate::cache::upload_queue::Uploads;
 use crate::clock::Clock;
 use crate::path::RemotePath;
@@ -110,36 +110,36 @@ pub enum Error {
         source: Arc<io::Error>,
     },
     #[error(
-        "the local cache is full: all that could go is gone, and what is open or not yet uploaded stays"
+        "the local cache is full: all clean content was evicted, and open and dirty files cannot be; \
+         close files or free disk space"
     )]
     Full,
-    /// The content was not fetched, or was replaced on the host: [`Entry::open`] brings it.
-    #[error("the content is not here")]
+    /// The content is not on the local disk: call [`Entry::open`], which fetches it.
+    #[error("the content is not fetched")]
     NotFetched,
-    /// The content is of an older version, and others read it: [`Entry::refresh`] replaces it.
-    #[error("the content is of an older version")]
+    /// The content is stale and other handles read it: call [`Entry::refresh`], which replaces it.
+    #[error("the content is stale")]
     StaleContent,
-    /// The journal does not know yet that the content will differ from the host's:
-    /// [`Entry::open_in_journal`] tells it.
+    /// The content has no journal record yet: call [`Entry::open_in_journal`] before the change.
     #[error("the content is not in the journal")]
     NotJournaled,
-    /// Somebody else uploaded the file; it was left alone.
-    #[error("{path} was changed on the host meanwhile; yours is beside it, as {kept_as}")]
+    /// There was a conflict: the host's file is unchanged, and our content is in a conflict copy.
+    #[error("{path} was changed on the host; your version was uploaded as {kept_as}")]
     ConflictCopy {
         path: RemotePath,
         kept_as: RemotePath,
     },
-    /// The file would have more holes than this host can be sent.
+    /// The file would have more holes than can be uploaded to this host, see `sparse`.
     #[error("the file would be too sparse to be uploaded to this host")]
     TooSparse,
-    /// Nobody knows any more where the content goes; it stays here.
+    /// The path of the file on the host is unknown; the content stays on the local disk.
     #[error("{}", upload::NO_PATH)]
     NoPath,
-    /// A bug of this program; the log says more.
+    /// A bug in this program; details are in the log.
     #[error("an internal error")]
     Internal,
-    /// Nothing was done because it would have had to wait, and was told not to.
-    #[error("this would have to wait")]
+    /// The call would block, but was made with [`Wait::Never`]. Nothing was done.
+    #[error("the operation would block")]
     WouldWait,
 }
 
@@ -163,21 +163,22 @@ pub struct Cache {
     workers: Workers,
     disk: Disk,
     conflict_policy: ConflictPolicy,
-    /// Guards what is known of the clean content on disk.
+    /// Lists the clean content on the local disk that no entry holds.
     index: Mutex<Index>,
     uploads: Uploads,
-    /// The last conflicts, for whoever asks.
+    /// The last conflicts, for `scpfs status`.
     conflicts: Mutex<VecDeque<ConflictReport>>,
-    /// What earlier runs left and this one could not upload.
+    /// Records of earlier mounts whose content this mount could not upload.
     unrecovered: Mutex<Vec<Id>>,
-    /// The outcome of each of the others, so far.
+    /// The outcomes of recoveries so far.
     recovered: Mutex<Vec<RecoveredFile>>,
+    /// How many recoveries were pending when the mount started.
     n_pending: AtomicUsize,
-    opens: Opens,
+    opens: OpenCounters,
 }
 
 impl Cache {
-    /// Takes over what an earlier run left on `disk`.
+    /// Creates the cache; its index lists the clean content that is on `disk`.
     pub fn new(
         remote: Arc<dyn Remote>,
         disk: Disk,
@@ -187,7 +188,7 @@ impl Cache {
         workers: Workers,
     ) -> Arc<Self> {
         let mut index = Index::new(limits);
-        for (version, size) in disk.found() {
+        for (version, size) in disk.clean_content() {
             index.insert(version, size);
         }
         let uploads = Uploads::new(Arc::clone(&clock), workers.clone());
@@ -203,28 +204,32 @@ impl Cache {
             unrecovered: Mutex::new(Vec::new()),
             recovered: Mutex::new(Vec::new()),
             n_pending: AtomicUsize::new(0),
-            opens: Opens::default(),
+            opens: OpenCounters::default(),
         })
     }
 
-    /// Returns whether the content of this version is here, so that opening it costs no bytes.
+    /// Returns whether the content of this version is cached and no entry holds it.
     pub fn has(&self, version: &Version) -> bool {
         self.index.lock().contains(version)
     }
 
-    /// Makes an entry for a file of the host; its content is fetched when it is first needed.
+    /// Creates an entry for a file of the host; the content is fetched when it is first opened.
     pub fn entry(self: &Arc<Self>, version: Version) -> Arc<Entry> {
         Entry::of_host(Arc::clone(self), version)
     }
 
-    /// Makes an entry for a file that is not on the host yet: empty, and to be uploaded. If it
-    /// `replaces`, the first upload replaces a file that has appeared there meanwhile: `O_TRUNC`.
-    pub fn new_entry(self: &Arc<Self>, replaces: bool) -> Result<Arc<Entry>, Error> {
-        Entry::of_new_file(Arc::clone(self), replaces)
+    /// Creates an entry for a new file: empty, dirty, and not on the host yet. With
+    /// `skips_conflict_check` (`O_TRUNC`), the first upload replaces a file that another client has
+    /// created in the meantime.
+    ///
+    /// # Errors
+    /// The local disk could not be written.
+    pub fn new_entry(self: &Arc<Self>, skips_conflict_check: bool) -> Result<Arc<Entry>, Error> {
+        Entry::of_new_file(Arc::clone(self), skips_conflict_check)
     }
 
-    /// Notes that a request of ours changed the metadata of a file, and with it the version of its
-    /// unchanged content.
+    /// Renames clean content from `old` to `new`, after a request of ours changed the metadata of the
+    /// file and with it the version, but not the content.
     pub fn change_version(&self, old: &Version, new: &Version) {
         if old == new || !self.index.lock().remove(old) {
             return;
@@ -243,13 +248,13 @@ impl Cache {
         }
     }
 
-    /// Makes room for `size` more bytes: evicts what was not used for longest.
+    /// Makes room for `size` more bytes: evicts clean content in LRU order.
     ///
     /// # Errors
-    /// [`Error::Full`] if the disk would be left with less than it must keep.
+    /// [`Error::Full`] if less than [`Limits::min_free`] would be left on the disk.
     fn make_room(&self, size: u64) -> Result<(), Error> {
         loop {
-            let free = self.disk.free_bytes().map_err(local("look for room"))?;
+            let free = self.disk.free_bytes().map_err(local("find free space"))?;
             let mut index = self.index.lock();
             let is_over = index.bytes().saturating_add(size) > index.limits().max_bytes;
             let is_tight = free < index.limits().min_free.saturating_add(size);
@@ -261,14 +266,14 @@ impl Cache {
             match oldest {
                 Some(version) => self.disk.remove_clean(&version),
                 None if is_tight => return Err(Error::Full),
-                // Files that are open may take more than the limit; they go when they are closed.
+                // Open files may exceed the limit; they are evicted after they are closed.
                 None => return Ok(()),
             }
         }
     }
 
-    /// Takes clean content that no entry holds any more, and evicts what is above the limit.
-    fn keep(&self, version: &Version) {
+    /// Adds clean content that no entry holds any more to the index, and evicts content above the limit.
+    fn add_to_index(&self, version: &Version) {
         let mut index = self.index.lock();
         index.insert(*version, version.size);
         let mut evicted = Vec::new();
@@ -284,22 +289,22 @@ impl Cache {
         }
     }
 
-    /// Returns how many bytes of clean content are kept.
+    /// Returns the size of the clean content in the index, in bytes.
     pub fn bytes(&self) -> u64 {
         self.index.lock().bytes()
     }
 
-    /// Returns the directory of the cache, for messages.
+    /// Returns the cache directory.
     pub fn disk(&self) -> &Disk {
         &self.disk
     }
 
-    /// Nothing is uploaded by itself any more.
+    /// Stops background uploads: none is started any more.
     pub fn stop(&self) {
         self.uploads.close();
     }
 
-    /// Writes what is kept to the local disk, so that the next run can trust it.
+    /// Stops background uploads and flushes the cache directory, so that the next mount can trust it.
     pub fn close(&self) {
         self.stop();
         self.disk.close();
@@ -314,22 +319,22 @@ impl fmt::Debug for Cache {
     }
 }
 
-/// Where the content of an entry is uploaded to, as the layer above knows it at each moment.
+/// The layer above, which knows the current path of an entry and is told about uploads.
 pub trait UploadTarget: Send + Sync + fmt::Debug {
-    /// Finds out where the file is, if that is uncertain. Called without locks before an upload begins;
+    /// Resolves the path if a rename has an unknown outcome. Called without locks before each upload;
     /// may ask the host.
     ///
     /// # Errors
-    /// The host did not tell: nothing can be uploaded.
+    /// The path could not be resolved: nothing is uploaded.
     fn prepare(&self) -> remote::Result<()>;
 
-    /// Returns path and attributes as they are now; `None` if the file has no name any more, so that
-    /// there is nothing to upload.
+    /// Returns the current path and attributes; `None` if the file is unlinked: it is not uploaded.
     fn target(&self) -> Option<Target>;
 
-    /// Notes that the content was uploaded. Called before those who wait for the upload are woken.
+    /// Reports that the content was uploaded. Called before the callers that wait for the upload are
+    /// woken.
     fn uploaded(&self, changed: &remote::Changed);
 
-    /// Notes that the content was uploaded as a conflict copy at `kept_as`.
+    /// Reports that the content was uploaded as a conflict copy at `kept_as`.
     fn uploaded_as_conflict_copy(&self, kept_as: &RemotePath, changed: &remote::Changed);
 }

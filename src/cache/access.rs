@@ -26,7 +26,7 @@ use crate::stat::Time;
 use crate::stat::Version;
 use crate::sync::MutexGuard;
 
-/// Room for writes is made in steps of this many bytes, so that not every write asks the disk.
+/// Room for writes is made in steps of this many bytes, so that not every write calls `statvfs`.
 const ROOM_STEP: u64 = 16 << 20;
 
 /// A change of dirty content in progress: no upload and no other change begins before it is dropped.
@@ -39,11 +39,11 @@ struct Change<'a> {
 }
 
 impl Entry {
-    /// Reads up to `len` bytes at `offset`; fewer only at the end of the file. Waits for a fetch
-    /// only until it has come that far.
+    /// Reads up to `len` bytes at `offset`; fewer only at the end of the file. Waits until a running
+    /// fetch has these bytes, not until it is complete.
     ///
     /// # Errors
-    /// [`Error::NotFetched`] if nothing was fetched, or why the fetch failed.
+    /// [`Error::NotFetched`] if there is no content, or why the fetch failed.
     pub fn read(&self, offset: u64, len: usize, wait: Wait) -> Result<Vec<u8>, Error> {
         let (file, end) = self.readable(offset, len, wait)?;
         let len = usize::try_from(end.saturating_sub(offset))
@@ -63,7 +63,7 @@ impl Entry {
         Ok(buf)
     }
 
-    /// Waits until `len` bytes at `offset` can be read; returns the file and where it ends so far.
+    /// Waits until `len` bytes at `offset` can be read; returns the file and the end of what can be read.
     fn readable(&self, offset: u64, len: usize, wait: Wait) -> Result<(Arc<File>, u64), Error> {
         let mut state = self.state.lock();
         let (file, end) = loop {
@@ -94,8 +94,8 @@ impl Entry {
     /// Writes `data` at `offset`, or at the end; returns the new size of the file in bytes.
     ///
     /// # Errors
-    /// [`Error::NotJournaled`] before the first change, [`Error::NotFetched`] without content, and those
-    /// of the local disk; some bytes may have been written then.
+    /// [`Error::NotJournaled`] before the first change, [`Error::NotFetched`] without content; or those
+    /// of the local disk, and then the file has its old size but some bytes in it may be changed.
     pub fn write(&self, offset: Option<u64>, data: &[u8], wait: Wait) -> Result<u64, Error> {
         let len = data.len() as u64;
         let change = self.begin_change(wait)?;
@@ -109,7 +109,7 @@ impl Entry {
         let written = step.and_then(|()| change.file.write_all_at(data, offset));
         if let Err(error) = written {
             self.state.lock().is_written(offset, 0, self.now());
-            // Part of it may lie behind the end by now, where zeros must be.
+            // A partial write may have extended the file: bytes behind its end must read as zeros.
             change.file.set_len(change.size).map_err(local("write"))?;
             return Err(local("write")(error));
         }
@@ -118,10 +118,10 @@ impl Entry {
         Ok(state.size())
     }
 
-    /// Sets the length of the file in bytes; what is new reads as zeros.
+    /// Sets the length of the file in bytes; new bytes read as zeros.
     ///
     /// # Errors
-    /// As those of [`Self::write`].
+    /// As [`Self::write`].
     pub fn truncate(&self, size: u64, wait: Wait) -> Result<(), Error> {
         let mut state = self.state.lock();
         while state.is_busy() {
@@ -131,7 +131,7 @@ impl Entry {
         if size == 0 && !is_here {
             let busy = self.begin(&mut state, Work::Changing);
             drop(state);
-            let result = self.empty();
+            let result = self.replace_by_empty();
             drop(busy);
             return result;
         }
@@ -140,18 +140,19 @@ impl Entry {
         if size > change.size {
             self.check_holes(&change, size, 0)?;
         }
-        self.cut(&change.file, size)?;
-        self.state.lock().is_cut(size, self.now());
+        self.set_len(&change.file, size)?;
+        self.state.lock().is_resized(size, self.now());
         Ok(())
     }
 
-    /// Replaces the content by an empty one, which replaces the host's when it is closed: `O_TRUNC`.
-    /// `version` is what the host is known to have; `keeps_old` keeps a copy of it, if it is here,
-    /// because an upload in place may break off.
+    /// Replaces the content by an empty one (`O_TRUNC`); the next upload skips the conflict check.
+    ///
+    /// `version` is the base version. With `is_in_place`, cached content of it is kept as a base copy,
+    /// by which a partial upload is recognized.
     ///
     /// # Errors
-    /// As those of [`Self::write`].
-    pub fn replace(&self, version: Version, keeps_old: bool, wait: Wait) -> Result<(), Error> {
+    /// As [`Self::write`].
+    pub fn replace(&self, version: Version, is_in_place: bool, wait: Wait) -> Result<(), Error> {
         let mut state = self.state.lock();
         while state.is_busy() {
             self.wait(&mut state, wait)?;
@@ -164,23 +165,24 @@ impl Entry {
         let taken = state.take_clean();
         drop(state);
         if let Some(file) = dirty {
-            self.cut(&file, 0)?;
-            self.state.lock().is_cut(0, self.now());
+            self.set_len(&file, 0)?;
+            self.state.lock().is_resized(0, self.now());
         } else {
             let old = taken.map(|(version, _)| version);
             self.return_to_index(taken);
-            self.empty()?;
+            self.replace_by_empty()?;
             let mut state = self.state.lock();
             state.set_base(Expect::Version(version));
             let private = state.dirty().map(|(_, private)| private);
             drop(state);
-            if keeps_old
+            if is_in_place
                 && let Some(private) = private
                 && self.cache.index.lock().remove(&version)
             {
-                let kept = self.cache.disk.take_old(private.id, &version).ok();
-                let kept = kept.map(|file| (private.id, Arc::new(file)));
-                self.state.lock().keep_old(kept);
+                let disk = &self.cache.disk;
+                let copy = disk.rename_to_base_copy(private.id, &version).ok();
+                let copy = copy.map(|file| (private.id, Arc::new(file)));
+                self.state.lock().set_base_copy(copy);
             }
             if let Some(old) = old {
                 self.cache.forget(&old);
@@ -191,11 +193,11 @@ impl Entry {
         Ok(())
     }
 
-    /// Refuses a change that would leave more holes in a file of `size` bytes than the host can be
-    /// sent. `freed` is how many bytes are about to lose their blocks.
+    /// Fails with [`Error::TooSparse`] if a file of `size` bytes would have more holes than can be
+    /// uploaded to this host. `freed` is how many bytes are about to be deallocated.
     fn check_holes(&self, change: &Change<'_>, size: u64, freed: u64) -> Result<(), Error> {
         if change.journal == InJournal::NotNeeded {
-            // It is never uploaded.
+            // An unlinked file is never uploaded.
             return Ok(());
         }
         let can_take_holes = self.cache.remote.facts().can_take_holes;
@@ -209,16 +211,16 @@ impl Entry {
         }
     }
 
-    fn cut(&self, file: &File, size: u64) -> Result<(), Error> {
-        let cut = || {
+    fn set_len(&self, file: &File, size: u64) -> Result<(), Error> {
+        let set_len = || {
             self.cache.disk.step(Step::TruncateContent)?;
             file.set_len(size)
         };
-        cut().map_err(local("truncate"))
+        set_len().map_err(local("truncate"))
     }
 
-    /// Starts over with an empty file. A running fetch finds that its file is not wanted any more.
-    fn empty(&self) -> Result<(), Error> {
+    /// Replaces the content by a new empty file. A running fetch is discarded.
+    fn replace_by_empty(&self) -> Result<(), Error> {
         let disk = &self.cache.disk;
         let journal = self.state.lock().journal();
         let created = match journal {
@@ -230,10 +232,10 @@ impl Entry {
         Ok(())
     }
 
-    /// Allocates or makes holes; `mode` is that of `fallocate(2)`.
+    /// Allocates space or punches holes; `mode` is that of `fallocate(2)`.
     ///
     /// # Errors
-    /// As those of [`Self::write`].
+    /// As [`Self::write`]; also [`Error::Full`].
     pub fn allocate(&self, mode: i32, offset: u64, len: u64, wait: Wait) -> Result<(), Error> {
         let flags = rustix::fs::FallocateFlags::from_bits_retain(mode.cast_unsigned());
         let change = self.begin_change(wait)?;
@@ -248,7 +250,7 @@ impl Entry {
         rustix::fs::fallocate(&**file, flags, offset, len)
             .map_err(|error| local("allocate")(error.into()))?;
         let size = file.metadata().map_err(local("allocate"))?.len();
-        self.state.lock().is_cut(size, self.now());
+        self.state.lock().is_resized(size, self.now());
         Ok(())
     }
 
@@ -274,7 +276,7 @@ impl Entry {
         rustix::fs::seek(&*file, from).map_err(|error| local("seek")(error.into()))
     }
 
-    /// Waits until the content is whole and no other work is under way, then makes it dirty.
+    /// Waits until the content is complete and no other work is in progress, then makes it dirty.
     fn begin_change(&self, wait: Wait) -> Result<Change<'_>, Error> {
         let state = self.state.lock();
         self.begin_change_of(state, wait)
@@ -321,7 +323,7 @@ impl Entry {
                     let file = self.state.lock().becomes_dirty(private);
                     return Ok(Change {
                         _busy: busy,
-                        // The content was clean, and cannot have changed meanwhile.
+                        // Clean content does not change during other work.
                         file: file.ok_or(Error::NotFetched)?,
                         size,
                         journal,
@@ -331,7 +333,7 @@ impl Entry {
         }
     }
 
-    /// Gives the file of clean content the name of dirty content.
+    /// Renames the file of clean content to the name of dirty content.
     fn make_private(
         &self,
         version: &Version,
@@ -351,12 +353,11 @@ impl Entry {
         renamed.map_err(local("write"))
     }
 
-    /// Makes room on the disk for `len` bytes, and for some more.
+    /// Makes room on the disk for `len` bytes, and if possible for [`ROOM_STEP`] more.
     fn reserve(&self, len: u64) -> Result<(), Error> {
         if self.state.lock().has_room(len) {
             return Ok(());
         }
-        // Near the end of the disk what is needed will do.
         self.cache
             .make_room(len + ROOM_STEP)
             .or_else(|_| self.cache.make_room(len))?;
@@ -364,11 +365,11 @@ impl Entry {
         Ok(())
     }
 
-    /// Marks unchanged content as dirty, so that it is uploaded again with other attributes. `None` if
-    /// it is dirty anyway.
+    /// Marks unchanged content as dirty, so that it is uploaded again with new attributes. `None` if it
+    /// is dirty already.
     ///
     /// # Errors
-    /// As those of [`Self::write`].
+    /// As [`Self::write`].
     pub fn mark_for_upload(&self, wait: Wait) -> Result<Option<ReuploadMark>, Error> {
         let state = self.state.lock();
         let was_dirty = state.is_dirty();
@@ -386,8 +387,8 @@ impl Entry {
         Ok(mark)
     }
 
-    /// Makes content clean again that was marked, if the host refused it before it took any of it, and
-    /// it was not changed since; returns whether that is so.
+    /// Makes marked content clean again, if the host refused the upload and the content was not changed
+    /// since; returns whether it did.
     pub fn unmark_for_upload(&self, mark: &ReuploadMark) -> bool {
         let mut state = self.state.lock();
         while state.is_busy() {
@@ -418,7 +419,7 @@ pub struct ReuploadMark {
     n_changes: u64,
 }
 
-/// The error of a reader if there is nothing to read.
+/// Returns the error of a call that needs content if there is none.
 fn absent(failure: Option<&Error>) -> Error {
     failure.cloned().unwrap_or(Error::NotFetched)
 }

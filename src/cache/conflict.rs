@@ -1,29 +1,28 @@
-//! What happens when somebody else changed a file that is to be uploaded, and what the content that
-//! is kept beside it is called.
+//! The conflict policy, and the names of conflict copies.
 
 use crate::path::Name;
 use crate::path::RemotePath;
 use crate::stat::Civil;
 use crate::stat::Time;
 
-/// What to do with content that conflicts with somebody else's.
+/// What an upload does if there is a conflict (`conflict=`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ConflictPolicy {
-    /// Both stay on the host: ours beside theirs.
+    /// Uploads our content as a conflict copy; the host's file is unchanged.
     #[default]
     KeepBoth,
-    /// Ours replaces theirs.
+    /// Replaces the host's file.
     Overwrite,
-    /// Ours stays here.
+    /// Fails the upload; our content stays on the local disk.
     Fail,
 }
 
-/// The longest name that every filesystem takes.
+/// The longest name, in bytes, that every common filesystem accepts.
 const NAME_MAX: usize = 255;
 
-/// Returns what content is called that conflicted at some time: `NAME.scpfs-conflict-DATE-TIME`, in
-/// UTC. `n` is added from the second attempt on, where that name was taken.
-pub(crate) fn name_beside(path: &RemotePath, at: Time, n: u32) -> Option<Name> {
+/// Returns the name of a conflict copy: `NAME.scpfs-conflict-DATE-TIME`, in UTC. `n` counts the
+/// attempts; from the second on it is appended, because the first name was taken.
+pub(crate) fn conflict_copy_name(path: &RemotePath, at: Time, n: u32) -> Option<Name> {
     let Civil {
         year,
         month,
@@ -41,7 +40,7 @@ pub(crate) fn name_beside(path: &RemotePath, at: Time, n: u32) -> Option<Name> {
     let mut bytes = name.as_bytes();
     let room = NAME_MAX.saturating_sub(suffix.len());
     if bytes.len() > room {
-        // Between two characters, where the name is text.
+        // Cut between two characters, if the name is UTF-8.
         let text = String::from_utf8_lossy(bytes);
         let cut = (0..=room).rev().find(|&at| text.is_char_boundary(at));
         bytes = &bytes[..cut.unwrap_or(room).min(bytes.len())];
@@ -54,13 +53,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_name_beside_says_when_and_is_never_too_long() {
+    fn a_conflict_copy_name_has_the_time_and_fits_into_name_max() {
         let at = Time {
             secs: 1_700_000_000,
             nanos: 5,
         };
         let path = |name: &str| RemotePath::root().join(&Name::new(name.as_bytes()).unwrap());
-        let beside = |name: &str, n| name_beside(&path(name), at, n).unwrap();
+        let beside = |name: &str, n| conflict_copy_name(&path(name), at, n).unwrap();
         assert_eq!(
             beside("a.txt", 1).as_bytes(),
             b"a.txt.scpfs-conflict-20231114-221320"
@@ -72,6 +71,6 @@ mod tests {
         let long = beside(&"\u{e4}".repeat(127), 1);
         assert!(std::str::from_utf8(long.as_bytes()).is_ok());
         assert!(long.as_bytes().len() <= NAME_MAX, "{long}");
-        assert!(name_beside(&RemotePath::root(), at, 1).is_none());
+        assert!(conflict_copy_name(&RemotePath::root(), at, 1).is_none());
     }
 }

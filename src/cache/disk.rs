@@ -1,24 +1,32 @@
-//! The cache directory: its layout, its lock, and the names that say what a file holds.
+//! The cache directory: its layout, its lock, and the names of its files.
 //!
 //! ```text
-//! lock      held by the mount that uses the directory
+//! lock      locked by the mount that uses the directory
 //! format    the version of this layout
-//! log       what a mount in the background has to say
-//! running   the boot whose content is in it, while a mount uses it; gone after an orderly end
-//! source    what it is the cache of, for people
-//! host_key  the key of the host that all this belongs to, see `pin.rs`
-//! journal   what is known of the contents that are not on the host, see `journal.rs`
-//! damaged   lines of the journal that made no sense
-//! content/  c-DEV-INO-SIZE-MTIME-CTIME   the content of exactly that version
-//!           d-NUMBER                     content that is not on the host
-//!           o-NUMBER                     what the host had before d-NUMBER, where an upload of that
-//!                                        writes into the host's file
-//!           t-NUMBER                     a fetch that is not complete, or content without a name
+//! log       the log of a mount in the background
+//! running   the boot ID of the mount that uses the directory; removed by an orderly unmount
+//! source    what is mounted, for people
+//! host_key  the key of the host that the content belongs to, see `pin.rs`
+//! journal   the records of dirty content, see `journal.rs`
+//! damaged   lines of the journal that could not be parsed
+//! content/  c-DEV-INO-SIZE-MTIME-CTIME   clean content of exactly that version
+//!           d-NUMBER                     dirty content
+//!           o-NUMBER                     base copy: the base version's content of d-NUMBER, if that is
+//!                                        uploaded in place
+//!           t-NUMBER                     incomplete fetch, content of an unlinked file, or clean content
+//!                                        that no version identifies
 //! ```
 //!
-//! INVARIANT: a file named `c-...` holds the whole content of the version in its name. It gets
-//! that name by a rename when it is complete, and loses it by one before it is first written to.
-//! No name here is made from a name of the host.
+//! INVARIANT: a file named `c-...` has the complete content of the version in its name. It is renamed to
+//! that name when it is complete, and renamed again before it is first written. No name in here contains
+//! a name of the host.
+//!
+//! Modules:
+//! - `adopt`: takes over what another mount of the same root left
+//! - `clean_name`: names of clean content; pure
+//! - `pin`: the host that the directory belongs to
+//! - `private`: names of all other content; pure
+//! - `running`: whether the directory survived the last mount intact
 
 mod adopt;
 mod clean_name;
@@ -50,13 +58,13 @@ use crate::cache::steps::Steps;
 use crate::owned_path;
 use crate::stat::Version;
 
-/// What `format` says. Another number means another layout.
+/// The content of the file `format`. Another layout needs another number.
 const FORMAT: &str = "scpfs cache 2\n";
 
-/// How many mounts of one root may run side by side, each with a directory of its own.
-const MAX_SIDE_BY_SIDE: u32 = 64;
+/// How many mounts of one root may run at the same time, each with its own directory.
+const MAX_MOUNTS_OF_ROOT: u32 = 64;
 
-/// Why there is no cache directory.
+/// Why a cache directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {act} {}", path.display())]
 pub struct Error {
@@ -69,44 +77,48 @@ pub struct Error {
 pub struct Disk {
     dir: PathBuf,
     content: PathBuf,
-    /// Holds the lock until it is closed.
+    /// Locked until it is closed.
     _lock: File,
     journal: Journal,
     steps: Arc<dyn Steps>,
     running: Running,
     n_damaged: usize,
     orphans: Vec<PathBuf>,
-    /// Whether it belonged to no host before this mount.
+    /// The directory had no host key before this mount.
     was_unpinned: bool,
 }
 
-/// Checks that nobody but this user can make or exchange anything in the directory of all caches:
-/// what is in it says to which host contents go.
+/// Checks that no other user can create or replace anything in the directory of all caches, which decides
+/// to which host dirty content is uploaded.
 ///
 /// # Errors
-/// Others can, and what to do; also for root, in the directory of another user.
+/// Another user can, or owns the directory; the error says what to do. This holds for root too.
 pub(crate) fn check_base(base: &Path) -> io::Result<()> {
     owned_path::check(base, rustix::process::geteuid().as_raw())
 }
 
 impl Disk {
-    /// Opens the cache directory `base/key`, or `base/key.2` and so on if other mounts use it.
+    /// Opens the cache directory `base/key`, or `base/key.2` and so on if other mounts use it, and takes
+    /// over what ended mounts left in the others.
     ///
-    /// `boot` identifies the boot of this machine: after a power failure, content that was never
-    /// flushed to the disk may be anything, and is dropped.
+    /// `boot` identifies the boot of this machine: after a power failure, content that was never flushed
+    /// to the disk is not trusted.
+    ///
+    /// # Errors
+    /// No directory can be used.
     pub fn open(base: &Path, key: &str, boot: &str) -> Result<Self, Error> {
         Self::open_with(base, key, boot, Arc::new(NoSteps))
     }
 
-    /// As [`Self::open`], for a mount of this host: what belongs to another is not taken over.
+    /// As [`Self::open`], for a mount of this host: directories of other hosts are not taken over.
     ///
     /// # Errors
-    /// Also if the directory belongs to another host.
+    /// As [`Self::open`]; also if the directory belongs to another host.
     pub fn open_for(base: &Path, key: &str, boot: &str, host: &Host) -> Result<Self, Error> {
         Self::open_as(base, key, boot, Arc::new(NoSteps), Some(host))
     }
 
-    /// As [`Self::open`], for a test that wants to be told of each step.
+    /// As [`Self::open`], for tests: `steps` is called before each step.
     pub fn open_with(
         base: &Path,
         key: &str,
@@ -128,8 +140,8 @@ impl Disk {
             path: base.to_owned(),
             source,
         })?;
-        for n in 1..=MAX_SIDE_BY_SIDE {
-            let dir = base.join(side_by_side(key, n));
+        for n in 1..=MAX_MOUNTS_OF_ROOT {
+            let dir = base.join(dir_name(key, n));
             if let Some(mut disk) = Self::open_dir(dir, boot, Arc::clone(&steps))? {
                 if let Some(host) = host {
                     disk.pin(host).map_err(|source| Error {
@@ -138,8 +150,8 @@ impl Disk {
                         source,
                     })?;
                 }
-                for other in (1..=MAX_SIDE_BY_SIDE).filter(|other| *other != n) {
-                    let other = base.join(side_by_side(key, other));
+                for other in (1..=MAX_MOUNTS_OF_ROOT).filter(|other| *other != n) {
+                    let other = base.join(dir_name(key, other));
                     if other.join("journal").exists() {
                         disk.adopt(&other, boot);
                     }
@@ -147,7 +159,7 @@ impl Disk {
                 return Ok(disk);
             }
         }
-        let source = io::Error::other("too many mounts use it already");
+        let source = io::Error::other("64 mounts use it already");
         Err(Error {
             act: "lock",
             path: base.join(key),
@@ -169,11 +181,11 @@ impl Disk {
             .mode(0o700)
             .create(&content)
             .map_err(wrap("create", &content))?;
-        // In a shared directory somebody else may have been faster.
+        // In a shared directory, another user may have created it since.
         is_ours(&content)?;
         let lock_path = dir.join("lock");
         let lock = private_file(&lock_path, false).map_err(wrap("open", &lock_path))?;
-        if is_taken(&lock).map_err(wrap("lock", &lock_path))? {
+        if !try_lock(&lock).map_err(wrap("lock", &lock_path))? {
             return Ok(None);
         }
         let format_path = dir.join("format");
@@ -202,7 +214,7 @@ impl Disk {
         Ok(Some(disk))
     }
 
-    /// Removes what an earlier run left half done, and what cannot be trusted.
+    /// Removes incomplete files of an earlier mount, and clean content if it is not trusted.
     fn sweep(&mut self, is_trusted: bool) -> io::Result<()> {
         for item in fs::read_dir(&self.content)? {
             let path = item?.path();
@@ -212,7 +224,7 @@ impl Disk {
                 .unwrap_or_default();
             if let Some(id) = name.strip_prefix("d-") {
                 let record = Id::parse(id).and_then(|id| self.journal.get(id));
-                // Made for a file that was never written to.
+                // Created for a file that was never written.
                 let is_empty = fs::metadata(&path).is_ok_and(|meta| meta.len() == 0);
                 match record {
                     Some(_) => {}
@@ -230,8 +242,8 @@ impl Disk {
         Ok(())
     }
 
-    /// Returns the clean content that is there, the one used longest ago first.
-    pub(crate) fn found(&self) -> Vec<(Version, u64)> {
+    /// Returns the clean content and its size in bytes, the least recently used first.
+    pub(crate) fn clean_content(&self) -> Vec<(Version, u64)> {
         let Ok(items) = fs::read_dir(&self.content) else {
             return Vec::new();
         };
@@ -241,7 +253,7 @@ impl Disk {
             let Some(version) = item.file_name().to_str().and_then(clean_name::parse) else {
                 continue;
             };
-            // A file whose length is not what its name says is not what its name says.
+            // A wrong size means a damaged file.
             if meta.len() == version.size {
                 found.push((meta.accessed().ok(), version));
             } else {
@@ -255,7 +267,7 @@ impl Disk {
             .collect()
     }
 
-    /// Says what this is the cache of, for whoever looks at it without a connection.
+    /// Writes what is mounted to the file `source`, for `scpfs recover`.
     pub fn set_source(&self, source: &str) {
         let path = self.dir.join("source");
         if let Err(error) = fs::write(&path, format!("{source}\n")) {
@@ -263,22 +275,22 @@ impl Disk {
         }
     }
 
-    /// Returns the journal of what is not on the host.
+    /// Returns the journal of dirty content.
     pub(crate) fn journal(&self) -> &Journal {
         &self.journal
     }
 
-    /// Returns whether all that was written in earlier runs is there, as far as one can know.
+    /// Returns whether no power failure happened since the last mount began, or that mount ended orderly.
     pub(crate) fn is_sound(&self) -> bool {
         self.running.is_sound
     }
 
-    /// Says that what a power failure left was looked at: what is here from now on can be trusted.
+    /// Records that the content was checked after a power failure: it is trusted from now on.
     pub(crate) fn trust(&self) {
         self.running.trust();
     }
 
-    /// Returns whether it belonged to no host before it was opened.
+    /// Returns whether the directory had no host key before this mount.
     pub fn was_unpinned(&self) -> bool {
         self.was_unpinned
     }
@@ -292,12 +304,12 @@ impl Disk {
         self.steps.before(step)
     }
 
-    /// Returns the files with content that nothing is known of.
+    /// Returns the files of dirty content without a journal record.
     pub fn orphans(&self) -> &[PathBuf] {
         &self.orphans
     }
 
-    /// Returns where a mount in the background keeps its log.
+    /// Returns the path of the log of a mount in the background.
     pub fn log_file(&self) -> PathBuf {
         self.dir.join("log")
     }
@@ -307,23 +319,23 @@ impl Disk {
         &self.dir
     }
 
-    /// Returns where the content of a private file is, for messages.
+    /// Returns the path of a private file.
     pub(crate) fn private_path(&self, private: &Private) -> PathBuf {
         self.content.join(private.name())
     }
 
-    /// Makes a file for a fetch.
+    /// Creates a file for a fetch.
     pub(crate) fn create_temp(&self) -> io::Result<(Private, File)> {
         self.create(Private::temporary(new_id()?))
     }
 
-    /// Makes a file for content that is not on the host.
+    /// Creates an empty file for dirty content.
     pub(crate) fn create_dirty(&self) -> io::Result<(Private, File)> {
         self.step(Step::CreateContent)?;
         self.create(Private::dirty(new_id()?))
     }
 
-    /// As [`Self::create_dirty`], for content that the journal knows already.
+    /// As [`Self::create_dirty`], for content that has a journal record.
     pub(crate) fn create_dirty_as(&self, id: Id) -> io::Result<(Private, File)> {
         self.step(Step::CreateContent)?;
         self.create(Private::dirty(id))
@@ -334,15 +346,18 @@ impl Disk {
         Ok((private, file))
     }
 
-    /// Opens clean content; `None` if it is not there after all.
+    /// Opens clean content; `None` if the file is missing or has the wrong size.
     pub(crate) fn open_clean(&self, version: &Version) -> Option<File> {
         let path = self.clean_path(version)?;
         let file = private_file(&path, false).ok()?;
         (file.metadata().ok()?.len() == version.size).then_some(file)
     }
 
-    /// Gives a complete private file its clean name, unless another has it already: two entries
-    /// must never share a file, or what one writes would get the name of what the other has.
+    /// Renames a complete private file to its clean name.
+    ///
+    /// # Errors
+    /// Also if a file has that name already: two entries must never share a file, because one could
+    /// write to it while the other still takes it for clean.
     pub(crate) fn make_clean(&self, private: &Private, version: &Version) -> io::Result<()> {
         let path = self.clean_path(version).ok_or(io::ErrorKind::Unsupported)?;
         self.step(Step::MakeClean)?;
@@ -357,7 +372,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Takes the clean name from content that is about to be written to.
+    /// Renames clean content to `private`, because it is about to be written.
     pub(crate) fn make_dirty(&self, version: &Version, private: Private) -> io::Result<Private> {
         let path = self.clean_path(version).ok_or(io::ErrorKind::Unsupported)?;
         self.step(Step::MakeDirty)?;
@@ -365,13 +380,13 @@ impl Disk {
         Ok(private)
     }
 
-    /// Gives private content another name: one that outlives a crash when it is about to be
-    /// written to, or one that does not when its file has no name any more.
+    /// Renames private content: to a dirty name before it is written, or to a temporary name, which the
+    /// next mount removes, if its file was unlinked.
     pub(crate) fn rename_private(&self, old: &Private, new: Private) -> io::Result<Private> {
         if *old != new {
             self.step(match new.kind {
                 Kind::Dirty => Step::MakeDirty,
-                Kind::Temporary | Kind::Old => Step::MakeTemporary,
+                Kind::Temporary | Kind::BaseCopy => Step::MakeTemporary,
             })?;
             fs::rename(self.private_path(old), self.private_path(&new))?;
         }
@@ -398,58 +413,58 @@ impl Disk {
         remove(&self.private_path(private));
     }
 
-    /// Has the disk keep content, its name included.
-    pub(crate) fn sync_private(&self, file: &File) -> io::Result<()> {
+    /// Flushes a private file and its directory entry to the disk.
+    pub(crate) fn flush_private(&self, file: &File) -> io::Result<()> {
         self.step(Step::FlushContent)?;
         file.sync_all()?;
         File::open(&self.content)?.sync_all()
     }
 
-    /// Opens content that is not on the host.
+    /// Opens a private file.
     pub(crate) fn open_private(&self, private: &Private) -> io::Result<File> {
         private_file(&self.private_path(private), false)
     }
 
-    /// Keeps a copy of what the host has, which dirty content is about to replace.
-    pub(crate) fn keep_old(&self, id: Id, content: &File) -> io::Result<File> {
-        let (_, mut old) = self.create(Private::old(id))?;
-        // The position of the content's descriptor is nobody else's.
+    /// Copies the content of the base version, before dirty content replaces it in place.
+    pub(crate) fn create_base_copy(&self, id: Id, content: &File) -> io::Result<File> {
+        let (_, mut copy) = self.create(Private::base_copy(id))?;
+        // All other reads of this descriptor have explicit offsets.
         let mut from = content.try_clone()?;
         from.seek(io::SeekFrom::Start(0))?;
-        io::copy(&mut from, &mut old)?;
-        Ok(old)
+        io::copy(&mut from, &mut copy)?;
+        Ok(copy)
     }
 
-    /// As [`Self::keep_old`], of clean content that nobody has open.
-    pub(crate) fn take_old(&self, id: Id, version: &Version) -> io::Result<File> {
+    /// As [`Self::create_base_copy`], by renaming clean content that no entry holds.
+    pub(crate) fn rename_to_base_copy(&self, id: Id, version: &Version) -> io::Result<File> {
         let path = self.clean_path(version).ok_or(io::ErrorKind::Unsupported)?;
-        let old = self.private_path(&Private::old(id));
-        fs::rename(path, &old)?;
-        private_file(&old, false)
+        let copy = self.private_path(&Private::base_copy(id));
+        fs::rename(path, &copy)?;
+        private_file(&copy, false)
     }
 
-    /// Opens what [`Self::keep_old`] kept.
-    pub(crate) fn open_old(&self, id: Id) -> Option<File> {
-        private_file(&self.private_path(&Private::old(id)), false).ok()
+    /// Opens the base copy of an earlier mount, if there is one.
+    pub(crate) fn open_base_copy(&self, id: Id) -> Option<File> {
+        private_file(&self.private_path(&Private::base_copy(id)), false).ok()
     }
 
-    pub(crate) fn remove_old(&self, id: Id) {
-        remove(&self.private_path(&Private::old(id)));
+    pub(crate) fn remove_base_copy(&self, id: Id) {
+        remove(&self.private_path(&Private::base_copy(id)));
     }
 
-    /// Returns how many bytes the disk has left for us.
+    /// Returns the free space for this user, in bytes.
     pub(crate) fn free_bytes(&self) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(&self.content)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// Returns how many bytes the disk holds in all.
+    /// Returns the size of the filesystem, in bytes.
     pub fn total_bytes(&self) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(&self.content)?;
         Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
     }
 
-    /// Flushes everything, and says that the next run can trust it.
+    /// Flushes everything, and records that the next mount can trust it.
     pub(crate) fn close(&self) {
         let result = File::open(&self.content).and_then(|dir| Ok(rustix::fs::syncfs(&dir)?));
         match result {
@@ -471,17 +486,17 @@ impl fmt::Debug for Disk {
     }
 }
 
-/// Takes the lock of a directory; returns whether another mount has it.
-fn is_taken(lock: &File) -> io::Result<bool> {
+/// Locks a directory without waiting; returns false if another mount has locked it.
+fn try_lock(lock: &File) -> io::Result<bool> {
     match lock.try_lock() {
-        Ok(()) => Ok(false),
-        Err(fs::TryLockError::WouldBlock) => Ok(true),
+        Ok(()) => Ok(true),
+        Err(fs::TryLockError::WouldBlock) => Ok(false),
         Err(fs::TryLockError::Error(error)) => Err(error),
     }
 }
 
-/// The name of the directory of the `n`th mount of a root.
-pub(crate) fn side_by_side(key: &str, n: u32) -> String {
+/// Returns the name of the directory of the `n`th simultaneous mount of a root.
+pub(crate) fn dir_name(key: &str, n: u32) -> String {
     if n == 1 {
         key.to_owned()
     } else {
@@ -524,7 +539,7 @@ mod tests {
     use super::clean_name::tests::version;
     use super::*;
 
-    /// What is on disk outlives the program that wrote it: a change of layout needs a new number.
+    /// Other versions read what this one wrote to the disk: a change of layout needs a new number.
     #[test]
     fn the_layout_is_that_of_format_2() {
         assert_eq!(FORMAT, "scpfs cache 2\n");
@@ -553,21 +568,21 @@ mod tests {
             file.write_all(b"hello").unwrap();
             disk.make_clean(&private, &version).unwrap();
             disk.create_temp().unwrap().1.write_all(b"half").unwrap();
-            // What nobody has written to holds nothing.
+            // A file that was never written is removed.
             disk.create_dirty().unwrap();
             let (dirty, mut file) = disk.create_dirty().unwrap();
             file.write_all(b"x").unwrap();
             disk.private_path(&dirty)
         };
-        // Not closed in order, but in the same boot: what was renamed is whole.
+        // No orderly unmount, but the same boot: renamed files are complete.
         let disk = Disk::open(base.path(), "key", "boot").unwrap();
-        assert_eq!(disk.found(), [(version, 5)]);
+        assert_eq!(disk.clean_content(), [(version, 5)]);
         assert_eq!(disk.orphans(), std::slice::from_ref(&dirty));
         assert_eq!(fs::read_dir(&disk.content).unwrap().count(), 2);
         drop(disk);
-        // The power failed: clean content may be anything.
+        // After a power failure, clean content is not trusted.
         let disk = Disk::open(base.path(), "key", "other boot").unwrap();
-        assert_eq!(disk.found(), []);
+        assert_eq!(disk.clean_content(), []);
         assert_eq!(disk.orphans(), [dirty]);
     }
 
@@ -582,14 +597,14 @@ mod tests {
         disk.close();
         drop(disk);
         let disk = Disk::open(base.path(), "key", "other boot").unwrap();
-        assert_eq!(disk.found().len(), 1);
+        assert_eq!(disk.clean_content().len(), 1);
         let private = Private::dirty(Id(7));
         let private = disk.make_dirty(&version, private).unwrap();
         assert!(disk.open_clean(&version).is_none());
         assert_eq!(fs::read(disk.private_path(&private)).unwrap(), b"hello");
     }
 
-    /// Whoever can rename a directory above the cache gets all that is kept in it from then on.
+    /// A user who can rename a directory above the cache would get everything that is written to it.
     #[test]
     fn a_cache_below_a_directory_that_others_can_write_to_is_refused() {
         let base = tempfile::tempdir().unwrap();
@@ -606,11 +621,11 @@ mod tests {
         assert!(text.contains("/open: others can write to it"), "{text}");
         chmod(0o1777);
         Disk::open(&inner, "key", "boot").unwrap();
-        // Others could make directories in it that look like those of earlier mounts.
+        // Other users could create directories in it that look like those of earlier mounts.
         let error = Disk::open(&open_to_all, "key", "boot").unwrap_err();
         let text = crate::error_chain::with_causes(&error);
         assert!(text.contains("/open: others can write to it"), "{text}");
-        // Root alone can make a directory of another user.
+        // Only root can create a directory of another user.
         if !rustix::process::geteuid().is_root() {
             return;
         }
@@ -641,7 +656,7 @@ mod tests {
         let (private, _) = disk.create_temp().unwrap();
         disk.make_clean(&private, &version(None)).unwrap();
         assert!(disk.open_clean(&version(None)).is_none());
-        assert_eq!(disk.found(), []);
+        assert_eq!(disk.clean_content(), []);
         assert_eq!(fs::read_dir(&disk.content).unwrap().count(), 0);
     }
 }

@@ -4,7 +4,7 @@
 //! `refresh`, `upload`, `persist`, `journaling`, `upload_block`) do the I/O between its transitions.
 //!
 //! INVARIANT: the lock of the state is held across no I/O, so that attributes can be read while a
-//! slow disk works. What must not change meanwhile is marked as [`Work`], by a [`Busy`] guard.
+//! slow disk works. A [`Busy`] guard with its [`Work`] excludes other changes during such I/O.
 
 use std::fmt;
 use std::fs::File;
@@ -38,14 +38,14 @@ use crate::sync::Condvar;
 use crate::sync::Mutex;
 use crate::sync::MutexGuard;
 
-/// Opening a file of up to this many bytes waits for the whole fetch, so that errors show there; a
-/// larger one can be read while it is still being fetched.
+/// Opening a file of up to this many bytes waits for the complete fetch, so that `open()` returns its
+/// errors. A larger file can be read while it is being fetched.
 pub(super) const WHOLE_AT_OPEN: u64 = 1 << 20;
 
 /// Whether a call may wait for the network, or for another call that does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
-    /// Fail with [`Error::WouldWait`] instead, having done nothing.
+    /// Do nothing and return [`Error::WouldWait`] instead.
     Never,
     Allowed,
 }
@@ -69,8 +69,8 @@ pub struct Entry {
     pub(super) state: Mutex<State>,
     /// Notified when the state changes in a way that a caller may wait for.
     pub(super) changed: Condvar,
-    /// Makes a change of the journal's record one step. Taken before `state`; held across I/O on the
-    /// local disk.
+    /// Serializes the changes of the journal record. Taken before `state`; held across I/O on the local
+    /// disk.
     pub(super) journaling: Mutex<()>,
     /// How many bytes the running upload has sent.
     pub(super) sent: AtomicU64,
@@ -116,12 +116,12 @@ impl Entry {
         file: File,
         unknown_uploads: Vec<UnknownUpload>,
     ) -> Arc<Self> {
-        let old = cache.disk.open_old(record.id);
-        let state = State::recovered(record, file, private, old, unknown_uploads);
+        let base_copy = cache.disk.open_base_copy(record.id);
+        let state = State::recovered(record, file, private, base_copy, unknown_uploads);
         Self::with_state(cache, state)
     }
 
-    /// Tells recovered content what the host has under its name: `base` is what may be replaced, and
+    /// Sets what the host has under the name of recovered content: `base` is the base version, and
     /// `is_new` is set if there is no file.
     pub fn found_on_host(&self, base: Option<Expect>, is_new: bool) {
         let mut state = self.state.lock();
@@ -131,9 +131,9 @@ impl Entry {
         state.set_new(is_new);
     }
 
-    /// Uploads closed content in the background.
-    pub fn upload_later(self: &Arc<Self>, target_of: &Arc<dyn UploadTarget>) {
-        self.cache.uploads.add(self, target_of, Duration::ZERO);
+    /// Queues closed content for upload in the background.
+    pub fn upload_later(self: &Arc<Self>, upload_target: &Arc<dyn UploadTarget>) {
+        self.cache.uploads.add(self, upload_target, Duration::ZERO);
     }
 }
 
@@ -144,7 +144,7 @@ impl Entry {
         self.n_handles.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Discounts a handle; returns how many are left. Call [`Self::return_if_unused`] after the last.
+    /// Counts a handle as closed; returns how many are left. Call [`Self::return_if_unused`] after the last.
     pub fn remove_handle(&self) -> u32 {
         let before = self.n_handles.fetch_sub(1, Ordering::SeqCst);
         debug_assert!(before > 0, "a handle was closed twice");
@@ -171,11 +171,11 @@ impl Entry {
         self.return_to_index(taken);
     }
 
-    /// Gives clean content that was taken from the state to the index, or removes it if it could not
-    /// be found there.
+    /// Moves clean content that was taken from the state to the index; removes it if its name encodes
+    /// no version.
     pub(super) fn return_to_index(&self, taken: Option<(Version, CleanName)>) {
         match taken {
-            Some((version, CleanName::ByVersion)) => self.cache.keep(&version),
+            Some((version, CleanName::ByVersion)) => self.cache.add_to_index(&version),
             Some((_, CleanName::Private(private))) => self.cache.disk.remove_private(&private),
             None => {}
         }
@@ -184,12 +184,14 @@ impl Entry {
 
 /// Opening.
 impl Entry {
-    /// Makes sure that the content of `version` is here or on its way.
+    /// Makes sure that the content of `version` is cached, or is being fetched.
     ///
-    /// Returns once errors of the host are known. Dirty content always counts as the newest.
+    /// Waits for the complete fetch of a file of up to [`WHOLE_AT_OPEN`] bytes, and for the beginning of
+    /// a larger one. Dirty content always counts as the newest.
     ///
     /// # Errors
-    /// [`Error::StaleContent`] if other handles are open and their content is of another version.
+    /// [`Error::StaleContent`] if other handles are open and their content is of another version;
+    /// why the fetch failed; those of the local disk.
     pub fn open(
         self: &Arc<Self>,
         path: &RemotePath,
@@ -205,7 +207,7 @@ impl Entry {
                 Content::Clean { version: here, .. } if *here == version || has_asked => {
                     return Ok(());
                 }
-                // Others read it: it must not change under them before the newer one is complete.
+                // Other handles read it: it is replaced only when the newer version is complete.
                 Content::Clean { .. } if self.n_handles() > 1 => return Err(Error::StaleContent),
                 Content::Clean { .. } if state.is_busy() => self.wait(&mut state, wait)?,
                 Content::Clean { version: here, .. } => {
@@ -236,9 +238,9 @@ impl Entry {
                     state = self.state.lock();
                     if let Some(file) = file {
                         if !matches!(state.content(), Content::Absent { .. }) {
-                            // Another caller was faster.
+                            // Lost the race against another caller.
                             drop(state);
-                            self.cache.keep(&version);
+                            self.cache.add_to_index(&version);
                             state = self.state.lock();
                             continue;
                         }
@@ -283,7 +285,7 @@ impl Entry {
 }
 
 /// Marks an entry as busy. Dropping it ends the work, also after an early return or a panic, and wakes
-/// those who wait for that.
+/// the callers that wait for it.
 #[must_use]
 pub(super) struct Busy<'a> {
     entry: &'a Entry,
@@ -296,16 +298,16 @@ impl Drop for Busy<'_> {
     }
 }
 
-/// Questions, and attributes.
+/// Queries, and attributes.
 impl Entry {
-    /// Sets times that are uploaded with the content. Returns false, and does nothing, if there is
-    /// nothing to be uploaded.
+    /// Sets times that are uploaded with the content. Returns false, and changes nothing, if the
+    /// content is not dirty, or is being persisted or uploaded.
     pub fn set_times(&self, atime: Option<Time>, mtime: Option<Time>) -> bool {
         let now = self.cache.clock.wall();
         self.state.lock().set_times(atime, mtime, now)
     }
 
-    /// Returns the attributes of dirty content; `None` if the host knows everything.
+    /// Returns the attributes of dirty content; `None` if it is not dirty.
     pub fn local(&self) -> Option<Local> {
         self.state.lock().local()
     }
@@ -319,20 +321,19 @@ impl Entry {
         self.state.lock().is_new()
     }
 
-    /// Returns whether the content was not changed since it was last closed and is uploaded in the
-    /// background, without a failure so far.
+    /// Returns whether the content is unchanged since the last close, and no upload of it has failed.
     pub fn is_waiting_upload(&self) -> bool {
         let state = self.state.lock();
         state.is_closed() && state.failure().is_none()
     }
 
-    /// Returns whether there is content that was changed and not closed since.
+    /// Returns whether dirty content was changed since the last close.
     pub fn is_unclosed(&self) -> bool {
         let state = self.state.lock();
         state.is_dirty() && !state.is_closed()
     }
 
-    /// Notes that uploads of an earlier mount left nothing on the host that could still end there.
+    /// Marks the uploads of an earlier mount as cancelled: their temporary files were removed.
     pub(super) fn unknown_uploads_are_cancelled(&self) {
         self.state.lock().unknown_uploads_are_cancelled();
     }
@@ -343,8 +344,8 @@ impl Entry {
         Some(self.cache.disk.private_path(&private))
     }
 
-    /// Returns whether the host would let the login user write to the file; true where it was not
-    /// asked for content.
+    /// Returns whether the login user may write to the file on the host, according to the last fetch;
+    /// true if there was none.
     pub fn may_write(&self) -> bool {
         self.state.lock().may_write()
     }
@@ -359,13 +360,13 @@ impl Entry {
         self.state.lock().clean_version()
     }
 
-    /// Takes the attributes that came with the content, if there are new ones, and when they came.
+    /// Takes the attributes from the last fetch, and its time; `None` if they were taken already.
     pub fn take_fetched_stat(&self) -> Option<(Stat, Tick)> {
         self.state.lock().take_fetched_stat()
     }
 
-    /// Notes that a request of ours changed the metadata of the file, and with it the version of
-    /// unchanged content.
+    /// Replaces the version `old` by `new`, after a request of ours changed the metadata of the file but
+    /// not its content.
     pub fn change_version(&self, old: &Version, new: &Version) {
         if old == new {
             return;
@@ -382,7 +383,7 @@ impl Entry {
             self.journal_base();
         }
         let Some(name) = name else { return };
-        // Content that had the new version before must not be found instead of this.
+        // Older cached content with the new version must not be found instead of this.
         self.cache.forget(new);
         let is_renamed = match name {
             CleanName::Private(_) => true,
@@ -394,7 +395,7 @@ impl Entry {
         }
     }
 
-    /// Notes that the empty content that is here is what the host has as `version`.
+    /// Makes empty content clean: the host has created the file, as `version`.
     pub fn empty_file_was_created(&self, version: Version) {
         self.content_is_on_host(version);
     }
@@ -409,7 +410,7 @@ impl Entry {
         self.leave_journal();
     }
 
-    /// Names the file of content that is on the host and that no version identifies.
+    /// Renames the file of clean content to a name that encodes no version.
     pub(super) fn private_name(&self, private: Private) -> CleanName {
         let temporary = Private::temporary(private.id);
         let renamed = self.cache.disk.rename_private(&private, temporary);
@@ -417,12 +418,13 @@ impl Entry {
     }
 
     /// Returns how many conflicts this content had. A handle that was opened before the last of them
-    /// belongs to the conflict copy, and its user was not told.
+    /// refers to the content of the conflict copy, and has not reported the conflict to its program.
     pub fn conflict_epoch(&self) -> u64 {
         self.state.lock().conflict_epoch()
     }
 
-    /// Returns how a copy on the host, of `size` bytes, replaces what this entry would upload.
+    /// Returns the upload spec for a copy of `size` bytes that the host makes itself, in place of the
+    /// upload of this entry.
     pub fn copy_spec(&self, size: u64, target: &Target, mtime: Time) -> UploadSpec {
         UploadSpec {
             size,
@@ -433,14 +435,14 @@ impl Entry {
         }
     }
 
-    /// Notes that the host replaced the file by `new`, whose content is not here.
+    /// Drops the content: a copy on the host replaced the file by `new`, whose content is not cached.
     pub fn replaced_on_host(&self, new: Version) {
         self.discard();
         self.state.lock().has_version(new);
         self.changed.notify_all();
     }
 
-    /// Drops the content: the file has no name any more and no handle, or another content.
+    /// Drops the content: the file is unlinked and has no handle, or its content was replaced.
     pub fn discard(&self) {
         let content = self.state.lock().take_content();
         match content {

@@ -24,12 +24,12 @@ use crate::remote::Receiver;
 use crate::stat::FileId;
 use crate::stat::Version;
 
-/// A fetch goes on without an open handle if no more bytes than this are left: a connection that is cut
-/// costs more.
+/// A fetch continues without an open handle if no more bytes than this are left: to cancel it costs a
+/// connection.
 const WORTH_FINISHING: u64 = 4 << 20;
 
 impl Entry {
-    /// Starts to fetch on another thread, unless there is content by now.
+    /// Starts a fetch on a worker, unless there is content already.
     ///
     /// # Errors
     /// The local disk has no room, or could not be written.
@@ -66,17 +66,17 @@ impl Entry {
         Ok(())
     }
 
-    /// Gives the file of a complete fetch its name; returns the clean content. `known` is the version
-    /// that was asked for.
+    /// Renames the file of a complete fetch to its version if that identifies the content; returns the
+    /// clean content. `requested` is the requested version.
     pub(super) fn name_fetched(
         &self,
-        known: &Version,
+        requested: &Version,
         fetched: &Fetched,
         private: Private,
         file: &Arc<File>,
     ) -> (Content, FetchedContent) {
         let mut version = fetched.stat.version();
-        // The sizes differ for files of /proc: what came is what there is.
+        // The sizes differ for files of /proc: the bytes received are the content.
         let size = file.metadata().map_or(version.size, |meta| meta.len());
         let is_whole = fetched.is_stable && size == version.size;
         let name = if is_whole && self.cache.disk.make_clean(&private, &version).is_ok() {
@@ -87,7 +87,7 @@ impl Entry {
         };
         let mut base = fetched.stat.version();
         if !fetched.is_stable {
-            // Equals no version of the host: what is here must not replace what is there.
+            // Equals no version of the host: an upload must find a conflict.
             base.id = Some(FileId { dev: 0, ino: 0 });
         }
         let file = Arc::clone(file);
@@ -98,8 +98,8 @@ impl Entry {
         };
         let is_unsized = !fetched.is_stable
             && fetched.stat.blocks == 0
-            && fetched.stat.size == known.size
-            && known.size != size;
+            && fetched.stat.size == requested.size
+            && requested.size != size;
         let fetched = FetchedContent {
             base,
             stat: fetched.stat,
@@ -111,11 +111,11 @@ impl Entry {
     }
 }
 
-/// A fetch in progress. Dropping it ends it: whatever happens, no caller waits for it for ever.
+/// A fetch in progress. Dropping it ends it, so that no caller waits forever, even after a panic.
 struct RunningFetch {
     entry: Arc<Entry>,
     file: Arc<File>,
-    /// `None` once it is the file of clean content.
+    /// `None` when the file is that of clean content.
     private: Option<Private>,
 }
 
@@ -128,23 +128,23 @@ impl RunningFetch {
             have: 0,
             total: 0,
             room: version.size,
-            said: 0,
-            said_at: Tick::ZERO,
-            is_given_up: false,
+            reported: 0,
+            reported_at: Tick::ZERO,
+            is_cancelled: false,
         };
         let result = entry
             .cache
             .remote
             .fetch(path, Some(&version), &mut receiver);
-        let is_given_up = receiver.is_given_up;
+        let is_cancelled = receiver.is_cancelled;
         if entry.state.lock().fetch_into(&self.file).is_none() {
-            // It was truncated or replaced meanwhile.
+            // The content was truncated or replaced in the meantime.
             return;
         }
         match result {
             Ok(fetched) => self.complete(&version, &fetched),
-            // A caller that comes after it was given up starts another.
-            Err(_) if is_given_up => {}
+            // The next caller starts a new fetch.
+            Err(_) if is_cancelled => {}
             Err(error) => {
                 log_failure(&error);
                 self.end(Some(error.into()));
@@ -152,12 +152,12 @@ impl RunningFetch {
         }
     }
 
-    fn complete(&mut self, known: &Version, fetched: &Fetched) {
+    fn complete(&mut self, requested: &Version, fetched: &Fetched) {
         let Some(private) = self.private.take() else {
             return;
         };
         let entry = &self.entry;
-        let (content, fetched) = entry.name_fetched(known, fetched, private, &self.file);
+        let (content, fetched) = entry.name_fetched(requested, fetched, private, &self.file);
         let now = entry.cache.clock.tick();
         let mut state = entry.state.lock();
         if state.fetch_into(&self.file).is_some() {
@@ -165,13 +165,13 @@ impl RunningFetch {
             return;
         }
         drop(state);
-        // It was truncated or replaced in this moment.
+        // The content was truncated or replaced since the last check.
         match content {
             Content::Clean {
                 version,
                 name: CleanName::ByVersion,
                 ..
-            } => entry.cache.keep(&version),
+            } => entry.cache.add_to_index(&version),
             _ => entry.cache.disk.remove_private(&private),
         }
     }
@@ -202,29 +202,29 @@ fn log_failure(error: &remote::Error) {
     }
 }
 
-/// Callers that wait for content are woken after so many more bytes of it, or after so long: waking all
-/// of them for each packet would cost more than the packet.
+/// Callers that wait for content are woken after this many more bytes, or after this time. To wake them
+/// for each packet would cost more than the packet.
 const WAKE_BYTES: u64 = 1 << 20;
 const WAKE_AFTER: Duration = Duration::from_millis(20);
 
-/// Writes what arrives to the file, and records how far the fetch has come.
+/// Writes received bytes to the file, and records the progress of the fetch.
 struct Progress<'a> {
     entry: &'a Entry,
     file: &'a Arc<File>,
     have: u64,
     total: u64,
-    /// How large the file may get, as far as the disk was asked.
+    /// The size for which there is room on the disk, in bytes.
     room: u64,
-    /// How far it had come when that was last recorded, and when that was.
-    said: u64,
-    said_at: Tick,
-    /// Whether it was cut because no handle was open any more.
-    is_given_up: bool,
+    /// The progress when it was last recorded, in bytes, and the time of that.
+    reported: u64,
+    reported_at: Tick,
+    /// The fetch was cancelled because no handle was open any more.
+    is_cancelled: bool,
 }
 
 impl Progress<'_> {
-    /// Records how far the fetch has come and wakes the callers that wait; false if it is not wanted
-    /// any more.
+    /// Records the progress and wakes the callers that wait; returns false if the fetch is to be
+    /// cancelled.
     fn report(&self) -> bool {
         let mut state = self.entry.state.lock();
         let is_wanted = self.entry.is_open() || self.total - self.have <= WORTH_FINISHING;
@@ -249,17 +249,17 @@ impl Receiver for Progress<'_> {
             .fetch_into(self.file)
             .is_some_and(was_read)
         {
-            // A reader of the first attempt would get a mixture of two versions.
+            // This is a retry: the reader would get a mixture of two versions.
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
-        // Room was made for what the attributes said; the host may announce as much as it likes.
+        // Room was made for the size in the attributes; the host may announce a larger one.
         if size > self.room {
             let full = |_| io::Error::from_raw_os_error(libc::ENOSPC);
             self.entry.cache.make_room(size).map_err(full)?;
             self.room = size;
         }
         self.file.set_len(0)?;
-        (self.have, self.total, self.said) = (0, size, 0);
+        (self.have, self.total, self.reported) = (0, size, 0);
         let _ = self.report();
         Ok(())
     }
@@ -268,17 +268,17 @@ impl Receiver for Progress<'_> {
         self.file.write_all_at(data, self.have)?;
         self.have += data.len() as u64;
         let now = self.entry.cache.clock.tick();
-        let is_news = self.have == self.total
-            || self.have - self.said >= WAKE_BYTES
-            || now.saturating_sub(self.said_at) >= WAKE_AFTER;
-        if !is_news {
+        let is_due = self.have == self.total
+            || self.have - self.reported >= WAKE_BYTES
+            || now.saturating_sub(self.reported_at) >= WAKE_AFTER;
+        if !is_due {
             return Ok(());
         }
-        (self.said, self.said_at) = (self.have, now);
+        (self.reported, self.reported_at) = (self.have, now);
         if self.report() {
             Ok(())
         } else {
-            self.is_given_up = true;
+            self.is_cancelled = true;
             Err(io::Error::new(
                 io::ErrorKind::Interrupted,
                 "the file was closed",

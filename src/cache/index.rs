@@ -1,20 +1,20 @@
-//! What clean content there is, in the order of its last use, bounded by bytes.
+//! The index of clean content that no entry holds, in LRU order, bounded by bytes. No I/O.
 
 use lru::LruCache;
 
 use crate::stat::Version;
 
-/// How much the cache may take.
+/// How much disk space the cache may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// How many bytes of clean content are kept.
+    /// The most bytes of clean content.
     pub max_bytes: u64,
-    /// How many bytes must stay free on the disk.
+    /// How many bytes the cache leaves free on the disk.
     pub min_free: u64,
 }
 
-/// Clean content that no entry holds. Open and dirty files are not in here, and so cannot be
-/// dropped.
+/// The evictable content: clean, and held by no entry. Open and dirty files are pinned: they are not in
+/// the index.
 #[derive(Debug)]
 pub(crate) struct Index {
     sizes: LruCache<Version, u64>,
@@ -43,7 +43,7 @@ impl Index {
         self.sizes.contains(version)
     }
 
-    /// Adds content as the one used last.
+    /// Adds content as the most recently used.
     pub(crate) fn insert(&mut self, version: Version, size: u64) {
         if let Some(old) = self.sizes.put(version, size) {
             self.bytes -= old;
@@ -51,7 +51,7 @@ impl Index {
         self.bytes += size;
     }
 
-    /// Takes content out; false if it was not there.
+    /// Removes content; returns false if it was not in the index.
     pub(crate) fn remove(&mut self, version: &Version) -> bool {
         match self.sizes.pop(version) {
             Some(size) => {
@@ -62,7 +62,7 @@ impl Index {
         }
     }
 
-    /// Takes out what was not used for longest.
+    /// Removes the least recently used content.
     pub(crate) fn pop_oldest(&mut self) -> Option<Version> {
         let (version, size) = self.sizes.pop_lru()?;
         self.bytes -= size;
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_used_for_longest_goes_first() {
+    fn the_least_recently_used_content_is_evicted_first() {
         let mut index = Index::new(Limits {
             max_bytes: 100,
             min_free: 0,

@@ -6,10 +6,10 @@
 //! | closed, before it is uploaded | `Closed` | no |
 //! | persisted, or its upload failed | `Persisted` | yes |
 //! | before an upload in place, and after a part of one | `MaybePartial` | yes |
-//! | uploaded, or dropped | (no record) | no; yes if unlinked |
+//! | uploaded, or dropped | (no record) | no; yes if it was unlinked |
 //!
-//! Each change of a record is made under [`Entry::journaling`], and not under the lock of the state:
-//! callers that only look at the file need not wait for the disk.
+//! Each change of a record is made under the lock [`Entry::journaling`] and not under that of the state,
+//! so that calls for attributes do not wait for the disk.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -36,11 +36,12 @@ use crate::path::RemotePath;
 use crate::remote::Placement;
 
 impl Entry {
-    /// Records that the content is about to be changed, and where it is to be uploaded; `None` if the
-    /// file has no name. Must come before the first change, and before the first after a close.
+    /// Records durably that the content is about to be changed, and where it is to be uploaded. `target`
+    /// is `None` if the file is unlinked. Must be called before the first change, and before the first
+    /// one after a close.
     ///
     /// # Errors
-    /// The journal could not be written: then the content must not be changed.
+    /// The journal could not be written: the content must not be changed.
     pub fn open_in_journal(&self, target: Option<&Target>, wait: Wait) -> Result<(), Error> {
         if wait == Wait::Never {
             return Err(Error::WouldWait);
@@ -68,7 +69,7 @@ impl Entry {
 
     fn write_open_record(&self, target: &Target) -> Result<(), Error> {
         let _journaling = self.journaling.lock();
-        let (id, old) = {
+        let (id, base) = {
             let state = self.state.lock();
             let id = match (state.journal(), state.content()) {
                 (InJournal::As(id), _) => Some(id),
@@ -82,11 +83,11 @@ impl Entry {
                 ) => Some(private.id),
                 _ => None,
             };
-            let old = match state.content() {
+            let base = match state.content() {
                 Content::Clean { file, .. } if self.is_in_place(target) => Some(Arc::clone(file)),
                 _ => None,
             };
-            (id, old)
+            (id, base)
         };
         let id = match id {
             Some(id) => id,
@@ -98,32 +99,31 @@ impl Entry {
             .journal()
             .put(record, Durable::Yes)
             .map_err(local("write"))?;
-        let old = old.and_then(|file| self.copy_old(id, &file));
-        self.state.lock().opened_in_journal(id, old);
+        let base_copy = base.and_then(|file| self.copy_base(id, &file));
+        self.state.lock().opened_in_journal(id, base_copy);
         Ok(())
     }
 
-    /// Returns whether an upload writes into the file that the host has, so that it may leave part of
-    /// the content there.
+    /// Returns whether an upload writes in place, so that it may leave a partial upload.
     pub fn is_in_place(&self, target: &Target) -> bool {
         target.placement != Placement::Replace || self.cache.remote.facts().uploads_in_place
     }
 
-    /// Keeps a copy of the host's content. Without one, an upload that breaks off may be taken for
-    /// somebody's change: then a conflict copy is made.
-    fn copy_old(&self, id: Id, content: &File) -> Option<(Id, Arc<File>)> {
+    /// Copies the content of the base version. Without the copy, a partial upload may be taken for a
+    /// change by another client, and a conflict copy is made.
+    fn copy_base(&self, id: Id, content: &File) -> Option<(Id, Arc<File>)> {
         let len = content.metadata().ok()?.len();
-        let kept = self.cache.make_room(len).map_err(|error| error.to_string());
-        let kept = kept.and_then(|()| {
-            let kept = self.cache.disk.keep_old(id, content);
-            kept.map_err(|error| error.to_string())
+        let room = self.cache.make_room(len).map_err(|error| error.to_string());
+        let copy = room.and_then(|()| {
+            let copy = self.cache.disk.create_base_copy(id, content);
+            copy.map_err(|error| error.to_string())
         });
-        kept.map(|file| (id, Arc::new(file)))
-            .inspect_err(|why| log::debug!("no copy of the host's content: {why}"))
+        copy.map(|file| (id, Arc::new(file)))
+            .inspect_err(|why| log::debug!("cannot copy the base version: {why}"))
             .ok()
     }
 
-    /// Records durably that the host may have part of the content from now on.
+    /// Records durably that the host may have a partial upload from now on.
     pub(super) fn journal_partial(&self, target: &Target) -> Result<(), Error> {
         let why = {
             let mut state = self.state.lock();
@@ -134,7 +134,7 @@ impl Entry {
         self.persist_content(target, &why)
     }
 
-    /// Composes the record of the content as it is. Locks the state.
+    /// Composes the record of the current content. Locks the state.
     fn record(&self, id: Id, phase: Phase, target: &Target, why: &str) -> Record {
         let known = self.cache.disk.journal().get(id);
         let since = known
@@ -150,7 +150,7 @@ impl Entry {
             return compose(phase, why);
         }
         match known {
-            // The journal knows better where it belongs: the next mount looks there.
+            // The record has the last path that was known: the next mount looks there.
             Some(known) if !target.is_elsewhere && known.phase != Phase::NeedsDecision => Record {
                 path: known.path,
                 was: known.was,
@@ -161,12 +161,12 @@ impl Entry {
                 placement: known.placement,
                 ..compose(phase, NO_PATH)
             },
-            // Content without a path must not be uploaded anywhere.
+            // Content without a path cannot be uploaded.
             _ => compose(Phase::NeedsDecision, NO_PATH),
         }
     }
 
-    /// Records, if the content is in the journal at all, that it is whole.
+    /// Records that the content is complete, if it has a record.
     pub(super) fn journal_closed(&self, target: &Target) {
         let _journaling = self.journaling.lock();
         let InJournal::As(id) = self.state.lock().journal() else {
@@ -180,13 +180,13 @@ impl Entry {
         };
         let record = self.record(id, phase, target, "");
         if let Err(error) = journal.put(record, Durable::No) {
-            // It says that the content is incomplete; a later mount will keep it, not upload it.
+            // The record is still `Open`: the next mount does not upload the content, but asks the user.
             log_unwritten(&error);
         }
     }
 
-    /// Persists dirty content, and records why it is not on the host. The content must not be changed
-    /// meanwhile: the caller has begun work.
+    /// Persists dirty content, and records why it is not on the host. The caller must have begun work,
+    /// so that the content does not change.
     ///
     /// # Errors
     /// The local disk could not be written.
@@ -211,37 +211,37 @@ impl Entry {
             ..self.record(id, Phase::Persisted, target, why)
         };
         let disk = &self.cache.disk;
-        disk.sync_private(&file)
+        disk.flush_private(&file)
             .and_then(|()| disk.journal().put(record, Durable::Yes))
             .map_err(local("write"))
     }
 
-    /// Ends the record of the content: the host has it, or it is dropped.
+    /// Ends the record of the content: it was uploaded, or is dropped.
     pub(super) fn leave_journal(&self) {
         self.leave_journal_as(InJournal::No, Durable::No);
     }
 
     fn leave_journal_as(&self, journal: InJournal, durable: Durable) {
         let _journaling = self.journaling.lock();
-        let (record, old) = {
+        let (record, base_copy) = {
             let mut state = self.state.lock();
             let left = state.leave_journal();
             state.set_journal(journal);
             left
         };
-        if let Some(id) = old {
-            self.cache.disk.remove_old(id);
+        if let Some(id) = base_copy {
+            self.cache.disk.remove_base_copy(id);
         }
         if let Some(id) = record
             && let Err(error) = self.cache.disk.journal().done(id, durable)
         {
-            // The next mount finds no content for the record, or the same on the host.
+            // The next mount finds no file for the record, or the same content on the host.
             log_unwritten(&error);
         }
     }
 
-    /// Notes that the file has no name any more: its content is never uploaded, and goes with its last
-    /// handle.
+    /// Ends the record because the file was unlinked: its content is never uploaded, and is removed with
+    /// its last handle.
     pub fn abandon(&self) {
         let dirty = self.state.lock().dirty().map(|(_, private)| private);
         if let Some(private) = dirty {
@@ -251,7 +251,7 @@ impl Entry {
                 self.state.lock().set_private(renamed);
             }
         }
-        // Durably: after a power failure the next mount would make the file again.
+        // Durable: otherwise, after a power failure, the next mount would create the file again.
         self.leave_journal_as(InJournal::NotNeeded, Durable::Yes);
     }
 
@@ -259,7 +259,7 @@ impl Entry {
     pub fn journal_attrs(&self, target: &Target) {
         let is_closed = self.state.lock().attrs_are_changed();
         if !is_closed {
-            // They are recorded when it is closed.
+            // Closing the content records them.
             return;
         }
         let result = self.rewrite(Durable::No, |record, state| {
@@ -273,10 +273,10 @@ impl Entry {
         }
     }
 
-    /// Records where the content will belong after a rename that is about to be requested.
+    /// Records durably the path after a rename that is about to be requested.
     ///
     /// # Errors
-    /// The journal could not be written: then the rename must not be requested.
+    /// The journal could not be written: the rename must not be requested.
     pub fn journal_rename(&self, to: &RemotePath) -> Result<(), Error> {
         self.rewrite(Durable::Yes, |record, _| {
             let was = std::mem::replace(&mut record.path, to.clone());
@@ -284,19 +284,19 @@ impl Entry {
         })
     }
 
-    /// Records that the rename was carried out, or refused.
+    /// Records that the rename was carried out (`has_moved`) or refused.
     pub fn journal_renamed(&self, has_moved: bool) {
         let result = self.rewrite(Durable::No, |record, _| match record.was.take() {
             Some(was) if !has_moved => record.path = was,
             _ => {}
         });
         if let Err(error) = result {
-            // Both paths are in it; the next mount looks at both.
+            // The record has both paths: the next mount looks at both.
             log_unwritten(&error);
         }
     }
 
-    /// Records the version that the content is based on, after a change of ours on the host.
+    /// Records the base version, after a request of ours changed it on the host.
     pub(super) fn journal_base(&self) {
         let result = self.rewrite(Durable::No, |record, state| record.base = state.base());
         if let Err(error) = result {
@@ -304,6 +304,7 @@ impl Entry {
         }
     }
 
+    /// Changes the record, if there is one.
     fn rewrite(
         &self,
         durable: Durable,

@@ -1,4 +1,4 @@
-//! Persisting: dirty content is written to the local disk, to be uploaded later.
+//! Persists dirty content: flushes it and its journal record to the local disk, to be uploaded later.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,11 +12,10 @@ use crate::cache::upload::NO_PATH;
 use crate::cache::upload::Target;
 
 impl Entry {
-    /// Write-back: persists content that was closed and uploads it in the background when `delay` has
-    /// passed.
+    /// Write-back: persists closed content, and uploads it in the background after `delay`.
     ///
     /// # Errors
-    /// It cannot be persisted; or an earlier upload failed and none has succeeded since.
+    /// The content cannot be persisted; or the last upload failed, and its error is returned.
     pub fn persist_for_writeback(
         self: &Arc<Self>,
         target_of: &Arc<dyn UploadTarget>,
@@ -30,7 +29,7 @@ impl Entry {
             return Err(Error::WouldWait);
         }
         let mut state = self.state.lock();
-        while !state.may_leave() {
+        while !state.may_upload() {
             self.wait(&mut state, wait)?;
         }
         if !state.is_dirty() {
@@ -57,8 +56,8 @@ impl Entry {
         failure.map_or(Ok(()), Err)
     }
 
-    /// Persists content that is not uploaded before the mount ends, with the reason; the next mount
-    /// uploads it.
+    /// Persists content that is not uploaded before the mount ends, with the reason `why`; the next
+    /// mount uploads it.
     ///
     /// # Errors
     /// The local disk could not be written.
@@ -68,7 +67,7 @@ impl Entry {
         why: &str,
     ) -> Result<(), Error> {
         let mut state = self.state.lock();
-        while !state.may_leave() {
+        while !state.may_upload() {
             self.changed.wait(&mut state);
         }
         let busy = self.begin(&mut state, Work::Persisting);
@@ -83,7 +82,8 @@ impl Entry {
         result
     }
 
-    /// Persists content whose directory is gone: nobody knows where it is to be uploaded.
+    /// Persists content whose path on the host is unknown; always returns an error, at least
+    /// [`Error::NoPath`].
     pub(super) fn persist_without_path(&self, target: &Target) -> Result<(), Error> {
         self.persist_content(target, NO_PATH)?;
         Err(Error::NoPath)

@@ -425,7 +425,7 @@ impl Cache {
             // The rename of its directory never happened.
             path = was.clone();
         }
-        let old = self.disk.open_old(record.id);
+        let old = self.disk.open_base_copy(record.id);
         let content = FromFile::new(file).over(old.as_ref());
         if record.phase == Phase::MaybePartial
             && record.was.is_none()
@@ -454,7 +454,7 @@ impl Cache {
     fn finish(&self, id: Id, private: Option<Private>) {
         if let Some(private) = private {
             self.disk.remove_private(&private);
-            self.disk.remove_old(id);
+            self.disk.remove_base_copy(id);
         }
         if let Err(error) = self.disk.journal().done(id, Durable::No) {
             log::warn!("cannot write the journal: {error}");
@@ -464,7 +464,7 @@ impl Cache {
     fn rewrite(&self, file: &File, record: Record) {
         let written = self
             .disk
-            .sync_private(file)
+            .flush_private(file)
             .and_then(|()| self.disk.journal().put(record, Durable::Yes));
         if let Err(error) = written {
             log::warn!("cannot write the journal: {error}");

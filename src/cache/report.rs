@@ -73,12 +73,12 @@ const MAX_CONFLICTS: usize = 100;
 
 /// How files were opened so far.
 #[derive(Debug, Default)]
-pub(super) struct Opens {
+pub(super) struct OpenCounters {
     all: AtomicU64,
     fetches: AtomicU64,
 }
 
-impl Opens {
+impl OpenCounters {
     pub(super) fn count_fetch(&self) {
         self.fetches.fetch_add(1, Ordering::Relaxed);
     }

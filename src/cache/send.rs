@@ -11,7 +11,7 @@ use rustix::fs::SeekFrom;
 
 use crate::cache::Cache;
 use crate::cache::conflict::ConflictPolicy;
-use crate::cache::conflict::name_beside;
+use crate::cache::conflict::conflict_copy_name;
 use crate::path::RemotePath;
 use crate::remote;
 use crate::remote::Expect;
@@ -34,7 +34,7 @@ impl Cache {
     ) -> remote::Result<Sent> {
         for n in 1..=MAX_NAMES {
             if self.conflict_policy == ConflictPolicy::KeepBoth && plan.expect != Expect::Anything {
-                plan.conflict_name = name_beside(path, self.clock.wall(), n);
+                plan.conflict_name = conflict_copy_name(path, self.clock.wall(), n);
             }
             match self.remote.upload(path, content, plan) {
                 Ok(uploaded) => {

@@ -1,10 +1,10 @@
-//! How sparse a file may become that the host is to get; pure.
+//! Limits the holes of a file, which some hosts can only receive as zeros; pure.
 
-/// The most bytes of holes in a file for a host to which they can only be sent as zeros.
+/// The most bytes of holes in a file for a host that receives holes as zeros.
 const MAX_HOLES: u64 = 1 << 30;
 
-/// Returns whether a file of `size` bytes, of which the local disk holds `allocated`, can be
-/// uploaded: any where the host can take holes, else one whose holes are no more than some zeros.
+/// Returns whether a file of `size` bytes, of which `allocated` are allocated on the local disk, can be
+/// uploaded. If the host cannot make holes, they may be no more than [`MAX_HOLES`].
 pub(super) fn may_grow_to(can_take_holes: bool, size: u64, allocated: u64) -> bool {
     can_take_holes || size.saturating_sub(allocated) <= MAX_HOLES
 }

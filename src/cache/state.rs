@@ -1,5 +1,5 @@
 //! The state machine of one cached file. No I/O and no waiting: each method is one transition, or a
-//! question; the caller has done the work on the disk or on the host, or does it next.
+//! query. The caller does the I/O on the disk or on the host before or after it.
 //!
 //! ```text
 //! content    event                          next      and
@@ -7,23 +7,24 @@
 //! Absent     found in the index             Clean
 //! Absent     a fetch starts                 Fetching
 //! Fetching   the fetch is complete          Clean     the attributes that came with it are kept
-//! Fetching   the fetch failed or was cut    Absent    the error is kept for callers that wait
+//! Fetching   the fetch failed or was        Absent    the error is kept for callers that wait
+//!            cancelled
 //! Clean      recorded in the journal, and   Dirty
 //!            then changed
 //! Clean      a newer version is complete    Clean
 //! Clean      the last handle is closed      Absent    the content goes to the index
-//! any        truncated to nothing           Dirty     a running fetch finds its file unwanted
+//! any        truncated to nothing           Dirty     a running fetch is discarded
 //! Dirty      uploaded                       Clean     the journal record goes
 //! Dirty      uploaded as a conflict copy    Clean     conflict_epoch grows
 //! Dirty      the upload failed              Dirty     failure, unknown_uploads, may_be_partial
 //! Dirty      unlinked, last handle closed   Absent
 //! ```
 //!
-//! Beside the content there is at most one piece of work that must not be disturbed, see [`Work`].
+//! At most one piece of work that excludes other changes is in progress at a time, see [`Work`].
 //!
-//! INVARIANT: content is Dirty from before the first byte of it is written until the host has all of
-//! it; Dirty content is never dropped while its file has a name. [`State::check_invariants`] has those
-//! that can be checked.
+//! INVARIANT: content becomes Dirty before its first byte is written, and Clean when the host has all
+//! of it. Dirty content is never dropped while its file is linked. [`State::check_invariants`] checks
+//! what can be checked here.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -50,22 +51,22 @@ use crate::stat::Version;
 /// See the head of this module. Guarded by the lock of its entry.
 pub(super) struct State {
     content: Content,
-    /// The work that is under way. Set by [`Self::begin`] and cleared by the guard that the entry
-    /// makes of it.
+    /// The work in progress. Set by [`Self::begin`], cleared by the guard `Busy` of the entry.
     work: Option<Work>,
     /// Renames and removals in progress, during which no upload may begin.
     n_upload_blocks: u32,
 
-    /// The version that must be on the host for our content to replace it.
+    /// The base version: an upload replaces nothing else, unless it skips the conflict check.
     base: Expect,
     /// Opened with `O_TRUNC`: the first upload replaces whatever is on the host. Cleared afterwards,
     /// so that a retry cannot overwrite a newer version.
     skips_conflict_check: bool,
-    /// How many bytes at the beginning equal those of the base: nothing before was written to.
+    /// The length of the prefix that equals that of the base version, in bytes: nothing was written
+    /// there.
     unchanged_prefix: u64,
     /// The host has no file under this name yet.
     is_new: bool,
-    /// The host would let the login user write to the file, as it said with the content.
+    /// The login user may write to the file on the host, according to the last fetch.
     may_write: bool,
 
     size: u64,
@@ -75,31 +76,31 @@ pub(super) struct State {
     ctime: Time,
     /// Counts the changes of the content and of what is uploaded with it.
     n_changes: u64,
-    /// The content is as it was when it was last closed: it may be uploaded in the background.
+    /// The content is unchanged since the last close: it may be uploaded in the background.
     is_closed: bool,
     /// Bytes that may be written before the disk is asked for room again.
     room: u64,
 
     journal: InJournal,
-    /// The host's content when this one became dirty, kept where uploads write in place.
-    old: Option<(Id, Arc<File>)>,
-    /// The number of content of an earlier mount, until the host has it.
+    /// A copy of the base version's content and the number of its file. Made if uploads write in
+    /// place.
+    base_copy: Option<(Id, Arc<File>)>,
+    /// The number of the journal record of an earlier mount, until the content is uploaded.
     recovered_as: Option<Id>,
 
-    /// An upload in place began and did not end: the host may have part of the content.
+    /// An upload in place was started and has not succeeded: the host may have a partial upload.
     may_be_partial: bool,
     unknown_uploads: Vec<UnknownUpload>,
     /// Why the last upload failed.
     failure: Option<Error>,
-    /// The host was asked to flush the content, as it is here, to its disk.
+    /// The content is durable on the host: it was flushed there after the last upload.
     is_durable_on_host: bool,
     /// Counts the conflicts, see [`super::Entry::conflict_epoch`].
     conflict_epoch: u64,
 
-    /// Attributes that came with the content and that the layer above has not taken yet, and when
-    /// they came.
+    /// The attributes from the last fetch, and its time, until the layer above takes them.
     fetched_stat: Option<(Stat, Tick)>,
-    /// The size that the host tells says nothing about the content, as in `/proc`.
+    /// The size in the host's attributes is not that of the content, as in `/proc`.
     is_unsized: bool,
     /// The replacement of clean content by a newer version.
     pub(super) refresh: Refresh,
@@ -125,27 +126,27 @@ pub(super) enum Content {
 
 /// A fetch in progress.
 pub(super) struct Fetching {
-    /// The version that was asked for.
+    /// The requested version.
     pub(super) version: Version,
     pub(super) file: Arc<File>,
-    /// How many bytes of the content are in `file`.
+    /// How many bytes were fetched into `file`.
     pub(super) have: u64,
-    /// How many there will be; `None` until the host has said so.
+    /// The size of the content, in bytes; `None` until the host has announced it.
     pub(super) total: Option<u64>,
-    /// Whether some of it was given to a reader.
+    /// Whether a reader got some of it.
     pub(super) was_read: bool,
 }
 
 /// The name of clean content in the cache directory.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum CleanName {
-    /// That of its version: the content can be found again when the entry is gone.
+    /// The name encodes the version: the content can be found again when the entry is gone.
     ByVersion,
-    /// One that identifies no version, because the version does not identify the content.
+    /// The name encodes no version, because the version does not identify the content.
     Private(Private),
 }
 
-/// Work during which the content must not change.
+/// Work that excludes other changes of the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Work {
     /// The journal is written before the first change.
@@ -154,37 +155,37 @@ pub(super) enum Work {
     Persisting,
     /// The content is uploaded.
     Uploading,
-    /// The content is written to, cut or allocated.
+    /// The content is written, truncated or allocated.
     Changing,
 }
 
-/// What the journal knows of the content.
+/// Whether the content has a journal record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum InJournal {
     No,
     As(Id),
-    /// It need not know: the file has no name any more.
+    /// The file is unlinked: it needs no record.
     NotNeeded,
 }
 
 /// An upload of unknown outcome: the content may have reached the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct UnknownUpload {
-    /// The directory that it was sent to.
+    /// The directory of its path.
     pub(super) dir: RemotePath,
     /// Marks its temporary files there.
     pub(super) tag: u32,
     pub(super) size: u64,
     pub(super) mtime: Time,
-    /// The change that it uploaded.
+    /// `State::n_changes` when it began: identifies the content that was sent.
     pub(super) n_changes: u64,
-    /// Of the content; `None` where it was not computed.
+    /// The digest of the content; `None` if it was not computed.
     pub(super) digest: Option<Digest>,
     /// Whether its temporary files were removed.
     pub(super) is_cancelled: bool,
 }
 
-/// What an upload does, decided when it begins. The content does not change while it runs.
+/// The parameters of one upload, fixed when it begins. The content does not change while it runs.
 pub(super) struct UploadJob {
     pub(super) file: Arc<File>,
     pub(super) private: Private,
@@ -193,16 +194,17 @@ pub(super) struct UploadJob {
     pub(super) unknown_uploads: Vec<UnknownUpload>,
     pub(super) n_changes: u64,
     pub(super) may_be_partial: bool,
-    pub(super) old: Option<Arc<File>>,
+    /// See `State::base_copy`.
+    pub(super) base_copy: Option<Arc<File>>,
 }
 
-/// What [`State::next_upload`] finds to do.
+/// The result of [`State::next_upload`].
 pub(super) enum NextUpload {
     /// The host has the content.
     Nothing,
-    /// The host has the content, but was not asked to flush it to its disk.
+    /// The host has the content, but it is not durable there.
     Flush,
-    /// Other work is under way, or a rename: wait for it.
+    /// Other work, or a rename or removal, is in progress: wait for it.
     Wait,
     /// Begin with [`Work::Uploading`].
     Upload,
@@ -227,7 +229,7 @@ impl State {
             is_closed: false,
             room: 0,
             journal: InJournal::No,
-            old: None,
+            base_copy: None,
             recovered_as: None,
             may_be_partial: false,
             unknown_uploads: Vec::new(),
@@ -256,12 +258,12 @@ impl State {
         }
     }
 
-    /// Content of an earlier mount: closed, in the journal, and possibly on the host already.
+    /// Dirty content of an earlier mount: closed, in the journal, and possibly on the host already.
     pub(super) fn recovered(
         record: &Record,
         file: File,
         private: Private,
-        old: Option<File>,
+        base_copy: Option<File>,
         unknown_uploads: Vec<UnknownUpload>,
     ) -> Self {
         let file = Arc::new(file);
@@ -272,7 +274,7 @@ impl State {
             journal: InJournal::As(record.id),
             is_closed: true,
             may_be_partial: record.phase == Phase::MaybePartial,
-            old: old.map(|file| (record.id, Arc::new(file))),
+            base_copy: base_copy.map(|file| (record.id, Arc::new(file))),
             unknown_uploads,
             recovered_as: Some(record.id),
             ..Self::new(content, record.base, record.size, record.mtime)
@@ -286,7 +288,7 @@ impl State {
         }
         match &self.content {
             Content::Dirty { .. } => {
-                // INVARIANT: dirty bytes are in the journal, unless nobody will upload them.
+                // INVARIANT: non-empty dirty content has a journal record, unless it is unlinked.
                 debug_assert!(
                     self.size == 0 || self.journal != InJournal::No,
                     "dirty content is not in the journal"
@@ -295,12 +297,12 @@ impl State {
             Content::Fetching(fetching) => {
                 debug_assert!(
                     fetching.total.is_none_or(|total| fetching.have <= total),
-                    "more was fetched than there is"
+                    "more was fetched than the announced size"
                 );
             }
             Content::Absent { .. } | Content::Clean { .. } => {}
         }
-        // INVARIANT: what was never uploaded is not on the host's disk either.
+        // INVARIANT: content that was never uploaded is not durable on the host.
         debug_assert!(
             !(self.is_new && self.is_durable_on_host),
             "a new file is durable on the host"
@@ -308,7 +310,7 @@ impl State {
     }
 }
 
-/// Questions.
+/// Queries.
 impl State {
     pub(super) fn content(&self) -> &Content {
         &self.content
@@ -344,9 +346,9 @@ impl State {
         self.work.is_some()
     }
 
-    /// Whether the content may be persisted or uploaded: nothing else is done with it, and its path
-    /// does not change.
-    pub(super) fn may_leave(&self) -> bool {
+    /// Returns whether persisting or uploading may begin: no other work, rename or removal is in
+    /// progress.
+    pub(super) fn may_upload(&self) -> bool {
         self.work.is_none() && self.n_upload_blocks == 0
     }
 
@@ -366,7 +368,7 @@ impl State {
         self.size
     }
 
-    /// What the host does not know yet; `None` if it knows everything.
+    /// Returns the attributes of dirty content; `None` if it is not dirty.
     pub(super) fn local(&self) -> Option<Local> {
         self.is_dirty().then_some(Local {
             size: self.size,
@@ -384,7 +386,7 @@ impl State {
         self.journal
     }
 
-    /// Whether the journal says that the content is being written, or need not.
+    /// Returns whether the content may be changed: its record is in phase `Open`, or it needs none.
     pub(super) fn is_open_in_journal(&self) -> bool {
         match self.journal {
             InJournal::NotNeeded => true,
@@ -417,10 +419,10 @@ impl State {
         self.is_unsized
     }
 
-    /// What is to be done for content to be on the host, or durable there.
+    /// Returns the next step until the content is on the host, or durable there.
     pub(super) fn next_upload(&self, durability: Durability) -> NextUpload {
         if self.is_dirty() {
-            return match self.may_leave() {
+            return match self.may_upload() {
                 true => NextUpload::Upload,
                 false => NextUpload::Wait,
             };
@@ -431,7 +433,7 @@ impl State {
         }
     }
 
-    /// How the content is uploaded to `target`, without a conflict copy and without a flush.
+    /// Returns the upload spec for `target`, without a conflict copy and without a flush.
     pub(super) fn upload_spec(&self, target: &Target, tag: u32) -> UploadSpec {
         UploadSpec {
             size: self.size,
@@ -449,7 +451,7 @@ impl State {
         }
     }
 
-    /// How many bytes of the content the host has, if it was only appended to.
+    /// Returns the size of the base version if the content was only appended to.
     fn appends_to(&self, target: &Target) -> Option<u64> {
         let Expect::Version(base) = self.base else {
             return None;
@@ -459,7 +461,7 @@ impl State {
         (target.may_append && is_longer && !self.skips_conflict_check).then_some(base.size)
     }
 
-    /// The upload of the content as it is; `None` if it is not dirty.
+    /// Returns the upload of the current content; `None` if it is not dirty.
     pub(super) fn upload_job(&self, target: &Target, durability: Durability) -> Option<UploadJob> {
         let (file, private) = self.dirty()?;
         Some(UploadJob {
@@ -473,11 +475,11 @@ impl State {
             unknown_uploads: self.unknown_uploads.clone(),
             n_changes: self.n_changes,
             may_be_partial: self.may_be_partial,
-            old: self.old.as_ref().map(|(_, file)| Arc::clone(file)),
+            base_copy: self.base_copy.as_ref().map(|(_, file)| Arc::clone(file)),
         })
     }
 
-    /// The journal record of the content as it is.
+    /// Returns the journal record of the current content.
     pub(super) fn record(
         &self,
         id: Id,
@@ -508,7 +510,7 @@ impl State {
 
 /// Work and blocks.
 impl State {
-    /// Begins work. The caller must make sure that it ends, see `Busy` of the entry.
+    /// Begins work. The caller must end it with [`Self::end_work`], see `Busy` of the entry.
     pub(super) fn begin(&mut self, work: Work) {
         debug_assert_eq!(self.work, None, "two pieces of work at once");
         self.work = Some(work);
@@ -550,7 +552,7 @@ impl State {
         });
     }
 
-    /// The fetch into this file, if it is still the one that is wanted.
+    /// Returns the fetch into `file`; `None` if the content was truncated or replaced since it began.
     pub(super) fn fetch_into(&mut self, file: &Arc<File>) -> Option<&mut Fetching> {
         match &mut self.content {
             Content::Fetching(fetching) if Arc::ptr_eq(&fetching.file, file) => Some(fetching),
@@ -558,21 +560,20 @@ impl State {
         }
     }
 
-    /// A reader gets some of what was fetched so far.
+    /// A reader gets part of the content while it is being fetched.
     pub(super) fn fetched_part_is_read(&mut self) {
         if let Content::Fetching(fetching) = &mut self.content {
             fetching.was_read = true;
         }
     }
 
-    /// The fetch ended without content. `failure` is `None` if it was cut because nobody waited.
+    /// The fetch ended without content. `failure` is `None` if it was cancelled because no handle was
+    /// open.
     pub(super) fn fetch_ends(&mut self, failure: Option<Error>) {
         self.content = Content::Absent { failure };
     }
 
-    /// A fetch, of the first content or of a newer one, is complete. `size` is that of the content,
-    /// and `base` what has to be on the host for it to be replaced; `is_unsized` is whether the size
-    /// in `base` says nothing.
+    /// A fetch is complete: of the first content, or of a newer version.
     pub(super) fn fetched(&mut self, content: Content, fetched: FetchedContent, now: Tick) {
         let FetchedContent {
             base,
@@ -611,8 +612,8 @@ impl State {
         std::mem::replace(&mut self.content, Content::Absent { failure: None })
     }
 
-    /// The metadata of the file changed on the host by our own doing, and with it the version of the
-    /// content. Returns whether the base did.
+    /// A request of ours changed the metadata of the file on the host, and with it the version.
+    /// Returns whether that was the base version.
     pub(super) fn base_changes(&mut self, old: &Version, new: &Version) -> bool {
         let is_base = self.base == Expect::Version(*old);
         if is_base {
@@ -621,14 +622,14 @@ impl State {
         is_base
     }
 
-    /// The same for clean content, once its file has the name of the new version.
+    /// As [`Self::base_changes`], for clean content whose file was renamed to the new version.
     pub(super) fn clean_changes(&mut self, new: Version) {
         if let Content::Clean { version, .. } = &mut self.content {
             *version = new;
         }
     }
 
-    /// The host has `version`, and everything here is about that.
+    /// Sets the base version to `version`, and the attributes to those of it.
     pub(super) fn has_version(&mut self, version: Version) {
         self.base = Expect::Version(version);
         self.skips_conflict_check = false;
@@ -651,7 +652,7 @@ impl State {
 
 /// Transitions of dirty content.
 impl State {
-    /// Clean content is about to be changed; its file has the name `private` by now.
+    /// Clean content is about to be changed; its file was renamed to `private`.
     pub(super) fn becomes_dirty(&mut self, private: Private) -> Option<Arc<File>> {
         let Content::Clean { file, .. } = &self.content else {
             return None;
@@ -665,14 +666,15 @@ impl State {
         Some(file)
     }
 
-    /// Everything is replaced by an empty file.
+    /// The content is replaced by an empty file.
     pub(super) fn is_emptied(&mut self, file: File, private: Private, now: Time) {
         let file = Arc::new(file);
         self.content = Content::Dirty { file, private };
-        self.is_cut(0, now);
+        self.is_resized(0, now);
     }
 
-    /// Bytes from `offset` on are about to be written: a write that fails may have written some.
+    /// A write at `offset` is about to begin. Called first, because a write that fails may have written
+    /// some bytes.
     pub(super) fn write_begins(&mut self, offset: u64) {
         self.unchanged_prefix = self.unchanged_prefix.min(offset);
     }
@@ -686,14 +688,14 @@ impl State {
         self.is_changed(now);
     }
 
-    /// The file is `size` bytes long by now.
-    pub(super) fn is_cut(&mut self, size: u64, now: Time) {
+    /// The file was truncated or extended to `size` bytes.
+    pub(super) fn is_resized(&mut self, size: u64, now: Time) {
         self.unchanged_prefix = self.unchanged_prefix.min(size);
         self.size = size;
         self.is_changed(now);
     }
 
-    /// The next upload is to replace what is on the host, if the host has the file at all.
+    /// The next upload skips the conflict check, unless the file is new.
     pub(super) fn skip_conflict_check(&mut self) {
         self.skips_conflict_check = self.base != Expect::Absent;
     }
@@ -707,7 +709,7 @@ impl State {
         self.check_invariants();
     }
 
-    /// Whether `len` more bytes may be written without asking the disk.
+    /// Returns whether `len` more bytes may be written without checking the free space of the disk.
     pub(super) fn has_room(&self, len: u64) -> bool {
         self.room >= len
     }
@@ -716,16 +718,16 @@ impl State {
         self.room = room;
     }
 
-    /// Sets times that are uploaded with the content. Returns false, and changes nothing, if there is
-    /// nothing to be uploaded, or if it is being uploaded already.
+    /// Sets times that are uploaded with the content. Returns false, and changes nothing, if the
+    /// content is not dirty, or is being persisted or uploaded.
     pub(super) fn set_times(
         &mut self,
         atime: Option<Time>,
         mtime: Option<Time>,
         now: Time,
     ) -> bool {
-        let is_leaving = matches!(self.work, Some(Work::Persisting | Work::Uploading));
-        if !self.is_dirty() || is_leaving {
+        let is_in_use = matches!(self.work, Some(Work::Persisting | Work::Uploading));
+        if !self.is_dirty() || is_in_use {
             return false;
         }
         self.atime = atime.or(self.atime);
@@ -734,8 +736,9 @@ impl State {
         true
     }
 
-    /// The attributes that are uploaded with the content were changed. An upload of unknown outcome
-    /// does not have them. Returns whether the journal has to be told before the content is closed.
+    /// The attributes that are uploaded with the content were changed; uploads of unknown outcome have
+    /// the old ones. Returns whether the journal record must be rewritten now: otherwise closing the
+    /// content does it.
     pub(super) fn attrs_are_changed(&mut self) -> bool {
         if !self.unknown_uploads.is_empty() {
             self.n_changes += 1;
@@ -743,15 +746,15 @@ impl State {
         self.is_closed
     }
 
-    /// Unchanged content is to be uploaded again. Returns the change that this counts as.
+    /// Unchanged content is to be uploaded again. Returns the new number of changes.
     pub(super) fn is_marked_for_upload(&mut self) -> u64 {
         self.is_durable_on_host = false;
         self.n_changes += 1;
         self.n_changes
     }
 
-    /// Whether content that was marked as change `n_changes` of `version` is as it was then, and the
-    /// host has certainly received none of it.
+    /// Returns whether content that was marked as change `n_changes` of `version` is unchanged since,
+    /// and no upload of it has an unknown outcome.
     pub(super) fn is_as_marked(&self, n_changes: u64, version: Version) -> bool {
         self.is_dirty()
             && self.n_changes == n_changes
@@ -763,7 +766,7 @@ impl State {
         self.failure = None;
     }
 
-    /// The host has what is here in this version; the file has its `name` by now.
+    /// The host has the content in this version; the local file was renamed to `name`.
     pub(super) fn becomes_clean(&mut self, version: Version, name: CleanName) {
         if let Content::Dirty { file, .. } = &self.content {
             let file = Arc::clone(file);
@@ -776,25 +779,27 @@ impl State {
         }
     }
 
-    /// The file was renamed in the cache directory.
+    /// The file of dirty content was renamed in the cache directory.
     pub(super) fn set_private(&mut self, new: Private) {
         if let Content::Dirty { private, .. } = &mut self.content {
             *private = new;
         }
     }
 
-    /// The content was persisted here, or could not be. It may be uploaded in the background then.
+    /// Persisting ended. If it succeeded, the content may be uploaded in the background, with the
+    /// conflict check.
     pub(super) fn is_persisted(&mut self, is_closed: bool) {
         self.is_closed = is_closed;
         self.skips_conflict_check &= !is_closed;
     }
 
-    /// The content is whole: it is uploaded as it is, or stays here for the next mount.
+    /// The content is complete: it may be uploaded in the background, or by the next mount.
     pub(super) fn set_closed(&mut self, is_closed: bool) {
         self.is_closed = is_closed;
     }
 
-    /// An upload was carried out. Returns the number of content of an earlier mount.
+    /// An upload succeeded, possibly as a conflict copy. Returns the number of the record if this was
+    /// content of an earlier mount.
     pub(super) fn uploaded(
         &mut self,
         job: &UploadJob,
@@ -816,9 +821,9 @@ impl State {
         self.recovered_as.take()
     }
 
-    /// An upload failed. `part` is what the host has now if that is part of our content, and how many
-    /// bytes of it equal ours; `unknown` is set if the host may have all of it. Returns whether the
-    /// error is another than the last one.
+    /// An upload failed. `part` is set for a partial upload: what the host has now, and how many bytes of
+    /// it equal ours. `unknown` is set if the outcome is unknown. Returns whether the error differs from
+    /// the last one.
     pub(super) fn upload_failed(
         &mut self,
         error: &Error,
@@ -828,20 +833,21 @@ impl State {
     ) -> bool {
         self.may_be_partial |= is_partial;
         match (part, unknown) {
-            // The next upload may replace it, but not what others make of it.
+            // The next upload may replace the partial upload, but no later change by another client.
             (Some((part, prefix)), _) => {
                 self.base = part;
                 self.unchanged_prefix = prefix;
             }
-            // The next upload asks.
+            // The next upload resolves it.
             (None, Some(unknown)) => self.unknown_uploads.push(unknown),
             (None, None) => {}
         }
         self.skips_conflict_check = false;
-        let is_news = self.failure.as_ref().map(ToString::to_string) != Some(error.to_string());
+        let is_new_error =
+            self.failure.as_ref().map(ToString::to_string) != Some(error.to_string());
         self.failure = Some(error.clone());
         self.check_invariants();
-        is_news
+        is_new_error
     }
 
     /// An upload in place is about to begin.
@@ -866,36 +872,40 @@ impl State {
         self.journal = journal;
     }
 
-    /// The journal says that the content is about to be written; `old` is a copy of the host's.
-    pub(super) fn opened_in_journal(&mut self, id: Id, old: Option<(Id, Arc<File>)>) {
+    /// The journal record is in phase `Open`.
+    pub(super) fn opened_in_journal(&mut self, id: Id, base_copy: Option<(Id, Arc<File>)>) {
         self.journal = InJournal::As(id);
         self.is_closed = false;
-        self.old = old.or(self.old.take());
+        self.base_copy = base_copy.or(self.base_copy.take());
     }
 
-    pub(super) fn keep_old(&mut self, old: Option<(Id, Arc<File>)>) {
-        self.old = old;
+    pub(super) fn set_base_copy(&mut self, base_copy: Option<(Id, Arc<File>)>) {
+        self.base_copy = base_copy;
     }
 
-    /// The journal need not know the content any more. Returns the record to be ended, and the number
-    /// of the copy of the host's content to be removed.
+    /// The content needs no journal record any more. Returns the number of the record to be ended, and
+    /// that of the base copy to be removed.
     pub(super) fn leave_journal(&mut self) -> (Option<Id>, Option<Id>) {
         self.may_be_partial = false;
-        let old = self.old.take().map(|(id, _)| id);
+        let base_copy = self.base_copy.take().map(|(id, _)| id);
         let record = match self.journal {
             InJournal::As(id) => Some(id),
             InJournal::No | InJournal::NotNeeded => None,
         };
         self.journal = InJournal::No;
-        (record, old)
+        (record, base_copy)
     }
 }
 
-/// What a fetch has brought beside the bytes.
+/// What a fetch returned besides the bytes.
 pub(super) struct FetchedContent {
+    /// The base version for local changes.
     pub(super) base: Version,
     pub(super) stat: Stat,
+    /// Of the content, in bytes.
     pub(super) size: u64,
+    /// See `State::may_write`.
     pub(super) may_write: bool,
+    /// See `State::is_unsized`.
     pub(super) is_unsized: bool,
 }

@@ -1,9 +1,9 @@
-//! The steps after which a crash may happen, named, so that a test can have one happen there.
+//! Named changes of the local disk, before each of which a test can simulate a crash or an error.
 
 use std::fmt;
 use std::io;
 
-/// Something that changes what the local disk will show after a crash.
+/// A change of the local disk that is visible after a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
     JournalPut,
@@ -13,23 +13,23 @@ pub enum Step {
     WriteContent,
     TruncateContent,
     FlushContent,
-    /// Clean content gets a name that says nothing, because it is about to be written to.
+    /// Clean content is renamed to a dirty name, because it is about to be written.
     MakeDirty,
-    /// Content gets the name of its version.
+    /// Content is renamed to the name of its version.
     MakeClean,
-    /// The file has no name any more, and its content none that a later run would look at.
+    /// The file was unlinked: its content is renamed to a temporary name, which the next mount removes.
     MakeTemporary,
     RemoveContent,
 }
 
-/// Told of each step before it is taken.
+/// Is called before each step.
 pub trait Steps: Send + Sync + fmt::Debug {
     /// # Errors
-    /// The step is not to be taken.
+    /// The step must not be done; the operation fails with this error.
     fn before(&self, step: Step) -> io::Result<()>;
 }
 
-/// Lets every step be taken.
+/// Allows every step.
 #[derive(Debug, Clone, Copy)]
 pub struct NoSteps;
 

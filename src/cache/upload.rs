@@ -94,7 +94,7 @@ impl UploadJob {
     }
 
     fn content(&self) -> FromFile<'_> {
-        FromFile::new(&self.file).over(self.old.as_deref())
+        FromFile::new(&self.file).over(self.base_copy.as_deref())
     }
 }
 

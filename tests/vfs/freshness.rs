@@ -269,7 +269,7 @@ fn an_open_file_that_was_written_to_keeps_its_content_when_the_host_changes_it()
     mount.vfs.write(&CX, writer.fh, 4, b" and ours").unwrap();
     assert!(matches!(
         mount.close(&writer),
-        Err(Error::Cache(scpfs::cache::Error::KeptBeside { .. }))
+        Err(Error::Cache(scpfs::cache::Error::ConflictCopy { .. }))
     ));
     mount.close(&reader).unwrap();
     let ours = fs::read(mount.at(&mount.beside("file"))).unwrap();

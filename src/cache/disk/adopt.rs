@@ -1,4 +1,4 @@
-//! Taking over what a mount of the same root left in a directory of its own.
+//! Takes over the dirty content that an ended mount of the same root left in another directory.
 
 use std::fs;
 use std::fs::File;
@@ -14,11 +14,12 @@ use crate::cache::journal::record::Phase;
 use crate::error_chain;
 
 impl Disk {
-    /// Takes over what another mount of the same root left behind and nobody looks after.
+    /// Moves dirty content and its records from the directory `dir`, unless a mount uses it or it
+    /// belongs to another host. Errors are logged: the rest stays for the next mount.
     pub(super) fn adopt(&mut self, dir: &Path, boot: &str) {
         let other = match Self::open_dir(dir.to_owned(), boot, Arc::clone(&self.steps)) {
             Ok(Some(other)) => other,
-            // In use.
+            // A mount uses it.
             Ok(None) => return,
             Err(error) => {
                 log::warn!("{}", error_chain::with_causes(&error));
@@ -33,7 +34,7 @@ impl Disk {
             _ => String::new(),
         };
         if !why.is_empty() {
-            log::warn!("{} stays as it is: {why}", other.dir.display());
+            log::warn!("{} is not taken over: {why}", other.dir.display());
             return;
         }
         self.n_damaged += other.n_damaged;
@@ -41,11 +42,11 @@ impl Disk {
             let private = Private::dirty(record.id);
             let is_there = other.private_path(&private).try_exists();
             if let Err(error) = &is_there {
-                log::warn!("{} stays as it is: {error}", other.dir.display());
+                log::warn!("{} is not taken over: {error}", other.dir.display());
                 continue;
             }
             if matches!(is_there, Ok(false)) {
-                // It was taken over before, and what our journal says of it may be newer.
+                // It was taken over before, and our record may be newer.
                 if let Err(error) = other.journal.done(record.id, Durable::No) {
                     log::warn!("cannot write {}: {error}", other.dir.display());
                 }
@@ -62,8 +63,8 @@ impl Disk {
                     fs::rename(other.private_path(&private), self.private_path(&private))
                 })
                 .and_then(|()| {
-                    let old = Private::old(id);
-                    match fs::rename(other.private_path(&old), self.private_path(&old)) {
+                    let copy = Private::base_copy(id);
+                    match fs::rename(other.private_path(&copy), self.private_path(&copy)) {
                         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                         _ => Ok(()),
                     }
@@ -95,7 +96,7 @@ mod tests {
     use crate::cache::journal::record::tests::sample;
 
     #[test]
-    fn the_next_mount_finds_what_was_left_side_by_side() {
+    fn the_next_mount_takes_over_what_another_directory_has() {
         let base = tempfile::tempdir().unwrap();
         let open = || Disk::open(base.path(), "key", "boot").unwrap();
         let (first, second) = (open(), open());
@@ -104,7 +105,7 @@ mod tests {
         let record = sample(private.id.0);
         second.journal().put(record.clone(), Durable::Yes).unwrap();
         drop(first);
-        // What is in use is nobody else's.
+        // A directory in use is not taken over.
         let third = open();
         assert!(third.journal().records().is_empty());
         drop((second, third));
@@ -113,14 +114,14 @@ mod tests {
         assert_eq!(next.journal().records(), [record]);
         assert_eq!(fs::read(next.private_path(&private)).unwrap(), b"left");
         drop(next);
-        let shelves = crate::cache::leftovers::find(base.path()).unwrap();
-        assert_eq!(shelves.len(), 1);
+        let dirs = crate::cache::leftovers::find(base.path()).unwrap();
+        assert_eq!(dirs.len(), 1);
     }
 
-    /// A full disk kept the other journal from forgetting what was taken over: at each further mount
-    /// its old record replaced the newer one.
+    /// If the disk is full, the other journal keeps the record of content that was taken over; it must
+    /// not replace the newer record in our journal.
     #[test]
-    fn what_was_taken_over_before_does_not_replace_what_is_known_since() {
+    fn a_record_that_was_taken_over_before_does_not_replace_the_newer_one() {
         let base = tempfile::tempdir().unwrap();
         let open = || Disk::open(base.path(), "key", "boot").unwrap();
         let (first, second) = (open(), open());

@@ -1,10 +1,11 @@
-//! The name of clean content, which says what version it is; pure.
+//! The names of clean content, which encode its version; pure.
 
 use crate::stat::FileId;
 use crate::stat::Time;
 use crate::stat::Version;
 
-/// The name of clean content; `None` for a version without an inode, which no name can identify.
+/// Returns the name of clean content; `None` for a version without an inode number, which does not
+/// identify the content.
 pub(super) fn write(version: &Version) -> Option<String> {
     let FileId { dev, ino } = version.id?;
     let Version {
@@ -18,7 +19,7 @@ pub(super) fn write(version: &Version) -> Option<String> {
 }
 
 fn time_text(time: Time) -> String {
-    // The seconds as an offset from the least, so that there is no sign.
+    // Seconds since `i64::MIN`: `-` separates the parts of the name, so there must be no sign.
     let secs = i128::from(time.secs) - i128::from(i64::MIN);
     format!("{secs:x}.{:x}", time.nanos)
 }
@@ -70,7 +71,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_clean_name_says_the_whole_version() {
+    fn a_clean_name_encodes_the_version() {
         for ctime in [
             None,
             Some(Time {
@@ -93,14 +94,14 @@ pub(super) mod tests {
         );
     }
 
-    /// What is on disk outlives the program that wrote it: a change of layout needs a new number.
+    /// Other versions read what this one wrote to the disk: a change of layout needs a new number.
     #[test]
     fn the_name_is_that_of_format_2() {
-        let conflict_epoch = Time { secs: 0, nanos: 1 };
+        let mtime = Time { secs: 0, nanos: 1 };
         let id = Some(FileId { dev: 1, ino: 2 });
         let version = Version {
             size: 3,
-            mtime: conflict_epoch,
+            mtime,
             ctime: None,
             id,
         };

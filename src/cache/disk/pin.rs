@@ -1,13 +1,13 @@
-//! Which host a cache directory belongs to: the file `host_key` has the key of that host, and under
-//! which words it was asked for.
+//! The host that a cache directory belongs to: the file `host_key` has its pinned key, and a hash of each
+//! mount command line that led to this directory.
 //!
 //! ```text
 //! ssh-ed25519 SHA256:...    the host key, see `HostKey::line`
-//! asked HASH                what was mounted, as typed; once for each way to say it
+//! asked HASH                hash of the source as typed; one line for each spelling
 //! ```
 //!
-//! INVARIANT: the file is durable before the journal has its first line. A directory without one is
-//! of an earlier version, or empty.
+//! INVARIANT: the file is durable before the journal has its first record. A directory without it is
+//! empty, or of an earlier version of scpfs.
 
 use std::fs;
 use std::fs::File;
@@ -19,20 +19,20 @@ use std::time::SystemTime;
 
 use crate::cache::disk::Disk;
 use crate::cache::disk::Error;
-use crate::cache::disk::MAX_SIDE_BY_SIDE;
+use crate::cache::disk::MAX_MOUNTS_OF_ROOT;
 use crate::cache::disk::check_base;
-use crate::cache::disk::is_taken;
-use crate::cache::disk::side_by_side;
+use crate::cache::disk::dir_name;
+use crate::cache::disk::try_lock;
 use crate::host_key::HostKey;
 
-/// More ways than this to say what is mounted are forgotten, the oldest first.
+/// The most spellings of the source that are kept; the oldest is dropped.
 const MAX_ASKED: usize = 16;
 
-/// The host that a mount is connected with.
+/// The host of a mount.
 #[derive(Clone, Debug)]
 pub struct Host {
     pub key: HostKey,
-    /// Stands for what was mounted, as typed. One word.
+    /// A hash of the source as typed; one word.
     pub asked: String,
 }
 
@@ -42,13 +42,12 @@ struct Pin {
     asked: Vec<String>,
 }
 
-/// Returns the host key that goes with what was asked for, before there is a connection that would
-/// say which directory that is; `None` where nothing is known.
+/// Returns the pinned key for a source as typed, before there is a connection; `None` if none is known.
 ///
-/// A directory whose file cannot be read is passed over: it is refused when it is opened.
+/// Skips directories whose file cannot be read: opening them fails later.
 ///
 /// # Errors
-/// Others can write to `base`.
+/// Other users can write to `base`.
 pub fn expected(base: &Path, asked: &str) -> Result<Option<HostKey>, Error> {
     check_base(base).map_err(|source| Error {
         act: "use",
@@ -73,7 +72,7 @@ pub fn expected(base: &Path, asked: &str) -> Result<Option<HostKey>, Error> {
     Ok(newest.map(|(_, key)| key))
 }
 
-/// Returns the host key of a cache directory.
+/// Returns the pinned key of a cache directory; `None` if it has none.
 ///
 /// # Errors
 /// The file cannot be read, or is damaged.
@@ -81,12 +80,11 @@ pub(crate) fn of(dir: &Path) -> io::Result<Option<HostKey>> {
     Ok(read(dir)?.map(|pin| pin.key))
 }
 
-/// Returns the host key that a cache directory of this name has if it is not `key`, those of mounts
-/// side by side included.
+/// Returns the pinned key of a cache directory of this root that belongs to another host than `key`;
+/// `None` if there is no such directory.
 ///
 /// # Errors
-/// Others can write to `base`; or the file of one of them cannot be read, or is damaged: nobody knows
-/// whose content it has.
+/// Other users can write to `base`; or the file of a directory cannot be read, or is damaged.
 pub fn other_host(base: &Path, name: &str, key: &HostKey) -> io::Result<Option<HostKey>> {
     check_base(base)?;
     for dir in dirs(base, name) {
@@ -97,15 +95,14 @@ pub fn other_host(base: &Path, name: &str, key: &HostKey) -> io::Result<Option<H
     Ok(None)
 }
 
-/// Gives what earlier mounts left under this name to another host, as the person said: contents that
-/// are not uploaded go to it, and clean content, which is that of the other host, is removed.
+/// Assigns the cache directories of a root to another host, after the user accepted its key: dirty
+/// content will be uploaded there, and clean content, which is that of the old host, is removed.
 ///
-/// Directories that a mount uses stay as they are.
+/// Skips directories that a mount uses.
 ///
 /// # Errors
-/// Others can write to `base`; or a directory cannot be changed: it still belongs to the host that it
-/// belonged to.
-pub fn give_to(base: &Path, name: &str, key: &HostKey) -> io::Result<()> {
+/// Other users can write to `base`; or a directory cannot be changed, and still belongs to its host.
+pub fn reassign(base: &Path, name: &str, key: &HostKey) -> io::Result<()> {
     check_base(base)?;
     for dir in dirs(base, name) {
         let pin = match read(&dir) {
@@ -117,14 +114,13 @@ pub fn give_to(base: &Path, name: &str, key: &HostKey) -> io::Result<()> {
                 None
             }
         };
-        let old_key = pin.as_ref().map_or_else(
-            || "that cannot be read".to_owned(),
-            |pin| pin.key.to_string(),
-        );
+        let old_key = pin
+            .as_ref()
+            .map_or_else(|| "(unreadable)".to_owned(), |pin| pin.key.to_string());
         let lock = File::open(dir.join("lock"))?;
-        if is_taken(&lock)? {
+        if !try_lock(&lock)? {
             log::warn!(
-                "a mount uses {}, which stays with the host key {old_key}",
+                "a mount uses {}, which still belongs to the host with the key {old_key}",
                 dir.display(),
             );
             continue;
@@ -136,8 +132,8 @@ pub fn give_to(base: &Path, name: &str, key: &HostKey) -> io::Result<()> {
             }
         }
         log::warn!(
-            "what is kept in {} was that of the host with the key {old_key}, and goes to that with \
-             {key}",
+            "dirty content in {} belonged to the host with the key {old_key}; it will be uploaded to \
+             the host with the key {key}",
             dir.display(),
         );
         write(&dir, key, &pin.map_or_else(Vec::new, |pin| pin.asked))?;
@@ -146,14 +142,14 @@ pub fn give_to(base: &Path, name: &str, key: &HostKey) -> io::Result<()> {
 }
 
 fn dirs<'a>(base: &'a Path, name: &'a str) -> impl Iterator<Item = PathBuf> + 'a {
-    (1..=MAX_SIDE_BY_SIDE).map(move |n| base.join(side_by_side(name, n)))
+    (1..=MAX_MOUNTS_OF_ROOT).map(move |n| base.join(dir_name(name, n)))
 }
 
 impl Disk {
-    /// Pins the directory to the host of this mount; one that belongs to no host yet is taken.
+    /// Pins the directory to the host of this mount, if it has no key yet.
     ///
     /// # Errors
-    /// It belongs to another host, or the file cannot be read, is damaged, or cannot be written.
+    /// It belongs to another host; or the file cannot be read, is damaged, or cannot be written.
     pub(super) fn pin(&mut self, host: &Host) -> io::Result<()> {
         let pin = read(self.dir())?;
         self.was_unpinned = pin.is_none();
@@ -191,8 +187,8 @@ fn read(dir: &Path) -> io::Result<Option<Pin>> {
     let mut lines = text.lines();
     let key = lines.next().and_then(HostKey::parse).ok_or_else(|| {
         let detail = format!(
-            "{} is damaged: it must have the key of the host that the contents beside it belong to. \
-             Mount with -o accept_host_key=FINGERPRINT of that host",
+            "{} is damaged: it must have the key of the host that the content in this directory \
+             belongs to. Mount with -o accept_host_key=FINGERPRINT of that host",
             path.display()
         );
         io::Error::new(io::ErrorKind::InvalidData, detail)
@@ -204,7 +200,7 @@ fn read(dir: &Path) -> io::Result<Option<Pin>> {
     }))
 }
 
-/// Durably, and in one step: a power failure leaves the old file or the new one.
+/// Replaces the file atomically and durably: a power failure leaves the old file or the new one.
 fn write(dir: &Path, key: &HostKey, asked: &[String]) -> io::Result<()> {
     let new = dir.join("host_key.new");
     let mut text = format!("{}\n", key.line());
@@ -241,7 +237,7 @@ mod tests {
     fn a_cache_directory_belongs_to_the_first_host() {
         let base = tempfile::tempdir().unwrap();
         let (a, b) = (host("a"), host("b"));
-        // It was made before there were pins.
+        // A directory without a pinned key.
         drop(Disk::open(base.path(), "key", "boot").unwrap());
         assert_eq!(other_host(base.path(), "key", &a.key).unwrap(), None);
         drop(open(base.path(), &a));
@@ -267,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_mount_side_by_side_left_is_not_taken_over_by_another_host() {
+    fn a_directory_of_another_host_is_not_taken_over() {
         let base = tempfile::tempdir().unwrap();
         let (a, b) = (host("a"), host("b"));
         let first = Disk::open(base.path(), "key", "boot").unwrap();
@@ -282,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn an_accepted_host_gets_what_is_not_uploaded_and_no_clean_content() {
+    fn an_accepted_host_gets_dirty_content_and_no_clean_content() {
         let base = tempfile::tempdir().unwrap();
         let (a, b) = (host("a"), host("b"));
         let disk = open(base.path(), &a);
@@ -293,18 +289,18 @@ mod tests {
         let (dirty, mut file) = disk.create_dirty().unwrap();
         file.write_all(b"pending").unwrap();
         let dirty = disk.private_path(&dirty);
-        // While it is in use nothing changes.
-        give_to(base.path(), "key", &b.key).unwrap();
+        // A directory in use is skipped.
+        reassign(base.path(), "key", &b.key).unwrap();
         assert_eq!(other_host(base.path(), "key", &b.key).unwrap(), Some(a.key));
         drop(disk);
-        give_to(base.path(), "key", &b.key).unwrap();
+        reassign(base.path(), "key", &b.key).unwrap();
         let disk = open(base.path(), &b);
-        assert_eq!(disk.found(), []);
+        assert_eq!(disk.clean_content(), []);
         assert_eq!(fs::read(dirty).unwrap(), b"pending");
     }
 
     #[test]
-    fn a_directory_whose_file_is_damaged_is_taken_by_no_host_unasked() {
+    fn a_directory_with_a_damaged_key_is_pinned_to_no_host() {
         let base = tempfile::tempdir().unwrap();
         let (a, b) = (host("a"), host("b"));
         let file = base.path().join("key/host_key");
@@ -316,17 +312,17 @@ mod tests {
                 panic!("it was taken over");
             };
             assert!(format!("{error:?}").contains("damaged"), "{error:?}");
-            give_to(base.path(), "key", &a.key).unwrap();
+            reassign(base.path(), "key", &a.key).unwrap();
         }
         fs::remove_file(&file).unwrap();
         fs::create_dir(&file).unwrap();
         other_host(base.path(), "key", &a.key).unwrap_err();
     }
 
-    /// Whoever could make a directory beside those of others said which host a mount expects, and
-    /// had files of others removed and overwritten through links in it.
+    /// A user who could create a directory beside those of others could choose the host that a mount
+    /// expects, and have files of others removed and overwritten through links in it.
     #[test]
-    fn nothing_is_believed_where_others_can_make_directories() {
+    fn a_directory_that_others_can_write_to_is_refused() {
         use std::os::unix::fs::PermissionsExt as _;
 
         let base = tempfile::tempdir().unwrap();
@@ -336,7 +332,7 @@ mod tests {
             fs::set_permissions(base.path(), fs::Permissions::from_mode(mode)).unwrap();
             expected(base.path(), &a.asked).unwrap_err();
             other_host(base.path(), "key", &a.key).unwrap_err();
-            give_to(base.path(), "key", &host("b").key).unwrap_err();
+            reassign(base.path(), "key", &host("b").key).unwrap_err();
             Disk::open_for(base.path(), "key", "boot", &a).unwrap_err();
             crate::cache::leftovers::find(base.path()).unwrap_err();
         }

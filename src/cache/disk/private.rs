@@ -1,8 +1,8 @@
-//! The names of content that is not clean; pure.
+//! The names of content that does not have the name of its version; pure.
 
 use crate::cache::journal::record::Id;
 
-/// A file of the cache that is not clean content of a known version.
+/// A file in `content/` that does not have the name of its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Private {
     pub(crate) id: Id,
@@ -11,29 +11,29 @@ pub(crate) struct Private {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Nobody looks at it after a crash.
+    /// Removed by the next mount.
     Temporary,
     Dirty,
-    /// The host's content before the upload: one in place may leave part of it there.
-    Old,
+    /// The content of the base version, needed to recognize a partial upload in place.
+    BaseCopy,
 }
 
 impl Private {
-    /// The name of content that is not on the host.
+    /// Returns the name of dirty content.
     pub(crate) fn dirty(id: Id) -> Self {
         let kind = Kind::Dirty;
         Self { id, kind }
     }
 
-    /// A name that nobody looks at after a crash.
+    /// Returns a name that the next mount removes.
     pub(crate) fn temporary(id: Id) -> Self {
         let kind = Kind::Temporary;
         Self { id, kind }
     }
 
-    /// The name of the content that dirty content is to replace.
-    pub(crate) fn old(id: Id) -> Self {
-        let kind = Kind::Old;
+    /// Returns the name of the base copy of dirty content.
+    pub(crate) fn base_copy(id: Id) -> Self {
+        let kind = Kind::BaseCopy;
         Self { id, kind }
     }
 
@@ -41,7 +41,7 @@ impl Private {
         let letter = match self.kind {
             Kind::Temporary => 't',
             Kind::Dirty => 'd',
-            Kind::Old => 'o',
+            Kind::BaseCopy => 'o',
         };
         format!("{letter}-{}", self.id)
     }

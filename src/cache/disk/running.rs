@@ -1,5 +1,6 @@
-//! Whether what an earlier run wrote to a cache directory is there, as far as one can know: the file
-//! `running` has the boot whose content is in it, from before anything is written until an orderly end.
+//! Detects power failures: the file `running` has the boot ID of the mount that uses the directory, from
+//! before its first write until its orderly end. If it has another boot ID at the next mount, writes that
+//! were not flushed may be lost.
 
 use std::fs;
 use std::fs::File;
@@ -10,19 +11,19 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
-/// What is known of the run before this one, and said of this one.
+/// Whether the content of a cache directory survived the last mount, and the mark of this one.
 #[derive(Debug)]
 pub(super) struct Running {
     dir: PathBuf,
     boot: String,
-    /// Whether no power failure came since the last run began.
+    /// No power failure happened while the last mount ran.
     pub(super) is_sound: bool,
-    /// Whether somebody has looked at what was there if it is not sound.
+    /// The content is sound, or was checked after a power failure.
     is_trusted: AtomicBool,
 }
 
 impl Running {
-    /// Reads what an earlier run has said in the directory of a cache.
+    /// Reads the mark of the last mount.
     pub(super) fn read(dir: &Path, boot: &str) -> Self {
         let before = fs::read_to_string(path(dir)).ok();
         let is_sound = before.is_none_or(|before| before == boot);
@@ -34,29 +35,29 @@ impl Running {
         }
     }
 
-    /// Says that this run has begun, unless there is something to look at first: a run that ends
-    /// before it came to that leaves what it found as untrusted as it was.
+    /// Marks this mount as running. If the content has to be checked first, the old mark stays until
+    /// [`Self::trust`], so that a mount that ends before the check leaves it for the next one.
     pub(super) fn begin(&self) -> io::Result<()> {
-        if self.is_sound { self.say() } else { Ok(()) }
+        if self.is_sound { self.write() } else { Ok(()) }
     }
 
-    /// Says that what a power failure left was looked at.
+    /// Marks the content as checked after a power failure.
     pub(super) fn trust(&self) {
-        match self.say() {
+        match self.write() {
             Ok(()) => self.is_trusted.store(true, Ordering::Relaxed),
             Err(error) => log::warn!("cannot write {}: {error}", path(&self.dir).display()),
         }
     }
 
-    /// Says that all is on the disk.
+    /// Removes the mark: everything is flushed. Keeps it if the content was not checked.
     pub(super) fn end(&self) {
         if self.is_trusted.load(Ordering::Relaxed) {
             super::remove(&path(&self.dir));
         }
     }
 
-    /// Durably: a power failure that took the word away would make all that is here look sound.
-    fn say(&self) -> io::Result<()> {
+    /// Durable: after a power failure, a missing mark would look like an orderly end.
+    fn write(&self) -> io::Result<()> {
         let mut file = File::create(path(&self.dir))?;
         file.write_all(self.boot.as_bytes())?;
         file.sync_all()?;
@@ -73,12 +74,11 @@ mod tests {
     use crate::cache::Disk;
 
     #[test]
-    fn what_a_power_failure_left_is_not_trusted_before_somebody_has_looked_at_it() {
+    fn content_after_a_power_failure_is_not_trusted_before_it_is_checked() {
         let base = tempfile::tempdir().unwrap();
         let open = |boot| Disk::open(base.path(), "key", boot).unwrap();
         assert!(open("boot").is_sound());
-        // Killed before it came to look, and ended in order without a look, as a mount that is only
-        // for reading does.
+        // One mount is killed before the check, one ends orderly without it, as a read-only mount does.
         assert!(!open("other boot").is_sound());
         open("other boot").close();
         let disk = open("other boot");
