@@ -1,11 +1,11 @@
 //! Whole files on the local disk: fetched on open, read and written here, uploaded on close.
 //!
-//! This module knows no inodes and no host commands. It is driven by `vfs`, which holds an [`Entry`]
-//! for each file that is open or dirty. All other content is clean, is listed in an index, and may be
-//! evicted at any time.
+//! This module knows no inodes and no host commands. It is driven by `vfs`, which holds an
+//! [`Entry`] for each file that is open or dirty. All other content is clean, is listed in an
+//! index, and may be evicted at any time.
 //!
-//! Lock order: an entry's `journaling`, its `state`, the index, the journal. No lock is held across a
-//! request to the host or a call of the layer above.
+//! Lock order: an entry's `journaling`, its `state`, the index, the journal. No lock is held across
+//! a request to the host or a call of the layer above.
 //!
 //! Modules:
 //! - `entry`: one cached file: opening it, its handles, and waiting for its state to change
@@ -110,8 +110,8 @@ pub enum Error {
         source: Arc<io::Error>,
     },
     #[error(
-        "the local cache is full: all clean content was evicted, and open and dirty files cannot be; \
-         close files or free disk space"
+        "the local cache is full, and open and dirty files cannot be evicted; close files or free \
+         disk space"
     )]
     Full,
     /// The content is not on the local disk: call [`Entry::open`], which fetches it.
@@ -228,8 +228,8 @@ impl Cache {
         Entry::of_new_file(Arc::clone(self), skips_conflict_check)
     }
 
-    /// Renames clean content from `old` to `new`, after a request of ours changed the metadata of the
-    /// file and with it the version, but not the content.
+    /// Renames clean content from `old` to `new`, after a request of ours changed the metadata of
+    /// the file and with it the version, but not the content.
     pub fn change_version(&self, old: &Version, new: &Version) {
         if old == new || !self.index.lock().remove(old) {
             return;
@@ -272,7 +272,8 @@ impl Cache {
         }
     }
 
-    /// Adds clean content that no entry holds any more to the index, and evicts content above the limit.
+    /// Adds clean content that no entry holds any more to the index, and evicts content above the
+    /// limit.
     fn add_to_index(&self, version: &Version) {
         let mut index = self.index.lock();
         index.insert(*version, version.size);
@@ -304,7 +305,8 @@ impl Cache {
         self.uploads.close();
     }
 
-    /// Stops background uploads and flushes the cache directory, so that the next mount can trust it.
+    /// Stops background uploads and flushes the cache directory, so that the next mount can trust
+    /// it.
     pub fn close(&self) {
         self.stop();
         self.disk.close();
@@ -321,8 +323,8 @@ impl fmt::Debug for Cache {
 
 /// The layer above, which knows the current path of an entry and is told about uploads.
 pub trait UploadTarget: Send + Sync + fmt::Debug {
-    /// Resolves the path if a rename has an unknown outcome. Called without locks before each upload;
-    /// may ask the host.
+    /// Resolves the path if a rename has an unknown outcome. Called without locks before each
+    /// upload; may ask the host.
     ///
     /// # Errors
     /// The path could not be resolved: nothing is uploaded.
@@ -331,8 +333,8 @@ pub trait UploadTarget: Send + Sync + fmt::Debug {
     /// Returns the current path and attributes; `None` if the file is unlinked: it is not uploaded.
     fn target(&self) -> Option<Target>;
 
-    /// Reports that the content was uploaded. Called before the callers that wait for the upload are
-    /// woken.
+    /// Reports that the content was uploaded. Called before the callers that wait for the upload
+    /// are woken.
     fn uploaded(&self, changed: &remote::Changed);
 
     /// Reports that the content was uploaded as a conflict copy at `kept_as`.

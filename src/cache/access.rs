@@ -29,7 +29,8 @@ use crate::sync::MutexGuard;
 /// Room for writes is made in steps of this many bytes, so that not every write calls `statvfs`.
 const ROOM_STEP: u64 = 16 << 20;
 
-/// A change of dirty content in progress: no upload and no other change begins before it is dropped.
+/// A change of dirty content in progress: no upload and no other change begins before it is
+/// dropped.
 struct Change<'a> {
     _busy: Busy<'a>,
     file: Arc<File>,
@@ -39,8 +40,8 @@ struct Change<'a> {
 }
 
 impl Entry {
-    /// Reads up to `len` bytes at `offset`; fewer only at the end of the file. Waits until a running
-    /// fetch has these bytes, not until it is complete.
+    /// Reads up to `len` bytes at `offset`; fewer only at the end of the file. Waits until a
+    /// running fetch has these bytes, not until it is complete.
     ///
     /// # Errors
     /// [`Error::NotFetched`] if there is no content, or why the fetch failed.
@@ -63,7 +64,8 @@ impl Entry {
         Ok(buf)
     }
 
-    /// Waits until `len` bytes at `offset` can be read; returns the file and the end of what can be read.
+    /// Waits until `len` bytes at `offset` can be read; returns the file and the end of what can be
+    /// read.
     fn readable(&self, offset: u64, len: usize, wait: Wait) -> Result<(Arc<File>, u64), Error> {
         let mut state = self.state.lock();
         let (file, end) = loop {
@@ -94,8 +96,9 @@ impl Entry {
     /// Writes `data` at `offset`, or at the end; returns the new size of the file in bytes.
     ///
     /// # Errors
-    /// [`Error::NotJournaled`] before the first change, [`Error::NotFetched`] without content; or those
-    /// of the local disk, and then the file has its old size but some bytes in it may be changed.
+    /// [`Error::NotJournaled`] before the first change, [`Error::NotFetched`] without content; or
+    /// those of the local disk, and then the file has its old size but some bytes in it may be
+    /// changed.
     pub fn write(&self, offset: Option<u64>, data: &[u8], wait: Wait) -> Result<u64, Error> {
         let len = data.len() as u64;
         let change = self.begin_change(wait)?;
@@ -147,8 +150,8 @@ impl Entry {
 
     /// Replaces the content by an empty one (`O_TRUNC`); the next upload skips the conflict check.
     ///
-    /// `version` is the base version. With `is_in_place`, cached content of it is kept as a base copy,
-    /// by which a partial upload is recognized.
+    /// `version` is the base version. With `is_in_place`, cached content of it is kept as a base
+    /// copy, by which a partial upload is recognized.
     ///
     /// # Errors
     /// As [`Self::write`].
@@ -365,8 +368,8 @@ impl Entry {
         Ok(())
     }
 
-    /// Marks unchanged content as dirty, so that it is uploaded again with new attributes. `None` if it
-    /// is dirty already.
+    /// Marks unchanged content as dirty, so that it is uploaded again with new attributes. `None`
+    /// if it is dirty already.
     ///
     /// # Errors
     /// As [`Self::write`].
@@ -387,8 +390,8 @@ impl Entry {
         Ok(mark)
     }
 
-    /// Makes marked content clean again, if the host refused the upload and the content was not changed
-    /// since; returns whether it did.
+    /// Makes marked content clean again, if the host refused the upload and the content was not
+    /// changed since; returns whether it did.
     pub fn unmark_for_upload(&self, mark: &ReuploadMark) -> bool {
         let mut state = self.state.lock();
         while state.is_busy() {

@@ -11,15 +11,15 @@
 //! damaged   lines of the journal that could not be parsed
 //! content/  c-DEV-INO-SIZE-MTIME-CTIME   clean content of exactly that version
 //!           d-NUMBER                     dirty content
-//!           o-NUMBER                     base copy: the base version's content of d-NUMBER, if that is
-//!                                        uploaded in place
-//!           t-NUMBER                     incomplete fetch, content of an unlinked file, or clean content
-//!                                        that no version identifies
+//!           o-NUMBER                     base copy: the content of the base version of d-NUMBER, if
+//!                                        that is uploaded in place
+//!           t-NUMBER                     an incomplete fetch, content of an unlinked file, or clean
+//!                                        content that no version identifies
 //! ```
 //!
-//! INVARIANT: a file named `c-...` has the complete content of the version in its name. It is renamed to
-//! that name when it is complete, and renamed again before it is first written. No name in here contains
-//! a name of the host.
+//! INVARIANT: a file named `c-...` has the complete content of the version in its name. It is
+//! renamed to that name when it is complete, and renamed again before it is first written. No name
+//! in here contains a name of the host.
 //!
 //! Modules:
 //! - `adopt`: takes over what another mount of the same root left
@@ -88,8 +88,8 @@ pub struct Disk {
     was_unpinned: bool,
 }
 
-/// Checks that no other user can create or replace anything in the directory of all caches, which decides
-/// to which host dirty content is uploaded.
+/// Checks that no other user can create or replace anything in the directory of all caches, which
+/// decides to which host dirty content is uploaded.
 ///
 /// # Errors
 /// Another user can, or owns the directory; the error says what to do. This holds for root too.
@@ -98,11 +98,11 @@ pub(crate) fn check_base(base: &Path) -> io::Result<()> {
 }
 
 impl Disk {
-    /// Opens the cache directory `base/key`, or `base/key.2` and so on if other mounts use it, and takes
-    /// over what ended mounts left in the others.
+    /// Opens the cache directory `base/key`, or `base/key.2` and so on if other mounts use it, and
+    /// takes over what ended mounts left in the others.
     ///
-    /// `boot` identifies the boot of this machine: after a power failure, content that was never flushed
-    /// to the disk is not trusted.
+    /// `boot` identifies the boot of this machine: after a power failure, content that was never
+    /// flushed to the disk is not trusted.
     ///
     /// # Errors
     /// No directory can be used.
@@ -280,7 +280,8 @@ impl Disk {
         &self.journal
     }
 
-    /// Returns whether no power failure happened since the last mount began, or that mount ended orderly.
+    /// Returns whether no power failure happened since the last mount began, or that mount ended
+    /// orderly.
     pub(crate) fn is_sound(&self) -> bool {
         self.running.is_sound
     }
@@ -380,8 +381,8 @@ impl Disk {
         Ok(private)
     }
 
-    /// Renames private content: to a dirty name before it is written, or to a temporary name, which the
-    /// next mount removes, if its file was unlinked.
+    /// Renames private content: to a dirty name before it is written, or to a temporary name, which
+    /// the next mount removes, if its file was unlinked.
     pub(crate) fn rename_private(&self, old: &Private, new: Private) -> io::Result<Private> {
         if *old != new {
             self.step(match new.kind {
@@ -604,7 +605,8 @@ mod tests {
         assert_eq!(fs::read(disk.private_path(&private)).unwrap(), b"hello");
     }
 
-    /// A user who can rename a directory above the cache would get everything that is written to it.
+    /// A user who can rename a directory above the cache would get everything that is written to
+    /// it.
     #[test]
     fn a_cache_below_a_directory_that_others_can_write_to_is_refused() {
         let base = tempfile::tempdir().unwrap();

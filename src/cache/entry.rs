@@ -1,7 +1,8 @@
 //! One cached file: opening it, its handles, and waiting for its state to change.
 //!
 //! The state machine is in `state`. This and the modules that extend [`Entry`] (`access`, `fetch`,
-//! `refresh`, `upload`, `persist`, `journaling`, `upload_block`) do the I/O between its transitions.
+//! `refresh`, `upload`, `persist`, `journaling`, `upload_block`) do the I/O between its
+//! transitions.
 //!
 //! INVARIANT: the lock of the state is held across no I/O, so that attributes can be read while a
 //! slow disk works. A [`Busy`] guard with its [`Work`] excludes other changes during such I/O.
@@ -38,8 +39,8 @@ use crate::sync::Condvar;
 use crate::sync::Mutex;
 use crate::sync::MutexGuard;
 
-/// Opening a file of up to this many bytes waits for the complete fetch, so that `open()` returns its
-/// errors. A larger file can be read while it is being fetched.
+/// Opening a file of up to this many bytes waits for the complete fetch, so that `open()` returns
+/// its errors. A larger file can be read while it is being fetched.
 pub(super) const WHOLE_AT_OPEN: u64 = 1 << 20;
 
 /// Whether a call may wait for the network, or for another call that does.
@@ -69,8 +70,8 @@ pub struct Entry {
     pub(super) state: Mutex<State>,
     /// Notified when the state changes in a way that a caller may wait for.
     pub(super) changed: Condvar,
-    /// Serializes the changes of the journal record. Taken before `state`; held across I/O on the local
-    /// disk.
+    /// Serializes the changes of the journal record. Taken before `state`; held across I/O on the
+    /// local disk.
     pub(super) journaling: Mutex<()>,
     /// How many bytes the running upload has sent.
     pub(super) sent: AtomicU64,
@@ -144,7 +145,8 @@ impl Entry {
         self.n_handles.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Counts a handle as closed; returns how many are left. Call [`Self::return_if_unused`] after the last.
+    /// Counts a handle as closed; returns how many are left. Call [`Self::return_if_unused`] after
+    /// the last.
     pub fn remove_handle(&self) -> u32 {
         let before = self.n_handles.fetch_sub(1, Ordering::SeqCst);
         debug_assert!(before > 0, "a handle was closed twice");
@@ -171,8 +173,8 @@ impl Entry {
         self.return_to_index(taken);
     }
 
-    /// Moves clean content that was taken from the state to the index; removes it if its name encodes
-    /// no version.
+    /// Moves clean content that was taken from the state to the index; removes it if its name
+    /// encodes no version.
     pub(super) fn return_to_index(&self, taken: Option<(Version, CleanName)>) {
         match taken {
             Some((version, CleanName::ByVersion)) => self.cache.add_to_index(&version),
@@ -186,8 +188,8 @@ impl Entry {
 impl Entry {
     /// Makes sure that the content of `version` is cached, or is being fetched.
     ///
-    /// Waits for the complete fetch of a file of up to [`WHOLE_AT_OPEN`] bytes, and for the beginning of
-    /// a larger one. Dirty content always counts as the newest.
+    /// Waits for the complete fetch of a file of up to [`WHOLE_AT_OPEN`] bytes, and for the
+    /// beginning of a larger one. Dirty content always counts as the newest.
     ///
     /// # Errors
     /// [`Error::StaleContent`] if other handles are open and their content is of another version;
@@ -284,8 +286,8 @@ impl Entry {
     }
 }
 
-/// Marks an entry as busy. Dropping it ends the work, also after an early return or a panic, and wakes
-/// the callers that wait for it.
+/// Marks an entry as busy. Dropping it ends the work, also after an early return or a panic, and
+/// wakes the callers that wait for it.
 #[must_use]
 pub(super) struct Busy<'a> {
     entry: &'a Entry,
@@ -321,7 +323,8 @@ impl Entry {
         self.state.lock().is_new()
     }
 
-    /// Returns whether the content is unchanged since the last close, and no upload of it has failed.
+    /// Returns whether the content is unchanged since the last close, and no upload of it has
+    /// failed.
     pub fn is_waiting_upload(&self) -> bool {
         let state = self.state.lock();
         state.is_closed() && state.failure().is_none()
@@ -344,8 +347,8 @@ impl Entry {
         Some(self.cache.disk.private_path(&private))
     }
 
-    /// Returns whether the login user may write to the file on the host, according to the last fetch;
-    /// true if there was none.
+    /// Returns whether the login user may write to the file on the host, according to the last
+    /// fetch; true if there was none.
     pub fn may_write(&self) -> bool {
         self.state.lock().may_write()
     }
@@ -365,8 +368,8 @@ impl Entry {
         self.state.lock().take_fetched_stat()
     }
 
-    /// Replaces the version `old` by `new`, after a request of ours changed the metadata of the file but
-    /// not its content.
+    /// Replaces the version `old` by `new`, after a request of ours changed the metadata of the
+    /// file but not its content.
     pub fn change_version(&self, old: &Version, new: &Version) {
         if old == new {
             return;
@@ -417,14 +420,15 @@ impl Entry {
         CleanName::Private(renamed.unwrap_or(private))
     }
 
-    /// Returns how many conflicts this content had. A handle that was opened before the last of them
-    /// refers to the content of the conflict copy, and has not reported the conflict to its program.
+    /// Returns how many conflicts this content had. A handle that was opened before the last of
+    /// them refers to the content of the conflict copy, and has not reported the conflict to its
+    /// program.
     pub fn conflict_epoch(&self) -> u64 {
         self.state.lock().conflict_epoch()
     }
 
-    /// Returns the upload spec for a copy of `size` bytes that the host makes itself, in place of the
-    /// upload of this entry.
+    /// Returns the upload spec for a copy of `size` bytes that the host makes itself, in place of
+    /// the upload of this entry.
     pub fn copy_spec(&self, size: u64, target: &Target, mtime: Time) -> UploadSpec {
         UploadSpec {
             size,
@@ -435,7 +439,8 @@ impl Entry {
         }
     }
 
-    /// Drops the content: a copy on the host replaced the file by `new`, whose content is not cached.
+    /// Drops the content: a copy on the host replaced the file by `new`, whose content is not
+    /// cached.
     pub fn replaced_on_host(&self, new: Version) {
         self.discard();
         self.state.lock().has_version(new);

@@ -24,8 +24,8 @@ use crate::remote::Receiver;
 use crate::stat::FileId;
 use crate::stat::Version;
 
-/// A fetch continues without an open handle if no more bytes than this are left: to cancel it costs a
-/// connection.
+/// A fetch continues without an open handle if no more bytes than this are left: to cancel it costs
+/// a connection.
 const WORTH_FINISHING: u64 = 4 << 20;
 
 impl Entry {
@@ -66,8 +66,8 @@ impl Entry {
         Ok(())
     }
 
-    /// Renames the file of a complete fetch to its version if that identifies the content; returns the
-    /// clean content. `requested` is the requested version.
+    /// Renames the file of a complete fetch to its version if that identifies the content; returns
+    /// the clean content. `requested` is the requested version.
     pub(super) fn name_fetched(
         &self,
         requested: &Version,
@@ -202,8 +202,8 @@ fn log_failure(error: &remote::Error) {
     }
 }
 
-/// Callers that wait for content are woken after this many more bytes, or after this time. To wake them
-/// for each packet would cost more than the packet.
+/// Callers that wait for content are woken after this many more bytes, or after this time. To wake
+/// them for each packet would cost more than the packet.
 const WAKE_BYTES: u64 = 1 << 20;
 const WAKE_AFTER: Duration = Duration::from_millis(20);
 

@@ -13,8 +13,8 @@ pub struct Limits {
     pub min_free: u64,
 }
 
-/// The evictable content: clean, and held by no entry. Open and dirty files are pinned: they are not in
-/// the index.
+/// The evictable content: clean, and held by no entry. Open and dirty files are pinned: they are
+/// not in the index.
 #[derive(Debug)]
 pub(crate) struct Index {
     sizes: LruCache<Version, u64>,

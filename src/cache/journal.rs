@@ -1,11 +1,14 @@
-//! The journal: what is here and not yet on the host, so that no crash loses it.
+//! The journal: the records of dirty content, so that a crash does not lose it.
 //!
-//! One file of one line a change, see [`record`]; the last line of a content holds. Lines are only
-//! appended, into room that was allocated before, so that a full disk does not keep anybody from
-//! saying what became of a file. When the journal is opened it is written anew, without what is
-//! done and without lines that are damaged; those are set aside.
+//! One file with one line per change, see [`record`]; the last line of a number is valid. Lines are
+//! only appended, into space that was allocated before, so that records can be ended on a full
+//! disk. When the journal is opened, it is rewritten without ended records and damaged lines; the
+//! latter are moved to the file `damaged`.
 //!
-//! Lock order: what is synced, then the log. Neither is held while the host is asked.
+//! Lock order: `flushed`, then `log`. Neither is held across a request to the host.
+//!
+//! Modules:
+//! - `record`: one line of the journal; pure
 
 pub(super) mod record;
 
@@ -32,69 +35,72 @@ use crate::sync::Mutex;
 /// The first line. Another number means another format.
 const HEADER: &str = "scpfs journal 1\n";
 
-/// Room is allocated in steps of so many bytes: some hundred lines.
-const ROOM: u64 = 64 << 10;
+/// Space is allocated in steps of this many bytes: some hundred lines.
+const ALLOCATION_STEP: u64 = 64 << 10;
 
-/// A journal of more bytes than this is written anew if most of it is done.
+/// A journal of more bytes than this is rewritten if most of its lines are obsolete.
 const WORTH_COMPACTING: u64 = 1 << 20;
 
-/// A line longer than this is none of ours: two paths of the longest kind, every byte escaped, and
-/// the rest.
+/// The longest valid line, in bytes: two paths of 4096 bytes with every byte escaped, and the rest.
 const MAX_LINE: usize = 32 << 10;
 
-/// A reason of more bytes than this is cut, so that no line gets too long.
+/// A reason is truncated to this many bytes, so that no line gets too long.
 const MAX_WHY: usize = 1500;
 
-/// What is known of contents that are not on the host.
+/// The journal of one cache directory.
 pub(crate) struct Journal {
     dir: PathBuf,
     steps: Arc<dyn Steps>,
     log: Mutex<Log>,
-    /// Up to where the log is known to be on the disk. Held while that is extended, so that those
-    /// who come meanwhile find it done for them.
-    synced: Mutex<u64>,
+    /// How many of the bytes counted by [`Log::n_appended`] are durable. Locked during a flush, so
+    /// that callers that come meanwhile find their lines flushed too.
+    flushed: Mutex<u64>,
 }
 
 struct Log {
     file: Arc<File>,
-    /// Where the next line goes.
+    /// The offset of the next line.
     end: u64,
-    /// Up to where the disk has room for it.
+    /// The end of the allocated space.
     room: u64,
-    /// From how many bytes on it is worth while to write it anew.
+    /// The size in bytes from which on a rewrite is considered.
     compact_at: u64,
-    /// Counts what was ever appended; unlike `end` it never goes back.
+    /// Counts all bytes that were appended; unlike `end`, a rewrite does not reset it.
     n_appended: u64,
+    /// The records that are not ended.
     live: HashMap<Id, Record>,
 }
 
-/// Whether a record must outlive a power failure from now on, or only this program.
+/// Whether a change of a record is durable when the call returns, or survives only this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Durable {
     No,
     Yes,
 }
 
-/// What was read from a journal.
+/// The content of a journal file.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     pub(crate) live: HashMap<Id, Record>,
-    /// Lines that make no sense.
+    /// Lines that could not be parsed.
     pub(crate) damaged: Vec<Vec<u8>>,
 }
 
 impl Journal {
     /// Opens the journal of a cache directory, which must be locked.
     ///
-    /// Returns how many lines were damaged; they are in the file `damaged` from now on.
+    /// Also returns how many lines were damaged; they are moved to the file `damaged`.
+    ///
+    /// # Errors
+    /// The journal cannot be rewritten. One that cannot be read is set aside, and is no error.
     pub(crate) fn open(dir: &Path, steps: Arc<dyn Steps>) -> io::Result<(Self, usize)> {
         let found = match read(dir) {
             Ok(found) => found,
-            // It must not keep anybody from mounting.
+            // It must not prevent mounting.
             Err(error) => {
                 let aside = dir.join("journal.unreadable");
                 log::error!(
-                    "cannot read the journal in {}: {error}; it is set aside",
+                    "cannot read the journal in {}: {error}; it is renamed to journal.unreadable",
                     dir.display()
                 );
                 fs::rename(path(dir), aside)?;
@@ -107,7 +113,7 @@ impl Journal {
         if !found.damaged.is_empty() {
             set_aside(dir, &found.damaged)?;
         }
-        let (file, end) = write_anew(dir, &found.live)?;
+        let (file, end) = rewrite(dir, &found.live)?;
         File::open(dir)?.sync_all()?;
         let journal = Self {
             dir: dir.to_owned(),
@@ -120,12 +126,12 @@ impl Journal {
                 n_appended: 0,
                 live: found.live,
             }),
-            synced: Mutex::new(0),
+            flushed: Mutex::new(0),
         };
         Ok((journal, found.damaged.len()))
     }
 
-    /// Says what is known of a content from now on.
+    /// Adds a record, or replaces the one with the same number.
     pub(crate) fn put(&self, mut record: Record, durable: Durable) -> io::Result<()> {
         self.steps.before(Step::JournalPut)?;
         while record.why.len() > MAX_WHY {
@@ -136,13 +142,13 @@ impl Journal {
             live.insert(record.id, record);
         })?;
         match durable {
-            Durable::Yes => self.sync(upto),
+            Durable::Yes => self.flush(upto),
             Durable::No => Ok(()),
         }
     }
 
-    /// Says that a content need not be looked after any more.
-    pub(crate) fn done(&self, id: Id, durable: Durable) -> io::Result<()> {
+    /// Ends a record.
+    pub(crate) fn end(&self, id: Id, durable: Durable) -> io::Result<()> {
         if !self.log.lock().live.contains_key(&id) {
             return Ok(());
         }
@@ -151,7 +157,7 @@ impl Journal {
             live.remove(&id);
         })?;
         match durable {
-            Durable::Yes => self.sync(upto),
+            Durable::Yes => self.flush(upto),
             Durable::No => Ok(()),
         }
     }
@@ -160,7 +166,7 @@ impl Journal {
         self.log.lock().live.get(&id).cloned()
     }
 
-    /// Returns what is known, in the order in which it was first said.
+    /// Returns the records, the oldest first.
     pub(crate) fn records(&self) -> Vec<Record> {
         let mut records: Vec<Record> = self.log.lock().live.values().cloned().collect();
         records.sort_by_key(|record| (record.since, record.id));
@@ -171,7 +177,7 @@ impl Journal {
         let mut log = self.log.lock();
         let needed = log.end + line.len() as u64;
         if needed > log.room {
-            let room = needed.next_multiple_of(ROOM);
+            let room = needed.next_multiple_of(ALLOCATION_STEP);
             make_room(&log.file, log.room, room)?;
             log.room = room;
         }
@@ -187,26 +193,26 @@ impl Journal {
     }
 
     fn compact(&self, log: &mut Log) -> io::Result<()> {
-        match write_anew(&self.dir, &log.live) {
+        match rewrite(&self.dir, &log.live) {
             Ok((file, end)) => {
                 (log.file, log.end, log.room) = (Arc::new(file), end, end);
                 log.compact_at = WORTH_COMPACTING;
                 File::open(&self.dir)?.sync_all()
             }
             Err(error) => {
-                // The old one is as good, and longer.
-                log::debug!("cannot write the journal anew: {error}");
-                log.compact_at = log.end + ROOM;
+                // The old journal stays valid.
+                log::debug!("cannot rewrite the journal: {error}");
+                log.compact_at = log.end + ALLOCATION_STEP;
                 Ok(())
             }
         }
     }
 
-    /// Has the disk keep all that was appended up to there.
-    fn sync(&self, upto: u64) -> io::Result<()> {
-        let mut synced = self.synced.lock();
-        if *synced >= upto {
-            // Somebody else's sync came after our line.
+    /// Makes the first `upto` appended bytes durable.
+    fn flush(&self, upto: u64) -> io::Result<()> {
+        let mut flushed = self.flushed.lock();
+        if *flushed >= upto {
+            // The flush of another caller included our line.
             return Ok(());
         }
         let (file, reached) = {
@@ -215,7 +221,7 @@ impl Journal {
         };
         self.steps.before(Step::JournalSync)?;
         file.sync_data()?;
-        *synced = reached;
+        *flushed = reached;
         Ok(())
     }
 }
@@ -228,7 +234,7 @@ impl fmt::Debug for Journal {
     }
 }
 
-/// Reads the journal of a cache directory, without changing anything. No journal is an empty one.
+/// Reads the journal of a cache directory without changing it. A missing journal counts as empty.
 pub(crate) fn read(dir: &Path) -> io::Result<Found> {
     match fs::read(path(dir)) {
         Ok(bytes) => Ok(parse(&bytes)),
@@ -239,7 +245,7 @@ pub(crate) fn read(dir: &Path) -> io::Result<Found> {
 
 fn parse(bytes: &[u8]) -> Found {
     let mut found = Found::default();
-    // What follows the last line is room.
+    // After the last line there are only zeros: allocated space.
     let end = memchr::memchr(0, bytes).unwrap_or(bytes.len());
     let (written, room) = bytes.split_at(end);
     if room.iter().any(|&byte| byte != 0) {
@@ -272,9 +278,9 @@ fn path(dir: &Path) -> PathBuf {
     dir.join("journal")
 }
 
-/// Writes a journal of these records and puts it in the place of the old one, which is as it was if
-/// that fails. The directory is not flushed to the disk yet.
-fn write_anew(dir: &Path, live: &HashMap<Id, Record>) -> io::Result<(File, u64)> {
+/// Replaces the journal atomically by one of these records; on an error the old one is unchanged.
+/// Does not flush the directory.
+fn rewrite(dir: &Path, live: &HashMap<Id, Record>) -> io::Result<(File, u64)> {
     let mut bytes = HEADER.as_bytes().to_vec();
     for record in live.values() {
         bytes.extend(record::line(&Line::Dirty(Box::new(record.clone()))));
@@ -293,7 +299,7 @@ fn write_anew(dir: &Path, live: &HashMap<Id, Record>) -> io::Result<(File, u64)>
     Ok((file, bytes.len() as u64))
 }
 
-/// Keeps damaged lines for whoever can make sense of them.
+/// Appends damaged lines to the file `damaged`.
 fn set_aside(dir: &Path, damaged: &[Vec<u8>]) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .append(true)
@@ -312,7 +318,7 @@ fn set_aside(dir: &Path, damaged: &[Vec<u8>]) -> io::Result<()> {
 
 fn make_room(file: &File, from: u64, to: u64) -> io::Result<()> {
     match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), from, to - from) {
-        // Not every filesystem can; then a full disk shows when a line is written.
+        // Not every filesystem supports it: there, appending a line may fail on a full disk.
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL) => Ok(()),
         result => Ok(result?),
     }
@@ -329,13 +335,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_done_is_found_again() {
+    fn records_that_are_not_ended_are_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let (journal, _) = open(dir.path());
         for id in 1..=3 {
             journal.put(sample(id), Durable::Yes).unwrap();
         }
-        journal.done(Id(2), Durable::No).unwrap();
+        journal.end(Id(2), Durable::No).unwrap();
         let newer = Record {
             why: "no space".to_owned(),
             ..sample(3)
@@ -350,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_costs_no_more_than_the_damaged_line() {
+    fn damage_loses_only_the_damaged_lines() {
         let dir = tempfile::tempdir().unwrap();
         let (journal, _) = open(dir.path());
         for id in 1..=3 {
@@ -362,23 +368,23 @@ mod tests {
         let second = record::line(&Line::Dirty(Box::new(sample(2))));
         let at = memchr::memmem::find(&bytes, &second).unwrap();
         bytes[at + 30] ^= 1;
-        // And the last line is torn.
+        // The last line is truncated.
         bytes.truncate(end - 5);
         fs::write(path(dir.path()), bytes).unwrap();
         let (journal, n_damaged) = open(dir.path());
         assert_eq!((journal.records(), n_damaged), (vec![sample(1)], 2));
         let damaged = fs::read(dir.path().join("damaged")).unwrap();
         assert_eq!(damaged.iter().filter(|&&b| b == b'\n').count(), 2);
-        // What was set aside is not read again.
+        // Lines in `damaged` are not read again.
         drop(journal);
         assert_eq!(open(dir.path()).1, 0);
     }
 
     #[test]
-    fn no_reason_is_too_long_for_its_line_to_be_read_again() {
+    fn a_long_reason_is_truncated() {
         let dir = tempfile::tempdir().unwrap();
         let (journal, _) = open(dir.path());
-        // As of a path of the longest kind, quoted, and quoted again.
+        // Like a path of 4096 bytes, escaped twice.
         let record = Record {
             why: "\u{e4}\\xff".repeat(10_000),
             ..sample(1)
@@ -390,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_that_cannot_be_written_anew_is_written_on() {
+    fn a_journal_that_cannot_be_rewritten_is_appended_to() {
         let dir = tempfile::tempdir().unwrap();
         let (journal, _) = open(dir.path());
         journal.put(sample(1), Durable::Yes).unwrap();
@@ -401,10 +407,10 @@ mod tests {
             journal.put(sample(2), Durable::No).unwrap();
         }
         fs::remove_dir(dir.path().join("journal.new")).unwrap();
-        for _ in 0..=ROOM / 64 {
+        for _ in 0..=ALLOCATION_STEP / 64 {
             journal.put(sample(2), Durable::No).unwrap();
         }
-        journal.done(Id(2), Durable::No).unwrap();
+        journal.end(Id(2), Durable::No).unwrap();
         drop(journal);
         let len = fs::metadata(path(dir.path())).unwrap().len();
         assert!(len < WORTH_COMPACTING, "{len}");
@@ -412,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_that_is_none_is_set_aside_whole() {
+    fn a_file_that_is_no_journal_is_set_aside() {
         let dir = tempfile::tempdir().unwrap();
         for bytes in [&b"something else\n"[..], b"\xff\xfe", b"\0\0\0x"] {
             fs::write(path(dir.path()), bytes).unwrap();
@@ -422,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_that_cannot_be_read_is_no_reason_not_to_mount() {
+    fn a_journal_that_cannot_be_read_does_not_prevent_a_mount() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(path(dir.path())).unwrap();
         let (journal, n_damaged) = open(dir.path());
@@ -432,13 +438,13 @@ mod tests {
     }
 
     #[test]
-    fn a_long_life_does_not_make_a_long_journal() {
+    fn the_journal_is_compacted() {
         let dir = tempfile::tempdir().unwrap();
         let (journal, _) = open(dir.path());
         journal.put(sample(1), Durable::No).unwrap();
         for id in 2..20_000 {
             journal.put(sample(id), Durable::No).unwrap();
-            journal.done(Id(id), Durable::No).unwrap();
+            journal.end(Id(id), Durable::No).unwrap();
         }
         journal.put(sample(1), Durable::Yes).unwrap();
         let len = fs::metadata(path(dir.path())).unwrap().len();
@@ -447,13 +453,13 @@ mod tests {
         assert_eq!(open(dir.path()).0.records(), [sample(1)]);
     }
 
-    /// What is on disk outlives the program that wrote it: a change of format needs a new number.
+    /// Other versions read what this one wrote to the disk: a change of format needs a new number.
     #[test]
     fn the_format_is_that_of_version_1() {
         let dir = tempfile::tempdir().unwrap();
         let (journal, _) = open(dir.path());
         journal.put(sample(1), Durable::Yes).unwrap();
-        journal.done(Id(1), Durable::No).unwrap();
+        journal.end(Id(1), Durable::No).unwrap();
         let bytes = fs::read(path(dir.path())).unwrap();
         let end = bytes.iter().position(|&b| b == 0).unwrap();
         let text = std::str::from_utf8(&bytes[..end]).unwrap();

@@ -8,8 +8,8 @@
 //! | before an upload in place, and after a part of one | `MaybePartial` | yes |
 //! | uploaded, or dropped | (no record) | no; yes if it was unlinked |
 //!
-//! Each change of a record is made under the lock [`Entry::journaling`] and not under that of the state,
-//! so that calls for attributes do not wait for the disk.
+//! Each change of a record is made under the lock [`Entry::journaling`] and not under that of the
+//! state, so that calls for attributes do not wait for the disk.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -36,9 +36,9 @@ use crate::path::RemotePath;
 use crate::remote::Placement;
 
 impl Entry {
-    /// Records durably that the content is about to be changed, and where it is to be uploaded. `target`
-    /// is `None` if the file is unlinked. Must be called before the first change, and before the first
-    /// one after a close.
+    /// Records durably that the content is about to be changed, and where it is to be uploaded.
+    /// `target` is `None` if the file is unlinked. Must be called before the first change, and
+    /// before the first one after a close.
     ///
     /// # Errors
     /// The journal could not be written: the content must not be changed.
@@ -109,8 +109,8 @@ impl Entry {
         target.placement != Placement::Replace || self.cache.remote.facts().uploads_in_place
     }
 
-    /// Copies the content of the base version. Without the copy, a partial upload may be taken for a
-    /// change by another client, and a conflict copy is made.
+    /// Copies the content of the base version. Without the copy, a partial upload may be taken for
+    /// a change by another client, and a conflict copy is made.
     fn copy_base(&self, id: Id, content: &File) -> Option<(Id, Arc<File>)> {
         let len = content.metadata().ok()?.len();
         let room = self.cache.make_room(len).map_err(|error| error.to_string());
@@ -180,13 +180,14 @@ impl Entry {
         };
         let record = self.record(id, phase, target, "");
         if let Err(error) = journal.put(record, Durable::No) {
-            // The record is still `Open`: the next mount does not upload the content, but asks the user.
+            // The record is still `Open`: the next mount does not upload the content, but asks the
+            // user.
             log_unwritten(&error);
         }
     }
 
-    /// Persists dirty content, and records why it is not on the host. The caller must have begun work,
-    /// so that the content does not change.
+    /// Persists dirty content, and records why it is not on the host. The caller must have begun
+    /// work, so that the content does not change.
     ///
     /// # Errors
     /// The local disk could not be written.
@@ -233,15 +234,15 @@ impl Entry {
             self.cache.disk.remove_base_copy(id);
         }
         if let Some(id) = record
-            && let Err(error) = self.cache.disk.journal().done(id, durable)
+            && let Err(error) = self.cache.disk.journal().end(id, durable)
         {
             // The next mount finds no file for the record, or the same content on the host.
             log_unwritten(&error);
         }
     }
 
-    /// Ends the record because the file was unlinked: its content is never uploaded, and is removed with
-    /// its last handle.
+    /// Ends the record because the file was unlinked: its content is never uploaded, and is removed
+    /// with its last handle.
     pub fn abandon(&self) {
         let dirty = self.state.lock().dirty().map(|(_, private)| private);
         if let Some(private) = dirty {
@@ -255,7 +256,8 @@ impl Entry {
         self.leave_journal_as(InJournal::NotNeeded, Durable::Yes);
     }
 
-    /// Records the attributes that are uploaded with the content, after mode, owner or times were set.
+    /// Records the attributes that are uploaded with the content, after mode, owner or times were
+    /// set.
     pub fn journal_attrs(&self, target: &Target) {
         let is_closed = self.state.lock().attrs_are_changed();
         if !is_closed {

@@ -1,4 +1,4 @@
-//! What is in the cache directories of all mounts and on no host, looked at without a connection.
+//! Lists, copies and discards the dirty content in all cache directories, without a connection.
 
 use std::fs;
 use std::fs::File;
@@ -16,34 +16,34 @@ use crate::cache::journal::record::Record;
 use crate::host_key::HostKey;
 use crate::path::Escaped;
 
-/// The cache directory of a root, with something in it that is on no host.
+/// A cache directory with dirty content or a damaged journal.
 #[derive(Debug)]
 pub struct CacheDir {
     dir: PathBuf,
-    /// What it is a cache of, as the last mount said.
+    /// What the last mount that used it had mounted.
     pub source: String,
-    /// The key of the host that the contents belong to, where it is known.
+    /// The pinned key of the host that the content belongs to, if it is known.
     pub host_key: Option<HostKey>,
-    /// Whether a mount uses it at this moment.
+    /// A mount uses it now.
     pub is_in_use: bool,
-    /// How many lines of its journal make no sense; they are kept as well.
+    /// How many damaged lines its journal had; they are kept in the file `damaged`.
     pub n_damaged: usize,
     pub leftovers: Vec<Leftover>,
 }
 
-/// One content.
+/// The dirty content of one file.
 #[derive(Debug)]
 pub struct Leftover {
     pub id: Id,
-    /// Where it belongs; `None` if nothing is known of it.
+    /// Its journal record; `None` if there is none.
     pub record: Option<Record>,
-    /// In bytes, as it is.
+    /// The size of `file`, in bytes.
     pub size: u64,
-    /// Where it is.
+    /// The path of the local file.
     pub file: PathBuf,
 }
 
-/// Why nothing was done with a content.
+/// Why content could not be listed, copied or discarded.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("a mount uses the cache in {}; unmount it first", .0.display())]
@@ -64,11 +64,11 @@ fn wrap<'a>(act: &'static str, path: &'a Path) -> impl Fn(io::Error) -> Error + 
     }
 }
 
-/// Finds all that is left below the directory of all caches.
+/// Finds the cache directories below `base` that have dirty content or a damaged journal.
 ///
 /// # Errors
-/// Others can write to that directory, or it is another user's; also for root: links and FIFOs that
-/// somebody else made in it would be followed.
+/// A directory cannot be read; or other users can write to `base` or own it. This holds for root
+/// too, which would follow links and open FIFOs that other users made.
 pub fn find(base: &Path) -> Result<Vec<CacheDir>, Error> {
     check_base(base).map_err(wrap("use", base))?;
     let items = match fs::read_dir(base) {
@@ -77,26 +77,26 @@ pub fn find(base: &Path) -> Result<Vec<CacheDir>, Error> {
         Err(error) => return Err(wrap("read", base)(error)),
     };
     let uid = rustix::process::geteuid().as_raw();
-    // Root may have made others a directory in it.
+    // Root may have created directories of other users in it.
     let may_be_ours = |dir: &Path| {
         let meta = fs::symlink_metadata(dir);
         meta.is_ok_and(|meta| meta.is_dir() && meta.uid() == uid)
     };
-    let mut shelves = Vec::new();
+    let mut dirs = Vec::new();
     for item in items {
         let dir = item.map_err(wrap("read", base))?.path();
         if may_be_ours(&dir) && dir.join("content").is_dir() {
-            let shelf = look(&dir)?;
-            if !shelf.leftovers.is_empty() || shelf.n_damaged > 0 {
-                shelves.push(shelf);
+            let dir = read(&dir)?;
+            if !dir.leftovers.is_empty() || dir.n_damaged > 0 {
+                dirs.push(dir);
             }
         }
     }
-    shelves.sort_by(|a, b| a.dir.cmp(&b.dir));
-    Ok(shelves)
+    dirs.sort_by(|a, b| a.dir.cmp(&b.dir));
+    Ok(dirs)
 }
 
-fn look(dir: &Path) -> Result<CacheDir, Error> {
+fn read(dir: &Path) -> Result<CacheDir, Error> {
     let found = journal::read(dir).map_err(wrap("read", dir))?;
     let content = dir.join("content");
     let mut leftovers = Vec::new();
@@ -122,7 +122,7 @@ fn look(dir: &Path) -> Result<CacheDir, Error> {
             "" => Escaped(dir.file_name().unwrap_or_default().as_encoded_bytes()).to_string(),
             source => source.to_owned(),
         },
-        // What is damaged is nobody's, for a list.
+        // A damaged key file does not prevent listing.
         host_key: pin::of(dir).unwrap_or_default(),
         is_in_use: is_locked(dir),
         n_damaged: found.damaged.len() + memchr::memchr_iter(b'\n', &set_aside).count(),
@@ -137,17 +137,19 @@ fn is_locked(dir: &Path) -> bool {
 }
 
 impl Leftover {
-    /// Copies the content into a directory, under its name and number; returns the path.
+    /// Copies the content to a new file in `dir`, named after its number and name; returns the
+    /// path.
     ///
-    /// Nothing that is there is replaced. The content stays where it is.
+    /// # Errors
+    /// The content cannot be read, or the file exists or cannot be written.
     pub fn save(&self, dir: &Path) -> Result<PathBuf, Error> {
         let name = self.record.as_ref().and_then(|record| record.path.name());
         let name = match name {
-            // Text without control characters, whatever it was on the host.
+            // The name on the host may have control characters.
             Some(name) => format!("{}-{}", self.id, Escaped(name.as_bytes())),
             None => self.id.to_string(),
         };
-        // Long names get longer by their number, and by what is escaped.
+        // The number and the escapes make a name longer.
         let cut = (0..=200.min(name.len()))
             .rev()
             .find(|&at| name.is_char_boundary(at));
@@ -167,10 +169,10 @@ impl Leftover {
 }
 
 impl CacheDir {
-    /// Removes a content for good.
+    /// Removes the content permanently.
     ///
     /// # Errors
-    /// [`Error::InUse`] while a mount uses the cache.
+    /// [`Error::InUse`] while a mount uses the cache; or the file cannot be removed.
     pub fn discard(&self, leftover: &Leftover) -> Result<(), Error> {
         let path = self.dir.join("lock");
         let lock = File::open(&path).map_err(wrap("open", &path))?;
@@ -179,7 +181,7 @@ impl CacheDir {
             Err(fs::TryLockError::WouldBlock) => return Err(Error::InUse(self.dir.clone())),
             Err(fs::TryLockError::Error(error)) => return Err(wrap("lock", &path)(error)),
         }
-        // A record without content is forgotten by the next mount.
+        // The next mount ends a record without content.
         fs::remove_file(&leftover.file).map_err(wrap("remove", &leftover.file))?;
         drop(lock);
         Ok(())
@@ -207,19 +209,19 @@ mod tests {
         let (unknown, _) = disk.create_dirty().unwrap();
         disk.create_temp().unwrap();
 
-        let shelves = find(base.path()).unwrap();
-        let [shelf] = &shelves[..] else {
-            panic!("{shelves:?}");
+        let dirs = find(base.path()).unwrap();
+        let [cache_dir] = &dirs[..] else {
+            panic!("{dirs:?}");
         };
-        assert_eq!(shelf.source, "me@host:/srv");
-        assert!(shelf.is_in_use);
-        let [a, b] = &shelf.leftovers[..] else {
-            panic!("{shelf:?}");
+        assert_eq!(cache_dir.source, "me@host:/srv");
+        assert!(cache_dir.is_in_use);
+        let [a, b] = &cache_dir.leftovers[..] else {
+            panic!("{cache_dir:?}");
         };
         let (a, b) = if a.record.is_some() { (a, b) } else { (b, a) };
         assert_eq!((&a.record, a.size), (&Some(record), 5));
         assert_eq!((b.id, b.record.is_none()), (unknown.id, true));
-        assert!(matches!(shelf.discard(b), Err(Error::InUse(_))));
+        assert!(matches!(cache_dir.discard(b), Err(Error::InUse(_))));
         drop(disk);
 
         let saved = a.save(base.path()).unwrap();
@@ -227,10 +229,10 @@ mod tests {
         let name = saved.file_name().unwrap().to_str().unwrap();
         assert_eq!(name, format!("{}-a\\nb", a.id));
         assert!(a.save(base.path()).is_err(), "nothing is replaced");
-        shelf.discard(a).unwrap();
-        shelf.discard(b).unwrap();
+        cache_dir.discard(a).unwrap();
+        cache_dir.discard(b).unwrap();
         assert!(find(base.path()).unwrap().is_empty());
-        // The next mount has nothing to say either.
+        // The next mount finds nothing either.
         let disk = Disk::open(base.path(), "key", "boot").unwrap();
         assert!(disk.orphans().is_empty());
     }

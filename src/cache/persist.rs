@@ -1,4 +1,5 @@
-//! Persists dirty content: flushes it and its journal record to the local disk, to be uploaded later.
+//! Persists dirty content: flushes it and its journal record to the local disk, to be uploaded
+//! later.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ impl Entry {
     /// The content cannot be persisted; or the last upload failed, and its error is returned.
     pub fn persist_for_writeback(
         self: &Arc<Self>,
-        target_of: &Arc<dyn UploadTarget>,
+        upload_target: &Arc<dyn UploadTarget>,
         delay: Duration,
         wait: Wait,
     ) -> Result<(), Error> {
@@ -39,7 +40,7 @@ impl Entry {
         let was_closed = state.is_closed();
         let busy = self.begin(&mut state, Work::Persisting);
         drop(state);
-        let target = target_of.target();
+        let target = upload_target.target();
         let result = match &target {
             Some(target) if target.is_unknown => self.persist_without_path(target),
             Some(target) if !was_closed => self.persist_content(target, ""),
@@ -52,7 +53,7 @@ impl Entry {
         if target.is_none() {
             return Ok(());
         }
-        self.cache.uploads.add(self, target_of, delay);
+        self.cache.uploads.add(self, upload_target, delay);
         failure.map_or(Ok(()), Err)
     }
 
@@ -63,7 +64,7 @@ impl Entry {
     /// The local disk could not be written.
     pub fn persist_for_next_mount(
         &self,
-        target_of: &dyn UploadTarget,
+        upload_target: &dyn UploadTarget,
         why: &str,
     ) -> Result<(), Error> {
         let mut state = self.state.lock();
@@ -72,7 +73,7 @@ impl Entry {
         }
         let busy = self.begin(&mut state, Work::Persisting);
         drop(state);
-        let result = match target_of.target() {
+        let result = match upload_target.target() {
             Some(target) if target.is_unknown => self.persist_without_path(&target),
             Some(target) => self.persist_content(&target, why),
             None => Ok(()),

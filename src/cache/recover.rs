@@ -1,11 +1,13 @@
-//! What an earlier run left behind: contents that the host did not get.
+//! Recovers dirty content of an earlier mount.
 //!
-//! [`Cache::recover`] looks at the local disk alone, so that no mount waits for it. What is whole
-//! comes back as an [`PendingRecovery`], whose entry is dirty content like any other: the layer above shows
-//! it under its name and has it uploaded. What is not whole stays in the journal, with the reason.
-//! Doing it twice does no harm: content that is on the host already, because the crash came after
-//! the upload and before the journal was told, is recognised by its size and time, or by the host
-//! when it compares the two.
+//! [`Cache::recover`] reads only the local disk, so that mounting does not wait for the host.
+//! Complete content becomes a [`PendingRecovery`], whose entry is dirty like any other: the layer
+//! above shows it under its name and uploads it. Incomplete content stays in the journal, with the
+//! reason.
+//!
+//! Recovery is idempotent. After a crash between an upload and the end of its journal record, the
+//! content is on the host already: it is recognized by size and mtime, or by the comparison on the
+//! host.
 
 use std::fmt;
 use std::fs::File;
@@ -41,47 +43,47 @@ use crate::stat::Stat;
 /// The result of [`Cache::recover`].
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Contents that stay here until a person decides about them.
+    /// Content that is not uploaded until the user decides what to do with it.
     pub needs_decision: Vec<RecoveredFile>,
-    /// Contents that are to be uploaded, or compared with those of the host.
+    /// Content that is to be uploaded, or compared with the host's.
     pub pending: Vec<PendingRecovery>,
 }
 
-/// Content of an earlier run about which the host has to be asked.
+/// Content of an earlier mount whose recovery needs the host.
 #[derive(Debug)]
 pub struct PendingRecovery {
     pub record: Record,
     /// The content, dirty and closed.
     pub entry: Arc<Entry>,
-    /// Whether the content is as it was when it was closed. If not, it is kept here unless the host
-    /// has the whole of it.
+    /// The content is as it was when it was closed. Otherwise it is not uploaded, and needs the
+    /// user's decision unless the host has the complete content.
     pub is_complete: bool,
-    /// Whether uploads of it left nothing on the host.
+    /// The temporary files of its uploads were removed from the host.
     uploads_are_cancelled: AtomicBool,
     file: File,
 }
 
 impl PendingRecovery {
-    /// Returns the paths that the content may belong to: two while a rename was under way.
+    /// Returns the paths that the file may have: two if a rename was in flight at the crash.
     pub fn paths(&self) -> impl Iterator<Item = &RemotePath> {
         [Some(&self.record.path), self.record.was.as_ref()]
             .into_iter()
             .flatten()
     }
 
-    /// Returns whether the host's file is the one that the content was made from.
+    /// Returns whether the host's file is the base version.
     pub fn is_base(&self, stat: &Stat) -> bool {
         is_base(&self.record, stat)
     }
 
     /// Returns whether the host's file has the content already, and the permissions that were set
-    /// here.
+    /// here, as far as its attributes tell.
     pub fn is_done(&self, stat: &Stat) -> bool {
-        plan_of(&self.record).is_done(stat)
+        spec_of(&self.record).is_done(stat)
     }
 }
 
-/// A content that an earlier run left, and what became of it.
+/// The result of one recovery.
 #[derive(Debug, Clone)]
 pub struct RecoveredFile {
     pub id: Id,
@@ -89,25 +91,25 @@ pub struct RecoveredFile {
     pub outcome: RecoveryOutcome,
 }
 
-/// What became of a content.
+/// The outcome of a recovery.
 #[derive(Debug, Clone)]
 pub enum RecoveryOutcome {
-    /// It is on the host now.
+    /// The content was uploaded.
     Uploaded,
-    /// It was on the host already.
+    /// The host had the content already.
     AlreadyOnHost,
-    /// Somebody had removed the file: it is there again.
+    /// The file had been removed on the host; the upload created it again.
     Recreated,
-    /// Somebody had changed the file: it is beside it, at this path.
+    /// There was a conflict: the content is in a conflict copy with this path.
     ConflictCopy(RemotePath),
-    /// It stays here until somebody looks at it.
+    /// The content stays in the local `file` until the user decides what to do with it.
     NeedsDecision { why: String, file: PathBuf },
-    /// It could not be uploaded now; the next run tries again.
+    /// The upload failed; the next mount retries it.
     NextMount { why: String, file: PathBuf },
 }
 
 impl RecoveryOutcome {
-    /// Returns whether the content is safe on the host.
+    /// Returns whether the content is on the host.
     pub fn is_on_host(&self) -> bool {
         !matches!(self, Self::NeedsDecision { .. } | Self::NextMount { .. })
     }
@@ -122,9 +124,9 @@ impl fmt::Display for RecoveredFile {
             RecoveryOutcome::Recreated => {
                 write!(f, "{path}: uploaded; it had been removed on the host")
             }
-            RecoveryOutcome::ConflictCopy(beside) => write!(
+            RecoveryOutcome::ConflictCopy(copy) => write!(
                 f,
-                "{path}: was changed on the host meanwhile; yours is beside it, as {beside}"
+                "{path}: was changed on the host; your version was uploaded as {copy}"
             ),
             RecoveryOutcome::NeedsDecision { why, file } => {
                 write!(f, "{path}: kept in {}: {why}", file.display())
@@ -136,13 +138,13 @@ impl fmt::Display for RecoveredFile {
     }
 }
 
-/// Why a content is not uploaded when it is found.
+/// Why content is not uploaded.
 const UNFINISHED: &str = "it was still being written when scpfs ended";
-const UNSOUND: &str = "the machine went down before it was on the disk; it may not be whole";
+const UNSOUND: &str = "the machine went down before it was on the disk; it may be incomplete";
 
 impl Cache {
-    /// Takes over everything that an earlier run left; never asks the host. To be called before
-    /// anything else is uploaded.
+    /// Recovers the content in the journal; makes no request to the host. Must be called before
+    /// anything is uploaded.
     pub fn recover(self: &Arc<Self>) -> Found {
         let mut found = Found::default();
         for record in self.disk.journal().records() {
@@ -151,7 +153,7 @@ impl Cache {
         self.n_pending.store(found.pending.len(), Ordering::Relaxed);
         let records = self.disk.journal().records();
         if !self.disk.is_sound() && records.iter().all(|it| it.phase != Phase::Closed) {
-            // The journal says of each content that may not be whole that it is kept.
+            // No record is in phase `Closed` any more: content that may be incomplete is marked.
             self.disk.trust();
         }
         found
@@ -173,7 +175,7 @@ impl Cache {
         let (copy, file, len) = match opened {
             Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // The crash came before it was first written to, or after it was uploaded.
+                // The crash came before the first write, or after the upload.
                 self.finish(id, None);
                 return;
             }
@@ -233,7 +235,7 @@ impl Cache {
         });
     }
 
-    /// Makes sure that content which is about to be shown and uploaded survives a power failure.
+    /// Persists content that is about to be shown and uploaded. Errors are logged.
     pub fn persist_recovered(&self, pending: &PendingRecovery) {
         if pending.record.phase == Phase::Closed {
             let phase = Phase::Persisted;
@@ -242,7 +244,7 @@ impl Cache {
         }
     }
 
-    /// Removes from the host what uploads of an earlier run left there. Waits for the host.
+    /// Removes the temporary files of uploads of an earlier mount from the host.
     ///
     /// # Errors
     /// The host was not reached.
@@ -259,7 +261,7 @@ impl Cache {
         let paths = [Some(&record.path), record.was.as_ref()];
         for path in paths.into_iter().flatten() {
             let dir = path.parent().unwrap_or_default();
-            // An upload that still goes on over there must not end after ours.
+            // An upload that still runs on the host then fails, instead of completing after ours.
             match self.remote.remove_leftovers(&dir, record.tag()) {
                 Err(error) if error.is_connection_loss() => return Err(error),
                 _ => {}
@@ -268,9 +270,9 @@ impl Cache {
         Ok(())
     }
 
-    /// Uploads content that cannot be shown under its name, because something else than a file has
-    /// that name or because its directory is gone; or finds out whether the host has content that
-    /// may not be whole here. Waits for the host.
+    /// Uploads content that cannot be shown under its name, because a directory or the like has
+    /// that name or its directory does not exist. Of content that may be incomplete, checks whether
+    /// the host has it. Blocks until the host has answered.
     ///
     /// # Errors
     /// The host was not reached; nothing has changed.
@@ -285,7 +287,7 @@ impl Cache {
         let private = Private::dirty(id);
         let kept_in = self.disk.private_path(&private);
         let outcome = if *is_complete {
-            match self.upload_again(record, file) {
+            match self.upload_recovered(record, file) {
                 Ok(outcome) => outcome,
                 Err(error) if error.is_connection_loss() => return Err(error),
                 Err(error) => {
@@ -310,7 +312,7 @@ impl Cache {
                     }
                 }
             }
-        } else if self.has_it(record)? {
+        } else if self.host_has_content(record)? {
             RecoveryOutcome::AlreadyOnHost
         } else {
             RecoveryOutcome::NeedsDecision {
@@ -324,15 +326,15 @@ impl Cache {
             self.unrecovered.lock().push(id);
         }
         if let RecoveryOutcome::ConflictCopy(kept_as) = &outcome {
-            self.note_conflict(&path, kept_as);
+            self.record_conflict(&path, kept_as);
         }
         let recovered = RecoveredFile { id, path, outcome };
-        self.note_recovered(recovered.clone());
+        self.record_outcome(recovered.clone());
         Ok(recovered)
     }
 
-    /// Notes that content of an earlier mount was uploaded.
-    pub(super) fn note_uploaded(&self, id: Id, path: &RemotePath, sent: &Sent) {
+    /// Records that content of an earlier mount was uploaded through its entry.
+    pub(super) fn record_uploaded(&self, id: Id, path: &RemotePath, sent: &Sent) {
         let outcome = match sent.uploaded.outcome {
             Outcome::AsPlanned => RecoveryOutcome::Uploaded,
             Outcome::Same => RecoveryOutcome::AlreadyOnHost,
@@ -340,10 +342,10 @@ impl Cache {
             Outcome::ConflictCopy => RecoveryOutcome::ConflictCopy(sent.at.clone()),
         };
         let path = path.clone();
-        self.note_recovered(RecoveredFile { id, path, outcome });
+        self.record_outcome(RecoveredFile { id, path, outcome });
     }
 
-    fn note_recovered(&self, recovered: RecoveredFile) {
+    fn record_outcome(&self, recovered: RecoveredFile) {
         match recovered.outcome {
             RecoveryOutcome::Uploaded | RecoveryOutcome::AlreadyOnHost => {
                 log::debug!("left by an earlier mount: {recovered}");
@@ -358,20 +360,21 @@ impl Cache {
             .count()
             == self.n_pending.load(Ordering::Relaxed)
         {
-            log::info!("all that earlier mounts left is on the host now");
+            log::info!("all files of earlier mounts are on the host now");
         }
     }
 
-    /// Returns what became of what [`Self::recover`] found, as far as that is known.
+    /// Returns the outcomes of recoveries so far.
     pub fn recovered(&self) -> Vec<RecoveredFile> {
         self.recovered.lock().clone()
     }
 
-    /// Whether the host has the content already.
-    fn has_it(&self, record: &Record) -> remote::Result<bool> {
+    /// Returns whether the host has the content already.
+    fn host_has_content(&self, record: &Record) -> remote::Result<bool> {
         match self.remote.stat(&record.path) {
-            // Nothing here says what the content was: only a time to the microsecond is a receipt.
-            Ok(stat) => Ok(plan_of(record).has_content(&stat) && stat.mtime.nanos != 0),
+            // The local content may be damaged, so it cannot be compared: only an mtime with a
+            // fraction of a second proves that the host's content is that upload.
+            Ok(stat) => Ok(spec_of(record).has_content(&stat) && stat.mtime.nanos != 0),
             Err(error) if error.is_connection_loss() => Err(error),
             Err(_) => Ok(false),
         }
@@ -385,44 +388,44 @@ impl Cache {
         }
     }
 
-    fn upload_again(&self, record: &Record, file: &File) -> remote::Result<RecoveryOutcome> {
+    fn upload_recovered(&self, record: &Record, file: &File) -> remote::Result<RecoveryOutcome> {
         let mut path = record.path.clone();
-        let mut plan = plan_of(record);
+        let mut spec = spec_of(record);
         self.remove_leftovers_of(record)?;
         let mut is_there = false;
         let mut found: Option<Stat> = None;
-        for place in [Some(&record.path), record.was.as_ref()]
+        for candidate in [Some(&record.path), record.was.as_ref()]
             .into_iter()
             .flatten()
         {
-            let stat = match self.remote.stat(place) {
+            let stat = match self.remote.stat(candidate) {
                 Ok(stat) => stat,
                 Err(error) if error.reason() == Some(Reason::NotFound) => continue,
                 Err(error) => return Err(error),
             };
             let is_sent =
-                partial::is_uploaded(&*self.remote, place, &stat, &FromFile::new(file), &plan)?;
-            if is_sent && plan.is_done(&stat) {
-                match make_durable(&*self.remote, place) {
+                partial::is_uploaded(&*self.remote, candidate, &stat, &FromFile::new(file), &spec)?;
+            if is_sent && spec.is_done(&stat) {
+                match make_durable(&*self.remote, candidate) {
                     Err(error) if is_about_disk(&error) => return Err(error),
-                    Err(error) => log::warn!("{place}: {}", error_chain::with_causes(&error)),
+                    Err(error) => log::warn!("{candidate}: {}", error_chain::with_causes(&error)),
                     Ok(()) => {}
                 }
                 return Ok(RecoveryOutcome::AlreadyOnHost);
             }
             found = found.or(Some(stat));
-            // What was sent and does not count lacks its permissions, which were set afterwards.
+            // The content was uploaded before the crash, but its permissions were not set yet.
             if (is_base(record, &stat) || is_sent) && !is_there {
-                (path, is_there) = (place.clone(), true);
-                // A rename that was under way changed the time of the last change.
-                plan.expect = Expect::Version(stat.version());
+                (path, is_there) = (candidate.clone(), true);
+                // A rename that was in flight changed the ctime.
+                spec.expect = Expect::Version(stat.version());
             }
         }
         if found.is_none()
             && let Some(was) = &record.was
             && self.is_missing(&record.path.parent().unwrap_or_default())?
         {
-            // The rename of its directory never happened.
+            // The rename of its directory was not carried out.
             path = was.clone();
         }
         let old = self.disk.open_base_copy(record.id);
@@ -431,17 +434,17 @@ impl Cache {
             && record.was.is_none()
             && let Some(stat) = &found
         {
-            // The upload was begun and may have broken off.
-            let left = partial::resolve(&*self.remote, &path, stat, &content, &mut plan, true)?;
+            // The crash may have left a partial upload.
+            let left = partial::resolve(&*self.remote, &path, stat, &content, &mut spec, true)?;
             is_there |= matches!(left, partial::Found::Part { .. });
         }
         let replaces =
-            self.conflict_policy == ConflictPolicy::Overwrite || plan.expect == Expect::Anything;
+            self.conflict_policy == ConflictPolicy::Overwrite || spec.expect == Expect::Anything;
         if replaces && !is_there {
-            // What comes after this look is somebody's newer version.
-            plan.expect = found.map_or(Expect::Absent, |stat| Expect::Version(stat.version()));
+            // A version that appears after this check is newer: it must not be replaced.
+            spec.expect = found.map_or(Expect::Absent, |stat| Expect::Version(stat.version()));
         }
-        let sent = self.send_or_keep_both(&path, &content, &mut plan)?;
+        let sent = self.send_or_conflict_copy(&path, &content, &mut spec)?;
         Ok(match sent.uploaded.outcome {
             Outcome::AsPlanned => RecoveryOutcome::Uploaded,
             Outcome::Same => RecoveryOutcome::AlreadyOnHost,
@@ -450,17 +453,18 @@ impl Cache {
         })
     }
 
-    /// Ends the care for a content.
+    /// Ends the record, and removes the local files.
     fn finish(&self, id: Id, private: Option<Private>) {
         if let Some(private) = private {
             self.disk.remove_private(&private);
             self.disk.remove_base_copy(id);
         }
-        if let Err(error) = self.disk.journal().done(id, Durable::No) {
+        if let Err(error) = self.disk.journal().end(id, Durable::No) {
             log::warn!("cannot write the journal: {error}");
         }
     }
 
+    /// Persists the content with a new record. Errors are logged.
     fn rewrite(&self, file: &File, record: Record) {
         let written = self
             .disk
@@ -472,7 +476,7 @@ impl Cache {
     }
 }
 
-/// Whether an error of a flush is one of the disk, so that the next try may succeed; `false` where the
+/// Returns whether a flush failed because of the disk, so that a retry may succeed; `false` if the
 /// login user can never flush this file.
 fn is_about_disk(error: &remote::Error) -> bool {
     !matches!(error, remote::Error::Unsupported { .. })
@@ -487,8 +491,8 @@ fn is_about_disk(error: &remote::Error) -> bool {
         )
 }
 
-/// Whether what the host has is what the content was made from. Where its times are whole seconds,
-/// the time of the last change counts as well, unless a rename was under way, which changes it.
+/// Returns whether the host's file is the base version. On hosts with times of whole seconds the
+/// ctime must match as well, unless a rename was in flight, which changes it.
 fn is_base(record: &Record, stat: &Stat) -> bool {
     let Expect::Version(base) = record.base else {
         return false;
@@ -499,8 +503,8 @@ fn is_base(record: &Record, stat: &Stat) -> bool {
     base.same_content(&here) && (!is_coarse || may_change || base.ctime == here.ctime)
 }
 
-/// How the content of an earlier run is to be uploaded.
-fn plan_of(record: &Record) -> UploadSpec {
+/// Returns the upload spec for the content of a record.
+fn spec_of(record: &Record) -> UploadSpec {
     UploadSpec {
         size: record.size,
         appends_to: None,

@@ -1,7 +1,7 @@
-//! Replacing the clean content of an open file by a newer version of the host.
+//! Replaces the clean content of an open file by a newer version of the host.
 //!
-//! The newer version is fetched into a file of its own, beside the content that readers have; it
-//! takes the place of that in one step when it is complete. A fetch that fails changes nothing.
+//! The newer version is fetched into a separate file while readers use the old content. When it is
+//! complete, it replaces the old content atomically. A fetch that fails changes nothing.
 
 use std::fs::File;
 use std::io;
@@ -28,15 +28,15 @@ use crate::remote::Receiver;
 use crate::stat::Stat;
 use crate::stat::Version;
 
-/// A program that reads a file in parts is given no part of a newer version so soon after a part of
-/// the older one: a file that was replaced by another cannot be told from one that was changed, where
-/// the filesystem gives its inode number to the next.
+/// For this long after a partial read, a refresh does not replace the content, so that a program
+/// that reads in parts gets no mixture of versions. On filesystems that reuse inode numbers, a file
+/// that was replaced by another cannot be distinguished from one that was changed.
 const READ_PAUSE: Duration = Duration::from_secs(1);
 
-/// How many bytes are compared at a time.
+/// The buffer size for comparing content, in bytes.
 const COMPARED: usize = 64 << 10;
 
-/// How far the replacement of clean content has come.
+/// The phase of a refresh.
 ///
 /// ```text
 ///   Idle --> Fetching --> Switching --> Idle
@@ -45,27 +45,27 @@ const COMPARED: usize = 64 << 10;
 /// ```
 #[derive(Debug, Clone)]
 enum Phase {
-    /// Nothing is under way; `failure` is why the last fetch failed, if it did.
+    /// No refresh is in progress; `failure` is why the last one failed, if it did.
     Idle { failure: Option<Error> },
-    /// A newer version is being fetched. Callers that want the newest wait only if it is small.
+    /// A newer version is being fetched. Calls for attributes wait for it only if it is small.
     Fetching { is_small: bool },
-    /// The newer version is complete and takes the place of the older one, which attributes show
-    /// until it has; `None` from then on, or from the start where calls for attributes wait for it
-    /// anyway: then they wait for the end.
+    /// The newer version is complete and is about to replace the older one, whose attributes are
+    /// reported until then. `older` is `None` when it has been replaced; and from the start if
+    /// calls for attributes wait for this refresh: then they wait for its end.
     Switching { older: Option<Version> },
 }
 
-/// The replacement of clean content, and what is known of those who read the older.
+/// The state of refreshes of one entry.
 #[derive(Debug)]
 pub(super) struct Refresh {
     phase: Phase,
-    /// Calls for attributes that wait for a small refresh.
+    /// How many calls for attributes wait for a small refresh.
     n_awaiting: u32,
-    /// Counts the newer versions of which the kernel was told.
+    /// Counts the replacements after which the kernel's attributes were invalidated.
     n_replacements: u64,
-    /// How new the attributes were for which the last refresh was started; `None` before the first.
+    /// When the attributes that started the last refresh were asked for; `None` before the first.
     refreshed_at: Option<Tick>,
-    /// When a read last ended before the end of the content.
+    /// When a read last ended before the end of the content: its program may read on.
     part_read_at: Option<Tick>,
 }
 
@@ -82,42 +82,46 @@ impl Default for Refresh {
 }
 
 impl Refresh {
-    /// Notes that a reader got a part of the content.
+    /// Records a read that ended before the end of the content.
     pub(super) fn part_was_read(&mut self, now: Tick) {
         self.part_read_at = Some(now);
     }
 
-    /// Whether a program may be in the middle of reading the content.
+    /// Returns whether a program may be reading the content in parts.
     fn is_being_read(&self, now: Tick) -> bool {
         self.part_read_at
             .is_some_and(|at| now.saturating_sub(at) < READ_PAUSE)
     }
 }
 
-/// Which refresh is waited for.
+/// Which refreshes a caller waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefreshWait {
-    /// One of a small file, and one that is complete.
+    /// Those of small files, and those that are replacing the content already.
     IfSmall,
+    /// All of them.
     Always,
 }
 
-/// The version of content that is the host's.
+/// The version of clean content, or of content that is being fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContentVersion {
-    /// Its size is that of the content that is here or on its way.
+    /// Its size is that of the content.
     pub version: Version,
-    /// Whether the size that the host tells says nothing, as in `/proc`.
+    /// The size in the host's attributes is not that of the content, as in `/proc`.
     pub is_unsized: bool,
 }
 
 impl Entry {
-    /// Fetches `version` in the background to replace clean content of another version, and calls
-    /// `install` when it is complete. Does nothing where there is no such content, where a refresh
-    /// is under way, or where one was started for attributes as new as those of `at`, if that is
-    /// given.
+    /// Fetches `version` in the background, to replace clean content of another version, and calls
+    /// `install` when the fetch is complete.
     ///
-    /// `install` runs on a worker, without locks. [`Self::wait_for_refresh`] waits for its end.
+    /// `at` is the time of the attributes that showed the new version; `None` if a program opens
+    /// the file. Does nothing if there is no such content, if the entry is busy or not open, if a
+    /// refresh is in progress, or if one was started for attributes as new as `at`.
+    ///
+    /// Does not block. `install` runs on a worker, without locks. [`Self::wait_for_refresh`] waits
+    /// for its end.
     pub fn refresh(
         self: &Arc<Self>,
         path: &RemotePath,
@@ -132,7 +136,7 @@ impl Entry {
         let is_due = state.clean_version().is_some_and(|here| here != version)
             && matches!(refresh.phase, Phase::Idle { .. })
             && at.is_none_or(|at| refresh.refreshed_at < Some(at))
-            // The attributes that came with the content were not taken yet.
+            // The layer above has not taken the attributes from the last fetch yet.
             && !state.has_fetched_stat()
             && !(at.is_some() && is_shrinking && refresh.is_being_read(now))
             && self.is_open()
@@ -157,7 +161,7 @@ impl Entry {
                     install(NewerContent {
                         is_awaited,
                         may_interrupt: at.is_none() || continues,
-                        known: version,
+                        requested: version,
                         fetched,
                         file: Arc::new(file),
                         private: Some(private),
@@ -166,7 +170,7 @@ impl Entry {
                 }
                 Err(error) => {
                     log::debug!(
-                        "the newer {path} is not here: {}",
+                        "cannot fetch the newer version of {path}: {}",
                         error_chain::with_causes(&error)
                     );
                     let failure = Some(error);
@@ -175,7 +179,7 @@ impl Entry {
             });
     }
 
-    /// Returns whether a newer content begins with all of the one that is here.
+    /// Returns whether the newer content begins with the complete current content.
     fn is_continued_by(&self, newer: &File) -> bool {
         let older = match self.state.lock().content() {
             Content::Clean { file, .. } => Arc::clone(file),
@@ -198,7 +202,7 @@ impl Entry {
         }
     }
 
-    /// Says that a newer version is complete; returns whether calls for attributes wait for it.
+    /// Enters the phase `Switching`; returns whether calls for attributes wait for the refresh.
     fn begin_switch(&self) -> bool {
         let mut state = self.state.lock();
         let is_awaited = state.refresh.n_awaiting > 0;
@@ -207,7 +211,7 @@ impl Entry {
         is_awaited
     }
 
-    /// Waits for the end of a refresh.
+    /// Waits for the end of a refresh, if it is one of `which`.
     ///
     /// # Errors
     /// [`Error::WouldWait`], or why the last refresh failed.
@@ -233,13 +237,13 @@ impl Entry {
         }
     }
 
-    /// Returns how often a newer version took the place of an older one and the kernel was told.
-    /// The kernel takes no attributes for which it asked before it was told.
+    /// Returns how often the content was replaced and the kernel's attributes were invalidated. The
+    /// kernel discards attributes that it asked for before the invalidation.
     pub fn n_replacements(&self) -> u64 {
         self.state.lock().refresh.n_replacements
     }
 
-    /// Returns the version of content that is the host's, here or on its way.
+    /// Returns the version of clean content, or of content that is being fetched.
     pub fn content_version(&self) -> Option<ContentVersion> {
         let state = self.state.lock();
         match state.content() {
@@ -269,7 +273,7 @@ impl Entry {
         self.cache.make_room(version.size)?;
         let create = self.cache.disk.create_temp();
         let (private, file) = create.map_err(local("create a file"))?;
-        let mut receiver = Beside {
+        let mut receiver = NewerReceiver {
             entry: self,
             file: &file,
             have: 0,
@@ -277,7 +281,7 @@ impl Entry {
         };
         self.cache.opens.count_fetch();
         let fetched = self.cache.remote.fetch(path, Some(&version), &mut receiver);
-        // A file that was replaced by another is not the one that is open.
+        // Another inode: the open file was replaced by another one.
         let fetched = fetched.and_then(|fetched| match fetched.stat.id == version.id {
             true => Ok(fetched),
             false => Err(remote::Error::Refused {
@@ -297,7 +301,7 @@ impl Entry {
     }
 }
 
-/// Ends a refresh, however it ends.
+/// Ends a refresh when it is dropped.
 struct Guard(Arc<Entry>);
 
 impl Drop for Guard {
@@ -311,17 +315,18 @@ impl Drop for Guard {
     }
 }
 
-/// A newer version of open content, complete and not yet shown to anybody. Attributes are those of
-/// the older one, or wait, until this is dropped.
+/// A complete newer version of open content, before it replaces the older one. Until this is
+/// dropped, calls for attributes get those of the older version, or wait.
 pub struct NewerContent {
-    /// Whether calls for attributes wait for this, so that the kernel hears of it by their answers.
-    /// Answers to what it asked before it is told otherwise do not count to it.
+    /// Calls for attributes wait for this refresh, and their answers tell the kernel of the new
+    /// version. The kernel must not be notified then: it would discard these answers.
     pub is_awaited: bool,
-    /// Whether a program that reads the older content in parts may go on with this: because it begins
-    /// with all of that, or because somebody opens the file, who must get the newest.
+    /// The content may be replaced even if a program is reading the older one in parts: because it
+    /// was only appended to, or because a program opens the file, which must get the newest
+    /// version.
     may_interrupt: bool,
-    /// The version that was asked for.
-    known: Version,
+    /// The requested version.
+    requested: Version,
     fetched: Fetched,
     file: Arc<File>,
     /// `None` once it is installed.
@@ -330,8 +335,9 @@ pub struct NewerContent {
 }
 
 impl NewerContent {
-    /// Replaces the older content; returns the attributes that belong to the newer one. `None`
-    /// where the older content is not clean any more: then it stays.
+    /// Replaces the older content; returns the attributes of the newer version. Returns `None`, and
+    /// replaces nothing, if the older content is not clean any more, is busy, or is being read in
+    /// parts.
     pub fn install(&mut self) -> Option<Stat> {
         let entry = &self.guard.0;
         let now = entry.cache.clock.tick();
@@ -344,11 +350,11 @@ impl NewerContent {
         let busy = entry.begin(&mut state, Work::Changing);
         drop(state);
         let (content, fetched) =
-            entry.name_fetched(&self.known, &self.fetched, private, &self.file);
+            entry.name_fetched(&self.requested, &self.fetched, private, &self.file);
         let mut state = entry.state.lock();
         let taken = state.take_clean();
         state.fetched(content, fetched, now);
-        // The caller has the attributes.
+        // The attributes are returned instead.
         let _taken = state.take_fetched_stat();
         state.refresh.phase = Phase::Switching { older: None };
         drop(state);
@@ -378,16 +384,16 @@ impl std::fmt::Debug for NewerContent {
     }
 }
 
-/// Writes what arrives to a file that nobody reads yet.
-struct Beside<'a> {
+/// Writes a newer version to a separate file.
+struct NewerReceiver<'a> {
     entry: &'a Entry,
     file: &'a File,
     have: u64,
-    /// How large the file may get, as far as the disk was asked.
+    /// The size for which there is room on the disk, in bytes.
     room: u64,
 }
 
-impl Receiver for Beside<'_> {
+impl Receiver for NewerReceiver<'_> {
     fn begin(&mut self, size: u64) -> io::Result<()> {
         if size > self.room {
             let full = |_| io::Error::from_raw_os_error(libc::ENOSPC);

@@ -1,4 +1,4 @@
-//! What can be said of the content that the host does not have, and of the cache as a whole.
+//! The state of dirty files and of the cache, for `scpfs status`.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -14,53 +14,56 @@ use crate::path::RemotePath;
 use crate::remote;
 use crate::stat::Time;
 
-/// One file whose content the host does not have, at one moment.
+/// The state of one file with dirty content, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileReport {
     pub path: RemotePath,
     pub state: FileState,
     /// In bytes.
     pub size: u64,
-    /// How much of it was sent, while it is uploaded.
+    /// How many bytes the running upload has sent.
     pub sent: u64,
     /// Why the last upload failed.
     pub failure: Option<String>,
-    /// The error number that programs get for that.
+    /// The error number that programs get for `failure`.
     pub errno: Option<i32>,
-    /// How often it was tried to upload it; 0 where that is not counted.
+    /// How many uploads from the background queue have failed; 0 if it is not in the queue.
     pub tries: u32,
-    /// When it is tried again, if by itself.
+    /// The time until the next upload from the background queue.
     pub next_try: Option<Duration>,
-    /// What the cache calls the content.
+    /// The name of the local file in the cache directory.
     pub id: Option<String>,
 }
 
+/// The state of a file with dirty content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileState {
-    /// Somebody has it open.
+    /// A program has it open.
     Writing,
-    /// It is to be uploaded.
+    /// It waits for its upload.
     Pending,
     Uploading,
+    /// The last upload failed.
     Failed,
-    /// The host has something else than what was changed here.
+    /// There is a conflict, and the policy is to fail.
     Conflict,
-    /// It has no place on the host any more; its content stays here.
+    /// Its path on the host is unknown; the content stays on the local disk.
     Kept,
 }
 
 /// The cache at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheReport {
-    /// Bytes of clean content that nobody has open.
+    /// Bytes of clean content that is not open.
     pub bytes: u64,
     pub max_bytes: u64,
-    /// How often a file was opened without a fetch, and with one.
+    /// How many opens needed no fetch.
     pub hits: u64,
+    /// How many fetches opens and refreshes have started.
     pub misses: u64,
 }
 
-/// Content that was uploaded beside a file because somebody else had changed that.
+/// One conflict whose content was uploaded as a conflict copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConflictReport {
     pub path: RemotePath,
@@ -68,10 +71,10 @@ pub struct ConflictReport {
     pub at: Time,
 }
 
-/// How many conflicts are remembered; the log has all.
+/// How many conflicts are kept in memory; the log has all of them.
 const MAX_CONFLICTS: usize = 100;
 
-/// How files were opened so far.
+/// Counts opens and fetches.
 #[derive(Debug, Default)]
 pub(super) struct OpenCounters {
     all: AtomicU64,
@@ -85,12 +88,12 @@ impl OpenCounters {
 }
 
 impl Cache {
-    /// Counts a file that was opened for its content.
+    /// Counts an open of a file for its content.
     pub fn count_open(&self) {
         self.opens.all.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn note_conflict(&self, path: &RemotePath, kept_as: &RemotePath) {
+    pub(super) fn record_conflict(&self, path: &RemotePath, kept_as: &RemotePath) {
         let mut conflicts = self.conflicts.lock();
         if conflicts.len() == MAX_CONFLICTS {
             conflicts.pop_front();
@@ -102,12 +105,12 @@ impl Cache {
         });
     }
 
-    /// Returns the conflicts of this mount, the last of them at the end.
+    /// Returns the conflicts of this mount, oldest first.
     pub fn conflicts(&self) -> Vec<ConflictReport> {
         self.conflicts.lock().iter().cloned().collect()
     }
 
-    /// Returns what earlier mounts left and what is still here.
+    /// Returns the records of earlier mounts whose content is still not on the host.
     pub fn unrecovered(&self) -> Vec<Record> {
         let ids = self.unrecovered.lock().clone();
         let journal = self.disk.journal();
@@ -131,11 +134,11 @@ impl Cache {
 }
 
 impl Entry {
-    /// Describes dirty content; `None` if the host has it. The error number is for the layer above to
-    /// fill in.
+    /// Returns the state of dirty content; `None` if it is not dirty. The layer above fills in
+    /// `errno`.
     pub fn report(&self, path: RemotePath) -> Option<FileReport> {
-        let plan = self.cache.uploads.plan_of(self);
-        let (tries, next_try) = plan.map_or((0, None), |(tries, due)| (tries, Some(due)));
+        let schedule = self.cache.uploads.schedule_of(self);
+        let (tries, next_try) = schedule.map_or((0, None), |(tries, due)| (tries, Some(due)));
         let state = self.state.lock();
         let (_, private) = state.dirty()?;
         let id = self.cache.disk.private_path(&private);

@@ -15,9 +15,9 @@ use crate::stat::FsStat;
 const MIN_CHECKED: u64 = 16 << 20;
 
 impl Cache {
-    /// Returns whether large content needs more space than is free on the host, so that none of it is
-    /// sent. Makes one request. Holes count as free. The size before compression counts, so an upload to
-    /// a filesystem that compresses may be refused although it would fit.
+    /// Returns whether large content needs more space than is free on the host, so that none of it
+    /// is sent. Makes one request. Holes count as free. The size before compression counts, so an
+    /// upload to a filesystem that compresses may be refused although it would fit.
     pub(super) fn lacks_room(&self, path: &RemotePath, file: &File, spec: &UploadSpec) -> bool {
         let facts = self.remote.facts();
         let sent = spec.size - spec.appends_to.unwrap_or(0).min(spec.size);
@@ -38,7 +38,8 @@ impl Cache {
         fs.blocks > 0 && needed > bytes(&fs, free)
     }
 
-    /// Returns whether the content certainly fits in place of the existing file. Makes two requests.
+    /// Returns whether the content certainly fits in place of the existing file. Makes two
+    /// requests.
     pub(super) fn fits_in_place(&self, path: &RemotePath, spec: &UploadSpec) -> bool {
         let is_there = matches!(spec.expect, Expect::Version(_) | Expect::Anything);
         let remote = &self.remote;

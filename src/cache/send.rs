@@ -1,4 +1,4 @@
-//! Sending content to the host, and what is done where somebody else changed the file.
+//! One upload, and the conflict copy if there is a conflict.
 
 use std::fs::File;
 use std::io;
@@ -21,36 +21,42 @@ use crate::remote::Reason;
 use crate::remote::UploadSpec;
 use crate::remote::Uploaded;
 
-/// How many names are tried for content that is kept beside a file.
+/// How many names are tried for a conflict copy.
 const MAX_NAMES: u32 = 9;
 
 impl Cache {
-    /// Uploads content; where somebody else changed the file, beside it, if that is wanted.
-    pub(super) fn send_or_keep_both(
+    /// Uploads content. If there is a conflict and the policy is `KeepBoth`, uploads it as a
+    /// conflict copy.
+    ///
+    /// # Errors
+    /// `Conflict` under another policy, or if no name for a conflict copy was free; nothing was
+    /// replaced.
+    pub(super) fn send_or_conflict_copy(
         &self,
         path: &RemotePath,
         content: &FromFile<'_>,
-        plan: &mut UploadSpec,
+        spec: &mut UploadSpec,
     ) -> remote::Result<Sent> {
         for n in 1..=MAX_NAMES {
-            if self.conflict_policy == ConflictPolicy::KeepBoth && plan.expect != Expect::Anything {
-                plan.conflict_name = conflict_copy_name(path, self.clock.wall(), n);
+            if self.conflict_policy == ConflictPolicy::KeepBoth && spec.expect != Expect::Anything {
+                spec.conflict_name = conflict_copy_name(path, self.clock.wall(), n);
             }
-            match self.remote.upload(path, content, plan) {
+            match self.remote.upload(path, content, spec) {
                 Ok(uploaded) => {
-                    let at = match (uploaded.outcome, path.parent(), &plan.conflict_name) {
+                    let at = match (uploaded.outcome, path.parent(), &spec.conflict_name) {
                         (Outcome::ConflictCopy, Some(dir), Some(name)) => dir.join(name),
                         _ => path.clone(),
                     };
                     return Ok(Sent { at, uploaded });
                 }
-                Err(remote::Error::Conflict { .. }) if plan.appends_to.is_some() => {
-                    // The host was sent only what is new: a conflict copy needs all of it.
-                    plan.appends_to = None;
+                Err(remote::Error::Conflict { .. }) if spec.appends_to.is_some() => {
+                    // Only the new bytes were sent: a conflict copy needs the complete content.
+                    spec.appends_to = None;
                 }
-                Err(remote::Error::Conflict { .. }) if plan.conflict_name.is_some() => {
-                    // This host cannot do both at once, or the name was taken.
-                    if let Some(sent) = self.send_beside(path, content, plan)? {
+                Err(remote::Error::Conflict { .. }) if spec.conflict_name.is_some() => {
+                    // The host cannot make the conflict copy in the same request, or the name
+                    // exists.
+                    if let Some(sent) = self.send_conflict_copy(path, content, spec)? {
                         return Ok(sent);
                     }
                 }
@@ -63,18 +69,18 @@ impl Cache {
         })
     }
 
-    /// Uploads content under the name that it is to have beside a file that was not to be replaced.
-    /// `None` if that name is taken.
-    fn send_beside(
+    /// Uploads content as a conflict copy; or under its own path if the file was removed on the
+    /// host. Returns `None` if the name exists.
+    fn send_conflict_copy(
         &self,
         path: &RemotePath,
         content: &FromFile<'_>,
-        plan: &UploadSpec,
+        spec: &UploadSpec,
     ) -> remote::Result<Option<Sent>> {
-        let (Some(dir), Some(name)) = (path.parent(), &plan.conflict_name) else {
+        let (Some(dir), Some(name)) = (path.parent(), &spec.conflict_name) else {
             return Ok(None);
         };
-        let is_gone = matches!(plan.expect, Expect::Version(_))
+        let is_gone = matches!(spec.expect, Expect::Version(_))
             && matches!(self.remote.stat(path),
                 Err(error) if error.reason() == Some(Reason::NotFound));
         let (at, outcome) = if is_gone {
@@ -82,17 +88,17 @@ impl Cache {
         } else {
             (dir.join(name), Outcome::ConflictCopy)
         };
-        let plan = UploadSpec {
+        let spec = UploadSpec {
             expect: Expect::Absent,
             appends_to: None,
             conflict_name: None,
-            placement: match plan.placement {
+            placement: match spec.placement {
                 Placement::InPlace => Placement::Replace,
                 other => other,
             },
-            ..plan.clone()
+            ..spec.clone()
         };
-        match self.remote.upload(&at, content, &plan) {
+        match self.remote.upload(&at, content, &spec) {
             Ok(uploaded) => {
                 let uploaded = Uploaded {
                     outcome,
@@ -106,8 +112,9 @@ impl Cache {
     }
 }
 
-/// Content that is on the host, and where.
+/// A successful upload.
 pub(super) struct Sent {
+    /// The path of the file or of the conflict copy.
     pub(super) at: RemotePath,
     pub(super) uploaded: Uploaded,
 }
@@ -121,12 +128,12 @@ impl Sent {
     }
 }
 
-/// Content of a file, which is not written to while it is uploaded.
+/// Content in a local file, which is not written during the upload.
 pub(super) struct FromFile<'a> {
     file: &'a File,
-    /// How much of it was read so far, for whoever wants to know.
+    /// Counts the bytes that were read, for `scpfs status`.
     sent: Option<&'a AtomicU64>,
-    /// The content that it is to replace, and its size in bytes.
+    /// The content that it replaces, and its size in bytes.
     old: Option<(Box<Self>, u64)>,
 }
 
@@ -139,14 +146,14 @@ impl<'a> FromFile<'a> {
         }
     }
 
-    /// Names the content that it is to replace, where that is known.
+    /// Sets the content that it replaces, if that is known.
     pub(super) fn over(self, old: Option<&'a File>) -> Self {
         let old =
             old.and_then(|file| Some((Box::new(Self::new(file)), file.metadata().ok()?.len())));
         Self { old, ..self }
     }
 
-    /// Counts the bytes that are taken from it.
+    /// Counts the bytes that are read from it in `sent`.
     pub(super) fn counted(self, sent: &'a AtomicU64) -> Self {
         sent.store(0, Ordering::Relaxed);
         Self {
@@ -161,7 +168,7 @@ impl remote::Content for FromFile<'_> {
         let n = self.file.read_at(buf, offset)?;
         if let Some(sent) = self.sent {
             if offset == 0 {
-                // The first bytes once more: the upload is tried again.
+                // The first bytes are read again: this is a retry.
                 sent.store(0, Ordering::Relaxed);
             }
             sent.fetch_add(n as u64, Ordering::Relaxed);

@@ -3,8 +3,8 @@
 /// The most bytes of holes in a file for a host that receives holes as zeros.
 const MAX_HOLES: u64 = 1 << 30;
 
-/// Returns whether a file of `size` bytes, of which `allocated` are allocated on the local disk, can be
-/// uploaded. If the host cannot make holes, they may be no more than [`MAX_HOLES`].
+/// Returns whether a file of `size` bytes, of which `allocated` are allocated on the local disk,
+/// can be uploaded. If the host cannot make holes, they may be no more than [`MAX_HOLES`].
 pub(super) fn may_grow_to(can_take_holes: bool, size: u64, allocated: u64) -> bool {
     can_take_holes || size.saturating_sub(allocated) <= MAX_HOLES
 }

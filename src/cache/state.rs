@@ -22,9 +22,9 @@
 //!
 //! At most one piece of work that excludes other changes is in progress at a time, see [`Work`].
 //!
-//! INVARIANT: content becomes Dirty before its first byte is written, and Clean when the host has all
-//! of it. Dirty content is never dropped while its file is linked. [`State::check_invariants`] checks
-//! what can be checked here.
+//! INVARIANT: content becomes Dirty before its first byte is written, and Clean when the host has
+//! all of it. Dirty content is never dropped while its file is linked. [`State::check_invariants`]
+//! checks what can be checked here.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -58,8 +58,8 @@ pub(super) struct State {
 
     /// The base version: an upload replaces nothing else, unless it skips the conflict check.
     base: Expect,
-    /// Opened with `O_TRUNC`: the first upload replaces whatever is on the host. Cleared afterwards,
-    /// so that a retry cannot overwrite a newer version.
+    /// Opened with `O_TRUNC`: the first upload replaces whatever is on the host. Cleared
+    /// afterwards, so that a retry cannot overwrite a newer version.
     skips_conflict_check: bool,
     /// The length of the prefix that equals that of the base version, in bytes: nothing was written
     /// there.
@@ -552,7 +552,8 @@ impl State {
         });
     }
 
-    /// Returns the fetch into `file`; `None` if the content was truncated or replaced since it began.
+    /// Returns the fetch into `file`; `None` if the content was truncated or replaced since it
+    /// began.
     pub(super) fn fetch_into(&mut self, file: &Arc<File>) -> Option<&mut Fetching> {
         match &mut self.content {
             Content::Fetching(fetching) if Arc::ptr_eq(&fetching.file, file) => Some(fetching),
@@ -567,8 +568,8 @@ impl State {
         }
     }
 
-    /// The fetch ended without content. `failure` is `None` if it was cancelled because no handle was
-    /// open.
+    /// The fetch ended without content. `failure` is `None` if it was cancelled because no handle
+    /// was open.
     pub(super) fn fetch_ends(&mut self, failure: Option<Error>) {
         self.content = Content::Absent { failure };
     }
@@ -673,8 +674,8 @@ impl State {
         self.is_resized(0, now);
     }
 
-    /// A write at `offset` is about to begin. Called first, because a write that fails may have written
-    /// some bytes.
+    /// A write at `offset` is about to begin. Called first, because a write that fails may have
+    /// written some bytes.
     pub(super) fn write_begins(&mut self, offset: u64) {
         self.unchanged_prefix = self.unchanged_prefix.min(offset);
     }
@@ -736,9 +737,9 @@ impl State {
         true
     }
 
-    /// The attributes that are uploaded with the content were changed; uploads of unknown outcome have
-    /// the old ones. Returns whether the journal record must be rewritten now: otherwise closing the
-    /// content does it.
+    /// The attributes that are uploaded with the content were changed; uploads of unknown outcome
+    /// have the old ones. Returns whether the journal record must be rewritten now: otherwise
+    /// closing the content does it.
     pub(super) fn attrs_are_changed(&mut self) -> bool {
         if !self.unknown_uploads.is_empty() {
             self.n_changes += 1;
@@ -753,8 +754,8 @@ impl State {
         self.n_changes
     }
 
-    /// Returns whether content that was marked as change `n_changes` of `version` is unchanged since,
-    /// and no upload of it has an unknown outcome.
+    /// Returns whether content that was marked as change `n_changes` of `version` is unchanged
+    /// since, and no upload of it has an unknown outcome.
     pub(super) fn is_as_marked(&self, n_changes: u64, version: Version) -> bool {
         self.is_dirty()
             && self.n_changes == n_changes
@@ -798,8 +799,8 @@ impl State {
         self.is_closed = is_closed;
     }
 
-    /// An upload succeeded, possibly as a conflict copy. Returns the number of the record if this was
-    /// content of an earlier mount.
+    /// An upload succeeded, possibly as a conflict copy. Returns the number of the record if this
+    /// was content of an earlier mount.
     pub(super) fn uploaded(
         &mut self,
         job: &UploadJob,
@@ -821,9 +822,9 @@ impl State {
         self.recovered_as.take()
     }
 
-    /// An upload failed. `part` is set for a partial upload: what the host has now, and how many bytes of
-    /// it equal ours. `unknown` is set if the outcome is unknown. Returns whether the error differs from
-    /// the last one.
+    /// An upload failed. `part` is set for a partial upload: what the host has now, and how many
+    /// bytes of it equal ours. `unknown` is set if the outcome is unknown. Returns whether the
+    /// error differs from the last one.
     pub(super) fn upload_failed(
         &mut self,
         error: &Error,
@@ -833,7 +834,8 @@ impl State {
     ) -> bool {
         self.may_be_partial |= is_partial;
         match (part, unknown) {
-            // The next upload may replace the partial upload, but no later change by another client.
+            // The next upload may replace the partial upload, but no later change by another
+            // client.
             (Some((part, prefix)), _) => {
                 self.base = part;
                 self.unchanged_prefix = prefix;
@@ -883,8 +885,8 @@ impl State {
         self.base_copy = base_copy;
     }
 
-    /// The content needs no journal record any more. Returns the number of the record to be ended, and
-    /// that of the base copy to be removed.
+    /// The content needs no journal record any more. Returns the number of the record to be ended,
+    /// and that of the base copy to be removed.
     pub(super) fn leave_journal(&mut self) -> (Option<Id>, Option<Id>) {
         self.may_be_partial = false;
         let base_copy = self.base_copy.take().map(|(id, _)| id);

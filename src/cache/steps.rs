@@ -17,7 +17,8 @@ pub enum Step {
     MakeDirty,
     /// Content is renamed to the name of its version.
     MakeClean,
-    /// The file was unlinked: its content is renamed to a temporary name, which the next mount removes.
+    /// The file was unlinked: its content is renamed to a temporary name, which the next mount
+    /// removes.
     MakeTemporary,
     RemoveContent,
 }

@@ -1,4 +1,4 @@
-//! Uploading the content of an entry on the host.
+//! Uploads the content of an entry, and resolves uploads of unknown outcome.
 
 use std::sync::Arc;
 
@@ -35,42 +35,44 @@ use crate::stat::Stat;
 use crate::stat::Time;
 use crate::stat::Version;
 
-/// Where content goes, as the layer above sees it when an upload begins.
+/// The path and attributes for an upload, from the layer above.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     pub path: RemotePath,
     /// The permissions of a new file.
     pub mode: u32,
-    /// Whether a file that exists gets them too, because they were changed here.
+    /// An existing file gets them too, because they were changed locally.
     pub sets_mode: bool,
     /// The owner of a new file.
     pub owner: Option<Owner>,
     pub placement: Placement,
-    /// Whether content that was only appended may be appended to the file that is there.
+    /// Content that was only appended to may be uploaded by appending to the host's file.
     pub may_append: bool,
-    /// Used unless a time was set for the content.
+    /// Used unless an atime was set on the entry.
     pub atime: Time,
-    /// Whether nobody knows where it goes any more: its directory is gone. The path is what is left
-    /// of it, for people.
+    /// The path on the host is unknown, because the directory was removed or moved there. `path` is
+    /// the last known path, for messages.
     pub is_unknown: bool,
-    /// Whether that is because its name was removed here, and it has another that nobody here knows.
+    /// The path is unknown because the last known name was removed here, and another hard link
+    /// exists.
     pub is_elsewhere: bool,
 }
 
-/// Why content stays here whose directory is gone.
+/// Why content without a path is not uploaded.
 pub(super) const NO_PATH: &str = "its directory was removed or moved on the host";
 
 impl UploadJob {
-    /// Returns a digest by which the content can be recognised later, when it may have been changed
-    /// here.
+    /// Returns the digest of the content, by which it can be recognized on the host even after the
+    /// local content has changed; `None` for large content, and if it cannot be read.
     fn digest(&self) -> Option<Digest> {
         let size = self.spec.size;
         let digest = || partial::digest_here(&self.content(), size).ok();
-        (size <= MAX_HASHED).then(digest).flatten()
+        (size <= MAX_DIGESTED).then(digest).flatten()
     }
 
-    /// Returns the upload whose content the host has, by the digest of that.
-    fn proved<'a>(
+    /// Returns the upload of unknown outcome whose content the host has, found by its digest.
+    /// Prefers one of the current content.
+    fn find_by_digest<'a>(
         &self,
         unknown_uploads: impl Iterator<Item = &'a UnknownUpload>,
         digest_there: impl FnOnce() -> remote::Result<Option<Digest>>,
@@ -82,15 +84,15 @@ impl UploadJob {
         let Some(there) = digest_there()? else {
             return Ok(None);
         };
-        let of_this = |doubt: &UnknownUpload| doubt.n_changes == self.n_changes;
-        let digest = |doubt: &UnknownUpload| match doubt.digest {
-            None if doubt.size == self.spec.size => {
+        let is_current = |unknown: &UnknownUpload| unknown.n_changes == self.n_changes;
+        let digest = |unknown: &UnknownUpload| match unknown.digest {
+            None if unknown.size == self.spec.size => {
                 partial::digest_here(&self.content(), self.spec.size).ok()
             }
             digest => digest,
         };
-        let proved = unknown_uploads.filter(|doubt| digest(doubt) == Some(there));
-        Ok(proved.max_by_key(|doubt| of_this(doubt)))
+        let matching = unknown_uploads.filter(|unknown| digest(unknown) == Some(there));
+        Ok(matching.max_by_key(|unknown| is_current(unknown)))
     }
 
     fn content(&self) -> FromFile<'_> {
@@ -98,41 +100,46 @@ impl UploadJob {
     }
 }
 
-/// Larger content, in bytes, is not read once more when nobody heard the end of its upload.
-const MAX_HASHED: u64 = 256 << 20;
+/// The most bytes of content of which a digest is computed after an upload of unknown outcome.
+const MAX_DIGESTED: u64 = 256 << 20;
 
-/// How often content that is to replace a file meets another one before that is a conflict after all.
-const MAX_REPLACEMENTS: u32 = 9;
+/// How often an upload that replaces any version is retried because the version has changed in
+/// between.
+const MAX_REPLACE_ATTEMPTS: u32 = 9;
 
 impl Entry {
-    /// Uploads the content if the host does not have it, and waits for that.
+    /// Uploads dirty content, and waits until it is on the host.
     ///
     /// # Errors
-    /// The content is still here and still dirty; the next call tries again, and so does the cache
-    /// in the background where a retry may succeed. [`Error::ConflictCopy`] is returned once: the
-    /// content is on the host then, in a conflict copy.
+    /// The content is still dirty. The next call retries, and so does the background queue if a
+    /// retry may succeed. Except [`Error::ConflictCopy`], which is returned once: the content is on
+    /// the host, as a conflict copy, and clean.
     pub fn upload(
         self: &Arc<Self>,
-        target_of: &Arc<dyn UploadTarget>,
+        upload_target: &Arc<dyn UploadTarget>,
         durability: Durability,
         wait: Wait,
     ) -> Result<(), Error> {
-        self.upload_if(|_| true, target_of, durability, wait)
+        self.upload_if(|_| true, upload_target, durability, wait)
     }
 
-    /// As [`Self::upload`], of content that was not changed since it was closed; does nothing to
-    /// content that is being written.
+    /// As [`Self::upload`], but does nothing if the content was changed since the last close.
     pub(super) fn upload_closed_content(
         self: &Arc<Self>,
-        target_of: &Arc<dyn UploadTarget>,
+        upload_target: &Arc<dyn UploadTarget>,
     ) -> Result<(), Error> {
-        self.upload_if(State::is_closed, target_of, Durability::Lazy, Wait::Allowed)
+        self.upload_if(
+            State::is_closed,
+            upload_target,
+            Durability::Lazy,
+            Wait::Allowed,
+        )
     }
 
     fn upload_if(
         self: &Arc<Self>,
         is_due: impl Fn(&State) -> bool,
-        target_of: &Arc<dyn UploadTarget>,
+        upload_target: &Arc<dyn UploadTarget>,
         durability: Durability,
         wait: Wait,
     ) -> Result<(), Error> {
@@ -145,7 +152,7 @@ impl Entry {
                 NextUpload::Nothing => return Ok(()),
                 NextUpload::Flush => {
                     drop(state);
-                    return self.flush_on_host(&**target_of, wait);
+                    return self.flush_on_host(&**upload_target, wait);
                 }
                 NextUpload::Wait => self.wait(&mut state, wait)?,
                 NextUpload::Upload if wait == Wait::Never => return Err(Error::WouldWait),
@@ -154,22 +161,22 @@ impl Entry {
         }
         let busy = self.begin(&mut state, Work::Uploading);
         drop(state);
-        let result = self.upload_now(target_of, durability);
+        let result = self.upload_now(upload_target, durability);
         drop(busy);
-        // Its last handle may have been closed before the upload ended.
+        // The last handle may have been closed during the upload.
         self.return_if_unused();
         result
     }
 
-    /// Uploads dirty content, which does not change meanwhile.
+    /// Uploads dirty content. The caller has begun work, so that the content does not change.
     fn upload_now(
         self: &Arc<Self>,
-        target_of: &Arc<dyn UploadTarget>,
+        upload_target: &Arc<dyn UploadTarget>,
         durability: Durability,
     ) -> Result<(), Error> {
-        let prepared = target_of.prepare().map_err(Error::from);
-        let Some(target) = target_of.target() else {
-            // The file has no name any more: its content ends with its last handle.
+        let prepared = upload_target.prepare().map_err(Error::from);
+        let Some(target) = upload_target.target() else {
+            // The file is unlinked: its content is removed with its last handle.
             return Ok(());
         };
         if target.is_unknown {
@@ -183,38 +190,40 @@ impl Entry {
             state.upload_job(&target, durability)
         };
         let Some(job) = job else {
-            // It was dropped meanwhile, with the last handle of a file without a name.
+            // The content was dropped with the last handle of an unlinked file.
             return Ok(());
         };
         self.journal_closed(&target);
         if self.is_in_place(&target)
             && let Err(error) = self.journal_partial(&target)
         {
-            // After a crash, part of our content may be taken for somebody's change: then a conflict
-            // copy is made.
+            // After a crash, a partial upload may be taken for a change by another client, and a
+            // conflict copy is made.
             log::warn!(
                 "cannot write the journal: {}",
                 error_chain::with_causes(&error)
             );
         }
         match prepared.and_then(|()| self.send(&job, &target)) {
-            Ok(sent) => self.uploaded(&**target_of, &job, &target, &sent),
+            Ok(sent) => self.uploaded(&**upload_target, &job, &target, &sent),
             Err(error) => {
-                self.not_uploaded(target_of, &job, &target, &error);
+                self.upload_failed(upload_target, &job, &target, &error);
                 Err(error)
             }
         }
     }
 
+    /// Sends the content, unless an earlier upload of it has succeeded. Falls back to writing in
+    /// place if the host cannot make a temporary file.
     fn send(&self, job: &UploadJob, target: &Target) -> Result<Sent, Error> {
         let Target { path, .. } = target;
-        let mut plan = job.spec.clone();
+        let mut spec = job.spec.clone();
         if !job.unknown_uploads.is_empty()
-            && let Some((stat, doubt)) = self.resolve_unknown_uploads(job, path, &mut plan)?
+            && let Some((stat, unknown)) = self.resolve_unknown_uploads(job, path, &mut spec)?
         {
-            // What was changed since may have the same size and time.
-            if doubt.n_changes == job.n_changes && plan.is_done(&stat) {
-                if plan.durability == Durability::Fsync {
+            // Changes since that upload may have the same size and mtime.
+            if unknown.n_changes == job.n_changes && spec.is_done(&stat) {
+                if spec.durability == Durability::Fsync {
                     remote::make_durable(&*self.cache.remote, path)?;
                 }
                 let uploaded = Uploaded::as_planned(Changed {
@@ -223,80 +232,82 @@ impl Entry {
                 });
                 return Ok(Sent::new(path, uploaded));
             }
-            plan.expect = Expect::Version(stat.version());
-            plan.appends_to = None;
+            spec.expect = Expect::Version(stat.version());
+            spec.appends_to = None;
         }
-        // The old content of a file that was only appended to is nowhere else on the host: it is
-        // not sent again over that which is there.
-        let is_append = plan.appends_to.is_some();
+        // An append must not fall back to a write in place: until that is complete, the host would
+        // have no copy of the old content.
+        let is_append = spec.appends_to.is_some();
         let content = job.content().counted(&self.sent);
-        let sent = if self.cache.lacks_room(path, &job.file, &plan) {
+        let sent = if self.cache.lacks_room(path, &job.file, &spec) {
             Err(no_space(path).into())
         } else {
-            self.send_as_planned(job, path, &content, &mut plan)
+            self.send_with_policy(job, path, &content, &mut spec)
         };
         let why = match sent {
             Err(Error::Remote(error)) => match &*error {
-                remote::Error::NoTemp { .. } => "its directory takes no new names",
+                remote::Error::NoTemp { .. } => "no file can be created in its directory",
                 remote::Error::Refused {
                     reason: Reason::NoSpace | Reason::QuotaExceeded,
                     ..
-                } if !is_append && self.cache.fits_in_place(path, &plan) => {
-                    "the host has no room for a second copy"
+                } if !is_append && self.cache.fits_in_place(path, &spec) => {
+                    "the host has no space for a second copy"
                 }
                 _ => return Err(Error::Remote(error)),
             },
             result => return result,
         };
         log::warn!("{path} is written in place: {why}");
-        // It is not done in one step: from here on only this machine may have the whole content.
+        // Not atomic: until it is complete, only this machine may have the complete content.
         self.journal_partial(target)?;
-        plan.placement = Placement::Direct;
-        plan.appends_to = None;
-        self.send_as_planned(job, path, &content, &mut plan)
+        spec.placement = Placement::Direct;
+        spec.appends_to = None;
+        self.send_with_policy(job, path, &content, &mut spec)
     }
 
-    fn send_as_planned(
+    /// Sends the content, and handles conflicts as the policy and the spec say.
+    fn send_with_policy(
         &self,
         job: &UploadJob,
         path: &RemotePath,
         content: &FromFile<'_>,
-        plan: &mut UploadSpec,
+        spec: &mut UploadSpec,
     ) -> Result<Sent, Error> {
         let replaces_anything =
             job.skips_conflict_check || self.cache.conflict_policy == ConflictPolicy::Overwrite;
-        if replaces_anything && plan.expect != Expect::Anything {
-            return self.replace_there(path, content, plan);
+        if replaces_anything && spec.expect != Expect::Anything {
+            return self.send_replacing_any(path, content, spec);
         }
-        Ok(self.cache.send_or_keep_both(path, content, plan)?)
+        Ok(self.cache.send_or_conflict_copy(path, content, spec)?)
     }
 
-    /// Uploads content that replaces whatever is there. It says what that is all the same: an upload
-    /// that nobody waits for any more may arrive late, and must not replace what came after it.
-    fn replace_there(
+    /// Uploads content that replaces any version. It expects a version all the same, and retries
+    /// after a conflict: an upload that the host carries out late must not replace a newer version.
+    fn send_replacing_any(
         &self,
         path: &RemotePath,
         content: &FromFile<'_>,
-        plan: &mut UploadSpec,
+        spec: &mut UploadSpec,
     ) -> Result<Sent, Error> {
-        for _ in 0..MAX_REPLACEMENTS {
-            match self.cache.remote.upload(path, content, plan) {
+        for _ in 0..MAX_REPLACE_ATTEMPTS {
+            match self.cache.remote.upload(path, content, spec) {
                 Ok(uploaded) => return Ok(Sent::new(path, uploaded)),
-                Err(remote::Error::Conflict { .. }) => plan.appends_to = None,
+                Err(remote::Error::Conflict { .. }) => spec.appends_to = None,
                 Err(error) => return Err(error.into()),
             }
-            plan.expect = match self.cache.remote.stat(path) {
+            spec.expect = match self.cache.remote.stat(path) {
                 Ok(stat) => Expect::Version(stat.version()),
                 Err(error) if error.reason() == Some(Reason::NotFound) => Expect::Absent,
                 Err(error) => return Err(error.into()),
             };
         }
-        Ok(self.cache.send_or_keep_both(path, content, plan)?)
+        Ok(self.cache.send_or_conflict_copy(path, content, spec)?)
     }
 
-    /// Removes what uploads left whose end nobody heard: where the host itself broke down, nobody over
-    /// there does, and one that still goes on must not end later.
-    fn clean_up(&self, unknown_uploads: &[UnknownUpload]) -> Result<(), Error> {
+    /// Removes the temporary files of uploads of unknown outcome. An upload that still runs on the
+    /// host then fails, instead of completing after ours; and after a crash the host does not
+    /// remove them.
+    fn cancel_uploads(&self, unknown_uploads: &[UnknownUpload]) -> Result<(), Error> {
         let mut last = None;
         for UnknownUpload { dir, tag, .. } in unknown_uploads.iter().filter(|it| !it.is_cancelled) {
             if last.replace((dir, tag)) == Some((dir, tag)) {
@@ -310,54 +321,58 @@ impl Entry {
         Ok(())
     }
 
-    /// Asks whether an upload whose end nobody heard succeeded after all; returns what the host has
-    /// if it is what we sent. Where times are whole seconds it may be any of several, or somebody
-    /// else's: then it is read. Where the host has part of it, that is what the plan expects from
-    /// then on.
+    /// Resolves the uploads of unknown outcome: returns the host's stat and the upload that
+    /// succeeded, or `None` if none did.
+    ///
+    /// Size and mtime identify an upload; if several match, this returns an older one, so that the
+    /// current content is uploaded again. If the host has mtimes of whole seconds, they do not
+    /// suffice: the host's content is compared by digest. If the host has a partial upload, `spec`
+    /// expects that from then on.
     fn resolve_unknown_uploads<'a>(
         &self,
         job: &'a UploadJob,
         path: &RemotePath,
-        plan: &mut UploadSpec,
+        spec: &mut UploadSpec,
     ) -> Result<Option<(Stat, &'a UnknownUpload)>, Error> {
-        self.clean_up(&job.unknown_uploads)?;
+        self.cancel_uploads(&job.unknown_uploads)?;
         match self.cache.remote.stat(path) {
             Ok(stat) => {
-                let ours = |it: &&UnknownUpload| {
+                let is_match = |it: &&UnknownUpload| {
                     stat.size == it.size && it.mtime.matches_reported(stat.mtime)
                 };
-                let unknown_uploads = job.unknown_uploads.iter().filter(ours);
+                let unknown_uploads = job.unknown_uploads.iter().filter(is_match);
                 let (remote, content) = (&*self.cache.remote, job.content());
-                let ours = if stat.mtime.nanos != 0 {
+                let succeeded = if stat.mtime.nanos != 0 {
                     unknown_uploads.max_by_key(|it| it.n_changes != job.n_changes)
                 } else {
-                    job.proved(unknown_uploads, || {
+                    job.find_by_digest(unknown_uploads, || {
                         partial::digest_there(remote, path, &stat)
                     })?
                 };
-                if ours.is_none() {
-                    partial::resolve(remote, path, &stat, &content, plan, job.may_be_partial)?;
+                if succeeded.is_none() {
+                    partial::resolve(remote, path, &stat, &content, spec, job.may_be_partial)?;
                 }
-                Ok(ours.map(|doubt| (stat, doubt)))
+                Ok(succeeded.map(|unknown| (stat, unknown)))
             }
             Err(error) if error.reason() == Some(Reason::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
+    /// Makes the content clean after a successful upload, and tells the layer above.
     fn uploaded(
         &self,
-        target_of: &dyn UploadTarget,
+        upload_target: &dyn UploadTarget,
         job: &UploadJob,
         target: &Target,
         sent: &Sent,
     ) -> Result<(), Error> {
         let Sent { at, uploaded } = sent;
-        let changed = self.complete(at, job, uploaded);
+        let changed = self.changed_with_stat(at, job, uploaded);
         let result = match uploaded.outcome {
             Outcome::AsPlanned | Outcome::Same => Ok(()),
             Outcome::Recreated => {
-                log::warn!("{at} was removed on the host meanwhile; it is there again");
+                log::warn!("{at} was removed on the host; the upload has created it again");
                 Ok(())
             }
             Outcome::ConflictCopy => Err(Error::ConflictCopy {
@@ -366,16 +381,16 @@ impl Entry {
             }),
         };
         match &result {
-            Ok(()) => target_of.uploaded(&changed),
+            Ok(()) => upload_target.uploaded(&changed),
             Err(error) => {
                 log::error!("{error}");
-                self.cache.note_conflict(&target.path, at);
-                target_of.uploaded_as_conflict_copy(at, &changed);
+                self.cache.record_conflict(&target.path, at);
+                upload_target.uploaded_as_conflict_copy(at, &changed);
             }
         }
         let version = changed.stat.map_or(
-            // Equal to no version of the host: the next open asks, and the next upload finds a
-            // conflict.
+            // Equals no version of the host: the next open fetches the content, and the next upload
+            // finds a conflict.
             Version {
                 size: job.spec.size,
                 mtime: job.spec.mtime,
@@ -390,15 +405,16 @@ impl Entry {
             state.uploaded(job, version, name, result.is_err())
         };
         if let Some(id) = recovered_as {
-            self.cache.note_uploaded(id, &target.path, sent);
+            self.cache.record_uploaded(id, &target.path, sent);
         }
         self.leave_journal();
         result
     }
 
-    fn not_uploaded(
+    /// Records a failed upload: persists the content, and queues a retry if that may succeed.
+    fn upload_failed(
         self: &Arc<Self>,
-        target_of: &Arc<dyn UploadTarget>,
+        upload_target: &Arc<dyn UploadTarget>,
         job: &UploadJob,
         target: &Target,
         error: &Error,
@@ -411,7 +427,7 @@ impl Entry {
             | remote::Error::UnexpectedReply { .. }
             | remote::Error::Protocol { .. }
             | remote::Error::Local { .. }));
-        // Without the lock: it may be read.
+        // Not under the lock of the state: the digest reads the content.
         let unknown = is_unknown.then(|| UnknownUpload {
             dir: target.path.parent().unwrap_or_default(),
             tag: job.spec.tag,
@@ -421,13 +437,13 @@ impl Entry {
             digest: job.digest(),
             is_cancelled: false,
         });
-        let is_news = {
+        let is_new_error = {
             let mut state = self.state.lock();
             state.upload_failed(error, is_partial, part.flatten(), unknown)
         };
-        let kept_in = self.cache.disk.private_path(&job.private);
+        let local_file = self.cache.disk.private_path(&job.private);
         log::log!(
-            if is_news {
+            if is_new_error {
                 log::Level::Error
             } else {
                 log::Level::Debug
@@ -435,22 +451,22 @@ impl Entry {
             "{} is not uploaded on the host: {}; its content is kept in {}",
             target.path,
             error_chain::with_causes(error),
-            kept_in.display()
+            local_file.display()
         );
         if let Err(error) = self.persist_content(target, &error_chain::with_causes(error)) {
             log::error!(
-                "cannot make sure that {} survives a crash: {}",
-                kept_in.display(),
+                "cannot persist {}, which a crash may lose: {}",
+                local_file.display(),
                 error_chain::with_causes(&error)
             );
         }
         if may_succeed_later(error) {
-            self.cache.uploads.retry(self, target_of);
+            self.cache.uploads.retry(self, upload_target);
         }
     }
 
-    /// Returns what the host has of content whose upload ended in the middle, and how many bytes of that
-    /// equal ours; `None` if it is not part of ours, or if the host does not tell.
+    /// Returns the version of a partial upload, and how many bytes of it equal our content; `None`
+    /// if the host has something else, or cannot be asked.
     fn part_on_host(&self, job: &UploadJob, target: &Target) -> Option<(Expect, u64)> {
         let (remote, path) = (&*self.cache.remote, &target.path);
         let stat = remote.stat(path).ok()?;
@@ -464,9 +480,9 @@ impl Entry {
         }
     }
 
-    /// Gives uploaded content the name of its version.
+    /// Renames the file of uploaded content to its version, if that identifies the content.
     fn name_uploaded(&self, private: Private, version: &Version, size: u64) -> CleanName {
-        // Where times are whole seconds, an earlier content may have had the same version.
+        // On hosts with times of whole seconds, older content may have the same version.
         self.cache.forget(version);
         let is_named =
             version.size == size && self.cache.disk.make_clean(&private, version).is_ok();
@@ -477,9 +493,15 @@ impl Entry {
         }
     }
 
-    /// Asks for the attributes of a file that was just uploaded where the answer did not have them.
-    /// A version that somebody else has made since is not taken for the uploaded one.
-    fn complete(&self, path: &RemotePath, job: &UploadJob, uploaded: &Uploaded) -> Changed {
+    /// Returns what an upload changed, with the attributes of the file: they cost a request if the
+    /// answer to the upload did not include them. A newer version by another client is not taken
+    /// for ours.
+    fn changed_with_stat(
+        &self,
+        path: &RemotePath,
+        job: &UploadJob,
+        uploaded: &Uploaded,
+    ) -> Changed {
         let mut changed = uploaded.changed();
         if changed.stat.is_none() && !uploaded.is_overtaken {
             let stat = self.cache.remote.stat(path).ok();
@@ -491,36 +513,36 @@ impl Entry {
         changed
     }
 
-    /// Has the host flush content that it has to its disk.
-    fn flush_on_host(&self, target_of: &dyn UploadTarget, wait: Wait) -> Result<(), Error> {
+    /// Makes the content durable on the host.
+    fn flush_on_host(&self, upload_target: &dyn UploadTarget, wait: Wait) -> Result<(), Error> {
         if wait == Wait::Never {
             return Err(Error::WouldWait);
         }
-        if let Some(target) = target_of.target() {
+        if let Some(target) = upload_target.target() {
             remote::make_durable(&*self.cache.remote, &target.path)?;
             self.state.lock().is_made_durable_on_host();
         }
         Ok(())
     }
 
-    /// Takes back the uploads whose end nobody heard, before the file loses its name.
+    /// Removes the temporary files of uploads of unknown outcome, before a rename or removal.
     pub(super) fn cancel_unknown_uploads(&self) -> Result<(), Error> {
         let unknown = self.state.lock().unknown_uploads().to_vec();
-        self.clean_up(&unknown)
+        self.cancel_uploads(&unknown)
     }
 
-    /// Returns whether an upload may have succeeded whose end nobody heard.
+    /// Returns whether there is an upload of unknown outcome.
     pub fn has_unknown_upload(&self) -> bool {
         !self.state.lock().unknown_uploads().is_empty()
     }
 
-    /// Returns why the last upload failed, if it did and the content is still not on the host.
+    /// Returns the error of the last upload if the content is still dirty.
     pub fn failure(&self) -> Option<Error> {
         self.state.lock().failure().cloned()
     }
 }
 
-/// The error of content that was not sent because the host says that it has no room.
+/// Returns the error of an upload that was not started because the host has no free space.
 fn no_space(path: &RemotePath) -> remote::Error {
     remote::Error::Refused {
         act: "upload",

@@ -1,4 +1,4 @@
-//! Blocking uploads of a file while a rename or removal of it is in flight.
+//! Blocks uploads of a file while a rename or removal of it is in flight.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use crate::cache::Error;
 use crate::cache::entry::Entry;
 
 impl Entry {
-    /// Blocks uploads until the guard is dropped, and waits for a running one: its path is about to
-    /// change.
+    /// Blocks uploads until the returned guard is dropped, because the path is about to change.
+    /// Waits for a running upload.
     pub fn block_uploads(self: &Arc<Self>) -> UploadBlock {
         let mut state = self.state.lock();
         state.block_uploads();
@@ -29,11 +29,11 @@ pub struct UploadBlock {
 }
 
 impl UploadBlock {
-    /// Removes the temporary files of uploads of unknown outcome from the host; an upload that still
-    /// runs there fails then.
+    /// Removes the temporary files of uploads of unknown outcome from the host; an upload that
+    /// still runs there fails then.
     ///
     /// # Errors
-    /// The host was not reached.
+    /// The host was not reached: the rename or removal must not be requested.
     pub fn cancel_unknown_uploads(&self) -> Result<(), Error> {
         self.entry.cancel_unknown_uploads()
     }

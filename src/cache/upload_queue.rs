@@ -1,8 +1,7 @@
-//! Uploads contents by themselves: those that were closed to be uploaded later, and those that could
-//! not be uploaded before.
+//! The queue of background uploads: write-back, and retries of failed uploads with back-off.
 //!
-//! One thread waits for the next one that is due; each is uploaded on a worker. Knows nothing of
-//! paths: where a content goes is asked for when it goes.
+//! One thread waits for the next upload that is due; each upload runs on a worker. The queue has no
+//! paths: an upload asks the layer above for its path when it begins.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,21 +19,21 @@ use crate::sync::Condvar;
 use crate::sync::Mutex;
 use crate::workers::Workers;
 
-/// How long after a failure the next attempt comes; doubled each time.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const MAX_PAUSE: Duration = Duration::from_secs(300);
+/// The delay before the first retry; it doubles with each failure, up to [`MAX_BACKOFF`].
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(300);
 
-/// The longest pause while the host cannot be reached: the connections have a pause of their own, so
-/// that asking costs nothing, and what is to be uploaded goes soon after the host is back.
-const MAX_PAUSE_AWAY: Duration = Duration::from_secs(5);
+/// The longest back-off while the host is unreachable. The connection has its own back-off, so that
+/// a retry costs nothing, and uploads resume soon after the host is reachable again.
+const MAX_BACKOFF_OFFLINE: Duration = Duration::from_secs(5);
 
-/// More at once would only wait for connections.
+/// The most uploads at the same time: more would only wait for a connection.
 const MAX_AT_ONCE: usize = 8;
 
-/// The thread looks at the clock at least so often: a clock of a test is moved by hand.
-const LOOK: Duration = Duration::from_millis(200);
+/// The thread looks at the clock at least this often, because tests advance the clock by hand.
+const MAX_SLEEP: Duration = Duration::from_millis(200);
 
-/// What waits to be uploaded.
+/// The queue, and the thread that serves it.
 pub(crate) struct Uploads {
     shared: Arc<Shared>,
 }
@@ -56,7 +55,7 @@ struct Queue {
 
 struct Waiting {
     entry: Arc<Entry>,
-    target_of: Arc<dyn UploadTarget>,
+    upload_target: Arc<dyn UploadTarget>,
     due: Tick,
     tries: u32,
 }
@@ -73,25 +72,25 @@ impl Uploads {
         }
     }
 
-    /// Has a content uploaded when `delay` has passed, or earlier if it is waiting already.
+    /// Queues an upload that is due after `delay`, or earlier if it is in the queue already.
     pub(crate) fn add(
         &self,
         entry: &Arc<Entry>,
-        target_of: &Arc<dyn UploadTarget>,
+        upload_target: &Arc<dyn UploadTarget>,
         delay: Duration,
     ) {
         let due = self.shared.clock.tick() + delay;
-        self.shared.add(entry, target_of, due, 0);
+        self.shared.add(entry, upload_target, due, 0);
     }
 
-    /// Has a content uploaded again that could not be.
-    pub(crate) fn retry(&self, entry: &Arc<Entry>, target_of: &Arc<dyn UploadTarget>) {
-        let due = self.shared.clock.tick() + FIRST_PAUSE;
-        self.shared.add(entry, target_of, due, 1);
+    /// Queues the first retry of a failed upload.
+    pub(crate) fn retry(&self, entry: &Arc<Entry>, upload_target: &Arc<dyn UploadTarget>) {
+        let due = self.shared.clock.tick() + FIRST_BACKOFF;
+        self.shared.add(entry, upload_target, due, 1);
     }
 
-    /// Returns how often a content was tried, and when it will be next.
-    pub(crate) fn plan_of(&self, entry: &Entry) -> Option<(u32, Duration)> {
+    /// Returns how many attempts have failed, and the time until the next one.
+    pub(crate) fn schedule_of(&self, entry: &Entry) -> Option<(u32, Duration)> {
         let queue = self.shared.queue.lock();
         let now = self.shared.clock.tick();
         let waiting = queue
@@ -101,7 +100,7 @@ impl Uploads {
         Some((waiting.tries, waiting.due.saturating_sub(now)))
     }
 
-    /// Ends it: nothing is uploaded by itself any more.
+    /// Stops the queue: no upload is started any more. Does not wait for running uploads.
     pub(crate) fn close(&self) {
         let waiting = {
             let mut queue = self.shared.queue.lock();
@@ -131,7 +130,7 @@ impl Shared {
     fn add(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
-        target_of: &Arc<dyn UploadTarget>,
+        upload_target: &Arc<dyn UploadTarget>,
         due: Tick,
         tries: u32,
     ) {
@@ -144,11 +143,11 @@ impl Shared {
             .iter_mut()
             .find(|waiting| Arc::ptr_eq(&waiting.entry, entry));
         match known {
-            // It is uploaded as it is then; what is closed meanwhile goes with it.
+            // One upload sends the content as it is when it begins.
             Some(waiting) => waiting.due = waiting.due.min(due),
             None => queue.waiting.push(Waiting {
                 entry: Arc::clone(entry),
-                target_of: Arc::clone(target_of),
+                upload_target: Arc::clone(upload_target),
                 due,
                 tries,
             }),
@@ -165,7 +164,7 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// The thread: as long as there is somebody to work for.
+    /// The thread of the queue, until the queue is dropped or closed.
     fn run(shared: &Weak<Self>) {
         while let Some(shared) = shared.upgrade() {
             let mut queue = shared.queue.lock();
@@ -173,7 +172,7 @@ impl Shared {
                 return;
             }
             let now = shared.clock.tick();
-            let mut next = LOOK;
+            let mut next = MAX_SLEEP;
             let mut at = 0;
             while let Some(waiting) = queue.waiting.get(at) {
                 if waiting.due > now {
@@ -196,28 +195,32 @@ impl Shared {
         }
     }
 
-    /// Uploads one content; queues it again if that failed and a retry may succeed.
+    /// Uploads one entry; queues it again if that failed and a retry may succeed.
     fn upload(self: Arc<Self>, waiting: Waiting) {
         let Waiting {
             entry,
-            target_of,
+            upload_target,
             tries,
             ..
         } = waiting;
         let running = Running(Arc::clone(&self));
-        // Content that is being written is uploaded when it is closed.
-        let result = entry.upload_closed_content(&target_of);
+        // Content that was changed since the last close is uploaded after the next close.
+        let result = entry.upload_closed_content(&upload_target);
         if let Err(error) = &result
             && may_succeed_later(error)
         {
-            let is_away = matches!(error, Error::Remote(error) if error.is_connection_loss());
-            let pause = FIRST_PAUSE
+            let is_offline = matches!(error, Error::Remote(error) if error.is_connection_loss());
+            let backoff = FIRST_BACKOFF
                 .saturating_mul(1 << tries.min(16))
-                .min(if is_away { MAX_PAUSE_AWAY } else { MAX_PAUSE });
-            let due = self.clock.tick() + pause;
+                .min(if is_offline {
+                    MAX_BACKOFF_OFFLINE
+                } else {
+                    MAX_BACKOFF
+                });
+            let due = self.clock.tick() + backoff;
             self.queue.lock().add_again(Waiting {
                 entry,
-                target_of,
+                upload_target,
                 due,
                 tries: tries + 1,
             });
@@ -227,7 +230,8 @@ impl Shared {
 }
 
 impl Queue {
-    /// Queues content whose upload failed. The failed upload has queued it for the first pause.
+    /// Sets the back-off of an entry whose upload failed. The failed upload has queued it already,
+    /// with the first back-off.
     fn add_again(&mut self, again: Waiting) {
         if self.is_closed {
             return;

@@ -47,7 +47,7 @@ impl Disk {
             }
             if matches!(is_there, Ok(false)) {
                 // It was taken over before, and our record may be newer.
-                if let Err(error) = other.journal.done(record.id, Durable::No) {
+                if let Err(error) = other.journal.end(record.id, Durable::No) {
                     log::warn!("cannot write {}: {error}", other.dir.display());
                 }
                 continue;
@@ -70,7 +70,7 @@ impl Disk {
                     }
                 })
                 .and_then(|()| File::open(&self.content)?.sync_all())
-                .and_then(|()| other.journal.done(id, Durable::No));
+                .and_then(|()| other.journal.end(id, Durable::No));
             if let Err(error) = result
                 && error.kind() != io::ErrorKind::NotFound
             {
@@ -118,8 +118,8 @@ mod tests {
         assert_eq!(dirs.len(), 1);
     }
 
-    /// If the disk is full, the other journal keeps the record of content that was taken over; it must
-    /// not replace the newer record in our journal.
+    /// If the disk is full, the other journal keeps the record of content that was taken over; it
+    /// must not replace the newer record in our journal.
     #[test]
     fn a_record_that_was_taken_over_before_does_not_replace_the_newer_one() {
         let base = tempfile::tempdir().unwrap();

@@ -1,13 +1,13 @@
-//! The host that a cache directory belongs to: the file `host_key` has its pinned key, and a hash of each
-//! mount command line that led to this directory.
+//! The host that a cache directory belongs to: the file `host_key` has its pinned key, and a hash
+//! of each mount command line that led to this directory.
 //!
 //! ```text
 //! ssh-ed25519 SHA256:...    the host key, see `HostKey::line`
 //! asked HASH                hash of the source as typed; one line for each spelling
 //! ```
 //!
-//! INVARIANT: the file is durable before the journal has its first record. A directory without it is
-//! empty, or of an earlier version of scpfs.
+//! INVARIANT: the file is durable before the journal has its first record. A directory without it
+//! is empty, or of an earlier version of scpfs.
 
 use std::fs;
 use std::fs::File;
@@ -42,7 +42,8 @@ struct Pin {
     asked: Vec<String>,
 }
 
-/// Returns the pinned key for a source as typed, before there is a connection; `None` if none is known.
+/// Returns the pinned key for a source as typed, before there is a connection; `None` if none is
+/// known.
 ///
 /// Skips directories whose file cannot be read: opening them fails later.
 ///
@@ -80,8 +81,8 @@ pub(crate) fn of(dir: &Path) -> io::Result<Option<HostKey>> {
     Ok(read(dir)?.map(|pin| pin.key))
 }
 
-/// Returns the pinned key of a cache directory of this root that belongs to another host than `key`;
-/// `None` if there is no such directory.
+/// Returns the pinned key of a cache directory of this root that belongs to another host than
+/// `key`; `None` if there is no such directory.
 ///
 /// # Errors
 /// Other users can write to `base`; or the file of a directory cannot be read, or is damaged.
@@ -101,7 +102,8 @@ pub fn other_host(base: &Path, name: &str, key: &HostKey) -> io::Result<Option<H
 /// Skips directories that a mount uses.
 ///
 /// # Errors
-/// Other users can write to `base`; or a directory cannot be changed, and still belongs to its host.
+/// Other users can write to `base`; or a directory cannot be changed, and still belongs to its
+/// host.
 pub fn reassign(base: &Path, name: &str, key: &HostKey) -> io::Result<()> {
     check_base(base)?;
     for dir in dirs(base, name) {
@@ -132,8 +134,8 @@ pub fn reassign(base: &Path, name: &str, key: &HostKey) -> io::Result<()> {
             }
         }
         log::warn!(
-            "dirty content in {} belonged to the host with the key {old_key}; it will be uploaded to \
-             the host with the key {key}",
+            "dirty content in {} belonged to the host with the key {old_key}; it will be uploaded \
+             to the host with the key {key}",
             dir.display(),
         );
         write(&dir, key, &pin.map_or_else(Vec::new, |pin| pin.asked))?;
@@ -319,8 +321,8 @@ mod tests {
         other_host(base.path(), "key", &a.key).unwrap_err();
     }
 
-    /// A user who could create a directory beside those of others could choose the host that a mount
-    /// expects, and have files of others removed and overwritten through links in it.
+    /// A user who could create a directory beside those of others could choose the host that a
+    /// mount expects, and have files of others removed and overwritten through links in it.
     #[test]
     fn a_directory_that_others_can_write_to_is_refused() {
         use std::os::unix::fs::PermissionsExt as _;

@@ -1,6 +1,6 @@
-//! Detects power failures: the file `running` has the boot ID of the mount that uses the directory, from
-//! before its first write until its orderly end. If it has another boot ID at the next mount, writes that
-//! were not flushed may be lost.
+//! Detects power failures: the file `running` has the boot ID of the mount that uses the directory,
+//! from before its first write until its orderly end. If it has another boot ID at the next mount,
+//! writes that were not flushed may be lost.
 
 use std::fs;
 use std::fs::File;
@@ -35,8 +35,9 @@ impl Running {
         }
     }
 
-    /// Marks this mount as running. If the content has to be checked first, the old mark stays until
-    /// [`Self::trust`], so that a mount that ends before the check leaves it for the next one.
+    /// Marks this mount as running. If the content has to be checked first, the old mark stays
+    /// until [`Self::trust`], so that a mount that ends before the check leaves it for the next
+    /// one.
     pub(super) fn begin(&self) -> io::Result<()> {
         if self.is_sound { self.write() } else { Ok(()) }
     }
@@ -78,7 +79,8 @@ mod tests {
         let base = tempfile::tempdir().unwrap();
         let open = |boot| Disk::open(base.path(), "key", boot).unwrap();
         assert!(open("boot").is_sound());
-        // One mount is killed before the check, one ends orderly without it, as a read-only mount does.
+        // One mount is killed before the check, one ends orderly without it, as a read-only mount
+        // does.
         assert!(!open("other boot").is_sound());
         open("other boot").close();
         let disk = open("other boot");

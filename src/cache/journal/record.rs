@@ -5,10 +5,11 @@
 //! CRC ID done
 //! ```
 //!
-//! CRC is that of the rest of the line. Bytes other than letters, digits, `/`, `.` and `_` are
-//! `%XX`, so that no word is empty or has a space; `-` stands for nothing. BASE is `any`, `absent` or
-//! `SIZE,MTIME,CTIME,DEV:INO`; a time is `SECONDS.NANOSECONDS`. MODE is octal; with a `~` before it a
-//! file that exists keeps its own.
+//! CRC is the CRC-32 of the rest of the line. In PATH, WAS and WHY, bytes other than letters,
+//! digits, `/`, `.` and `_` are written as `%XX`, so that no word has a space. `-` is an absent
+//! value. BASE is `any`, `absent` or `SIZE,MTIME,CTIME,DEV:INO`; a time is `SECONDS.NANOSECONDS`.
+//! MODE is octal; `~` before it means that an existing file keeps its own mode. PHASE is `open`,
+//! `closed`, `synced` (persisted), `begun` (may be a partial upload) or `kept` (needs a decision).
 
 use crate::path::Name;
 use crate::path::RemotePath;
@@ -19,7 +20,7 @@ use crate::stat::FileId;
 use crate::stat::Time;
 use crate::stat::Version;
 
-/// The number of a content; its file is named after it.
+/// The number of dirty content, random; its record and its file are named after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id(pub u64);
 
@@ -30,7 +31,7 @@ impl std::fmt::Display for Id {
 }
 
 impl Id {
-    /// Reads a number as it is shown.
+    /// Parses the text of `Display`.
     pub fn parse(text: &str) -> Option<Self> {
         let is_hex = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
         is_hex.then(|| u64::from_str_radix(text, 16).ok().map(Self))?
@@ -46,58 +47,60 @@ pub enum Phase {
     Closed,
     /// The content is complete and flushed to the local disk.
     Persisted,
-    /// As [`Self::Persisted`], and an upload in place was started: the host may have a partial upload.
+    /// As [`Self::Persisted`], and an upload in place was started: the host may have a partial
+    /// upload.
     MaybePartial,
     /// The content is not uploaded until the user decides what to do with it.
     NeedsDecision,
 }
 
-/// What is known of a content that is not on the host.
+/// A journal record: dirty content, and how it is to be uploaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     pub id: Id,
     pub phase: Phase,
     pub path: RemotePath,
-    /// Where it was before a rename that may or may not have happened.
+    /// The old path, while a rename is in flight.
     pub was: Option<RemotePath>,
     pub base: Expect,
     pub mode: u32,
-    /// Whether a file that exists gets that mode too.
+    /// An existing file gets that mode too.
     pub sets_mode: bool,
     pub owner: Option<Owner>,
     pub placement: Placement,
     pub size: u64,
     pub mtime: Time,
     pub atime: Option<Time>,
-    /// When it was first written to.
+    /// When the content was first changed.
     pub since: Time,
-    /// Why it is not on the host; empty if nobody has tried yet.
+    /// Why the content is not on the host; empty if no upload has failed.
     pub why: String,
 }
 
 impl Record {
-    /// Returns the number by which the host's temporary files of it are known.
+    /// Returns the number that marks its temporary files on the host.
     pub fn tag(&self) -> u32 {
         tag(self.id)
     }
 }
 
-/// The number by which the host's temporary files of a content are known.
+/// Returns the number that marks the temporary files of content `id` on the host.
 pub(crate) fn tag(id: Id) -> u32 {
     let [_, _, _, _, a, b, c, d] = id.0.to_be_bytes();
     u32::from_be_bytes([a, b, c, d])
 }
 
-/// What a line says.
+/// One parsed line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Line {
     Dirty(Box<Record>),
+    /// The record with this number is ended.
     Done(Id),
 }
 
-/// Writes a line, its newline included.
-pub(crate) fn line(what: &Line) -> Vec<u8> {
-    let text = match what {
+/// Formats a line, with its newline.
+pub(crate) fn line(content: &Line) -> Vec<u8> {
+    let text = match content {
         Line::Done(id) => format!("{id} done"),
         Line::Dirty(record) => {
             let Record {
@@ -145,7 +148,7 @@ pub(crate) fn line(what: &Line) -> Vec<u8> {
     format!("{:08x} {text}\n", crc32fast::hash(text.as_bytes())).into_bytes()
 }
 
-/// Reads a line; `None` if it is damaged in any way.
+/// Parses a line; `None` if it is damaged.
 pub(crate) fn parse(line: &[u8]) -> Option<Line> {
     let line = std::str::from_utf8(line.strip_suffix(b"\n")?).ok()?;
     let (crc, text) = line.split_once(' ')?;
@@ -206,7 +209,7 @@ fn option<T>(value: Option<&T>, text: impl FnOnce(&T) -> String) -> String {
     value.map_or_else(|| "-".to_owned(), text)
 }
 
-/// `None` is damage; `Some(None)` is nothing.
+/// Parses a word that may be absent. `None` is a damaged word; `Some(None)` is an absent value.
 #[expect(clippy::option_option, reason = "damage is not absence")]
 fn parse_option<T>(word: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<Option<T>> {
     match word {
@@ -353,7 +356,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_changed_byte_is_noticed() {
+    fn a_changed_byte_is_detected() {
         let line = line(&Line::Dirty(Box::new(sample(1))));
         for at in 0..line.len() {
             for bit in 0..8 {
@@ -361,12 +364,12 @@ pub(crate) mod tests {
                 damaged[at] ^= 1 << bit;
                 assert_eq!(parse(&damaged), None, "byte {at}, bit {bit}");
             }
-            assert_eq!(parse(&line[..at]), None, "torn at {at}");
+            assert_eq!(parse(&line[..at]), None, "truncated at {at}");
         }
     }
 
-    /// What is read is written as it was read; a line whose checksum is put right is read as a
-    /// whole or not at all.
+    /// A line that can be parsed is formatted and parsed again to the same record. Each input line
+    /// is also tried with a corrected checksum.
     fn check_lines(input: &[u8]) {
         for text in input.split(|&b| b == b'\n') {
             let rest = text.get(9..).unwrap_or_default();
@@ -428,7 +431,7 @@ pub(crate) mod tests {
         }
 
         #[test]
-        fn nothing_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn parsing_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             prop_assert_eq!(parse(&bytes), None);
         }
     }
