@@ -100,7 +100,8 @@ fn open_disk(config: &Config, (transport, remote): &Connected) -> Result<Disk, E
     let is_accepted = settings.accept_host_key.as_ref() == Some(&key.fingerprint);
     match pin::other_host(base, &name, &key) {
         Ok(Some(_)) | Err(_) if is_accepted => {
-            pin::reassign(base, &name, &key).map_err(system("pin the cache to the new host key"))?;
+            pin::reassign(base, &name, &key)
+                .map_err(system("pin the cache to the new host key"))?;
         }
         Err(error) => return Err(system(READ_PINNED_KEY)(error)),
         Ok(Some(expected)) => return Err(key_refused(settings, expected, key)),
