@@ -188,8 +188,8 @@ impl Entry {
 impl Entry {
     /// Makes sure that the content of `version` is cached, or is being fetched.
     ///
-    /// Waits for the complete fetch of a file of up to [`WHOLE_AT_OPEN`] bytes, and for the
-    /// beginning of a larger one. Dirty content always counts as the newest.
+    /// Waits for the complete fetch of a file of up to 1 MiB, and for the beginning of a larger one.
+    /// Dirty content always counts as the newest.
     ///
     /// # Errors
     /// [`Error::StaleContent`] if other handles are open and their content is of another version;
