@@ -65,6 +65,7 @@ pub use crate::cache::disk::Error as DiskError;
 pub use crate::cache::disk::pin;
 pub use crate::cache::entry::Entry;
 pub use crate::cache::entry::Local;
+pub use crate::cache::entry::VersionChange;
 pub use crate::cache::entry::Wait;
 pub use crate::cache::index::Limits;
 pub use crate::cache::journal::record::Id;

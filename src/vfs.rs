@@ -81,6 +81,7 @@ use crate::cache::Cache;
 use crate::cache::Wait;
 use crate::clock::Clock;
 use crate::clock::Tick;
+use crate::error_chain;
 use crate::path::Name;
 use crate::path::RemotePath;
 use crate::remote;
@@ -480,14 +481,22 @@ impl Vfs {
             let from = look(&rename.from_path)?;
             outcome = rename.outcome(&to, Some(&from));
         }
-        match (outcome, refused) {
-            (None, Some(error)) => Err(error),
-            (outcome, _) => {
-                let mut tree = self.tree.lock();
-                tree.apply_rename_outcome(rename, outcome.unwrap_or(false), at);
-                Ok(tree)
+        let mut tree = self.tree.lock();
+        if outcome.is_none()
+            && let Some(error) = refused
+        {
+            if !tree.give_up_rename(rename) {
+                return Err(error);
             }
+            log::warn!(
+                "whether {} was renamed to {} cannot be found out: {}",
+                rename.from_path,
+                rename.to_path,
+                error_chain::with_causes(&error)
+            );
         }
+        tree.apply_rename_outcome(rename, outcome.unwrap_or(false), at);
+        Ok(tree)
     }
 
     /// Returns whether a directory may have been moved since the host was asked about `path`.

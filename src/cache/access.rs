@@ -231,7 +231,11 @@ impl Entry {
             InJournal::No | InJournal::NotNeeded => disk.create_dirty(),
         };
         let (private, file) = created.map_err(local("create a file"))?;
-        self.state.lock().is_emptied(file, private, self.now());
+        let old = self.state.lock().is_emptied(file, private, self.now());
+        if let Content::Clean { version, name, .. } = old {
+            // A fetch ended in this moment.
+            self.return_to_index(Some((version, name)));
+        }
         Ok(())
     }
 

@@ -20,6 +20,7 @@ use crate::cache::Cache;
 use crate::cache::Error;
 use crate::cache::UploadTarget;
 use crate::cache::disk::Private;
+use crate::cache::journal::Durable;
 use crate::cache::journal::record::Record;
 use crate::cache::local;
 use crate::cache::state::CleanName;
@@ -164,8 +165,18 @@ impl Entry {
 
     /// Gives clean content back to the cache if no handle is open.
     pub fn return_if_unused(&self) {
+        self.return_if_handles(0);
+    }
+
+    /// Gives clean content back to the cache if only one handle is open, which is about to be
+    /// closed. While it counts, the kernel's FORGET does not drop the content.
+    pub fn return_before_last_close(&self) {
+        self.return_if_handles(1);
+    }
+
+    fn return_if_handles(&self, max_handles: u32) {
         let mut state = self.state.lock();
-        if self.is_open() || state.is_busy() || !state.is_clean() {
+        if self.n_handles() > max_handles || state.is_busy() || !state.is_clean() {
             return;
         }
         let taken = state.take_clean();
@@ -239,7 +250,7 @@ impl Entry {
                     was_looked_for = true;
                     state = self.state.lock();
                     if let Some(file) = file {
-                        if !matches!(state.content(), Content::Absent { .. }) {
+                        if state.is_busy() || !matches!(state.content(), Content::Absent { .. }) {
                             // Lost the race against another caller.
                             drop(state);
                             self.cache.add_to_index(&version);
@@ -255,8 +266,8 @@ impl Entry {
                         return Err(Error::WouldWait);
                     }
                     drop(state);
-                    self.start_fetch(path, version)?;
-                    has_asked = true;
+                    // Another caller may have been faster, with another version.
+                    has_asked |= self.start_fetch(path, version)?;
                     state = self.state.lock();
                 }
             }
@@ -368,33 +379,40 @@ impl Entry {
         self.state.lock().take_fetched_stat()
     }
 
-    /// Replaces the version `old` by `new`, after a request of ours changed the metadata of the
-    /// file but not its content.
-    pub fn change_version(&self, old: &Version, new: &Version) {
-        if old == new {
-            return;
-        }
-        let (is_base, name) = {
-            let mut state = self.state.lock();
-            let name = match state.content() {
-                Content::Clean { version, name, .. } if version == old => Some(*name),
-                _ => None,
-            };
-            (state.base_changes(old, new), name)
-        };
-        if is_base {
-            self.journal_base();
-        }
-        let Some(name) = name else { return };
-        // Older cached content with the new version must not be found instead of this.
-        self.cache.forget(new);
-        let is_renamed = match name {
-            CleanName::Private(_) => true,
-            CleanName::ByVersion => self.cache.disk.rename_clean(old, new).is_ok(),
-        };
+    /// Begins to replace the version `old` by `new`, after a request of ours changed the metadata of
+    /// the file but not its content: renames the file of clean content. Waits for other work on it.
+    /// The state changes with [`VersionChange::apply`].
+    pub fn begin_version_change(&self, old: &Version, new: &Version) -> VersionChange<'_> {
         let mut state = self.state.lock();
-        if is_renamed && state.clean_version() == Some(*old) {
-            state.clean_changes(*new);
+        let name = loop {
+            match state.content() {
+                Content::Clean { version, name, .. } if version == old && old != new => {
+                    if !state.is_busy() {
+                        break Some(*name);
+                    }
+                    self.changed.wait(&mut state);
+                }
+                _ => break None,
+            }
+        };
+        let busy = name.map(|_| self.begin(&mut state, Work::Changing));
+        drop(state);
+        if name.is_some() {
+            // Older cached content with the new version must not be found instead of this.
+            self.cache.forget(new);
+        }
+        let is_renamed = match name {
+            None => false,
+            Some(CleanName::Private(_)) => true,
+            Some(CleanName::ByVersion) => self.cache.disk.rename_clean(old, new).is_ok(),
+        };
+        VersionChange {
+            entry: self,
+            busy,
+            old: *old,
+            new: *new,
+            is_renamed,
+            is_base: false,
         }
     }
 
@@ -442,14 +460,22 @@ impl Entry {
     /// Drops the content: a copy on the host replaced the file by `new`, whose content is not
     /// cached.
     pub fn replaced_on_host(&self, new: Version) {
+        let mut state = self.state.lock();
+        while state.is_busy() {
+            self.changed.wait(&mut state);
+        }
+        let busy = self.begin(&mut state, Work::Changing);
+        drop(state);
         self.discard();
         self.state.lock().has_version(new);
-        self.changed.notify_all();
+        drop(busy);
     }
 
     /// Drops the content: the file is unlinked and has no handle, or its content was replaced.
     pub fn discard(&self) {
-        let content = self.state.lock().take_content();
+        let _journaling = self.journaling.lock();
+        // In one step: content that comes afterwards has another record.
+        let (content, left) = self.state.lock().discard();
         match content {
             Content::Dirty { private, .. }
             | Content::Clean {
@@ -463,7 +489,47 @@ impl Entry {
             } => self.cache.disk.remove_clean(&version),
             Content::Absent { .. } | Content::Fetching(_) => {}
         }
-        self.leave_journal();
+        self.end_record(left, Durable::No);
+    }
+}
+
+/// See [`Entry::begin_version_change`]. The content does not change before it is dropped.
+#[must_use]
+pub struct VersionChange<'a> {
+    entry: &'a Entry,
+    busy: Option<Busy<'a>>,
+    old: Version,
+    new: Version,
+    is_renamed: bool,
+    is_base: bool,
+}
+
+impl VersionChange<'_> {
+    /// Changes the state. Does no I/O, so that the caller can change its own knowledge of the file
+    /// in the same step, under its own lock.
+    pub fn apply(&mut self) {
+        let mut state = self.entry.state.lock();
+        self.is_base = self.old != self.new && state.base_changes(&self.old, &self.new);
+        if self.is_renamed {
+            state.clean_changes(self.new);
+        }
+    }
+}
+
+impl Drop for VersionChange<'_> {
+    fn drop(&mut self) {
+        drop(self.busy.take());
+        if self.is_base {
+            self.entry.journal_base();
+        }
+        // The last handle may have been closed meanwhile.
+        self.entry.return_if_unused();
+    }
+}
+
+impl fmt::Debug for VersionChange<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("VersionChange")
     }
 }
 

@@ -29,7 +29,7 @@ use crate::stat::Version;
 const WORTH_FINISHING: u64 = 4 << 20;
 
 impl Entry {
-    /// Starts a fetch on a worker, unless there is content already.
+    /// Starts a fetch on a worker, unless there is content already; returns whether it did.
     ///
     /// # Errors
     /// The local disk has no room, or could not be written.
@@ -37,7 +37,7 @@ impl Entry {
         self: &Arc<Self>,
         path: &RemotePath,
         version: Version,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         self.cache.make_room(version.size)?;
         let (private, file) = self
             .cache
@@ -49,7 +49,7 @@ impl Entry {
         if state.is_busy() || !matches!(state.content(), Content::Absent { .. }) {
             drop(state);
             self.cache.disk.remove_private(&private);
-            return Ok(());
+            return Ok(false);
         }
         state.fetch_begins(version, Arc::clone(&file));
         drop(state);
@@ -63,7 +63,7 @@ impl Entry {
         self.cache
             .workers
             .run(move || running.fetch(&path, version));
-        Ok(())
+        Ok(true)
     }
 
     /// Renames the file of a complete fetch to its version if that identifies the content; returns

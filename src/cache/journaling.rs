@@ -27,6 +27,7 @@ use crate::cache::local;
 use crate::cache::state::CleanName;
 use crate::cache::state::Content;
 use crate::cache::state::InJournal;
+use crate::cache::state::LeftJournal;
 use crate::cache::state::State;
 use crate::cache::state::Work;
 use crate::cache::upload::NO_PATH;
@@ -230,6 +231,12 @@ impl Entry {
             state.set_journal(journal);
             left
         };
+        self.end_record((record, base_copy), durable);
+    }
+
+    /// Ends a record that was taken from the state, and removes the copy of the host's content. The
+    /// caller holds `journaling`.
+    pub(super) fn end_record(&self, (record, base_copy): LeftJournal, durable: Durable) {
         if let Some(id) = base_copy {
             self.cache.disk.remove_base_copy(id);
         }

@@ -360,6 +360,14 @@ impl State {
         self.is_new && self.is_dirty()
     }
 
+    /// Whether the host certainly has nothing of a new file.
+    pub(super) fn is_only_here(&self) -> bool {
+        self.is_new()
+            && self.base == Expect::Absent
+            && !self.may_be_partial
+            && self.unknown_uploads.is_empty()
+    }
+
     pub(super) fn may_write(&self) -> bool {
         self.may_write
     }
@@ -608,9 +616,10 @@ impl State {
         }
     }
 
-    /// Takes the content out of the entry, to be removed.
-    pub(super) fn take_content(&mut self) -> Content {
-        std::mem::replace(&mut self.content, Content::Absent { failure: None })
+    /// Takes the content and its journal record out of the entry, to be removed.
+    pub(super) fn discard(&mut self) -> (Content, LeftJournal) {
+        let content = std::mem::replace(&mut self.content, Content::Absent { failure: None });
+        (content, self.leave_journal())
     }
 
     /// A request of ours changed the metadata of the file on the host, and with it the version.
@@ -667,11 +676,12 @@ impl State {
         Some(file)
     }
 
-    /// The content is replaced by an empty file.
-    pub(super) fn is_emptied(&mut self, file: File, private: Private, now: Time) {
+    /// The content is replaced by an empty file; returns what it was.
+    pub(super) fn is_emptied(&mut self, file: File, private: Private, now: Time) -> Content {
         let file = Arc::new(file);
-        self.content = Content::Dirty { file, private };
+        let old = std::mem::replace(&mut self.content, Content::Dirty { file, private });
         self.is_resized(0, now);
+        old
     }
 
     /// A write at `offset` is about to begin. Called first, because a write that fails may have
@@ -887,7 +897,7 @@ impl State {
 
     /// The content needs no journal record any more. Returns the number of the record to be ended,
     /// and that of the base copy to be removed.
-    pub(super) fn leave_journal(&mut self) -> (Option<Id>, Option<Id>) {
+    pub(super) fn leave_journal(&mut self) -> LeftJournal {
         self.may_be_partial = false;
         let base_copy = self.base_copy.take().map(|(id, _)| id);
         let record = match self.journal {
@@ -898,6 +908,9 @@ impl State {
         (record, base_copy)
     }
 }
+
+/// The journal record that is to be ended, and the copy of the host's content that is to be removed.
+pub(super) type LeftJournal = (Option<Id>, Option<Id>);
 
 /// What a fetch returned besides the bytes.
 pub(super) struct FetchedContent {

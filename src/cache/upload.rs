@@ -531,9 +531,10 @@ impl Entry {
         self.cancel_uploads(&unknown)
     }
 
-    /// Returns whether there is an upload of unknown outcome.
-    pub fn has_unknown_upload(&self) -> bool {
-        !self.state.lock().unknown_uploads().is_empty()
+    /// Returns whether the host certainly has nothing of a new file: no upload of it began, or what it
+    /// left was removed.
+    pub fn is_only_here(&self) -> bool {
+        self.state.lock().is_only_here()
     }
 
     /// Returns the error of the last upload if the content is still dirty.

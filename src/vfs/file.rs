@@ -489,29 +489,29 @@ impl Vfs {
     /// Closes a handle of a cache entry. The last one discards the content of a removed file, and
     /// returns other clean content to the cache.
     pub(super) fn release_entry(&self, ino: Ino, entry: &Arc<Entry>) {
-        let mut tree = self.tree.lock();
-        let is_last = entry.remove_handle() == 0;
+        entry.return_before_last_close();
         let is_its = |inode: &Inode| {
             let own = inode.entry.as_ref();
             own.is_some_and(|own| Arc::ptr_eq(own, entry))
         };
-        let inode = tree.get_mut(ino).filter(|inode| is_last && is_its(inode));
-        let is_removed = inode.is_some_and(|inode| {
-            let is_removed = inode.home == Home::Unlinked;
-            if is_removed {
-                inode.entry = None;
+        let is_removed = {
+            let mut tree = self.tree.lock();
+            if entry.remove_handle() > 0 {
+                return;
             }
-            is_removed
-        });
-        tree.drop_unused(ino);
-        drop(tree);
+            match tree.get_mut(ino).filter(|inode| is_its(inode)) {
+                Some(inode) if inode.home == Home::Unlinked => {
+                    inode.entry = None;
+                    true
+                }
+                _ => false,
+            }
+        };
         if is_removed {
             // The file has neither a name nor a handle.
             entry.discard();
         }
-        if !is_last {
-            return;
-        }
+        // Two handles may have been closed at once.
         entry.return_if_unused();
         let mut tree = self.tree.lock();
         if let Some(inode) = tree.get_mut(ino)

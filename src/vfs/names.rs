@@ -183,7 +183,7 @@ impl Vfs {
             let inode = ino.and_then(|ino| tree.get(ino));
             let is_only_local = inode
                 .and_then(|inode| inode.entry.as_ref())
-                .is_some_and(|entry| entry.is_new() && !entry.has_unknown_upload());
+                .is_some_and(|entry| entry.is_only_here());
             let other = inode.and_then(|inode| {
                 inode
                     .links()

@@ -154,13 +154,17 @@ impl Vfs {
             if !is_written && !self.handles.lock().is_open_for_writing(ino) {
                 return Ok(false);
             }
+            // As a handle: the last close must not take the entry from the inode meanwhile.
+            entry.add_handle();
             Arc::clone(entry)
         };
-        self.with_entry(cx, ino, &entry, || match entry.truncate(size, cx.wait) {
+        let result = self.with_entry(cx, ino, &entry, || match entry.truncate(size, cx.wait) {
             // The content is on the host only (see copy_file_range): truncate it there.
             Err(crate::cache::Error::NotFetched) => Ok(false),
             result => result.map(|()| true),
-        })
+        });
+        self.release_entry(ino, &entry);
+        result
     }
 
     /// Applies attributes that the next upload sets anyway; returns those that the host must be
@@ -258,17 +262,20 @@ impl Vfs {
         keeps_content: bool,
     ) {
         let (was, is) = (old.version(), stat.version());
-        if keeps_content {
-            // This renames files of the cache, so the tree is not locked.
-            let entry = self.tree.lock().get(ino).and_then(Inode::cloned_entry);
-            if let Some(entry) = &entry {
-                entry.change_version(&was, &is);
-            }
-            if entry.is_none_or(|entry| !entry.is_dirty()) {
-                self.cache.change_version(&was, &is);
-            }
+        let entry = self.tree.lock().get(ino).and_then(Inode::cloned_entry);
+        let entry = entry.filter(|_| keeps_content);
+        // This renames files of the cache, so the tree is not locked.
+        let mut change = entry
+            .as_ref()
+            .map(|entry| entry.begin_version_change(&was, &is));
+        if keeps_content && entry.as_ref().is_none_or(|entry| !entry.is_dirty()) {
+            self.cache.change_version(&was, &is);
         }
         let mut tree = self.tree.lock();
+        // In one step with the attributes: they are always of the version of the content.
+        if let Some(change) = &mut change {
+            change.apply();
+        }
         if let Some(inode) = tree.get_mut(ino) {
             if inode.is_dirty() {
                 // Size and times belong to the dirty content, and so does the mode if it was set

@@ -35,6 +35,7 @@ use crate::vfs::inode::Loss;
 use crate::vfs::inode::NameState;
 pub(super) use crate::vfs::tree::lock::TreeGuard;
 pub(super) use crate::vfs::tree::lock::TreeLock;
+use crate::vfs::tree::unknown_rename::MAX_REFUSALS;
 pub(super) use crate::vfs::tree::unknown_rename::NameOnHost;
 pub(super) use crate::vfs::tree::unknown_rename::Scope;
 pub(super) use crate::vfs::tree::unknown_rename::UnknownRename;
@@ -317,6 +318,7 @@ impl Tree {
             to: link(to),
             from_path,
             to_path,
+            n_refusals: 0,
         });
     }
 
@@ -395,6 +397,16 @@ impl Tree {
         }
         self.invalidate_name(*from_dir, from_name, at);
         self.invalidate_name(*to_dir, to_name, at);
+    }
+
+    /// Counts that the host refused to tell the outcome of a rename; returns whether to give up.
+    pub(super) fn give_up_rename(&mut self, rename: &UnknownRename) -> bool {
+        let mut renames = self.unknown_renames.iter_mut();
+        let Some(known) = renames.find(|it| it.id == rename.id) else {
+            return true;
+        };
+        known.n_refusals += 1;
+        known.n_refusals >= MAX_REFUSALS
     }
 
     fn has_path(&self, dir: Ino, name: &Name, path: &RemotePath) -> bool {

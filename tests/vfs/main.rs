@@ -12,6 +12,7 @@ mod faulty;
 mod foreign_writers;
 mod freshness;
 mod in_flight;
+mod interleavings;
 mod interrupted;
 mod leftovers;
 #[path = "../common/local.rs"]

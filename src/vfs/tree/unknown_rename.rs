@@ -18,7 +18,12 @@ pub(in crate::vfs) struct UnknownRename {
     pub(super) to: Link,
     pub(in crate::vfs) from_path: RemotePath,
     pub(in crate::vfs) to_path: RemotePath,
+    /// How often the host answered, and refused to tell.
+    pub(super) n_refusals: u32,
 }
+
+/// A rename counts as not carried out after the host has refused to tell so often.
+pub(super) const MAX_REFUSALS: u32 = 5;
 
 /// The names in a directory that an operation depends on.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +64,8 @@ impl UnknownRename {
             {
                 Some(false)
             }
+            // It is not where it was.
+            (NameOnHost::Refused, Some(NameOnHost::Absent)) => Some(true),
             (NameOnHost::Refused, _) => None,
         }
     }
@@ -114,6 +121,7 @@ mod tests {
             to: (Ino::ROOT, name(b"two")),
             from_path: path(b"one"),
             to_path: path(b"two"),
+            n_refusals: 0,
         };
         let (it, linked, other) = (
             NameOnHost::Present(stat(7, 1)),
@@ -131,7 +139,7 @@ mod tests {
             (linked, Some(Absent), Some(true)),
             (linked, Some(Refused), None),
             (Refused, Some(it), Some(false)),
-            (Refused, Some(Absent), None),
+            (Refused, Some(Absent), Some(true)),
             (Refused, Some(Refused), None),
         ] {
             let found = rename.outcome(&to, from.as_ref());
