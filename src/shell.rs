@@ -7,6 +7,7 @@
 //! - `probe`: what a host has, found out on the first connection
 //! - `tools`: the tools of a host, and the helper scripts for them; pure
 //! - `quote`: quoting for a POSIX shell; pure
+//! - `status`: the statuses that a helper ends with, for scripts and Rust; pure
 //! - `answer`: parsers of what the helpers print; pure
 //! - `outcome`: an answer becomes attributes or an error; pure
 //! - `listing`: listings, parsed while they arrive
@@ -25,6 +26,7 @@ mod listing;
 mod outcome;
 pub mod probe;
 pub mod quote;
+mod status;
 pub mod tools;
 pub mod transfer;
 
@@ -166,7 +168,7 @@ impl Shell {
             .filter(|entry| entry.stat.is_none())
             .collect();
         for some in incomplete.chunks_mut(MAX_PATHS) {
-            let line = some.iter().fold(Line::new("v"), |line, entry| {
+            let line = some.iter().fold(Line::new("answer_stats"), |line, entry| {
                 line.arg(&self.absolute(&dir.join(&entry.name)))
             });
             let answer = self.ask("stat", line)?;
@@ -212,7 +214,7 @@ impl Remote for Shell {
 
     fn stat(&self, path: &RemotePath) -> Result<Stat> {
         let look = self.temps.look();
-        let answer = self.ask("stat", Line::new("g").arg(&self.absolute(path)))?;
+        let answer = self.ask("stat", Line::new("answer_stat").arg(&self.absolute(path)))?;
         check("stat", path, &answer)?;
         if look.hides(path) {
             return Err(refused("stat", path, Reason::NotFound, b""));
@@ -227,7 +229,7 @@ impl Remote for Shell {
         let lane = self.lanes.lend(Purpose::Metadata, ACT)?;
         let (status, parsed) = listing::list(
             lane,
-            &Line::new("l").arg(&top).finish(),
+            &Line::new("list_directory").arg(&top).finish(),
             self.tools.flavour,
             path,
             &top,
@@ -265,7 +267,7 @@ impl Remote for Shell {
         const ACT: &str = "read the link";
         let line = Line::new("readlink -n --")
             .arg(&self.absolute(path))
-            .raw("; a $?");
+            .raw("; answer $?");
         let answer = self.ask(ACT, line)?;
         if answer.status != 0 {
             // `readlink` is silent; `stat` knows why.
@@ -304,7 +306,7 @@ impl Remote for Shell {
 
     fn create_new(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed> {
         let line = Made { mode, owner }
-            .args(Line::new("new"), creation_mask(mode | 0o200))
+            .args(Line::new("create_file"), creation_mask(mode | 0o200))
             .arg(&self.absolute(path))
             .arg(&self.parent_of(path));
         self.change("create", path, line, 2).map(pair)
@@ -313,9 +315,9 @@ impl Remote for Shell {
     fn make_dir(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed> {
         let name = self.absolute(path);
         let line = Made { mode, owner }
-            .args(Line::new("mkd"), creation_mask(mode))
+            .args(Line::new("make_directory"), creation_mask(mode))
             .arg(&name)
-            .raw("&& v")
+            .raw("&& answer_stats")
             .arg(&name);
         self.change("create", path, line.arg(&self.parent_of(path)), 2)
             .map(pair)
@@ -334,7 +336,7 @@ impl Remote for Shell {
         let parent = self.parent_of(path);
         let DeviceNumber { major, minor } = device;
         let mkn = Made { mode, owner }
-            .args(Line::new("mkn"), creation_mask(mode))
+            .args(Line::new("make_node"), creation_mask(mode))
             .arg(&name);
         let line = match kind {
             FileKind::Fifo => mkn,
@@ -344,13 +346,13 @@ impl Remote for Shell {
                 let last = path
                     .name()
                     .map_or_else(Vec::new, |name| name.as_bytes().to_vec());
-                Line::new("q sock")
+                Line::new("run make_socket")
                     .arg(&last)
                     .arg(&parent)
-                    .raw("&& own")
+                    .raw("&& set_owner")
                     .arg(owner_text(owner).as_bytes())
                     .arg(&name)
-                    .raw(&format!("&& q chmod {mode:04o} --"))
+                    .raw(&format!("&& run chmod {mode:04o} --"))
                     .arg(&name)
             }
             FileKind::File | FileKind::Directory | FileKind::Symlink => {
@@ -362,19 +364,19 @@ impl Remote for Shell {
                 });
             }
         };
-        let line = line.raw("&& v").arg(&name).arg(&parent);
+        let line = line.raw("&& answer_stats").arg(&name).arg(&parent);
         self.change(ACT, path, line, 2).map(pair)
     }
 
     fn symlink(&self, path: &RemotePath, target: &[u8], owner: Option<Owner>) -> Result<Changed> {
         let name = self.absolute(path);
-        let line = Line::new("q sym")
+        let line = Line::new("run make_symlink")
             .arg(target)
             .arg(&name)
-            .raw("&& own")
+            .raw("&& set_owner")
             .arg(owner_text(owner).as_bytes())
             .arg(&name)
-            .raw("&& v")
+            .raw("&& answer_stats")
             .arg(&name)
             .arg(&self.parent_of(path));
         self.change("create", path, line, 2)
@@ -384,14 +386,20 @@ impl Remote for Shell {
 
     fn link(&self, existing: &RemotePath, path: &RemotePath) -> Result<Changed> {
         let (from, to) = (self.absolute(existing), self.absolute(path));
-        let line = Line::new("q ln_").arg(&from).arg(&to).raw("&& v").arg(&to);
+        let line = Line::new("run hard_link")
+            .arg(&from)
+            .arg(&to)
+            .raw("&& answer_stats")
+            .arg(&to);
         self.change("link", path, line.arg(&self.parent_of(path)), 2)
             .map(pair)
             .map_err(taken)
     }
 
     fn remove_file(&self, path: &RemotePath, other: Option<&RemotePath>) -> Result<Changed> {
-        let line = Line::new("q rm --").arg(&self.absolute(path)).raw("&& v");
+        let line = Line::new("run rm --")
+            .arg(&self.absolute(path))
+            .raw("&& answer_stats");
         let line = line.arg(&self.parent_of(path));
         match other {
             None => self.change("remove", path, line, 1).map(parent_only),
@@ -407,9 +415,9 @@ impl Remote for Shell {
     }
 
     fn remove_dir(&self, path: &RemotePath) -> Result<Changed> {
-        let line = Line::new("q rmdir --")
+        let line = Line::new("run rmdir --")
             .arg(&self.absolute(path))
-            .raw("&& v");
+            .raw("&& answer_stats");
         self.change("remove", path, line.arg(&self.parent_of(path)), 1)
             .map(parent_only)
     }
@@ -422,18 +430,18 @@ impl Remote for Shell {
             Line::new(command)
                 .arg(&source)
                 .arg(&target)
-                .raw("&& v")
+                .raw("&& answer_stats")
                 .arg(&target)
                 .arg(&dirs[0])
                 .arg(&dirs[1])
         };
         let line = match how {
-            RenameHow::Replace => moved("q mv_"),
-            RenameHow::Exchange if self.facts.can_exchange => moved("q mv --exchange -T --"),
+            RenameHow::Replace => moved("run rename_to"),
+            RenameHow::Exchange if self.facts.can_exchange => moved("run mv --exchange -T --"),
             RenameHow::Exchange => {
                 return Err(refused(ACT, from, Reason::InvalidArgument, b""));
             }
-            RenameHow::NoReplace => Line::new("noreplace")
+            RenameHow::NoReplace => Line::new("rename_no_replace")
                 .arg(&source)
                 .arg(&target)
                 .arg(&dirs[0])
@@ -455,7 +463,7 @@ impl Remote for Shell {
             None => Line::new(":"),
             Some(version) => {
                 let expected = self.tools.flavour.version_text(&version);
-                Line::new("unchanged")
+                Line::new("require_version")
                     .arg(expected.unwrap_or_default().as_bytes())
                     .arg(&name)
             }
@@ -465,15 +473,15 @@ impl Remote for Shell {
             let (uid, gid) = (owner(change.uid), owner(change.gid));
             let colon = if gid.is_empty() { "" } else { ":" };
             line = line
-                .raw(&format!("&& q chown -h {uid}{colon}{gid} --"))
+                .raw(&format!("&& run chown -h {uid}{colon}{gid} --"))
                 .arg(&name);
         }
         if let Some(mode) = change.mode {
             // GNU chmod keeps the setgid bit of a directory unless there are five digits.
-            line = line.raw(&format!("&& q chmod {mode:05o} --")).arg(&name);
+            line = line.raw(&format!("&& run chmod {mode:05o} --")).arg(&name);
         }
         if let Some(size) = change.size {
-            line = line.raw(&format!("&& q trunc {size}")).arg(&name);
+            line = line.raw(&format!("&& run set_size {size}")).arg(&name);
         }
         let mut touch = |options: &str, time| {
             let stamp = match time {
@@ -481,7 +489,7 @@ impl Remote for Shell {
                 Some(NewTime::Now) => "''".to_owned(),
                 Some(NewTime::At(time)) => self.tools.stamp(time),
             };
-            let tch = format!("&& q tch {options} {stamp}");
+            let tch = format!("&& run set_times {options} {stamp}");
             line = std::mem::take(&mut line).raw(&tch).arg(&name);
         };
         if (change.atime, change.mtime) == (Some(NewTime::Now), Some(NewTime::Now)) {
@@ -490,8 +498,8 @@ impl Remote for Shell {
             touch("-a", change.atime);
             touch("-m", change.mtime);
         }
-        let answer = self.tell(ACT, line.raw("&& g").arg(&name))?;
-        if answer.status == answer::CONFLICT {
+        let answer = self.tell(ACT, line.raw("&& answer_stat").arg(&name))?;
+        if answer.status == status::CONFLICT {
             let path = path.clone();
             return Err(Error::Conflict { act: ACT, path });
         }
@@ -508,7 +516,7 @@ impl Remote for Shell {
         let name = self.absolute(path);
         // Not by `test -r`, which goes by mode bits in some shells. A FIFO would keep it waiting.
         let line = Line::new("{ [ -f").arg(&name).raw("] && true <");
-        let answer = self.ask(ACT, line.arg(&name).raw("; } 2>&1; a $?"))?;
+        let answer = self.ask(ACT, line.arg(&name).raw("; } 2>&1; answer $?"))?;
         if answer.status != 0 && answer.body.trim_ascii().is_empty() {
             let stat = self.stat(path)?;
             let reason = if stat.kind == FileKind::File {
@@ -522,8 +530,8 @@ impl Remote for Shell {
     }
 
     fn fs_stat(&self, path: &RemotePath) -> Result<FsStat> {
-        let line = Line::new("fs").arg(&self.absolute(path));
-        let answer = self.ask("stat", line.raw("2>&1; a $?"))?;
+        let line = Line::new("print_fs").arg(&self.absolute(path));
+        let answer = self.ask("stat", line.raw("2>&1; answer $?"))?;
         check("stat", path, &answer)?;
         let fs = match self.tools.flavour {
             Flavour::Gnu | Flavour::BusyBox => answer::parse_fs_stat(&answer.body),
@@ -534,7 +542,9 @@ impl Remote for Shell {
 
     fn sync(&self, path: &RemotePath) -> Result<()> {
         const ACT: &str = "flush";
-        let line = Line::new("flush").arg(&self.absolute(path)).raw("; a $?");
+        let line = Line::new("flush")
+            .arg(&self.absolute(path))
+            .raw("; answer $?");
         let mut lane = self.lanes.lend(Purpose::Transfer, ACT)?;
         let answer = lane
             .request(&line.finish())
@@ -544,7 +554,7 @@ impl Remote for Shell {
 
     fn remove_leftovers(&self, dir: &RemotePath, tag: u32) -> Result<()> {
         const ACT: &str = "clean up";
-        let line = Line::new("clean").arg(&self.absolute(dir));
+        let line = Line::new("remove_orphans").arg(&self.absolute(dir));
         let answer = self.ask(ACT, line.raw(&format!("{tag:08x}")))?;
         check(ACT, dir, &answer)
     }

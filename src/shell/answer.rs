@@ -15,58 +15,6 @@ use crate::remote::reason_of;
 use crate::stat::FsStat;
 use crate::stat::Stat;
 
-/// Statuses of the helper functions that are not those of a program. `STATUSES` gives them their
-/// names in the scripts.
-pub const CONFLICT: u32 = 201;
-pub const EXISTS: u32 = 202;
-/// The host has a file open and reads exactly the announced content next.
-pub const READY: u32 = 203;
-/// The temporary file is gone, or is not as large as its pieces.
-pub const INCOMPLETE: u32 = 204;
-/// The target itself was written to when the upload failed.
-pub const PARTIAL: u32 = 205;
-/// The target was not what was expected; the content is beside it.
-pub const KEPT_BESIDE: u32 = 206;
-/// The target was gone; it was made anew.
-pub const RECREATED: u32 = 207;
-/// The target was not what was expected, but has the same content.
-pub const SAME: u32 = 208;
-/// The target has the content, but its times could not be set.
-pub const UNTIMED: u32 = 209;
-/// The target has the content, but the temporary file could not be removed, and the times of the
-/// target may not be set.
-pub const UNREMOVABLE: u32 = 210;
-pub const ROOT_MISSING: u32 = 211;
-pub const ROOT_NOT_A_DIRECTORY: u32 = 212;
-pub const ROOT_DENIED: u32 = 213;
-/// No temporary file can be made beside a target that is there.
-pub const NO_TEMP: u32 = 214;
-/// At the end the name did not lead to the file that has the content.
-pub const UNPROVEN: u32 = 215;
-
-/// A file was sent, and the login user cannot write to it.
-pub const UNWRITABLE: u32 = 216;
-
-/// The variables that a lane defines for them.
-pub(super) const STATUSES: [(&str, u32); 16] = [
-    ("CONFLICT", CONFLICT),
-    ("EXISTS", EXISTS),
-    ("READY", READY),
-    ("INCOMPLETE", INCOMPLETE),
-    ("PARTIAL", PARTIAL),
-    ("KEPT_BESIDE", KEPT_BESIDE),
-    ("RECREATED", RECREATED),
-    ("SAME", SAME),
-    ("UNTIMED", UNTIMED),
-    ("UNREMOVABLE", UNREMOVABLE),
-    ("ROOT_MISSING", ROOT_MISSING),
-    ("ROOT_NOT_A_DIRECTORY", ROOT_NOT_A_DIRECTORY),
-    ("ROOT_DENIED", ROOT_DENIED),
-    ("NO_TEMP", NO_TEMP),
-    ("UNPROVEN", UNPROVEN),
-    ("UNWRITABLE", UNWRITABLE),
-];
-
 /// What a symlink says is shorter than this, or the kernel does not take it.
 pub(super) const MAX_TARGET: usize = 4096;
 

@@ -35,6 +35,7 @@ use crate::shell::outcome::upload_failed;
 use crate::shell::outcome::uploaded;
 use crate::shell::plain;
 use crate::shell::quote::Line;
+use crate::shell::status;
 use crate::shell::tools::Flavour;
 use crate::shell::transfer;
 use crate::shell::transfer::Fetch;
@@ -101,21 +102,21 @@ impl Shell {
             0o077
         };
         let minute = self.lanes.tick().saturating_sub(Tick::ZERO).as_secs() / 60;
-        Line::new(&format!("how={}", how.word()))
+        Line::new(&format!("method={}", how.word()))
             .assign("temp", &self.absolute(&temp.dir.join(&temp.name)))
             .assign("path", &self.absolute(path))
             .assign("parent", &self.parent_of(path))
             .assign("expected", expected.as_bytes())
             .assign("owner", owner_text(plan.owner).as_bytes())
             .raw(&format!("mode={:04o}", plan.mode))
-            .raw(&format!("chmod={}", yes(plan.sets_mode)))
+            .raw(&format!("sets_mode={}", yes(plan.sets_mode)))
             .raw(&format!("mask={mask:03o}"))
             .assign("stamp", stamp.as_bytes())
             .raw(&format!(
-                "sync={}",
+                "durable={}",
                 yes(plan.durability == Durability::Fsync)
             ))
-            .assign("beside", &beside)
+            .assign("conflict_copy", &beside)
             .raw(&format!("minute={minute};"))
     }
 
@@ -152,7 +153,7 @@ impl Shell {
         let whole = self.absolute(path);
         // dropbear's scp sends no file whose path has a newline (scp.c source()).
         let by_scp = self.tools.has_scp && !whole.contains(&b'\n');
-        let helper = if by_scp { "f" } else { "fc" };
+        let helper = if by_scp { "fetch_scp" } else { "fetch_plain" };
         let line = Line::new(helper).arg(&whole).finish();
         for n_left in (0..MAX_FETCHES).rev() {
             let mut lane = self.content_lane(ACT, known.map_or(u64::MAX, |it| it.size))?;
@@ -188,7 +189,7 @@ impl Shell {
             if is_stable || n_left == 0 {
                 return Ok(Fetched {
                     stat,
-                    may_write: answer.status != answer::UNWRITABLE,
+                    may_write: answer.status != status::UNWRITABLE,
                     is_stable,
                 });
             }
@@ -246,7 +247,7 @@ impl Shell {
 
     /// Notes that the temporary file of an upload could not be removed.
     pub(super) fn note_unremovable(&self, path: &RemotePath, status: u32) {
-        if status == answer::UNREMOVABLE {
+        if status == status::TEMP_NOT_REMOVED {
             let dir = path.parent().unwrap_or_default();
             log::warn!(
                 "a temporary file is left in {dir}: the host lets nobody remove names there"
@@ -281,7 +282,7 @@ impl Shell {
                 },
                 times: Some((plan.mtime, plan.atime)),
             };
-            let line = line.raw(&format!("upload {size}")).finish();
+            let line = line.raw(&format!("upload_scp {size}")).finish();
             transfer::upload(&mut lane, &line, path, content, &head)?
         } else {
             let stamp = self.tools.stamp(plan.mtime);
@@ -329,7 +330,7 @@ impl Shell {
         let stamp = self.tools.stamp(plan.mtime);
         let line = self
             .upload_line(to, &temp, plan, how, &stamp)
-            .raw("copy")
+            .raw("copy_file")
             .arg(&self.absolute(from));
         let mut lane = self.content_lane(ACT, plan.size)?;
         let answer = lane
@@ -357,7 +358,10 @@ impl Shell {
             return Ok(lies);
         }
         let name = self.absolute(path);
-        let answer = self.ask("stat", Line::new("ft").arg(&name).raw("; a $?"))?;
+        let answer = self.ask(
+            "stat",
+            Line::new("print_fs_type").arg(&name).raw("; answer $?"),
+        )?;
         check("stat", path, &answer)?;
         // The types that lie, with their magic numbers on Linux.
         let liars: [(&[u8], &[u8]); 7] = [
@@ -385,7 +389,9 @@ impl Shell {
     fn fetch_unsized(&self, path: &RemotePath, receiver: &mut dyn Receiver) -> Result<Fetched> {
         const ACT: &str = "fetch";
         let mut lane = self.content_lane(ACT, u64::MAX)?;
-        let line = Line::new("pc").arg(&self.absolute(path)).finish();
+        let line = Line::new("fetch_unsized")
+            .arg(&self.absolute(path))
+            .finish();
         let content = lane
             .request_long(&line, MAX_CONTENT)
             .map_err(|error| lost(ACT, error))?;
@@ -419,7 +425,7 @@ impl How {
     fn word(self) -> &'static str {
         match self {
             Self::Replace => "replace",
-            Self::InPlace => "inplace",
+            Self::InPlace => "in_place",
             Self::Append => "append",
             Self::Direct => "direct",
         }

@@ -1,42 +1,51 @@
-# The helper functions of a lane, for any POSIX shell.
+# The helper functions of a resident shell, for any POSIX shell.
 #
-# A lane defines them once at its start: these, those of `helpers/content.sh`, and those of the
-# userland, which are in files of their own. Before them it sets
-#   T   the token that frames its answers; never in the arguments of a program
-#   K   the word that separates the records of a listing
-#   nl  a newline
-# and what `helpers/probe.sh` has found out on the first lane:
-#   F   the flavour of the userland: `gnu`, `busybox`, `bsd` or `ls`
-#   MV  the options of mv that keep it from moving into a directory, as far as it has such: `-fT`;
-#       `-Tf` if it has that but is no rename(2) for all kinds of files; `-fh` if links to directories are all it
-#       does not move into; `-f`
-#   LN  the same for ln
-#   TH  the option of touch that keeps it from following a link, if it has it
-#   TR  whether there is a truncate
-#   SC  whether content comes and goes by scp
-#   CS  what counts content elsewhere: `dd`, `head` or `slow`, which is a byte at a time
-#   FD  the directory in which descriptors have names
-#   XA  whether cp copies all attributes of a file: `y`; `c` with its security context
-#   LA  whether ls tells which files have an ACL
-# Each answer is the output of a helper, then RS, the token, a space, a status, a newline.
-# Statuses above 200 have names, which the table in answer.rs defines. Lines that begin with `#` are not sent.
+# A resident shell defines them once at its start: this file, `helpers/content.sh`, and the files
+# of the host's userland. The preamble in resident.rs sets before them:
+#   token         marks the end of an answer; never an argument of a program, because other users
+#                 can read those
+#   listing_mark  separates the records of a listing
+#   newline       a newline
+#   CONFLICT ...  the statuses of src/shell/status.rs
+# The first resident shell also runs `helpers/probe.sh`, which finds out the following; the others
+# are told:
+#   userland       `gnu`, `busybox`, `bsd` or `ls`
+#   mv_option      the options of mv against moving into a directory: `-fT`; `-Tf` if mv has that,
+#                  but does not use rename(2) for every kind of file; `-fh` if mv only does not move
+#                  into a symlink to a directory; `-f` if it has none
+#   ln_option      the option of ln against linking into a directory: `-T`, `-h` or empty
+#   touch_option   the option of touch against following symlinks: `-h` or empty
+#   has_truncate   y: there is a truncate program
+#   has_scp        y: content is transferred by scp
+#   byte_counter   copies an exact number of bytes: `dd`; `head`; or `slow`, which is dd with blocks
+#                  of one byte
+#   has_fd_dir     y: open descriptors have names under /proc/PID/fd
+#   cp_attributes  y: cp copies all attributes of a file; c: the SELinux context as well
+#   ls_shows_acl   y: ls marks files that have an ACL
+# Each answer is the output of a helper function, then RS (\036), the token, a space, a status, a
+# newline. Lines that begin with `#` are not sent.
 #
-# A userland defines
-#   st PATH...   prints the attributes of paths
-#   l DIR        answers with a listing
-#   look FOLLOW CHANGED PATH...  prints for each path its version, with the time of its last change if
-#                CHANGED is not empty, a bar, its permissions, a space, and UID:GID; follows links if
-#                FOLLOW is not empty
-#   sz PATH      prints the size of a file, following links
-#   fs PATH      prints the state of a filesystem, ft its type
-#   ln_ OLD NEW  makes a hard link
+# The files of a userland define
+#   print_stats PATH...  prints the attributes of each path
+#   list_directory DIR   answers with a listing
+#   print_versions FOLLOW WITH_CTIME PATH...  prints for each path: its version, with the ctime if
+#                        WITH_CTIME is not empty; a bar; its permissions, a space, UID:GID. Follows
+#                        symlinks if FOLLOW is not empty
+#   print_size PATH      prints the size of a file; follows symlinks
+#   print_fs PATH        prints the size and the free space of a filesystem
+#   print_fs_type PATH   prints the type of a filesystem
+#   hard_link OLD NEW    makes a hard link
+#
+# All variables are global, because POSIX sh has no local ones. `output` and `status` are what the
+# last command printed and its exit status; any function may change them.
 # shellcheck disable=SC2154
 
-# What a login may have left in the environment.
+# Undoes what the login may have set in the environment.
 set +efuvxC
 export LC_ALL=C TZ=UTC0
-unset CDPATH POSIXLY_CORRECT TIME_STYLE LS_COLORS BLOCK_SIZE DF_BLOCK_SIZE QUOTING_STYLE GREP_OPTIONS
-# With this the shell would leave when nothing is asked for some time.
+unset CDPATH POSIXLY_CORRECT TIME_STYLE LS_COLORS BLOCK_SIZE DF_BLOCK_SIZE QUOTING_STYLE
+unset GREP_OPTIONS
+# TMOUT would end an idle shell.
 unset TMOUT
 unalias -a
 unset -f cat chmod chown cmp cp dd df find flock fsync head id ln ls mkdir mkfifo mknod mv perl \
@@ -45,247 +54,265 @@ PATH=$PATH:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
 umask 077
 exec 2>/dev/null 3>&1
 
-# a STATUS: ends an answer.
-a() { printf '\036%s %d\n' "$T" "$1"; }
+# answer STATUS: ends an answer.
+answer() { printf '\036%s %d\n' "$token" "$1"; }
 
-# q COMMAND...: runs a command; where it fails, its words and its status are the answer.
-q() { "$@" 2>&1 </dev/null || { a $?; return 1; }; }
+# run COMMAND...: runs a command. If it fails, answers with its output and status, and fails.
+run() { "$@" 2>&1 </dev/null || { answer $?; return 1; }; }
 
-# v PATH...: answers with the attributes of paths, one line each.
-v() { st "$@"; a 0; }
+# answer_stats PATH...: answers with the attributes of the paths, one line each. Missing paths have
+# no line.
+answer_stats() { print_stats "$@"; answer 0; }
 
-# g PATH: answers with the attributes of one path, or why there are none.
-g() { st "$1" 2>&1; a $?; }
+# answer_stat PATH: answers with the attributes of a path, or with the error.
+answer_stat() { print_stats "$1" 2>&1; answer $?; }
 
-# own OWNER PATH: gives something new away; an empty OWNER keeps it.
-own() { [ -z "$1" ] || q chown -h "$1" -- "$2"; }
+# set_owner OWNER PATH: sets the owner of a new file; an empty OWNER changes nothing.
+set_owner() { [ -z "$1" ] || run chown -h "$1" -- "$2"; }
 
-# end PID WORD: kills the shell of a connection that was given up, with what it runs, so that no request
-# that arrives late is carried out after what came in its place. WORD is in its arguments.
-end() {
-	c=
-	[ ! -r "/proc/$1/cmdline" ] || IFS= read -r c <"/proc/$1/cmdline"
-	case $c in *"$2"*) kill -9 -- "-$1" || kill -9 "$1" ;; esac
+# kill_shell PID WORD: kills the resident shell of an abandoned connection and its process group, so
+# that it carries out no request that arrives late. WORD is in the arguments of that shell: it
+# proves that PID was not reused.
+kill_shell() {
+	command_line=
+	[ ! -r "/proc/$1/cmdline" ] || IFS= read -r command_line <"/proc/$1/cmdline"
+	case $command_line in *"$2"*) kill -9 -- "-$1" || kill -9 "$1" ;; esac
 }
 
-# x PATH: whether there is anything, a dangling link included.
-x() { [ -e "$1" ] || [ -h "$1" ]; }
+# exists PATH: succeeds if the path exists, a dangling symlink included.
+exists() { [ -e "$1" ] || [ -h "$1" ]; }
 
-# say TEXT: as a program complains; fails.
-say() {
+# complain TEXT: prints an error message in the form that programs use; fails.
+complain() {
 	printf ': %s\n' "$1"
 	return 1
 }
 
-# mv_ FROM TO: renames; never moves into a directory.
-mv_() {
-	if [ "$MV" = -fT ]; then
+# rename_to FROM TO: renames; never moves into a directory.
+rename_to() {
+	if [ "$mv_option" = -fT ]; then
 		mv -fT -- "$1" "$2"
 		return
 	fi
 	if [ -d "$2" ] && ! [ -h "$2" ]; then
-		# Linux says so of a directory that the file is in.
-		case $1/ in "$2"/*) say 'Directory not empty'; return ;; esac
-		if ! [ -d "$1" ] || [ -h "$1" ]; then say 'Is a directory'; return; fi
-		# POSIX rename(): an empty directory is replaced, and no other. It must not lose itself.
-		case $2/ in "$1"/*) say 'Invalid argument'; return ;; esac
+		# Linux rename(2) returns ENOTEMPTY if TO is a directory above FROM.
+		case $1/ in "$2"/*) complain 'Directory not empty'; return ;; esac
+		if ! [ -d "$1" ] || [ -h "$1" ]; then complain 'Is a directory'; return; fi
+		# POSIX rename(): only an empty directory is replaced, and TO must not be below FROM.
+		case $2/ in "$1"/*) complain 'Invalid argument'; return ;; esac
 		rmdir -- "$2" || return
-	elif [ -d "$1" ] && ! [ -h "$1" ] && x "$2"; then
-		say 'Not a directory'
+	elif [ -d "$1" ] && ! [ -h "$1" ] && exists "$2"; then
+		complain 'Not a directory'
 		return
-	elif [ "$MV" != -fh ] && [ -h "$2" ] && [ -d "$2" ] && x "$1"; then
-		# mv would follow a link to a directory; that of BusyBox refuses it with -T.
+	elif [ "$mv_option" != -fh ] && [ -h "$2" ] && [ -d "$2" ] && exists "$1"; then
+		# mv would follow a symlink to a directory; the mv of BusyBox refuses one with -T.
 		rm -f -- "$2" || return
 	fi
-	e=$(mv "$MV" -- "$1" "$2" 2>&1) && return
-	s=$?
-	case $e in
-	# BusyBox stumbles over a link to itself.
+	output=$(mv "$mv_option" -- "$1" "$2" 2>&1) && return
+	status=$?
+	case $output in
+	# The mv of BusyBox fails if TO is a symlink to itself.
 	*' loop'* | *'Too many'*link*)
-		if [ -h "$2" ] && ! [ -e "$2" ] && x "$1"; then
-			rm -f -- "$2" && mv "$MV" -- "$1" "$2"
+		if [ -h "$2" ] && ! [ -e "$2" ] && exists "$1"; then
+			rm -f -- "$2" && mv "$mv_option" -- "$1" "$2"
 			return
 		fi
 		;;
 	esac
-	printf '%s\n' "$e"
-	return $s
+	printf '%s\n' "$output"
+	return $status
 }
 
-# free PATH: whether a new link can have the name; ln would put it into a directory.
-free() { [ "$LN" = -T ] || ! x "$1" || say 'File exists'; }
+# link_name_is_free PATH: succeeds if ln can make the name; without -T or -h ln would link into a
+# directory.
+link_name_is_free() { [ "$ln_option" = -T ] || ! exists "$1" || complain 'File exists'; }
 
-# sym TARGET PATH: makes a symlink.
+# make_symlink TARGET PATH: makes a symlink.
 # shellcheck disable=SC2086
-sym() { free "$2" && ln -s $LN -- "$1" "$2"; }
+make_symlink() { link_name_is_free "$2" && ln -s $ln_option -- "$1" "$2"; }
 
-# portable_ln OLD NEW: makes a hard link, where ln follows no link.
+# portable_link OLD NEW: makes a hard link, for an ln that follows no symlinks.
 # shellcheck disable=SC2086
-portable_ln() { free "$2" && ln $LN -- "$1" "$2"; }
+portable_link() { link_name_is_free "$2" && ln $ln_option -- "$1" "$2"; }
 
-# trunc SIZE PATH: cuts a file, or makes it longer by a hole.
-trunc() {
-	if [ -n "$TR" ]; then
+# set_size SIZE PATH: truncates a file, or extends it by a hole.
+set_size() {
+	if [ -n "$has_truncate" ]; then
 		truncate -c -s "$1" -- "$2"
-	elif ! x "$2"; then
-		say 'No such file or directory'
+	elif ! exists "$2"; then
+		complain 'No such file or directory'
 	elif ! [ -f "$2" ]; then
-		say 'Invalid argument'
+		complain 'Invalid argument'
 	else
-		# POSIX dd: what lies behind the place that seek= leads to is cut off.
-		e=$(dd if=/dev/null of="$2" bs=1 seek="$1" count=0 2>&1) || { printf '%s\n' "$e"; return 1; }
+		# POSIX dd: without conv=notrunc the file ends at the offset of seek=.
+		output=$(dd if=/dev/null of="$2" bs=1 seek="$1" count=0 2>&1) && return
+		printf '%s\n' "$output"
+		return 1
 	fi
 }
 
-# unchanged EXPECTED PATH: whether a file is still that version, as `look` prints it.
-unchanged() {
-	c=
-	case $1 in 'c '*) c=c ;; esac
-	e=$(look '' "$c" "$2" 2>&1)
-	[ "${e%"|"*}" != "${1#c }" ] || return 0
-	if x "$2"; then a "$CONFLICT"; else printf '%s\n' "$e"; a 1; fi
+# require_version EXPECTED PATH: succeeds if the file has that version, as `print_versions` prints
+# it; else answers with CONFLICT or with an error, and fails.
+require_version() {
+	with_ctime=
+	case $1 in 'c '*) with_ctime=c ;; esac
+	output=$(print_versions '' "$with_ctime" "$2" 2>&1)
+	[ "${output%"|"*}" != "${1#c }" ] || return 0
+	if exists "$2"; then answer "$CONFLICT"; else printf '%s\n' "$output"; answer 1; fi
 	return 1
 }
 
-# tch OPTIONS STAMP PATH: sets times; an empty STAMP is now.
+# set_times OPTIONS STAMP PATH: sets times; an empty STAMP is the current time.
 # shellcheck disable=SC2086
-tch() {
-	if [ -z "$TH" ] && [ -h "$3" ]; then say 'Operation not supported'; return; fi
-	touch -c $TH $1 $2 -- "$3"
+set_times() {
+	if [ -z "$touch_option" ] && [ -h "$3" ]; then complain 'Operation not supported'; return; fi
+	touch -c $touch_option $1 $2 -- "$3"
 }
 
-# The permissions of what is made come from a umask, so that an ACL that it inherits holds; chmod adds
-# what a creation cannot give. What is given away is nobody else's to use before it has its owner.
+# Permissions of new files are set by the umask, not by chmod, because chmod would change an
+# inherited ACL. chmod adds only what a creation cannot set. Files for another owner have no
+# permissions for group and others before their owner is set.
 
-# bits MODE PATH: adds execute permissions of a file, and special bits.
-bits() {
-	b=
-	case $1 in ?[1357]??) b=,u+x ;; esac
-	case $1 in ??[1357]?) b=$b,g+x ;; esac
-	case $1 in ???[1357]) b=$b,o+x ;; esac
-	special "$1" "$2"
+# add_execute_bits MODE PATH: adds the execute and special bits of a mode to a new file.
+add_execute_bits() {
+	additions=
+	case $1 in ?[1357]??) additions=,u+x ;; esac
+	case $1 in ??[1357]?) additions=$additions,g+x ;; esac
+	case $1 in ???[1357]) additions=$additions,o+x ;; esac
+	add_special_bits "$1" "$2"
 }
 
-# special MODE PATH: adds special bits, and those in b.
-special() {
-	case $1 in [4567]???) b=$b,u+s ;; esac
-	case $1 in [2367]???) b=$b,g+s ;; esac
-	case $1 in [1357]???) b=$b,+t ;; esac
-	[ -z "$b" ] || q chmod "${b#,}" -- "$2"
+# add_special_bits MODE PATH: adds the special bits of a mode, and the bits that are in `additions`
+# already.
+add_special_bits() {
+	case $1 in [4567]???) additions=$additions,u+s ;; esac
+	case $1 in [2367]???) additions=$additions,g+s ;; esac
+	case $1 in [1357]???) additions=$additions,+t ;; esac
+	[ -z "$additions" ] || run chmod "${additions#,}" -- "$2"
 }
 
-# give OWNER MODE PATH: gives something new away, then its permissions.
-give() { q chown -h "$1" -- "$3" && q chmod "$2" -- "$3"; }
+# set_owner_and_mode OWNER MODE PATH: sets the owner of a new file, then its permissions.
+set_owner_and_mode() { run chown -h "$1" -- "$3" && run chmod "$2" -- "$3"; }
 
-# mkd MASK MODE OWNER PATH: makes a directory.
-mkd() {
-	umask "$1"
-	q mkdir -- "$4"
-	s=$?
+# make_directory MASK MODE OWNER PATH: makes a directory.
+make_directory() {
+	new_mask=$1 new_mode=$2 new_owner=$3 new_path=$4
+	umask "$new_mask"
+	run mkdir -- "$new_path"
+	status=$?
 	umask 077
-	[ $s = 0 ] || return
-	b=
-	if [ -n "$3" ]; then give "$3" "$2" "$4"; else special "$2" "$4"; fi
-}
-
-# mkn MASK MODE OWNER PATH, mkn MASK MODE OWNER PATH TYPE NUMBERS: makes a FIFO or a device.
-mkn() {
-	m=$2
-	w=$3
-	p=$4
-	umask "$1"
-	shift 4
-	if [ $# = 0 ]; then q mkfifo -- "$p"; else q mknod -- "$p" "$@"; fi
-	s=$?
-	umask 077
-	[ $s = 0 ] || return
-	if [ -n "$w" ]; then
-		give "$w" "$m" "$p"
-	elif [ $# = 0 ]; then
-		bits "$m" "$p"
+	[ $status = 0 ] || return
+	additions=
+	if [ -n "$new_owner" ]; then
+		set_owner_and_mode "$new_owner" "$new_mode" "$new_path"
 	else
-		# Not every mknod heeds the umask.
-		q chmod "$m" -- "$p"
+		add_special_bits "$new_mode" "$new_path"
 	fi
 }
 
-# clean DIR TAG: removes what stores marked with TAG left behind.
-clean() {
-	for f in "$1"/.scpfs-"$2"????????.tmp; do
-		[ ! -f "$f" ] || rm -f -- "$f"
-	done
-	a 0
+# make_node MASK MODE OWNER PATH: makes a FIFO.
+# make_node MASK MODE OWNER PATH TYPE MAJOR MINOR: makes a device.
+make_node() {
+	new_mask=$1 new_mode=$2 new_owner=$3 new_path=$4
+	shift 4
+	umask "$new_mask"
+	if [ $# = 0 ]; then run mkfifo -- "$new_path"; else run mknod -- "$new_path" "$@"; fi
+	status=$?
+	umask 077
+	[ $status = 0 ] || return
+	if [ -n "$new_owner" ]; then
+		set_owner_and_mode "$new_owner" "$new_mode" "$new_path"
+	elif [ $# = 0 ]; then
+		add_execute_bits "$new_mode" "$new_path"
+	else
+		# Some mknod ignore the umask.
+		run chmod "$new_mode" -- "$new_path"
+	fi
 }
 
-# sock NAME PARENT: makes a socket, which no shell can, with what the host has. Under a short name
-# first, and from within its directory, because an address has room for 107 bytes.
-sock() (
+# remove_orphans DIR TAG: removes the temporary files of ended uploads whose names contain TAG.
+remove_orphans() {
+	for orphan in "$1"/.scpfs-"$2"????????.tmp; do
+		[ ! -f "$orphan" ] || rm -f -- "$orphan"
+	done
+	answer 0
+}
+
+# make_socket NAME PARENT: makes a socket with perl or python3, because no shell can. It is bound to
+# a short name in its directory and then renamed, because a socket address has room for 107 bytes
+# (unix(7)).
+make_socket() (
 	cd -- "$2" || exit 1
-	if x "./$1"; then
+	if exists "./$1"; then
 		echo ': File exists'
 		exit 1
 	fi
-	t=.scpfs-$$.sock
+	socket=.scpfs-$$.sock
 	if perl -e 1 2>/dev/null; then
-		perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0) && bind(S, sockaddr_un($ARGV[0])) or die ": $!\n"' -- "$t" || exit 1
+		perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0) && bind(S, sockaddr_un($ARGV[0])) or die ": $!\n"' -- "$socket" || exit 1
 	elif python3 -c '' 2>/dev/null; then
-		python3 -c 'import socket, sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])' "$t" || exit 1
+		python3 -c 'import socket, sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])' "$socket" || exit 1
 	else
 		echo ': Operation not supported'
 		exit 1
 	fi
-	mv_ "$t" "./$1"
+	rename_to "$socket" "./$1"
 )
 
-# new MASK MODE OWNER PATH PARENT: creates an empty file that was not there.
-new() {
-	if x "$4"; then a "$EXISTS"; return; fi
+# create_file MASK MODE OWNER PATH PARENT: creates an empty file under a name that must be free.
+create_file() {
+	new_mask=$1 new_mode=$2 new_owner=$3 new_path=$4 new_parent=$5
+	if exists "$new_path"; then answer "$EXISTS"; return; fi
 	made=
-	umask "$1"
+	umask "$new_mask"
 	set -C
-	{ made=1; } 8>"$4"
+	{ made=1; } 8>"$new_path"
 	set +C
 	umask 077
 	if [ -z "$made" ]; then
-		if x "$4"; then a "$EXISTS"; return; fi
-		# A shell's own words for a failed redirection differ; touch's do not.
-		q touch -- "$4" || return
+		if exists "$new_path"; then answer "$EXISTS"; return; fi
+		# Shells report failed redirections in different words; the message of touch is the same
+		# everywhere.
+		run touch -- "$new_path" || return
 	fi
-	if [ -n "$3" ]; then
-		give "$3" "$2" "$4" || return
+	if [ -n "$new_owner" ]; then
+		set_owner_and_mode "$new_owner" "$new_mode" "$new_path" || return
 	else
-		case $2 in
-		?[0145]??) q chmod "$2" -- "$4" || return ;;
-		*) bits "$2" "$4" || return ;;
+		case $new_mode in
+		?[0145]??) run chmod "$new_mode" -- "$new_path" || return ;;
+		*) add_execute_bits "$new_mode" "$new_path" || return ;;
 		esac
 	fi
-	v "$4" "$5"
+	answer_stats "$new_path" "$new_parent"
 }
 
-# noreplace FROM TO FROMDIR TODIR: renames, unless something has the name already. In one step with
-# GNU's mv, which says what it renamed, and with a hard link; else with a moment between.
-noreplace() {
-	if x "$2"; then a "$EXISTS"; return; fi
-	if [ "$MV" = -fT ]; then
-		e=$(mv -nTv -- "$1" "$2" 2>&1)
-		s=$?
-		case $e in
+# rename_no_replace OLD_PATH NEW_PATH OLD_PARENT NEW_PARENT: renames, unless the new name exists.
+# This is atomic with GNU mv, which prints what it renamed, and where a hard link can be made.
+# Otherwise another client could create the name between the check and the rename.
+rename_no_replace() {
+	old_path=$1 new_path=$2 old_parent=$3 new_parent=$4
+	if exists "$new_path"; then answer "$EXISTS"; return; fi
+	if [ "$mv_option" = -fT ]; then
+		output=$(mv -nTv -- "$old_path" "$new_path" 2>&1)
+		status=$?
+		case $output in
 		'renamed '*) ;;
 		*)
-			if x "$2" && x "$1"; then a "$EXISTS"; return; fi
-			[ $s != 0 ] || s=1
-			printf '%s\n' "$e"
-			a $s
+			if exists "$new_path" && exists "$old_path"; then answer "$EXISTS"; return; fi
+			[ $status != 0 ] || status=1
+			printf '%s\n' "$output"
+			answer $status
 			return
 			;;
 		esac
-	elif [ -f "$1" ] && ! [ -h "$1" ] && e=$(ln_ "$1" "$2" 2>&1 </dev/null); then
-		q rm -f -- "$1" || return
-	elif x "$2"; then
-		a "$EXISTS"
+	elif [ -f "$old_path" ] && ! [ -h "$old_path" ] &&
+		output=$(hard_link "$old_path" "$new_path" 2>&1 </dev/null); then
+		run rm -f -- "$old_path" || return
+	elif exists "$new_path"; then
+		answer "$EXISTS"
 		return
 	else
-		q mv_ "$1" "$2" || return
+		run rename_to "$old_path" "$new_path" || return
 	fi
-	v "$2" "$3" "$4"
+	answer_stats "$new_path" "$old_parent" "$new_parent"
 }

@@ -14,6 +14,7 @@ use crate::path::Excerpt;
 use crate::pool;
 use crate::pool::OpenError;
 use crate::pool::Pooled;
+use crate::shell::tools::Helpers;
 use crate::ssh;
 use crate::ssh::Aborter;
 use crate::ssh::Channel;
@@ -64,6 +65,8 @@ pub struct Lane {
     /// The line that ends this lane's shell from another lane; empty until the shell has told its
     /// number.
     kill_line: Vec<u8>,
+    /// The helper functions that are sent before the first request; empty when they are sent.
+    unsent_helpers: Vec<u8>,
     /// The bytes to send before the next line.
     preceding: Vec<u8>,
 }
@@ -137,7 +140,7 @@ impl Lane {
     /// `helpers` are lines of shell without comments, see `shell::tools`.
     pub fn open(
         transport: &dyn Transport,
-        helpers: &[u8],
+        helpers: &Helpers,
         timeout: Duration,
         clock: &dyn Clock,
     ) -> Result<Self, Error> {
@@ -150,7 +153,7 @@ impl Lane {
         // not print it. The login shell itself may be csh or fish: between the quotes there is
         // neither a quote nor `!` nor a newline.
         let command = format!(
-            "exec sh -c 'printf \"\\036{}\\n\"; while IFS= read -r l; do eval \"$l\"; done'",
+            "exec sh -c 'printf \"\\036{}\\n\"; while IFS= read -r line; do eval \"$line\"; done'",
             String::from_utf8_lossy(&greeting)
         );
         let channel = connection.exec(&command)?;
@@ -167,18 +170,20 @@ impl Lane {
             is_broken: true,
             last_used: Tick::ZERO,
             kill_line: Vec::new(),
+            unsent_helpers: Vec::new(),
             preceding: Vec::new(),
         };
         lane.channel.set_timeout(timeout);
         lane.skip_noise(&mark, timeout, clock)?;
         lane.channel.discard_stderr()?;
-        let preamble = lane.preamble(helpers);
+        let preamble = lane.preamble(&helpers.at_start);
         let answer = lane.request(&preamble)?;
         let pid = std::str::from_utf8(answer.body.trim_ascii()).ok();
         if let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok()) {
             let word = String::from_utf8_lossy(&greeting);
-            lane.kill_line = format!("end {pid} {word}; ").into_bytes();
+            lane.kill_line = format!("kill_shell {pid} {word}; ").into_bytes();
         }
+        lane.unsent_helpers = lane.definitions(&helpers.with_first_request, "");
         Ok(lane)
     }
 
@@ -228,10 +233,19 @@ impl Lane {
     fn preamble(&self, helpers: &[u8]) -> Vec<u8> {
         let token = String::from_utf8_lossy(&self.token);
         let mark = String::from_utf8_lossy(&self.listing_mark);
+        let variables = format!(
+            "token={token}; listing_mark={mark}; newline=$(printf '\\n.'); newline=${{newline%.}}\n"
+        );
+        let definitions = self.definitions(helpers, "printf '%s\\n' $$; answer 0");
+        [variables.into_bytes(), definitions].concat()
+    }
+
+    /// Returns `helpers` behind a loop that reads all of them, up to the token, and runs them at
+    /// once; then `command` is run.
+    fn definitions(&self, helpers: &[u8], command: &str) -> Vec<u8> {
         let start = format!(
-            "T={token}; K={mark}; nl=$(printf '\\n.'); nl=${{nl%.}}; h=\n\
-             while IFS= read -r l; do case $l in \"$T\") break;; esac; h=$h$l$nl; done; \
-             eval \"$h\"; h=; printf '%s\\n' $$; a 0\n"
+            "helpers=; while IFS= read -r line; do case $line in \"$token\") break;; esac; \
+             helpers=$helpers$line$newline; done; eval \"$helpers\"; helpers=; {command}\n"
         );
         [start.as_bytes(), helpers, &self.token, b"\n"].concat()
     }
@@ -245,11 +259,12 @@ impl Lane {
     /// Sends bytes. From here until its answer is read, the lane counts as broken.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.is_broken = true;
-        if self.preceding.is_empty() {
+        if self.preceding.is_empty() && self.unsent_helpers.is_empty() {
             self.channel.write_all(bytes)?;
         } else {
-            let line = [&self.preceding, bytes].concat();
-            self.channel.write_all(&line)?;
+            let all = [&self.unsent_helpers, &self.preceding, bytes].concat();
+            self.channel.write_all(&all)?;
+            self.unsent_helpers = Vec::new();
             self.preceding.clear();
         }
         Ok(())
@@ -441,7 +456,7 @@ impl Pooled for Lane {
     }
 
     fn answers(&mut self) -> bool {
-        self.request(b"a 0\n").is_ok()
+        self.request(b"answer 0\n").is_ok()
     }
 
     fn aborter(&self) -> Aborter {

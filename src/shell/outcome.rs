@@ -13,6 +13,7 @@ use crate::remote::UploadSpec;
 use crate::remote::Uploaded;
 use crate::shell::answer;
 use crate::shell::lane::Answer;
+use crate::shell::status;
 use crate::stat::Stat;
 
 /// BusyBox says of a name that a directory has taken only that it is one.
@@ -58,7 +59,7 @@ pub(super) fn surprise(act: &'static str, body: &[u8]) -> Error {
 pub(super) fn check(act: &'static str, path: &RemotePath, answer: &Answer) -> Result<()> {
     let reason = match answer.status {
         0 => return Ok(()),
-        answer::EXISTS => Reason::Exists,
+        status::EXISTS => Reason::Exists,
         // POSIX shells: 126 is not executable, 127 not found.
         126 | 127 => Reason::NoProgram,
         _ => crate::remote::reason_of(&answer.body),
@@ -97,10 +98,10 @@ pub(super) fn pair(stats: Option<Vec<Stat>>) -> Changed {
 /// Returns the outcome that a status means for an upload; `None` if it failed.
 pub(super) fn outcome(status: u32) -> Option<Outcome> {
     Some(match status {
-        0 | answer::UNTIMED | answer::UNREMOVABLE => Outcome::AsPlanned,
-        answer::KEPT_BESIDE => Outcome::ConflictCopy,
-        answer::RECREATED => Outcome::Recreated,
-        answer::SAME => Outcome::Same,
+        0 | status::TIMES_NOT_SET | status::TEMP_NOT_REMOVED => Outcome::AsPlanned,
+        status::MADE_CONFLICT_COPY => Outcome::ConflictCopy,
+        status::RECREATED => Outcome::Recreated,
+        status::SAME_CONTENT => Outcome::Same,
         _ => return None,
     })
 }
@@ -113,7 +114,10 @@ pub(super) fn uploaded(outcome: Outcome, plan: &UploadSpec, answer: &Answer) -> 
         stat.size == plan.size
             && (plan.mtime.matches_reported(stat.mtime)
                 || outcome == Outcome::Same
-                || matches!(answer.status, answer::UNTIMED | answer::UNREMOVABLE))
+                || matches!(
+                    answer.status,
+                    status::TIMES_NOT_SET | status::TEMP_NOT_REMOVED
+                ))
     };
     Uploaded {
         stat: stat.filter(is_what_was_sent),
@@ -128,19 +132,19 @@ pub(super) fn upload_failed(path: &RemotePath, status: u32, text: Vec<u8>) -> Er
     const ACT: &str = "upload";
     let path = path.clone();
     match status {
-        answer::CONFLICT => Error::Conflict { act: ACT, path },
-        answer::PARTIAL => Error::Partial {
+        status::CONFLICT => Error::Conflict { act: ACT, path },
+        status::PARTIAL => Error::Partial {
             act: ACT,
             path,
             reason: crate::remote::reason_of(&text),
             text,
         },
-        answer::NO_TEMP => Error::NoTemp { act: ACT, path },
-        answer::INCOMPLETE => Error::UnexpectedReply {
+        status::NO_TEMP => Error::NoTemp { act: ACT, path },
+        status::INCOMPLETE => Error::UnexpectedReply {
             act: ACT,
             detail: "a piece of the file is missing".to_owned(),
         },
-        answer::UNPROVEN => Error::UnexpectedReply {
+        status::FILE_REPLACED => Error::UnexpectedReply {
             act: ACT,
             detail: "the name does not lead to what was sent; somebody else may have changed it"
                 .to_owned(),

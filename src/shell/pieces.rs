@@ -33,7 +33,6 @@ use crate::scp::ahead::CHUNK;
 use crate::shell::Lanes;
 use crate::shell::Lent;
 use crate::shell::Shell;
-use crate::shell::answer;
 use crate::shell::content::How;
 use crate::shell::content::Upload;
 use crate::shell::lane::Lane;
@@ -41,6 +40,7 @@ use crate::shell::outcome::outcome;
 use crate::shell::outcome::upload_failed;
 use crate::shell::outcome::uploaded;
 use crate::shell::quote::Line;
+use crate::shell::status;
 use crate::shell::transfer::lost;
 use crate::ssh;
 use crate::sync::Mutex;
@@ -217,7 +217,7 @@ impl<'env> Pieces<'env> {
             return match role {
                 // Nothing but a hole: the file is made all the same.
                 Role::First(_) => {
-                    let line = self.begin.clone().raw("a 0").finish();
+                    let line = self.begin.clone().raw("answer 0").finish();
                     lane.send(&line).map_err(|error| lost(ACT, error))?;
                     self.await_status(lane, 0).map(drop)
                 }
@@ -233,7 +233,7 @@ impl<'env> Pieces<'env> {
         let mut out = self.request(line, piece);
         loop {
             lane.send(&out).map_err(|error| lost(ACT, error))?;
-            let ready = self.await_status(lane, answer::READY)?;
+            let ready = self.await_status(lane, status::READY)?;
             if self.holder.get().is_none() {
                 let pid = std::str::from_utf8(ready.trim_ascii()).ok();
                 self.holder
@@ -251,7 +251,7 @@ impl<'env> Pieces<'env> {
                 self.take(next_len(piece.len, elapsed.as_millis()))
             };
             let Some(following) = following else {
-                out.extend_from_slice(b"a 0\n");
+                out.extend_from_slice(b"answer 0\n");
                 self.send_content(lane, &out)?;
                 return self.await_status(lane, 0).map(drop);
             };
@@ -265,7 +265,7 @@ impl<'env> Pieces<'env> {
         let Piece { offset, len } = piece;
         // What dd is to say in the end: how many whole and how many partial blocks there were.
         let (whole, partial) = (len / BLOCK, u64::from(len % BLOCK > 0));
-        line.raw(&format!("take_piece {offset} {len} {whole}+{partial}"))
+        line.raw(&format!("receive_piece {offset} {len} {whole}+{partial}"))
             .finish()
     }
 
@@ -282,7 +282,7 @@ impl<'env> Pieces<'env> {
         loop {
             if self.is_given_up.load(Ordering::Relaxed) {
                 // Another lane has said why; this one cannot get back into step.
-                return Err(upload_failed(self.path, answer::INCOMPLETE, Vec::new()));
+                return Err(upload_failed(self.path, status::INCOMPLETE, Vec::new()));
             }
             if let Role::First(scope) = role {
                 self.bring_in_a_helper(scope);
@@ -323,7 +323,7 @@ impl<'env> Pieces<'env> {
             }
             Err(error) => {
                 // A host that gave up says why before it hangs up.
-                match self.await_status(lane, answer::READY) {
+                match self.await_status(lane, status::READY) {
                     Err(refusal) if !refusal.is_connection_loss() => Err(refusal),
                     Err(_) | Ok(_) => Err(lost(ACT, error)),
                 }
@@ -340,7 +340,7 @@ impl<'env> Pieces<'env> {
         }
         lane.set_broken();
         let status = if answer.status == 0 {
-            answer::INCOMPLETE
+            status::INCOMPLETE
         } else {
             answer.status
         };
@@ -397,9 +397,7 @@ impl<'env> Pieces<'env> {
                 .flatten()
         };
         if let Some(mut lane) = lane {
-            let line = Line::new("P=; release; rm -f --")
-                .arg(&self.temp)
-                .raw("; a 0");
+            let line = Line::new("abandon_pieces").arg(&self.temp);
             if let Err(error) = lane.request(&line.finish()) {
                 log::debug!("a temporary file may be left on the host: {error}");
             }

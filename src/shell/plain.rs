@@ -15,9 +15,9 @@ use crate::remote::Error;
 use crate::remote::Receiver;
 use crate::scp::ahead::CHUNK;
 use crate::scp::ahead::MAX_AHEAD;
-use crate::shell::answer;
 use crate::shell::lane::Lane;
 use crate::shell::outcome::one_stat;
+use crate::shell::status;
 use crate::shell::transfer::Fetch;
 use crate::shell::transfer::Upload;
 use crate::shell::transfer::lost;
@@ -40,7 +40,7 @@ pub(super) fn fetch(
     };
     lane.send(line).map_err(|e| lost(ACT, e))?;
     let head = lane.frame().map_err(|e| lost(ACT, e))?;
-    if head.status != answer::READY {
+    if head.status != status::READY {
         lane.rest_is_none().map_err(|e| lost(ACT, e))?;
         let text = head.body.clone();
         return Ok((None, Fetch::Refused { text, answer: head }));
@@ -68,7 +68,7 @@ pub(super) fn fetch(
     }
     lane.frame().map_err(|e| lost(ACT, e))?;
     let answer = lane.answer().map_err(|e| lost(ACT, e))?;
-    let fetch = if answer.status != 0 && answer.status != answer::UNWRITABLE {
+    let fetch = if answer.status != 0 && answer.status != status::UNWRITABLE {
         let text = answer.body.clone();
         Fetch::Refused { text, answer }
     } else if n_received != before.size {
@@ -104,7 +104,7 @@ pub(super) fn upload(
         out.clear();
         let ready = lane.frame().map_err(|e| lost(ACT, e))?;
         lane.set_broken();
-        if ready.status != answer::READY {
+        if ready.status != status::READY {
             return Ok(refused(ready));
         }
     }
@@ -137,7 +137,7 @@ pub(super) fn upload(
             (Ok(ready), _) => ready,
             (Err(_), Err(error)) | (Err(error), Ok(())) => return Err(lost(ACT, error)),
         };
-        if ready.status != answer::READY {
+        if ready.status != status::READY {
             return Ok(refused(ready));
         }
     }

@@ -11,12 +11,12 @@ use crate::remote::TimePrecision;
 use crate::remote::login_relative;
 use crate::shell::Lanes;
 use crate::shell::Shell;
-use crate::shell::answer;
 use crate::shell::lane;
 use crate::shell::lane::Lane;
 use crate::shell::quote::Line;
-use crate::shell::tools;
+use crate::shell::status;
 use crate::shell::tools::Flavour;
+use crate::shell::tools::Helpers;
 use crate::shell::tools::Stamps;
 use crate::shell::tools::Tools;
 use crate::ssh::Transport;
@@ -48,12 +48,8 @@ pub fn probe(
     settings: &Settings,
     clock: Arc<dyn Clock>,
 ) -> Result<Shell, Error> {
-    let mut lane = Lane::open(
-        &*transport,
-        &tools::helpers(None),
-        settings.timeout,
-        &*clock,
-    )?;
+    let helpers = Helpers::for_probe();
+    let mut lane = Lane::open(&*transport, &helpers, settings.timeout, &*clock)?;
     let directory = login_relative(&settings.directory);
     let reply = lane.request(&Line::new("probe").arg(&directory).finish())?;
     let shown = || {
@@ -65,9 +61,9 @@ pub fn probe(
     };
     match reply.status {
         0 => {}
-        answer::ROOT_MISSING => return Err(Error::RootMissing(shown())),
-        answer::ROOT_NOT_A_DIRECTORY => return Err(Error::RootNotADirectory(shown())),
-        answer::ROOT_DENIED => return Err(Error::RootDenied(shown())),
+        status::ROOT_MISSING => return Err(Error::RootMissing(shown())),
+        status::ROOT_NOT_A_DIRECTORY => return Err(Error::RootNotADirectory(shown())),
+        status::ROOT_DENIED => return Err(Error::RootDenied(shown())),
         _ => return Err(Error::UnexpectedReply(reply.body)),
     }
     let found = parse(&reply.body).ok_or_else(|| Error::UnexpectedReply(reply.body.clone()))?;
@@ -79,7 +75,7 @@ pub fn probe(
         log::warn!("the host has no usable scp: contents come and go through its shell's tools");
     }
     let timeout = settings.timeout;
-    let helpers = tools::helpers(Some(&tools));
+    let helpers = Helpers::for_tools(&tools);
     let lane_clock = Arc::clone(&clock);
     let opener =
         move || Lane::open(&*transport, &helpers, timeout, &*lane_clock).map_err(OpenError::from);

@@ -3,14 +3,14 @@
 /// Appends `word` as one word of a command line for the lane's shell.
 ///
 /// Everything stands between single quotes, where nothing is special but the single quote
-/// itself. A line of the lane cannot hold a newline, so one is written as the variable `nl`,
+/// itself. A line of the lane cannot hold a newline, so one is written as the variable `newline`,
 /// which a lane sets at its start. Tested for every byte with dash, bash and BusyBox ash.
 pub fn push_word(line: &mut Vec<u8>, word: &[u8]) {
     line.push(b'\'');
     for &byte in word {
         match byte {
             b'\'' => line.extend_from_slice(b"'\\''"),
-            b'\n' => line.extend_from_slice(b"'\"$nl\"'"),
+            b'\n' => line.extend_from_slice(b"'\"$newline\"'"),
             // The kernel and `Name` let no NUL through; a shell could not hold one.
             0 => {}
             byte => line.push(byte),
@@ -70,16 +70,16 @@ mod tests {
     fn a_word_has_no_newline_and_no_open_quote() {
         let mut line = Vec::new();
         push_word(&mut line, b"it's\n$(x)\\");
-        assert_eq!(line, b"'it'\\''s'\"$nl\"'$(x)\\'");
+        assert_eq!(line, b"'it'\\''s'\"$newline\"'$(x)\\'");
     }
 
     #[test]
     fn a_line_is_shell_and_words() {
-        let line = Line::new("q rm --")
+        let line = Line::new("run rm --")
             .arg(b"-rf $HOME")
-            .raw("&& v")
+            .raw("&& answer_stats")
             .arg(b"")
             .finish();
-        assert_eq!(line, b"q rm -- '-rf $HOME' && v ''\n");
+        assert_eq!(line, b"run rm -- '-rf $HOME' && answer_stats ''\n");
     }
 }

@@ -1,11 +1,11 @@
 //! What the tools of a host are and can do; pure.
 
 use crate::remote::TimePrecision;
-use crate::shell::answer;
 use crate::shell::answer::time::civil_text;
 use crate::shell::answer::time::compact_text;
 use crate::shell::answer::time::epoch_text;
 use crate::shell::answer::time::iso_text;
+use crate::shell::status;
 use crate::stat::FileId;
 use crate::stat::Time;
 use crate::stat::Version;
@@ -119,16 +119,16 @@ impl Tools {
                 .split(' ')
                 .find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
         };
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-= ".contains(c);
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-=_ ".contains(c);
         if !words.chars().all(is_plain) {
             return None;
         }
-        let flavour = value("F")?;
+        let flavour = value("userland")?;
         Some(Self {
             flavour: Flavour::ALL.into_iter().find(|it| it.word() == flavour)?,
-            has_scp: value("SC")? == "y",
-            has_descriptors: value("FD")? == "y",
-            has_truncate: value("TR")? == "y",
+            has_scp: value("has_scp")? == "y",
+            has_descriptors: value("has_fd_dir")? == "y",
+            has_truncate: value("has_truncate")? == "y",
             stamps: Stamps::Compact,
             time_precision: TimePrecision::Seconds,
             preset: words.to_owned(),
@@ -154,28 +154,47 @@ impl Tools {
     }
 }
 
-/// Returns the lines that a lane defines at its start, without comments: those for the tools of
-/// a host, or where these are not known yet, those that find out and those for any.
-pub fn helpers(tools: Option<&Tools>) -> Vec<u8> {
-    let mut text = String::new();
-    for (name, status) in answer::STATUSES {
-        text += &format!("{name}={status} ");
-    }
-    text.push('\n');
-    match tools {
-        Some(tools) => {
-            text += &format!("{}\n{COMMON}{CONTENT}", tools.preset);
-            text.extend(tools.flavour.scripts());
+/// The scripts that define the helper functions of a resident shell, without comments.
+///
+/// They are sent in two parts, because dropbear grants a channel a window of 24 KiB: more at once
+/// would cost a round trip.
+#[derive(Debug, Clone)]
+pub struct Helpers {
+    /// The part that is sent when the shell starts.
+    pub at_start: Vec<u8>,
+    /// The part that is sent together with the first request.
+    pub with_first_request: Vec<u8>,
+}
+
+impl Helpers {
+    /// Returns the scripts that probe a host, and those of every userland.
+    pub fn for_probe() -> Self {
+        let mut rest = format!("{CONTENT}case $userland in\n");
+        for flavour in Flavour::ALL {
+            let scripts = flavour.scripts().concat();
+            rest += &format!("{})\n{scripts};;\n", flavour.word());
         }
-        None => {
-            text += &format!("F=\n{COMMON}{CONTENT}{PROBE}case $F in\n");
-            for flavour in Flavour::ALL {
-                let scripts = flavour.scripts().concat();
-                text += &format!("{})\n{scripts};;\n", flavour.word());
-            }
-            text += "esac\n";
+        rest += "esac\n";
+        let statuses = status::assignments();
+        Self {
+            at_start: without_comments(&format!("{statuses}\nuserland=\n{COMMON}{PROBE}")),
+            with_first_request: without_comments(&rest),
         }
     }
+
+    /// Returns the scripts for a host with these tools.
+    pub fn for_tools(tools: &Tools) -> Self {
+        let (statuses, preset) = (status::assignments(), &tools.preset);
+        let scripts = tools.flavour.scripts().concat();
+        Self {
+            at_start: without_comments(&format!("{statuses}\n{preset}\n{COMMON}{scripts}")),
+            with_first_request: without_comments(CONTENT),
+        }
+    }
+}
+
+/// Returns a script without its comment lines, empty lines and indentation.
+fn without_comments(text: &str) -> Vec<u8> {
     let mut lines = Vec::new();
     for line in text.lines() {
         let line = line.trim_start_matches('\t');
@@ -192,7 +211,11 @@ mod tests {
     use super::*;
 
     fn tools(stamps: Stamps, time_precision: TimePrecision) -> Tools {
-        let tools = Tools::from_preset(b"F=ls MV=-fT LN= TH= TR= SC= CS=dd FD=y XA= LA=").unwrap();
+        let tools = Tools::from_preset(
+            b"userland=ls mv_option=-fT ln_option= touch_option= has_truncate= has_scp= \
+              byte_counter=dd has_fd_dir=y cp_attributes= ls_shows_acl=",
+        )
+        .unwrap();
         Tools {
             stamps,
             time_precision,
@@ -202,15 +225,18 @@ mod tests {
 
     #[test]
     fn what_a_host_says_of_its_tools_is_checked() {
-        let tools =
-            Tools::from_preset(b"F=gnu MV=-fT LN=-T TH=-h TR=y SC=y CS=dd FD=y XA=y LA=y").unwrap();
+        let tools = Tools::from_preset(
+            b"userland=gnu mv_option=-fT ln_option=-T touch_option=-h has_truncate=y has_scp=y \
+              byte_counter=dd has_fd_dir=y cp_attributes=y ls_shows_acl=y",
+        )
+        .unwrap();
         assert_eq!((tools.flavour, tools.has_scp), (Flavour::Gnu, true));
         for bad in [
-            &b"F= TR=y SC=y FD=y"[..],
-            b"F=vms TR=y SC=y FD=y",
-            b"F=gnu",
-            b"F=gnu TR=y SC=y FD=y;reboot",
-            b"F=gnu TR=y SC=y FD=$(x)",
+            &b"userland= has_truncate=y has_scp=y has_fd_dir=y"[..],
+            b"userland=vms has_truncate=y has_scp=y has_fd_dir=y",
+            b"userland=gnu",
+            b"userland=gnu has_truncate=y has_scp=y has_fd_dir=y;reboot",
+            b"userland=gnu has_truncate=y has_scp=y has_fd_dir=$(x)",
             b"",
         ] {
             assert_eq!(Tools::from_preset(bad), None);
@@ -272,12 +298,22 @@ mod tests {
         assert_eq!(Flavour::Ls.version_text(&version), None);
     }
 
-    /// dropbear grants a channel 24 KiB ahead; more would cost a round trip.
+    /// dropbear grants a channel a window of 24 KiB; more would cost a round trip. What is left of
+    /// it is for the request that the second part is sent with.
     #[test]
-    fn the_helpers_fit_into_a_small_window() {
+    fn helpers_fit_into_a_small_window() {
+        const MAX_PART: usize = 20 << 10;
         let tools = tools(Stamps::Epoch, TimePrecision::Seconds);
-        for tools in [None, Some(&tools)] {
-            assert!(helpers(tools).len() < 20 << 10, "{}", helpers(tools).len());
+        for (what, helpers) in [
+            ("first shell", Helpers::for_probe()),
+            ("other shells", Helpers::for_tools(&tools)),
+        ] {
+            let (start, rest) = (helpers.at_start.len(), helpers.with_first_request.len());
+            println!("{what}: {start} bytes at the start, {rest} with the first request");
+            assert!(
+                start < MAX_PART && rest < MAX_PART,
+                "{what}: {start}, {rest}"
+            );
         }
     }
 }

@@ -229,8 +229,11 @@ impl Peer for LaneHost {
             return Said::Bytes([b"\x1e", &greeting[..], b"\n"].concat());
         }
         let Some((token, mark)) = &self.words else {
-            let word = |at: usize| heard.get(at..at + 32).map(<[u8]>::to_vec);
-            let (Some(token), Some(mark)) = (word(2), word(38)) else {
+            let word = |name: &str| {
+                let at = memchr::memmem::find(heard, name.as_bytes())? + name.len();
+                heard.get(at..at + 32).map(<[u8]>::to_vec)
+            };
+            let (Some(token), Some(mark)) = (word("token="), word("listing_mark=")) else {
                 return Said::Silence;
             };
             heard.clear();
@@ -238,16 +241,25 @@ impl Peer for LaneHost {
             self.words = Some((token, mark));
             return Said::Bytes(frame);
         };
+        // The helper functions that come with the first request end with the token.
+        if heard.starts_with(b"helpers=;") {
+            let last = [b"\n", &token[..], b"\n"].concat();
+            let Some(at) = memchr::memmem::find(heard, &last) else {
+                return Said::Silence;
+            };
+            heard.drain(..at + last.len());
+        }
         let Some(end) = heard.iter().position(|&b| b == b'\n') else {
             return Said::Silence;
         };
         let line: Vec<u8> = heard.drain(..=end).collect();
-        let facts = if line == b"a 0\n" {
+        let facts = if line == b"answer 0\n" {
             String::new()
         } else if line.starts_with(b"probe ") {
             format!(
-                "preset F={} MV=-fT LN=-T TH=-h TR=y SC=y CS=dd FD=y XA= LA=\nuid 1000\ngid 1000\ngroups 1000\n\
-                 system Linux\ntimes epoch nanos\nroot /srv\n",
+                "preset userland={} mv_option=-fT ln_option=-T touch_option=-h has_truncate=y has_scp=y \
+                 byte_counter=dd has_fd_dir=y cp_attributes= ls_shows_acl=\n\
+                 uid 1000\ngid 1000\ngroups 1000\nsystem Linux\ntimes epoch nanos\nroot /srv\n",
                 self.flavour
             )
         } else {

@@ -36,8 +36,9 @@ fn pieces_that_arrive_when_nobody_listens_leave_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let temp = dir.path().join("temp");
         let script = format!(
-            "T=token; K=word; F=gnu; FD=y; READY=203; nl=$(printf '\\n.'); nl=${{nl%.}}\n{HELPERS}\n\
-             while IFS= read -r l; do eval \"$l\"; done"
+            "token=token; listing_mark=mark; userland=gnu; has_fd_dir=y; READY=203; \
+             newline=$(printf '\\n.'); newline=${{newline%.}}\n{HELPERS}\n\
+             while IFS= read -r line; do eval \"$line\"; done"
         );
         let Ok(mut child) = Command::new(shell[0])
             .args(&shell[1..])
@@ -55,11 +56,11 @@ fn pieces_that_arrive_when_nobody_listens_leave_nothing() {
         // It may end before it has read all.
         drop(writeln!(
             input,
-            "how=replace temp='{name}' path='{name}.final' parent='{}' expected=- owner='' mask=077; \
-             : >'{name}.begun'; begin_pieces; take_piece 0 10 0+1",
+            "method=replace temp='{name}' path='{name}.final' parent='{}' expected=- owner='' mask=077; \
+             : >'{name}.begun'; begin_pieces; receive_piece 0 10 0+1",
             dir.path().display()
         ));
-        drop(input.write_all(b"0123456789a 0\n"));
+        drop(input.write_all(b"0123456789answer 0\n"));
         drop(input);
         child.wait().unwrap();
         assert!(dir.path().join("temp.begun").exists(), "{shell:?}");
@@ -87,8 +88,10 @@ fn a_temporary_file_is_made_only_where_nothing_is() {
                 fs::hard_link(&victim, &temp).unwrap();
             }
             let script = format!(
-                "T=token; K=word; F=gnu; FD=y; how=replace mode=0600 mask=077 expected=0 by=shell\n\
-                 nl=; temp='{0}' path='{0}.new'\n{HELPERS}\nbegin; printf content >\"$to\"",
+                "token=token; listing_mark=mark; userland=gnu; has_fd_dir=y; \
+                 method=replace mode=0600 mask=077 expected=0 received_by=shell\n\
+                 newline=; temp='{0}' path='{0}.new'\n{HELPERS}\n\
+                 begin_upload; printf content >\"$upload_file\"",
                 temp.display()
             );
             let Ok(output) = Command::new(shell[0])

@@ -628,7 +628,7 @@ pub(crate) fn a_huge_upload_that_fails_changes_nothing(host: &Host) {
 }
 
 pub(crate) fn a_full_disk_never_runs_the_pieces(host: &Host) {
-    let line = format!("\n\ntouch '{}'; a 0\n", host.at("evil").display());
+    let line = format!("\n\ntouch '{}'; answer 0\n", host.at("evil").display());
     let data = line.repeat((20 << 20) / line.len() + 1).into_bytes();
     open_two_lanes(host);
     let plan = in_pieces(host, &data);

@@ -1,28 +1,29 @@
-# BSD and macOS: `stat -f` prints what `stat -c` does elsewhere.
+# BSD and macOS: `stat -f` takes a format, as `stat -c` does elsewhere.
 # shellcheck disable=SC2034,SC2154
 
-SF='%Xp %z %b %l %u %g %d %i %XHr %XLr %Fa %Fm %Fc'
-VF='%d %i %z %Fm'
+stat_format='%Xp %z %b %l %u %g %d %i %XHr %XLr %Fa %Fm %Fc'
+version_format='%d %i %z %Fm'
 
-st() { stat -f "$SF" -- "$@"; }
+print_stats() { stat -f "$stat_format" -- "$@"; }
 # shellcheck disable=SC2086
-look() {
-	o=${1:+-L} f="$VF${2:+ %Fc}|%Mp%Lp %u:%g"
+print_versions() {
+	follow_option=${1:+-L} format="$version_format${2:+ %Fc}|%Mp%Lp %u:%g"
 	shift 2
-	stat $o -f "$f" -- "$@"
+	stat $follow_option -f "$format" -- "$@"
 }
-sz() { stat -L -f %z -- "$1"; }
-# Only Linux has files whose size lies, and what imitates it.
-ft() { case $1 in /proc/*) printf '9fa0\n' ;; esac; }
-fs() { df -Pk -- "$1"; }
+print_size() { stat -L -f %z -- "$1"; }
+# Only the procfs of Linux, and what imitates it, has files with a wrong size. 9fa0 is its magic
+# number.
+print_fs_type() { case $1 in /proc/*) printf '9fa0\n' ;; esac; }
+print_fs() { df -Pk -- "$1"; }
 
-# Records as with BusyBox.
-l() {
-	e=$({ { printf '%s\0' "$1"; find "$1" -mindepth 1 -maxdepth 1 -print0; } |
-		xargs -0 stat -f "$(printf '\035%s ' "$K")$SF %N" -- >&3; } 2>&1)
-	s=$?
-	printf '\035%s!%s' "$K" "$e"
-	a $s
+# The records are those of BusyBox.
+list_directory() {
+	output=$({ { printf '%s\0' "$1"; find "$1" -mindepth 1 -maxdepth 1 -print0; } |
+		xargs -0 stat -f "$(printf '\035%s ' "$listing_mark")$stat_format %N" -- >&3; } 2>&1)
+	status=$?
+	printf '\035%s!%s' "$listing_mark" "$output"
+	answer $status
 }
 
-ln_() { portable_ln "$1" "$2"; }
+hard_link() { portable_link "$1" "$2"; }

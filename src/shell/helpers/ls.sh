@@ -1,110 +1,120 @@
-# BusyBox without `stat`, as OpenWrt has it: `ls` tells all but the device, which the table of
-# mounts tells. `ls` sorts what it prints and writes `?` for bytes of names that it does not like.
-# Names as they are end with NUL, so that the other side can sort them too and put both together.
+# BusyBox without `stat`, as on OpenWrt: `ls` prints all attributes but the device, which the table
+# of mounts has. `ls` sorts its output and prints `?` for some bytes of names. The names themselves
+# are sent as well, each with a NUL at its end; the client sorts them in the same way and pairs them
+# with the lines of `ls`.
 # shellcheck disable=SC2154
 
-# mn DIR PATH...: the mounts that PATHs are on, and those below DIR: device, type, mountpoint, NUL.
-mn() {
-	c=${1%/}
+# print_mounts DIR PATH...: prints the mounts that the paths are on, and those below DIR: device,
+# type, mountpoint, NUL.
+print_mounts() {
+	below=${1%/}
 	shift
-	while read -r _ _ m _ p o; do
-		for f; do
-			case $p in
-			# The kernel writes a space of a mountpoint as \040.
-			*\\* | "$c"/*) ;;
-			*) case $f/ in "${p%/}"/*) ;; *) continue ;; esac ;;
+	while read -r _ _ device _ mountpoint mount_fields; do
+		for mounted_path; do
+			case $mountpoint in
+			# The kernel writes a space in a mountpoint as \040; the client undoes that.
+			*\\* | "$below"/*) ;;
+			*) case $mounted_path/ in "${mountpoint%/}"/*) ;; *) continue ;; esac ;;
 			esac
-			o=${o#* - }
-			printf '%s %s %s\0' "$m" "${o%% *}" "$p"
+			mount_fields=${mount_fields#* - }
+			printf '%s %s %s\0' "$device" "${mount_fields%% *}" "$mountpoint"
 			break
 		done
 	done </proc/self/mountinfo
 }
 
-# st PATH...: GS, the paths, an empty one, the mounts, an empty one; what ls prints with the times of
-# modification, change and access.
-st() {
-	e=$(ls -lnids --full-time -- "$@") || { printf '%s\n' "$e"; return 1; }
+# print_stats PATH...: prints GS, the paths, an empty one, the mounts, an empty one; then the lines
+# of ls with mtimes, with ctimes and with atimes.
+print_stats() {
+	output=$(ls -lnids --full-time -- "$@") || { printf '%s\n' "$output"; return 1; }
 	printf '\035'
 	printf '%s\0' "$@" ''
-	mn // "$@"
-	printf '\0%s\n' "$e"
+	print_mounts // "$@"
+	printf '\0%s\n' "$output"
 	ls -lnidsc --full-time -- "$@"
 	ls -lnidsu --full-time -- "$@"
 }
 
-# l DIR: the names in it, an empty one, the mounts, an empty one; what ls prints, three times as
-# with st, each followed by GS and the word K; then what was complained of.
-l() {
+# list_directory DIR: answers with the paths in DIR, an empty one, the mounts, an empty one; then
+# the output of ls with mtimes, ctimes and atimes, each followed by GS and the listing mark; then
+# the error messages.
+list_directory() {
 	if ! [ -d "$1" ] || [ -h "$1" ]; then
-		printf '\0\0\035%s\035%s\035%s' "$K" "$K" "$K"
-		if e=$(ls -d -- "$1" 2>&1); then e=': Not a directory'; fi
-		printf '%s\n' "$e"
-		a 1
+		printf '\0\0\035%s\035%s\035%s' "$listing_mark" "$listing_mark" "$listing_mark"
+		if output=$(ls -d -- "$1" 2>&1); then output=': Not a directory'; fi
+		printf '%s\n' "$output"
+		answer 1
 		return
 	fi
-	e=$({
+	output=$({
 		find "$1" -mindepth 1 -maxdepth 1 -print0
 		printf '\0'
-		mn "$1" "$1"
+		print_mounts "$1" "$1"
 		printf '\0'
-		for o in '' c u; do
-			ls -lnisa$o --full-time -- "${1%/}/"
-			printf '\035%s' "$K"
+		for time_option in '' c u; do
+			ls -lnisa$time_option --full-time -- "${1%/}/"
+			printf '\035%s' "$listing_mark"
 		done
 	} 2>&1 >&3)
-	printf '%s' "$e"
-	a 0
+	printf '%s' "$output"
+	answer 0
 }
 
-# These get what ls -lnid prints: inode, mode, links, owner, group, size, date, time, name.
-look_() {
-	symbolic "$2"
-	printf '%s %s %s %s%s|%s %s:%s\n' "$1" "$6" "$7" "${8%.000000000}" "$i" "$m" "$4" "$5"
+# print_version_line, set_ctime_words and print_size_word have the words of one line of `ls -lnid
+# --full-time` as arguments: inode, mode, links, owner, group, size, date, time, and more.
+print_version_line() {
+	inode=$1 mode_letters=$2 uid=$4 gid=$5 size=$6 date=$7 clock=${8%.000000000}
+	set_symbolic_mode "$mode_letters"
+	printf '%s %s %s %s%s|%s %s:%s\n' "$inode" "$size" "$date" "$clock" "$ctime_words" \
+		"$symbolic_mode" "$uid" "$gid"
 }
-changed_() { i=" $7 ${8%.000000000}"; }
-sz_() { printf '%s\n' "$6"; }
+set_ctime_words() { ctime_words=" $7 ${8%.000000000}"; }
+print_size_word() { printf '%s\n' "$6"; }
 
-# symbolic MODE: sets m to the permissions of ls in the words of chmod.
-symbolic() {
-	m='' r=${1#?}
-	for who in u g o; do
-		t=${r%"${r#???}"}
-		r=${r#???}
-		m=$m${m:+,}$who=
-		case $t in r??) m=${m}r ;; esac
-		case $t in ?w?) m=${m}w ;; esac
-		case $t in ??[xst]) m=${m}x ;; esac
-		case $t in ??[sS]) m=${m}s ;; ??[tT]) m=$m,+t ;; esac
+# set_symbolic_mode MODE: sets `symbolic_mode` to the mode that ls prints, in the notation of chmod.
+set_symbolic_mode() {
+	symbolic_mode='' letters=${1#?}
+	for class in u g o; do
+		triplet=${letters%"${letters#???}"}
+		letters=${letters#???}
+		symbolic_mode=$symbolic_mode${symbolic_mode:+,}$class=
+		case $triplet in r??) symbolic_mode=${symbolic_mode}r ;; esac
+		case $triplet in ?w?) symbolic_mode=${symbolic_mode}w ;; esac
+		case $triplet in ??[xst]) symbolic_mode=${symbolic_mode}x ;; esac
+		case $triplet in
+		??[sS]) symbolic_mode=${symbolic_mode}s ;;
+		??[tT]) symbolic_mode=$symbolic_mode,+t ;;
+		esac
 	done
 }
 
-# look FOLLOW CHANGED [TEMP] TARGET: one ls tells both, in an order of its own; the line of TEMP, which
-# has no newline in it, ends with that name.
+# print_versions FOLLOW WITH_CTIME [TEMP] TARGET: one ls prints both files, in an order of its own.
+# The line of TEMP is the one that ends with its name, which has no newline.
 # shellcheck disable=SC2046,SC2086
-look() (
+print_versions() (
 	set -f
-	o=$1 c=$2 i=
+	follow_option=$1 with_ctime=$2 ctime_words=
 	shift 2
-	e=$(ls -lnid$o --full-time -- "$@")
+	rest=$(ls -lnid$follow_option --full-time -- "$@")
 	if [ $# = 2 ]; then
-		case ${e%%"$nl"*} in
-		*" $1") look_ ${e%%"$nl"*}; e=${e#"${e%%"$nl"*}"} ;;
-		*) look_ ${e##*"$nl"}; e=${e%"$nl"*} ;;
+		first_line=${rest%%"$newline"*}
+		case $first_line in
+		*" $1") print_version_line $first_line; rest=${rest#"$first_line"} ;;
+		*) print_version_line ${rest##*"$newline"}; rest=${rest%"$newline"*} ;;
 		esac
 		shift
 	fi
-	[ -n "${e#"$nl"}" ] || return
-	if [ -n "$c" ]; then changed_ $(ls -lnidc$o --full-time -- "$1"); fi
-	look_ $e
+	[ -n "${rest#"$newline"}" ] || return
+	if [ -n "$with_ctime" ]; then set_ctime_words $(ls -lnidc$follow_option --full-time -- "$1"); fi
+	print_version_line $rest
 )
 # shellcheck disable=SC2046
-sz() (
+print_size() (
 	set -f
-	sz_ $(ls -lnidL --full-time -- "$1")
+	print_size_word $(ls -lnidL --full-time -- "$1")
 )
-fs() { df -Pk -- "$1"; }
+print_fs() { df -Pk -- "$1"; }
 
-ft() { mn // "$1"; }
+print_fs_type() { print_mounts // "$1"; }
 
-ln_() { portable_ln "$1" "$2"; }
+hard_link() { portable_link "$1" "$2"; }
