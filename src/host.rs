@@ -10,8 +10,8 @@ use crate::remote::Remote;
 use crate::remote::Settings;
 use crate::remote::retry::Retry;
 use crate::scp_only;
-use crate::shell::lane;
 use crate::shell::probe;
+use crate::shell::resident;
 use crate::ssh;
 use crate::ssh::Connection;
 use crate::ssh::Transport;
@@ -47,7 +47,7 @@ impl Error {
     /// Returns the error of the connection, if nothing else is wrong.
     pub fn transport(&self) -> Option<&ssh::Error> {
         match self {
-            Self::Shell(probe::Error::Lane(lane::Error::Transport(error)))
+            Self::Shell(probe::Error::ResidentShell(resident::Error::Transport(error)))
             | Self::ScpOnly(scp_only::probe::Error::Transport(error)) => Some(error),
             _ => None,
         }
@@ -56,7 +56,7 @@ impl Error {
     /// Returns the error of a connection that was lost or timed out; any other error as `Err`.
     pub fn into_lost_connection(self) -> Result<ssh::Error, Self> {
         match self {
-            Self::Shell(probe::Error::Lane(lane::Error::Transport(
+            Self::Shell(probe::Error::ResidentShell(resident::Error::Transport(
                 source @ (ssh::Error::Timeout { .. }
                 | ssh::Error::Closed { .. }
                 | ssh::Error::Failed { .. }),
@@ -75,9 +75,9 @@ impl Error {
     pub fn has_no_usable_dialect(&self) -> bool {
         matches!(
             self,
-            Self::Shell(probe::Error::Lane(_))
+            Self::Shell(probe::Error::ResidentShell(_))
                 | Self::Neither {
-                    shell: probe::Error::Lane(_),
+                    shell: probe::Error::ResidentShell(_),
                     ..
                 }
         )
@@ -143,9 +143,9 @@ fn may_have_scp(error: &probe::Error) -> bool {
         error,
         // The command ended, printed something else, was refused, or waits for something else, as a
         // forced `scp -t` does.
-        probe::Error::Lane(
-            lane::Error::NoShell { .. }
-                | lane::Error::Transport(
+        probe::Error::ResidentShell(
+            resident::Error::NoShell { .. }
+                | resident::Error::Transport(
                     ssh::Error::Failed { .. }
                         | ssh::Error::Closed { .. }
                         | ssh::Error::Timeout { .. }

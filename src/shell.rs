@@ -1,31 +1,31 @@
 //! The `shell` dialect: a host with a POSIX shell, and `scp` or else `cat` and `dd`.
 //!
-//! Each operation is one line for a lane and one answer: one round trip.
+//! Each operation sends one line to a resident shell and reads one answer: one round trip.
 //!
 //! Modules:
-//! - `lane`: one connection with a resident shell: request, framed answer
-//! - `probe`: what a host has, found out on the first connection
+//! - `resident`: one connection with a resident shell: request, framed answer
+//! - `probe`: finds out what a host can do, over the first connection
 //! - `tools`: the tools of a host, and the helper scripts for them; pure
 //! - `quote`: quoting for a POSIX shell; pure
-//! - `status`: the statuses that a helper ends with, for scripts and Rust; pure
-//! - `answer`: parsers of what the helpers print; pure
-//! - `outcome`: an answer becomes attributes or an error; pure
+//! - `status`: the statuses of the helper functions, for scripts and Rust; pure
+//! - `answer`: parsers of the output of the helper functions; pure
+//! - `outcome`: turns an answer into attributes or an error; pure
 //! - `listing`: listings, parsed while they arrive
 //! - `content`: fetch, upload and copy of files
 //! - `transfer`: SCP over a resident shell
-//! - `plain`: files without `scp`: `cat` and `dd`
-//! - `pieces`: large uploads over several connections
-//! - `temporaries`: names of temporary files, hidden from listings
-//! - `abilities`: what the host can do, for people
+//! - `plain`: fetch and upload without `scp`, by `cat` and `dd`
+//! - `pieces`: uploads of large files over several connections
+//! - `temporaries`: hides temporary files from listings
+//! - `abilities`: the abilities of the host, for the user
 
 mod abilities;
 pub mod answer;
 mod content;
-pub mod lane;
 mod listing;
 mod outcome;
 pub mod probe;
 pub mod quote;
+pub mod resident;
 mod status;
 pub mod tools;
 pub mod transfer;
@@ -60,22 +60,22 @@ use crate::remote::Renamed;
 use crate::remote::Result;
 use crate::remote::UploadSpec;
 use crate::remote::Uploaded;
-use crate::shell::lane::Answer;
-use crate::shell::lane::Lane;
+use crate::shell::outcome::changed;
 use crate::shell::outcome::check;
+use crate::shell::outcome::directory_means_exists;
 use crate::shell::outcome::one_stat;
+use crate::shell::outcome::only_parent;
 use crate::shell::outcome::owner_text;
-use crate::shell::outcome::pair;
-use crate::shell::outcome::parent_only;
 use crate::shell::outcome::refused;
 use crate::shell::outcome::stats;
-use crate::shell::outcome::surprise;
-use crate::shell::outcome::taken;
+use crate::shell::outcome::unexpected_reply;
 use crate::shell::quote::Line;
+use crate::shell::resident::Answer;
+use crate::shell::resident::ResidentShell;
 use crate::shell::temporaries::Temporaries;
-use crate::shell::tools::Flavour;
 use crate::shell::tools::Tools;
-use crate::shell::transfer::lost;
+use crate::shell::tools::Userland;
+use crate::shell::transfer::request_failed;
 use crate::stat::DeviceNumber;
 use crate::stat::FileKind;
 use crate::stat::FsStat;
@@ -83,56 +83,60 @@ use crate::stat::Stat;
 use crate::stat::Version;
 use crate::sync::Mutex;
 
-/// What the name of an upload's temporary file begins and ends with; between them is a number.
+/// The name of a temporary file is this prefix, a number and [`TEMP_SUFFIX`].
 pub const TEMP_PREFIX: &[u8] = b".scpfs-";
+
+/// The end of the name of a temporary file.
 pub const TEMP_SUFFIX: &[u8] = b".tmp";
 
-/// Content of up to so many bytes does not wait for more than others of that kind.
-const LITTLE: u64 = 64 << 10;
+/// Content of at most so many bytes is a small transfer.
+const MAX_SMALL_TRANSFER: u64 = 64 << 10;
 
-/// The connections of this dialect: each with a resident shell.
-pub(crate) type Lanes = pool::Pool<Lane>;
-pub(crate) type Lent = pool::Lent<Lane>;
+/// The connections of this dialect, each with a resident shell.
+pub(crate) type Pool = pool::Pool<ResidentShell>;
+pub(crate) type Lent = pool::Lent<ResidentShell>;
 
 /// A host with a POSIX shell, reached over a pool of connections.
 #[derive(Debug)]
 pub struct Shell {
-    lanes: Lanes,
+    pool: Pool,
     tools: Tools,
     facts: Facts,
-    /// The temporary files of uploads, which nobody is shown.
-    temps: Temporaries,
-    /// How many names a listing may have.
+    /// The temporary files of uploads, which listings leave out.
+    temporaries: Temporaries,
+    /// The maximum number of names in a listing.
     max_names: usize,
-    /// What kind of filesystem a device of the host holds.
-    lying_devices: Mutex<HashMap<u64, bool>>,
-    /// Directories in which a temporary file could not be removed.
-    unremovable: Mutex<HashSet<RemotePath>>,
+    /// By device number: whether the sizes of its files are wrong, as in `/proc`.
+    wrong_size_devices: Mutex<HashMap<u64, bool>>,
+    /// Directories in which temporary files could be created but not removed.
+    dirs_without_removal: Mutex<HashSet<RemotePath>>,
 }
 
 impl Shell {
-    pub fn new(lanes: Lanes, tools: Tools, facts: Facts, max_names: usize) -> Self {
+    /// Returns the dialect for a host with these tools. A listing may have `max_names` names.
+    pub fn new(pool: Pool, tools: Tools, facts: Facts, max_names: usize) -> Self {
         Self {
-            lanes,
+            pool,
             tools,
             facts,
             max_names,
-            temps: Temporaries::default(),
-            lying_devices: Mutex::new(HashMap::new()),
-            unremovable: Mutex::new(HashSet::new()),
+            temporaries: Temporaries::default(),
+            wrong_size_devices: Mutex::new(HashMap::new()),
+            dirs_without_removal: Mutex::new(HashSet::new()),
         }
     }
 
-    /// Returns the connections.
-    pub fn lanes(&self) -> &Lanes {
-        &self.lanes
+    /// Returns the pool of connections.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
     }
 
-    /// Returns how many connections are open.
-    pub fn n_lanes(&self) -> usize {
-        self.lanes.n_open()
+    /// Returns the number of open connections.
+    pub fn n_connections(&self) -> usize {
+        self.pool.n_open()
     }
 
+    /// Returns the absolute path on the host.
     fn absolute(&self, path: &RemotePath) -> Vec<u8> {
         let mut bytes = self.facts.root.clone();
         if !path.is_root() || bytes.is_empty() {
@@ -142,26 +146,29 @@ impl Shell {
         bytes
     }
 
+    /// Returns the absolute path of the parent directory on the host.
     fn parent_of(&self, path: &RemotePath) -> Vec<u8> {
         self.absolute(&path.parent().unwrap_or_default())
     }
 
-    /// A request that may be repeated: it changes nothing.
-    fn ask(&self, act: &'static str, line: Line) -> Result<Answer> {
-        let mut lane = self.lanes.lend(Purpose::Metadata, act)?;
-        lane.request(&line.finish())
-            .map_err(|error| lost(act, error))
+    /// Sends a request that changes nothing, so that a retry is harmless.
+    fn query(&self, act: &'static str, line: Line) -> Result<Answer> {
+        let mut resident = self.pool.lend(Purpose::Metadata, act)?;
+        resident
+            .request(&line.finish())
+            .map_err(|error| request_failed(act, error))
     }
 
-    /// A request that changes something on the host.
-    fn tell(&self, act: &'static str, line: Line) -> Result<Answer> {
-        let mut lane = self.lanes.lend_live(Purpose::Metadata, act)?;
-        lane.request(&line.finish())
-            .map_err(|error| lost(act, error))
+    /// Sends a request that changes something on the host.
+    fn modify(&self, act: &'static str, line: Line) -> Result<Answer> {
+        let mut resident = self.pool.lend_live(Purpose::Metadata, act)?;
+        resident
+            .request(&line.finish())
+            .map_err(|error| request_failed(act, error))
     }
 
-    /// Asks for the attributes of what a listing could not tell all of: devices.
-    fn complete(&self, dir: &RemotePath, entries: &mut [ListEntry]) -> Result<()> {
+    /// Fetches the attributes of the entries that a listing could not describe, for example devices.
+    fn stat_incomplete(&self, dir: &RemotePath, entries: &mut [ListEntry]) -> Result<()> {
         const MAX_PATHS: usize = 500;
         let mut incomplete: Vec<&mut ListEntry> = entries
             .iter_mut()
@@ -171,8 +178,8 @@ impl Shell {
             let line = some.iter().fold(Line::new("answer_stats"), |line, entry| {
                 line.arg(&self.absolute(&dir.join(&entry.name)))
             });
-            let answer = self.ask("stat", line)?;
-            // If one of them is gone, each is asked for when it is wanted.
+            let answer = self.query("stat", line)?;
+            // If one of them is gone, their attributes stay unknown until somebody asks for them.
             let found = stats(&answer.body, some.len()).unwrap_or_default();
             for (entry, stat) in some.iter_mut().zip(found) {
                 entry.listed.stat = (stat.kind == entry.kind).then_some(stat);
@@ -181,19 +188,19 @@ impl Shell {
         Ok(())
     }
 
-    /// A lane for content of so many bytes. Little of it takes no longer than a listing does, and must
-    /// not wait until others have sent all of theirs.
-    fn content_lane(&self, act: &'static str, size: u64) -> Result<Lent> {
-        let purpose = if size <= LITTLE {
+    /// Lends a connection for content of `size` bytes. A small transfer takes no longer than a
+    /// listing and must not wait for large ones.
+    fn lend_for_transfer(&self, act: &'static str, size: u64) -> Result<Lent> {
+        let purpose = if size <= MAX_SMALL_TRANSFER {
             Purpose::SmallTransfer
         } else {
             Purpose::Transfer
         };
-        self.lanes.lend_live(purpose, act)
+        self.pool.lend_live(purpose, act)
     }
 
-    /// Tells the host to change something; `wanted` paths are listed at the end of the line and
-    /// their attributes are the answer. `None` for all of them where one is missing.
+    /// Sends a request that changes something. Its line ends with `n_wanted` paths, and the answer
+    /// has their attributes: `None` if one of the paths does not exist.
     fn change(
         &self,
         act: &'static str,
@@ -201,7 +208,7 @@ impl Shell {
         line: Line,
         n_wanted: usize,
     ) -> Result<Option<Vec<Stat>>> {
-        let answer = self.tell(act, line)?;
+        let answer = self.modify(act, line)?;
         check(act, path, &answer)?;
         Ok(stats(&answer.body, n_wanted))
     }
@@ -213,10 +220,10 @@ impl Remote for Shell {
     }
 
     fn stat(&self, path: &RemotePath) -> Result<Stat> {
-        let look = self.temps.look();
-        let answer = self.ask("stat", Line::new("answer_stat").arg(&self.absolute(path)))?;
+        let request = self.temporaries.begin_request();
+        let answer = self.query("stat", Line::new("answer_stat").arg(&self.absolute(path)))?;
         check("stat", path, &answer)?;
-        if look.hides(path) {
+        if request.hides(path) {
             return Err(refused("stat", path, Reason::NotFound, b""));
         }
         one_stat("stat", &answer.body)
@@ -225,35 +232,35 @@ impl Remote for Shell {
     fn list(&self, path: &RemotePath) -> Result<Listing> {
         const ACT: &str = "list";
         let top = self.absolute(path);
-        let look = self.temps.look();
-        let lane = self.lanes.lend(Purpose::Metadata, ACT)?;
+        let request = self.temporaries.begin_request();
+        let resident = self.pool.lend(Purpose::Metadata, ACT)?;
         let (status, parsed) = listing::list(
-            lane,
+            resident,
             &Line::new("list_directory").arg(&top).finish(),
-            self.tools.flavour,
+            self.tools.userland,
             path,
             &top,
             self.max_names,
         )?;
-        let refuse = |reason| refused(ACT, path, reason, &parsed.complaints);
+        let refuse = |reason| refused(ACT, path, reason, &parsed.error_text);
         let Some(directory) = parsed.top else {
-            return Err(refuse(crate::remote::reason_of(&parsed.complaints)));
+            return Err(refuse(crate::remote::reason_of(&parsed.error_text)));
         };
         if directory.kind != FileKind::Directory {
             return Err(refuse(Reason::NotADirectory));
         }
         // An incomplete listing must not look like a directory with fewer files.
-        if let Some(reason) = answer::serious_complaint(&parsed.complaints) {
+        if let Some(reason) = answer::first_serious_error(&parsed.error_text) {
             return Err(refuse(reason));
         }
-        if status != 0 && parsed.complaints.trim_ascii().is_empty() {
+        if status != 0 && parsed.error_text.trim_ascii().is_empty() {
             return Err(refuse(Reason::Other));
         }
         let mut entries = parsed.entries;
-        let hidden = look.hidden_in(path);
+        let hidden = request.hidden_in(path);
         entries.retain(|entry| !hidden.contains(&entry.name));
-        self.complete(path, &mut entries)?;
-        for name in parsed.unclear {
+        self.stat_incomplete(path, &mut entries)?;
+        for name in parsed.ambiguous {
             match self.stat(&path.join(&name)) {
                 Ok(stat) => entries.push(ListEntry::new(name, stat.kind, Some(stat), None)),
                 Err(error) if error.reason() == Some(Reason::NotFound) => {}
@@ -268,9 +275,9 @@ impl Remote for Shell {
         let line = Line::new("readlink -n --")
             .arg(&self.absolute(path))
             .raw("; answer $?");
-        let answer = self.ask(ACT, line)?;
+        let answer = self.query(ACT, line)?;
         if answer.status != 0 {
-            // `readlink` is silent; `stat` knows why.
+            // `readlink` prints no error message; `stat` tells the reason.
             let stat = self.stat(path)?;
             let reason = if stat.kind == FileKind::Symlink {
                 Reason::Other
@@ -279,9 +286,9 @@ impl Remote for Shell {
             };
             return Err(refused(ACT, path, reason, b""));
         }
-        // Linux symlink(7): at most `PATH_MAX` bytes with the NUL behind them, none of which is in it.
+        // Linux symlink(7): a target has at most PATH_MAX bytes, its final NUL included.
         if answer.body.len() >= answer::MAX_TARGET || answer.body.contains(&0) {
-            return Err(surprise(ACT, &answer.body));
+            return Err(unexpected_reply(ACT, &answer.body));
         }
         Ok(answer.body)
     }
@@ -299,28 +306,28 @@ impl Remote for Shell {
         &self,
         path: &RemotePath,
         content: &dyn Content,
-        plan: &UploadSpec,
+        spec: &UploadSpec,
     ) -> Result<Uploaded> {
-        self.upload_file(path, content, plan)
+        self.upload_file(path, content, spec)
     }
 
     fn create_new(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed> {
-        let line = Made { mode, owner }
+        let line = NewAttrs { mode, owner }
             .args(Line::new("create_file"), creation_mask(mode | 0o200))
             .arg(&self.absolute(path))
             .arg(&self.parent_of(path));
-        self.change("create", path, line, 2).map(pair)
+        self.change("create", path, line, 2).map(changed)
     }
 
     fn make_dir(&self, path: &RemotePath, mode: u32, owner: Option<Owner>) -> Result<Changed> {
         let name = self.absolute(path);
-        let line = Made { mode, owner }
+        let line = NewAttrs { mode, owner }
             .args(Line::new("make_directory"), creation_mask(mode))
             .arg(&name)
             .raw("&& answer_stats")
             .arg(&name);
         self.change("create", path, line.arg(&self.parent_of(path)), 2)
-            .map(pair)
+            .map(changed)
     }
 
     fn make_node(
@@ -335,7 +342,7 @@ impl Remote for Shell {
         let name = self.absolute(path);
         let parent = self.parent_of(path);
         let DeviceNumber { major, minor } = device;
-        let mkn = Made { mode, owner }
+        let mkn = NewAttrs { mode, owner }
             .args(Line::new("make_node"), creation_mask(mode))
             .arg(&name);
         let line = match kind {
@@ -356,7 +363,7 @@ impl Remote for Shell {
                     .arg(&name)
             }
             FileKind::File | FileKind::Directory | FileKind::Symlink => {
-                let why = "it is no kind of node";
+                let why = "it is not a FIFO, device or socket";
                 return Err(Error::Unsupported {
                     act: ACT,
                     path: path.clone(),
@@ -365,7 +372,7 @@ impl Remote for Shell {
             }
         };
         let line = line.raw("&& answer_stats").arg(&name).arg(&parent);
-        self.change(ACT, path, line, 2).map(pair)
+        self.change(ACT, path, line, 2).map(changed)
     }
 
     fn symlink(&self, path: &RemotePath, target: &[u8], owner: Option<Owner>) -> Result<Changed> {
@@ -380,8 +387,8 @@ impl Remote for Shell {
             .arg(&name)
             .arg(&self.parent_of(path));
         self.change("create", path, line, 2)
-            .map(pair)
-            .map_err(taken)
+            .map(changed)
+            .map_err(directory_means_exists)
     }
 
     fn link(&self, existing: &RemotePath, path: &RemotePath) -> Result<Changed> {
@@ -392,8 +399,8 @@ impl Remote for Shell {
             .raw("&& answer_stats")
             .arg(&to);
         self.change("link", path, line.arg(&self.parent_of(path)), 2)
-            .map(pair)
-            .map_err(taken)
+            .map(changed)
+            .map_err(directory_means_exists)
     }
 
     fn remove_file(&self, path: &RemotePath, other: Option<&RemotePath>) -> Result<Changed> {
@@ -402,13 +409,13 @@ impl Remote for Shell {
             .raw("&& answer_stats");
         let line = line.arg(&self.parent_of(path));
         match other {
-            None => self.change("remove", path, line, 1).map(parent_only),
+            None => self.change("remove", path, line, 1).map(only_parent),
             Some(other) => {
                 let stats = self.change("remove", path, line.arg(&self.absolute(other)), 2)?;
                 let Changed {
                     stat: parent,
                     parent: stat,
-                } = pair(stats);
+                } = changed(stats);
                 Ok(Changed { stat, parent })
             }
         }
@@ -419,7 +426,7 @@ impl Remote for Shell {
             .arg(&self.absolute(path))
             .raw("&& answer_stats");
         self.change("remove", path, line.arg(&self.parent_of(path)), 1)
-            .map(parent_only)
+            .map(only_parent)
     }
 
     fn rename(&self, from: &RemotePath, to: &RemotePath, how: RenameHow) -> Result<Renamed> {
@@ -462,7 +469,7 @@ impl Remote for Shell {
         let mut line = match change.expect {
             None => Line::new(":"),
             Some(version) => {
-                let expected = self.tools.flavour.version_text(&version);
+                let expected = self.tools.userland.version_text(&version);
                 Line::new("require_version")
                     .arg(expected.unwrap_or_default().as_bytes())
                     .arg(&name)
@@ -477,7 +484,7 @@ impl Remote for Shell {
                 .arg(&name);
         }
         if let Some(mode) = change.mode {
-            // GNU chmod keeps the setgid bit of a directory unless there are five digits.
+            // GNU chmod clears the setgid bit of a directory only if the mode has five digits.
             line = line.raw(&format!("&& run chmod {mode:05o} --")).arg(&name);
         }
         if let Some(size) = change.size {
@@ -498,7 +505,7 @@ impl Remote for Shell {
             touch("-a", change.atime);
             touch("-m", change.mtime);
         }
-        let answer = self.tell(ACT, line.raw("&& answer_stat").arg(&name))?;
+        let answer = self.modify(ACT, line.raw("&& answer_stat").arg(&name))?;
         if answer.status == status::CONFLICT {
             let path = path.clone();
             return Err(Error::Conflict { act: ACT, path });
@@ -507,16 +514,17 @@ impl Remote for Shell {
         one_stat(ACT, &answer.body)
     }
 
-    fn copy(&self, from: &RemotePath, to: &RemotePath, plan: &UploadSpec) -> Result<Changed> {
-        self.copy_file(from, to, plan)
+    fn copy(&self, from: &RemotePath, to: &RemotePath, spec: &UploadSpec) -> Result<Changed> {
+        self.copy_file(from, to, spec)
     }
 
     fn check_readable(&self, path: &RemotePath) -> Result<()> {
         const ACT: &str = "open";
         let name = self.absolute(path);
-        // Not by `test -r`, which goes by mode bits in some shells. A FIFO would keep it waiting.
+        // Not `test -r`, because some shells only look at the mode bits. `-f` comes first, because
+        // opening a FIFO would block.
         let line = Line::new("{ [ -f").arg(&name).raw("] && true <");
-        let answer = self.ask(ACT, line.arg(&name).raw("; } 2>&1; answer $?"))?;
+        let answer = self.query(ACT, line.arg(&name).raw("; } 2>&1; answer $?"))?;
         if answer.status != 0 && answer.body.trim_ascii().is_empty() {
             let stat = self.stat(path)?;
             let reason = if stat.kind == FileKind::File {
@@ -531,13 +539,13 @@ impl Remote for Shell {
 
     fn fs_stat(&self, path: &RemotePath) -> Result<FsStat> {
         let line = Line::new("print_fs").arg(&self.absolute(path));
-        let answer = self.ask("stat", line.raw("2>&1; answer $?"))?;
+        let answer = self.query("stat", line.raw("2>&1; answer $?"))?;
         check("stat", path, &answer)?;
-        let fs = match self.tools.flavour {
-            Flavour::Gnu | Flavour::BusyBox => answer::parse_fs_stat(&answer.body),
-            Flavour::Bsd | Flavour::Ls => answer::parse_df(&answer.body),
+        let fs = match self.tools.userland {
+            Userland::Gnu | Userland::BusyBox => answer::parse_fs_stat(&answer.body),
+            Userland::Bsd | Userland::Ls => answer::parse_df(&answer.body),
         };
-        fs.ok_or_else(|| surprise("stat", &answer.body))
+        fs.ok_or_else(|| unexpected_reply("stat", &answer.body))
     }
 
     fn sync(&self, path: &RemotePath) -> Result<()> {
@@ -545,17 +553,17 @@ impl Remote for Shell {
         let line = Line::new("flush")
             .arg(&self.absolute(path))
             .raw("; answer $?");
-        let mut lane = self.lanes.lend(Purpose::Transfer, ACT)?;
-        let answer = lane
+        let mut resident = self.pool.lend(Purpose::Transfer, ACT)?;
+        let answer = resident
             .request(&line.finish())
-            .map_err(|error| lost(ACT, error))?;
+            .map_err(|error| request_failed(ACT, error))?;
         check(ACT, path, &answer)
     }
 
     fn remove_leftovers(&self, dir: &RemotePath, tag: u32) -> Result<()> {
         const ACT: &str = "clean up";
         let line = Line::new("remove_orphans").arg(&self.absolute(dir));
-        let answer = self.ask(ACT, line.raw(&format!("{tag:08x}")))?;
+        let answer = self.query(ACT, line.raw(&format!("{tag:08x}")))?;
         check(ACT, dir, &answer)
     }
 
@@ -564,23 +572,23 @@ impl Remote for Shell {
     }
 
     fn contact(&self) -> Contact {
-        self.lanes.contact()
+        self.pool.contact()
     }
 
     fn close(&self) {
-        self.lanes.close();
+        self.pool.close();
     }
 }
 
-/// Permissions and owner of something that is made.
-struct Made {
+/// Permissions and owner of a new file, directory or node.
+struct NewAttrs {
     mode: u32,
     owner: Option<Owner>,
 }
 
-impl Made {
-    /// Adds the arguments MASK, MODE and OWNER of `helpers.sh`. `mask` is the umask that makes the
-    /// permissions; what is given away has none for others before it has its owner.
+impl NewAttrs {
+    /// Adds the arguments MASK, MODE and OWNER of the helper functions. `mask` is the umask of the
+    /// creation; with an owner to set, it leaves no permissions to group and others until then.
     fn args(self, line: Line, mask: u32) -> Line {
         let Self { mode, owner } = self;
         let mask = if owner.is_some() { 0o077 } else { mask };
@@ -589,7 +597,7 @@ impl Made {
     }
 }
 
-/// The umask under which a creation gives permissions of `mode`.
+/// Returns the umask under which a creation gives the permissions of `mode`.
 pub(super) fn creation_mask(mode: u32) -> u32 {
     !mode & 0o777
 }

@@ -1,4 +1,4 @@
-//! What the helper functions print, parsed; pure.
+//! Parsers of the output of the helper functions; pure.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -15,35 +15,35 @@ use crate::remote::reason_of;
 use crate::stat::FsStat;
 use crate::stat::Stat;
 
-/// What a symlink says is shorter than this, or the kernel does not take it.
+/// Symlink targets are shorter than this, in bytes (`PATH_MAX` of Linux includes the final NUL).
 pub(super) const MAX_TARGET: usize = 4096;
 
-/// A listing and what the host complained of while it listed.
+/// A parsed listing, and the error messages of the programs that made it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ParsedListing {
-    /// How many entries there may be.
+    /// The maximum number of entries.
     max_names: usize,
-    /// How long their names and what links say are together.
+    /// The total length of names and symlink targets.
     n_bytes: usize,
     has_too_many: bool,
-    /// The directory itself.
+    /// The attributes of the directory itself.
     pub top: Option<Stat>,
     pub entries: Vec<ListEntry>,
-    /// Names of which nothing else is known: each has to be asked for.
-    pub unclear: Vec<Name>,
-    pub complaints: Vec<u8>,
+    /// Names whose attributes could not be told apart: each needs a request of its own.
+    pub ambiguous: Vec<Name>,
+    pub error_text: Vec<u8>,
 }
 
-/// Why a listing is none.
+/// Why a listing is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoListing {
-    /// The host's answer makes no sense.
-    Nonsense,
+pub enum ListingError {
+    /// The answer is malformed.
+    Malformed,
     TooManyNames,
 }
 
 impl ParsedListing {
-    /// A listing without entries, of which there may be so many.
+    /// Returns an empty listing for at most `max_names` entries.
     pub fn new(max_names: usize) -> Self {
         Self {
             max_names,
@@ -51,19 +51,23 @@ impl ParsedListing {
             has_too_many: false,
             top: None,
             entries: Vec::new(),
-            unclear: Vec::new(),
-            complaints: Vec::new(),
+            ambiguous: Vec::new(),
+            error_text: Vec::new(),
         }
     }
 
     /// Adds an entry.
-    pub(super) fn push(&mut self, entry: ListEntry) -> Result<(), NoListing> {
+    ///
+    /// # Errors
+    ///
+    /// `TooManyNames` if there are too many, or their names are too long in total.
+    pub(super) fn push(&mut self, entry: ListEntry) -> Result<(), ListingError> {
         let target = entry.target.as_ref().map_or(0, |target| target.len());
         self.n_bytes += entry.name.as_bytes().len() + target;
         let max_bytes = self.max_names.saturating_mul(MAX_BYTES_PER_NAME);
         self.has_too_many = self.entries.len() >= self.max_names || self.n_bytes > max_bytes;
         if self.has_too_many {
-            return Err(NoListing::TooManyNames);
+            return Err(ListingError::TooManyNames);
         }
         self.entries.push(entry);
         Ok(())
@@ -85,9 +89,10 @@ pub fn parse_fs_stat(body: &[u8]) -> Option<FsStat> {
     })
 }
 
-/// Parses what `df -Pk` prints: blocks of 1024 bytes. It tells nothing of files and names.
+/// Parses what `df -Pk` prints, in blocks of 1024 bytes. It has no number of files and no maximum
+/// name length.
 pub fn parse_df(body: &[u8]) -> Option<FsStat> {
-    // The device and the mountpoint may hold spaces.
+    // The device and the mountpoint may contain spaces.
     let words: Vec<&[u8]> = lines(body)
         .last()?
         .split(|&b| b == b' ')
@@ -105,7 +110,7 @@ pub fn parse_df(body: &[u8]) -> Option<FsStat> {
             block_size: 1024,
             blocks,
             blocks_free: blocks.saturating_sub(used),
-            // BSD prints a negative number when the reserve is in use.
+            // BSD prints a negative number when the reserved blocks are in use.
             blocks_available: parse_number(available).unwrap_or(0),
             files: 0,
             files_free: 0,
@@ -114,27 +119,29 @@ pub fn parse_df(body: &[u8]) -> Option<FsStat> {
     })
 }
 
+/// Parses a decimal number without a sign.
 pub(super) fn parse_number(text: &[u8]) -> Option<u64> {
     digits(std::str::from_utf8(text).ok()?)?.parse().ok()
 }
 
-/// A size or an offset: no file is larger than what `off_t` counts, and sums of two of them fit.
+/// Parses a size or an offset. `off_t` limits both, so that the sum of two does not overflow.
 pub(super) fn parse_size(text: &[u8]) -> Option<u64> {
     parse_number(text).filter(|&size| i64::try_from(size).is_ok())
 }
 
-/// The lines of an answer, without an empty last one.
+/// Returns the lines of an answer that are not empty.
 pub fn lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
     body.split(|&b| b == b'\n').filter(|line| !line.is_empty())
 }
 
-/// Returns the first complaint that is not about a file that vanished while it was listed.
-pub fn serious_complaint(complaints: &[u8]) -> Option<Reason> {
-    lines(complaints)
+/// Returns the first error that is not about a file that was removed during the listing.
+pub fn first_serious_error(error_text: &[u8]) -> Option<Reason> {
+    lines(error_text)
         .map(reason_of)
         .find(|&reason| reason != Reason::NotFound)
 }
 
+/// Returns `text` if it consists of decimal digits.
 pub(super) fn digits(text: &str) -> Option<&str> {
     (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).then_some(text)
 }
@@ -144,15 +151,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_vanished_while_it_was_listed_is_no_complaint() {
+    fn missing_file_is_no_serious_error() {
         let vanished = b"find: 'a': No such file or directory\n";
-        assert_eq!(serious_complaint(vanished), None);
+        assert_eq!(first_serious_error(vanished), None);
         let denied = b"find: 'a': No such file or directory\nfind: 'b': Permission denied\n";
-        assert_eq!(serious_complaint(denied), Some(Reason::AccessDenied));
+        assert_eq!(first_serious_error(denied), Some(Reason::AccessDenied));
     }
 
     #[test]
-    fn a_state_of_the_filesystem_is_parsed() {
+    fn fs_stat_and_df_are_parsed() {
         let fs = parse_fs_stat(b"4096 100 50 40 1000 900 255\n").unwrap();
         assert_eq!(
             (fs.block_size, fs.blocks_available, fs.name_max),

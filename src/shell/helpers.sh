@@ -1,14 +1,14 @@
 # The helper functions of a resident shell, for any POSIX shell.
 #
-# A resident shell defines them once at its start: this file, `helpers/content.sh`, and the files
-# of the host's userland. The preamble in resident.rs sets before them:
+# A resident shell defines them once: this file and the files of the host's userland at its start,
+# `helpers/content.sh` in front of its first request. The preamble in resident.rs sets before them:
 #   token         marks the end of an answer; never an argument of a program, because other users
 #                 can read those
 #   listing_mark  separates the records of a listing
 #   newline       a newline
 #   CONFLICT ...  the statuses of src/shell/status.rs
-# The first resident shell also runs `helpers/probe.sh`, which finds out the following; the others
-# are told:
+# The first resident shell runs `helpers/probe.sh` at its start, which finds out the following, and
+# defines its userland later; the other shells get the results:
 #   userland       `gnu`, `busybox`, `bsd` or `ls`
 #   mv_option      the options of mv against moving into a directory: `-fT`; `-Tf` if mv has that,
 #                  but does not use rename(2) for every kind of file; `-fh` if mv only does not move
@@ -82,8 +82,8 @@ kill_shell() {
 # exists PATH: succeeds if the path exists, a dangling symlink included.
 exists() { [ -e "$1" ] || [ -h "$1" ]; }
 
-# complain TEXT: prints an error message in the form that programs use; fails.
-complain() {
+# print_error TEXT: prints an error message in the form that programs use; fails.
+print_error() {
 	printf ': %s\n' "$1"
 	return 1
 }
@@ -96,13 +96,13 @@ rename_to() {
 	fi
 	if [ -d "$2" ] && ! [ -h "$2" ]; then
 		# Linux rename(2) returns ENOTEMPTY if TO is a directory above FROM.
-		case $1/ in "$2"/*) complain 'Directory not empty'; return ;; esac
-		if ! [ -d "$1" ] || [ -h "$1" ]; then complain 'Is a directory'; return; fi
+		case $1/ in "$2"/*) print_error 'Directory not empty'; return ;; esac
+		if ! [ -d "$1" ] || [ -h "$1" ]; then print_error 'Is a directory'; return; fi
 		# POSIX rename(): only an empty directory is replaced, and TO must not be below FROM.
-		case $2/ in "$1"/*) complain 'Invalid argument'; return ;; esac
+		case $2/ in "$1"/*) print_error 'Invalid argument'; return ;; esac
 		rmdir -- "$2" || return
 	elif [ -d "$1" ] && ! [ -h "$1" ] && exists "$2"; then
-		complain 'Not a directory'
+		print_error 'Not a directory'
 		return
 	elif [ "$mv_option" != -fh ] && [ -h "$2" ] && [ -d "$2" ] && exists "$1"; then
 		# mv would follow a symlink to a directory; the mv of BusyBox refuses one with -T.
@@ -125,7 +125,7 @@ rename_to() {
 
 # link_name_is_free PATH: succeeds if ln can make the name; without -T or -h ln would link into a
 # directory.
-link_name_is_free() { [ "$ln_option" = -T ] || ! exists "$1" || complain 'File exists'; }
+link_name_is_free() { [ "$ln_option" = -T ] || ! exists "$1" || print_error 'File exists'; }
 
 # make_symlink TARGET PATH: makes a symlink.
 # shellcheck disable=SC2086
@@ -140,9 +140,9 @@ set_size() {
 	if [ -n "$has_truncate" ]; then
 		truncate -c -s "$1" -- "$2"
 	elif ! exists "$2"; then
-		complain 'No such file or directory'
+		print_error 'No such file or directory'
 	elif ! [ -f "$2" ]; then
-		complain 'Invalid argument'
+		print_error 'Invalid argument'
 	else
 		# POSIX dd: without conv=notrunc the file ends at the offset of seek=.
 		output=$(dd if=/dev/null of="$2" bs=1 seek="$1" count=0 2>&1) && return
@@ -165,7 +165,7 @@ require_version() {
 # set_times OPTIONS STAMP PATH: sets times; an empty STAMP is the current time.
 # shellcheck disable=SC2086
 set_times() {
-	if [ -z "$touch_option" ] && [ -h "$3" ]; then complain 'Operation not supported'; return; fi
+	if [ -z "$touch_option" ] && [ -h "$3" ]; then print_error 'Operation not supported'; return; fi
 	touch -c $touch_option $1 $2 -- "$3"
 }
 

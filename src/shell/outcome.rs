@@ -1,4 +1,4 @@
-//! What an answer means: attributes, or why not; pure.
+//! Turns an answer into attributes or an error; pure.
 
 use crate::path::Excerpt;
 use crate::path::MAX_EXCERPT;
@@ -12,12 +12,13 @@ use crate::remote::Result;
 use crate::remote::UploadSpec;
 use crate::remote::Uploaded;
 use crate::shell::answer;
-use crate::shell::lane::Answer;
+use crate::shell::resident::Answer;
 use crate::shell::status;
 use crate::stat::Stat;
 
-/// BusyBox says of a name that a directory has taken only that it is one.
-pub(super) fn taken(error: Error) -> Error {
+/// Changes "is a directory" to "exists": BusyBox reports the former if the new name is that of a
+/// directory.
+pub(super) fn directory_means_exists(error: Error) -> Error {
     match error {
         Error::Refused {
             act,
@@ -34,10 +35,12 @@ pub(super) fn taken(error: Error) -> Error {
     }
 }
 
+/// Returns `UID:GID` for the helper functions; empty for no owner.
 pub(super) fn owner_text(owner: Option<Owner>) -> String {
     owner.map_or_else(String::new, |Owner { uid, gid }| format!("{uid}:{gid}"))
 }
 
+/// Returns the error of a request that the host refused with the error message `text`.
 pub(super) fn refused(act: &'static str, path: &RemotePath, reason: Reason, text: &[u8]) -> Error {
     let text = text.iter().copied().take(MAX_EXCERPT).collect();
     Error::Refused {
@@ -48,25 +51,27 @@ pub(super) fn refused(act: &'static str, path: &RemotePath, reason: Reason, text
     }
 }
 
-pub(super) fn surprise(act: &'static str, body: &[u8]) -> Error {
+/// Returns the error of an answer that breaks the protocol.
+pub(super) fn unexpected_reply(act: &'static str, body: &[u8]) -> Error {
     Error::UnexpectedReply {
         act,
         detail: format!("`{}`", Excerpt(body)),
     }
 }
 
-/// Turns a status into an error.
+/// Returns the error that a status other than 0 means.
 pub(super) fn check(act: &'static str, path: &RemotePath, answer: &Answer) -> Result<()> {
     let reason = match answer.status {
         0 => return Ok(()),
         status::EXISTS => Reason::Exists,
-        // POSIX shells: 126 is not executable, 127 not found.
+        // POSIX shells: 126 means not executable, 127 not found.
         126 | 127 => Reason::NoProgram,
         _ => crate::remote::reason_of(&answer.body),
     };
     Err(refused(act, path, reason, &answer.body))
 }
 
+/// Returns the error of a fetch that the host refused.
 pub(super) fn fetch_refused(path: &RemotePath, text: &[u8], answer: &Answer) -> Error {
     let reason = match answer.status {
         127 => Reason::NoProgram,
@@ -75,19 +80,21 @@ pub(super) fn fetch_refused(path: &RemotePath, text: &[u8], answer: &Answer) -> 
     refused("fetch", path, reason, text)
 }
 
+/// Parses an answer as the attributes of one file.
 pub(super) fn one_stat(act: &'static str, body: &[u8]) -> Result<Stat> {
     stats(body, 1)
         .and_then(|stats| stats.first().copied())
-        .ok_or_else(|| surprise(act, body))
+        .ok_or_else(|| unexpected_reply(act, body))
 }
 
-/// The last `n` lines of an answer as attributes; a program may have warned before them.
+/// Parses an answer as the attributes of exactly `n` files.
 pub(super) fn stats(body: &[u8], n: usize) -> Option<Vec<Stat>> {
     let stats = answer::stat::parse_stats(body)?;
     (stats.len() == n).then_some(stats)
 }
 
-pub(super) fn pair(stats: Option<Vec<Stat>>) -> Changed {
+/// Takes the attributes of a file and of its parent directory, in this order.
+pub(super) fn changed(stats: Option<Vec<Stat>>) -> Changed {
     let mut stats = stats.into_iter().flatten();
     Changed {
         stat: stats.next(),
@@ -95,7 +102,7 @@ pub(super) fn pair(stats: Option<Vec<Stat>>) -> Changed {
     }
 }
 
-/// Returns the outcome that a status means for an upload; `None` if it failed.
+/// Returns the outcome of a successful upload; `None` for the status of a failed one.
 pub(super) fn outcome(status: u32) -> Option<Outcome> {
     Some(match status {
         0 | status::TIMES_NOT_SET | status::TEMP_NOT_REMOVED => Outcome::AsPlanned,
@@ -106,13 +113,13 @@ pub(super) fn outcome(status: u32) -> Option<Outcome> {
     })
 }
 
-/// Returns what an upload that succeeded left. The attributes are those of what was sent; if they are
-/// not, somebody else has written to the file since, and they are left out.
-pub(super) fn uploaded(outcome: Outcome, plan: &UploadSpec, answer: &Answer) -> Uploaded {
-    let Changed { stat, parent } = pair(stats(&answer.body, 2));
+/// Returns the result of a successful upload. If the attributes are not those of the content that
+/// was sent, somebody else has written to the file since; then they are left out.
+pub(super) fn uploaded(outcome: Outcome, spec: &UploadSpec, answer: &Answer) -> Uploaded {
+    let Changed { stat, parent } = changed(stats(&answer.body, 2));
     let is_what_was_sent = |stat: &Stat| {
-        stat.size == plan.size
-            && (plan.mtime.matches_reported(stat.mtime)
+        stat.size == spec.size
+            && (spec.mtime.matches_reported(stat.mtime)
                 || outcome == Outcome::Same
                 || matches!(
                     answer.status,
@@ -127,7 +134,7 @@ pub(super) fn uploaded(outcome: Outcome, plan: &UploadSpec, answer: &Answer) -> 
     }
 }
 
-/// Returns the error of an upload that failed; `text` is what a program complained of.
+/// Returns the error of a failed upload; `text` is the error message of a program.
 pub(super) fn upload_failed(path: &RemotePath, status: u32, text: Vec<u8>) -> Error {
     const ACT: &str = "upload";
     let path = path.clone();
@@ -142,26 +149,26 @@ pub(super) fn upload_failed(path: &RemotePath, status: u32, text: Vec<u8>) -> Er
         status::NO_TEMP => Error::NoTemp { act: ACT, path },
         status::INCOMPLETE => Error::UnexpectedReply {
             act: ACT,
-            detail: "a piece of the file is missing".to_owned(),
+            detail: "the temporary file is gone or incomplete".to_owned(),
         },
         status::FILE_REPLACED => Error::UnexpectedReply {
             act: ACT,
-            detail: "the name does not lead to what was sent; somebody else may have changed it"
-                .to_owned(),
+            detail: "somebody else has replaced the file during the upload".to_owned(),
         },
         status => {
             let answer = Answer { status, body: text };
             match check(ACT, &path, &answer) {
                 Err(error) => error,
-                Ok(()) => surprise(ACT, &answer.body),
+                Ok(()) => unexpected_reply(ACT, &answer.body),
             }
         }
     }
 }
 
-pub(super) fn parent_only(stats: Option<Vec<Stat>>) -> Changed {
+/// Takes the attributes of the parent directory.
+pub(super) fn only_parent(stats: Option<Vec<Stat>>) -> Changed {
     Changed {
         stat: None,
-        parent: pair(stats).stat,
+        parent: changed(stats).stat,
     }
 }

@@ -1,20 +1,20 @@
-//! Uploading a large file in pieces, over several lanes at once.
+//! Uploads of large files in pieces, over several connections at once.
 //!
-//! A server grants one channel a small window (2 MiB with OpenSSH), and no more than that travels
-//! in one round trip; lanes together are as fast as the network. Each piece is read by a `dd` that
-//! is told its exact length, so there is no SCP in here. Nothing but the last request touches the
-//! final name: whatever fails before it changes nothing that anybody sees.
+//! A server grants a channel a small window (2 MiB with OpenSSH), which limits a connection to one
+//! window per round trip; several connections together use the whole bandwidth. A `dd` that knows
+//! the exact length reads each piece, so that no SCP is needed. Only the last request touches the
+//! final name: a failure before it changes no file that others see.
 //!
-//! The conversation on each lane, see `content.sh`:
+//! The conversation on each connection, see `content.sh`:
 //!
 //! ```text
-//! we:    begin_pieces; take_piece OFFSET LENGTH ..    first lane; another begins with join_pieces
-//! host:  READY                                        dd has the file open
-//! we:    content, take_piece ..                       the next request goes right behind the content
-//! host:  READY                                        the piece before is complete as well
-//! we:    content, a 0
+//! we:    begin_pieces; receive_piece OFFSET LENGTH ..  first connection; join_pieces on the others
+//! host:  READY                                         dd has the file open
+//! we:    content, receive_piece ..                     the next request follows the content directly
+//! host:  READY                                         the previous piece is complete as well
+//! we:    content, answer 0
 //! host:  0
-//! we:    finish_pieces ..                             first lane, once all lanes are done
+//! we:    finish_pieces ..                              first connection, when all others are done
 //! ```
 
 use std::sync::OnceLock;
@@ -30,79 +30,84 @@ use crate::remote::Result;
 use crate::remote::TimePrecision;
 use crate::remote::Uploaded;
 use crate::scp::ahead::CHUNK;
-use crate::shell::Lanes;
 use crate::shell::Lent;
+use crate::shell::Pool;
 use crate::shell::Shell;
-use crate::shell::content::How;
+use crate::shell::content::Method;
 use crate::shell::content::Upload;
-use crate::shell::lane::Lane;
 use crate::shell::outcome::outcome;
 use crate::shell::outcome::upload_failed;
 use crate::shell::outcome::uploaded;
 use crate::shell::quote::Line;
+use crate::shell::resident::ResidentShell;
 use crate::shell::status;
-use crate::shell::transfer::lost;
+use crate::shell::transfer::request_failed;
 use crate::ssh;
 use crate::sync::Mutex;
 
 const ACT: &str = "upload";
 
-/// Files above this size go in pieces. Below it, one lane is done before others stand.
+/// Larger files are uploaded in pieces. A smaller one is complete before further connections are
+/// open.
 const MIN_FILE: u64 = 16 << 20;
 
-/// How much `dd` reads and writes at a time, see `take_piece` in `content.sh`.
+/// The block size of `dd`, see `receive_piece` in `content.sh`.
 const BLOCK: u64 = 64 << 10;
 
-/// Bounds of a piece but the last, multiples of [`BLOCK`]. Between two pieces a lane is idle for a
-/// round trip, which is little beside the 16 that the largest takes with a window of 2 MiB.
+/// Bounds of the length of all pieces but the last; multiples of [`BLOCK`]. Between two pieces a
+/// connection is idle for one round trip. That is little compared with the 16 round trips that the
+/// longest piece takes with a window of 2 MiB.
 const MIN_PIECE: u64 = 1 << 20;
 const MAX_PIECE: u64 = 32 << 20;
 
-/// The first piece of a lane, whose speed is not known.
+/// The length of the first piece on a connection, whose speed is not known.
 const FIRST_PIECE: u64 = 4 << 20;
 
-/// Towards the end pieces get smaller, so that no lane is waited for long; but not below this.
+/// Pieces get shorter towards the end, so that all connections finish at about the same time, but
+/// not shorter than this.
 const LAST_PIECES: u64 = 4 << 20;
 
 /// A shorter hole is sent as zeros: it costs less than a piece of its own.
 const MIN_HOLE: u64 = 1 << 20;
 
-/// A piece is to take about so long, because a lane can be given to somebody else only after it.
+/// The time that a piece should take. Another user of the pool can get the connection only after a
+/// piece.
 const PIECE_MILLIS: u64 = 1000;
 
 impl Shell {
-    /// Whether content is to go in pieces.
-    pub(super) fn goes_in_pieces(&self, upload: &Upload<'_>) -> bool {
-        // Without SCP only `touch` sets the time, and it should be able to.
+    /// Returns whether to upload in pieces.
+    pub(super) fn uses_pieces(&self, upload: &Upload<'_>) -> bool {
+        // Pieces are sent without SCP, so that only `touch` sets the mtime. If it cannot set this one
+        // exactly, SCP does.
         let is_exact = !self.tools.has_scp
             || self.facts.time_precision == TimePrecision::Nanos
-            || upload.plan.mtime.nanos == 0;
+            || upload.spec.mtime.nanos == 0;
         self.facts.can_take_pieces
             && is_exact
             && upload.size > MIN_FILE
-            && upload.how != How::Direct
-            && (self.lanes.max_transfers() > 1 || self.facts.can_take_holes)
+            && upload.method != Method::Direct
+            && (self.pool.max_transfers() > 1 || self.facts.can_take_holes)
     }
 
-    /// Uploads content as [`crate::remote::Remote::upload`] does, over as many lanes as content may
-    /// use and nobody waits for.
+    /// Uploads content as [`crate::remote::Remote::upload`] does, over all connections that a
+    /// transfer may use and that no other caller waits for.
     pub(super) fn upload_in_pieces(
         &self,
-        mut lane: Lent,
+        mut resident: Lent,
         upload: &Upload<'_>,
         content: &dyn Content,
     ) -> Result<Uploaded> {
         let Upload {
             path,
             temp,
-            plan,
-            how,
+            spec,
+            method,
             size,
         } = *upload;
-        let stamp = self.tools.stamp(plan.mtime);
-        let begin = self.upload_line(path, temp, plan, how, &stamp);
+        let stamp = self.tools.stamp(spec.mtime);
+        let begin = self.upload_line(path, temp, spec, method, &stamp);
         let pieces = Pieces {
-            lanes: &self.lanes,
+            pool: &self.pool,
             path,
             begin: begin.raw("begin_pieces;"),
             temp: self.absolute(&temp.dir.join(&temp.name)),
@@ -114,53 +119,55 @@ impl Shell {
             is_given_up: AtomicBool::new(false),
             failure: Mutex::new(None),
         };
-        // The scope ends when all its threads have.
+        // The scope ends when all its threads have ended.
         thread::scope(|scope| {
-            let result = pieces.send(&mut lane, Role::First(scope));
+            let result = pieces.send(&mut resident, Role::First(scope));
             pieces.note(result);
         });
         let failure = pieces.failure.lock().take();
         if let Some(error) = failure {
-            pieces.clean_up(lane, &error);
+            pieces.clean_up(resident, &error);
             return Err(error);
         }
         let line = Line::new(&format!("finish_pieces {size}"))
-            .arg(self.tools.stamp(plan.atime).as_bytes())
+            .arg(self.tools.stamp(spec.atime).as_bytes())
             .finish();
-        let answer = lane.request(&line).map_err(|error| lost(ACT, error))?;
+        let answer = resident
+            .request(&line)
+            .map_err(|error| request_failed(ACT, error))?;
         let outcome = outcome(answer.status);
         if outcome.is_none() {
-            // The shell ends after a failed upload, see `content.sh`.
-            lane.set_broken();
+            // The shell exits after a failed upload, see `fail` in `content.sh`.
+            resident.set_broken();
         }
-        drop(lane);
+        drop(resident);
         match outcome {
             Some(outcome) => {
-                self.note_unremovable(path, answer.status);
-                Ok(uploaded(outcome, plan, &answer))
+                self.note_temp_not_removed(path, answer.status);
+                Ok(uploaded(outcome, spec, &answer))
             }
             None => Err(upload_failed(path, answer.status, answer.body)),
         }
     }
 }
 
-/// What the threads of one upload share.
+/// State that the threads of one upload share.
 struct Pieces<'a> {
-    lanes: &'a Lanes,
+    pool: &'a Pool,
     path: &'a RemotePath,
-    /// The line that the first lane gets before its first piece.
+    /// The line that the first resident shell gets before its first piece.
     begin: Line,
-    /// The absolute name of the temporary file.
+    /// The absolute path of the temporary file.
     temp: Vec<u8>,
-    /// The process that has the temporary file open.
+    /// The PID of the shell that has the temporary file open.
     holder: OnceLock<u32>,
     content: &'a dyn Content,
     /// Whether holes need not be sent.
     has_holes: bool,
     size: u64,
-    /// Where the next piece begins.
+    /// The offset of the next piece.
     next: Mutex<u64>,
-    /// Set with `failure`; looked at before each chunk.
+    /// Set together with `failure`; checked before each chunk.
     is_given_up: AtomicBool,
     failure: Mutex<Option<Error>>,
 }
@@ -171,18 +178,18 @@ struct Piece {
     len: u64,
 }
 
-/// What a lane is in an upload.
+/// The role of a connection in an upload.
 #[derive(Clone, Copy)]
 enum Role<'scope, 'env> {
-    /// Makes the file, brings in helpers, stays to the end.
+    /// Creates the file, starts helpers, and stays to the end.
     First(&'scope Scope<'scope, 'env>),
-    /// Goes when somebody else wants a lane.
+    /// Returns its connection if another caller waits for one.
     Helper,
 }
 
 impl<'env> Pieces<'env> {
-    /// Takes the next piece, of about `wanted` bytes; `None` when nothing is left to do. A hole of
-    /// more than [`MIN_HOLE`] bytes is left out.
+    /// Takes the next piece, of about `wanted` bytes; `None` if nothing is left or the upload was
+    /// given up. Skips holes of more than [`MIN_HOLE`] bytes.
     fn take(&self, wanted: u64) -> Option<Piece> {
         let mut next = self.next.lock();
         if self.is_given_up.load(Ordering::Relaxed) {
@@ -198,28 +205,36 @@ impl<'env> Pieces<'env> {
         if left == 0 {
             return None;
         }
-        let n_lanes = self.lanes.max_transfers() as u64;
-        let fair = (left / n_lanes).next_multiple_of(BLOCK).max(LAST_PIECES);
+        let n_connections = self.pool.max_transfers() as u64;
+        let fair = (left / n_connections)
+            .next_multiple_of(BLOCK)
+            .max(LAST_PIECES);
         let offset = *next;
         let len = wanted.min(fair).min(end - offset);
         *next += len;
         Some(Piece { offset, len })
     }
 
-    fn is_anything_left(&self) -> bool {
+    fn has_more(&self) -> bool {
         *self.next.lock() < self.size && !self.is_given_up.load(Ordering::Relaxed)
     }
 
-    /// Sends pieces over one lane until none is left or the upload is given up. At the end the
-    /// lane is between two requests, or broken.
-    fn send<'scope>(&'scope self, lane: &mut Lane, role: Role<'scope, 'env>) -> Result<()> {
+    /// Sends pieces over one connection until none is left or the upload is given up. Afterwards
+    /// the resident shell waits for a request, or is broken.
+    fn send<'scope>(
+        &'scope self,
+        resident: &mut ResidentShell,
+        role: Role<'scope, 'env>,
+    ) -> Result<()> {
         let Some(mut piece) = self.take(FIRST_PIECE) else {
             return match role {
-                // Nothing but a hole: the file is made all the same.
+                // The content is one hole: no piece is sent, but the file must be created.
                 Role::First(_) => {
                     let line = self.begin.clone().raw("answer 0").finish();
-                    lane.send(&line).map_err(|error| lost(ACT, error))?;
-                    self.await_status(lane, 0).map(drop)
+                    resident
+                        .send(&line)
+                        .map_err(|error| request_failed(ACT, error))?;
+                    self.await_status(resident, 0).map(drop)
                 }
                 Role::Helper => Ok(()),
             };
@@ -232,47 +247,49 @@ impl<'env> Pieces<'env> {
         };
         let mut out = self.request(line, piece);
         loop {
-            lane.send(&out).map_err(|error| lost(ACT, error))?;
-            let ready = self.await_status(lane, status::READY)?;
+            resident
+                .send(&out)
+                .map_err(|error| request_failed(ACT, error))?;
+            let ready = self.await_status(resident, status::READY)?;
             if self.holder.get().is_none() {
                 let pid = std::str::from_utf8(ready.trim_ascii()).ok();
                 self.holder
                     .get_or_init(|| pid.and_then(|pid| pid.parse().ok()).unwrap_or(0));
             }
-            // It is not: it takes content now.
-            lane.set_broken();
-            let since = self.lanes.tick();
-            self.send_all_but_last_chunk(lane, piece, role, &mut out)?;
-            let gives_way = matches!(role, Role::Helper) && self.lanes.has_waiters();
-            let elapsed = self.lanes.tick().saturating_sub(since);
-            let following = if gives_way {
+            // Reading the answer cleared this, but the shell now reads content.
+            resident.set_broken();
+            let since = self.pool.tick();
+            self.send_all_but_last_chunk(resident, piece, role, &mut out)?;
+            let returns_early = matches!(role, Role::Helper) && self.pool.has_waiters();
+            let elapsed = self.pool.tick().saturating_sub(since);
+            let following = if returns_early {
                 None
             } else {
                 self.take(next_len(piece.len, elapsed.as_millis()))
             };
             let Some(following) = following else {
                 out.extend_from_slice(b"answer 0\n");
-                self.send_content(lane, &out)?;
-                return self.await_status(lane, 0).map(drop);
+                self.send_content(resident, &out)?;
+                return self.await_status(resident, 0).map(drop);
             };
             out.extend(self.request(Line::default(), following));
             piece = following;
         }
     }
 
-    /// The rest of a line that makes the host receive a piece.
+    /// Returns `line` with the command that receives a piece.
     fn request(&self, line: Line, piece: Piece) -> Vec<u8> {
         let Piece { offset, len } = piece;
-        // What dd is to say in the end: how many whole and how many partial blocks there were.
+        // The numbers of full and of partial blocks that dd must report.
         let (whole, partial) = (len / BLOCK, u64::from(len % BLOCK > 0));
         line.raw(&format!("receive_piece {offset} {len} {whole}+{partial}"))
             .finish()
     }
 
-    /// Sends a piece and leaves its last chunk in `out`.
+    /// Sends a piece except its last chunk, which is left in `out`.
     fn send_all_but_last_chunk<'scope>(
         &'scope self,
-        lane: &mut Lane,
+        resident: &mut ResidentShell,
         piece: Piece,
         role: Role<'scope, 'env>,
         out: &mut Vec<u8>,
@@ -281,11 +298,12 @@ impl<'env> Pieces<'env> {
         let mut offset = piece.offset;
         loop {
             if self.is_given_up.load(Ordering::Relaxed) {
-                // Another lane has said why; this one cannot get back into step.
+                // Another connection has noted the error. This one is in the middle of a piece and
+                // must be dropped.
                 return Err(upload_failed(self.path, status::INCOMPLETE, Vec::new()));
             }
             if let Role::First(scope) = role {
-                self.bring_in_a_helper(scope);
+                self.start_helper(scope);
             }
             let len = usize::try_from(end - offset).map_or(CHUNK, |left| left.min(CHUNK));
             out.resize(len, 0);
@@ -294,7 +312,7 @@ impl<'env> Pieces<'env> {
             if offset == end {
                 return Ok(());
             }
-            self.send_content(lane, out)?;
+            self.send_content(resident, out)?;
         }
     }
 
@@ -315,30 +333,35 @@ impl<'env> Pieces<'env> {
         Ok(())
     }
 
-    fn send_content(&self, lane: &mut Lane, data: &[u8]) -> Result<()> {
-        match lane.send(data) {
+    fn send_content(&self, resident: &mut ResidentShell, data: &[u8]) -> Result<()> {
+        match resident.send(data) {
             Ok(()) => Ok(()),
-            Err(error @ crate::shell::lane::Error::Transport(ssh::Error::Timeout { .. })) => {
-                Err(lost(ACT, error))
+            Err(error @ crate::shell::resident::Error::Transport(ssh::Error::Timeout { .. })) => {
+                Err(request_failed(ACT, error))
             }
             Err(error) => {
-                // A host that gave up says why before it hangs up.
-                match self.await_status(lane, status::READY) {
+                // A host that ends an upload sends the reason before it closes the channel.
+                match self.await_status(resident, status::READY) {
                     Err(refusal) if !refusal.is_connection_loss() => Err(refusal),
-                    Err(_) | Ok(_) => Err(lost(ACT, error)),
+                    Err(_) | Ok(_) => Err(request_failed(ACT, error)),
                 }
             }
         }
     }
 
-    /// Reads an answer and returns its body; any status but `wanted` is an error and the end of the
-    /// lane.
-    fn await_status(&self, lane: &mut Lane, wanted: u32) -> Result<Vec<u8>> {
-        let answer = lane.answer().map_err(|error| lost(ACT, error))?;
+    /// Reads an answer and returns its body.
+    ///
+    /// # Errors
+    ///
+    /// Any status but `wanted`; the resident shell is then broken.
+    fn await_status(&self, resident: &mut ResidentShell, wanted: u32) -> Result<Vec<u8>> {
+        let answer = resident
+            .read_answer()
+            .map_err(|error| request_failed(ACT, error))?;
         if answer.status == wanted {
             return Ok(answer.body);
         }
-        lane.set_broken();
+        resident.set_broken();
         let status = if answer.status == 0 {
             status::INCOMPLETE
         } else {
@@ -347,29 +370,30 @@ impl<'env> Pieces<'env> {
         Err(upload_failed(self.path, status, answer.body))
     }
 
-    /// Starts a thread for one more lane if there is work and a lane for it.
-    fn bring_in_a_helper<'scope>(&'scope self, scope: &'scope Scope<'scope, 'env>) {
-        if !self.is_anything_left() {
+    /// Starts a thread for one more connection, if there is work and a connection for it.
+    fn start_helper<'scope>(&'scope self, scope: &'scope Scope<'scope, 'env>) {
+        if !self.has_more() {
             return;
         }
-        let Some(lane) = self.lanes.lend_spare() else {
+        let Some(resident) = self.pool.lend_spare() else {
             return;
         };
         let helper = thread::Builder::new().name("scpfs-piece".to_owned());
-        if let Err(error) = helper.spawn_scoped(scope, move || self.help(lane)) {
-            log::debug!("no thread for one more connection: {error}");
+        if let Err(error) = helper.spawn_scoped(scope, move || self.help(resident)) {
+            log::debug!("cannot start a thread for one more connection: {error}");
         }
     }
 
-    fn help(&self, mut lane: Lent) {
-        // One that died while it was idle has not failed the upload.
-        if lane.is_alive() {
-            let result = self.send(&mut lane, Role::Helper);
+    fn help(&self, mut resident: Lent) {
+        // A connection that died while it was idle is no failure of the upload.
+        if resident.is_alive() {
+            let result = self.send(&mut resident, Role::Helper);
             self.note(result);
         }
     }
 
-    /// Keeps the error that says most: a refusal explains a lost connection, not the reverse.
+    /// Records a failure. A refusal replaces a lost connection, because it is the cause; not the
+    /// reverse.
     fn note(&self, result: Result<()>) {
         let Err(error) = result else {
             return;
@@ -384,28 +408,28 @@ impl<'env> Pieces<'env> {
         self.is_given_up.store(true, Ordering::Relaxed);
     }
 
-    /// Removes the temporary file of an upload that failed, if a lane is at hand. The host does so
-    /// by itself when it sees that a connection is gone.
-    fn clean_up(&self, lane: Lent, error: &Error) {
-        let lane = if !lane.is_broken() {
-            Some(lane)
+    /// Removes the temporary file of a failed upload, if a connection is free. Otherwise the host
+    /// does it when it notices the broken connection.
+    fn clean_up(&self, resident: Lent, error: &Error) {
+        let resident = if !resident.is_broken() {
+            Some(resident)
         } else {
-            drop(lane);
-            // Where the network is gone, nobody should wait for one more deadline.
+            drop(resident);
+            // If the network is down, do not wait for another deadline.
             (!error.is_connection_loss())
-                .then(|| self.lanes.lend_spare())
+                .then(|| self.pool.lend_spare())
                 .flatten()
         };
-        if let Some(mut lane) = lane {
+        if let Some(mut resident) = resident {
             let line = Line::new("abandon_pieces").arg(&self.temp);
-            if let Err(error) = lane.request(&line.finish()) {
+            if let Err(error) = resident.request(&line.finish()) {
                 log::debug!("a temporary file may be left on the host: {error}");
             }
         }
     }
 }
 
-/// How large the next piece should be after one of `len` bytes took so long to send.
+/// Returns the length of the next piece, after one of `len` bytes took `elapsed_millis`.
 fn next_len(len: u64, elapsed_millis: u128) -> u64 {
     let elapsed = u64::try_from(elapsed_millis).unwrap_or(u64::MAX).max(1);
     let len = len.saturating_mul(PIECE_MILLIS) / elapsed;

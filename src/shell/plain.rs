@@ -1,12 +1,12 @@
-//! Contents without SCP, for hosts that have a shell but no `scp`.
+//! Fetch and upload without SCP, for hosts that have a shell but no `scp`.
 //!
-//! What comes is framed by the lane's token, which no content can hold; what goes is counted by
-//! its reader on the host. As with SCP a shell whose upload failed ends, so that content is never
-//! read as commands.
+//! Fetched content ends at the token, which no content can contain. For an upload the host counts
+//! the bytes that it reads. As with SCP, the shell exits after a failed upload, so that it never
+//! reads content as commands.
 //!
 //! ```text
-//! we:    fc PATH                  host:  attributes READY content READY attributes STATUS
-//! we:    upload_plain SIZE .., content      host:  READY attributes STATUS
+//! we:    fetch_plain PATH             host:  attributes READY content READY attributes STATUS
+//! we:    upload_plain SIZE .., content       host:  READY attributes STATUS
 //! ```
 
 use crate::path::RemotePath;
@@ -15,19 +15,20 @@ use crate::remote::Error;
 use crate::remote::Receiver;
 use crate::scp::ahead::CHUNK;
 use crate::scp::ahead::MAX_AHEAD;
-use crate::shell::lane::Lane;
 use crate::shell::outcome::one_stat;
+use crate::shell::resident::ResidentShell;
 use crate::shell::status;
 use crate::shell::transfer::Fetch;
 use crate::shell::transfer::Upload;
-use crate::shell::transfer::lost;
+use crate::shell::transfer::request_failed;
 use crate::stat::Stat;
 
-/// Sends `line`, which runs `fc` of `helpers/content.sh`, and takes the file: one round trip.
+/// Sends `line`, which runs `fetch_plain` of `helpers/content.sh`, and receives the file: one round
+/// trip.
 ///
-/// The attributes are those that the file had before its content.
+/// Returns the attributes from before the content, unless the host refused.
 pub(super) fn fetch(
-    lane: &mut Lane,
+    resident: &mut ResidentShell,
     line: &[u8],
     path: &RemotePath,
     receiver: &mut dyn Receiver,
@@ -38,10 +39,12 @@ pub(super) fn fetch(
         path: path.clone(),
         source,
     };
-    lane.send(line).map_err(|e| lost(ACT, e))?;
-    let head = lane.frame().map_err(|e| lost(ACT, e))?;
+    resident.send(line).map_err(|e| request_failed(ACT, e))?;
+    let head = resident.read_frame().map_err(|e| request_failed(ACT, e))?;
     if head.status != status::READY {
-        lane.rest_is_none().map_err(|e| lost(ACT, e))?;
+        resident
+            .expect_end_of_answer()
+            .map_err(|e| request_failed(ACT, e))?;
         let text = head.body.clone();
         return Ok((None, Fetch::Refused { text, answer: head }));
     }
@@ -49,9 +52,9 @@ pub(super) fn fetch(
     receiver.begin(before.size).map_err(local)?;
     let mut n_received = 0u64;
     loop {
-        let (n, is_last) = lane.before_frame();
-        let data = lane.unread().get(..n).unwrap_or_default();
-        // What a file has grown by is not taken.
+        let (n, is_last) = resident.before_frame();
+        let data = resident.unread().get(..n).unwrap_or_default();
+        // Bytes beyond the announced size, from a file that has grown, are dropped.
         let room = before.size.saturating_sub(n_received);
         let room = usize::try_from(room).unwrap_or(usize::MAX);
         let taken = data.get(..n.min(room)).unwrap_or(data);
@@ -59,20 +62,21 @@ pub(super) fn fetch(
             receiver.data(taken).map_err(local)?;
         }
         n_received += n as u64;
-        lane.consume(n);
+        resident.consume(n);
         if is_last {
             break;
         }
-        lane.read_more()
+        resident
+            .read_more()
             .map_err(|source| Error::OutcomeUnknown { act: ACT, source })?;
     }
-    lane.frame().map_err(|e| lost(ACT, e))?;
-    let answer = lane.answer().map_err(|e| lost(ACT, e))?;
+    resident.read_frame().map_err(|e| request_failed(ACT, e))?;
+    let answer = resident.read_answer().map_err(|e| request_failed(ACT, e))?;
     let fetch = if answer.status != 0 && answer.status != status::UNWRITABLE {
         let text = answer.body.clone();
         Fetch::Refused { text, answer }
     } else if n_received != before.size {
-        // As the source of SCP says it.
+        // The error message of the source of SCP.
         let text = b": Broken pipe".to_vec();
         Fetch::Refused { text, answer }
     } else {
@@ -82,10 +86,10 @@ pub(super) fn fetch(
     Ok((Some(before), fetch))
 }
 
-/// Sends `line`, which runs `upload_plain` of `helpers/content.sh`, and the content: one round trip for up
-/// to [`MAX_AHEAD`] bytes, two for more.
+/// Sends `line`, which runs `upload_plain` of `helpers/content.sh`, and the content: one round trip
+/// for at most [`MAX_AHEAD`] bytes, two for more.
 pub(super) fn upload(
-    lane: &mut Lane,
+    resident: &mut ResidentShell,
     line: &[u8],
     path: &RemotePath,
     content: &dyn Content,
@@ -100,10 +104,10 @@ pub(super) fn upload(
     let is_small = size <= MAX_AHEAD;
     let mut out = line.to_vec();
     if !is_small {
-        lane.send(&out).map_err(|e| lost(ACT, e))?;
+        resident.send(&out).map_err(|e| request_failed(ACT, e))?;
         out.clear();
-        let ready = lane.frame().map_err(|e| lost(ACT, e))?;
-        lane.set_broken();
+        let ready = resident.read_frame().map_err(|e| request_failed(ACT, e))?;
+        resident.set_broken();
         if ready.status != status::READY {
             return Ok(refused(ready));
         }
@@ -116,32 +120,34 @@ pub(super) fn upload(
             .read_at(&mut chunk[..want], size - left)
             .map_err(local)?;
         if n == 0 {
-            // The host waits for more: the lane is dropped and with it the transfer.
-            lane.set_broken();
+            // The host waits for more: dropping the connection ends the transfer.
+            resident.set_broken();
             return Err(local(std::io::ErrorKind::UnexpectedEof.into()));
         }
         out.extend_from_slice(&chunk[..n]);
         left -= n as u64;
         if !is_small {
-            if let Err(error) = lane.send(&out) {
-                // A host that gave up says why before it hangs up.
-                let answer = lane.answer().map_err(|_| lost(ACT, error))?;
+            if let Err(error) = resident.send(&out) {
+                // A host that ends an upload sends the reason before it closes the channel.
+                let answer = resident
+                    .read_answer()
+                    .map_err(|_| request_failed(ACT, error))?;
                 return Ok(refused(answer));
             }
             out.clear();
         }
     }
     if is_small {
-        let sent = lane.send(&out);
-        let ready = match (lane.frame(), sent) {
+        let sent = resident.send(&out);
+        let ready = match (resident.read_frame(), sent) {
             (Ok(ready), _) => ready,
-            (Err(_), Err(error)) | (Err(error), Ok(())) => return Err(lost(ACT, error)),
+            (Err(_), Err(error)) | (Err(error), Ok(())) => return Err(request_failed(ACT, error)),
         };
         if ready.status != status::READY {
             return Ok(refused(ready));
         }
     }
-    let answer = lane.answer().map_err(|e| lost(ACT, e))?;
+    let answer = resident.read_answer().map_err(|e| request_failed(ACT, e))?;
     Ok(Upload {
         refused: None,
         is_acknowledged: true,
@@ -149,8 +155,8 @@ pub(super) fn upload(
     })
 }
 
-/// An upload that the host ended.
-fn refused(answer: crate::shell::lane::Answer) -> Upload {
+/// Returns the result of an upload that the host ended.
+fn refused(answer: crate::shell::resident::Answer) -> Upload {
     Upload {
         refused: None,
         is_acknowledged: false,

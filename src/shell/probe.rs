@@ -1,4 +1,4 @@
-//! Finds out what a host is and has, when it is first reached.
+//! The probe: finds out what a host can do, over the first connection.
 
 use std::sync::Arc;
 
@@ -9,23 +9,23 @@ use crate::remote::Facts;
 use crate::remote::Settings;
 use crate::remote::TimePrecision;
 use crate::remote::login_relative;
-use crate::shell::Lanes;
+use crate::shell::Pool;
 use crate::shell::Shell;
-use crate::shell::lane;
-use crate::shell::lane::Lane;
 use crate::shell::quote::Line;
+use crate::shell::resident;
+use crate::shell::resident::ResidentShell;
 use crate::shell::status;
-use crate::shell::tools::Flavour;
 use crate::shell::tools::Helpers;
-use crate::shell::tools::Stamps;
+use crate::shell::tools::StampFormat;
 use crate::shell::tools::Tools;
+use crate::shell::tools::Userland;
 use crate::ssh::Transport;
 
-/// Why a host cannot be mounted.
+/// Why a host cannot be used by the shell dialect.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
-    Lane(#[from] lane::Error),
+    ResidentShell(#[from] resident::Error),
     #[error("there is no directory {} on the host", Excerpt(.0))]
     RootMissing(Vec<u8>),
     #[error("{} is not a directory on the host; mount the directory it is in", Excerpt(.0))]
@@ -33,25 +33,27 @@ pub enum Error {
     #[error("the host does not let this user read the directory {}", Excerpt(.0))]
     RootDenied(Vec<u8>),
     #[error(
-        "the host has a shell, but no tool that tells the attributes of files: neither `stat` of GNU, \
+        "the host has a shell, but no program that prints the attributes of files: neither `stat` of GNU, \
          BusyBox, toybox or BSD nor `ls --full-time` (system: {})",
         Excerpt(.0)
     )]
     UnknownUserland(Vec<u8>),
-    #[error("the host's answer about itself makes no sense: {}", Excerpt(.0))]
+    #[error("unexpected answer of the host to the probe: {}", Excerpt(.0))]
     UnexpectedReply(Vec<u8>),
 }
 
-/// Connects to a host, finds out about it and makes the [`Shell`] dialect of it.
+/// Connects to a host, probes it and returns the [`Shell`] dialect for it.
+///
+/// Blocks for some round trips, each for at most the timeout of `settings`.
 pub fn probe(
     transport: Arc<dyn Transport>,
     settings: &Settings,
     clock: Arc<dyn Clock>,
 ) -> Result<Shell, Error> {
     let helpers = Helpers::for_probe();
-    let mut lane = Lane::open(&*transport, &helpers, settings.timeout, &*clock)?;
+    let mut resident = ResidentShell::open(&*transport, &helpers, settings.timeout, &*clock)?;
     let directory = login_relative(&settings.directory);
-    let reply = lane.request(&Line::new("probe").arg(&directory).finish())?;
+    let reply = resident.request(&Line::new("probe").arg(&directory).finish())?;
     let shown = || {
         if directory == b"." {
             b"~".to_vec()
@@ -70,20 +72,21 @@ pub fn probe(
     let Some(tools) = found.tools.clone() else {
         return Err(Error::UnknownUserland(found.system));
     };
-    let facts = found.into_facts(&tools, lane.banner());
+    let facts = found.into_facts(&tools, resident.banner());
     if !tools.has_scp {
-        log::warn!("the host has no usable scp: contents come and go through its shell's tools");
+        log::warn!("the host has no usable scp: content is transferred by the tools of its shell");
     }
     let timeout = settings.timeout;
     let helpers = Helpers::for_tools(&tools);
-    let lane_clock = Arc::clone(&clock);
-    let opener =
-        move || Lane::open(&*transport, &helpers, timeout, &*lane_clock).map_err(OpenError::from);
-    let lanes = Lanes::new(lane, Box::new(opener), settings.max_connections, clock);
+    let opener_clock = Arc::clone(&clock);
+    let opener = move || {
+        ResidentShell::open(&*transport, &helpers, timeout, &*opener_clock).map_err(OpenError::from)
+    };
+    let pool = Pool::new(resident, Box::new(opener), settings.max_connections, clock);
     if settings.fails_fast {
-        lanes.fail_fast();
+        pool.fail_fast();
     }
-    Ok(Shell::new(lanes, tools, facts, settings.max_names))
+    Ok(Shell::new(pool, tools, facts, settings.max_names))
 }
 
 #[derive(Debug, Default)]
@@ -93,7 +96,7 @@ struct Found {
     gid: u32,
     groups: Vec<u32>,
     system: Vec<u8>,
-    /// What the shell and the tools are called, for a person.
+    /// The names of the shell and of the userland, for the summary.
     shell: Vec<u8>,
     family: Vec<u8>,
     can_exchange: bool,
@@ -101,7 +104,7 @@ struct Found {
     root: Vec<u8>,
 }
 
-/// Parses what `probe` of `helpers.sh` prints: a word and a value a line, `root` last.
+/// Parses the output of `probe` in `probe.sh`: a word and a value in each line, `root` last.
 fn parse(body: &[u8]) -> Option<Found> {
     let mut found = Found::default();
     let mut rest = body;
@@ -112,7 +115,7 @@ fn parse(body: &[u8]) -> Option<Found> {
             if root.first() != Some(&b'/') {
                 return None;
             }
-            // `/` becomes empty, so that joining needs no case of its own.
+            // `/` becomes empty, so that joining paths has no special case.
             found.root = if root == b"/" {
                 Vec::new()
             } else {
@@ -137,9 +140,9 @@ fn parse(body: &[u8]) -> Option<Found> {
             b"times" => {
                 let tools = found.tools.as_mut()?;
                 let mut words = value.split(|&b| b == b' ');
-                tools.stamps = match words.next()? {
-                    b"epoch" => Stamps::Epoch,
-                    _ => Stamps::Iso,
+                tools.stamp_format = match words.next()? {
+                    b"epoch" => StampFormat::Epoch,
+                    _ => StampFormat::Iso,
                 };
                 if words.next() == Some(b"nanos") {
                     tools.time_precision = TimePrecision::Nanos;
@@ -170,7 +173,8 @@ impl Found {
         }
     }
 
-    /// `BusyBox ash, no stat, scp: listing by ls+find, 1 RTT; Linux mips, server dropbear, ...`
+    /// Returns a summary for the user: `BusyBox ash, no stat, scp: listing by ls+find, 1 RTT; Linux
+    /// mips, server dropbear, ...`
     fn summary(&self, tools: &Tools, banner: &str) -> String {
         let shell = self.shell.rsplit(|&b| b == b'/').next();
         let shell = match shell.unwrap_or_default() {
@@ -181,23 +185,23 @@ impl Found {
         let family = if shell.starts_with("BusyBox") && self.family == b"BusyBox" {
             String::new()
         } else if self.family.is_empty() {
-            match tools.flavour {
-                Flavour::Gnu => ", GNU tools".to_owned(),
-                Flavour::Bsd => ", BSD tools".to_owned(),
-                Flavour::BusyBox | Flavour::Ls => String::new(),
+            match tools.userland {
+                Userland::Gnu => ", GNU tools".to_owned(),
+                Userland::Bsd => ", BSD tools".to_owned(),
+                Userland::BusyBox | Userland::Ls => String::new(),
             }
         } else {
             format!(", {} tools", Excerpt(&self.family))
         };
-        let stat = match tools.flavour {
-            Flavour::Ls => "no stat",
+        let stat = match tools.userland {
+            Userland::Ls => "no stat",
             _ => "stat",
         };
         let scp = if tools.has_scp { "scp" } else { "no scp" };
-        let listing = match tools.flavour {
-            Flavour::Gnu => "find",
-            Flavour::BusyBox | Flavour::Bsd => "stat+find",
-            Flavour::Ls => "ls+find",
+        let listing = match tools.userland {
+            Userland::Gnu => "find",
+            Userland::BusyBox | Userland::Bsd => "stat+find",
+            Userland::Ls => "ls+find",
         };
         format!(
             "{shell}{family}, {stat}, {scp}: listing by {listing}, 1 RTT; {}, server {}, login uid {}",
@@ -213,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_root_may_hold_anything() {
+    fn root_may_contain_newlines() {
         let found = parse(b"uid 1\nscp yes\nroot /a\nuid 7\n").unwrap();
         assert_eq!((found.uid, found.root), (1, b"/a\nuid 7".to_vec()));
         assert_eq!(parse(b"root /\n").unwrap().root, b"");

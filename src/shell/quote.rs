@@ -1,17 +1,17 @@
-//! Arguments for the resident POSIX shell; pure.
+//! Quoting of arguments for the resident shell; pure.
 
-/// Appends `word` as one word of a command line for the lane's shell.
+/// Appends `word` as one quoted word of a command line.
 ///
-/// Everything stands between single quotes, where nothing is special but the single quote
-/// itself. A line of the lane cannot hold a newline, so one is written as the variable `newline`,
-/// which a lane sets at its start. Tested for every byte with dash, bash and BusyBox ash.
+/// Between single quotes only the single quote itself is special. A line cannot contain a newline,
+/// so it is written as the variable `newline` of the resident shell. Tested for every byte with
+/// dash, bash and BusyBox ash.
 pub fn push_word(line: &mut Vec<u8>, word: &[u8]) {
     line.push(b'\'');
     for &byte in word {
         match byte {
             b'\'' => line.extend_from_slice(b"'\\''"),
             b'\n' => line.extend_from_slice(b"'\"$newline\"'"),
-            // The kernel and `Name` let no NUL through; a shell could not hold one.
+            // Neither the kernel nor `Name` permits a NUL; a shell could not hold one.
             0 => {}
             byte => line.push(byte),
         }
@@ -19,17 +19,17 @@ pub fn push_word(line: &mut Vec<u8>, word: &[u8]) {
     line.push(b'\'');
 }
 
-/// A command line of the lane's shell, built word by word.
+/// A command line for the resident shell, built word by word.
 #[derive(Debug, Clone, Default)]
 pub struct Line(Vec<u8>);
 
 impl Line {
-    /// Starts a line with text that is shell already: a command name and its options.
+    /// Starts a line with unquoted text: a command name and its options.
     pub fn new(shell: &str) -> Self {
         Self(shell.as_bytes().to_vec())
     }
 
-    /// Appends an argument, quoted.
+    /// Appends a quoted argument.
     #[must_use]
     pub fn arg(mut self, word: &[u8]) -> Self {
         self.0.push(b' ');
@@ -37,7 +37,7 @@ impl Line {
         self
     }
 
-    /// Appends the assignment of a value, quoted, to a variable.
+    /// Appends the assignment of a quoted value to a variable.
     #[must_use]
     pub fn assign(mut self, name: &str, value: &[u8]) -> Self {
         self.0.push(b' ');
@@ -47,7 +47,7 @@ impl Line {
         self
     }
 
-    /// Appends text that is shell already.
+    /// Appends unquoted text.
     #[must_use]
     pub fn raw(mut self, shell: &str) -> Self {
         self.0.push(b' ');
@@ -55,7 +55,7 @@ impl Line {
         self
     }
 
-    /// Returns the line with its newline, ready to be sent.
+    /// Returns the line with its newline.
     pub fn finish(mut self) -> Vec<u8> {
         self.0.push(b'\n');
         self.0

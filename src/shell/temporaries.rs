@@ -1,22 +1,23 @@
-//! The names of temporary files of uploads, for as long as an answer of the host may show them.
+//! The names of temporary files, for as long as an answer of the host may contain them.
 
 use crate::path::Name;
 use crate::path::RemotePath;
 use crate::sync::Mutex;
 
-/// Names that nobody but the uploads themselves is to see.
+/// Names of temporary files, which listings and stats hide.
 ///
-/// The host reads a directory some time before its answer is here, and an upload may end in
-/// between: a name stays known until every look that began before that end has its answer.
+/// The host reads a directory some time before its answer arrives, and the upload may end in
+/// between. So a name is known until all requests that began before the end of its upload are
+/// answered.
 #[derive(Debug, Default)]
 pub(super) struct Temporaries(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Counts the looks and ends.
+    /// Counts begins of requests and ends of uploads.
     now: u64,
-    /// When the looks that are not answered yet began.
-    looks: Vec<u64>,
+    /// When the requests in flight began.
+    open_requests: Vec<u64>,
     names: Vec<Temporary>,
 }
 
@@ -24,12 +25,12 @@ struct State {
 struct Temporary {
     dir: RemotePath,
     name: Name,
-    /// When its upload ended.
+    /// When its upload ended; `None` while it is in progress.
     ended: Option<u64>,
 }
 
 impl Temporaries {
-    /// Adds the name of an upload that begins.
+    /// Adds the name of the temporary file of a new upload.
     pub(super) fn begin(&self, dir: &RemotePath, name: &Name) {
         self.0.lock().names.push(Temporary {
             dir: dir.clone(),
@@ -38,7 +39,8 @@ impl Temporaries {
         });
     }
 
-    /// Forgets the name of an upload that has ended, once nothing can show it any more.
+    /// Marks the upload of a name as ended. The name is removed when no request in flight can show
+    /// it.
     pub(super) fn end(&self, name: &Name) {
         let mut state = self.0.lock();
         let now = state.tick();
@@ -47,15 +49,15 @@ impl Temporaries {
                 temporary.ended = Some(now);
             }
         }
-        state.forget();
+        state.drop_unneeded();
     }
 
-    /// Begins a look at the host that may show names.
-    pub(super) fn look(&self) -> Look<'_> {
+    /// Begins a request whose answer may contain names of temporary files.
+    pub(super) fn begin_request(&self) -> OpenRequest<'_> {
         let mut state = self.0.lock();
         let began = state.tick();
-        state.looks.push(began);
-        Look {
+        state.open_requests.push(began);
+        OpenRequest {
             temporaries: self,
             began,
         }
@@ -68,8 +70,8 @@ impl State {
         self.now
     }
 
-    fn forget(&mut self) {
-        let oldest = self.looks.iter().copied().min();
+    fn drop_unneeded(&mut self) {
+        let oldest = self.open_requests.iter().copied().min();
         self.names
             .retain(|temporary| match (temporary.ended, oldest) {
                 (Some(ended), Some(oldest)) => ended > oldest,
@@ -79,22 +81,22 @@ impl State {
     }
 }
 
-/// A look at the host, from before its request is sent until its answer was filtered.
+/// A request, from before it is sent until its answer was filtered.
 #[derive(Debug)]
-pub(super) struct Look<'a> {
+pub(super) struct OpenRequest<'a> {
     temporaries: &'a Temporaries,
     began: u64,
 }
 
-impl Look<'_> {
-    /// Returns the names in `dir` that were those of uploads at any moment since the look began.
+impl OpenRequest<'_> {
+    /// Returns the names in `dir` that were temporary files at any moment since the request began.
     pub(super) fn hidden_in(&self, dir: &RemotePath) -> Vec<Name> {
         let state = self.temporaries.0.lock();
         let names = state.names.iter().filter(|it| it.dir == *dir);
         names.map(|it| it.name.clone()).collect()
     }
 
-    /// Whether `path` was that of an upload at any moment since the look began.
+    /// Returns whether `path` was a temporary file at any moment since the request began.
     pub(super) fn hides(&self, path: &RemotePath) -> bool {
         let Some(name) = path.name() else {
             return false;
@@ -104,12 +106,12 @@ impl Look<'_> {
     }
 }
 
-impl Drop for Look<'_> {
+impl Drop for OpenRequest<'_> {
     fn drop(&mut self) {
         let mut state = self.temporaries.0.lock();
         let began = self.began;
-        state.looks.retain(|&look| look != began);
-        state.forget();
+        state.open_requests.retain(|&request| request != began);
+        state.drop_unneeded();
     }
 }
 
@@ -118,24 +120,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_hidden_from_each_look_that_began_before_its_upload_ended() {
+    fn name_is_hidden_from_requests_that_began_before_its_upload_ended() {
         let temporaries = Temporaries::default();
         let dir = RemotePath::root();
         let [first, second] = [b"first", b"other"].map(|name| Name::new(name).unwrap());
         temporaries.begin(&dir, &first);
-        let early = temporaries.look();
+        let early = temporaries.begin_request();
         temporaries.end(&first);
-        let late = temporaries.look();
+        let late = temporaries.begin_request();
         temporaries.begin(&dir, &second);
         temporaries.end(&second);
         assert_eq!(early.hidden_in(&dir), [first.clone(), second.clone()]);
         let path = dir.join(&first);
         assert!(early.hides(&path) && !early.hides(&dir) && !early.hides(&path.join(&first)));
         drop(early);
-        // Nobody who still looks can see the first.
+        // No request in flight can show the first name.
         assert_eq!(late.hidden_in(&dir), [second]);
         drop(late);
         let state = temporaries.0.lock();
-        assert!(state.names.is_empty() && state.looks.is_empty());
+        assert!(state.names.is_empty() && state.open_requests.is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! What the tools of a host are and can do; pure.
+//! The tools of a host and the scripts for them; pure.
 
 use crate::remote::TimePrecision;
 use crate::shell::answer::time::civil_text;
@@ -10,18 +10,18 @@ use crate::stat::FileId;
 use crate::stat::Time;
 use crate::stat::Version;
 
-/// The helper functions, see the heads of these files.
+/// The helper functions; the head of each file describes them.
 const COMMON: &str = include_str!("helpers.sh");
 const CONTENT: &str = include_str!("helpers/content.sh");
 const PROBE: &str = include_str!("helpers/probe.sh");
 const STAT: &str = include_str!("helpers/stat.sh");
 
-/// How the tools of a host print.
+/// The userland of a host, which decides the output formats of its tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flavour {
+pub enum Userland {
     /// GNU coreutils and findutils.
     Gnu,
-    /// BusyBox with `stat`; toybox prints the same.
+    /// BusyBox with `stat`; toybox has the same output.
     BusyBox,
     /// BSD and macOS.
     Bsd,
@@ -29,10 +29,10 @@ pub enum Flavour {
     Ls,
 }
 
-impl Flavour {
+impl Userland {
     const ALL: [Self; 4] = [Self::Gnu, Self::BusyBox, Self::Bsd, Self::Ls];
 
-    /// Returns the word for it in `helpers.sh`.
+    /// Returns its name in `helpers.sh`.
     fn word(self) -> &'static str {
         match self {
             Self::Gnu => "gnu",
@@ -42,7 +42,7 @@ impl Flavour {
         }
     }
 
-    /// The helper functions that differ between userlands.
+    /// Returns the helper functions that differ between userlands.
     fn scripts(self) -> Vec<&'static str> {
         match self {
             Self::Gnu => vec![STAT, include_str!("helpers/gnu.sh")],
@@ -52,8 +52,8 @@ impl Flavour {
         }
     }
 
-    /// Returns how the host would print `version`, for the comparison on the host. `None` for
-    /// a version without an inode, which cannot be compared there.
+    /// Returns the text that the host prints for `version`, for the conflict check on the host.
+    /// `None` for a version without an inode number, which the host cannot compare.
     pub fn version_text(self, version: &Version) -> Option<String> {
         let FileId { dev, ino } = version.id?;
         let Version { size, mtime, .. } = version;
@@ -67,12 +67,12 @@ impl Flavour {
             }
         };
         let text = match self {
-            // No program tells the device there.
+            // `ls` does not print the device.
             Self::Ls => format!("{ino} {size} {}", time_text(*mtime)),
             _ => format!("{dev} {ino} {size} {}", time_text(*mtime)),
         };
-        // Where times are whole seconds, a second writer may leave the same one; then the time
-        // of the last change of any kind has to tell as well.
+        // If times are whole seconds, another client may write within the same second. Then the
+        // ctime is compared as well.
         match version.ctime {
             Some(ctime) if mtime.nanos == 0 && ctime.nanos == 0 => {
                 Some(format!("c {text} {}", time_text(ctime)))
@@ -82,36 +82,37 @@ impl Flavour {
     }
 }
 
-/// How `touch` is told of a time.
+/// The format in which `touch` reads a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stamps {
+pub enum StampFormat {
     /// `-d @SECONDS`: GNU, BusyBox, toybox.
     Epoch,
     /// `-d YYYY-MM-DDThh:mm:ssZ`, of POSIX 2008: BSD, macOS.
     Iso,
-    /// `-t YYYYMMDDhhmm.ss`, which every touch knows.
+    /// `-t YYYYMMDDhhmm.ss`, which every touch supports.
     Compact,
 }
 
-/// What the tools of one host are and can do.
+/// The tools of one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tools {
-    pub flavour: Flavour,
-    /// Whether content comes and goes by SCP.
+    pub userland: Userland,
+    /// Whether content is transferred by SCP.
     pub has_scp: bool,
-    /// Whether descriptors have names, so that content can be added to a file that is proved to be
-    /// the expected one.
+    /// Whether open descriptors have names. Needed to append, so that the content goes into the
+    /// very file that was compared.
     pub has_descriptors: bool,
-    /// Whether a file can be given a size without content.
+    /// Whether a file can be extended without content.
     pub has_truncate: bool,
-    pub stamps: Stamps,
+    pub stamp_format: StampFormat,
     pub time_precision: TimePrecision,
-    /// The words of `preset`: what `probe.sh` has found out, as assignments for further lanes.
+    /// The results of `probe.sh` as shell assignments, for further resident shells.
     pub preset: String,
 }
 
 impl Tools {
-    /// Takes the words that `probe.sh` prints as `preset`; `None` if there is no flavour.
+    /// Parses the assignments that `probe.sh` prints; `None` if they are invalid or name no
+    /// userland.
     pub fn from_preset(words: &[u8]) -> Option<Self> {
         let words = std::str::from_utf8(words).ok()?;
         let value = |name: &str| {
@@ -123,56 +124,56 @@ impl Tools {
         if !words.chars().all(is_plain) {
             return None;
         }
-        let flavour = value("userland")?;
+        let userland = value("userland")?;
         Some(Self {
-            flavour: Flavour::ALL.into_iter().find(|it| it.word() == flavour)?,
+            userland: Userland::ALL.into_iter().find(|it| it.word() == userland)?,
             has_scp: value("has_scp")? == "y",
             has_descriptors: value("has_fd_dir")? == "y",
             has_truncate: value("has_truncate")? == "y",
-            stamps: Stamps::Compact,
+            stamp_format: StampFormat::Compact,
             time_precision: TimePrecision::Seconds,
             preset: words.to_owned(),
         })
     }
 
-    /// Returns what `touch` is to be told to set a time, as one word.
+    /// Returns the option of `touch` that sets `time`, as one word.
     pub fn stamp(&self, time: Time) -> String {
         let time = match self.time_precision {
             TimePrecision::Nanos => time,
             TimePrecision::Seconds => Time { nanos: 0, ..time },
         };
-        match (self.stamps, self.time_precision) {
-            // toybox adds the decimals, to a negative number as well.
-            (Stamps::Epoch, TimePrecision::Nanos) if self.flavour != Flavour::Gnu => {
+        match (self.stamp_format, self.time_precision) {
+            // toybox adds the decimals, even to a negative number.
+            (StampFormat::Epoch, TimePrecision::Nanos) if self.userland != Userland::Gnu => {
                 format!("-d@{}.{:09}", time.secs, time.nanos)
             }
-            (Stamps::Epoch, TimePrecision::Nanos) => format!("-d@{}", epoch_text(time)),
-            (Stamps::Epoch, TimePrecision::Seconds) => format!("-d@{}", time.secs),
-            (Stamps::Iso, _) => format!("-d{}", iso_text(time)),
-            (Stamps::Compact, _) => format!("-t{}", compact_text(time)),
+            (StampFormat::Epoch, TimePrecision::Nanos) => format!("-d@{}", epoch_text(time)),
+            (StampFormat::Epoch, TimePrecision::Seconds) => format!("-d@{}", time.secs),
+            (StampFormat::Iso, _) => format!("-d{}", iso_text(time)),
+            (StampFormat::Compact, _) => format!("-t{}", compact_text(time)),
         }
     }
 }
 
 /// The scripts that define the helper functions of a resident shell, without comments.
 ///
-/// They are sent in two parts, because dropbear grants a channel a window of 24 KiB: more at once
-/// would cost a round trip.
+/// They are sent in two parts, because dropbear grants a channel a window of 24 KiB, and more at
+/// once would cost a round trip.
 #[derive(Debug, Clone)]
 pub struct Helpers {
-    /// The part that is sent when the shell starts.
+    /// Sent when the shell starts.
     pub at_start: Vec<u8>,
-    /// The part that is sent together with the first request.
+    /// Sent together with the first request.
     pub with_first_request: Vec<u8>,
 }
 
 impl Helpers {
-    /// Returns the scripts that probe a host, and those of every userland.
+    /// Returns the scripts that probe a host, with those of all userlands.
     pub fn for_probe() -> Self {
         let mut rest = format!("{CONTENT}case $userland in\n");
-        for flavour in Flavour::ALL {
-            let scripts = flavour.scripts().concat();
-            rest += &format!("{})\n{scripts};;\n", flavour.word());
+        for userland in Userland::ALL {
+            let scripts = userland.scripts().concat();
+            rest += &format!("{})\n{scripts};;\n", userland.word());
         }
         rest += "esac\n";
         let statuses = status::assignments();
@@ -185,7 +186,7 @@ impl Helpers {
     /// Returns the scripts for a host with these tools.
     pub fn for_tools(tools: &Tools) -> Self {
         let (statuses, preset) = (status::assignments(), &tools.preset);
-        let scripts = tools.flavour.scripts().concat();
+        let scripts = tools.userland.scripts().concat();
         Self {
             at_start: without_comments(&format!("{statuses}\n{preset}\n{COMMON}{scripts}")),
             with_first_request: without_comments(CONTENT),
@@ -210,27 +211,27 @@ fn without_comments(text: &str) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn tools(stamps: Stamps, time_precision: TimePrecision) -> Tools {
+    fn tools(stamp_format: StampFormat, time_precision: TimePrecision) -> Tools {
         let tools = Tools::from_preset(
             b"userland=ls mv_option=-fT ln_option= touch_option= has_truncate= has_scp= \
               byte_counter=dd has_fd_dir=y cp_attributes= ls_shows_acl=",
         )
         .unwrap();
         Tools {
-            stamps,
+            stamp_format,
             time_precision,
             ..tools
         }
     }
 
     #[test]
-    fn what_a_host_says_of_its_tools_is_checked() {
+    fn invalid_presets_are_rejected() {
         let tools = Tools::from_preset(
             b"userland=gnu mv_option=-fT ln_option=-T touch_option=-h has_truncate=y has_scp=y \
               byte_counter=dd has_fd_dir=y cp_attributes=y ls_shows_acl=y",
         )
         .unwrap();
-        assert_eq!((tools.flavour, tools.has_scp), (Flavour::Gnu, true));
+        assert_eq!((tools.userland, tools.has_scp), (Userland::Gnu, true));
         for bad in [
             &b"userland= has_truncate=y has_scp=y has_fd_dir=y"[..],
             b"userland=vms has_truncate=y has_scp=y has_fd_dir=y",
@@ -244,26 +245,26 @@ mod tests {
     }
 
     #[test]
-    fn touch_is_told_in_its_own_words() {
-        use Stamps::*;
+    fn stamp_has_the_format_of_the_host() {
+        use StampFormat::*;
         use TimePrecision::*;
         let time = Time {
             secs: 1_700_000_000,
             nanos: 250_000_000,
         };
-        for (stamps, precision, word) in [
+        for (stamp_format, precision, word) in [
             (Epoch, Nanos, "-d@1700000000.250000000"),
             (Epoch, Seconds, "-d@1700000000"),
             (Iso, Nanos, "-d2023-11-14T22:13:20.250000000Z"),
             (Iso, Seconds, "-d2023-11-14T22:13:20Z"),
             (Compact, Seconds, "-t202311142213.20"),
         ] {
-            assert_eq!(tools(stamps, precision).stamp(time), word);
+            assert_eq!(tools(stamp_format, precision).stamp(time), word);
         }
     }
 
     #[test]
-    fn versions_are_told_as_the_host_prints_them() {
+    fn version_text_is_what_the_host_prints() {
         let time = |nanos| Time {
             secs: 1_700_000_000,
             nanos,
@@ -274,28 +275,28 @@ mod tests {
             ctime: Some(time(0)),
             id: Some(FileId { dev: 1, ino: 2 }),
         };
-        for (flavour, nanos, text) in [
-            (Flavour::Gnu, 5, "1 2 5 1700000000.000000005"),
-            (Flavour::Bsd, 5, "1 2 5 1700000000.000000005"),
+        for (userland, nanos, text) in [
+            (Userland::Gnu, 5, "1 2 5 1700000000.000000005"),
+            (Userland::Bsd, 5, "1 2 5 1700000000.000000005"),
             (
-                Flavour::BusyBox,
+                Userland::BusyBox,
                 5,
                 "1 2 5 2023-11-14 22:13:20.000000005 +0000",
             ),
-            (Flavour::Ls, 5, "2 5 2023-11-14 22:13:20.000000005"),
+            (Userland::Ls, 5, "2 5 2023-11-14 22:13:20.000000005"),
             (
-                Flavour::Ls,
+                Userland::Ls,
                 0,
                 "c 2 5 2023-11-14 22:13:20 2023-11-14 22:13:20",
             ),
         ] {
-            assert_eq!(flavour.version_text(&version(nanos)).unwrap(), text);
+            assert_eq!(userland.version_text(&version(nanos)).unwrap(), text);
         }
         let version = Version {
             id: None,
             ..version(0)
         };
-        assert_eq!(Flavour::Ls.version_text(&version), None);
+        assert_eq!(Userland::Ls.version_text(&version), None);
     }
 
     /// dropbear grants a channel a window of 24 KiB; more would cost a round trip. What is left of
@@ -303,7 +304,7 @@ mod tests {
     #[test]
     fn helpers_fit_into_a_small_window() {
         const MAX_PART: usize = 20 << 10;
-        let tools = tools(Stamps::Epoch, TimePrecision::Seconds);
+        let tools = tools(StampFormat::Epoch, TimePrecision::Seconds);
         for (what, helpers) in [
             ("first shell", Helpers::for_probe()),
             ("other shells", Helpers::for_tools(&tools)),

@@ -1,4 +1,4 @@
-//! Drives `scp::Sink` and `scp::Source` over a lane, whose shell runs scp among other things.
+//! Drives `scp::Sink` and `scp::Source` over a resident shell that runs scp.
 
 use crate::error_chain;
 use crate::path::RemotePath;
@@ -10,29 +10,29 @@ use crate::scp::Event;
 use crate::scp::Reply;
 use crate::scp::ahead::CHUNK;
 use crate::scp::ahead::MAX_AHEAD;
-use crate::shell::lane;
-use crate::shell::lane::Answer;
-use crate::shell::lane::Lane;
+use crate::shell::resident;
+use crate::shell::resident::Answer;
+use crate::shell::resident::ResidentShell;
 use crate::ssh;
 use crate::stat::Time;
 
-/// The name in the C record. A sink whose target is one explicit path does not look at it; no
-/// name of the user's ever gets into a record.
+/// The name in the C record. A sink ignores it if its target is one explicit path. A constant, so
+/// that no name from the user gets into a record.
 const RECORD_NAME: &[u8] = b"scpfs";
 
-/// How a fetch ended.
+/// The result of a fetch.
 #[derive(Debug)]
 pub(crate) enum Fetch {
-    /// The content is complete.
+    /// All content was received.
     Complete { size: u64, answer: Answer },
-    /// The host sent no content, or content that does not count; its words.
+    /// The host sent no content, or invalid content; `text` is its error message.
     Refused { text: Vec<u8>, answer: Answer },
 }
 
-/// Sends `line`, which runs `scp -p -f` for one file, and takes the file: one round trip, because
-/// the source finds all its acknowledgements waiting.
+/// Sends `line`, which runs `scp -p -f` for one file, and receives the file: one round trip,
+/// because all acknowledgements are sent ahead.
 pub(crate) fn fetch(
-    lane: &mut Lane,
+    resident: &mut ResidentShell,
     line: &[u8],
     path: &RemotePath,
     receiver: &mut dyn Receiver,
@@ -43,22 +43,24 @@ pub(crate) fn fetch(
         path: path.clone(),
         source,
     };
-    // Ready, T, C, content. A source that needs fewer leaves the rest to the shell, whose `read`
-    // drops NUL bytes.
-    lane.send(&[line, b"\0\0\0\0"].concat())
-        .map_err(|e| lost(ACT, e))?;
+    // Acknowledges start, T record, C record and content. If the source reads fewer, the shell
+    // reads the rest; its `read` drops NUL bytes.
+    resident
+        .send(&[line, b"\0\0\0\0"].concat())
+        .map_err(|e| request_failed(ACT, e))?;
     let mut sink = scp::Sink::new(scp::Scope::Files(1), true);
     let mut size = 0;
     let mut outcome = None;
     while outcome.is_none() {
-        if sink.is_between_records() && lane.is_at_frame() {
+        if sink.is_between_records() && resident.is_at_frame() {
             outcome = Some(Err(Vec::new()));
             break;
         }
-        let step = sink.step(lane.unread());
+        let step = sink.step(resident.unread());
         let (used, event) = step.map_err(|source| protocol(ACT, path, source))?;
         if used == 0 && event.is_none() {
-            lane.read_more()
+            resident
+                .read_more()
                 .map_err(|source| Error::OutcomeUnknown { act: ACT, source })?;
             continue;
         }
@@ -75,9 +77,9 @@ pub(crate) fn fetch(
             Some(Event::Warning(text) | Event::Fatal(text)) => outcome = Some(Err(text)),
             Some(Event::Directory { .. } | Event::DirectoryEnd) | None => {}
         }
-        lane.consume(used);
+        resident.consume(used);
     }
-    let answer = lane.answer().map_err(|e| lost(ACT, e))?;
+    let answer = resident.read_answer().map_err(|e| request_failed(ACT, e))?;
     Ok(match outcome {
         Some(Ok(())) => Fetch::Complete { size, answer },
         Some(Err(text)) => Fetch::Refused { text, answer },
@@ -88,35 +90,35 @@ pub(crate) fn fetch(
     })
 }
 
-/// How an upload ended.
+/// The result of an upload.
 #[derive(Debug)]
 pub(crate) struct Upload {
-    /// What the sink refused, in its words.
+    /// The error message of the sink.
     pub refused: Option<Vec<u8>>,
-    /// Whether the sink has acknowledged all of it.
+    /// Whether the sink has acknowledged all records and the content.
     pub is_acknowledged: bool,
     pub answer: Answer,
 }
 
-/// The records before the content of an upload.
+/// The records that precede the content of an upload.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Head {
-    /// In bytes, exactly.
+    /// Size in bytes.
     pub size: u64,
     /// The permissions that the sink sets.
     pub mode: u32,
-    /// The times of modification and access that it sets.
+    /// The mtime and atime that the sink sets.
     pub times: Option<(Time, Time)>,
 }
 
-/// Sends `line`, which runs `scp -p -t` to one explicit path, and the content: one round trip
-/// for up to [`MAX_AHEAD`] bytes, two for more.
+/// Sends `line`, which runs `scp -p -t` for one explicit path, and the content: one round trip for
+/// at most [`MAX_AHEAD`] bytes, two for more.
 ///
-/// What makes it safe to send content before the C record is acknowledged: no `-r`; a target that
-/// is one explicit path and no directory; a constant name in the record; and `helpers.sh` ends
-/// the shell when an upload fails, so that content that is left over is never read as commands.
+/// It is safe to send content before the C record is acknowledged, because there is no `-r`; the
+/// target is one explicit path and no directory; the name in the record is constant; and after a
+/// failed upload `content.sh` ends the shell, which therefore never reads content as commands.
 pub(crate) fn upload(
-    lane: &mut Lane,
+    resident: &mut ResidentShell,
     line: &[u8],
     path: &RemotePath,
     content: &dyn Content,
@@ -128,7 +130,7 @@ pub(crate) fn upload(
         path: path.clone(),
         source,
     };
-    // The target is a descriptor, or a name that nobody knew before.
+    // The target is an open descriptor, or a new name that no other user could predict.
     let is_small = head.size <= MAX_AHEAD;
     let pipelining = if is_small {
         scp::Pipelining::ToOneFile
@@ -144,24 +146,24 @@ pub(crate) fn upload(
     out.extend(source.take_output());
     let mut refused = None;
     if !is_small {
-        lane.send(&out).map_err(|e| lost(ACT, e))?;
+        resident.send(&out).map_err(|e| request_failed(ACT, e))?;
         out.clear();
-        while !source.may_send_content() && refused.is_none() && !lane.is_at_frame() {
-            match next_reply(lane, &mut source, path)? {
+        while !source.may_send_content() && refused.is_none() && !resident.is_at_frame() {
+            match next_reply(resident, &mut source, path)? {
                 Some(Reply::Refused(_, text) | Reply::Fatal(text)) => refused = Some(text),
                 Some(Reply::Done(_)) | None => {}
             }
         }
-        if refused.is_some() || lane.is_at_frame() {
-            // Nothing of the content was sent. The sink waits for records: end it.
+        if refused.is_some() || resident.is_at_frame() {
+            // No content was sent. The sink waits for a record: the E record ends it.
             source.end();
-            if let Err(error) = lane.send(&source.take_output()) {
+            if let Err(error) = resident.send(&source.take_output()) {
                 log::debug!(
                     "the host has ended the upload: {}",
                     error_chain::with_causes(&error)
                 );
             }
-            return finish(lane, source, path, refused);
+            return finish(resident, source, path, refused);
         }
     }
     let mut chunk = vec![0; CHUNK.min(usize::try_from(head.size).unwrap_or(CHUNK))];
@@ -172,15 +174,15 @@ pub(crate) fn upload(
             .read_at(&mut chunk[..want], head.size - left)
             .map_err(local)?;
         if n == 0 || !source.content(n as u64) {
-            // The announced size cannot be reached: the lane is dropped and with it the transfer.
-            lane.set_broken();
+            // The content is shorter than announced: dropping the connection ends the transfer.
+            resident.set_broken();
             return Err(local(std::io::ErrorKind::UnexpectedEof.into()));
         }
         out.extend_from_slice(&chunk[..n]);
         left -= n as u64;
         if !is_small {
-            if let Err(error) = lane.send(&out) {
-                return gave_up(lane, source, path, error);
+            if let Err(error) = resident.send(&out) {
+                return read_refusal(resident, source, path, error);
             }
             out.clear();
         }
@@ -188,36 +190,39 @@ pub(crate) fn upload(
     source.end_file(Ok(()));
     source.end();
     out.extend(source.take_output());
-    match lane.send(&out) {
-        Ok(()) => finish(lane, source, path, refused),
-        Err(error) => gave_up(lane, source, path, error),
+    match resident.send(&out) {
+        Ok(()) => finish(resident, source, path, refused),
+        Err(error) => read_refusal(resident, source, path, error),
     }
 }
 
-/// Reads why a host takes no more content: one that gave up says so before it hangs up. One that did
-/// not answer for a whole deadline has said nothing.
-fn gave_up(
-    lane: &mut Lane,
+/// Reads the reason why a host accepts no more content: it sends one before it closes the channel.
+/// After a timeout there is no reason to read.
+fn read_refusal(
+    resident: &mut ResidentShell,
     source: scp::Source,
     path: &RemotePath,
-    error: lane::Error,
+    error: resident::Error,
 ) -> Result<Upload, Error> {
     const ACT: &str = "upload";
-    if matches!(error, lane::Error::Transport(ssh::Error::Timeout { .. })) {
-        return Err(lost(ACT, error));
+    if matches!(
+        error,
+        resident::Error::Transport(ssh::Error::Timeout { .. })
+    ) {
+        return Err(request_failed(ACT, error));
     }
-    finish(lane, source, path, None).map_err(|_| lost(ACT, error))
+    finish(resident, source, path, None).map_err(|_| request_failed(ACT, error))
 }
 
-/// Reads the replies that are still to come, and the frame.
+/// Reads the outstanding replies, then the answer.
 fn finish(
-    lane: &mut Lane,
+    resident: &mut ResidentShell,
     mut source: scp::Source,
     path: &RemotePath,
     mut refused: Option<Vec<u8>>,
 ) -> Result<Upload, Error> {
-    while !lane.is_at_frame() && source.n_awaited() > 0 {
-        match next_reply(lane, &mut source, path)? {
+    while !resident.is_at_frame() && source.n_awaited() > 0 {
+        match next_reply(resident, &mut source, path)? {
             Some(Reply::Refused(_, text)) => {
                 refused.get_or_insert(text);
             }
@@ -228,7 +233,9 @@ fn finish(
             Some(Reply::Done(_)) | None => {}
         }
     }
-    let answer = lane.answer().map_err(|e| lost("upload", e))?;
+    let answer = resident
+        .read_answer()
+        .map_err(|e| request_failed("upload", e))?;
     Ok(Upload {
         is_acknowledged: source.n_awaited() == 0,
         refused,
@@ -236,26 +243,31 @@ fn finish(
     })
 }
 
+/// Reads one reply of the sink; `None` if it is not complete yet.
 fn next_reply(
-    lane: &mut Lane,
+    resident: &mut ResidentShell,
     source: &mut scp::Source,
     path: &RemotePath,
 ) -> Result<Option<Reply>, Error> {
-    if lane.unread().is_empty() {
-        lane.read_more().map_err(|source| Error::OutcomeUnknown {
-            act: "upload",
-            source,
-        })?;
+    if resident.unread().is_empty() {
+        resident
+            .read_more()
+            .map_err(|source| Error::OutcomeUnknown {
+                act: "upload",
+                source,
+            })?;
         return Ok(None);
     }
-    let step = source.step(lane.unread());
+    let step = source.step(resident.unread());
     let (used, reply) = step.map_err(|source| protocol("upload", path, source))?;
-    lane.consume(used);
+    resident.consume(used);
     if used == 0 {
-        lane.read_more().map_err(|source| Error::OutcomeUnknown {
-            act: "upload",
-            source,
-        })?;
+        resident
+            .read_more()
+            .map_err(|source| Error::OutcomeUnknown {
+                act: "upload",
+                source,
+            })?;
     }
     Ok(reply)
 }
@@ -268,11 +280,11 @@ fn protocol(act: &'static str, path: &RemotePath, source: scp::ParseError) -> Er
     }
 }
 
-/// Says what the failure of a lane means for a request.
-pub(crate) fn lost(act: &'static str, error: lane::Error) -> Error {
+/// Converts an error of a resident shell into one of a request.
+pub(crate) fn request_failed(act: &'static str, error: resident::Error) -> Error {
     match error {
-        lane::Error::Transport(source) => Error::Disconnected { act, source },
-        lane::Error::NoAnswer(source) => Error::OutcomeUnknown { act, source },
+        resident::Error::Transport(source) => Error::Disconnected { act, source },
+        resident::Error::NoAnswer(source) => Error::OutcomeUnknown { act, source },
         other => Error::UnexpectedReply {
             act,
             detail: other.to_string(),

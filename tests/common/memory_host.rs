@@ -335,7 +335,7 @@ impl Remote for Memory {
             return Err(Error::Unsupported {
                 act: "create",
                 path: path.clone(),
-                why: "it is no kind of node",
+                why: "it is not a FIFO, device or socket",
             });
         }
         self.make(path, Body::Node(kind, device), mode, owner)

@@ -19,7 +19,7 @@ use scpfs::scp_only;
 use scpfs::shell::answer;
 use scpfs::shell::answer::ParsedListing;
 use scpfs::shell::probe;
-use scpfs::shell::tools::Flavour;
+use scpfs::shell::tools::Userland;
 use scpfs::ssh::known_hosts;
 use scpfs::ssh::known_hosts::KnownFile;
 use scpfs::ssh::known_hosts::Verdict;
@@ -204,8 +204,13 @@ fn check_stat(stat: &Stat) {
         assert!(time.nanos < 1_000_000_000);
         let _civil = time.civil();
     }
-    for flavour in [Flavour::Gnu, Flavour::BusyBox, Flavour::Bsd, Flavour::Ls] {
-        let text = flavour.version_text(&stat.version());
+    for userland in [
+        Userland::Gnu,
+        Userland::BusyBox,
+        Userland::Bsd,
+        Userland::Ls,
+    ] {
+        let text = userland.version_text(&stat.version());
         assert!(text.is_none_or(|text| !text.contains(char::is_control)));
     }
 }
@@ -220,12 +225,12 @@ pub(crate) fn stat_lines(input: &[u8]) {
     }
     let _parsed = answer::parse_fs_stat(input);
     let _reason = scpfs::remote::reason_of(input);
-    let _serious = answer::serious_complaint(input);
+    let _serious = answer::first_serious_error(input);
 }
 
 fn check_listing(listing: Option<ParsedListing>, body: &[u8]) {
     let Some(listing) = listing else { return };
-    assert!(listing.entries.len() + listing.complaints.len() <= body.len());
+    assert!(listing.entries.len() + listing.error_text.len() <= body.len());
     listing.top.iter().for_each(check_stat);
     for entry in &listing.entries {
         assert!(Name::new(entry.name.as_bytes()).is_ok());
@@ -238,7 +243,7 @@ fn check_listing(listing: Option<ParsedListing>, body: &[u8]) {
         );
         entry.stat.iter().for_each(check_stat);
     }
-    let _serious = answer::serious_complaint(&listing.complaints);
+    let _serious = answer::first_serious_error(&listing.error_text);
 }
 
 pub(crate) fn gnu_listing(input: &[u8]) {
@@ -288,8 +293,8 @@ fn ask(remote: &dyn Remote, act: &Act, how: u8, words: &[u8]) {
 pub(crate) fn shell_dialect(input: &[u8]) {
     let (how, words) = split(input);
     let act = Act::default();
-    let flavour = if how & 8 == 0 { "gnu" } else { "busybox" };
-    let host = Arc::new(Scripted::lane(flavour, Arc::clone(&act)));
+    let userland = if how & 8 == 0 { "gnu" } else { "busybox" };
+    let host = Arc::new(Scripted::lane(userland, Arc::clone(&act)));
     let remote = probe::probe(host, &settings(), Arc::new(ManualClock::new())).unwrap();
     ask(&remote, &act, how, words);
 }

@@ -514,7 +514,7 @@ fn open_two_lanes(host: &Host) {
         }
     });
     fs::remove_file(host.at("together")).unwrap();
-    assert!(host.remote.inner().n_lanes() >= 2);
+    assert!(host.remote.inner().n_connections() >= 2);
 }
 
 /// Content that goes on after its first chunk only when a second thread reads as well.

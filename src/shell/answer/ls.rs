@@ -1,7 +1,7 @@
-//! What `ls -lnis --full-time` prints, for hosts without `stat`; pure.
+//! Parser of `ls -lnis --full-time`, for hosts without `stat`; pure.
 //!
-//! `ls` writes `?` for bytes that it does not like, so that names come from elsewhere: from the
-//! arguments, or from `find -print0`. Both sides sort them by their bytes.
+//! `ls` prints `?` for some bytes of names. So the names come from the arguments, or from `find
+//! -print0`. `ls` and this parser sort names by bytes, which pairs them with the lines of `ls`.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -10,8 +10,8 @@ use std::collections::HashMap;
 use crate::path::Name;
 use crate::remote::DEFAULT_MAX_NAMES;
 use crate::remote::ListEntry;
+use crate::shell::answer::ListingError;
 use crate::shell::answer::MAX_TARGET;
-use crate::shell::answer::NoListing;
 use crate::shell::answer::ParsedListing;
 use crate::shell::answer::lines;
 use crate::shell::answer::mounts::Mount;
@@ -25,20 +25,20 @@ use crate::stat::FileKind;
 use crate::stat::Stat;
 use crate::stat::Time;
 
-/// What the attributes of some paths begin with.
+/// The first byte of the output of `print_stats` with `ls`.
 pub(super) const BLOCK_START: &[u8] = b"\x1d";
 
 /// One line of `ls`.
 #[derive(Debug, Clone)]
 struct Line<'a> {
-    /// Without `ctime`, `atime` and the device in `id`; `mtime` is the time that was asked for.
+    /// Without `ctime`, `atime` and the device in `id`. `mtime` is whichever time `ls` printed.
     stat: Stat,
     ino: u64,
-    /// The name as `ls` writes it; of a symlink with ` -> ` and what it says.
+    /// The name as `ls` prints it; for a symlink also ` -> ` and its target.
     tail: &'a [u8],
 }
 
-/// Parses the rest of what `st` prints after [`BLOCK_START`]: the attributes of the paths, in the
+/// Parses the output of `print_stats` after [`BLOCK_START`]: the attributes of the paths, in the
 /// order of the arguments.
 pub(super) fn parse_block(block: &[u8]) -> Option<Vec<Stat>> {
     let (paths, rest) = split_words(block)?;
@@ -59,7 +59,7 @@ pub(super) fn parse_block(block: &[u8]) -> Option<Vec<Stat>> {
     {
         let path = paths.get(*at)?;
         let key = |line: &Line<'_>| (line.ino, line.tail.to_vec());
-        if !line.is_of(path) || key(changed) != key(line) || key(accessed) != key(line) {
+        if !line.has_name(path) || key(changed) != key(line) || key(accessed) != key(line) {
             return None;
         }
         *stats.get_mut(*at)? =
@@ -68,24 +68,28 @@ pub(super) fn parse_block(block: &[u8]) -> Option<Vec<Stat>> {
     stats.into_iter().collect()
 }
 
-/// Parses what `l` prints: the names in the directory `top`, the mounts, three times what `ls`
-/// prints, complaints.
+/// Parses the output of `list_directory`: the names in the directory `top`, the mounts, the output
+/// of `ls` three times, error messages.
 pub fn parse_listing(body: &[u8], mark: &[u8], top: &[u8]) -> Option<ParsedListing> {
     parse_listing_within(body, mark, top, DEFAULT_MAX_NAMES).ok()
 }
 
-/// The same for a directory of at most so many names.
+/// Parses a listing as [`parse_listing`] does, of at most `max_names` names.
+///
+/// # Errors
+///
+/// `TooManyNames` if there are more, `Malformed` if it is no listing.
 pub(crate) fn parse_listing_within(
     body: &[u8],
     mark: &[u8],
     top: &[u8],
     max_names: usize,
-) -> Result<ParsedListing, NoListing> {
+) -> Result<ParsedListing, ListingError> {
     let mut parsed = ParsedListing::new(max_names);
     match fill(body, mark, top, &mut parsed) {
         Some(()) => Ok(parsed),
-        None if parsed.has_too_many => Err(NoListing::TooManyNames),
-        None => Err(NoListing::Nonsense),
+        None if parsed.has_too_many => Err(ListingError::TooManyNames),
+        None => Err(ListingError::Malformed),
     }
 }
 
@@ -105,7 +109,7 @@ fn fill(body: &[u8], mark: &[u8], top: &[u8], parsed: &mut ParsedListing) -> Opt
     };
     let modified = section()?.collect::<Option<Vec<Line<'_>>>>()?;
     let (changed, accessed) = (times(section()?)?, times(section()?)?);
-    parsed.complaints = rest.get(start..)?.to_vec();
+    parsed.error_text = rest.get(start..)?.to_vec();
 
     let inside = [top.strip_suffix(b"/").unwrap_or(top), b"/"].concat();
     let mut names: Vec<&[u8]> = vec![b".", b".."];
@@ -113,13 +117,13 @@ fn fill(body: &[u8], mark: &[u8], top: &[u8], parsed: &mut ParsedListing) -> Opt
         names.push(path.strip_prefix(&inside[..])?);
     }
     names.sort_unstable();
-    let found = pair(&names, &modified);
+    let found = match_lines(&names, &modified);
     for (name, found) in names.into_iter().zip(found) {
         let line = match found {
-            Found::Line(line) => line,
-            Found::Nothing => continue,
-            Found::Unclear => {
-                parsed.unclear.push(Name::new(name).ok()?);
+            Match::Line(line) => line,
+            Match::Gone => continue,
+            Match::Ambiguous => {
+                parsed.ambiguous.push(Name::new(name).ok()?);
                 continue;
             }
         };
@@ -145,21 +149,21 @@ fn fill(body: &[u8], mark: &[u8], top: &[u8], parsed: &mut ParsedListing) -> Opt
     Some(())
 }
 
-enum Found<'a, 'b> {
+enum Match<'a, 'b> {
     Line(&'a Line<'b>),
-    /// It has gone since its name was read.
-    Nothing,
-    Unclear,
+    /// The file was removed after `find` had printed its name.
+    Gone,
+    Ambiguous,
 }
 
 /// Finds the line of each name.
-fn pair<'a, 'b>(names: &[&[u8]], printed: &'a [Line<'b>]) -> Vec<Found<'a, 'b>> {
-    let fits = |(name, line): (&&[u8], &Line<'_>)| line.is_of(name);
+fn match_lines<'a, 'b>(names: &[&[u8]], printed: &'a [Line<'b>]) -> Vec<Match<'a, 'b>> {
+    let fits = |(name, line): (&&[u8], &Line<'_>)| line.has_name(name);
     if names.len() == printed.len() && names.iter().zip(printed).all(fits) {
-        return printed.iter().map(Found::Line).collect();
+        return printed.iter().map(Match::Line).collect();
     }
-    // The directory changed between its names and its attributes. A name that `ls` writes as it
-    // is can be looked up; the others cannot be told apart.
+    // The directory changed between `find` and `ls`. Names that `ls` prints unchanged are looked
+    // up; the others are ambiguous.
     let mut by_name: HashMap<&[u8], Option<&Line<'_>>> = HashMap::new();
     for line in printed {
         let mut add = |name| {
@@ -179,10 +183,10 @@ fn pair<'a, 'b>(names: &[&[u8]], printed: &'a [Line<'b>]) -> Vec<Found<'a, 'b>> 
     names
         .iter()
         .map(|name| match by_name.get(name) {
-            _ if !is_clean(name) => Found::Unclear,
-            Some(Some(line)) => Found::Line(line),
-            Some(None) => Found::Unclear,
-            None => Found::Nothing,
+            _ if !is_printed_unchanged(name) => Match::Ambiguous,
+            Some(Some(line)) => Match::Line(line),
+            Some(None) => Match::Ambiguous,
+            None => Match::Gone,
         })
         .collect()
 }
@@ -196,20 +200,22 @@ fn times<'a>(
 }
 
 impl Line<'_> {
-    /// Whether this can be the line of a file of that name.
-    fn is_of(&self, name: &[u8]) -> bool {
+    /// Returns whether this can be the line of a file called `name`.
+    fn has_name(&self, name: &[u8]) -> bool {
         if self.stat.kind == FileKind::Symlink {
-            let start = [&written(name)[..], b" -> "].concat();
-            written(self.tail).starts_with(&start)
+            let start = [&normalized(name)[..], b" -> "].concat();
+            normalized(self.tail).starts_with(&start)
         } else {
-            self.tail == name || written(self.tail) == written(name)
+            self.tail == name || normalized(self.tail) == normalized(name)
         }
     }
 
-    /// What a symlink says, where no byte of that or of its name can have been replaced.
+    /// Returns the target of a symlink, unless `ls` may have replaced bytes of it or of the name.
     fn target(&self, name: &[u8]) -> Option<Box<[u8]>> {
         let target = self.tail.strip_prefix(name)?.strip_prefix(b" -> ")?;
-        let is_exact = self.stat.kind == FileKind::Symlink && is_clean(name) && is_clean(target);
+        let is_exact = self.stat.kind == FileKind::Symlink
+            && is_printed_unchanged(name)
+            && is_printed_unchanged(target);
         (is_exact && target.len() < MAX_TARGET).then(|| target.into())
     }
 
@@ -227,7 +233,7 @@ impl Line<'_> {
     }
 }
 
-/// Words that end with NUL up to an empty one, and what follows that.
+/// Splits off the words up to an empty one, each of which ends with NUL. Returns them and the rest.
 fn split_words(text: &[u8]) -> Option<(Vec<&[u8]>, &[u8])> {
     let mut words = Vec::new();
     let mut rest = text;
@@ -241,9 +247,9 @@ fn split_words(text: &[u8]) -> Option<(Vec<&[u8]>, &[u8])> {
     }
 }
 
-/// A name in a form in which `ls` of any kind writes it the same: some replace what is not ASCII,
-/// byte by byte or character by character.
-fn written(name: &[u8]) -> Vec<u8> {
+/// Returns a form of a name that is equal for all variants of `ls`: some replace bytes that are not
+/// ASCII, others characters.
+fn normalized(name: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(name.len());
     for &byte in name {
         match byte {
@@ -255,13 +261,13 @@ fn written(name: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Whether `ls` of any kind writes it as it is, and nothing else like it.
-fn is_clean(name: &[u8]) -> bool {
+/// Returns whether every variant of `ls` prints this name unchanged, and no other name like it.
+fn is_printed_unchanged(name: &[u8]) -> bool {
     name.iter().all(|&b| (0x20..0x7f).contains(&b) && b != b'?')
 }
 
-/// Parses inode, blocks of 1024 bytes, mode, links, owner, group, size or device, date, time,
-/// zone and name.
+/// Parses a line: inode, blocks of 1024 bytes, mode, links, owner, group, size or device, date,
+/// time, zone and name.
 fn parse_line(line: &[u8]) -> Option<Line<'_>> {
     let mut rest = line;
     let mut word = || {
@@ -312,7 +318,8 @@ fn parse_line(line: &[u8]) -> Option<Line<'_>> {
     })
 }
 
-/// `drwxr-sr-t`; what follows the tenth character says that there is more.
+/// Parses `drwxr-sr-t`. A character after the tenth marks an ACL or a security context, and is
+/// ignored.
 fn parse_mode(text: &str) -> Option<(FileKind, u32)> {
     let (&first, rest) = text.as_bytes().split_first()?;
     let kind = match first {
@@ -395,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_is_in_the_order_of_its_paths() {
+    fn block_has_the_order_of_its_paths() {
         let lines = |second| {
             line(1, "drwxr-xr-x", second, "/r") + &line(2, "lrwxrwxrwx", second, "/r/?? -> x")
         };
@@ -444,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_attributes_come_together() {
+    fn listing_pairs_names_with_lines() {
         let printed = [
             line(2, "-rw-r--r--", 20, "a?b"),
             line(3, "lrwxrwxrwx", 20, "l -> to -> x"),
@@ -469,11 +476,11 @@ mod tests {
         assert_eq!(parsed.entries[1].target.as_deref(), Some(&b"to -> x"[..]));
         assert_eq!(parsed.entries[3].target, None);
         assert_eq!(parsed.top.unwrap().id.unwrap().ino, 1);
-        assert!(parsed.unclear.is_empty());
+        assert!(parsed.ambiguous.is_empty());
     }
 
     #[test]
-    fn what_changes_meanwhile_is_left_out_or_asked_for() {
+    fn listing_of_changed_directory_has_no_wrong_attributes() {
         let printed = [
             line(2, "-rw-r--r--", 20, "kept"),
             line(3, "-rw-r--r--", 20, "made"),
@@ -482,6 +489,6 @@ mod tests {
         let parsed = listing(&["gone", "kept", "\u{fc}"], &printed).unwrap();
         let names: Vec<_> = parsed.entries.iter().map(|e| e.name.as_bytes()).collect();
         assert_eq!(names, [b"kept"]);
-        assert_eq!(parsed.unclear, [Name::new("\u{fc}".as_bytes()).unwrap()]);
+        assert_eq!(parsed.ambiguous, [Name::new("\u{fc}".as_bytes()).unwrap()]);
     }
 }

@@ -1,9 +1,9 @@
-//! The table of mounts of a host without `stat`: which device and which type of filesystem a path
-//! is on; pure.
+//! The table of mounts of a host without `stat`: the device and the filesystem type of a path;
+//! pure.
 
 #![warn(clippy::indexing_slicing)]
 
-/// Returns the type of the filesystem that `path` is on, from what `ft` prints.
+/// Returns the type of the filesystem that `path` is on, from the output of `print_fs_type`.
 pub fn filesystem_type(body: &[u8], path: &[u8]) -> Option<Vec<u8>> {
     let mounts = parse_mounts(&body.split(|&b| b == 0).collect::<Vec<_>>())?;
     Some(mount_of(&mounts, path)?.kind.to_vec())
@@ -11,7 +11,7 @@ pub fn filesystem_type(body: &[u8], path: &[u8]) -> Option<Vec<u8>> {
 
 /// One line of the table of mounts: `8:1 ext4 /mnt`.
 pub(super) struct Mount<'a> {
-    /// Major and minor number in one.
+    /// The major number in the upper 32 bits, the minor number in the lower ones.
     pub(super) dev: u64,
     kind: &'a [u8],
     point: Vec<u8>,
@@ -25,8 +25,8 @@ impl Mount<'_> {
     }
 }
 
-/// The mount that a path is on. The order of the table says only which of two with the same
-/// mountpoint hides the other.
+/// Returns the mount that a path is on: the one with the longest mountpoint. Of two mounts on the
+/// same mountpoint the later one hides the other.
 pub(super) fn mount_of<'a, 'b>(mounts: &'a [Mount<'b>], path: &[u8]) -> Option<&'a Mount<'b>> {
     let holding = mounts.iter().filter(|mount| mount.holds(path));
     holding.max_by_key(|mount| mount.point.len())
@@ -51,7 +51,7 @@ pub(super) fn parse_mounts<'a>(words: &[&'a [u8]]) -> Option<Vec<Mount<'a>>> {
         .collect()
 }
 
-/// Undoes what the kernel does to mountpoints: `\040` is a space.
+/// Reverts the escapes of the kernel in mountpoints: `\040` is a space.
 fn unescape(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut rest = text;

@@ -1,12 +1,12 @@
-//! What `stat` prints of files, and the listings that are made of that; pure.
+//! Parsers of the output of `stat`, and of listings by `find` and `stat`; pure.
 
 #![warn(clippy::indexing_slicing)]
 
 use crate::path::Name;
 use crate::remote::DEFAULT_MAX_NAMES;
 use crate::remote::ListEntry;
+use crate::shell::answer::ListingError;
 use crate::shell::answer::MAX_TARGET;
-use crate::shell::answer::NoListing;
 use crate::shell::answer::ParsedListing;
 use crate::shell::answer::lines;
 use crate::shell::answer::ls;
@@ -20,8 +20,8 @@ use crate::stat::FileKind;
 use crate::stat::PERMISSIONS;
 use crate::stat::Stat;
 
-/// Parses the lines that `st` prints. A path that is missing prints none, so the caller must
-/// compare counts; `None` if any line is not one.
+/// Parses the output of `print_stats`. A missing path has no line, so the caller must compare
+/// counts. `None` if any line is malformed.
 pub fn parse_stats(body: &[u8]) -> Option<Vec<Stat>> {
     match body.strip_prefix(ls::BLOCK_START) {
         Some(block) => ls::parse_block(block),
@@ -29,7 +29,7 @@ pub fn parse_stats(body: &[u8]) -> Option<Vec<Stat>> {
     }
 }
 
-/// Parses one line of `st`: `%f %s %b %h %u %g %d %i %t %T` and three times.
+/// Parses one line of `print_stats`: `%f %s %b %h %u %g %d %i %t %T` and three times.
 pub fn parse_stat(line: &[u8]) -> Option<Stat> {
     let line = std::str::from_utf8(line).ok()?;
     let mut fields = line.splitn(11, ' ');
@@ -60,25 +60,25 @@ pub fn parse_stat(line: &[u8]) -> Option<Stat> {
     })
 }
 
-/// Parses what `l` prints with GNU find, see `take_gnu_records`, then complaints.
+/// Parses a listing by GNU find: records as [`take_gnu_records`] parses them, then error messages.
 pub fn parse_gnu_listing(body: &[u8]) -> Option<ParsedListing> {
     let mut parsed = ParsedListing::new(DEFAULT_MAX_NAMES);
     let used = take_gnu_records(body, &mut parsed).ok()?;
     end_gnu_listing(body.get(used..)?, parsed)
 }
 
-/// Takes the records at the beginning of what has come of a listing by GNU find, as far as they are
-/// complete: `%y %m %s %b %n %U %G %D %i %A@ %T@ %C@ %d %f\0%l\0`. Returns how long they are.
+/// Parses the complete records at the beginning of `body`, of a listing by GNU find: `%y %m %s %b
+/// %n %U %G %D %i %A@ %T@ %C@ %d %f\0%l\0`. Returns their length in bytes.
 pub(crate) fn take_gnu_records(
     body: &[u8],
     parsed: &mut ParsedListing,
-) -> Result<usize, NoListing> {
+) -> Result<usize, ListingError> {
     let mut used = 0;
     let mut ends = memchr::memchr_iter(0, body);
     while let (Some(middle), Some(end)) = (ends.next(), ends.next()) {
-        let record = body.get(used..middle).ok_or(NoListing::Nonsense)?;
-        let target = body.get(middle + 1..end).ok_or(NoListing::Nonsense)?;
-        let entry = parse_gnu_record(record, target, parsed).ok_or(NoListing::Nonsense)?;
+        let record = body.get(used..middle).ok_or(ListingError::Malformed)?;
+        let target = body.get(middle + 1..end).ok_or(ListingError::Malformed)?;
+        let entry = parse_gnu_record(record, target, parsed).ok_or(ListingError::Malformed)?;
         if let Some(entry) = entry {
             parsed.push(entry)?;
         }
@@ -87,16 +87,16 @@ pub(crate) fn take_gnu_records(
     Ok(used)
 }
 
-/// Takes what is behind the records.
+/// Parses the error messages after the records.
 pub(crate) fn end_gnu_listing(rest: &[u8], mut parsed: ParsedListing) -> Option<ParsedListing> {
     if rest.contains(&0) {
         return None;
     }
-    parsed.complaints = rest.to_vec();
+    parsed.error_text = rest.to_vec();
     Some(parsed)
 }
 
-/// Parses a record of [`take_gnu_records`]; that of the directory itself is no entry.
+/// Parses one record of [`take_gnu_records`]. The record of the directory itself gives no entry.
 fn parse_gnu_record(
     record: &[u8],
     target: &[u8],
@@ -141,7 +141,7 @@ fn parse_gnu_record(
         parsed.top = Some(stat);
         return Some(None);
     }
-    // findutils 4.9 prints -2.5 for what stat prints as -1.5, and it has no number of a device.
+    // findutils 4.9 prints -2.5 where stat prints -1.5, and it cannot print device numbers.
     let is_exact = !matches!(kind, FileKind::CharDevice | FileKind::BlockDevice)
         && ![atime, mtime, ctime]
             .iter()
@@ -155,36 +155,35 @@ fn parse_gnu_record(
     )))
 }
 
-/// Parses what `l` prints with BusyBox and BSD, see `take_marked_records`; then complaints after
-/// GS, the token and `!`.
-pub fn parse_marked_listing(body: &[u8], token: &[u8], top: &[u8]) -> Option<ParsedListing> {
+/// Parses a listing with BusyBox or BSD: records as [`take_marked_records`] parses them, then GS,
+/// the listing mark, `!` and error messages.
+pub fn parse_marked_listing(body: &[u8], listing_mark: &[u8], top: &[u8]) -> Option<ParsedListing> {
     let mut parsed = ParsedListing::new(DEFAULT_MAX_NAMES);
-    let used = take_marked_records(body, token, top, &mut parsed).ok()?;
-    end_marked_listing(body.get(used..)?, token, parsed)
+    let used = take_marked_records(body, listing_mark, top, &mut parsed).ok()?;
+    end_marked_listing(body.get(used..)?, listing_mark, parsed)
 }
 
-fn mark_of(token: &[u8]) -> Vec<u8> {
-    [b"\x1d", token].concat()
+fn mark_of(listing_mark: &[u8]) -> Vec<u8> {
+    [b"\x1d", listing_mark].concat()
 }
 
-/// Takes the records at the beginning of what has come of a listing, as far as they are complete:
-/// those of `st` with the path at the end, each after GS, the token and a space. Returns how long
-/// they are.
+/// Parses the complete records at the beginning of `body`: each is GS, the listing mark, a space, a
+/// line of `print_stats`, a space and the path. Returns their length in bytes.
 pub(crate) fn take_marked_records(
     body: &[u8],
-    token: &[u8],
+    listing_mark: &[u8],
     top: &[u8],
     parsed: &mut ParsedListing,
-) -> Result<usize, NoListing> {
-    let mark = mark_of(token);
+) -> Result<usize, ListingError> {
+    let mark = mark_of(listing_mark);
     let mut used = 0;
     for next in memchr::memmem::find_iter(body, &mark) {
-        let record = body.get(used..next).ok_or(NoListing::Nonsense)?;
+        let record = body.get(used..next).ok_or(ListingError::Malformed)?;
         if next > 0 {
             let record = record.strip_prefix(&mark[..]);
             let record = record.and_then(|record| record.strip_prefix(b" "));
             let entry = record.and_then(|record| parse_marked_record(record, top, parsed));
-            if let Some(entry) = entry.ok_or(NoListing::Nonsense)? {
+            if let Some(entry) = entry.ok_or(ListingError::Malformed)? {
                 parsed.push(entry)?;
             }
         }
@@ -193,25 +192,27 @@ pub(crate) fn take_marked_records(
     Ok(used)
 }
 
-/// Takes what is behind the records.
+/// Parses the error messages after the records.
 pub(crate) fn end_marked_listing(
     rest: &[u8],
-    token: &[u8],
+    listing_mark: &[u8],
     mut parsed: ParsedListing,
 ) -> Option<ParsedListing> {
-    let complaints = rest.strip_prefix(&mark_of(token)[..])?.strip_prefix(b"!")?;
-    parsed.complaints = complaints.to_vec();
+    let error_text = rest
+        .strip_prefix(&mark_of(listing_mark)[..])?
+        .strip_prefix(b"!")?;
+    parsed.error_text = error_text.to_vec();
     Some(parsed)
 }
 
-/// Parses a record of [`take_marked_records`]; that of the directory itself is no entry.
+/// Parses one record of [`take_marked_records`]. The record of the directory itself gives no entry.
 fn parse_marked_record(
     record: &[u8],
     top: &[u8],
     parsed: &mut ParsedListing,
 ) -> Option<Option<ListEntry>> {
-    // Ten fields and three times, of three words each between bars or else of one, see
-    // `parse_stat`. A bar further on belongs to the name.
+    // Ten fields and three times, see `parse_stat`: either one word each, or civil times of three
+    // words with bars between them. A bar after them belongs to the name.
     let record = record.strip_suffix(b"\n")?;
     let time = memchr::memchr_iter(b' ', record).nth(9)? + 1;
     let first = record.get(time..)?.split(|&b| b == b' ').next()?;
@@ -333,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_not_a_stat() {
+    fn malformed_line_is_no_stat() {
         for bad in [
             &b""[..],
             b"stat: cannot statx 'x': No such file or directory",
@@ -371,16 +372,16 @@ mod tests {
         body.extend_from_slice(b"find: 'x': Permission denied");
         let parsed = parse_gnu_listing(&body).unwrap();
         assert_eq!(parsed.top.unwrap().kind, FileKind::Directory);
-        assert_eq!(parsed.complaints, b"find: 'x': Permission denied");
+        assert_eq!(parsed.error_text, b"find: 'x': Permission denied");
         let names: Vec<&[u8]> = parsed.entries.iter().map(|e| e.name.as_bytes()).collect();
         assert_eq!(names, [&b"a b\n c"[..], b"\xff", b"null", b"old"]);
         assert_eq!(parsed.entries[0].stat.unwrap().mtime.nanos, 500_000_000);
         assert_eq!(parsed.entries[1].target.as_deref(), Some(&b"a -> b"[..]));
         assert!(parsed.entries[2].stat.is_none() && parsed.entries[3].stat.is_none());
-        for cut in 1..body.len() - parsed.complaints.len() {
-            // A cut is never taken for a shorter listing without a trace of the cut.
+        for cut in 1..body.len() - parsed.error_text.len() {
+            // A truncated listing must not pass for a complete, shorter one.
             if let Some(cut) = parse_gnu_listing(&body[..cut]) {
-                assert!(!cut.complaints.is_empty() || cut.entries.len() < parsed.entries.len());
+                assert!(!cut.error_text.is_empty() || cut.entries.len() < parsed.entries.len());
             }
         }
     }
@@ -412,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_no_file_has_are_no_attributes() {
+    fn out_of_range_numbers_are_rejected() {
         let line = |size: &str, links: &str| {
             let line = format!("81a4 {size} 8 {links} 0 0 1 2 0 0 1.0 1.0 1.0");
             parse_stat(line.as_bytes())

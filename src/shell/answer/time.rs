@@ -1,4 +1,4 @@
-//! Points in time as hosts print and read them; pure.
+//! Times in the formats that hosts print and read; pure.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -6,8 +6,7 @@ use crate::shell::answer::digits;
 use crate::stat::Civil;
 use crate::stat::Time;
 
-/// `@`-less seconds with nine decimals as GNU tools read and print them: -1.5 is one and a half
-/// seconds before 1970.
+/// Returns seconds with nine decimals, as GNU tools read and print them: -1.5 is 1.5 s before 1970.
 pub fn epoch_text(time: Time) -> String {
     if time.secs < 0 && time.nanos > 0 {
         let (secs, nanos) = (-(time.secs + 1), 1_000_000_000 - time.nanos);
@@ -17,13 +16,13 @@ pub fn epoch_text(time: Time) -> String {
     }
 }
 
-/// `2023-11-14 22:13:20.123456789 +0000`, as BusyBox prints a time in UTC.
+/// Returns `2023-11-14 22:13:20.123456789 +0000`, as BusyBox prints a time in UTC.
 pub fn civil_text(time: Time) -> String {
     let (date, clock) = date_and_clock(time);
     format!("{date} {clock}.{:09} +0000", time.nanos)
 }
 
-/// `2023-11-14T22:13:20.123456789Z`, without the decimals where they are zero.
+/// Returns `2023-11-14T22:13:20.123456789Z`, without the decimals if they are zero.
 pub fn iso_text(time: Time) -> String {
     let (date, clock) = date_and_clock(time);
     let fraction = match time.nanos {
@@ -33,7 +32,7 @@ pub fn iso_text(time: Time) -> String {
     format!("{date}T{clock}{fraction}Z")
 }
 
-/// `202311142213.20`
+/// Returns `202311142213.20`, in UTC.
 pub fn compact_text(time: Time) -> String {
     let Civil {
         year,
@@ -46,7 +45,7 @@ pub fn compact_text(time: Time) -> String {
     format!("{year:04}{month:02}{day:02}{hour:02}{minute:02}.{second:02}")
 }
 
-/// `2023-11-14` and `22:13:20`, in UTC.
+/// Returns `2023-11-14` and `22:13:20`, in UTC.
 fn date_and_clock(time: Time) -> (String, String) {
     let Civil {
         year,
@@ -70,8 +69,8 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + doy - 719_468
 }
 
-/// Access, modification and change time: as seconds with decimals between spaces, or as civil
-/// times between bars.
+/// Parses atime, mtime and ctime: as seconds with decimals, separated by spaces, or as civil times,
+/// separated by bars.
 pub(super) fn parse_times(text: &str) -> Option<[Time; 3]> {
     let (separator, parse): (char, fn(&str) -> Option<Time>) = if text.contains('|') {
         ('|', parse_civil)
@@ -83,7 +82,7 @@ pub(super) fn parse_times(text: &str) -> Option<[Time; 3]> {
     times.next().is_none().then_some(all)
 }
 
-/// `1700000000.123456789`, or `-1.500000000` for 1.5 s before 1970.
+/// Parses `1700000000.123456789`, or `-1.500000000` for 1.5 s before 1970.
 pub(super) fn parse_epoch(text: &str) -> Option<Time> {
     let (is_negative, text) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -105,7 +104,8 @@ pub(super) fn parse_epoch(text: &str) -> Option<Time> {
     })
 }
 
-/// `2023-11-14 22:13:20.123456789 +0000`; the zone is always UTC because a lane sets it.
+/// Parses `2023-11-14 22:13:20.123456789 +0000`. The zone is not checked: resident shells run with
+/// TZ=UTC0.
 pub(super) fn parse_civil(text: &str) -> Option<Time> {
     let mut parts = text.split(' ');
     let (date, clock) = (parts.next()?, parts.next()?);
@@ -132,7 +132,7 @@ pub(super) fn parse_civil(text: &str) -> Option<Time> {
     })
 }
 
-/// Decimals of a second: at most nanoseconds count, what follows must be digits.
+/// Parses the decimals of a second. Digits after the ninth are ignored.
 fn parse_fraction(text: &str) -> Option<u32> {
     let text = digits(text)?;
     let text = text.get(..9).unwrap_or(text);

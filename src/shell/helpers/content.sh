@@ -21,8 +21,8 @@
 #
 # Content is written to open descriptors, never to names, because another user could replace a name
 # by another file. Descriptor 9 is the temporary file and 7 the target. $fd_dir/9 is the same file,
-# for programs that need a name. It contains the PID of the shell, because some shells close their
-# descriptors in child processes. Without /proc `fd_dir` is empty, and names are used.
+# for programs that need a name. The name contains the PID of the shell, because some shells close
+# their descriptors in child processes. Without /proc `fd_dir` is empty, and names are used.
 # shellcheck disable=SC2094,SC2154,SC3013
 
 fd_dir=${has_fd_dir:+/proc/$$/fd}
@@ -62,7 +62,7 @@ note_unwritable() { [ "$status" != 0 ] || [ -w "$1" ] || status=$UNWRITABLE; }
 # attributes.
 fetch_plain() {
 	if is_special "$1"; then
-		complain 'not a regular file'
+		print_error 'not a regular file'
 		answer 1
 		return
 	fi
@@ -220,8 +220,8 @@ begin_direct() {
 	fi
 	result=0 final_path=$path temp='' opened=''
 	[ "$expected" != 0 ] || fail "$CONFLICT"
-	if [ -d "$path" ]; then complain 'Is a directory'; fail 1; fi
-	if is_special "$path"; then complain 'Invalid argument'; fail 1; fi
+	if [ -d "$path" ]; then print_error 'Is a directory'; fail 1; fi
+	if is_special "$path"; then print_error 'Invalid argument'; fail 1; fi
 	open_target || { print_open_error "$path"; fail 1; }
 	lock_target
 	final_descriptor=7 upload_file=$path
@@ -254,7 +254,7 @@ print_open_error() { dd if=/dev/null of="$1" bs=1 count=0 conv=notrunc 2>&1 </de
 copy_file() {
 	received_by=shell
 	begin_upload
-	if is_special "$1"; then complain 'Invalid argument'; fail 1; fi
+	if is_special "$1"; then print_error 'Invalid argument'; fail 1; fi
 	if [ -n "$cp_attributes" ]; then
 		run_or_fail cp -- "$1" "$upload_file"
 	else
@@ -387,7 +387,7 @@ target_is_expected() {
 	*[0-9]*) ;;
 	*)
 		[ -z "$temp" ] || is_open_as "$temp" 9 || fail "$FILE_REPLACED"
-		if exists "$path"; then complain 'Input/output error'; fail 1; fi
+		if exists "$path"; then print_error 'Input/output error'; fail 1; fi
 		;;
 	esac
 	if [ -n "$opened" ]; then is_open_as "$path" 7 || return; fi
@@ -425,7 +425,7 @@ place_content() {
 		set_new_attributes
 		move_to_free_name "$path" || resolve_conflict
 	elif [ -d "$path" ] && ! [ -h "$path" ]; then
-		complain 'Is a directory'
+		print_error 'Is a directory'
 		fail 1
 	elif [ "$method" != replace ]; then
 		write_target
@@ -529,12 +529,12 @@ copy_target_attributes() {
 
 # write_target: writes the content of the temporary file into the target, or appends it. Not atomic.
 write_target() {
-	if is_special "$path"; then complain 'Invalid argument'; fail 1; fi
+	if is_special "$path"; then print_error 'Invalid argument'; fail 1; fi
 	final_descriptor=7 target_file=$path redirected=
 	if [ -n "$fd_dir" ]; then target_file=$fd_dir/7; fi
 	if [ -z "$opened" ] || ! [ -w "$target_file" ]; then
 		print_open_error "$path"
-		complain 'Permission denied'
+		print_error 'Permission denied'
 		fail 1
 	fi
 	# A retry removes the temporary file of the attempt before it, which must then fail.

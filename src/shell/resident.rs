@@ -1,8 +1,8 @@
-//! A lane: one connection with one channel on which a small POSIX shell loop stays resident; one
-//! request, one framed answer, one round trip.
+//! A resident shell: one connection with one channel, on which a POSIX shell reads and executes one
+//! line after another. Each request gets one framed answer: one round trip.
 //!
-//! A lane knows nothing of files. Where anything surprises it, it is broken and must be dropped;
-//! it never tries to get back into step.
+//! This module knows nothing of files. After an unexpected reply the resident shell is broken and
+//! must be dropped; there is no resynchronization.
 
 use std::ops::DerefMut as _;
 use std::time::Duration;
@@ -21,69 +21,68 @@ use crate::ssh::Channel;
 use crate::ssh::Connection;
 use crate::ssh::Transport;
 
-/// The first byte of a frame. SCP has no record and no reply that begins with it.
+/// The first byte of a frame. No record and no reply of SCP begins with it.
 pub(crate) const FRAME_START: u8 = 0x1e;
 
-/// How much a login may print before the lane begins.
+/// The maximum output of a login before the resident shell starts.
 const MAX_NOISE: usize = 16 << 20;
 
-/// How much of that is kept for an error message.
+/// How much of that output an error message contains.
 const KEPT_NOISE: usize = 2048;
 
-/// The largest answer: the attributes of some hundred files, or what a program complained of, take
-/// a tenth of that.
+/// The maximum size of an answer. The attributes of some hundred files, or the error messages of a
+/// program, take a tenth of it.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// How much of an answer that is used while it arrives may wait to be used: what programs complained
-/// of while they listed a large directory of which much was removed.
+/// The maximum number of unused bytes of an answer that is parsed while it arrives: error messages
+/// from the listing of a large directory of which much was removed.
 const MAX_UNUSED: usize = 16 << 20;
 
-/// The largest answer that has content in it: that of a file whose size says nothing.
+/// The maximum size of an answer that is content: of a file whose size is not known before.
 pub(crate) const MAX_CONTENT: usize = 512 << 20;
 
-/// How much is read at a time.
+/// The size of one read.
 const READ_SIZE: usize = 256 << 10;
 
-/// A lane that stands between two requests, or is broken.
+/// A resident shell and its connection. It waits for a request, or is broken.
 #[derive(Debug)]
-pub struct Lane {
+pub struct ResidentShell {
     channel: Box<dyn Channel>,
     connection: Box<dyn Connection>,
-    /// Hexadecimal, random for this lane: what a host's files hold cannot forge a frame.
+    /// Hexadecimal and random, so that no content on the host can forge a frame.
     token: Vec<u8>,
-    /// Separates the records of a listing; programs of the host have it in their arguments.
+    /// Separates the records of a listing. Unlike the token it is an argument of programs.
     listing_mark: Vec<u8>,
     /// `FRAME_START` and the token.
     frame: Vec<u8>,
-    /// Bytes that were read and not yet used begin at `start`.
+    /// Bytes that were read; the unused ones begin at `start`.
     buf: Vec<u8>,
     start: usize,
-    /// Where a read puts what it got.
+    /// The buffer for one read.
     scratch: Box<[u8]>,
     is_broken: bool,
     last_used: Tick,
-    /// The line that ends this lane's shell from another lane; empty until the shell has told its
-    /// number.
+    /// The line by which another resident shell kills this one; empty until its PID is known.
     kill_line: Vec<u8>,
-    /// The helper functions that are sent before the first request; empty when they are sent.
+    /// The helper functions to send before the first request; empty afterwards.
     unsent_helpers: Vec<u8>,
-    /// The bytes to send before the next line.
+    /// The bytes to send before the next request.
     preceding: Vec<u8>,
 }
 
-/// What a helper printed, and the status it ended with.
+/// The output of a helper function and its status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     pub status: u32,
     pub body: Vec<u8>,
 }
 
-/// Why a lane could not be opened or used.
+/// Why a resident shell could not be started or used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Transport(#[from] ssh::Error),
-    /// The request was sent; whether it was carried out is not known.
+    /// The request was sent; its outcome is unknown.
     #[error("lost the host while waiting for its answer")]
     NoAnswer(#[source] ssh::Error),
     #[error(
@@ -91,9 +90,9 @@ pub enum Error {
         quoted(.noise)
     )]
     NoShell { noise: Vec<u8> },
-    #[error("the host's answer makes no sense: {detail}")]
+    #[error("unexpected answer of the host: {detail}")]
     UnexpectedReply { detail: String },
-    #[error("the host's answer makes no sense: it does not end within {max} bytes")]
+    #[error("unexpected answer of the host: it does not end within {max} bytes")]
     TooLong { max: usize },
     #[error("cannot get random numbers: {0}")]
     Random(String),
@@ -114,13 +113,17 @@ impl From<Error> for OpenError {
     }
 }
 
-impl pool::Lent<Lane> {
-    /// As [`Lane::request`]; has the pool know how long a short answer took.
+impl pool::Lent<ResidentShell> {
+    /// Sends a request as [`ResidentShell::request`] does, and reports the duration of a short
+    /// answer to the pool. The first request is not measured, because helper functions go with it.
     pub fn request(&mut self, line: &[u8]) -> Result<Answer, Error> {
+        let is_first = !self.unsent_helpers.is_empty();
         let since = self.tick();
         let answer = self.deref_mut().request(line)?;
         let took = self.tick().saturating_sub(since);
-        self.note_answer(answer.body.len(), took);
+        if !is_first {
+            self.note_answer(answer.body.len(), took);
+        }
         Ok(answer)
     }
 }
@@ -134,10 +137,15 @@ fn quoted(noise: &[u8]) -> String {
     }
 }
 
-impl Lane {
-    /// Opens a connection, waits for the resident shell and gives it its helper functions.
+impl ResidentShell {
+    /// Opens a connection, starts the resident shell and sends it the first part of its helper
+    /// functions.
     ///
-    /// `helpers` are lines of shell without comments, see `shell::tools`.
+    /// Blocks for at most `timeout` for each answer of the host.
+    ///
+    /// # Errors
+    ///
+    /// `NoShell` if the host executes no commands, otherwise the error of the connection.
     pub fn open(
         transport: &dyn Transport,
         helpers: &Helpers,
@@ -146,19 +154,19 @@ impl Lane {
     ) -> Result<Self, Error> {
         let mut connection = transport.connect()?;
         let token = random_token()?;
-        // Everybody on the host can read a command line, so that the token is not in it.
+        // Other users of the host can read command lines, so the token is not in this one.
         let greeting = random_token()?;
         let mark = [&[FRAME_START][..], &greeting, b"\n"].concat();
-        // The mark is written as an escape, so that a login shell that echoes its command does
-        // not print it. The login shell itself may be csh or fish: between the quotes there is
-        // neither a quote nor `!` nor a newline.
+        // The mark is written as an escape sequence, so that a login shell that echoes its command
+        // does not print it. The login shell may be csh or fish: between the quotes there is no
+        // quote, no `!` and no newline.
         let command = format!(
             "exec sh -c 'printf \"\\036{}\\n\"; while IFS= read -r line; do eval \"$line\"; done'",
             String::from_utf8_lossy(&greeting)
         );
         let channel = connection.exec(&command)?;
         let frame = [&[FRAME_START][..], &token].concat();
-        let mut lane = Self {
+        let mut resident = Self {
             channel,
             connection,
             token,
@@ -173,23 +181,23 @@ impl Lane {
             unsent_helpers: Vec::new(),
             preceding: Vec::new(),
         };
-        lane.channel.set_timeout(timeout);
-        lane.skip_noise(&mark, timeout, clock)?;
-        lane.channel.discard_stderr()?;
-        let preamble = lane.preamble(&helpers.at_start);
-        let answer = lane.request(&preamble)?;
+        resident.channel.set_timeout(timeout);
+        resident.skip_noise(&mark, timeout, clock)?;
+        resident.channel.discard_stderr()?;
+        let preamble = resident.preamble(&helpers.at_start);
+        let answer = resident.request(&preamble)?;
         let pid = std::str::from_utf8(answer.body.trim_ascii()).ok();
         if let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok()) {
             let word = String::from_utf8_lossy(&greeting);
-            lane.kill_line = format!("kill_shell {pid} {word}; ").into_bytes();
+            resident.kill_line = format!("kill_shell {pid} {word}; ").into_bytes();
         }
-        lane.unsent_helpers = lane.definitions(&helpers.with_first_request, "");
-        Ok(lane)
+        resident.unsent_helpers = resident.definitions(&helpers.with_first_request, "");
+        Ok(resident)
     }
 
-    /// Reads what a login prints until the shell's mark. Nothing is sent before that, so that a
-    /// login script that reads its input gets nothing of ours. Noise is no progress: it may go on
-    /// for `timeout` in all.
+    /// Skips the output of the login, up to the mark. Nothing is sent before, so that a login
+    /// script that reads its input gets none of ours. Output does not extend the deadline: all of
+    /// it must arrive within `timeout`.
     fn skip_noise(
         &mut self,
         mark: &[u8],
@@ -203,15 +211,15 @@ impl Lane {
                 self.start = at + mark.len();
                 return Ok(());
             }
-            // A mark may lie across two reads.
+            // A mark may be split between two reads.
             let keep = KEPT_NOISE.max(mark.len());
             if self.buf.len() > keep {
                 let cut = self.buf.len() - keep;
                 self.buf.drain(..cut);
                 n_skipped += cut;
             }
-            let no_shell = |lane: &Self| Error::NoShell {
-                noise: lane.buf.clone(),
+            let no_shell = |resident: &Self| Error::NoShell {
+                noise: resident.buf.clone(),
             };
             if n_skipped > MAX_NOISE || clock.tick().saturating_sub(since) > timeout {
                 return Err(no_shell(self));
@@ -219,7 +227,7 @@ impl Lane {
             match self.read_more() {
                 Ok(()) => {}
                 Err(ssh::Error::Closed { .. }) => return Err(no_shell(self)),
-                // Words without a shell behind them (a menu, a prompt) are worth showing.
+                // Output without a shell (a menu, a prompt) belongs into the error message.
                 Err(ssh::Error::Timeout { .. }) if !self.buf.is_empty() => {
                     return Err(no_shell(self));
                 }
@@ -228,8 +236,8 @@ impl Lane {
         }
     }
 
-    /// The lines that define the helper functions, read by a loop because the resident loop
-    /// takes one line at a time.
+    /// Returns the first request: it assigns the variables, defines `helpers` and answers with the
+    /// PID.
     fn preamble(&self, helpers: &[u8]) -> Vec<u8> {
         let token = String::from_utf8_lossy(&self.token);
         let mark = String::from_utf8_lossy(&self.listing_mark);
@@ -240,8 +248,8 @@ impl Lane {
         [variables.into_bytes(), definitions].concat()
     }
 
-    /// Returns `helpers` behind a loop that reads all of them, up to the token, and runs them at
-    /// once; then `command` is run.
+    /// Returns `helpers` after a loop that reads them up to the token and executes them at once,
+    /// because the resident shell executes single lines. After that it executes `command`.
     fn definitions(&self, helpers: &[u8], command: &str) -> Vec<u8> {
         let start = format!(
             "helpers=; while IFS= read -r line; do case $line in \"$token\") break;; esac; \
@@ -250,13 +258,18 @@ impl Lane {
         [start.as_bytes(), helpers, &self.token, b"\n"].concat()
     }
 
-    /// Sends one line, its newline included, and waits for its answer: one round trip.
+    /// Sends one line, which ends with a newline, and waits for its answer: one round trip.
+    ///
+    /// # Errors
+    ///
+    /// `Transport` if the connection broke while the request was sent, `NoAnswer` if it broke later.
+    /// On any error the resident shell is broken.
     pub fn request(&mut self, line: &[u8]) -> Result<Answer, Error> {
         self.send(line)?;
-        self.answer()
+        self.read_answer()
     }
 
-    /// Sends bytes. From here until its answer is read, the lane counts as broken.
+    /// Sends bytes. The resident shell counts as broken until the answer is read.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.is_broken = true;
         if self.preceding.is_empty() && self.unsent_helpers.is_empty() {
@@ -270,25 +283,27 @@ impl Lane {
         Ok(())
     }
 
-    /// Reads the rest of the answer: all up to and with its frame, behind which is nothing.
-    pub(crate) fn answer(&mut self) -> Result<Answer, Error> {
-        let answer = self.frame()?;
-        self.rest_is_none()?;
+    /// Reads an answer and its frame, which must be the last.
+    pub(crate) fn read_answer(&mut self) -> Result<Answer, Error> {
+        let answer = self.read_frame()?;
+        self.expect_end_of_answer()?;
         Ok(answer)
     }
 
-    /// As [`Self::request`], for an answer of up to `max` bytes.
+    /// Sends a request as [`Self::request`] does, for an answer of at most `max` bytes.
     pub(crate) fn request_long(&mut self, line: &[u8], max: usize) -> Result<Answer, Error> {
         self.send(line)?;
-        let answer = self.frame_within(max)?;
-        self.rest_is_none()?;
+        let answer = self.read_frame_within(max)?;
+        self.expect_end_of_answer()?;
         Ok(answer)
     }
 
-    /// As [`Self::request`], for an answer of any length that is used while it arrives.
+    /// Sends a request as [`Self::request`] does, for an answer of any length that is parsed while
+    /// it arrives.
     ///
-    /// `take` is given what is here of it and returns how many bytes it has used; what it leaves
-    /// until the end is the answer's body. Where it returns `None` the lane is given up.
+    /// `take` gets the unused bytes and returns how many of them it has used, or `None` to reject
+    /// the answer, which breaks the resident shell. The bytes that are unused in the end are the
+    /// body of the answer.
     pub(crate) fn request_records(
         &mut self,
         line: &[u8],
@@ -298,11 +313,11 @@ impl Lane {
         loop {
             let (n_safe, is_whole) = self.before_frame();
             let Some(used) = take(&self.unread()[..n_safe]) else {
-                return Err(self.surprise("it is not what was asked for"));
+                return Err(self.unexpected_reply("it is not what was asked for"));
             };
             self.consume(used);
             if is_whole {
-                return self.answer();
+                return self.read_answer();
             }
             if self.unread().len() > MAX_UNUSED {
                 return Err(Error::TooLong { max: MAX_UNUSED });
@@ -311,13 +326,18 @@ impl Lane {
         }
     }
 
-    /// Says that the frame just read was the last: the lane stands between two requests.
-    pub(crate) fn rest_is_none(&mut self) -> Result<(), Error> {
+    /// Notes that the last frame of an answer was read: the resident shell waits for a request
+    /// again.
+    ///
+    /// # Errors
+    ///
+    /// More output has arrived.
+    pub(crate) fn expect_end_of_answer(&mut self) -> Result<(), Error> {
         if !self.unread().is_empty() {
-            return Err(self.surprise("something follows it"));
+            return Err(self.unexpected_reply("something follows it"));
         }
         if self.buf.capacity() > MAX_ANSWER {
-            // A lane may live long, and such an answer be rare.
+            // A resident shell may live long, and large answers are rare: free the memory.
             self.buf = Vec::new();
         }
         self.buf.clear();
@@ -326,12 +346,12 @@ impl Lane {
         Ok(())
     }
 
-    /// Reads all up to and with the next frame; more of the answer may follow.
-    pub(crate) fn frame(&mut self) -> Result<Answer, Error> {
-        self.frame_within(MAX_ANSWER)
+    /// Reads up to the end of the next frame; more of the answer may follow.
+    pub(crate) fn read_frame(&mut self) -> Result<Answer, Error> {
+        self.read_frame_within(MAX_ANSWER)
     }
 
-    fn frame_within(&mut self, max: usize) -> Result<Answer, Error> {
+    fn read_frame_within(&mut self, max: usize) -> Result<Answer, Error> {
         let mut searched = 0;
         let at = loop {
             let unread = self.unread();
@@ -346,13 +366,13 @@ impl Lane {
         };
         let body = self.unread()[..at].to_vec();
         self.start += at + self.frame.len();
-        // A status is at most three digits.
+        // A status has at most three digits.
         let end = loop {
             let tail = self.unread();
             match memchr::memchr(b'\n', tail) {
                 Some(end) if end <= 4 => break end,
                 None if tail.len() <= 4 => self.read_more().map_err(Error::NoAnswer)?,
-                _ => return Err(self.surprise("bad status")),
+                _ => return Err(self.unexpected_reply("bad status")),
             }
         };
         let status = std::str::from_utf8(&self.unread()[..end]).ok();
@@ -360,14 +380,14 @@ impl Lane {
             .and_then(|status| status.strip_prefix(' '))
             .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
         let Some(status) = digits.and_then(|digits| digits.parse().ok()) else {
-            return Err(self.surprise("bad status"));
+            return Err(self.unexpected_reply("bad status"));
         };
         self.start += end + 1;
         Ok(Answer { status, body })
     }
 
-    /// Returns how much of [`Lane::unread`] lies before the next frame for sure, and whether that
-    /// frame begins behind it.
+    /// Returns how many bytes of [`Self::unread`] certainly precede the next frame, and whether
+    /// that frame follows them.
     pub(crate) fn before_frame(&self) -> (usize, bool) {
         let unread = self.unread();
         match memchr::memmem::find(unread, &self.frame) {
@@ -376,12 +396,12 @@ impl Lane {
         }
     }
 
-    /// Returns what was read and not used.
+    /// Returns the bytes that were read and not used.
     pub(crate) fn unread(&self) -> &[u8] {
         &self.buf[self.start..]
     }
 
-    /// Marks the first bytes of [`Lane::unread`] as used.
+    /// Marks the first `n` bytes of [`Self::unread`] as used.
     pub(crate) fn consume(&mut self, n: usize) {
         self.start += n;
         if self.start == self.buf.len() {
@@ -390,7 +410,7 @@ impl Lane {
         }
     }
 
-    /// Waits for more output and adds it to [`Lane::unread`].
+    /// Waits for more output and appends it to [`Self::unread`]. Blocks for at most the timeout.
     pub(crate) fn read_more(&mut self) -> Result<(), ssh::Error> {
         if self.start > 0 {
             self.buf.drain(..self.start);
@@ -406,39 +426,41 @@ impl Lane {
         }
     }
 
-    /// Returns whether the unread output begins with a frame.
+    /// Returns whether the unused output begins with a frame.
     pub(crate) fn is_at_frame(&self) -> bool {
         self.unread().first() == Some(&FRAME_START)
     }
 
-    pub(crate) fn surprise(&mut self, detail: &str) -> Error {
+    /// Marks this as broken and returns the error, which quotes the unused output.
+    pub(crate) fn unexpected_reply(&mut self, detail: &str) -> Error {
         self.is_broken = true;
         Error::UnexpectedReply {
             detail: format!("{detail}; it goes on with `{}`", Excerpt(self.unread())),
         }
     }
 
-    /// Returns the random word that separates the records of this lane's listings.
+    /// Returns the random word that separates the records of listings.
     pub fn listing_mark(&self) -> &[u8] {
         &self.listing_mark
     }
 
-    /// Returns whether the lane is out of step and can only be dropped.
+    /// Returns whether this can only be dropped.
     pub fn is_broken(&self) -> bool {
         self.is_broken
     }
 
-    /// Says that the lane can only be dropped.
+    /// Marks this as broken: it can only be dropped.
     pub(crate) fn set_broken(&mut self) {
         self.is_broken = true;
     }
 
+    /// Returns the identification string of the SSH server.
     pub(crate) fn banner(&self) -> &str {
         self.connection.banner()
     }
 }
 
-impl Pooled for Lane {
+impl Pooled for ResidentShell {
     fn is_broken(&self) -> bool {
         self.is_broken
     }
