@@ -60,7 +60,7 @@ pub fn parse_stat(line: &[u8]) -> Option<Stat> {
     })
 }
 
-/// Parses a listing by GNU find: records as [`take_gnu_records`] parses them, then error messages.
+/// Parses a listing by GNU find: records as `take_gnu_records` parses them, then error messages.
 pub fn parse_gnu_listing(body: &[u8]) -> Option<ParsedListing> {
     let mut parsed = ParsedListing::new(DEFAULT_MAX_NAMES);
     let used = take_gnu_records(body, &mut parsed).ok()?;
@@ -96,7 +96,7 @@ pub(crate) fn end_gnu_listing(rest: &[u8], mut parsed: ParsedListing) -> Option<
     Some(parsed)
 }
 
-/// Parses one record of [`take_gnu_records`]. The record of the directory itself gives no entry.
+/// Parses one record of `take_gnu_records`. The record of the directory itself gives no entry.
 fn parse_gnu_record(
     record: &[u8],
     target: &[u8],
@@ -155,7 +155,7 @@ fn parse_gnu_record(
     )))
 }
 
-/// Parses a listing with BusyBox or BSD: records as [`take_marked_records`] parses them, then GS,
+/// Parses a listing with BusyBox or BSD: records as `take_marked_records` parses them, then GS,
 /// the listing mark, `!` and error messages.
 pub fn parse_marked_listing(body: &[u8], listing_mark: &[u8], top: &[u8]) -> Option<ParsedListing> {
     let mut parsed = ParsedListing::new(DEFAULT_MAX_NAMES);
@@ -205,7 +205,7 @@ pub(crate) fn end_marked_listing(
     Some(parsed)
 }
 
-/// Parses one record of [`take_marked_records`]. The record of the directory itself gives no entry.
+/// Parses one record of `take_marked_records`. The record of the directory itself gives no entry.
 fn parse_marked_record(
     record: &[u8],
     top: &[u8],
