@@ -163,7 +163,7 @@ fn a_connection_that_died_is_replaced() {
 fn a_key_that_allows_no_scp_says_so_both_times() {
     for (script, words) in [
         ("echo only rsync here; exit 1", &["only rsync here"][..]),
-        ("exec scp -t .", &["only receives"]),
+        ("exec scp -t .", &["can only receive files"]),
         ("echo hello; eval \"$SSH_ORIGINAL_COMMAND\"; exit 1", &[]),
     ] {
         let Some(sshd) = forced(script) else {
