@@ -3,17 +3,41 @@
 //! Only `ssh`, `mount` and `commands` create a [`SystemClock`]; all other modules take a [`Clock`].
 
 use std::fmt;
+use std::ops::Add;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::stat::Time;
 
-/// A point in monotonic time. Zero is earlier than every value of a clock: callers use it for
-/// "never".
-pub type Tick = Duration;
+/// A point in monotonic time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tick(Duration);
+
+impl Tick {
+    /// Earlier than every value of a clock: callers use it for "never".
+    pub const ZERO: Self = Self(Duration::ZERO);
+
+    /// Returns the time since `earlier`; zero if that is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// Returns the time until `later`; zero if that is earlier.
+    pub fn until(self, later: Self) -> Duration {
+        later.since(self)
+    }
+}
+
+impl Add<Duration> for Tick {
+    type Output = Self;
+
+    fn add(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(by))
+    }
+}
 
 /// The first tick of a clock.
-const FIRST_TICK: Tick = Duration::from_secs(1);
+const FIRST_TICK: Tick = Tick(Duration::from_secs(1));
 
 /// A source of the current time.
 pub trait Clock: Send + Sync + fmt::Debug {
@@ -39,6 +63,13 @@ impl SystemClock {
         Self {
             start: Instant::now(),
         }
+    }
+}
+
+impl SystemClock {
+    /// Returns the time since this clock was created.
+    pub fn elapsed(&self) -> Duration {
+        self.start.elapsed()
     }
 }
 
@@ -88,7 +119,7 @@ impl Clock for ManualClock {
     }
 
     fn wall(&self) -> Time {
-        let tick = self.tick() - FIRST_TICK;
+        let tick = self.tick().since(FIRST_TICK);
         let secs = i64::try_from(tick.as_secs()).unwrap_or(i64::MAX);
         Time {
             secs: secs.saturating_add(1_700_000_000),

@@ -200,7 +200,7 @@ impl<C> State<C> {
     /// reserved one if large transfers use all others, or if metadata has been idle.
     fn has_room_for(&self, purpose: Purpose, now: Tick) -> bool {
         let max = self.max_transfers();
-        let is_metadata_idle = now.saturating_sub(self.last_metadata_at) > METADATA_IDLE;
+        let is_metadata_idle = now.since(self.last_metadata_at) > METADATA_IDLE;
         self.n_transfers < max
             || (purpose == Purpose::SmallTransfer
                 && (self.n_large_transfers >= max || is_metadata_idle))
@@ -388,7 +388,7 @@ impl<C: Pooled> Pool<C> {
         let contact = match state.away_since {
             None => ContactState::Connected,
             Some(since) => {
-                let elapsed = self.tick().saturating_sub(since);
+                let elapsed = self.tick().since(since);
                 if state.is_opening {
                     ContactState::Reconnecting { elapsed }
                 } else {
@@ -549,7 +549,7 @@ impl<C: Pooled> Shared<C> {
         let mut dead = Vec::new();
         let mut kept = Vec::new();
         for mut connection in std::mem::take(&mut state.idle) {
-            let is_due = now.saturating_sub(connection.last_used()) >= KEEPALIVE;
+            let is_due = now.since(connection.last_used()) >= KEEPALIVE;
             if is_due && connection.keepalive().is_err() {
                 let id = state.next_id;
                 state.next_id += 1;

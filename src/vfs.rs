@@ -567,9 +567,7 @@ impl Vfs {
             return false;
         }
         if dir.names.len() > LARGE_DIRECTORY && dir.listed_at.is_some() {
-            let is_second = dir
-                .single_lookup_at
-                .is_some_and(|at| now.saturating_sub(at) < ttl);
+            let is_second = dir.single_lookup_at.is_some_and(|at| now.since(at) < ttl);
             dir.single_lookup_at = Some(now);
             if !is_second {
                 return false;
@@ -588,7 +586,7 @@ impl Vfs {
     pub fn statfs(&self, cx: &Context, ino: Ino) -> Result<FsStat> {
         let now = self.clock.tick();
         let (device, path) = Self::device_and_path(&self.tree.lock(), ino);
-        let is_fresh = |at: Tick| now.saturating_sub(at) < FS_STAT_TTL;
+        let is_fresh = |at: Tick| now.since(at) < FS_STAT_TTL;
         if let Some(&(at, fs)) = self.fs.lock().get(&device)
             && is_fresh(at)
         {
@@ -657,9 +655,7 @@ impl Vfs {
     fn is_fresh(&self, freshness: Freshness, since: Tick) -> bool {
         match freshness {
             Freshness::Dirty => true,
-            Freshness::Asked(at) => {
-                at >= since || self.clock.tick().saturating_sub(at) < self.options.ttl
-            }
+            Freshness::Asked(at) => at >= since || self.clock.tick().since(at) < self.options.ttl,
             Freshness::Stale(_) => false,
         }
     }
@@ -667,7 +663,7 @@ impl Vfs {
     fn ttl_left(&self, freshness: Freshness) -> Duration {
         match freshness {
             Freshness::Asked(at) => {
-                let age = self.clock.tick().saturating_sub(at);
+                let age = self.clock.tick().since(at);
                 self.options.ttl.saturating_sub(age)
             }
             Freshness::Dirty | Freshness::Stale(_) => Duration::ZERO,

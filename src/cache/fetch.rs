@@ -270,7 +270,7 @@ impl Receiver for Progress<'_> {
         let now = self.entry.cache.clock.tick();
         let is_due = self.have == self.total
             || self.have - self.reported >= WAKE_BYTES
-            || now.saturating_sub(self.reported_at) >= WAKE_AFTER;
+            || now.since(self.reported_at) >= WAKE_AFTER;
         if !is_due {
             return Ok(());
         }

@@ -90,7 +90,7 @@ impl Refresh {
     /// Returns whether a program may be reading the content in parts.
     fn is_being_read(&self, now: Tick) -> bool {
         self.part_read_at
-            .is_some_and(|at| now.saturating_sub(at) < READ_PAUSE)
+            .is_some_and(|at| now.since(at) < READ_PAUSE)
     }
 }
 

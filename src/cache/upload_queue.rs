@@ -97,7 +97,7 @@ impl Uploads {
             .waiting
             .iter()
             .find(|waiting| std::ptr::eq(&*waiting.entry, entry))?;
-        Some((waiting.tries, waiting.due.saturating_sub(now)))
+        Some((waiting.tries, waiting.due.since(now)))
     }
 
     /// Stops the queue: no upload is started any more. Does not wait for running uploads.
@@ -176,7 +176,7 @@ impl Shared {
             let mut at = 0;
             while let Some(waiting) = queue.waiting.get(at) {
                 if waiting.due > now {
-                    next = next.min(waiting.due.saturating_sub(now));
+                    next = next.min(waiting.due.since(now));
                     at += 1;
                 } else if queue.n_running < MAX_AT_ONCE {
                     let waiting = queue.waiting.swap_remove(at);

@@ -66,7 +66,7 @@ pub fn run(
             return Ok(error.exit_code());
         }
     };
-    let took = clock.tick().saturating_sub(since);
+    let took = clock.tick().since(since);
     let cache = pinned::check(config, &connected);
     let (transport, remote) = connected;
     let settings = transport.settings();
@@ -143,7 +143,7 @@ fn round_trip(remote: &dyn Remote, clock: &dyn Clock) -> remote::Result<Duration
     for _ in 0..N_MEASUREMENTS {
         let since = clock.tick();
         remote.stat(&RemotePath::root())?;
-        shortest = shortest.min(clock.tick().saturating_sub(since));
+        shortest = shortest.min(clock.tick().since(since));
     }
     Ok(shortest)
 }

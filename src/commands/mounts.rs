@@ -16,7 +16,6 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::clock::Clock as _;
 use crate::clock::SystemClock;
 use crate::config;
 use crate::control::IO_TIMEOUT;
@@ -236,7 +235,7 @@ fn drain(
             answer => return Err(answer_error(answer)),
         };
         request = Request::Progress;
-        let now = clock.tick();
+        let now = clock.elapsed();
         let has_timed_out = now >= task.timeout;
         if has_timed_out || !progress.is_draining {
             if is_terminal && printed.is_some() {
@@ -327,7 +326,7 @@ fn check_gone(path: &Path, mount: &MountLine) -> Result<(), Error> {
         .map_err(Error::Mounts)?
         .is_some()
     {
-        if clock.tick() >= IO_TIMEOUT {
+        if clock.elapsed() >= IO_TIMEOUT {
             return Err(Error::StillMounted(path.to_owned()));
         }
         thread::sleep(POLL_INTERVAL);
@@ -348,7 +347,7 @@ fn find(config: &config::Sockets, path: &Path) -> Result<FoundMount, Error> {
     let clock = SystemClock::new();
     for stream in sockets::connect_to_all_of(config, owner) {
         let is_foreign = owner != config.uid;
-        let remaining = FOREIGN_SEARCH_TIMEOUT.saturating_sub(clock.tick());
+        let remaining = FOREIGN_SEARCH_TIMEOUT.saturating_sub(clock.elapsed());
         if is_foreign && remaining.is_zero() {
             break;
         }
@@ -443,7 +442,7 @@ impl Daemon {
         };
         let mut line = Vec::new();
         loop {
-            let remaining = limit.saturating_sub(clock.tick());
+            let remaining = limit.saturating_sub(clock.elapsed());
             if remaining.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
             }

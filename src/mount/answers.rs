@@ -33,7 +33,7 @@ pub(super) struct ControlledMount {
 impl Daemon for ControlledMount {
     fn status(&self) -> Status {
         let mounted = &self.mounted;
-        let uptime = mounted.clock.tick().saturating_sub(self.since_tick);
+        let uptime = mounted.clock.tick().since(self.since_tick);
         let cache = mounted.cache.report();
         let directory = mounted.cache.disk().dir();
         let files = mounted.vfs.report();

@@ -161,7 +161,7 @@ impl Mounted {
             let is_unreachable = failed
                 .iter()
                 .any(|(_, error)| error.is_connection_loss() && !error.is_host_key_refused());
-            if !is_unreachable || self.clock.tick().saturating_sub(since) >= self.host_timeout {
+            if !is_unreachable || self.clock.tick().since(since) >= self.host_timeout {
                 break failed;
             }
             thread::sleep(DRAIN_RETRY_DELAY);
@@ -199,7 +199,7 @@ impl Mounted {
             let is_new = self.start_drain();
             let mut state = self.state.lock();
             while state.is_draining {
-                let remaining = deadline.saturating_sub(self.clock.tick());
+                let remaining = deadline.since(self.clock.tick());
                 if remaining.is_zero() {
                     drop(state);
                     return self.not_uploaded_within(limit);
@@ -228,7 +228,7 @@ impl Mounted {
     fn remaining_drain_time(&self) -> Duration {
         let now = self.clock.tick();
         let since = *self.state.lock().ending_since.get_or_insert(now);
-        let elapsed = now.saturating_sub(since);
+        let elapsed = now.since(since);
         self.drain_timeout
             .saturating_sub(elapsed)
             .max(MIN_LAST_DRAIN.min(self.drain_timeout))
@@ -339,7 +339,7 @@ impl Mounted {
         let deadline = self.clock.tick() + limit;
         let mut state = self.state.lock();
         while state.outcome.is_none() {
-            let remaining = deadline.saturating_sub(self.clock.tick());
+            let remaining = deadline.since(self.clock.tick());
             if remaining.is_zero() {
                 return None;
             }

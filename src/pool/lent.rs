@@ -41,7 +41,7 @@ impl<C: Pooled> Lent<C> {
     /// Returns whether the connection is fit for a request that cannot be retried. Asks the host if
     /// the connection has been idle for more than ten seconds.
     pub fn is_alive(&mut self) -> bool {
-        let idle = self.pool.tick().saturating_sub(self.last_used());
+        let idle = self.pool.tick().since(self.last_used());
         let is_alive = idle < TRUSTED_IDLE || self.answers();
         if !is_alive {
             log::info!("a connection was lost while it was idle");

@@ -106,9 +106,7 @@ impl<R: Remote> Retry<R> {
         let since = clock.tick();
         loop {
             match self.retry(is_retryable, &mut operation) {
-                Err(error)
-                    if is_retryable(&error) && clock.tick().saturating_sub(since) < *limit =>
-                {
+                Err(error) if is_retryable(&error) && clock.tick().since(since) < *limit => {
                     thread::sleep(RETRY_PAUSE);
                 }
                 result => return result,

@@ -102,7 +102,7 @@ impl Shell {
         } else {
             0o077
         };
-        let minute = self.pool.tick().saturating_sub(Tick::ZERO).as_secs() / 60;
+        let minute = self.pool.tick().since(Tick::ZERO).as_secs() / 60;
         Line::new(&format!("method={}", method.word()))
             .assign("temp", &self.absolute(&temp.dir.join(&temp.name)))
             .assign("path", &self.absolute(path))

@@ -261,7 +261,7 @@ impl<'env> Pieces<'env> {
             let since = self.pool.tick();
             self.send_all_but_last_chunk(resident, piece, role, &mut out)?;
             let returns_early = matches!(role, Role::Helper) && self.pool.has_waiters();
-            let elapsed = self.pool.tick().saturating_sub(since);
+            let elapsed = self.pool.tick().since(since);
             let following = if returns_early {
                 None
             } else {

@@ -120,7 +120,7 @@ impl pool::Lent<ResidentShell> {
         let is_first = !self.unsent_helpers.is_empty();
         let since = self.tick();
         let answer = self.deref_mut().request(line)?;
-        let took = self.tick().saturating_sub(since);
+        let took = self.tick().since(since);
         if !is_first {
             self.note_answer(answer.body.len(), took);
         }
@@ -221,7 +221,7 @@ impl ResidentShell {
             let no_shell = |resident: &Self| Error::NoShell {
                 noise: resident.buf.clone(),
             };
-            if n_skipped > MAX_NOISE || clock.tick().saturating_sub(since) > timeout {
+            if n_skipped > MAX_NOISE || clock.tick().since(since) > timeout {
                 return Err(no_shell(self));
             }
             match self.read_more() {

@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn an_answer_from_before_an_invalidation_does_not_count() {
-        let [one, two, three] = [1, 2, 3].map(Duration::from_secs);
+        let [one, two, three] = [1, 2, 3].map(|secs| Tick::ZERO + Duration::from_secs(secs));
         let mut freshness = Freshness::Asked(one);
         assert!(freshness.gives_way_to(one));
         freshness.invalidate(two);

@@ -152,7 +152,7 @@ impl Libssh2Channel {
                     if is_between_packets && self.has_ended(&mut channel, ACT)? {
                         return Err(Error::Closed { act: ACT });
                     }
-                    let waited = clock.tick().saturating_sub(progress_at);
+                    let waited = clock.tick().since(progress_at);
                     self.wait_for_socket(ACT, self.timeout.saturating_sub(waited))?;
                 }
                 // The crate's io::Error does not contain libssh2's error code; the session does.
