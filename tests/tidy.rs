@@ -1,14 +1,12 @@
 #![cfg(test)]
 //! What no compiler checks: layers, documents, style.
 
-#[path = "common/capability.rs"]
-mod capability;
-
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 
-use capability::Capability;
+use scpfs_testing::capability;
+use scpfs_testing::capability::Capability;
 
 /// Each part of the program and the parts it may name; the bottom row may be named by all.
 const LAYERS: &[(&str, &[&str])] = &[
@@ -363,6 +361,16 @@ fn one_function_skips_tests() {
         })
         .collect();
     assert_eq!(said, [root().join("tests/common/capability.rs")]);
+}
+
+/// A file that several test binaries include is compiled, and warned about, once for each of them.
+#[test]
+fn tests_share_code_through_the_support_crate() {
+    for file in files(&root().join("tests"), ".rs") {
+        let text = fs::read_to_string(&file).unwrap();
+        let includes = text.contains(concat!("#[pa", "th = "));
+        assert!(!includes, "{} includes another file", file.display());
+    }
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use scpfs_testing::network::Side;
 
-use crate::network::Side;
 use crate::scene::Scene;
 use crate::scene::Way;
 use crate::writers::Random;

@@ -7,25 +7,27 @@
 //! `scripts/chaos` runs many rounds of it. The faults are drawn from a seed; when the programs
 //! meet them is up to the machine.
 
-#[path = "../common/capability.rs"]
-mod capability;
 mod faults;
 mod model;
-#[path = "../common/mounted.rs"]
-mod mounted;
-#[path = "../common/network.rs"]
-mod network;
-#[path = "../common/proxy.rs"]
-mod proxy;
 mod scene;
-#[path = "../common/sshd.rs"]
-mod sshd;
 mod world;
 mod writers;
 
 use std::thread;
 
+use scpfs_testing::mounted;
+
 use crate::world::World;
+
+/// The program under test.
+#[derive(Debug)]
+enum Scpfs {}
+
+impl mounted::Program for Scpfs {
+    const PATH: &str = env!("CARGO_BIN_EXE_scpfs");
+}
+
+type Mounted = mounted::Mounted<Scpfs>;
 
 /// Few enough for every run of the tests.
 const FEW_ROUNDS: u64 = 36;

@@ -1,12 +1,12 @@
 //! A daemon and a host, and the two ways between them.
 
-use crate::mounted::Mounted;
-use crate::network;
-use crate::network::Network;
-use crate::network::Side;
-use crate::proxy::Proxy;
-use crate::sshd;
-use crate::sshd::Sshd;
+use crate::Mounted;
+use scpfs_testing::network;
+use scpfs_testing::network::Network;
+use scpfs_testing::network::Side;
+use scpfs_testing::proxy::Proxy;
+use scpfs_testing::sshd;
+use scpfs_testing::sshd::Sshd;
 
 const ARGS: &[&str] = &["-o", "timeout=2,cache_timeout=1"];
 

@@ -1,13 +1,11 @@
-#![cfg(test)]
 //! What tests need of the machine, and what becomes of a test where it is missing.
 //!
 //! A test that lacks something is skipped with a line that says so, or fails where the
 //! comma-separated words of `SCPFS_REQUIRE` name it.
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 /// Something that a machine may lack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Capability {
+pub enum Capability {
     /// OpenSSH's `scp`.
     Scp,
     /// A server of our own: root, OpenSSH's `sshd`, namespaces.
@@ -29,7 +27,7 @@ pub(crate) enum Capability {
 }
 
 impl Capability {
-    pub(crate) const ALL: &[Self] = &[
+    pub const ALL: &[Self] = &[
         Self::Scp,
         Self::Sshd,
         Self::Fuse,
@@ -42,7 +40,7 @@ impl Capability {
     ];
 
     /// The word for it in `SCPFS_REQUIRE`.
-    pub(crate) fn word(self) -> &'static str {
+    pub fn word(self) -> &'static str {
         match self {
             Self::Scp => "scp",
             Self::Sshd => "sshd",
@@ -58,7 +56,7 @@ impl Capability {
 }
 
 /// Whether this is root; says so, or fails, if not.
-pub(crate) fn is_root() -> bool {
+pub fn is_root() -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
         skip(Capability::Root, "root");
@@ -67,7 +65,7 @@ pub(crate) fn is_root() -> bool {
 }
 
 /// Reports that a test is skipped because `missing` is; fails where `SCPFS_REQUIRE` names it.
-pub(crate) fn skip(capability: Capability, missing: &str) {
+pub fn skip(capability: Capability, missing: &str) {
     let required = std::env::var("SCPFS_REQUIRE").unwrap_or_default();
     let word = capability.word();
     assert!(
@@ -78,7 +76,7 @@ pub(crate) fn skip(capability: Capability, missing: &str) {
 }
 
 /// Whether these words name a capability; a word that no test knows fails.
-pub(crate) fn names(required: &str, capability: Capability) -> bool {
+pub fn names(required: &str, capability: Capability) -> bool {
     let words = required.split(',').map(str::trim);
     let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
     for word in &words {

@@ -1,10 +1,8 @@
-#![cfg(test)]
 //! A throwaway dropbear on the loopback, for tests: the server of OpenWrt and other small hosts.
 //!
 //! As with [`crate::sshd`] it has a port, keys and an account of its own, and everything that its
 //! sessions started dies with it. Needs `dropbear` besides what that needs; without it tests are
 //! skipped, or fail where `SCPFS_REQUIRE` names `dropbear`.
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 use std::fs;
 use std::net::TcpStream;
@@ -23,6 +21,7 @@ use tempfile::TempDir;
 
 use crate::capability::Capability;
 use crate::capability::skip;
+use crate::local::DROPBEAR_SCP;
 use crate::sshd::Account;
 use crate::sshd::children;
 use crate::sshd::command;
@@ -41,16 +40,13 @@ const ACCOUNT: Account = Account {
     files: &[],
 };
 
-/// Its own scp, as built by `scripts/dropbear-scp`.
-const OWN_SCP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/dropbear/scp");
-
 /// Runs the arguments with the program `$0`, if there is one, in the place of OpenSSH's scp.
 const WITH_ITS_SCP: &str =
     "[ ! -e \"$0\" ] || mount --bind \"$0\" /usr/bin/scp || exit; exec \"$@\"";
 
 /// A running server; it ends, with all its sessions, when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Dropbear {
+pub struct Dropbear {
     dir: TempDir,
     port: u16,
     /// `unshare`, whose only child is the server.
@@ -61,15 +57,15 @@ impl Dropbear {
     /// Starts a server and waits until it listens. Only one may run at a time.
     ///
     /// Returns `None`, loudly, where the machine lacks something.
-    pub(crate) fn start() -> Option<Self> {
+    pub fn start() -> Option<Self> {
         let is_there = Path::new("/usr/sbin/dropbear").exists();
         if let Some(missing) = missing().or((!is_there).then_some("dropbear")) {
             skip(Capability::Dropbear, missing);
             return None;
         }
-        if !Path::new(OWN_SCP).exists() {
+        if !Path::new(DROPBEAR_SCP).exists() {
             // The tests go on with OpenSSH's scp in its place.
-            skip(Capability::DropbearScp, OWN_SCP);
+            skip(Capability::DropbearScp, DROPBEAR_SCP);
         }
         ensure_account(ACCOUNT);
         let dir = tempfile::Builder::new()
@@ -98,7 +94,7 @@ impl Dropbear {
                     "sh",
                     "-c",
                     WITH_ITS_SCP,
-                    OWN_SCP,
+                    DROPBEAR_SCP,
                 ])
                 .args(["/usr/sbin/dropbear", "-F", "-s", "-P", "/dev/null", "-p"])
                 .arg(format!("127.0.0.1:{port}"))
@@ -143,7 +139,7 @@ impl Dropbear {
     }
 
     /// Settings that lead to this server with its client key, asking nobody.
-    pub(crate) fn settings(&self) -> Settings {
+    pub fn settings(&self) -> Settings {
         let mut settings = Settings::new("127.0.0.1", self.port, ACCOUNT.name);
         settings.identity_files = vec![IdentityFile {
             path: self.dir.path().join("id"),
@@ -154,7 +150,7 @@ impl Dropbear {
         settings
     }
 
-    pub(crate) fn user(&self) -> &'static str {
+    pub fn user(&self) -> &'static str {
         ACCOUNT.name
     }
 }

@@ -1,13 +1,17 @@
-#![cfg(test)]
 //! Mutates captured inputs and feeds them to a function that must neither panic nor hang.
 #![allow(
     clippy::disallowed_methods,
     reason = "how long an input takes is measured"
 )]
+#![allow(
+    unreachable_pub,
+    reason = "src/cache/journal/record.rs includes this file as a private module"
+)]
 
 use std::fs;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
@@ -61,9 +65,10 @@ impl Random {
 }
 
 fn corpus_dir(target: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("fuzz/corpus")
-        .join(target)
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut dirs = package.ancestors().map(|dir| dir.join("fuzz/corpus"));
+    let corpus = dirs.find(|dir| dir.exists()).unwrap();
+    corpus.join(target)
 }
 
 fn number_from(name: &str) -> Option<u64> {
@@ -71,7 +76,7 @@ fn number_from(name: &str) -> Option<u64> {
 }
 
 /// Tries the corpus of a target, then mutations of it.
-pub(crate) fn run(target: &str, body: fn(&[u8])) {
+pub fn run(target: &str, body: fn(&[u8])) {
     let mut files: Vec<PathBuf> = fs::read_dir(corpus_dir(target))
         .unwrap()
         .map(|item| item.unwrap().path())

@@ -1,10 +1,8 @@
-#![cfg(test)]
 //! A host that is a local process: the `Transport` trait over the pipes of a shell, with its
 //! round trips counted.
 //!
 //! Nothing here needs a network, a key or a kernel feature. A [`World`] is a directory to work in
 //! and the programs that its host has.
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
 #![allow(clippy::disallowed_methods, reason = "the host is a process here")]
 
 use std::fs;
@@ -48,47 +46,47 @@ use crate::capability::skip;
 
 /// Counts round trips: how often somebody who wrote then had to read.
 #[derive(Debug, Default)]
-pub(crate) struct Meter {
+pub struct Meter {
     trips: AtomicU64,
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
 }
 
 impl Meter {
-    pub(crate) fn trips(&self) -> u64 {
+    pub fn trips(&self) -> u64 {
         self.trips.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn bytes_read(&self) -> u64 {
+    pub fn bytes_read(&self) -> u64 {
         self.bytes_read.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn bytes_written(&self) -> u64 {
+    pub fn bytes_written(&self) -> u64 {
         self.bytes_written.load(Ordering::SeqCst)
     }
 }
 
 /// What is to go wrong on a connection.
 #[derive(Debug, Default)]
-pub(crate) struct Faults {
+pub struct Faults {
     /// The connection breaks when so many more bytes were read from it.
-    pub(crate) cut_after_read: Option<u64>,
+    pub cut_after_read: Option<u64>,
     /// New connections fail.
-    pub(crate) refuses: bool,
+    pub refuses: bool,
     /// Nothing goes over a connection that was made before, in either direction, as long as new
     /// ones fail.
-    pub(crate) is_cut: bool,
+    pub is_cut: bool,
     /// Nothing more is read from any connection once so many more bytes were, until this is
     /// `None` again.
-    pub(crate) stops_after_read: Option<u64>,
+    pub stops_after_read: Option<u64>,
     /// A connection that ends is the end of its shell's input, and the shell may see to that;
     /// else it is killed.
-    pub(crate) hangs_up_gently: bool,
+    pub hangs_up_gently: bool,
 }
 
 /// Which programs the host has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Userland {
+pub enum Userland {
     Gnu,
     /// GNU tools with bash as `sh`.
     Bash,
@@ -117,7 +115,7 @@ enum Allowed {
 
 impl Userland {
     /// Whether this machine has the programs of that host; says so, or fails, if not.
-    pub(crate) fn is_here(self) -> bool {
+    pub fn is_here(self) -> bool {
         let needed: &[_] = match self {
             Self::Toybox => &[
                 (Capability::Shells, "/usr/bin/toybox"),
@@ -139,7 +137,8 @@ impl Userland {
 /// OpenSSH's scp.
 const SCP: &str = "/usr/bin/scp";
 
-const DROPBEAR_SCP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/dropbear/scp");
+/// dropbear's scp, as built by `scripts/dropbear-scp`.
+pub const DROPBEAR_SCP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/dropbear/scp");
 
 /// What OpenWrt leaves out of BusyBox, and what else this machine has that it has not.
 const NOT_OPENWRT: &[&str] = &[
@@ -154,7 +153,7 @@ const BUSYBOX: &str = "/bin/busybox";
 
 /// Refuses a BusyBox whose shell finds its own applets before those of `PATH`: an imitated host
 /// would have every program that was taken away from it.
-pub(crate) fn check_busybox(busybox: &Path) -> Result<(), String> {
+pub fn check_busybox(busybox: &Path) -> Result<(), String> {
     let output = Command::new(busybox)
         .args(["sh", "-c", "stat -c %s /etc/passwd"])
         .env_clear()
@@ -194,17 +193,17 @@ exec /usr/bin/stat $follow -c "$f" "$@"
 )];
 
 #[derive(Debug)]
-pub(crate) struct World {
+pub struct World {
     dir: TempDir,
     allowed: Allowed,
     /// The identification string of the server.
     banner: &'static str,
-    pub(crate) meter: Arc<Meter>,
-    pub(crate) faults: Arc<Mutex<Faults>>,
+    pub meter: Arc<Meter>,
+    pub faults: Arc<Mutex<Faults>>,
 }
 
 impl World {
-    pub(crate) fn new(userland: Userland) -> Self {
+    pub fn new(userland: Userland) -> Self {
         // With the options of scp in it: a script among the host's programs that looks for one in
         // all its arguments is wrong always, and not only when the random part happens to have it.
         let dir = tempfile::Builder::new()
@@ -313,7 +312,7 @@ impl World {
     }
 
     /// What a login has as `PATH`.
-    pub(crate) fn path(&self) -> String {
+    pub fn path(&self) -> String {
         format!("{}:/usr/bin:/bin", self.bin().display())
     }
 
@@ -322,7 +321,7 @@ impl World {
     }
 
     /// Puts a script among the programs of the host.
-    pub(crate) fn put(&self, name: &str, script: &str) {
+    pub fn put(&self, name: &str, script: &str) {
         let path = self.bin().join(name);
         if path.symlink_metadata().is_ok() {
             fs::remove_file(&path).unwrap();
@@ -332,12 +331,12 @@ impl World {
     }
 
     /// Has each of these programs run a script first.
-    pub(crate) fn before(&self, programs: &[&str], script: &str) {
+    pub fn before(&self, programs: &[&str], script: &str) {
         self.around(programs, script, "");
     }
 
     /// Has each of these programs run a script before and another after it; `$program` is its name.
-    pub(crate) fn around(&self, programs: &[&str], before: &str, after: &str) {
+    pub fn around(&self, programs: &[&str], before: &str, after: &str) {
         // What has many names goes by the last part of its path.
         let real = self.dir.path().join("real");
         fs::create_dir(&real).unwrap();
@@ -365,7 +364,7 @@ impl World {
     }
 
     /// A host that runs nothing but scp, behind a server with this name.
-    pub(crate) fn scp_only(banner: &'static str) -> Self {
+    pub fn scp_only(banner: &'static str) -> Self {
         Self {
             allowed: Allowed::Scp,
             banner,
@@ -374,28 +373,28 @@ impl World {
     }
 
     /// The same with the scp of dropbear behind a server of that name; see [`Userland::is_here`].
-    pub(crate) fn dropbear_only() -> Self {
+    pub fn dropbear_only() -> Self {
         let world = Self::scp_only("SSH-2.0-dropbear");
         world.has_dropbears_scp();
         world
     }
 
-    pub(crate) fn banner(&self) -> &'static str {
+    pub fn banner(&self) -> &'static str {
         self.banner
     }
 
-    pub(crate) fn is_scp_only(&self) -> bool {
+    pub fn is_scp_only(&self) -> bool {
         self.allowed == Allowed::Scp
     }
 
     /// The directory that is the remote root, as the host sees it.
-    pub(crate) fn root(&self) -> PathBuf {
+    pub fn root(&self) -> PathBuf {
         self.dir.path().join("root")
     }
 
     /// From now on, what logs in counts the programs that it runs, and dies instead of running one
     /// when there are none left, see [`Self::leave_programs`].
-    pub(crate) fn count_programs(&self) {
+    pub fn count_programs(&self) {
         let left = self.dir.path().join("programs left");
         self.put("sh", "#!/bin/dash\nexport LANE=$$; exec /bin/dash \"$@\"\n");
         for name in [
@@ -412,25 +411,25 @@ impl World {
         self.leave_programs(1_000_000);
     }
 
-    pub(crate) fn leave_programs(&self, n: usize) {
+    pub fn leave_programs(&self, n: usize) {
         let left = self.dir.path().join("programs left");
         fs::write(left, format!("{n}\n")).unwrap();
     }
 
     /// Breaks what is connected, and refuses whoever comes.
-    pub(crate) fn cut_off(&self) {
+    pub fn cut_off(&self) {
         let mut faults = self.faults.lock();
         (faults.is_cut, faults.refuses) = (true, true);
     }
 
     /// From now on, what logs in cannot make a file larger than this.
-    pub(crate) fn limit_file_size(&self, n_bytes: u64) {
+    pub fn limit_file_size(&self, n_bytes: u64) {
         // POSIX: `ulimit -f` counts blocks of 512 bytes.
         self.at_login(&format!("trap '' XFSZ\nulimit -f {}", n_bytes / 512));
     }
 
     /// From now on, whoever logs in runs this script first, as a shell would its start-up files.
-    pub(crate) fn at_login(&self, script: &str) {
+    pub fn at_login(&self, script: &str) {
         let sh = self.bin().join("sh");
         let real = self.dir.path().join("sh");
         if !real.exists() {
@@ -446,7 +445,7 @@ impl World {
     }
 
     /// From now on, whoever logs in is this user, to whom the root belongs. Needs root.
-    pub(crate) fn log_in_as(&self, uid: u32) {
+    pub fn log_in_as(&self, uid: u32) {
         let shell = self.dir.path().join("sh");
         self.at_login(&format!(
             "exec /usr/bin/setpriv --reuid {uid} --regid {uid} --clear-groups '{}' \"$@\"",
@@ -458,11 +457,11 @@ impl World {
     }
 
     /// A directory for a cache.
-    pub(crate) fn cache_base(&self) -> PathBuf {
+    pub fn cache_base(&self) -> PathBuf {
         self.dir.path().join("cache")
     }
 
-    pub(crate) fn transport(&self) -> Arc<dyn Transport> {
+    pub fn transport(&self) -> Arc<dyn Transport> {
         Arc::new(Local {
             bin: self.dir.path().join("bin"),
             home: self.root(),
@@ -473,7 +472,7 @@ impl World {
         })
     }
 
-    pub(crate) fn settings(&self) -> scpfs::remote::Settings {
+    pub fn settings(&self) -> scpfs::remote::Settings {
         scpfs::remote::Settings {
             directory: self.root().into_os_string().into_encoded_bytes(),
             max_connections: 3,
@@ -485,12 +484,12 @@ impl World {
     }
 
     /// Connects and finds out about the host.
-    pub(crate) fn shell(&self, clock: Arc<dyn Clock>) -> Shell {
+    pub fn shell(&self, clock: Arc<dyn Clock>) -> Shell {
         probe::probe(self.transport(), &self.settings(), clock).unwrap()
     }
 
     /// The same by scp alone.
-    pub(crate) fn scp(&self, clock: Arc<dyn Clock>) -> ScpOnly {
+    pub fn scp(&self, clock: Arc<dyn Clock>) -> ScpOnly {
         scp_only::probe::probe(self.transport(), &self.settings(), clock).unwrap()
     }
 }

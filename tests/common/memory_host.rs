@@ -1,15 +1,11 @@
-#![allow(dead_code, reason = "each test binary uses a part of it")]
 //! A host in memory, with a log of what it was asked and failures on demand; for tests of the
 //! layers above.
 //!
 //! Everything is permitted to everybody, and nothing takes any time. Each change gets a time stamp
 //! of its own, also where the clock stands still.
 
-#[path = "memory_host/others.rs"]
 mod others;
-#[path = "memory_host/store.rs"]
 mod store;
-#[path = "memory_host/tree.rs"]
 mod tree;
 
 use std::collections::BTreeMap;
@@ -67,7 +63,7 @@ const LOGIN: Owner = Owner {
 
 /// How a call is to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Failure {
+pub enum Failure {
     /// The connection is gone before the request: nothing happens.
     Disconnected,
     /// The connection is gone after the request: it is carried out, and nobody hears of it.
@@ -78,7 +74,7 @@ pub(crate) enum Failure {
 
 /// A host in memory.
 #[derive(Debug)]
-pub(crate) struct Memory {
+pub struct Memory {
     facts: Facts,
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
@@ -113,7 +109,7 @@ impl State {
 }
 
 impl Memory {
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
         let root = b"/memory".to_vec();
         let tree = Tree::new(&root, LOGIN, clock.wall());
         Self {
@@ -142,17 +138,17 @@ impl Memory {
     }
 
     /// Returns how often the host was asked for anything.
-    pub(crate) fn n_calls(&self) -> usize {
+    pub fn n_calls(&self) -> usize {
         self.state.lock().calls.len()
     }
 
     /// Returns what the host was asked for, in order, and forgets it.
-    pub(crate) fn take_calls(&self) -> Vec<(&'static str, RemotePath)> {
+    pub fn take_calls(&self) -> Vec<(&'static str, RemotePath)> {
         std::mem::take(&mut self.state.lock().calls)
     }
 
     /// Lets the `n`-th call from now on fail; 1 is the next.
-    pub(crate) fn fail(&self, n: usize, failure: Failure) {
+    pub fn fail(&self, n: usize, failure: Failure) {
         let failures = &mut self.state.lock().failures;
         let at = n.saturating_sub(1);
         if failures.len() <= at {

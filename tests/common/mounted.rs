@@ -1,12 +1,13 @@
-#![cfg(test)]
 //! A real mount of a real sshd.
 //!
 //! The daemon is a child process, and a watchdog kills it when a test takes too long: a process
 //! that is stuck in a FUSE request cannot be killed itself, but is set free when its daemon ends.
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+#![allow(clippy::disallowed_methods, reason = "tests run programs")]
 
 use std::fs;
 use std::fs::File;
+use std::marker::PhantomData;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
@@ -36,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const WATCHDOG: Duration = Duration::from_secs(1200);
 
 /// Whether this machine can mount; says so, or fails, if not.
-pub(crate) fn can_mount() -> bool {
+pub fn can_mount() -> bool {
     let can = Path::new("/dev/fuse").exists();
     if !can {
         skip(Capability::Fuse, "/dev/fuse");
@@ -44,24 +45,31 @@ pub(crate) fn can_mount() -> bool {
     can
 }
 
+/// The program under test. Cargo tells its path (`CARGO_BIN_EXE_scpfs`) to the integration tests of
+/// its package alone, so that each of them implements this.
+pub trait Program {
+    const PATH: &'static str;
+}
+
 /// A mounted directory of a throwaway server.
 #[derive(Debug)]
-pub(crate) struct Mounted {
-    pub(crate) sshd: Sshd,
+pub struct Mounted<P: Program> {
+    pub sshd: Sshd,
     daemon: Option<Child>,
     /// Holds the directory on the host, the mountpoint, the cache and the log.
     dir: TempDir,
     /// Ends the watchdog of the daemon when it is dropped.
     watched: Option<mpsc::Sender<()>>,
+    program: PhantomData<P>,
 }
 
-impl Mounted {
+impl<P: Program> Mounted<P> {
     /// Mounts with further arguments; `None`, loudly, where the machine lacks something.
-    pub(crate) fn new(args: &[&str]) -> Option<Self> {
+    pub fn new(args: &[&str]) -> Option<Self> {
         Self::on(Sshd::start(sshd::Options::default())?, args)
     }
 
-    pub(crate) fn on(sshd: Sshd, args: &[&str]) -> Option<Self> {
+    pub fn on(sshd: Sshd, args: &[&str]) -> Option<Self> {
         if !can_mount() {
             return None;
         }
@@ -89,6 +97,7 @@ impl Mounted {
             daemon: None,
             dir,
             watched: None,
+            program: PhantomData,
         };
         mounted.start(args);
         Some(mounted)
@@ -107,7 +116,7 @@ impl Mounted {
     }
 
     /// Mounts another directory of the host, in the background.
-    pub(crate) fn also(&self, directory: &Path, options: &[&str]) -> Also {
+    pub fn also(&self, directory: &Path, options: &[&str]) -> Also {
         let point = self.aside("point");
         fs::create_dir(&point).unwrap();
         let mut command = self.command();
@@ -120,8 +129,8 @@ impl Mounted {
     }
 
     /// A command for the program, with its home and cache in the directory of this mount.
-    pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_scpfs"));
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(P::PATH);
         command
             .env("HOME", self.dir.path().join("home"))
             .env_remove("XDG_CACHE_HOME");
@@ -129,7 +138,7 @@ impl Mounted {
         command
     }
 
-    pub(crate) fn start(&mut self, args: &[&str]) {
+    pub fn start(&mut self, args: &[&str]) {
         let n_before = self.log().matches("mounted on").count();
         let log = File::options()
             .create(true)
@@ -162,7 +171,7 @@ impl Mounted {
     }
 
     /// Waits for a condition; prints the daemon's log if it does not come.
-    pub(crate) fn wait_until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
+    pub fn wait_until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
         let mut left = PATIENCE;
         let step = Duration::from_millis(20);
         while !is_so(self) {
@@ -181,22 +190,22 @@ impl Mounted {
     }
 
     /// What the daemon has logged so far.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.log_file()).unwrap_or_default()).into_owned()
     }
 
     /// A file as programs see it.
-    pub(crate) fn here(&self, name: &str) -> PathBuf {
+    pub fn here(&self, name: &str) -> PathBuf {
         self.dir.path().join("mnt").join(name)
     }
 
     /// The same file as the host sees it.
-    pub(crate) fn there(&self, name: &str) -> PathBuf {
+    pub fn there(&self, name: &str) -> PathBuf {
         self.dir.path().join("host").join(name)
     }
 
     /// Writes a file on the host that belongs to the login user.
-    pub(crate) fn put(&self, name: &str, data: impl AsRef<[u8]>) {
+    pub fn put(&self, name: &str, data: impl AsRef<[u8]>) {
         let path = self.there(name);
         fs::write(&path, data).unwrap();
         let home = fs::metadata(self.sshd.home()).unwrap();
@@ -204,13 +213,13 @@ impl Mounted {
     }
 
     /// A directory that is neither.
-    pub(crate) fn aside(&self, name: &str) -> PathBuf {
+    pub fn aside(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// A command that looks at mounts or ends them, as whoever mounted runs it.
-    pub(crate) fn control(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_scpfs"));
+    pub fn control(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(P::PATH);
         command
             .env("HOME", self.dir.path().join("home"))
             .env_remove("XDG_CACHE_HOME")
@@ -220,17 +229,17 @@ impl Mounted {
     }
 
     /// Kills the daemon, as the kernel does when memory is short.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.signal(Signal::KILL);
         self.wait();
     }
 
-    pub(crate) fn pid(&self) -> i32 {
+    pub fn pid(&self) -> i32 {
         i32::try_from(self.daemon.as_ref().unwrap().id()).unwrap()
     }
 
     /// Runs a script in the mounted directory with `$THERE` and `$ASIDE`; panics if it fails.
-    pub(crate) fn sh(&self, script: &str) -> String {
+    pub fn sh(&self, script: &str) -> String {
         let output = Command::new("sh")
             .args(["-euc", script])
             .current_dir(self.dir.path().join("mnt"))
@@ -253,7 +262,7 @@ impl Mounted {
     }
 
     /// The most memory that the daemon has used so far, in bytes.
-    pub(crate) fn peak_memory(&self) -> u64 {
+    pub fn peak_memory(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status
             .lines()
@@ -268,18 +277,18 @@ impl Mounted {
     }
 
     /// How many descriptors the daemon has open.
-    pub(crate) fn n_descriptors(&self) -> usize {
+    pub fn n_descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid()))
             .unwrap()
             .count()
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_raw(self.pid()).unwrap(), signal).unwrap();
     }
 
     /// Waits until the daemon has ended.
-    pub(crate) fn wait(&mut self) -> ExitStatus {
+    pub fn wait(&mut self) -> ExitStatus {
         let mut status = None;
         self.wait_until("the daemon has ended", |mounted| {
             status = mounted.daemon.as_mut().unwrap().try_wait().unwrap();
@@ -291,34 +300,34 @@ impl Mounted {
     }
 
     /// Ends the daemon as a crash would, and takes off what is left of its mount.
-    pub(crate) fn crash(&mut self) {
+    pub fn crash(&mut self) {
         self.signal(Signal::KILL);
         self.wait();
         self.clear_away();
     }
 
     /// Waits until the guard of a daemon that was killed has taken off its mount.
-    pub(crate) fn clear_away(&mut self) {
+    pub fn clear_away(&mut self) {
         self.wait_until("nothing is mounted", |mounted| !mounted.is_mounted());
     }
 
     /// Starts the log anew; no daemon must be running.
-    pub(crate) fn forget_log(&self) {
+    pub fn forget_log(&self) {
         fs::write(self.log_file(), "").unwrap();
     }
 
     /// Unmounts in order; returns the daemon's exit status.
-    pub(crate) fn unmount(&mut self) -> ExitStatus {
+    pub fn unmount(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.wait()
     }
 
-    pub(crate) fn is_mounted(&self) -> bool {
+    pub fn is_mounted(&self) -> bool {
         is_mounted(&self.dir.path().join("mnt"))
     }
 }
 
-impl Drop for Mounted {
+impl<P: Program> Drop for Mounted<P> {
     fn drop(&mut self) {
         let Some(mut daemon) = self.daemon.take() else {
             return;
@@ -361,7 +370,7 @@ fn tail(log: &str) -> String {
     lines[lines.len().saturating_sub(40)..].join("\n")
 }
 
-pub(crate) fn is_mounted(mountpoint: &Path) -> bool {
+pub fn is_mounted(mountpoint: &Path) -> bool {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let wanted = mountpoint.to_str().unwrap();
     mounts
@@ -371,14 +380,14 @@ pub(crate) fn is_mounted(mountpoint: &Path) -> bool {
 
 /// A second mount, at its mountpoint; taken off when dropped.
 #[derive(Debug)]
-pub(crate) struct Also(PathBuf);
+pub struct Also(PathBuf);
 
 impl Also {
-    pub(crate) fn join(&self, name: &str) -> PathBuf {
+    pub fn join(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    pub(crate) fn unmount(self) {
+    pub fn unmount(self) {
         let status = Command::new("umount").arg(&self.0).status().unwrap();
         assert!(status.success(), "{status}");
     }

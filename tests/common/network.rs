@@ -1,4 +1,3 @@
-#![cfg(test)]
 //! Two network namespaces with one wire between them, which breaks as wires and firewalls do.
 //!
 //! The host stands on the far side, its clients on the near one, and both have a real TCP: what is
@@ -7,7 +6,6 @@
 //! a process that is started closes its copies of files that are open, which on a mount is a close,
 //! and waits for the host. Needs root, `ip` and `nft`; without them tests are
 //! skipped, or fail where `SCPFS_REQUIRE` names `network`.
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 use std::fs;
 use std::fs::File;
@@ -34,10 +32,10 @@ use crate::capability::skip;
 use crate::sshd::command;
 
 /// The host as its clients know it.
-pub(crate) const HOST: &str = "10.80.0.2";
+pub const HOST: &str = "10.80.0.2";
 
 /// The host as whoever stands in its place finds it.
-pub(crate) const HOST_BEHIND: &str = "10.80.0.3";
+pub const HOST_BEHIND: &str = "10.80.0.3";
 
 /// Resets pass, or who is rejected would not hear of it where both sides reject.
 const REJECT_BUT_RESETS: &str = "tcp flags & rst == 0 reject with tcp reset";
@@ -52,14 +50,14 @@ const FAR_SETTINGS: &[(&str, &str)] = &[
 
 /// An end of the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
+pub enum Side {
     Near,
     Far,
 }
 
 /// Both sides; all that is broken is mended when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Network {
+pub struct Network {
     near: End,
     far: End,
     is_broken: Mutex<bool>,
@@ -81,7 +79,7 @@ struct Shell {
 
 impl Network {
     /// Returns `None`, loudly, where the machine lacks something.
-    pub(crate) fn new() -> Option<Self> {
+    pub fn new() -> Option<Self> {
         // Namespaces belong to threads.
         let network = thread::spawn(Self::lay).join();
         let network = network.unwrap_or_else(|panic| resume_unwind(panic));
@@ -133,12 +131,12 @@ impl Network {
     }
 
     /// Moves this thread, and what it starts from now on, to the near side.
-    pub(crate) fn enter(&self) {
+    pub fn enter(&self) {
         move_to(&self.near.namespace);
     }
 
     /// Does something at a side, on a thread of its own; what it starts stays there.
-    pub(crate) fn at<T: Send>(&self, side: Side, op: impl FnOnce() -> T + Send) -> T {
+    pub fn at<T: Send>(&self, side: Side, op: impl FnOnce() -> T + Send) -> T {
         let namespace = &self.end(side).namespace;
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
@@ -152,24 +150,24 @@ impl Network {
 
     /// From now on new connections to the host stay on the near side, where somebody listens in
     /// its place.
-    pub(crate) fn stand_in(&self, is_there: bool) {
+    pub fn stand_in(&self, is_there: bool) {
         let act = if is_there { "add" } else { "del" };
         self.near.sh(&format!("ip addr {act} {HOST}/32 dev lo"));
     }
 
     /// Takes an interface down: the one side has no network then, the other no carrier.
-    pub(crate) fn take_down(&self, side: Side) {
+    pub fn take_down(&self, side: Side) {
         *self.is_broken.lock() = true;
         self.end(side).sh("ip link set wire down");
     }
 
     /// Loses all that would arrive at a side.
-    pub(crate) fn lose(&self, side: Side) {
+    pub fn lose(&self, side: Side) {
         self.rule(side, "drop");
     }
 
     /// Loses all packets of the connections that there are; new ones work.
-    pub(crate) fn lose_present(&self) {
+    pub fn lose_present(&self) {
         let ports = self.at(Side::Near, ports_of_connections);
         if ports.is_empty() {
             return;
@@ -180,12 +178,12 @@ impl Network {
     }
 
     /// Answers all that would arrive at a side with resets; that side is not told.
-    pub(crate) fn reject(&self, side: Side) {
+    pub fn reject(&self, side: Side) {
         self.rule(side, "meta l4proto tcp reject with tcp reset");
     }
 
     /// Resets both ends of each connection on which something is sent, and refuses new ones.
-    pub(crate) fn refuse(&self) {
+    pub fn refuse(&self) {
         for side in [Side::Near, Side::Far] {
             self.rule(side, REJECT_BUT_RESETS);
         }
@@ -198,7 +196,7 @@ impl Network {
     }
 
     /// All is well again.
-    pub(crate) fn heal(&self) {
+    pub fn heal(&self) {
         let mut is_broken = self.is_broken.lock();
         if !*is_broken {
             return;

@@ -1,9 +1,7 @@
-#![cfg(test)]
 //! A TCP proxy in front of a server, which fails as networks do.
 //!
 //! What it was given before a stall it delivers after it, however long that took and whether or not
 //! the other end has given up meanwhile: that is what TCP does when a network heals.
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 use std::fs;
 use std::io;
@@ -30,7 +28,7 @@ const END: Duration = Duration::from_millis(200);
 
 /// A proxy; it and its connections end when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Proxy {
+pub struct Proxy {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
 }
@@ -51,7 +49,7 @@ struct State {
 
 impl Proxy {
     /// Puts a proxy in front of a server: its files for clients lead here from now on.
-    pub(crate) fn before(sshd: &Sshd) -> Self {
+    pub fn before(sshd: &Sshd) -> Self {
         let proxy = Self::between(("127.0.0.1", 0), ("127.0.0.1", sshd.port()));
         let port = proxy.address.port();
         let (old, new) = (sshd.port().to_string(), port.to_string());
@@ -67,7 +65,7 @@ impl Proxy {
     }
 
     /// Leads connections from one address to another, both in the network of this thread.
-    pub(crate) fn between(from: (&str, u16), to: (&'static str, u16)) -> Self {
+    pub fn between(from: (&str, u16), to: (&'static str, u16)) -> Self {
         let listener = TcpListener::bind(from).unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State::default()));
@@ -88,38 +86,38 @@ impl Proxy {
     }
 
     /// Stops everything, new connections included.
-    pub(crate) fn stall(&self) {
+    pub fn stall(&self) {
         self.state.lock().stalled = u64::MAX;
     }
 
     /// Stops the connections that there are; new ones work.
-    pub(crate) fn stall_present(&self) {
+    pub fn stall_present(&self) {
         let mut state = self.state.lock();
         state.stalled = state.n_connections;
     }
 
     /// Resets the connections that there are.
-    pub(crate) fn drop_present(&self) {
+    pub fn drop_present(&self) {
         let mut state = self.state.lock();
         state.dropped = state.n_connections;
     }
 
     /// Resets the connections that there are for the client; the server hears of it in
     /// [`Proxy::heal`].
-    pub(crate) fn part_present(&self) {
+    pub fn part_present(&self) {
         let mut state = self.state.lock();
         state.parted = state.n_connections;
     }
 
     /// Resets everything, new connections included.
-    pub(crate) fn refuse(&self) {
+    pub fn refuse(&self) {
         let mut state = self.state.lock();
         state.dropped = state.n_connections;
         state.refuses = true;
     }
 
     /// All is well again.
-    pub(crate) fn heal(&self) {
+    pub fn heal(&self) {
         let mut state = self.state.lock();
         state.dropped = state.dropped.max(state.parted);
         state.parted = 0;

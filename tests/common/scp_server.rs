@@ -1,8 +1,6 @@
-#![cfg(test)]
 //! An SCP server without a shell, in the kinds that exist: each command is a thread here.
 //!
 //! It takes paths as they stand in the command, as appliances do, and acts on a real directory.
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 use std::fs;
 use std::fs::File;
@@ -31,7 +29,7 @@ use scpfs::sync::Mutex;
 
 /// What a server does that others do not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// Leaves out what is refused and goes on, as a descendant of rcp does.
     Skipping,
     /// The same, but a blank ends a path.
@@ -54,16 +52,16 @@ pub(crate) enum Kind {
 }
 
 #[derive(Debug)]
-pub(crate) struct ScpServer {
+pub struct ScpServer {
     kind: Kind,
     /// How many bytes of content were sent.
-    pub(crate) n_content: Arc<AtomicU64>,
+    pub n_content: Arc<AtomicU64>,
     /// The commands that were run.
-    pub(crate) commands: Arc<Mutex<Vec<String>>>,
+    pub commands: Arc<Mutex<Vec<String>>>,
 }
 
 impl ScpServer {
-    pub(crate) fn new(kind: Kind) -> Self {
+    pub fn new(kind: Kind) -> Self {
         Self {
             kind,
             n_content: Arc::default(),

@@ -1,8 +1,6 @@
-#![cfg(test)]
 //! A host that says what a test wants it to say: no process, no thread, no sleep.
 //!
 //! Where it has nothing to say and the client waits, the deadline is over at once.
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +16,7 @@ use scpfs::ssh::Transport;
 use scpfs::sync::Mutex;
 
 /// What a peer does when the client waits for it.
-pub(crate) enum Said {
+pub enum Said {
     Bytes(Vec<u8>),
     /// It waits as well.
     Silence,
@@ -26,14 +24,14 @@ pub(crate) enum Said {
 }
 
 /// The other side of one command.
-pub(crate) trait Peer: Send {
+pub trait Peer: Send {
     /// Says something; takes what it has heard out of `heard`.
     fn say(&mut self, heard: &mut Vec<u8>) -> Said;
 }
 
 /// What a peer does when its words are said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Then {
+pub enum Then {
     Close,
     Silence,
     /// Says this again and again.
@@ -42,13 +40,13 @@ pub(crate) enum Then {
 
 /// Words that do not depend on what is heard, and what comes after them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Talk {
-    pub(crate) words: Vec<u8>,
-    pub(crate) then: Then,
+pub struct Talk {
+    pub words: Vec<u8>,
+    pub then: Then,
 }
 
 impl Talk {
-    pub(crate) fn new(words: &[u8], then: Then) -> Self {
+    pub fn new(words: &[u8], then: Then) -> Self {
         Self {
             words: words.to_vec(),
             then,
@@ -71,9 +69,9 @@ impl Peer for Talk {
 
 /// A sink that answers each step when it is its turn: so many bytes are heard, then this is said.
 #[derive(Debug, Clone)]
-pub(crate) struct Turns {
-    pub(crate) turns: Vec<(usize, Vec<u8>)>,
-    pub(crate) then: Then,
+pub struct Turns {
+    pub turns: Vec<(usize, Vec<u8>)>,
+    pub then: Then,
 }
 
 impl Peer for Turns {
@@ -113,20 +111,20 @@ impl Peer for EmptyDirectory {
 
 /// What went over all connections.
 #[derive(Debug, Default)]
-pub(crate) struct Traffic {
+pub struct Traffic {
     /// What the client sent since this was last cleared.
-    pub(crate) sent: Mutex<Vec<u8>>,
-    pub(crate) n_read: AtomicU64,
-    pub(crate) commands: Mutex<Vec<String>>,
+    pub sent: Mutex<Vec<u8>>,
+    pub n_read: AtomicU64,
+    pub commands: Mutex<Vec<String>>,
 }
 
 type MakePeer = dyn Fn(&str) -> Box<dyn Peer> + Send + Sync;
 
 /// A host; each command gets a peer.
-pub(crate) struct Scripted {
+pub struct Scripted {
     banner: &'static str,
     make: Arc<MakePeer>,
-    pub(crate) traffic: Arc<Traffic>,
+    pub traffic: Arc<Traffic>,
 }
 
 impl fmt::Debug for Scripted {
@@ -136,7 +134,7 @@ impl fmt::Debug for Scripted {
 }
 
 impl Scripted {
-    pub(crate) fn new(
+    pub fn new(
         banner: &'static str,
         make: impl Fn(&str) -> Box<dyn Peer> + Send + Sync + 'static,
     ) -> Self {
@@ -148,7 +146,7 @@ impl Scripted {
     }
 
     /// A host with nothing but scp, which is an empty directory until `act` says otherwise.
-    pub(crate) fn scp(banner: &'static str, act: Act) -> Self {
+    pub fn scp(banner: &'static str, act: Act) -> Self {
         Self::new(banner, move |_| match act.lock().next() {
             Some(peer) => peer,
             None => Box::<EmptyDirectory>::default(),
@@ -156,7 +154,7 @@ impl Scripted {
     }
 
     /// A host with a shell, which is an honest one until `act` says otherwise.
-    pub(crate) fn lane(flavour: &'static str, act: Act) -> Self {
+    pub fn lane(flavour: &'static str, act: Act) -> Self {
         Self::new("SSH-2.0-OpenSSH_9.2", move |command| {
             let greeting = command.split("\\036").nth(1).unwrap_or_default();
             Box::new(LaneHost {
@@ -172,12 +170,12 @@ impl Scripted {
 
 /// What a host does from now on, one for each command, the last for all that follow.
 #[derive(Debug, Default)]
-pub(crate) struct Acts(Vec<Turns>);
+pub struct Acts(Vec<Turns>);
 
-pub(crate) type Act = Arc<Mutex<Acts>>;
+pub type Act = Arc<Mutex<Acts>>;
 
 impl Acts {
-    pub(crate) fn set(&mut self, acts: Vec<Turns>) {
+    pub fn set(&mut self, acts: Vec<Turns>) {
         self.0 = acts;
     }
 

@@ -1,4 +1,3 @@
-#![cfg(test)]
 //! A throwaway OpenSSH server, on the loopback unless told otherwise, for tests.
 //!
 //! It has its own port, keys, configuration and account, no SFTP subsystem, and runs in its own
@@ -6,11 +5,6 @@
 //! that mount, and when the server is killed everything that its sessions started dies with it.
 //! Needs root, `sshd`, `ssh-keygen` and `unshare`; without them tests are skipped, or fail where
 //! `SCPFS_REQUIRE` names `sshd`.
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "each test binary uses its own part of this"
-)]
 
 mod account;
 mod standby;
@@ -37,12 +31,12 @@ use scpfs::ssh::settings::StrictHostKeyChecking;
 use scpfs::sync::Mutex;
 use tempfile::TempDir;
 
-pub(crate) use self::account::Account;
-pub(crate) use self::account::NOISY;
+pub use self::account::Account;
+pub use self::account::NOISY;
 use self::account::PASSWORD_FILE;
-pub(crate) use self::account::PLAIN;
-pub(crate) use self::account::ensure_account;
-pub(crate) use self::account::home;
+pub use self::account::PLAIN;
+pub use self::account::ensure_account;
+pub use self::account::home;
 use self::standby::Standby;
 use crate::capability::Capability;
 use crate::capability::skip;
@@ -54,14 +48,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is special about a server.
 #[derive(Clone, Debug)]
-pub(crate) struct Options {
-    pub(crate) account: Account,
+pub struct Options {
+    pub account: Account,
     /// Where it listens and is found.
-    pub(crate) address: &'static str,
+    pub address: &'static str,
     /// Further lines for `sshd_config`. They come first, and the first value counts there.
-    pub(crate) lines: Vec<String>,
+    pub lines: Vec<String>,
     /// The content of `/etc/pam.d/sshd` as this server sees it; with it goes `UsePAM yes`.
-    pub(crate) pam: Option<&'static str>,
+    pub pam: Option<&'static str>,
 }
 
 impl Default for Options {
@@ -77,17 +71,17 @@ impl Default for Options {
 
 impl Options {
     /// Adds a line to `sshd_config`, for example `MaxSessions 1` or `ForceCommand scp -f x`.
-    pub(crate) fn line(mut self, line: &str) -> Self {
+    pub fn line(mut self, line: &str) -> Self {
         self.lines.push(line.to_owned());
         self
     }
 
-    pub(crate) fn account(mut self, account: Account) -> Self {
+    pub fn account(mut self, account: Account) -> Self {
         self.account = account;
         self
     }
 
-    pub(crate) fn pam(mut self, config: &'static str) -> Self {
+    pub fn pam(mut self, config: &'static str) -> Self {
         self.pam = Some(config);
         self
     }
@@ -95,7 +89,7 @@ impl Options {
 
 /// A running server; it ends, with all its sessions, when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Sshd {
+pub struct Sshd {
     dir: TempDir,
     account: Account,
     address: &'static str,
@@ -110,7 +104,7 @@ impl Sshd {
     /// Starts a server and waits until it listens.
     ///
     /// Returns `None`, loudly, where the machine lacks something.
-    pub(crate) fn start(options: Options) -> Option<Self> {
+    pub fn start(options: Options) -> Option<Self> {
         if let Some(missing) = missing() {
             skip(Capability::Sshd, missing);
             return None;
@@ -157,50 +151,50 @@ impl Sshd {
         panic!("sshd found no port to listen on");
     }
 
-    pub(crate) fn address(&self) -> &'static str {
+    pub fn address(&self) -> &'static str {
         self.address
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         self.port
     }
 
     /// The server's own directory: configuration, keys, `authorized_keys`. Everybody can read it.
-    pub(crate) fn dir(&self) -> &Path {
+    pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    pub(crate) fn user(&self) -> &'static str {
+    pub fn user(&self) -> &'static str {
         self.account.name
     }
 
     /// The home directory of the account.
-    pub(crate) fn home(&self) -> PathBuf {
+    pub fn home(&self) -> PathBuf {
         home(self.account)
     }
 
     /// The password of the account, where the server accepts passwords.
-    pub(crate) fn password(&self) -> String {
+    pub fn password(&self) -> String {
         fs::read_to_string(PASSWORD_FILE).unwrap()
     }
 
     /// The private key that the server accepts; Ed25519 without a passphrase.
-    pub(crate) fn client_key(&self) -> PathBuf {
+    pub fn client_key(&self) -> PathBuf {
         self.dir.path().join("id")
     }
 
     /// A file that knows the server's keys.
-    pub(crate) fn known_hosts(&self) -> PathBuf {
+    pub fn known_hosts(&self) -> PathBuf {
         self.dir.path().join("known_hosts")
     }
 
     /// A file for `ssh -F` and `scpfs -F` with which any host name leads to this server.
-    pub(crate) fn ssh_config(&self) -> PathBuf {
+    pub fn ssh_config(&self) -> PathBuf {
         self.dir.path().join("ssh_config")
     }
 
     /// Settings that lead to this server with its client key, asking nobody.
-    pub(crate) fn settings(&self) -> Settings {
+    pub fn settings(&self) -> Settings {
         let mut settings = Settings::new(self.address, self.port, self.account.name);
         settings.identity_files = vec![IdentityFile {
             path: self.client_key(),
@@ -212,20 +206,20 @@ impl Sshd {
     }
 
     /// Lets the server accept a further public key.
-    pub(crate) fn authorize(&self, public_key_line: &str) {
+    pub fn authorize(&self, public_key_line: &str) {
         let path = self.dir.path().join("authorized_keys");
         let mut file = fs::OpenOptions::new().append(true).open(path).unwrap();
         writeln!(file, "{}", public_key_line.trim_end()).unwrap();
     }
 
     /// What the server has logged so far; what it did last may be missing, see [`Self::log_with`].
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         self.log.lock().clone()
     }
 
     /// Waits until the log has a text so many times, and returns it: it comes through a pipe, and
     /// may be later than what a client sees.
-    pub(crate) fn log_with(&self, text: &str, n_times: usize) -> String {
+    pub fn log_with(&self, text: &str, n_times: usize) -> String {
         let mut left = PATIENCE;
         let step = Duration::from_millis(10);
         loop {
@@ -240,17 +234,17 @@ impl Sshd {
     }
 
     /// Kills the server and all its sessions at once, as a crash of the host would.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         kill(&mut self.unshare);
     }
 
     /// Has a second server stand by, in the network of this thread.
-    pub(crate) fn stand_by(&mut self) {
+    pub fn stand_by(&mut self) {
         self.standby = Some(Standby::new(self.dir.path(), &self.log));
     }
 
     /// Starts the server that stands by in the place of one that was killed.
-    pub(crate) fn start_again(&mut self) {
+    pub fn start_again(&mut self) {
         let standby = self.standby.take().unwrap();
         self.unshare = standby.start(&self.log).unwrap();
     }
@@ -258,7 +252,7 @@ impl Sshd {
     /// Puts a server with other host keys into the place of this one, at the same port.
     ///
     /// Returns what brings the first back.
-    pub(crate) fn become_another_host(&mut self) -> Vec<(PathBuf, Vec<u8>)> {
+    pub fn become_another_host(&mut self) -> Vec<(PathBuf, Vec<u8>)> {
         let mut keys = Vec::new();
         for kind in ["ed25519", "ecdsa"] {
             let path = self.dir.path().join(format!("host_{kind}"));
@@ -273,7 +267,7 @@ impl Sshd {
     }
 
     /// Gives the server the host keys that it had before.
-    pub(crate) fn become_the_first_host(&mut self, keys: Vec<(PathBuf, Vec<u8>)>) {
+    pub fn become_the_first_host(&mut self, keys: Vec<(PathBuf, Vec<u8>)>) {
         for (path, content) in keys {
             fs::write(path, content).unwrap();
         }
@@ -281,7 +275,7 @@ impl Sshd {
     }
 
     /// Kills the server with all its sessions, and starts it with an empty log.
-    pub(crate) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.stand_by();
         self.kill();
         self.log.lock().clear();
@@ -289,7 +283,7 @@ impl Sshd {
     }
 
     /// The fingerprint of a host key of this server.
-    pub(crate) fn fingerprint(&self, kind: &str) -> String {
+    pub fn fingerprint(&self, kind: &str) -> String {
         let path = self.dir.path().join(format!("host_{kind}.pub"));
         let output = command("ssh-keygen").arg("-lf").arg(path).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
@@ -297,22 +291,22 @@ impl Sshd {
     }
 
     /// Kills all sessions; the server goes on.
-    pub(crate) fn kill_sessions(&self) {
+    pub fn kill_sessions(&self) {
         self.signal_sessions(Signal::KILL);
     }
 
     /// Stops all sessions without closing their connections, as a broken network would.
-    pub(crate) fn freeze_sessions(&self) {
+    pub fn freeze_sessions(&self) {
         self.signal_sessions(Signal::STOP);
     }
 
     /// Lets stopped sessions go on.
-    pub(crate) fn thaw_sessions(&self) {
+    pub fn thaw_sessions(&self) {
         self.signal_sessions(Signal::CONT);
     }
 
     /// Stops the server and all its sessions: connections are taken, and nobody answers.
-    pub(crate) fn freeze(&self) {
+    pub fn freeze(&self) {
         for pid in children(self.unshare.id()) {
             signal(pid, Signal::STOP);
         }
@@ -320,7 +314,7 @@ impl Sshd {
     }
 
     /// Lets a stopped server and its sessions go on.
-    pub(crate) fn thaw(&self) {
+    pub fn thaw(&self) {
         for pid in children(self.unshare.id()) {
             signal(pid, Signal::CONT);
         }
@@ -328,12 +322,12 @@ impl Sshd {
     }
 
     /// Kills a process of a session, or of what it started.
-    pub(crate) fn kill_one(&self, pid: u32) {
+    pub fn kill_one(&self, pid: u32) {
         signal(pid, Signal::KILL);
     }
 
     /// The processes of all sessions and what they started, with their names.
-    pub(crate) fn session_processes(&self) -> Vec<(u32, String)> {
+    pub fn session_processes(&self) -> Vec<(u32, String)> {
         let mut todo: Vec<u32> = children(self.unshare.id())
             .into_iter()
             .flat_map(children)
@@ -386,14 +380,14 @@ impl Drop for Sshd {
 }
 
 /// Makes a key pair `file` and `file.pub`.
-pub(crate) fn keygen(file: &Path, kind: &str, passphrase: &str) {
+pub fn keygen(file: &Path, kind: &str, passphrase: &str) {
     run(command("ssh-keygen")
         .args(["-q", "-t", kind, "-C", "scpfs test", "-N", passphrase, "-f"])
         .arg(file));
 }
 
 /// Runs a program that must succeed.
-pub(crate) fn run(command: &mut Command) {
+pub fn run(command: &mut Command) {
     let output = command.stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{command:?}: {output:?}");
 }
@@ -402,12 +396,12 @@ pub(crate) fn run(command: &mut Command) {
     clippy::disallowed_methods,
     reason = "tests start the programs they test against"
 )]
-pub(crate) fn command(program: &str) -> Command {
+pub fn command(program: &str) -> Command {
     Command::new(program)
 }
 
 /// Ends a server that `unshare` started.
-pub(crate) fn kill(unshare: &mut Child) {
+pub fn kill(unshare: &mut Child) {
     // The server is the first process of its namespace: the kernel ends the others with it.
     for pid in children(unshare.id()) {
         signal(pid, Signal::KILL);
@@ -415,7 +409,7 @@ pub(crate) fn kill(unshare: &mut Child) {
     unshare.wait().unwrap();
 }
 
-pub(crate) fn missing() -> Option<&'static str> {
+pub fn missing() -> Option<&'static str> {
     if !rustix::process::getuid().is_root() {
         return Some("root");
     }
@@ -433,7 +427,7 @@ pub(crate) fn missing() -> Option<&'static str> {
 }
 
 /// Returns a port that nothing listens on.
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -471,7 +465,7 @@ fn write_config(dir: &Path, options: &Options, port: u16) {
     fs::write(Path::new(&dir.to_string()).join("sshd_config"), config).unwrap();
 }
 
-pub(crate) fn children(pid: u32) -> Vec<u32> {
+pub fn children(pid: u32) -> Vec<u32> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     text.split_whitespace()
         .filter_map(|it| it.parse().ok())

@@ -5,15 +5,7 @@
 //! them for `FUZZ_SECONDS` (2 where it is not set). `FUZZ_SEED` repeats a run. An input that
 //! breaks something is left in the corpus, where it is tried first from then on.
 
-#[path = "../common/fuzz.rs"]
-mod fuzz;
-#[path = "../common/scripted.rs"]
-mod scripted;
 mod targets;
-#[path = "../remote/things.rs"]
-mod things;
-#[path = "../hostile/world.rs"]
-mod world;
 
 /// Makes a test of each target.
 macro_rules! targets {
@@ -21,7 +13,7 @@ macro_rules! targets {
         $(
             #[test]
             fn $name() {
-                fuzz::run(stringify!($name), targets::$name);
+                scpfs_testing::fuzz::run(stringify!($name), targets::$name);
             }
         )*
     };

@@ -31,17 +31,16 @@ use scpfs::ssh::ssh_config::Query;
 use scpfs::stat::FileKind;
 use scpfs::stat::Stat;
 use scpfs::stat::Time;
-
-use crate::scripted::Act;
-use crate::scripted::Scripted;
-use crate::scripted::Talk;
-use crate::scripted::Then;
-use crate::things::bytes;
-use crate::things::path;
-use crate::things::plan;
-use crate::world::Ask;
-use crate::world::settings;
-use crate::world::told;
+use scpfs_testing::hostile::Ask;
+use scpfs_testing::hostile::settings;
+use scpfs_testing::hostile::told;
+use scpfs_testing::samples::bytes;
+use scpfs_testing::samples::path;
+use scpfs_testing::samples::plan;
+use scpfs_testing::scripted::Act;
+use scpfs_testing::scripted::Scripted;
+use scpfs_testing::scripted::Talk;
+use scpfs_testing::scripted::Then;
 
 /// The first byte of an input chooses how the rest is taken.
 fn split(input: &[u8]) -> (u8, &[u8]) {

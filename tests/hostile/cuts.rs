@@ -7,20 +7,20 @@ use scpfs::remote::Expect;
 use scpfs::remote::Remote;
 use scpfs::scp_only;
 use scpfs::shell::probe;
+use scpfs_testing::hostile::Ask;
+use scpfs_testing::hostile::settings;
+use scpfs_testing::hostile::told;
+use scpfs_testing::samples::bytes;
+use scpfs_testing::samples::path;
+use scpfs_testing::samples::plan;
+use scpfs_testing::scripted::Act;
+use scpfs_testing::scripted::Scripted;
+use scpfs_testing::scripted::Talk;
+use scpfs_testing::scripted::Then;
 
 use crate::lane::FILE;
 use crate::lane::found;
 use crate::scp_only::BANNERS;
-use crate::scripted::Act;
-use crate::scripted::Scripted;
-use crate::scripted::Talk;
-use crate::scripted::Then;
-use crate::things::bytes;
-use crate::things::path;
-use crate::things::plan;
-use crate::world::Ask;
-use crate::world::settings;
-use crate::world::told;
 
 fn remote(banner: Option<&'static str>, act: &Act) -> Box<dyn Remote> {
     let (act, clock) = (Arc::clone(act), Arc::new(ManualClock::new()));

@@ -5,25 +5,24 @@ use std::sync::atomic::Ordering;
 
 use scpfs::clock::ManualClock;
 use scpfs::shell::probe::probe;
-
-use crate::scripted::Act;
-use crate::scripted::Scripted;
-use crate::scripted::Talk;
-use crate::scripted::Then;
-use crate::scripted::Then::Close;
-use crate::scripted::Then::Endless;
-use crate::scripted::Then::Silence;
-use crate::world::Ask;
-use crate::world::Ask::Fetch;
-use crate::world::Ask::FsStat;
-use crate::world::Ask::List;
-use crate::world::Ask::MakeDir;
-use crate::world::Ask::ReadLink;
-use crate::world::Ask::Stat;
-use crate::world::assert_log_is_fit;
-use crate::world::judge_log;
-use crate::world::settings;
-use crate::world::told;
+use scpfs_testing::hostile::Ask;
+use scpfs_testing::hostile::Ask::Fetch;
+use scpfs_testing::hostile::Ask::FsStat;
+use scpfs_testing::hostile::Ask::List;
+use scpfs_testing::hostile::Ask::MakeDir;
+use scpfs_testing::hostile::Ask::ReadLink;
+use scpfs_testing::hostile::Ask::Stat;
+use scpfs_testing::hostile::assert_log_is_fit;
+use scpfs_testing::hostile::judge_log;
+use scpfs_testing::hostile::settings;
+use scpfs_testing::hostile::told;
+use scpfs_testing::scripted::Act;
+use scpfs_testing::scripted::Scripted;
+use scpfs_testing::scripted::Talk;
+use scpfs_testing::scripted::Then;
+use scpfs_testing::scripted::Then::Close;
+use scpfs_testing::scripted::Then::Endless;
+use scpfs_testing::scripted::Then::Silence;
 
 /// What GNU `stat` says of a file, and of a directory.
 pub(crate) const FILE: &str = "81a4 2 8 1 1000 1000 1 42 0 0 1.000000000 1.000000000 1.000000000\n";

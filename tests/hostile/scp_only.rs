@@ -5,22 +5,21 @@ use std::sync::atomic::Ordering;
 
 use scpfs::clock::ManualClock;
 use scpfs::scp_only::probe::probe;
-
-use crate::scripted::Act;
-use crate::scripted::Scripted;
-use crate::scripted::Talk;
-use crate::scripted::Then;
-use crate::scripted::Then::Close;
-use crate::scripted::Then::Endless;
-use crate::scripted::Then::Silence;
-use crate::world::Ask;
-use crate::world::Ask::Fetch;
-use crate::world::Ask::List;
-use crate::world::Ask::Stat;
-use crate::world::assert_log_is_fit;
-use crate::world::judge_log;
-use crate::world::settings;
-use crate::world::told;
+use scpfs_testing::hostile::Ask;
+use scpfs_testing::hostile::Ask::Fetch;
+use scpfs_testing::hostile::Ask::List;
+use scpfs_testing::hostile::Ask::Stat;
+use scpfs_testing::hostile::assert_log_is_fit;
+use scpfs_testing::hostile::judge_log;
+use scpfs_testing::hostile::settings;
+use scpfs_testing::hostile::told;
+use scpfs_testing::scripted::Act;
+use scpfs_testing::scripted::Scripted;
+use scpfs_testing::scripted::Talk;
+use scpfs_testing::scripted::Then;
+use scpfs_testing::scripted::Then::Close;
+use scpfs_testing::scripted::Then::Endless;
+use scpfs_testing::scripted::Then::Silence;
 
 /// A server that gets its answers ahead of its records, and one that gets them in turn.
 pub(crate) const BANNERS: [&str; 2] = ["SSH-2.0-OpenSSH_9.2", "SSH-2.0-Appliance_1.0"];

@@ -11,24 +11,24 @@ use scpfs::remote::Placement;
 use scpfs::remote::Remote;
 use scpfs::remote::UploadSpec;
 use scpfs::scp_only::probe::probe;
+use scpfs_testing::hostile::assert_log_is_fit;
+use scpfs_testing::hostile::judge_log;
+use scpfs_testing::hostile::settings;
+use scpfs_testing::hostile::told;
+use scpfs_testing::local::Userland;
+use scpfs_testing::local::World;
+use scpfs_testing::samples::bytes;
+use scpfs_testing::samples::path;
+use scpfs_testing::samples::plan;
+use scpfs_testing::scripted::Act;
+use scpfs_testing::scripted::Scripted;
+use scpfs_testing::scripted::Then;
+use scpfs_testing::scripted::Then::Close;
+use scpfs_testing::scripted::Then::Endless;
+use scpfs_testing::scripted::Then::Silence;
+use scpfs_testing::scripted::Turns;
 
-use crate::local::Userland;
-use crate::local::World;
 use crate::scp_only::BANNERS;
-use crate::scripted::Act;
-use crate::scripted::Scripted;
-use crate::scripted::Then;
-use crate::scripted::Then::Close;
-use crate::scripted::Then::Endless;
-use crate::scripted::Then::Silence;
-use crate::scripted::Turns;
-use crate::things::bytes;
-use crate::things::path;
-use crate::things::plan;
-use crate::world::assert_log_is_fit;
-use crate::world::judge_log;
-use crate::world::settings;
-use crate::world::told;
 
 /// Content that would do harm as records, as commands, or as both.
 const HARMFUL: &[&[u8]] = &[

@@ -2,14 +2,6 @@
 #![allow(unsafe_code, reason = "an allocator that counts is one")]
 //! How much memory the names of a directory take, counted by the allocator of this program.
 
-#[path = "../common/capability.rs"]
-mod capability;
-#[path = "../common/local.rs"]
-mod local;
-#[path = "../vfs/world.rs"]
-#[allow(dead_code, reason = "shared with tests of more operations")]
-mod world;
-
 use std::alloc::GlobalAlloc;
 use std::alloc::Layout;
 use std::alloc::System;
@@ -17,8 +9,8 @@ use std::fs;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
-use crate::world::CX;
-use crate::world::Mount;
+use scpfs_testing::vfs_mount::CX;
+use scpfs_testing::vfs_mount::Mount;
 
 struct Counting;
 

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-use crate::mounted::Mounted;
+use crate::Mounted;
 
 /// Closes a file and returns the errno that this gives.
 fn close(file: File) -> i32 {
@@ -222,8 +222,8 @@ fn a_file_that_changes_while_it_is_fetched_is_never_a_mixture() {
 
 #[test]
 fn noise_at_login_changes_nothing() {
-    let options = crate::sshd::Options::default().account(crate::sshd::NOISY);
-    let Some(sshd) = crate::sshd::Sshd::start(options) else {
+    let options = scpfs_testing::sshd::Options::default().account(scpfs_testing::sshd::NOISY);
+    let Some(sshd) = scpfs_testing::sshd::Sshd::start(options) else {
         return;
     };
     let Some(mounted) = Mounted::on(sshd, &[]) else {

@@ -18,11 +18,11 @@ use std::time::Duration;
 use std::time::Instant;
 
 use rustix::process::Signal;
+use scpfs_testing::proxy::Proxy;
+use scpfs_testing::sshd::Options;
+use scpfs_testing::sshd::Sshd;
 
-use crate::mounted::Mounted;
-use crate::proxy::Proxy;
-use crate::sshd::Options;
-use crate::sshd::Sshd;
+use crate::Mounted;
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::mounted::Mounted;
+use crate::Mounted;
 use crate::writer::Writer;
 
 fn point(mounted: &Mounted) -> String {

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::thread;
 
-use crate::mounted::Mounted;
+use crate::Mounted;
 
 const PIECE: usize = 16 << 10;
 const N_PIECES: usize = 32;

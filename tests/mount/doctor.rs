@@ -3,8 +3,8 @@
 use std::process::Command;
 use std::process::Stdio;
 
-use crate::sshd::Options;
-use crate::sshd::Sshd;
+use scpfs_testing::sshd::Options;
+use scpfs_testing::sshd::Sshd;
 
 fn doctor(sshd: &Sshd, words: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_scpfs"))

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
-use crate::mounted::Mounted;
+use crate::Mounted;
 
 /// Reads an open file while it changes, and fails at what no version ever was: each version is one
 /// letter, and its length tells which.

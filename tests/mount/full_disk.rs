@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use scpfs::clock::Clock as _;
 use scpfs::clock::SystemClock;
+use scpfs_testing::capability::is_root;
+use scpfs_testing::proxy::Proxy;
+use scpfs_testing::sshd::Options;
+use scpfs_testing::sshd::Sshd;
 
-use crate::capability::is_root;
-use crate::mounted::Mounted;
-use crate::proxy::Proxy;
-use crate::sshd::Options;
-use crate::sshd::Sshd;
+use crate::Mounted;
 
 /// A small tmpfs; taken off when dropped.
 pub(crate) struct Small(tempfile::TempDir);

@@ -6,9 +6,9 @@ use std::path::Path;
 use rustix::process::Pid;
 use rustix::process::Signal;
 use rustix::process::kill_process;
+use scpfs_testing::mounted::is_mounted;
 
-use crate::mounted::Mounted;
-use crate::mounted::is_mounted;
+use crate::Mounted;
 
 /// The guard of a daemon: its only child with that name, which it gives itself.
 fn guard_of(mounted: &mut Mounted) -> i32 {

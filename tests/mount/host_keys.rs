@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use crate::mounted::Mounted;
-use crate::sshd::Options;
-use crate::sshd::Sshd;
+use crate::Mounted;
+use scpfs_testing::sshd::Options;
+use scpfs_testing::sshd::Sshd;
 
 /// Nothing is checked and nothing remembered, as people do with routers, virtual machines, tunnels.
 const UNCHECKED: &str = "UserKnownHostsFile=/dev/null,StrictHostKeyChecking=no";

@@ -4,11 +4,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use crate::capability::Capability;
-use crate::capability::is_root;
-use crate::capability::skip;
+use crate::Mounted;
 use crate::full_disk::Small;
-use crate::mounted::Mounted;
+use scpfs_testing::capability::Capability;
+use scpfs_testing::capability::is_root;
+use scpfs_testing::capability::skip;
 
 fn mounts_below(dir: &Path) -> Vec<String> {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap();

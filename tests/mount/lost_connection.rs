@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use crate::mounted::Mounted;
+use crate::Mounted;
 
 #[test]
 fn sixty_four_readers_of_a_stopped_host_do_not_delay_a_cached_stat() {

@@ -5,12 +5,12 @@ use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
-use crate::mounted::Mounted;
-use crate::network::HOST;
-use crate::network::Network;
-use crate::network::Side;
-use crate::sshd::Options;
-use crate::sshd::Sshd;
+use crate::Mounted;
+use scpfs_testing::network::HOST;
+use scpfs_testing::network::Network;
+use scpfs_testing::network::Side;
+use scpfs_testing::sshd::Options;
+use scpfs_testing::sshd::Sshd;
 
 /// Nothing is refused or reset: packets are lost, and TCP sends them again when it thinks best.
 #[test]

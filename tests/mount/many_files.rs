@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::mounted::Mounted;
+use crate::Mounted;
 
 #[test]
 fn a_directory_of_twenty_thousand_files_is_listed_and_used() {

@@ -5,9 +5,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
-use crate::mounted::can_mount;
-use crate::sshd::Options;
-use crate::sshd::Sshd;
+use scpfs_testing::mounted::can_mount;
+use scpfs_testing::sshd::Options;
+use scpfs_testing::sshd::Sshd;
 
 /// Lets everybody open /dev/fuse, as it is on most systems, until it is dropped.
 struct OpenDevice(u32);

@@ -1,6 +1,6 @@
 //! Programs that know nothing of scpfs.
 
-use crate::mounted::Mounted;
+use crate::Mounted;
 
 macro_rules! mounted {
     ($($arg:expr),*) => {

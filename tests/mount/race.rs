@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use scpfs::sync::Mutex;
 
-use crate::mounted::Mounted;
+use crate::Mounted;
 
 const FILES: &[&str] = &["a", "b", "c"];
 const N_WRITERS: usize = 2;

@@ -4,7 +4,7 @@ use std::fs;
 use std::fs::File;
 use std::io::Write as _;
 
-use crate::mounted::Mounted;
+use crate::Mounted;
 use crate::writer::Writer;
 
 fn recover(mounted: &Mounted, words: &[&str]) -> String {

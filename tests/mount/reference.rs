@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use crate::mounted::Mounted;
+use crate::Mounted;
 
 /// A small generator of numbers, so that a failure can be repeated by its seed.
 struct Random(u64);

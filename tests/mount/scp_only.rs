@@ -3,9 +3,9 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
-use crate::mounted::Mounted;
-use crate::sshd::Options;
-use crate::sshd::Sshd;
+use crate::Mounted;
+use scpfs_testing::sshd::Options;
+use scpfs_testing::sshd::Sshd;
 
 /// What a restricted account is made of in practice.
 const SCP_ONLY: &str = r#"ForceCommand case "$SSH_ORIGINAL_COMMAND" in "scp "*" -f "*|"scp "*" -t "*) eval "exec $SSH_ORIGINAL_COMMAND";; esac; echo "this account runs scp only"; exit 1"#;

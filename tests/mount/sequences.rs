@@ -10,7 +10,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 
-use crate::mounted::Mounted;
+use crate::Mounted;
 
 fn content(mounted: &Mounted, name: &str) -> String {
     String::from_utf8(fs::read(mounted.there(name)).unwrap()).unwrap()

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use crate::mounted::Mounted;
+use crate::Mounted;
 
 /// A second mount of the same root, in the background; taken off when it is dropped.
 struct Second<'a> {

@@ -4,12 +4,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::local::Userland;
-use crate::local::World;
-use crate::mounted::Mounted;
+use crate::Mounted;
 use crate::reference::compare;
-use crate::sshd::Options;
-use crate::sshd::Sshd;
+use scpfs_testing::local::Userland;
+use scpfs_testing::local::World;
+use scpfs_testing::sshd::Options;
+use scpfs_testing::sshd::Sshd;
 
 /// Mounts a host whose logins find these programs only; `found` is what it must say of them.
 fn with_programs(userland: Userland, found: &str, check: impl FnOnce(&Mounted)) {

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::process::Stdio;
 
-use crate::mounted::Mounted;
-use crate::mounted::is_mounted;
+use crate::Mounted;
+use scpfs_testing::mounted::is_mounted;
 
 /// Runs the program, which must fail, and returns its exit status and what it said.
 fn fails(command: &mut Command) -> (i32, String) {

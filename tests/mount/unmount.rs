@@ -6,9 +6,9 @@ use std::io::Write as _;
 use std::process::Command;
 
 use rustix::process::Signal;
+use scpfs_testing::mounted::is_mounted;
 
-use crate::mounted::Mounted;
-use crate::mounted::is_mounted;
+use crate::Mounted;
 
 #[test]
 fn every_way_to_unmount_ends_the_daemon_in_order() {

@@ -6,11 +6,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use crate::capability::Capability;
-use crate::capability::skip;
-use crate::mounted::Mounted;
-use crate::sshd::Options;
-use crate::sshd::Sshd;
+use crate::Mounted;
+use scpfs_testing::capability::Capability;
+use scpfs_testing::capability::skip;
+use scpfs_testing::sshd::Options;
+use scpfs_testing::sshd::Sshd;
 
 /// A file attribute; taken off when dropped.
 struct Attribute<'a>(&'static str, &'a Path);

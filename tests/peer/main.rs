@@ -2,9 +2,6 @@
 #![allow(clippy::disallowed_methods, reason = "the peer is a process")]
 //! The codec against the real `scp`, over pipes.
 
-#[path = "../common/capability.rs"]
-mod capability;
-
 use std::fs;
 use std::io::Read as _;
 use std::io::Write as _;
@@ -23,9 +20,8 @@ use scpfs::scp::Sink;
 use scpfs::scp::Source;
 use scpfs::scp::Step;
 use scpfs::stat::Time;
-
-use crate::capability::Capability;
-use crate::capability::skip;
+use scpfs_testing::capability::Capability;
+use scpfs_testing::capability::skip;
 
 const MTIME: Time = Time {
     secs: 1_700_000_000,

@@ -14,16 +14,16 @@ use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
 use scpfs::stat::Stat;
 use scpfs::stat::Time;
+use scpfs_testing::samples::Buffer;
+use scpfs_testing::samples::MTIME;
+use scpfs_testing::samples::bytes;
+use scpfs_testing::samples::path;
+use scpfs_testing::samples::path_of;
+use scpfs_testing::samples::plan;
+use scpfs_testing::samples::reason;
 
 use crate::host::Host;
 use crate::host::is_unsupported;
-use crate::things::Buffer;
-use crate::things::MTIME;
-use crate::things::bytes;
-use crate::things::path;
-use crate::things::path_of;
-use crate::things::plan;
-use crate::things::reason;
 
 pub(crate) fn every_byte_of_a_name_survives(host: &Host) {
     let mut names = host.names_to_try();

@@ -11,8 +11,8 @@ use scpfs::remote::Outcome;
 use scpfs::remote::Placement;
 use scpfs::remote::Reason;
 use scpfs::remote::UploadSpec;
+use scpfs_testing::samples::plan;
 
-use crate::things::plan;
 use crate::uploads::Host;
 
 /// Has `sync` note its arguments in a file beside the root, and fail for arguments that end so.

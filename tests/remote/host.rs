@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::memory_host::Memory;
 use scpfs::clock::Clock;
 use scpfs::clock::ManualClock;
 use scpfs::path::RemotePath;
@@ -19,15 +18,15 @@ use scpfs::remote::TimePrecision;
 use scpfs::remote::retry::Retry;
 use scpfs::scp_only;
 use scpfs::stat::Time;
+use scpfs_testing::local::Meter;
+use scpfs_testing::local::Userland;
+use scpfs_testing::local::World;
+use scpfs_testing::memory_host::Memory;
+use scpfs_testing::samples::odd_names;
+use scpfs_testing::samples::path_of;
+use scpfs_testing::scp_server::Kind;
+use scpfs_testing::scp_server::ScpServer;
 use tempfile::TempDir;
-
-use crate::local::Meter;
-use crate::local::Userland;
-use crate::local::World;
-use crate::scp_server::Kind;
-use crate::scp_server::ScpServer;
-use crate::things::odd_names;
-use crate::things::path_of;
 
 /// What a host can do. What it cannot must be refused with a reason, and change nothing.
 #[derive(Debug, Clone, Copy)]

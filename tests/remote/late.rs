@@ -11,14 +11,13 @@ use scpfs::clock::ManualClock;
 use scpfs::remote::Content;
 use scpfs::remote::Error;
 use scpfs::remote::Remote as _;
-
-use crate::capability::Capability;
-use crate::capability::skip;
-use crate::local::Userland;
-use crate::local::World;
-use crate::things::bytes;
-use crate::things::path;
-use crate::things::plan;
+use scpfs_testing::capability::Capability;
+use scpfs_testing::capability::skip;
+use scpfs_testing::local::Userland;
+use scpfs_testing::local::World;
+use scpfs_testing::samples::bytes;
+use scpfs_testing::samples::path;
+use scpfs_testing::samples::plan;
 
 const HELPERS: &str = concat!(
     include_str!("../../src/shell/helpers.sh"),

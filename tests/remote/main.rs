@@ -2,32 +2,23 @@
 #![allow(clippy::disallowed_methods, reason = "tests run programs")]
 //! One conformance suite for the `Remote` trait, run for each kind of host.
 
-#[path = "../common/capability.rs"]
-mod capability;
 mod contract;
 mod durability;
 mod host;
 mod late;
-#[path = "../common/local.rs"]
-mod local;
 mod memory;
-#[path = "../common/memory_host.rs"]
-mod memory_host;
 mod noise;
 mod processes;
 mod scp_only;
-#[path = "../common/scp_server.rs"]
-mod scp_server;
 mod servers;
 mod suite;
-mod things;
 mod tools;
 mod upload_faults;
 mod uploads;
 
 use host::Which;
-use local::Userland;
-use scp_server::Kind;
+use scpfs_testing::local::Userland;
+use scpfs_testing::scp_server::Kind;
 
 /// Binds each body to a world.
 macro_rules! bind {

@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use crate::memory_host::Failure;
-use crate::memory_host::Memory;
 use scpfs::clock::ManualClock;
 use scpfs::remote::Error;
 use scpfs::remote::Expect;
@@ -13,11 +11,12 @@ use scpfs::remote::Reason;
 use scpfs::remote::Remote as _;
 use scpfs::remote::UploadSpec;
 use scpfs::remote::retry::Retry;
-
-use crate::things::bytes;
-use crate::things::path;
-use crate::things::plan;
-use crate::things::reason;
+use scpfs_testing::memory_host::Failure;
+use scpfs_testing::memory_host::Memory;
+use scpfs_testing::samples::bytes;
+use scpfs_testing::samples::path;
+use scpfs_testing::samples::plan;
+use scpfs_testing::samples::reason;
 
 fn memory() -> Memory {
     Memory::new(Arc::new(ManualClock::new()))

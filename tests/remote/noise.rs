@@ -12,13 +12,12 @@ use scpfs::path::RemotePath;
 use scpfs::remote::Remote as _;
 use scpfs::shell::Shell;
 use scpfs::shell::probe;
-
-use crate::local::Userland;
-use crate::local::World;
-use crate::things::Buffer;
-use crate::things::bytes;
-use crate::things::path;
-use crate::things::plan;
+use scpfs_testing::local::Userland;
+use scpfs_testing::local::World;
+use scpfs_testing::samples::Buffer;
+use scpfs_testing::samples::bytes;
+use scpfs_testing::samples::path;
+use scpfs_testing::samples::plan;
 
 /// What a login may do without harm.
 const HARMLESS: &[(&str, &str)] = &[

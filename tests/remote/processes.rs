@@ -17,14 +17,13 @@ use scpfs::remote::UploadSpec;
 use scpfs::shell::Shell;
 use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
-
-use crate::local::Userland;
-use crate::local::World;
-use crate::things::Buffer;
-use crate::things::MTIME;
-use crate::things::bytes;
-use crate::things::path;
-use crate::things::plan;
+use scpfs_testing::local::Userland;
+use scpfs_testing::local::World;
+use scpfs_testing::samples::Buffer;
+use scpfs_testing::samples::MTIME;
+use scpfs_testing::samples::bytes;
+use scpfs_testing::samples::path;
+use scpfs_testing::samples::plan;
 
 const PROGRAMS: [&str; 27] = [
     "cat", "chmod", "chown", "cmp", "cp", "dd", "df", "find", "flock", "head", "id", "ln", "ls",

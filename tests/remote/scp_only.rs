@@ -28,17 +28,17 @@ use scpfs::remote::retry::Retry;
 use scpfs::scp_only;
 use scpfs::stat::FileKind;
 use scpfs::stat::Time;
+use scpfs_testing::local::Userland;
+use scpfs_testing::local::World;
+use scpfs_testing::samples::Buffer;
+use scpfs_testing::samples::Bytes;
+use scpfs_testing::samples::MTIME;
+use scpfs_testing::samples::bytes;
+use scpfs_testing::samples::path;
+use scpfs_testing::samples::plan;
+use scpfs_testing::samples::reason;
 
 use crate::host::is_unsupported;
-use crate::local::Userland;
-use crate::local::World;
-use crate::things::Buffer;
-use crate::things::Bytes;
-use crate::things::MTIME;
-use crate::things::bytes;
-use crate::things::path;
-use crate::things::plan;
-use crate::things::reason;
 
 const OPENSSH: &str = "SSH-2.0-OpenSSH_9.2";
 

@@ -20,18 +20,18 @@ use scpfs::scp_only;
 use scpfs::scp_only::ScpOnly;
 use scpfs::ssh::Transport;
 use scpfs::stat::FileKind;
+use scpfs_testing::samples::MTIME;
+use scpfs_testing::samples::bytes;
+use scpfs_testing::samples::path;
+use scpfs_testing::samples::plan;
+use scpfs_testing::samples::reason;
+use scpfs_testing::scp_server::Kind;
+use scpfs_testing::scp_server::ScpServer;
 use tempfile::TempDir;
 
 use crate::host::is_unsupported;
 use crate::scp_only::fetch;
 use crate::scp_only::names;
-use crate::scp_server::Kind;
-use crate::scp_server::ScpServer;
-use crate::things::MTIME;
-use crate::things::bytes;
-use crate::things::path;
-use crate::things::plan;
-use crate::things::reason;
 
 /// A server of the test's own, and the directory it acts on.
 struct Appliance {

@@ -39,15 +39,14 @@ use scpfs::stat::Stat;
 use scpfs::stat::Time;
 use scpfs::sync::Condvar;
 use scpfs::sync::Mutex;
-
-use crate::local::Userland;
-use crate::local::World;
-use crate::things::Buffer;
-use crate::things::MTIME;
-use crate::things::bytes;
-use crate::things::path;
-use crate::things::plan;
-use crate::things::reason;
+use scpfs_testing::local::Userland;
+use scpfs_testing::local::World;
+use scpfs_testing::samples::Buffer;
+use scpfs_testing::samples::MTIME;
+use scpfs_testing::samples::bytes;
+use scpfs_testing::samples::path;
+use scpfs_testing::samples::plan;
+use scpfs_testing::samples::reason;
 
 /// A host and the connection to it.
 pub(crate) struct Host {

@@ -26,18 +26,18 @@ use scpfs::scp_only;
 use scpfs::shell::probe;
 use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
+use scpfs_testing::capability::is_root;
+use scpfs_testing::local::Userland;
+use scpfs_testing::local::World;
+use scpfs_testing::local::check_busybox;
+use scpfs_testing::samples::Buffer;
+use scpfs_testing::samples::bytes;
+use scpfs_testing::samples::path;
+use scpfs_testing::samples::plan;
+use scpfs_testing::samples::reason;
 
-use crate::capability::is_root;
-use crate::local::Userland;
-use crate::local::World;
-use crate::local::check_busybox;
 use crate::scp_only::make_fifo;
 use crate::suite::Host;
-use crate::things::Buffer;
-use crate::things::bytes;
-use crate::things::path;
-use crate::things::plan;
-use crate::things::reason;
 
 #[test]
 fn a_line_says_what_was_found() {

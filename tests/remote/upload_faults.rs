@@ -20,12 +20,12 @@ use scpfs::remote::Placement;
 use scpfs::remote::Remote;
 use scpfs::remote::UploadSpec;
 use scpfs::remote::retry::Retry;
+use scpfs_testing::local::Userland;
+use scpfs_testing::local::World;
+use scpfs_testing::samples::bytes;
+use scpfs_testing::samples::path;
+use scpfs_testing::samples::plan;
 
-use crate::local::Userland;
-use crate::local::World;
-use crate::things::bytes;
-use crate::things::path;
-use crate::things::plan;
 use crate::uploads::Host;
 use crate::uploads::PROGRAMS;
 use crate::uploads::TEMP;

@@ -40,16 +40,15 @@ use scpfs::shell::Shell;
 use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
 use scpfs::stat::Version;
-
-use crate::capability::Capability;
-use crate::capability::skip;
-use crate::local::Userland;
-use crate::local::World;
-use crate::things::MTIME;
-use crate::things::bytes;
-use crate::things::path;
-use crate::things::plan;
-use crate::things::reason;
+use scpfs_testing::capability::Capability;
+use scpfs_testing::capability::skip;
+use scpfs_testing::local::Userland;
+use scpfs_testing::local::World;
+use scpfs_testing::samples::MTIME;
+use scpfs_testing::samples::bytes;
+use scpfs_testing::samples::path;
+use scpfs_testing::samples::plan;
+use scpfs_testing::samples::reason;
 
 pub(crate) const USERLANDS: [Userland; 7] = [
     Userland::Gnu,

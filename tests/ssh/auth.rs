@@ -13,16 +13,16 @@ use scpfs::ssh::Error;
 use scpfs::ssh::auth::Refusal;
 use scpfs::ssh::settings::IdentityFile;
 use scpfs::ssh::settings::Settings;
+use scpfs_testing::sshd::Options;
+use scpfs_testing::sshd::Sshd;
+use scpfs_testing::sshd::command;
+use scpfs_testing::sshd::keygen;
+use scpfs_testing::sshd::run;
 
 use crate::script::Script;
 use crate::script::attended;
 use crate::script::unattended;
 use crate::script::whoami;
-use crate::sshd::Options;
-use crate::sshd::Sshd;
-use crate::sshd::command;
-use crate::sshd::keygen;
-use crate::sshd::run;
 
 /// An ssh-agent of our own; it ends when this is dropped.
 struct Agent {

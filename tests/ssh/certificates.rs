@@ -13,16 +13,16 @@ use scpfs::ssh::known_hosts::certificate::Certificate;
 use scpfs::ssh::known_hosts::public_key::MIN_RSA_BITS;
 use scpfs::ssh::settings::Settings;
 use scpfs::ssh::settings::StrictHostKeyChecking;
+use scpfs_testing::sshd::Options;
+use scpfs_testing::sshd::Sshd;
+use scpfs_testing::sshd::command;
+use scpfs_testing::sshd::keygen;
+use scpfs_testing::sshd::run;
 
 use crate::script::Script;
 use crate::script::attended;
 use crate::script::unattended;
 use crate::script::whoami;
-use crate::sshd::Options;
-use crate::sshd::Sshd;
-use crate::sshd::command;
-use crate::sshd::keygen;
-use crate::sshd::run;
 
 /// The arguments of ssh-keygen with which a host gets what it needs.
 const GOOD: &[&str] = &["-h", "-n", "127.0.0.1", "-z", "7"];

@@ -11,10 +11,10 @@ use scpfs::ssh::Channel;
 use scpfs::ssh::Connection;
 use scpfs::ssh::Error;
 use scpfs::ssh::Transport as _;
+use scpfs_testing::sshd::Options;
+use scpfs_testing::sshd::Sshd;
 
 use crate::script::unattended;
-use crate::sshd::Options;
-use crate::sshd::Sshd;
 
 fn connect(sshd: &Sshd) -> Box<dyn Connection> {
     unattended(sshd.settings()).connect().unwrap()

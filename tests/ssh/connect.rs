@@ -13,12 +13,12 @@ use scpfs::ssh::settings::Proxy;
 use scpfs::ssh::settings::Settings;
 use scpfs::ssh::ssh_config::LocalContext;
 use scpfs::ssh::ssh_config::Query;
+use scpfs_testing::sshd::Options;
+use scpfs_testing::sshd::Sshd;
+use scpfs_testing::sshd::free_port;
 
 use crate::script::unattended;
 use crate::script::whoami;
-use crate::sshd::Options;
-use crate::sshd::Sshd;
-use crate::sshd::free_port;
 
 fn to(host: &str, port: u16) -> Settings {
     Settings::new(host, port, "nobody")
@@ -232,7 +232,7 @@ fn unknown_algorithm_names_are_passed_over_unless_there_is_nothing_else() {
 
 #[test]
 fn an_account_whose_shell_prints_on_its_own_can_be_logged_in_to() {
-    let Some(sshd) = Sshd::start(Options::default().account(crate::sshd::NOISY)) else {
+    let Some(sshd) = Sshd::start(Options::default().account(scpfs_testing::sshd::NOISY)) else {
         return;
     };
     let mut connection = unattended(sshd.settings()).connect().unwrap();

@@ -8,16 +8,16 @@ use scpfs::ssh::Error;
 use scpfs::ssh::known_hosts::Refusal;
 use scpfs::ssh::settings::Settings;
 use scpfs::ssh::settings::StrictHostKeyChecking;
+use scpfs_testing::sshd::Options;
+use scpfs_testing::sshd::Sshd;
+use scpfs_testing::sshd::command;
+use scpfs_testing::sshd::keygen;
+use scpfs_testing::sshd::run;
 
 use crate::script::Script;
 use crate::script::attended;
 use crate::script::unattended;
 use crate::script::whoami;
-use crate::sshd::Options;
-use crate::sshd::Sshd;
-use crate::sshd::command;
-use crate::sshd::keygen;
-use crate::sshd::run;
 
 /// Settings with `text` as the only file of known hosts.
 fn knowing(sshd: &Sshd, text: &str) -> (Settings, PathBuf) {

@@ -25,16 +25,16 @@ use scpfs::shell::Shell;
 use scpfs::shell::probe;
 use scpfs::ssh::settings::Settings;
 use scpfs::stat::Time;
+use scpfs_testing::capability::Capability;
+use scpfs_testing::capability::skip;
+use scpfs_testing::dropbear::Dropbear;
+use scpfs_testing::sshd::Account;
+use scpfs_testing::sshd::Options;
+use scpfs_testing::sshd::Sshd;
+use scpfs_testing::sshd::command;
+use scpfs_testing::sshd::run;
 
-use crate::capability::Capability;
-use crate::capability::skip;
-use crate::dropbear::Dropbear;
 use crate::script::unattended;
-use crate::sshd::Account;
-use crate::sshd::Options;
-use crate::sshd::Sshd;
-use crate::sshd::command;
-use crate::sshd::run;
 
 /// Only in memory, whole.
 #[derive(Default)]

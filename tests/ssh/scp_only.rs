@@ -24,10 +24,10 @@ use scpfs::remote::Settings;
 use scpfs::remote::UploadSpec;
 use scpfs::ssh::Transport;
 use scpfs::stat::Time;
+use scpfs_testing::sshd::Options;
+use scpfs_testing::sshd::Sshd;
 
 use crate::script::unattended;
-use crate::sshd::Options;
-use crate::sshd::Sshd;
 
 struct Bytes(Vec<u8>);
 

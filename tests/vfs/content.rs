@@ -11,9 +11,8 @@ use scpfs::vfs::Context;
 use scpfs::vfs::Error;
 use scpfs::vfs::Ino;
 use scpfs::vfs::SetAttr;
-
-use crate::world::CX;
-use crate::world::Mount;
+use scpfs_testing::vfs_mount::CX;
+use scpfs_testing::vfs_mount::Mount;
 
 #[test]
 fn close_means_that_the_host_has_it() {

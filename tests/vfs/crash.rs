@@ -19,14 +19,14 @@ use scpfs::cache::Steps;
 use scpfs::sync::Mutex;
 use scpfs::vfs::Ino;
 use scpfs::vfs::RenameFlags;
+use scpfs_testing::local::Userland;
+use scpfs_testing::local::World;
+use scpfs_testing::vfs_mount::CX;
+use scpfs_testing::vfs_mount::Mount;
+use scpfs_testing::vfs_mount::Setup;
 
 use crate::faulty::Fate;
 use crate::faulty::Faulty;
-use crate::local::Userland;
-use crate::local::World;
-use crate::world::CX;
-use crate::world::Mount;
-use crate::world::Setup;
 
 const OLD: &[u8] = b"the old content";
 const MIDDLE: &[u8] = b"half way";

@@ -10,12 +10,12 @@ use scpfs::vfs::Ino;
 use scpfs::vfs::OpenFlags;
 use scpfs::vfs::RenameFlags;
 use scpfs::vfs::SetAttr;
+use scpfs_testing::vfs_mount::CX;
+use scpfs_testing::vfs_mount::Mount;
+use scpfs_testing::vfs_mount::Setup;
 
 use crate::faulty::Fate;
 use crate::faulty::Faulty;
-use crate::world::CX;
-use crate::world::Mount;
-use crate::world::Setup;
 
 /// Whether any file in the mounted directory of the host holds exactly this.
 fn is_on_host(mount: &Mount, data: &[u8]) -> bool {

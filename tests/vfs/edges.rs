@@ -9,7 +9,6 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::memory_host::Memory;
 use scpfs::clock::Clock;
 use scpfs::clock::ManualClock;
 use scpfs::path::Name;
@@ -27,16 +26,17 @@ use scpfs::vfs::Ino;
 use scpfs::vfs::OpenFlags;
 use scpfs::vfs::RenameFlags;
 use scpfs::vfs::SetAttr;
+use scpfs_testing::capability::is_root;
+use scpfs_testing::local::Userland;
+use scpfs_testing::local::World;
+use scpfs_testing::memory_host::Memory;
+use scpfs_testing::vfs_mount::CX;
+use scpfs_testing::vfs_mount::Mount;
+use scpfs_testing::vfs_mount::NOBODY;
+use scpfs_testing::vfs_mount::Setup;
+use scpfs_testing::vfs_mount::eventually;
 
-use crate::capability::is_root;
 use crate::faulty::Faulty;
-use crate::local::Userland;
-use crate::local::World;
-use crate::world::CX;
-use crate::world::Mount;
-use crate::world::NOBODY;
-use crate::world::Setup;
-use crate::world::eventually;
 
 pub(crate) fn rename(mount: &Mount, from: &str, to: &str) {
     let flags = RenameFlags {

@@ -8,12 +8,11 @@ use std::sync::Arc;
 
 use scpfs::vfs::PlacementPolicy;
 use scpfs::vfs::SetAttr;
-
-use crate::local::Userland;
-use crate::local::World;
-use crate::world::CX;
-use crate::world::Mount;
-use crate::world::Setup;
+use scpfs_testing::local::Userland;
+use scpfs_testing::local::World;
+use scpfs_testing::vfs_mount::CX;
+use scpfs_testing::vfs_mount::Mount;
+use scpfs_testing::vfs_mount::Setup;
 
 /// A mount of a host on which a program runs a script before or after it, once for each file `now`
 /// that is put beside the root.

@@ -11,9 +11,8 @@ use scpfs::vfs::Context;
 use scpfs::vfs::Error;
 use scpfs::vfs::Ino;
 use scpfs::vfs::OpenFlags;
-
-use crate::world::CX;
-use crate::world::Mount;
+use scpfs_testing::vfs_mount::CX;
+use scpfs_testing::vfs_mount::Mount;
 
 #[test]
 fn changes_of_others_are_seen_after_the_timeout() {
@@ -286,7 +285,7 @@ fn a_large_open_file_that_changed_is_shown_whole_or_not_at_all() {
     let ino = mount.find("file").unwrap().ino;
     of_host(&mount, "file", &content("b", 4 << 20));
     let mut sizes = Vec::new();
-    crate::world::eventually("the newer version is shown", || {
+    scpfs_testing::vfs_mount::eventually("the newer version is shown", || {
         let size = mount.vfs.getattr(&CX, ino).unwrap().stat.size;
         let at = mount.vfs.read(&CX, opened.fh, (1 << 20) - 1, 2).unwrap();
         let after = mount.vfs.getattr(&CX, ino).unwrap().stat.size;

@@ -18,13 +18,13 @@ use scpfs::vfs::Ino;
 use scpfs::vfs::Opened;
 use scpfs::vfs::RenameFlags;
 use scpfs::vfs::Vfs;
+use scpfs_testing::vfs_mount::CX;
+use scpfs_testing::vfs_mount::Mount;
+use scpfs_testing::vfs_mount::Setup;
+use scpfs_testing::vfs_mount::TTL;
 
 use crate::faulty::Fate;
 use crate::faulty::Faulty;
-use crate::world::CX;
-use crate::world::Mount;
-use crate::world::Setup;
-use crate::world::TTL;
 
 type Hook<T = ()> = Box<dyn FnOnce() -> T + Send>;
 
@@ -350,7 +350,7 @@ fn an_open_file_below_a_directory_that_is_renamed_stays_there() {
         true
     }));
     rename(&mount, "dir", "moved").unwrap();
-    crate::world::eventually("somebody has asked", || seen.lock().is_some());
+    scpfs_testing::vfs_mount::eventually("somebody has asked", || seen.lock().is_some());
     let attr = seen.lock().take().unwrap();
     assert_eq!(attr.unwrap().stat.size, 7);
     mount.close(&opened).unwrap();

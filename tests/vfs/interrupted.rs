@@ -27,16 +27,16 @@ use scpfs::ssh;
 use scpfs::sync::Mutex;
 use scpfs::vfs::Opened;
 use scpfs::vfs::SetAttr;
+use scpfs_testing::local::Userland;
+use scpfs_testing::local::World;
+use scpfs_testing::vfs_mount::Around;
+use scpfs_testing::vfs_mount::CX;
+use scpfs_testing::vfs_mount::Mount;
+use scpfs_testing::vfs_mount::Setup;
+use scpfs_testing::vfs_mount::eventually;
 
 use crate::faulty::Fate;
 use crate::faulty::Faulty;
-use crate::local::Userland;
-use crate::local::World;
-use crate::world::Around;
-use crate::world::CX;
-use crate::world::Mount;
-use crate::world::Setup;
-use crate::world::eventually;
 
 /// How an upload ends that is not to succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

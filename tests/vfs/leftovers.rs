@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use scpfs::vfs::Ino;
 use scpfs::vfs::RenameFlags;
-
-use crate::world::CX;
-use crate::world::Mount;
-use crate::world::eventually;
+use scpfs_testing::vfs_mount::CX;
+use scpfs_testing::vfs_mount::Mount;
+use scpfs_testing::vfs_mount::eventually;
 
 fn temporaries(mount: &Mount) -> Vec<String> {
     let names = fs::read_dir(mount.at("")).unwrap();

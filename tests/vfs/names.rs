@@ -6,9 +6,8 @@ use scpfs::vfs::Error;
 use scpfs::vfs::Ino;
 use scpfs::vfs::OpenFlags;
 use scpfs::vfs::RenameFlags;
-
-use crate::world::CX;
-use crate::world::Mount;
+use scpfs_testing::vfs_mount::CX;
+use scpfs_testing::vfs_mount::Mount;
 
 const PLAIN: RenameFlags = RenameFlags {
     no_replace: false,

@@ -6,9 +6,8 @@ use std::os::unix::fs::chown;
 use std::path::Path;
 
 use scpfs::owned_path::check;
-
-use crate::capability::Capability;
-use crate::capability::skip;
+use scpfs_testing::capability::Capability;
+use scpfs_testing::capability::skip;
 
 fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();

@@ -9,12 +9,12 @@ use std::sync::atomic::Ordering;
 
 use scpfs::remote::UploadSpec;
 use scpfs::vfs::Ino;
+use scpfs_testing::vfs_mount::CX;
+use scpfs_testing::vfs_mount::Mount;
+use scpfs_testing::vfs_mount::Setup;
 
 use crate::faulty::Fate;
 use crate::faulty::Faulty;
-use crate::world::CX;
-use crate::world::Mount;
-use crate::world::Setup;
 
 /// Panics at the next request of each kind that is armed.
 #[derive(Debug, Default)]

@@ -14,13 +14,13 @@ use scpfs::remote::retry::Retry;
 use scpfs::sync::Mutex;
 use scpfs::vfs::Opened;
 use scpfs::vfs::SetAttr;
+use scpfs_testing::local::Userland;
+use scpfs_testing::local::World;
+use scpfs_testing::vfs_mount::CX;
+use scpfs_testing::vfs_mount::Mount;
+use scpfs_testing::vfs_mount::Setup;
 
 use crate::faulty::Faulty;
-use crate::local::Userland;
-use crate::local::World;
-use crate::world::CX;
-use crate::world::Mount;
-use crate::world::Setup;
 
 const OLD: &[u8] = b"the old content of the file, which is long";
 const NEW: &[u8] = b"what is written here, and saved";

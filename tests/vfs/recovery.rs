@@ -16,15 +16,15 @@ use scpfs::sync::Mutex;
 use scpfs::vfs::Context;
 use scpfs::vfs::Ino;
 use scpfs::vfs::RenameFlags;
+use scpfs_testing::local::Userland;
+use scpfs_testing::local::World;
+use scpfs_testing::vfs_mount::CX;
+use scpfs_testing::vfs_mount::Mount;
+use scpfs_testing::vfs_mount::Setup;
+use scpfs_testing::vfs_mount::eventually;
 
 use crate::faulty::Fate;
 use crate::faulty::Faulty;
-use crate::local::Userland;
-use crate::local::World;
-use crate::world::CX;
-use crate::world::Mount;
-use crate::world::Setup;
-use crate::world::eventually;
 
 /// Uploads wait until the gate is opened.
 #[derive(Debug, Default)]

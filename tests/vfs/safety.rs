@@ -17,16 +17,16 @@ use scpfs::vfs::Ino;
 use scpfs::vfs::OpenFlags;
 use scpfs::vfs::RenameFlags;
 use scpfs::vfs::SetAttr;
+use scpfs_testing::local::Userland;
+use scpfs_testing::local::World;
+use scpfs_testing::vfs_mount::CX;
+use scpfs_testing::vfs_mount::Mount;
+use scpfs_testing::vfs_mount::Setup;
+use scpfs_testing::vfs_mount::eventually;
 
 use crate::faulty::Cut;
 use crate::faulty::Faulty;
 use crate::faulty::Unheard;
-use crate::local::Userland;
-use crate::local::World;
-use crate::world::CX;
-use crate::world::Mount;
-use crate::world::Setup;
-use crate::world::eventually;
 
 fn rename(mount: &Mount, from: &str, to: &str) {
     let flags = RenameFlags {

@@ -13,15 +13,14 @@ use scpfs::remote::retry::Retry;
 use scpfs::scp_only;
 use scpfs::stat::Time;
 use scpfs::vfs::SetAttr;
+use scpfs_testing::local::Userland;
+use scpfs_testing::local::World;
+use scpfs_testing::scp_server::Kind;
+use scpfs_testing::scp_server::ScpServer;
+use scpfs_testing::vfs_mount::CX;
+use scpfs_testing::vfs_mount::Mount;
+use scpfs_testing::vfs_mount::Setup;
 use tempfile::TempDir;
-
-use crate::local::Userland;
-use crate::local::World;
-use crate::scp_server::Kind;
-use crate::scp_server::ScpServer;
-use crate::world::CX;
-use crate::world::Mount;
-use crate::world::Setup;
 
 fn mount(kind: Kind) -> (TempDir, Mount) {
     let dir = tempfile::Builder::new()

@@ -2,11 +2,11 @@
 
 use scpfs::vfs::Error;
 use scpfs::vfs::SetAttr;
+use scpfs_testing::vfs_mount::CX;
+use scpfs_testing::vfs_mount::Mount;
+use scpfs_testing::vfs_mount::Setup;
 
 use crate::faulty::Faulty;
-use crate::world::CX;
-use crate::world::Mount;
-use crate::world::Setup;
 
 const TIB: u64 = 1 << 40;
 

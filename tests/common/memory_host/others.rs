@@ -12,7 +12,7 @@ use scpfs::remote::Reason;
 
 impl Memory {
     /// Writes a file, in place if it is there.
-    pub(crate) fn put(&self, path: &RemotePath, data: &[u8]) -> Result<(), Reason> {
+    pub fn put(&self, path: &RemotePath, data: &[u8]) -> Result<(), Reason> {
         let mut state = self.state.lock();
         let now = state.now(&*self.clock);
         let tree = &mut state.tree;
@@ -31,7 +31,7 @@ impl Memory {
     }
 
     /// Returns the content of a file.
-    pub(crate) fn get(&self, path: &RemotePath) -> Option<Vec<u8>> {
+    pub fn get(&self, path: &RemotePath) -> Option<Vec<u8>> {
         let state = self.state.lock();
         let ino = state.tree.find(path).ok()?;
         match &state.tree.node(ino).ok()?.body {
@@ -41,7 +41,7 @@ impl Memory {
     }
 
     /// Makes a directory.
-    pub(crate) fn put_dir(&self, path: &RemotePath) -> Result<(), Reason> {
+    pub fn put_dir(&self, path: &RemotePath) -> Result<(), Reason> {
         let mut state = self.state.lock();
         let now = state.now(&*self.clock);
         let tree = &mut state.tree;
@@ -59,14 +59,14 @@ impl Memory {
     }
 
     /// Returns the names in a directory, in order.
-    pub(crate) fn names(&self, path: &RemotePath) -> Result<Vec<Name>, Reason> {
+    pub fn names(&self, path: &RemotePath) -> Result<Vec<Name>, Reason> {
         let state = self.state.lock();
         let names = state.tree.names(state.tree.find(path)?)?;
         Ok(names.keys().cloned().collect())
     }
 
     /// Removes a file, or a directory with all that is in it.
-    pub(crate) fn discard(&self, path: &RemotePath) -> Result<(), Reason> {
+    pub fn discard(&self, path: &RemotePath) -> Result<(), Reason> {
         let mut state = self.state.lock();
         let now = state.now(&*self.clock);
         let (dir, name) = state.tree.place(path)?;

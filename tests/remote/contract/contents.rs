@@ -8,15 +8,15 @@ use scpfs::remote::Placement;
 use scpfs::remote::Reason;
 use scpfs::remote::UploadSpec;
 use scpfs::stat::Time;
+use scpfs_testing::samples::Buffer;
+use scpfs_testing::samples::MTIME;
+use scpfs_testing::samples::bytes;
+use scpfs_testing::samples::path;
+use scpfs_testing::samples::path_of;
+use scpfs_testing::samples::plan;
+use scpfs_testing::samples::reason;
 
 use crate::host::Host;
-use crate::things::Buffer;
-use crate::things::MTIME;
-use crate::things::bytes;
-use crate::things::path;
-use crate::things::path_of;
-use crate::things::plan;
-use crate::things::reason;
 
 pub(super) fn fetched(host: &Host, name: impl AsRef<[u8]>) -> Buffer {
     let path = path_of(name.as_ref());

@@ -1,4 +1,3 @@
-#![cfg(test)]
 //! A server that waits for the word to start.
 
 use std::io::BufRead as _;

@@ -1,5 +1,4 @@
 //! Small things that tests of any remote need.
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 use std::io;
 
@@ -15,11 +14,11 @@ use scpfs::remote::Receiver;
 use scpfs::remote::UploadSpec;
 use scpfs::stat::Time;
 
-pub(crate) fn path(text: &str) -> RemotePath {
+pub fn path(text: &str) -> RemotePath {
     path_of(text.as_bytes())
 }
 
-pub(crate) fn path_of(bytes: &[u8]) -> RemotePath {
+pub fn path_of(bytes: &[u8]) -> RemotePath {
     bytes
         .split(|&b| b == b'/')
         .fold(RemotePath::root(), |dir, part| {
@@ -27,14 +26,14 @@ pub(crate) fn path_of(bytes: &[u8]) -> RemotePath {
         })
 }
 
-pub(crate) fn reason<T: std::fmt::Debug>(result: Result<T, Error>) -> Reason {
+pub fn reason<T: std::fmt::Debug>(result: Result<T, Error>) -> Reason {
     result.unwrap_err().reason().expect("refused")
 }
 
 #[derive(Default)]
-pub(crate) struct Buffer {
-    pub(crate) begun: Vec<u64>,
-    pub(crate) data: Vec<u8>,
+pub struct Buffer {
+    pub begun: Vec<u64>,
+    pub data: Vec<u8>,
 }
 
 impl Receiver for Buffer {
@@ -50,7 +49,7 @@ impl Receiver for Buffer {
     }
 }
 
-pub(crate) struct Bytes<'a>(pub(crate) &'a [u8]);
+pub struct Bytes<'a>(pub &'a [u8]);
 
 impl Content for Bytes<'_> {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -61,16 +60,16 @@ impl Content for Bytes<'_> {
     }
 }
 
-pub(crate) fn bytes(data: &[u8]) -> Bytes<'_> {
+pub fn bytes(data: &[u8]) -> Bytes<'_> {
     Bytes(data)
 }
 
-pub(crate) const MTIME: Time = Time {
+pub const MTIME: Time = Time {
     secs: 1_700_000_000,
     nanos: 123_456_000,
 };
 
-pub(crate) fn plan(data: &[u8]) -> UploadSpec {
+pub fn plan(data: &[u8]) -> UploadSpec {
     UploadSpec {
         size: data.len() as u64,
         appends_to: None,
@@ -88,7 +87,7 @@ pub(crate) fn plan(data: &[u8]) -> UploadSpec {
 }
 
 /// Names of every byte that a name can have, and some that are shell, options or records.
-pub(crate) fn odd_names() -> Vec<Vec<u8>> {
+pub fn odd_names() -> Vec<Vec<u8>> {
     let mut names: Vec<Vec<u8>> = (1..=255u8)
         .filter(|&b| b != b'/' && b != b'.')
         .map(|b| vec![b])

@@ -1,5 +1,4 @@
 //! What all of these tests need: settings, operations, and the judgement of what came of them.
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 use std::io;
 use std::sync::Once;
@@ -15,9 +14,9 @@ use scpfs::stat::Time;
 use scpfs::stat::Version;
 use scpfs::sync::Mutex;
 
-use crate::things::path;
+use crate::samples::path;
 
-pub(crate) fn settings() -> Settings {
+pub fn settings() -> Settings {
     Settings {
         directory: b"/srv".to_vec(),
         max_connections: 1,
@@ -49,7 +48,7 @@ impl log::Log for Judge {
 }
 
 /// Has every log line judged from now on, see [`assert_log_is_fit`].
-pub(crate) fn judge_log() {
+pub fn judge_log() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         log::set_logger(&Judge).unwrap();
@@ -57,7 +56,7 @@ pub(crate) fn judge_log() {
     });
 }
 
-pub(crate) fn assert_log_is_fit() {
+pub fn assert_log_is_fit() {
     let unfit = UNFIT.lock();
     assert!(unfit.is_empty(), "{unfit:?}");
 }
@@ -73,7 +72,7 @@ fn is_fit(text: &str) -> bool {
 }
 
 /// An error and its causes in one line, which must be fit for a terminal.
-pub(crate) fn told(error: &(dyn std::error::Error + 'static)) -> String {
+pub fn told(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -86,9 +85,9 @@ pub(crate) fn told(error: &(dyn std::error::Error + 'static)) -> String {
 
 /// Takes content as a disk does that has room for so much.
 #[derive(Debug, Default)]
-pub(crate) struct SmallDisk {
-    pub(crate) data: Vec<u8>,
-    pub(crate) announced: u64,
+pub struct SmallDisk {
+    pub data: Vec<u8>,
+    pub announced: u64,
 }
 
 const ROOM: usize = 8 << 20;
@@ -110,7 +109,7 @@ impl Receiver for SmallDisk {
 
 /// Something that a host is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ask {
+pub enum Ask {
     Stat,
     List,
     Fetch,
@@ -121,7 +120,7 @@ pub(crate) enum Ask {
 
 impl Ask {
     /// Asks for it; the answer as a line that starts with its kind.
-    pub(crate) fn of(self, remote: &dyn Remote) -> Result<String, Error> {
+    pub fn of(self, remote: &dyn Remote) -> Result<String, Error> {
         let at = path("file");
         Ok(match self {
             Self::Stat => {

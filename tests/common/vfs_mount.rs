@@ -35,17 +35,17 @@ use scpfs::workers::Workers;
 use crate::local::Userland;
 use crate::local::World;
 
-pub(crate) const TTL: Duration = Duration::from_secs(5);
+pub const TTL: Duration = Duration::from_secs(5);
 
 /// Somebody who may wait.
-pub(crate) const CX: Context = Context {
+pub const CX: Context = Context {
     uid: 0,
     gid: 0,
     wait: Wait::Allowed,
 };
 
 /// Waits for something that another thread does.
-pub(crate) fn eventually(what: &str, is_so: impl Fn() -> bool) {
+pub fn eventually(what: &str, is_so: impl Fn() -> bool) {
     for _ in 0..3000 {
         if is_so() {
             return;
@@ -56,33 +56,33 @@ pub(crate) fn eventually(what: &str, is_so: impl Fn() -> bool) {
 }
 
 /// The login user of [`Mount::of_nobody`].
-pub(crate) const NOBODY: u32 = 65_534;
+pub const NOBODY: u32 = 65_534;
 
-pub(crate) struct Mount {
-    pub(crate) world: Arc<World>,
-    pub(crate) remote: Arc<dyn Remote>,
-    pub(crate) clock: Arc<ManualClock>,
-    pub(crate) cache: Arc<Cache>,
-    pub(crate) vfs: Arc<Vfs>,
+pub struct Mount {
+    pub world: Arc<World>,
+    pub remote: Arc<dyn Remote>,
+    pub clock: Arc<ManualClock>,
+    pub cache: Arc<Cache>,
+    pub vfs: Arc<Vfs>,
     /// What became of what an earlier mount left.
-    pub(crate) recovered: Vec<RecoveredFile>,
+    pub recovered: Vec<RecoveredFile>,
 }
 
 /// Puts something around a host.
-pub(crate) type Around = Box<dyn FnOnce(Arc<dyn Remote>) -> Arc<dyn Remote>>;
+pub type Around = Box<dyn FnOnce(Arc<dyn Remote>) -> Arc<dyn Remote>>;
 
 /// How a mount is to be.
-pub(crate) struct Setup {
-    pub(crate) max_bytes: u64,
-    pub(crate) conflicts: ConflictPolicy,
-    pub(crate) placement: PlacementPolicy,
-    pub(crate) writeback: Option<Duration>,
-    pub(crate) is_offline_ok: bool,
-    pub(crate) boot: &'static str,
-    pub(crate) steps: Arc<dyn Steps>,
-    pub(crate) around: Around,
+pub struct Setup {
+    pub max_bytes: u64,
+    pub conflicts: ConflictPolicy,
+    pub placement: PlacementPolicy,
+    pub writeback: Option<Duration>,
+    pub is_offline_ok: bool,
+    pub boot: &'static str,
+    pub steps: Arc<dyn Steps>,
+    pub around: Around,
     /// Whether what an earlier mount left is on the host before anything else happens.
-    pub(crate) waits_for_uploads: bool,
+    pub waits_for_uploads: bool,
 }
 
 impl Default for Setup {
@@ -102,23 +102,23 @@ impl Default for Setup {
 }
 
 impl Mount {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self::set_up(Setup::default())
     }
 
-    pub(crate) fn with_cache_of(max_bytes: u64) -> Self {
+    pub fn with_cache_of(max_bytes: u64) -> Self {
         Self::set_up(Setup {
             max_bytes,
             ..Setup::default()
         })
     }
 
-    pub(crate) fn set_up(setup: Setup) -> Self {
+    pub fn set_up(setup: Setup) -> Self {
         Self::on(Arc::new(World::new(Userland::Gnu)), setup)
     }
 
     /// A mount of a world that others may have mounted too, or before.
-    pub(crate) fn on(world: Arc<World>, setup: Setup) -> Self {
+    pub fn on(world: Arc<World>, setup: Setup) -> Self {
         let clock = Arc::new(ManualClock::new());
         let shell = world.shell(Arc::clone(&clock) as Arc<dyn Clock>);
         let remote = Arc::new(Retry::new(shell));
@@ -126,7 +126,7 @@ impl Mount {
     }
 
     /// A mount whose host is logged in to by somebody who is not root.
-    pub(crate) fn of_nobody() -> Self {
+    pub fn of_nobody() -> Self {
         let world = World::new(Userland::Gnu);
         if rustix::process::geteuid().is_root() {
             world.log_in_as(NOBODY);
@@ -135,7 +135,7 @@ impl Mount {
     }
 
     /// On a host of any kind; the world is for the cache then.
-    pub(crate) fn of(
+    pub fn of(
         remote: Arc<dyn Remote>,
         world: Arc<World>,
         clock: Arc<ManualClock>,
@@ -198,7 +198,7 @@ impl Mount {
 
     /// Ends as after `kill -9`: nobody uploads or says anything more. The cache can be used by the
     /// next.
-    pub(crate) fn crash(self) -> Arc<World> {
+    pub fn crash(self) -> Arc<World> {
         let Self {
             world,
             remote,
@@ -217,7 +217,7 @@ impl Mount {
     }
 
     /// The name, relative to the root, of the content that was kept beside a file.
-    pub(crate) fn beside(&self, path: &str) -> String {
+    pub fn beside(&self, path: &str) -> String {
         let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
         let prefix = format!("{name}.scpfs-conflict-");
         let names = fs::read_dir(self.at(dir)).unwrap();
@@ -230,24 +230,24 @@ impl Mount {
     }
 
     /// A file as the host sees it.
-    pub(crate) fn at(&self, name: &str) -> PathBuf {
+    pub fn at(&self, name: &str) -> PathBuf {
         self.world.root().join(name)
     }
 
     /// Lets so much time pass that nothing is fresh any more.
-    pub(crate) fn age(&self) {
+    pub fn age(&self) {
         self.clock.advance(TTL + Duration::from_secs(1));
     }
 
     /// Runs something and returns what it gave and how many round trips it took.
-    pub(crate) fn counted<T>(&self, op: impl FnOnce() -> T) -> (T, u64) {
+    pub fn counted<T>(&self, op: impl FnOnce() -> T) -> (T, u64) {
         let before = self.world.meter.trips();
         let result = op();
         (result, self.world.meter.trips() - before)
     }
 
     /// Follows a path from the root.
-    pub(crate) fn find(&self, path: &str) -> Result<Attr, Error> {
+    pub fn find(&self, path: &str) -> Result<Attr, Error> {
         let mut attr = self.vfs.getattr(&CX, Ino::ROOT)?;
         for name in path.split('/').filter(|name| !name.is_empty()) {
             let found = self.vfs.lookup(&CX, attr.ino, name.as_bytes())?;
@@ -256,26 +256,26 @@ impl Mount {
         Ok(attr)
     }
 
-    pub(crate) fn open(&self, path: &str, flags: i32) -> Result<Opened, Error> {
+    pub fn open(&self, path: &str, flags: i32) -> Result<Opened, Error> {
         let ino = self.find(path)?.ino;
         self.vfs.open(&CX, ino, OpenFlags::new(flags).unwrap())
     }
 
-    pub(crate) fn create(&self, name: &str, flags: i32) -> Result<(Attr, Opened), Error> {
+    pub fn create(&self, name: &str, flags: i32) -> Result<(Attr, Opened), Error> {
         let flags = OpenFlags::new(flags | libc::O_CREAT).unwrap();
         self.vfs
             .create(&CX, Ino::ROOT, name.as_bytes(), 0o644, flags)
     }
 
     /// What `close(2)` of a file's last descriptor does.
-    pub(crate) fn close(&self, opened: &Opened) -> Result<(), Error> {
+    pub fn close(&self, opened: &Opened) -> Result<(), Error> {
         let result = self.vfs.flush(&CX, opened.fh);
         self.vfs.release(&CX, opened.fh).unwrap();
         result
     }
 
     /// Reads a whole file as `cat` does.
-    pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>, Error> {
+    pub fn read(&self, path: &str) -> Result<Vec<u8>, Error> {
         let opened = self.open(path, libc::O_RDONLY)?;
         let data = self.vfs.read(&CX, opened.fh, 0, 1 << 24);
         self.close(&opened)?;
@@ -283,7 +283,7 @@ impl Mount {
     }
 
     /// Writes a whole file as `cp` does.
-    pub(crate) fn write(&self, name: &str, data: &[u8]) -> Result<(), Error> {
+    pub fn write(&self, name: &str, data: &[u8]) -> Result<(), Error> {
         let opened = match self.find(name) {
             Ok(_) => self.open(name, libc::O_WRONLY | libc::O_TRUNC)?,
             Err(_) => self.create(name, libc::O_WRONLY)?.1,
@@ -293,7 +293,7 @@ impl Mount {
     }
 
     /// The names in a directory, without `.` and `..`.
-    pub(crate) fn names(&self, path: &str) -> Result<Vec<String>, Error> {
+    pub fn names(&self, path: &str) -> Result<Vec<String>, Error> {
         let ino = self.find(path)?.ino;
         let fh = self.vfs.opendir(ino)?;
         let mut items = self.vfs.readdir(&CX, fh, 0)?;

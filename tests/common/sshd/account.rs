@@ -1,4 +1,3 @@
-#![cfg(test)]
 //! Accounts of this machine that sessions run in.
 
 use std::fs;
@@ -16,22 +15,22 @@ use super::run;
 
 /// An account of this machine that sessions run in. It is made when it is missing and stays.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Account {
-    pub(crate) name: &'static str,
-    pub(crate) shell: &'static str,
+pub struct Account {
+    pub name: &'static str,
+    pub shell: &'static str,
     /// Files in the home directory, for example `.bashrc`, with their content.
-    pub(crate) files: &'static [(&'static str, &'static str)],
+    pub files: &'static [(&'static str, &'static str)],
 }
 
 /// An account with a quick shell and no start-up files.
-pub(crate) const PLAIN: Account = Account {
+pub const PLAIN: Account = Account {
     name: "scpfs-test",
     shell: "/bin/dash",
     files: &[],
 };
 
 /// An account whose start-up files print things that belong in no protocol.
-pub(crate) const NOISY: Account = Account {
+pub const NOISY: Account = Account {
     name: "scpfs-noisy",
     shell: "/bin/bash",
     files: &[(
@@ -44,12 +43,12 @@ pub(crate) const NOISY: Account = Account {
 /// the machine.
 pub(super) const PASSWORD_FILE: &str = "/run/scpfs-test-password";
 
-pub(crate) fn home(account: Account) -> PathBuf {
+pub fn home(account: Account) -> PathBuf {
     Path::new("/home").join(account.name)
 }
 
 /// Makes the account if it is missing. Tests of several processes may do that at once.
-pub(crate) fn ensure_account(account: Account) {
+pub fn ensure_account(account: Account) {
     let lock = fs::File::create("/run/scpfs-test-account.lock").unwrap();
     flock(&lock, FlockOperation::LockExclusive).unwrap();
     let exists = fs::read_to_string("/etc/passwd")

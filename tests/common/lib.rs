@@ -1,0 +1,40 @@
+//! What the tests of scpfs share: servers, hosts, mounts, and what the machine can do.
+//!
+//! - [`capability`]: what a test needs of the machine; the only place that skips tests.
+//! - [`samples`]: paths, names and upload specs for tests of any `Remote`.
+//! - [`local`]: a host that is a local process, with the programs of any userland.
+//! - [`memory_host`]: a `Remote` in memory, with failures on demand.
+//! - [`scp_server`]: SCP servers that are not OpenSSH's.
+//! - [`scripted`]: a connection that answers by a script.
+//! - [`hostile`]: operations on a host that means harm, and checks of errors and log lines.
+//! - [`vfs_mount`]: a `Vfs` with its host, its cache and a clock that the test moves.
+//! - [`sshd`]: a throwaway OpenSSH server. Needs root.
+//! - [`dropbear`]: a throwaway dropbear. Needs root.
+//! - [`proxy`]: a TCP proxy in front of a server, which fails on demand.
+//! - [`network`]: two network namespaces with a wire that breaks on demand. Needs root.
+//! - [`mounted`]: a real mount of a throwaway server.
+//! - [`fuzz`]: mutates captured inputs and feeds them to a parser.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a broken assumption fails the test"
+)]
+#![allow(missing_debug_implementations, reason = "nothing prints these")]
+
+pub mod capability;
+pub mod dropbear;
+pub mod fuzz;
+pub mod hostile;
+pub mod local;
+pub mod memory_host;
+pub mod mounted;
+pub mod network;
+pub mod proxy;
+pub mod samples;
+pub mod scp_server;
+pub mod scripted;
+pub mod sshd;
+pub mod vfs_mount;
