@@ -8,7 +8,7 @@ use scpfs_testing::network::Side;
 
 use crate::scene::Scene;
 use crate::scene::Way;
-use crate::writers::Random;
+use scpfs_testing::random::Random;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Fault {

@@ -16,6 +16,7 @@ mod writers;
 use std::thread;
 
 use scpfs_testing::mounted;
+use scpfs_testing::or_skip;
 
 use crate::world::World;
 
@@ -51,9 +52,7 @@ fn run() {
     let n_rounds = number("SCPFS_CHAOS_ROUNDS").unwrap_or(FEW_ROUNDS);
     let seed = number("SCPFS_CHAOS_SEED").unwrap_or(1);
     let first = number("SCPFS_CHAOS_FIRST").unwrap_or(0);
-    let Some(mut world) = World::new(first) else {
-        return;
-    };
+    let mut world = or_skip!(World::new(first));
     for n in first..first + n_rounds {
         world.round(seed, n);
     }

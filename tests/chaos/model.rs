@@ -9,6 +9,7 @@ use std::hash::DefaultHasher;
 use std::hash::Hasher as _;
 
 use scpfs::sync::Mutex;
+use scpfs_testing::random::Random;
 
 pub(crate) const N_FILES: usize = 8;
 
@@ -63,12 +64,9 @@ impl Model {
         drop(state);
         let mut text = String::with_capacity(len + 100);
         writeln!(text, "file {file} version {version} length {len}").unwrap();
-        let mut x = version ^ ((file as u64) << 40) ^ 0x9e37_79b9_7f4a_7c15;
+        let mut random = Random::new(version ^ ((file as u64) << 40));
         while text.len() < len {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            write!(text, "{x:016x}").unwrap();
+            write!(text, "{:016x}", random.next_u64()).unwrap();
         }
         let sum = key(text.as_bytes()).1;
         writeln!(text, "\nend of {version}: {sum:x}").unwrap();

@@ -18,10 +18,12 @@ use crate::model::Slot;
 use crate::model::name_of;
 use crate::scene::Scene;
 use crate::scene::Way;
-use crate::writers::Random;
 use crate::writers::Seen;
 use crate::writers::Writers;
 use crate::writers::head;
+use scpfs_testing::random::Random;
+use scpfs_testing::wait::PATIENCE;
+use scpfs_testing::wait::is_true_within;
 
 /// A call that takes longer than this hangs: an upload waits for its deadline once for each way in
 /// which it can be told that the host is away, and this machine is busy.
@@ -115,7 +117,7 @@ impl World {
     }
 
     pub(crate) fn round(&mut self, seed: u64, n: u64) {
-        let mut random = Random(seed.wrapping_mul(1_000_003).wrapping_add(n));
+        let mut random = Random::new(seed.wrapping_mul(1_000_003).wrapping_add(n));
         let fault = Fault::any(way_of(n), &mut random);
         self.what = format!("seed {seed} round {n} {fault:?}");
         fault.prepare(&mut self.scene);
@@ -199,7 +201,7 @@ impl World {
     /// What a daemon that lives uploads by itself.
     fn wait_until_all_is_uploaded(&mut self) {
         let mut pending = Vec::new();
-        for _ in 0..1200 {
+        let is_uploaded = is_true_within(PATIENCE, || {
             pending = self
                 .shelves()
                 .into_iter()
@@ -210,14 +212,13 @@ impl World {
                         .is_some_and(|r| r.phase != Phase::NeedsDecision)
                 })
                 .collect();
-            if pending.is_empty() {
-                return;
-            }
-            thread::sleep(Duration::from_millis(50));
+            pending.is_empty()
+        });
+        if !is_uploaded {
+            self.wrong(&format!(
+                "PENDING: it is not uploaded by itself: {pending:?}"
+            ));
         }
-        self.wrong(&format!(
-            "PENDING: it is not uploaded by itself: {pending:?}"
-        ));
     }
 
     /// Unmounts, looks, and mounts again.
@@ -228,14 +229,11 @@ impl World {
         }
         // Until nothing on the host acts for a mount that is gone.
         let mut sessions = Vec::new();
-        for _ in 0..3000 {
+        let have_ended = is_true_within(PATIENCE, || {
             sessions = self.scene.mounted.sshd.session_processes();
-            if sessions.is_empty() {
-                break;
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-        if !sessions.is_empty() {
+            sessions.is_empty()
+        });
+        if !have_ended {
             self.wrong(&format!("SESSIONS: they do not end: {sessions:?}"));
         }
         self.check(true);

@@ -20,32 +20,12 @@ use std::time::Instant;
 
 use scpfs::sync::Mutex;
 
+use scpfs_testing::random::Random;
+
 use crate::model::Model;
 use crate::model::N_FILES;
 use crate::model::Slot;
 use crate::model::name_of;
-
-/// A small generator of random numbers (splitmix64): the same seed, the same numbers.
-#[derive(Debug, Clone)]
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    pub(crate) fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
 
 const N_WRITERS: usize = 4;
 
@@ -82,7 +62,7 @@ impl Writers {
                 let mut writer = Writer {
                     dir: Arc::clone(&dir),
                     model: Arc::clone(model),
-                    random: Random(random.next()),
+                    random: Random::new(random.next_u64()),
                     seen: Arc::clone(&seen),
                     since,
                 };

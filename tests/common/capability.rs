@@ -64,6 +64,18 @@ pub fn is_root() -> bool {
     is_root
 }
 
+/// The value of an `Option`; without one, the test returns. The call that returned `None` has
+/// reported what is missing, see [`skip`].
+#[macro_export]
+macro_rules! or_skip {
+    ($needed:expr) => {{
+        let Some(needed) = $needed else {
+            return;
+        };
+        needed
+    }};
+}
+
 /// Reports that a test is skipped because `missing` is; fails where `SCPFS_REQUIRE` names it.
 pub fn skip(capability: Capability, missing: &str) {
     let required = std::env::var("SCPFS_REQUIRE").unwrap_or_default();

@@ -16,6 +16,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
 
+use scpfs_testing::random::Random;
+
 /// How long one input may take, in a debug build on a busy machine.
 const MAX_TIME: Duration = Duration::from_secs(30);
 
@@ -48,22 +50,6 @@ const NUMBERS: &[&[u8]] = &[
 /// Bytes that mean something to one of the readers.
 const BYTES: &[u8] = b"\0\x01\x02\x1b\x1d\x1e\x7f\x80\xff\n\r\t .,:;/\\-+|%@#*?![]\"'CDET";
 
-/// Xorshift: enough to mix bytes, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(limit.max(1)).unwrap()).unwrap()
-    }
-}
-
 fn corpus_dir(target: &str) -> PathBuf {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut dirs = package.ancestors().map(|dir| dir.join("fuzz/corpus"));
@@ -87,9 +73,9 @@ pub fn run(target: &str, body: fn(&[u8])) {
     for input in &corpus {
         try_one(target, body, input);
     }
-    let seed = number_from("FUZZ_SEED").unwrap_or_else(|| getrandom::u64().unwrap()) | 1;
+    let seed = number_from("FUZZ_SEED").unwrap_or_else(|| getrandom::u64().unwrap());
     let limit = Duration::from_secs(number_from("FUZZ_SECONDS").unwrap_or(2));
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let (since, mut n_inputs) = (Instant::now(), corpus.len());
     while since.elapsed() < limit {
         let input = mutated(&corpus, &mut random);
@@ -114,23 +100,23 @@ fn try_one(target: &str, body: fn(&[u8]), input: &[u8]) {
 }
 
 fn mutated(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
-    let mut input = corpus[random.below(corpus.len())].clone();
-    for _ in 0..=random.below(4) {
-        let at = random.below(input.len() + 1);
-        let end = (at + random.below(40)).min(input.len());
-        match random.below(10) {
-            0 if at < input.len() => input[at] ^= 1 << random.below(8),
+    let mut input = corpus[random.index(corpus.len())].clone();
+    for _ in 0..=random.index(4) {
+        let at = random.index(input.len() + 1);
+        let end = (at + random.index(40)).min(input.len());
+        match random.index(10) {
+            0 if at < input.len() => input[at] ^= 1 << random.index(8),
             1 => input.truncate(at),
             2 => drop(input.drain(at..end)),
             3 => {
-                let other = &corpus[random.below(corpus.len())];
-                let from = random.below(other.len() + 1);
+                let other = &corpus[random.index(corpus.len())];
+                let from = random.index(other.len() + 1);
                 input.truncate(at);
                 input.extend_from_slice(&other[from..]);
             }
             4 => {
                 let part = input[at..end].to_vec();
-                let n_times = 1 << random.below(10);
+                let n_times = 1 << random.index(10);
                 drop(input.splice(at..at, part.repeat(n_times)));
             }
             5 => {
@@ -138,16 +124,16 @@ fn mutated(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
                 let is_digit = |byte: &u8| byte.is_ascii_digit();
                 let start = input[at..].iter().position(is_digit).map_or(at, |n| at + n);
                 let n_digits = input[start..].iter().take_while(|b| is_digit(b)).count();
-                let number = NUMBERS[random.below(NUMBERS.len())];
+                let number = NUMBERS[random.index(NUMBERS.len())];
                 drop(input.splice(start..start + n_digits, number.iter().copied()));
             }
-            6 if at < input.len() => input[at] = BYTES[random.below(BYTES.len())],
-            7 => input.insert(at, BYTES[random.below(BYTES.len())]),
-            8 if at < input.len() => input[at] = random.next().to_le_bytes()[0],
+            6 if at < input.len() => input[at] = BYTES[random.index(BYTES.len())],
+            7 => input.insert(at, BYTES[random.index(BYTES.len())]),
+            8 if at < input.len() => input[at] = random.next_u64().to_le_bytes()[0],
             _ => {
-                let other = &corpus[random.below(corpus.len())];
-                let from = random.below(other.len() + 1);
-                let to = (from + random.below(200)).min(other.len());
+                let other = &corpus[random.index(corpus.len())];
+                let from = random.index(other.len() + 1);
+                let to = (from + random.index(200)).min(other.len());
                 drop(input.splice(at..end, other[from..to].iter().copied()));
             }
         }

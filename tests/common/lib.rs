@@ -1,6 +1,9 @@
 //! What the tests of scpfs share: servers, hosts, mounts, and what the machine can do.
 //!
 //! - [`capability`]: what a test needs of the machine; the only place that skips tests.
+//! - [`wait`]: waits on conditions with a deadline.
+//! - [`random`]: random numbers that a seed repeats.
+//! - [`content`]: content in memory, to upload and as fetched.
 //! - [`samples`]: paths, names and upload specs for tests of any `Remote`.
 //! - [`local`]: a host that is a local process, with the programs of any userland.
 //! - [`memory_host`]: a `Remote` in memory, with failures on demand.
@@ -24,7 +27,11 @@
 )]
 #![allow(missing_debug_implementations, reason = "nothing prints these")]
 
+// So that fuzz.rs compiles in both crates that include it.
+extern crate self as scpfs_testing;
+
 pub mod capability;
+pub mod content;
 pub mod dropbear;
 pub mod fuzz;
 pub mod hostile;
@@ -33,8 +40,10 @@ pub mod memory_host;
 pub mod mounted;
 pub mod network;
 pub mod proxy;
+pub mod random;
 pub mod samples;
 pub mod scp_server;
 pub mod scripted;
 pub mod sshd;
 pub mod vfs_mount;
+pub mod wait;

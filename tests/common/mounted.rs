@@ -29,6 +29,7 @@ use crate::capability::Capability;
 use crate::capability::skip;
 use crate::sshd;
 use crate::sshd::Sshd;
+use crate::wait::is_true_within;
 
 /// How long a condition is waited for on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -172,17 +173,12 @@ impl<P: Program> Mounted<P> {
 
     /// Waits for a condition; prints the daemon's log if it does not come.
     pub fn wait_until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
-        let mut left = PATIENCE;
-        let step = Duration::from_millis(20);
-        while !is_so(self) {
-            assert!(
-                !left.is_zero(),
-                "waited in vain until {what}; log:\n{}",
-                self.log()
-            );
-            thread::sleep(step);
-            left = left.saturating_sub(step);
-        }
+        let is_so = is_true_within(PATIENCE, || is_so(self));
+        assert!(
+            is_so,
+            "timed out waiting until {what}; log:\n{}",
+            self.log()
+        );
     }
 
     fn log_file(&self) -> PathBuf {

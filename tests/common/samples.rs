@@ -1,19 +1,16 @@
-//! Small things that tests of any remote need.
-
-use std::io;
+//! Paths, names and upload specs for tests of any `Remote`.
 
 use scpfs::path::Name;
 use scpfs::path::RemotePath;
-use scpfs::remote::Content;
 use scpfs::remote::Durability;
 use scpfs::remote::Error;
 use scpfs::remote::Expect;
 use scpfs::remote::Placement;
 use scpfs::remote::Reason;
-use scpfs::remote::Receiver;
 use scpfs::remote::UploadSpec;
 use scpfs::stat::Time;
 
+/// The path below the root with these components.
 pub fn path(text: &str) -> RemotePath {
     path_of(text.as_bytes())
 }
@@ -26,42 +23,9 @@ pub fn path_of(bytes: &[u8]) -> RemotePath {
         })
 }
 
+/// Why the host refused; panics if it did not refuse.
 pub fn reason<T: std::fmt::Debug>(result: Result<T, Error>) -> Reason {
     result.unwrap_err().reason().expect("refused")
-}
-
-#[derive(Default)]
-pub struct Buffer {
-    pub begun: Vec<u64>,
-    pub data: Vec<u8>,
-}
-
-impl Receiver for Buffer {
-    fn begin(&mut self, size: u64) -> io::Result<()> {
-        self.begun.push(size);
-        self.data.clear();
-        Ok(())
-    }
-
-    fn data(&mut self, data: &[u8]) -> io::Result<()> {
-        self.data.extend_from_slice(data);
-        Ok(())
-    }
-}
-
-pub struct Bytes<'a>(pub &'a [u8]);
-
-impl Content for Bytes<'_> {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let rest = &self.0[usize::try_from(offset).unwrap().min(self.0.len())..];
-        let n = buf.len().min(rest.len());
-        buf[..n].copy_from_slice(&rest[..n]);
-        Ok(n)
-    }
-}
-
-pub fn bytes(data: &[u8]) -> Bytes<'_> {
-    Bytes(data)
 }
 
 pub const MTIME: Time = Time {
@@ -69,7 +33,8 @@ pub const MTIME: Time = Time {
     nanos: 123_456_000,
 };
 
-pub fn plan(data: &[u8]) -> UploadSpec {
+/// A spec that replaces whatever is there.
+pub fn upload_spec(data: &[u8]) -> UploadSpec {
     UploadSpec {
         size: data.len() as u64,
         appends_to: None,

@@ -20,7 +20,6 @@ use std::process::Command;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use rustix::process::Pid;
 use rustix::process::Signal;
@@ -40,11 +39,10 @@ pub use self::account::home;
 use self::standby::Standby;
 use crate::capability::Capability;
 use crate::capability::skip;
+use crate::wait::PATIENCE;
+use crate::wait::is_true_within;
 
 const SSHD: &str = "/usr/sbin/sshd";
-
-/// How long anything here may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is special about a server.
 #[derive(Clone, Debug)]
@@ -220,17 +218,13 @@ impl Sshd {
     /// Waits until the log has a text so many times, and returns it: it comes through a pipe, and
     /// may be later than what a client sees.
     pub fn log_with(&self, text: &str, n_times: usize) -> String {
-        let mut left = PATIENCE;
-        let step = Duration::from_millis(10);
-        loop {
-            let log = self.log();
-            if log.matches(text).count() >= n_times {
-                return log;
-            }
-            assert!(!left.is_zero(), "not {n_times} times `{text}`:\n{log}");
-            thread::sleep(step);
-            left = left.saturating_sub(step);
-        }
+        let mut log = String::new();
+        let is_there = is_true_within(PATIENCE, || {
+            log = self.log();
+            log.matches(text).count() >= n_times
+        });
+        assert!(is_there, "not {n_times} times `{text}`:\n{log}");
+        log
     }
 
     /// Kills the server and all its sessions at once, as a crash of the host would.

@@ -28,6 +28,7 @@ use scpfs::vfs::OpenFlags;
 use scpfs::vfs::Opened;
 use scpfs::vfs::Options;
 use scpfs::vfs::PlacementPolicy;
+use scpfs::vfs::RenameFlags;
 use scpfs::vfs::Symlinks;
 use scpfs::vfs::Vfs;
 use scpfs::workers::Workers;
@@ -44,16 +45,11 @@ pub const CX: Context = Context {
     wait: Wait::Allowed,
 };
 
-/// Waits for something that another thread does.
-pub fn eventually(what: &str, is_so: impl Fn() -> bool) {
-    for _ in 0..3000 {
-        if is_so() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    panic!("in vain: {what}");
-}
+/// `rename(2)`, which is `renameat2(2)` without flags.
+pub const REPLACE: RenameFlags = RenameFlags {
+    no_replace: false,
+    exchange: false,
+};
 
 /// The login user of [`Mount::of_nobody`].
 pub const NOBODY: u32 = 65_534;
@@ -290,6 +286,12 @@ impl Mount {
         };
         self.vfs.write(&CX, opened.fh, 0, data)?;
         self.close(&opened)
+    }
+
+    /// Renames an entry of the root, as `rename(2)` does.
+    pub fn rename(&self, from: impl AsRef<[u8]>, to: impl AsRef<[u8]>) -> Result<(), Error> {
+        let (from, to) = ((Ino::ROOT, from.as_ref()), (Ino::ROOT, to.as_ref()));
+        self.vfs.rename(&CX, from, to, REPLACE)
     }
 
     /// The names in a directory, without `.` and `..`.

@@ -31,12 +31,12 @@ use scpfs::ssh::ssh_config::Query;
 use scpfs::stat::FileKind;
 use scpfs::stat::Stat;
 use scpfs::stat::Time;
+use scpfs_testing::content::bytes;
 use scpfs_testing::hostile::Ask;
 use scpfs_testing::hostile::settings;
 use scpfs_testing::hostile::told;
-use scpfs_testing::samples::bytes;
 use scpfs_testing::samples::path;
-use scpfs_testing::samples::plan;
+use scpfs_testing::samples::upload_spec;
 use scpfs_testing::scripted::Act;
 use scpfs_testing::scripted::Scripted;
 use scpfs_testing::scripted::Talk;
@@ -280,7 +280,7 @@ fn ask(remote: &dyn Remote, act: &Act, how: u8, words: &[u8]) {
         Some(ask) => ask.of(remote).map(drop),
         None => {
             let content = b"content";
-            let uploaded = remote.upload(&path("file"), &bytes(content), &plan(content));
+            let uploaded = remote.upload(&path("file"), &bytes(content), &upload_spec(content));
             uploaded.map(drop)
         }
     };

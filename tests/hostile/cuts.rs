@@ -7,12 +7,12 @@ use scpfs::remote::Expect;
 use scpfs::remote::Remote;
 use scpfs::scp_only;
 use scpfs::shell::probe;
+use scpfs_testing::content::bytes;
 use scpfs_testing::hostile::Ask;
 use scpfs_testing::hostile::settings;
 use scpfs_testing::hostile::told;
-use scpfs_testing::samples::bytes;
 use scpfs_testing::samples::path;
-use scpfs_testing::samples::plan;
+use scpfs_testing::samples::upload_spec;
 use scpfs_testing::scripted::Act;
 use scpfs_testing::scripted::Scripted;
 use scpfs_testing::scripted::Talk;
@@ -94,7 +94,7 @@ fn an_upload_that_is_cut_at_any_byte_is_never_said_to_be_done() {
                 let missing = Talk::new(b"\x01scp: file: No such file or directory\n", Then::Close);
                 let sink = Talk::new(&acks[..n_acks], then);
                 act.lock().set(vec![missing.into(), sink.into()]);
-                let mut plan = plan(b"hello");
+                let mut plan = upload_spec(b"hello");
                 plan.expect = Expect::Absent;
                 let result = remote.upload(&path("file"), &bytes(b"hello"), &plan);
                 told(&result.unwrap_err());
@@ -108,7 +108,7 @@ fn an_upload_that_is_cut_at_any_byte_is_never_said_to_be_done() {
             let remote = remote(None, &act);
             let words = &done.as_bytes()[..n_bytes];
             act.lock().set(vec![Talk::new(words, then).into()]);
-            let plan = plan(b"hello");
+            let plan = upload_spec(b"hello");
             let result = remote.upload(&path("file"), &bytes(b"hello"), &plan);
             told(&result.unwrap_err());
         }

@@ -11,15 +11,15 @@ use scpfs::remote::Placement;
 use scpfs::remote::Remote;
 use scpfs::remote::UploadSpec;
 use scpfs::scp_only::probe::probe;
+use scpfs_testing::content::bytes;
 use scpfs_testing::hostile::assert_log_is_fit;
 use scpfs_testing::hostile::judge_log;
 use scpfs_testing::hostile::settings;
 use scpfs_testing::hostile::told;
 use scpfs_testing::local::Userland;
 use scpfs_testing::local::World;
-use scpfs_testing::samples::bytes;
 use scpfs_testing::samples::path;
-use scpfs_testing::samples::plan;
+use scpfs_testing::samples::upload_spec;
 use scpfs_testing::scripted::Act;
 use scpfs_testing::scripted::Scripted;
 use scpfs_testing::scripted::Then;
@@ -122,7 +122,7 @@ fn a_hostile_sink_gets_no_content_that_it_did_not_ask_for() {
         act.lock().set(vec![missing, turns]);
         traffic.sent.lock().clear();
         let content = b"CONTENT".repeat(10);
-        let mut plan = plan(&content);
+        let mut plan = upload_spec(&content);
         (plan.mtime.nanos, plan.atime.nanos) = (0, 0);
         let error = remote
             .upload(&path("file"), &bytes(&content), &plan)
@@ -206,7 +206,7 @@ fn a_target_that_becomes_a_directory_gets_nothing_of_the_content() {
                 let plan = UploadSpec {
                     placement,
                     expect: Expect::Version(remote.stat(&path("file")).unwrap().version()),
-                    ..plan(content)
+                    ..upload_spec(content)
                 };
                 fs::write(victim.with_file_name("now"), "").unwrap();
                 let is_named = world.is_scp_only() && world.banner() == "SSH-2.0-local";

@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
+use scpfs_testing::or_skip;
+
 use crate::Mounted;
 
 /// Closes a file and returns the errno that this gives.
@@ -23,9 +25,7 @@ fn close(file: File) -> i32 {
 
 #[test]
 fn every_name_works_through_the_whole_way() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     let mut names: Vec<Vec<u8>> = [
         "-rf",
         "$(touch x)",
@@ -85,9 +85,7 @@ fn every_name_works_through_the_whole_way() {
 
 #[test]
 fn close_says_that_the_host_denied_the_upload_and_the_content_is_kept() {
-    let Some(mut mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&[]));
     fs::write(mounted.here("file"), "old content").unwrap();
     let mut file = File::options()
         .write(true)
@@ -117,7 +115,7 @@ fn close_says_that_the_host_denied_the_upload_and_the_content_is_kept() {
     mounted.start(&[]);
     // The next mount shows it, tries again, and says once more that the host has not got it.
     assert_eq!(fs::read(mounted.here("file")).unwrap(), b"NEW content");
-    mounted.wait_until("the refusal is said", |it| {
+    mounted.wait_until("the refusal is logged", |it| {
         it.log().contains("file is not uploaded on the host")
     });
     assert_eq!(mounted.unmount().code(), Some(6), "{}", mounted.log());
@@ -134,9 +132,7 @@ fn close_says_that_the_host_denied_the_upload_and_the_content_is_kept() {
 
 #[test]
 fn a_directory_or_file_that_may_not_be_written_is_refused_at_once() {
-    let Some(mounted) = Mounted::new(&["-o", "cache_timeout=0"]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&["-o", "cache_timeout=0"]));
     let open = || File::options().write(true).open(mounted.here("dir/file"));
     fs::create_dir(mounted.there("dir")).unwrap();
     fs::write(mounted.there("dir/file"), "x").unwrap();
@@ -154,9 +150,7 @@ fn a_directory_or_file_that_may_not_be_written_is_refused_at_once() {
 
 #[test]
 fn an_unreadable_file_or_directory_is_denied() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     fs::write(mounted.there("secret"), "x").unwrap();
     fs::create_dir(mounted.there("closed")).unwrap();
     fs::write(mounted.there("closed/file"), "x").unwrap();
@@ -182,9 +176,7 @@ fn an_unreadable_file_or_directory_is_denied() {
 
 #[test]
 fn a_file_that_changes_while_it_is_fetched_is_never_a_mixture() {
-    let Some(mounted) = Mounted::new(&["-o", "cache_timeout=0"]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&["-o", "cache_timeout=0"]));
     let path = mounted.there("file");
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let writer = {
@@ -223,12 +215,8 @@ fn a_file_that_changes_while_it_is_fetched_is_never_a_mixture() {
 #[test]
 fn noise_at_login_changes_nothing() {
     let options = scpfs_testing::sshd::Options::default().account(scpfs_testing::sshd::NOISY);
-    let Some(sshd) = scpfs_testing::sshd::Sshd::start(options) else {
-        return;
-    };
-    let Some(mounted) = Mounted::on(sshd, &[]) else {
-        return;
-    };
+    let sshd = or_skip!(scpfs_testing::sshd::Sshd::start(options));
+    let mounted = or_skip!(Mounted::on(sshd, &[]));
     mounted.sh(r#"
         head -c 100000 /dev/urandom > "$ASIDE/x"; cp "$ASIDE/x" x; cmp "$ASIDE/x" "$THERE/x"
         mkdir d; mv x d/; cmp "$ASIDE/x" d/x; test "$(ls)" = d

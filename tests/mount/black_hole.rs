@@ -18,6 +18,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use rustix::process::Signal;
+use scpfs_testing::or_skip;
 use scpfs_testing::proxy::Proxy;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
@@ -134,9 +135,7 @@ fn write_new(path: &Path) -> io::Result<()> {
 }
 
 fn no_call_hangs(way: Way) {
-    let Some(mut hole) = Hole::new(way) else {
-        return;
-    };
+    let mut hole = or_skip!(Hole::new(way));
     for name in ["file", "known", "unknown"] {
         hole.mounted.put(name, "content");
     }
@@ -263,9 +262,7 @@ fn programs(hole: &Hole) -> Vec<Child> {
 /// A process that waits for a mount sleeps, and can be woken; one that is killed meanwhile waits in
 /// state D, and nothing but an answer ends it.
 fn nobody_stays_in_the_kernel(way: Way) {
-    let Some(mut hole) = Hole::new(way) else {
-        return;
-    };
+    let mut hole = or_skip!(Hole::new(way));
     hole.mounted.put("unknown", "content");
     for name in ["dir", "other", "third", "fourth"] {
         fs::create_dir(hole.mounted.there(name)).unwrap();
@@ -320,9 +317,7 @@ fn whoever_is_killed_while_a_network_passes_nothing_is_gone_by_the_deadline() {
 #[test]
 fn a_mount_of_a_silent_host_can_be_ended_and_loses_nothing() {
     for (way, signal) in [(Way::Server, Signal::TERM), (Way::Network, Signal::INT)] {
-        let Some(mut hole) = Hole::new(way) else {
-            return;
-        };
+        let mut hole = or_skip!(Hole::new(way));
         hole.mounted.put("file", "content");
         let file = File::options()
             .write(true)
@@ -352,9 +347,7 @@ fn a_mount_of_a_silent_host_can_be_ended_and_loses_nothing() {
 #[test]
 fn a_short_silence_is_only_a_pause() {
     for way in [Way::Server, Way::Network] {
-        let Some(hole) = Hole::new(way) else {
-            return;
-        };
+        let hole = or_skip!(Hole::new(way));
         for n in 0..3 {
             hole.mounted.put(&format!("old{n}"), "content");
         }
@@ -378,9 +371,7 @@ fn a_short_silence_is_only_a_pause() {
 #[ignore = "takes more than two minutes"]
 fn a_mount_outlives_a_silence_of_a_minute() {
     for way in [Way::Server, Way::Network] {
-        let Some(mut hole) = Hole::new(way) else {
-            return;
-        };
+        let mut hole = or_skip!(Hole::new(way));
         hole.mounted.put("file", "content");
         let file = File::create(hole.mounted.here("file")).unwrap();
         hole.begin();
@@ -398,9 +389,7 @@ fn a_mount_outlives_a_silence_of_a_minute() {
 /// repeated: not one after the other, each for the whole deadline.
 #[test]
 fn idle_connections_do_not_add_their_deadlines_up() {
-    let Some(hole) = Hole::new(Way::Network) else {
-        return;
-    };
+    let hole = or_skip!(Hole::new(Way::Network));
     for n in 0..16 {
         hole.mounted.put(&format!("file{n}"), vec![7; 1 << 20]);
     }
@@ -430,9 +419,7 @@ fn an_upload_that_arrives_late_does_not_replace_a_newer_one() {
 }
 
 fn arrives_late(way: Way) {
-    let Some(hole) = Hole::new(way) else {
-        return;
-    };
+    let hole = or_skip!(Hole::new(way));
     let path = hole.mounted.here("file");
     for begun_anew in [true, false] {
         let mut options = File::options();

@@ -10,8 +10,9 @@ use std::process::Command;
 use std::process::Output;
 use std::process::Stdio;
 use std::thread;
-use std::time::Duration;
 
+use scpfs_testing::or_skip;
+use scpfs_testing::wait::wait_until;
 use serde_json::Value;
 
 use crate::Mounted;
@@ -60,13 +61,11 @@ fn fail_to_upload(mounted: &Mounted) {
 
 #[test]
 fn status_says_how_a_mount_is() {
-    let Some(mut mounted) = Mounted::new(&["-o", "cache_size=100M"]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&["-o", "cache_size=100M"]));
     mounted.put("file", vec![b'x'; 5000]);
     mounted.sh("cat file; cat file; cat file");
     // The kernel lets go of a file after close() has returned.
-    mounted.wait_until("nobody has it open", |mounted| {
+    mounted.wait_until("the file is closed", |mounted| {
         status(mounted)["cache"]["bytes"] == 5000
     });
     let status = status(&mounted);
@@ -92,9 +91,7 @@ fn status_says_how_a_mount_is() {
 
 #[test]
 fn status_lists_what_is_not_uploaded_and_why() {
-    let Some(mut mounted) = Mounted::new(&["-o", "cache_timeout=0"]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&["-o", "cache_timeout=0"]));
     let writer = Writer::start(&mounted.here("b\ny"), b"12345");
     let files = status(&mounted)["files"].clone();
     assert_eq!(files[0]["path"], "b\\ny");
@@ -105,7 +102,7 @@ fn status_lists_what_is_not_uploaded_and_why() {
     fail_to_upload(&mounted);
     // Its last handle tries once more, after close() has returned, and others do later.
     let mut files = Value::Null;
-    mounted.wait_until("nobody tries to upload it", |mounted| {
+    mounted.wait_until("no upload is in flight", |mounted| {
         files = status(mounted)["files"].clone();
         files[1]["state"] == "failed"
     });
@@ -115,7 +112,7 @@ fn status_lists_what_is_not_uploaded_and_why() {
         files[1]["message"].as_str().unwrap().contains("file"),
         "{files}"
     );
-    mounted.wait_until("it is said in words as well", |mounted| {
+    mounted.wait_until("the text status shows it as well", |mounted| {
         let words = ["status", &point(mounted)];
         let (_, text) = said(&mounted.control(&words).output().unwrap());
         text.contains("failed     file  7 B: EACCES: ")
@@ -126,15 +123,15 @@ fn status_lists_what_is_not_uploaded_and_why() {
 
 #[test]
 fn a_host_that_is_gone_is_away_and_status_answers_all_the_same() {
-    let Some(mut mounted) = Mounted::new(&["-o", "timeout=10,cache_timeout=0,drain_timeout=1"])
-    else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&[
+        "-o",
+        "timeout=10,cache_timeout=0,drain_timeout=1"
+    ]));
     fs::read_dir(mounted.here("")).unwrap();
     mounted.sshd.kill();
     // Each look that fails finds one connection or more that has ended.
     let mut connection = Value::Null;
-    mounted.wait_until("no connection is thought to live", |mounted| {
+    mounted.wait_until("no connection is open", |mounted| {
         fs::read_dir(mounted.here("")).unwrap_err();
         connection = status(mounted)["connection"].clone();
         connection["state"] != "connected"
@@ -147,9 +144,7 @@ fn a_host_that_is_gone_is_away_and_status_answers_all_the_same() {
 
 #[test]
 fn an_upload_shows_how_far_it_is() {
-    let Some(mut mounted) = Mounted::new(&["-o", "timeout=60"]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&["-o", "timeout=60"]));
     let mut writer = Command::new("dd")
         .args(["if=/dev/zero", "bs=1M", "count=100"])
         .arg(format!("of={}", mounted.here("big").display()))
@@ -161,15 +156,10 @@ fn an_upload_shows_how_far_it_is() {
         let mut files = fs::read_dir(mounted.there("")).unwrap().flatten();
         files.any(|file| file.metadata().is_ok_and(|meta| meta.len() > 0))
     };
-    for _ in 0..60_000 {
-        if has_begun() {
-            break;
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
+    wait_until("the upload has begun", has_begun);
     mounted.sshd.freeze_sessions();
     let mut seen = Value::Null;
-    mounted.wait_until("it is said how much was sent", |mounted| {
+    mounted.wait_until("the status shows how much was sent", |mounted| {
         seen = status(mounted)["files"][0].clone();
         seen["sent"].as_u64().is_some_and(|sent| sent > 0)
     });
@@ -182,9 +172,7 @@ fn an_upload_shows_how_far_it_is() {
 
 #[test]
 fn umount_uploads_what_is_left_and_ends_the_mount() {
-    let Some(mut mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&[]));
     refuse_uploads(&mounted, false);
     fail_to_upload(&mounted);
     refuse_uploads(&mounted, false);
@@ -201,9 +189,7 @@ fn umount_uploads_what_is_left_and_ends_the_mount() {
 
 #[test]
 fn umount_lists_what_cannot_be_uploaded_and_unmounts_only_by_force() {
-    let Some(mut mounted) = Mounted::new(&["-o", "drain_timeout=5"]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&["-o", "drain_timeout=5"]));
     fail_to_upload(&mounted);
     let (code, said) = umount(&mounted, &[]);
     assert_eq!(code, Some(6), "{said}");
@@ -227,10 +213,10 @@ fn umount_lists_what_cannot_be_uploaded_and_unmounts_only_by_force() {
 
 #[test]
 fn umount_gives_up_after_its_timeout() {
-    let Some(mut mounted) = Mounted::new(&["-o", "timeout=30,drain_timeout=1,cache_timeout=0"])
-    else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&[
+        "-o",
+        "timeout=30,drain_timeout=1,cache_timeout=0"
+    ]));
     fail_to_upload(&mounted);
     // In this order: it would be uploaded by itself.
     mounted.sshd.freeze();
@@ -255,9 +241,7 @@ fn umount_gives_up_after_its_timeout() {
 
 #[test]
 fn umount_leaves_a_mount_that_is_in_use() {
-    let Some(mut mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&[]));
     fs::write(mounted.here("file"), "content").unwrap();
     let open = File::open(mounted.here("file")).unwrap();
     let (code, said) = umount(&mounted, &[]);
@@ -276,9 +260,7 @@ fn umount_leaves_a_mount_that_is_in_use() {
 
 #[test]
 fn only_scpfs_mounts_are_unmounted_and_looked_at() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     for command in ["status", "umount"] {
         let (code, text) = said(&mounted.control(&[command, "/proc"]).output().unwrap());
         assert_eq!(code, Some(1), "{text}");
@@ -288,9 +270,7 @@ fn only_scpfs_mounts_are_unmounted_and_looked_at() {
 
 #[test]
 fn the_socket_answers_nonsense_and_long_lines_without_harm() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     let path = format!("/run/scpfs/{}.sock", mounted.pid());
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(Path::new(&path)), 0o600);
@@ -311,24 +291,15 @@ fn the_socket_answers_nonsense_and_long_lines_without_harm() {
     idle.extend((0..40).map(|_| UnixStream::connect(&path).unwrap()));
     fs::write(mounted.here("file"), "content").unwrap();
     drop(idle);
-    for _ in 0..200 {
-        let output = mounted
-            .control(&["status", &point(&mounted)])
-            .output()
-            .unwrap();
-        if output.status.success() {
-            return;
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    panic!("it does not answer any more");
+    wait_until("the control socket answers again", || {
+        let mut status = mounted.control(&["status", &point(&mounted)]);
+        status.output().unwrap().status.success()
+    });
 }
 
 #[test]
 fn conflicts_and_what_earlier_mounts_left_are_shown() {
-    let Some(mut mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&[]));
     mounted.put("file", "base");
     mounted.put("half", "base");
     let writer = Writer::start(&mounted.here("file"), b"ours");
@@ -429,9 +400,7 @@ impl Drop for Liar {
 /// believed that it was unmounted.
 #[test]
 fn only_the_owner_of_a_mount_is_asked_and_the_kernel_has_the_last_word() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     let mount_id = status(&mounted)["mount_id"].as_str().unwrap().to_owned();
     let socket = format!("/run/scpfs/{}.sock", mounted.pid());
     let aside = mounted.aside("sock");

@@ -10,6 +10,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::thread;
 
+use scpfs_testing::or_skip;
+
 use crate::Mounted;
 
 const PIECE: usize = 16 << 10;
@@ -145,9 +147,7 @@ fn stale_after(path: &Path) -> Option<(usize, usize)> {
 /// xfstests generic/451: pages that readers fetched while a write was under way stayed after it.
 #[test]
 fn readers_see_what_asynchronous_direct_writes_have_written() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     mounted.put("file", vec![0; PIECE * N_PIECES]);
     mounted.sh("chmod 666 \"$THERE/file\"");
     assert_eq!(stale_after(&mounted.here("file")), None, "(cycle, offset)");

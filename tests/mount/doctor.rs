@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::process::Stdio;
 
+use scpfs_testing::or_skip;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
 
@@ -22,9 +23,7 @@ fn doctor(sshd: &Sshd, words: &[&str]) -> (Option<i32>, String) {
 
 #[test]
 fn the_doctor_says_what_a_mount_would_find() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let (status, said) = doctor(&sshd, &["host"]);
     assert_eq!(status, Some(0), "{said}");
     for word in [
@@ -53,9 +52,7 @@ fn the_doctor_says_what_a_mount_would_find() {
 #[test]
 fn the_doctor_says_what_nothing_but_scp_cannot_do() {
     let force = r#"ForceCommand case "$SSH_ORIGINAL_COMMAND" in "scp "*" -f "*|"scp "*" -t "*) eval "exec $SSH_ORIGINAL_COMMAND";; esac; exit 1"#;
-    let Some(sshd) = Sshd::start(Options::default().line(force)) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default().line(force)));
     let (status, said) = doctor(&sshd, &["host"]);
     assert_eq!(status, Some(0), "{said}");
     for word in [

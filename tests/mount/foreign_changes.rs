@@ -6,6 +6,8 @@ use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
+use scpfs_testing::or_skip;
+
 use crate::Mounted;
 
 /// Reads an open file while it changes, and fails at what no version ever was: each version is one
@@ -91,9 +93,7 @@ fn beside(mounted: &Mounted, here: &str, there: &str) -> String {
 fn an_open_file_read_while_the_host_changes_it_is_of_one_version() {
     // Small files are waited for, large ones come in the background.
     for scale in [1, 100] {
-        let Some(mounted) = Mounted::new(&["-o", "cache_timeout=0"]) else {
-            return;
-        };
+        let mounted = or_skip!(Mounted::new(&["-o", "cache_timeout=0"]));
         mounted.put("file", "a".repeat(23 * scale));
         let scaled = |script: &str| format!("SCALE = {scale}\n{script}");
         let seen = beside(&mounted, &scaled(LOOK), &scaled(CHANGE));
@@ -103,9 +103,7 @@ fn an_open_file_read_while_the_host_changes_it_is_of_one_version() {
 
 #[test]
 fn a_mapping_of_an_open_file_that_grows_shows_no_byte_that_nobody_wrote() {
-    let Some(mounted) = Mounted::new(&["-o", "cache_timeout=0"]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&["-o", "cache_timeout=0"]));
     mounted.put("file", "x");
     let n_sizes = beside(&mounted, MAP, APPEND);
     assert!(n_sizes.trim().parse::<u32>().unwrap() > 10, "{n_sizes}");
@@ -122,9 +120,7 @@ impl Drop for Tail {
 
 #[test]
 fn tail_of_an_open_log_shows_each_line_that_the_host_appends() {
-    let Some(mut mounted) = Mounted::new(&["-o", "cache_timeout=1"]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&["-o", "cache_timeout=1"]));
     mounted.put("log", "line 0\n");
     let out = mounted.aside("out");
     let tail = Command::new("tail")
@@ -137,12 +133,12 @@ fn tail_of_an_open_log_shows_each_line_that_the_host_appends() {
     let _tail = Tail(tail);
     let mut expected = "line 0\n".to_owned();
     let shown = |expected: &str| std::fs::read_to_string(&out).unwrap() == expected;
-    mounted.wait_until("the first line", |_| shown(&expected));
+    mounted.wait_until("the first line is shown", |_| shown(&expected));
     for n in 1..=3 {
         expected += &format!("line {n}\n");
         mounted.sh(&format!("echo line {n} >>\"$THERE/log\""));
         let since = Instant::now();
-        mounted.wait_until("an appended line", |_| shown(&expected));
+        mounted.wait_until("the appended line is shown", |_| shown(&expected));
         let took = since.elapsed();
         assert!(took < Duration::from_millis(2500), "{took:?}");
     }
@@ -150,9 +146,7 @@ fn tail_of_an_open_log_shows_each_line_that_the_host_appends() {
 
 #[test]
 fn an_open_database_that_changes_on_the_host_is_never_malformed() {
-    let Some(mounted) = Mounted::new(&["-o", "cache_timeout=1"]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&["-o", "cache_timeout=1"]));
     mounted.sh(r#"
         python3 - <<'EOF'
 import os, sqlite3, time

@@ -10,6 +10,7 @@ use std::time::Duration;
 use scpfs::clock::Clock as _;
 use scpfs::clock::SystemClock;
 use scpfs_testing::capability::is_root;
+use scpfs_testing::or_skip;
 use scpfs_testing::proxy::Proxy;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
@@ -61,12 +62,8 @@ fn a_full_host_is_enospc_at_close_and_the_old_file_is_untouched() {
     }
     // Mounted before the server starts, which lives in a namespace of its own.
     let small = Small::new("1m");
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
-    let Some(mut mounted) = Mounted::on(sshd, &[]) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
+    let mut mounted = or_skip!(Mounted::on(sshd, &[]));
     let point = mounted.also(small.path(), &[]);
     fs::write(point.join("file"), "old content").unwrap();
     for size in [1_200_000, 3_000_000] {
@@ -100,12 +97,8 @@ fn a_file_that_has_no_room_for_a_second_copy_is_saved_in_place() {
         return;
     }
     let small = Small::new("1m");
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
-    let Some(mounted) = Mounted::on(sshd, &[]) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
+    let mounted = or_skip!(Mounted::on(sshd, &[]));
     let point = mounted.also(small.path(), &[]);
     let there = small.path().join("file");
     let mut content = vec![b'x'; 700_000];
@@ -156,12 +149,8 @@ fn a_large_file_that_does_not_fit_on_the_host_is_enospc_at_once() {
     }
     for (free, sizes) in [("8m", [40, 20]), ("32m", [60, 100])] {
         let small = Small::new(free);
-        let Some(sshd) = Sshd::start(Options::default()) else {
-            return;
-        };
-        let Some(mut mounted) = Mounted::on(sshd, &[]) else {
-            return;
-        };
+        let sshd = or_skip!(Sshd::start(Options::default()));
+        let mut mounted = or_skip!(Mounted::on(sshd, &[]));
         let point = mounted.also(small.path(), &["-o", "timeout=60,writeback=600"]);
         fs::write(point.join("file"), "old").unwrap();
         fs::File::open(point.join("file"))
@@ -191,12 +180,8 @@ fn a_large_file_that_the_host_may_not_write_fails_at_once() {
     }
     // In blocks of 512 bytes.
     let limited = r#"ForceCommand ulimit -f 20000; eval "$SSH_ORIGINAL_COMMAND""#;
-    let Some(sshd) = Sshd::start(Options::default().line(limited)) else {
-        return;
-    };
-    let Some(mounted) = Mounted::on(sshd, &["-o", "timeout=60"]) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default().line(limited)));
+    let mounted = or_skip!(Mounted::on(sshd, &["-o", "timeout=60"]));
     let (errno, took) = upload(&mounted.here("file"), 40 << 20);
     assert!(took < Duration::from_secs(30), "{took:?}");
     assert_eq!(errno, Some(libc::EFBIG));
@@ -216,9 +201,7 @@ fn a_full_cache_disk_is_enospc_for_the_writer_and_the_mount_stays_up() {
         "cache_dir={},min_free=0,cache_timeout=0",
         small.path().join("cache").display()
     );
-    let Some(mounted) = Mounted::new(&["-o", &cache]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&["-o", &cache]));
     let output = Command::new("dd")
         .args(["if=/dev/zero", "bs=64k", "count=200"])
         .arg(format!("of={}", mounted.here("big").display()))
@@ -247,13 +230,9 @@ fn what_waits_for_the_host_survives_a_full_cache_disk() {
         small.path().join("cache").display()
     );
     let args = ["-o", &cache];
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let proxy = Proxy::before(&sshd);
-    let Some(mut mounted) = Mounted::on(sshd, &args) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::on(sshd, &args));
     // Whole pages: what is written beyond the last one is then written whole or not at all.
     let content = |round: u8, n: u8| vec![round * 16 + n; 122 << 12];
     for round in 0..2 {

@@ -7,6 +7,7 @@ use rustix::process::Pid;
 use rustix::process::Signal;
 use rustix::process::kill_process;
 use scpfs_testing::mounted::is_mounted;
+use scpfs_testing::or_skip;
 
 use crate::Mounted;
 
@@ -14,7 +15,7 @@ use crate::Mounted;
 fn guard_of(mounted: &mut Mounted) -> i32 {
     let daemon = mounted.pid();
     let mut guard = None;
-    mounted.wait_until("there is a guard", |_| {
+    mounted.wait_until("the guard process runs", |_| {
         guard = find_guard(daemon);
         guard.is_some()
     });
@@ -58,9 +59,7 @@ fn socket_of(daemon: i32) -> String {
 
 #[test]
 fn a_daemon_that_is_killed_leaves_a_plain_directory() {
-    let Some(mut mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&[]));
     fs::write(mounted.here("file"), "content").unwrap();
     // In use: somebody is in it, and has a file open.
     let open = fs::File::open(mounted.here("file")).unwrap();
@@ -92,9 +91,7 @@ fn a_daemon_that_is_killed_leaves_a_plain_directory() {
 
 #[test]
 fn the_guard_ends_with_the_mount_and_outlives_what_is_meant_for_the_daemon() {
-    let Some(mut mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&[]));
     let guard = guard_of(&mut mounted);
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         kill_process(Pid::from_raw(guard).unwrap(), signal).unwrap();
@@ -109,9 +106,7 @@ fn the_guard_ends_with_the_mount_and_outlives_what_is_meant_for_the_daemon() {
 
 #[test]
 fn another_mount_in_the_place_of_a_killed_one_is_left_alone() {
-    let Some(mut mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&[]));
     let guard = guard_of(&mut mounted);
     let point = mounted.aside("mnt");
     let run = |program: &str, args: &[&str]| {
@@ -133,9 +128,7 @@ fn another_mount_in_the_place_of_a_killed_one_is_left_alone() {
 
 #[test]
 fn a_mount_whose_parent_was_renamed_is_found_and_ended() {
-    let Some(mut mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&[]));
     let (old, new) = (mounted.aside("parent"), mounted.aside("other"));
     fs::create_dir_all(old.join("point")).unwrap();
     let source = format!("h:{}", mounted.there("").display());
@@ -164,9 +157,7 @@ fn a_mount_whose_parent_was_renamed_is_found_and_ended() {
 
 #[test]
 fn a_dead_mount_without_a_guard_is_cleared_by_umount() {
-    let Some(mut mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&[]));
     let guard = guard_of(&mut mounted);
     let socket = socket_of(mounted.pid());
     kill_process(Pid::from_raw(guard).unwrap(), Signal::KILL).unwrap();

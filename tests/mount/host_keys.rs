@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::Mounted;
+use scpfs_testing::or_skip;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
 
@@ -35,9 +36,7 @@ fn try_to_mount(mounted: &Mounted, options: &str) -> (Option<i32>, String) {
 fn content_that_waits_goes_to_no_host_with_another_key() {
     // The host at the same address got the content, and `recover` said that nothing was left.
     let options = format!("{UNCHECKED},writeback=600");
-    let Some(mut mounted) = Mounted::new(&["-o", &options]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&["-o", &options]));
     fs::write(mounted.there("clean"), "of the first host").unwrap();
     fs::read(mounted.here("clean")).unwrap();
     fs::write(mounted.here("file"), "for the first host").unwrap();
@@ -89,9 +88,7 @@ fn content_that_waits_goes_to_no_host_with_another_key() {
 
 #[test]
 fn a_directory_asked_for_by_other_words_is_known_by_its_host_as_well() {
-    let Some(mut mounted) = Mounted::new(&["-o", UNCHECKED]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&["-o", UNCHECKED]));
     assert_eq!(mounted.unmount().code(), Some(0));
     mounted.sshd.become_another_host();
     let output = mounted
@@ -112,9 +109,7 @@ fn a_directory_asked_for_by_other_words_is_known_by_its_host_as_well() {
 #[test]
 fn a_key_of_another_type_is_asked_for_whatever_words_name_the_directory() {
     let only_ecdsa = format!("{UNCHECKED},HostKeyAlgorithms=ecdsa-sha2-nistp256");
-    let Some(mut mounted) = Mounted::new(&["-o", &only_ecdsa]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&["-o", &only_ecdsa]));
     assert_eq!(mounted.unmount().code(), Some(0));
     for words in ["", "/../host"] {
         let mut daemon = mounted
@@ -136,15 +131,13 @@ fn a_key_of_another_type_is_asked_for_whatever_words_name_the_directory() {
 #[test]
 fn a_mount_that_meets_another_host_sends_nothing_and_heals_with_the_first() {
     let options = format!("{UNCHECKED},cache_timeout=0,writeback=600,timeout=10,offline=yes");
-    let Some(mut mounted) = Mounted::new(&["-o", &options]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&["-o", &options]));
     mounted.put("file", "first");
     assert_eq!(fs::read(mounted.here("file")).unwrap(), b"first");
     fs::write(mounted.here("pending"), "for the first host").unwrap();
     let (first, point) = (mounted.sshd.fingerprint("ed25519"), mounted.here(""));
     let keys = mounted.sshd.become_another_host();
-    mounted.wait_until("calls are refused", |mounted| {
+    mounted.wait_until("calls fail", |mounted| {
         errno(fs::metadata(mounted.here("file"))) == Some(libc::EKEYREJECTED)
     });
     assert_eq!(
@@ -176,7 +169,7 @@ fn a_mount_that_meets_another_host_sends_nothing_and_heals_with_the_first() {
     assert!(!mounted.there("dir").exists());
 
     mounted.sshd.become_the_first_host(keys);
-    mounted.wait_until("it heals", |mounted| {
+    mounted.wait_until("the connection works again", |mounted| {
         fs::read(mounted.here("file")).is_ok_and(|content| content == b"first")
     });
     fs::File::open(mounted.here("pending"))
@@ -192,9 +185,7 @@ fn a_mount_that_meets_another_host_sends_nothing_and_heals_with_the_first() {
 #[test]
 fn hosts_behind_one_address_are_told_apart_by_their_aliases() {
     let options = |alias: &str| format!("{UNCHECKED},HostKeyAlias={alias}");
-    let Some(mut mounted) = Mounted::new(&["-o", &options("one")]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&["-o", &options("one")]));
     fs::write(mounted.here("file"), "one").unwrap();
     assert_eq!(mounted.unmount().code(), Some(0));
     mounted.sshd.become_another_host();
@@ -207,17 +198,13 @@ fn hosts_behind_one_address_are_told_apart_by_their_aliases() {
 
 #[test]
 fn a_host_behind_a_proxy_command_is_pinned_as_well() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let program = format!(
         "{UNCHECKED},ProxyCommand=ssh -F {} -o UserKnownHostsFile=/dev/null \
          -o StrictHostKeyChecking=no -W %h:%p jump",
         sshd.ssh_config().display()
     );
-    let Some(mut mounted) = Mounted::on(sshd, &["-o", &program]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::on(sshd, &["-o", &program]));
     fs::write(mounted.here("file"), "content").unwrap();
     assert_eq!(mounted.unmount().code(), Some(0));
     mounted.sshd.become_another_host();

@@ -9,6 +9,7 @@ use crate::full_disk::Small;
 use scpfs_testing::capability::Capability;
 use scpfs_testing::capability::is_root;
 use scpfs_testing::capability::skip;
+use scpfs_testing::or_skip;
 
 fn mounts_below(dir: &Path) -> Vec<String> {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -26,9 +27,7 @@ fn a_mountpoint_that_is_exchanged_during_the_login_is_not_mounted_elsewhere() {
     if !is_root() {
         return skip(Capability::Root, "root for a mount without fusermount3");
     }
-    let Some(mut mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&[]));
     assert_eq!(mounted.unmount().code(), Some(0));
     let config = mounted.sshd.dir().join("sshd_config");
     let plain = fs::read_to_string(&config).unwrap();
@@ -79,9 +78,7 @@ fn a_mountpoint_that_is_exchanged_during_the_login_is_not_mounted_elsewhere() {
 /// Names of other users' choice moved the cursor of whoever asked about them.
 #[test]
 fn no_name_of_a_directory_reaches_the_terminal_as_it_is() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     for command in ["status", "umount"] {
         let name = mounted.here("a\u{1b}]0;title\u{7}b");
         let output = mounted.control(&[command]).arg(name).output().unwrap();

@@ -5,13 +5,14 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use scpfs_testing::or_skip;
+use scpfs_testing::wait::wait_until;
+
 use crate::Mounted;
 
 #[test]
 fn sixty_four_readers_of_a_stopped_host_do_not_delay_a_cached_stat() {
-    let Some(mounted) = Mounted::new(&["-o", "cache_timeout=600,timeout=20"]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&["-o", "cache_timeout=600,timeout=20"]));
     for n in 0..64 {
         fs::write(mounted.there(&format!("file{n}")), "content").unwrap();
     }
@@ -52,9 +53,7 @@ fn sixty_four_readers_of_a_stopped_host_do_not_delay_a_cached_stat() {
 
 #[test]
 fn no_call_waits_for_ever_and_the_mount_heals() {
-    let Some(mounted) = Mounted::new(&["-o", "timeout=4,cache_timeout=1"]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&["-o", "timeout=4,cache_timeout=1"]));
     mounted.put("file", "content");
     assert_eq!(fs::read(mounted.here("file")).unwrap(), b"content");
     mounted.sshd.freeze_sessions();
@@ -76,34 +75,22 @@ fn no_call_waits_for_ever_and_the_mount_heals() {
         assert!(fine.contains(&errno), "{errno:?}");
     }
     mounted.sshd.thaw_sessions();
-    for _ in 0..600 {
-        if fs::read(mounted.here("file")).is_ok_and(|data| data == b"content") {
-            fs::write(mounted.here("file"), "healed").unwrap();
-            assert_eq!(fs::read(mounted.there("file")).unwrap(), b"healed");
-            return;
-        }
-        thread::sleep(Duration::from_millis(100));
-    }
-    panic!("it did not heal; log:\n{}", mounted.log());
+    mounted.wait_until("the connection works again", |mounted| {
+        fs::read(mounted.here("file")).is_ok_and(|data| data == b"content")
+    });
+    fs::write(mounted.here("file"), "healed").unwrap();
+    assert_eq!(fs::read(mounted.there("file")).unwrap(), b"healed");
 }
 
 #[test]
 fn a_connection_that_breaks_in_a_large_upload_leaves_the_old_file() {
-    let Some(mounted) = Mounted::new(&["-o", "timeout=6"]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&["-o", "timeout=6"]));
     mounted.put("file", "old");
     let path = mounted.here("file");
     let writer = thread::spawn(move || fs::write(path, vec![7; 200 << 20]));
     // Until the upload has begun, by its temporary file.
     let is_uploading = || fs::read_dir(mounted.there("")).unwrap().count() > 1;
-    for _ in 0..12_000 {
-        if is_uploading() {
-            break;
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    assert!(is_uploading());
+    wait_until("the upload has begun", is_uploading);
     mounted.sshd.freeze_sessions();
     thread::sleep(Duration::from_secs(1));
     assert_eq!(fs::read(mounted.there("file")).unwrap(), b"old");

@@ -9,6 +9,7 @@ use crate::Mounted;
 use scpfs_testing::network::HOST;
 use scpfs_testing::network::Network;
 use scpfs_testing::network::Side;
+use scpfs_testing::or_skip;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
 
@@ -17,21 +18,15 @@ use scpfs_testing::sshd::Sshd;
 fn a_network_that_loses_everything_for_a_while_costs_nothing_but_time() {
     // A thread that ends takes its network with it.
     let result = thread::spawn(|| {
-        let Some(network) = Network::new() else {
-            return;
-        };
+        let network = or_skip!(Network::new());
         network.enter();
         let options = Options {
             address: HOST,
             ..Options::default()
         };
-        let Some(sshd) = network.at(Side::Far, || Sshd::start(options)) else {
-            return;
-        };
+        let sshd = or_skip!(network.at(Side::Far, || Sshd::start(options)));
         let args = ["-o", "timeout=3,cache_timeout=1"];
-        let Some(mut mounted) = Mounted::on(sshd, &args) else {
-            return;
-        };
+        let mut mounted = or_skip!(Mounted::on(sshd, &args));
         for length in [Duration::from_millis(700), Duration::from_secs(12)] {
             let is_short = length < Duration::from_secs(3);
             fs::write(mounted.here("file"), "old").unwrap();

@@ -2,13 +2,13 @@
 
 use std::fs;
 
+use scpfs_testing::or_skip;
+
 use crate::Mounted;
 
 #[test]
 fn a_directory_of_twenty_thousand_files_is_listed_and_used() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     fs::create_dir(mounted.there("many")).unwrap();
     for n in 0..20_000 {
         fs::write(mounted.there(&format!("many/file {n}")), "").unwrap();
@@ -25,9 +25,7 @@ fn a_directory_of_twenty_thousand_files_is_listed_and_used() {
 
 #[test]
 fn a_hundred_thousand_known_names_take_little_memory() {
-    let Some(mounted) = Mounted::new(&["-o", "cache_timeout=600"]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&["-o", "cache_timeout=600"]));
     for dir in 0..20 {
         fs::create_dir(mounted.there(&format!("d{dir}"))).unwrap();
         for n in 0..5000 {

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use scpfs_testing::mounted::can_mount;
+use scpfs_testing::or_skip;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
 
@@ -29,9 +30,7 @@ impl Drop for OpenDevice {
 #[test]
 fn an_ordinary_user_mounts_uses_and_unmounts() {
     // The server needs root, and so does a test that becomes another user.
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     if !can_mount() {
         return;
     }

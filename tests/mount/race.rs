@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use scpfs::sync::Mutex;
 
+use scpfs_testing::or_skip;
+
 use crate::Mounted;
 
 const FILES: &[&str] = &["a", "b", "c"];
@@ -32,9 +34,7 @@ fn append(path: &Path, line: &str) -> io::Result<()> {
 #[test]
 fn two_mounts_and_a_program_on_the_host_lose_no_line_that_was_closed() {
     let args = ["-o", "cache_timeout=1,timeout=20"];
-    let Some(mounted) = Mounted::new(&args) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&args));
     for name in FILES {
         mounted.put(name, "base\n");
     }

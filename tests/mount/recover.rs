@@ -4,6 +4,8 @@ use std::fs;
 use std::fs::File;
 use std::io::Write as _;
 
+use scpfs_testing::or_skip;
+
 use crate::Mounted;
 use crate::writer::Writer;
 
@@ -22,9 +24,7 @@ fn kill(mounted: &mut Mounted) {
 
 #[test]
 fn what_was_being_written_when_the_daemon_was_killed_is_kept_and_can_be_had() {
-    let Some(mut mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&[]));
     fs::write(mounted.here("file"), "the old content").unwrap();
     let writer = Writer::start(&mounted.here("file"), b"THE");
     let while_mounted = recover(&mounted, &[]);
@@ -72,9 +72,7 @@ fn what_was_being_written_when_the_daemon_was_killed_is_kept_and_can_be_had() {
 
 #[test]
 fn what_was_closed_late_is_uploaded_by_the_mount_after_a_kill() {
-    let Some(mut mounted) = Mounted::new(&["-o", "writeback=600"]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&["-o", "writeback=600"]));
     fs::create_dir(mounted.here("dir")).unwrap();
     for n in 0..20 {
         let mut file = File::create(mounted.here(&format!("dir/f{n}"))).unwrap();
@@ -90,7 +88,7 @@ fn what_was_closed_late_is_uploaded_by_the_mount_after_a_kill() {
         let content = fs::read_to_string(mounted.here(&format!("dir/f{n}"))).unwrap();
         assert_eq!(content, format!("content {n}\n"));
     }
-    mounted.wait_until("all is on the host", |mounted| {
+    mounted.wait_until("everything is on the host", |mounted| {
         mounted
             .log()
             .contains("all that earlier mounts left is on the host now")
@@ -105,9 +103,7 @@ fn what_was_closed_late_is_uploaded_by_the_mount_after_a_kill() {
 
 #[test]
 fn upload_temporaries_of_a_killed_mount_are_removed_and_no_others() {
-    let Some(mut mounted) = Mounted::new(&["-o", "writeback=600"]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&["-o", "writeback=600"]));
     fs::write(mounted.here("file"), "content").unwrap();
     let listed = recover(&mounted, &[]);
     let id = listed

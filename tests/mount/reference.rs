@@ -10,28 +10,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use scpfs_testing::or_skip;
+use scpfs_testing::random::Random;
+
 use crate::Mounted;
-
-/// A small generator of numbers, so that a failure can be repeated by its seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        // xorshift64*, see Vigna, "An experimental exploration of Marsaglia's xorshift generators".
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        (self.next() >> 33) % n
-    }
-
-    fn index(&mut self, n: usize) -> usize {
-        usize::try_from(self.below(n as u64)).unwrap()
-    }
-}
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -116,7 +98,7 @@ fn operation(random: &mut Random) -> Op {
         },
         4 | 5 => Op::Close { slot },
         6 | 7 => {
-            let byte = random.next().to_le_bytes()[0];
+            let byte = random.next_u64().to_le_bytes()[0];
             Op::Write {
                 slot,
                 at,
@@ -290,7 +272,7 @@ pub(crate) fn compare(mounted: &Mounted, seed: u64, n_ops: usize) {
     for dir in [&here, &local] {
         fs::create_dir(dir).unwrap();
     }
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut one = Side {
         root: &here,
         open: Default::default(),
@@ -316,9 +298,7 @@ pub(crate) fn compare(mounted: &Mounted, seed: u64, n_ops: usize) {
 
 #[test]
 fn random_operations_have_the_results_of_a_local_directory() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     for seed in 1..=12 {
         compare(&mounted, seed, 400);
     }
@@ -326,9 +306,7 @@ fn random_operations_have_the_results_of_a_local_directory() {
 
 #[test]
 fn and_so_they_have_without_any_caching() {
-    let Some(mounted) = Mounted::new(&["-o", "cache_timeout=0"]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&["-o", "cache_timeout=0"]));
     for seed in 101..=103 {
         compare(&mounted, seed, 300);
     }

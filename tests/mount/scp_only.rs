@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 
 use crate::Mounted;
+use scpfs_testing::or_skip;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
 
@@ -17,9 +18,7 @@ fn mounted(args: &[&str]) -> Option<Mounted> {
 
 #[test]
 fn programs_work_on_a_host_that_has_nothing_but_scp() {
-    let Some(mounted) = mounted(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(mounted(&[]));
     assert!(mounted.log().contains("scp and no shell, with listings"));
     mounted.put("hello", "hello\n");
     mounted.sh(r#"
@@ -61,9 +60,7 @@ fn programs_work_on_a_host_that_has_nothing_but_scp() {
 
 #[test]
 fn what_scp_cannot_do_is_refused_and_changes_nothing() {
-    let Some(mounted) = mounted(&["-o", "dialect=scp-only"]) else {
-        return;
-    };
+    let mounted = or_skip!(mounted(&["-o", "dialect=scp-only"]));
     mounted.put("file", "content");
     fs::create_dir(mounted.there("dir")).unwrap();
     let before = fs::metadata(mounted.there("file")).unwrap();

@@ -10,6 +10,9 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 
+use scpfs_testing::or_skip;
+use scpfs_testing::wait::wait_until;
+
 use crate::Mounted;
 
 fn content(mounted: &Mounted, name: &str) -> String {
@@ -18,9 +21,7 @@ fn content(mounted: &Mounted, name: &str) -> String {
 
 #[test]
 fn what_a_shell_writes_is_on_the_host_when_it_says_so() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     mounted.sh(
         r#"
         echo x > new; test "$(cat "$THERE/new")" = x
@@ -42,9 +43,7 @@ fn what_a_shell_writes_is_on_the_host_when_it_says_so() {
 
 #[test]
 fn a_thread_may_close_what_another_opened() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     let path = mounted.here("file");
     let file = std::thread::spawn(move || File::create(path).unwrap())
         .join()
@@ -56,9 +55,7 @@ fn a_thread_may_close_what_another_opened() {
 
 #[test]
 fn what_is_written_through_a_mapping_reaches_the_host() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     mounted.put("file", vec![b'.'; 10_000]);
     mounted.sh(r#"python3 -c "
 import mmap, os
@@ -78,20 +75,12 @@ m.close()
         data.len() == 10_000 && &data[4000..4005] == b"hello" && &data[9000..9003] == b"end"
     };
     // The last part was written after the last close: it comes with the release.
-    for _ in 0..3000 {
-        if is_there("file") {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    panic!("it did not come; log:\n{}", mounted.log());
+    wait_until("the last part is on the host", || is_there("file"));
 }
 
 #[test]
 fn appenders_of_two_descriptors_do_not_overwrite_each_other() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     let open = || {
         File::options()
             .append(true)
@@ -110,9 +99,7 @@ fn appenders_of_two_descriptors_do_not_overwrite_each_other() {
 
 #[test]
 fn holes_and_allocations_are_those_of_a_local_file() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     let mut file = File::options()
         .read(true)
         .write(true)
@@ -137,9 +124,7 @@ fn holes_and_allocations_are_those_of_a_local_file() {
 
 #[test]
 fn a_file_created_exclusively_is_there_at_once() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     let create = || {
         File::options()
             .write(true)
@@ -155,9 +140,7 @@ fn a_file_created_exclusively_is_there_at_once() {
 
 #[test]
 fn a_copy_within_the_mount_happens_on_the_host() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     mounted.sh(r#"
         head -c 5000000 /dev/urandom > "$THERE/from"
         cat from > /dev/null
@@ -170,9 +153,7 @@ fn a_copy_within_the_mount_happens_on_the_host() {
 
 #[test]
 fn a_file_of_the_hosts_proc_can_be_read() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     let mountpoint = mounted.aside("proc");
     fs::create_dir(&mountpoint).unwrap();
     let status = mounted
@@ -193,9 +174,7 @@ fn a_file_of_the_hosts_proc_can_be_read() {
 
 #[test]
 fn direct_reads_work() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     fs::write(mounted.there("file"), vec![7; 8192]).unwrap();
     let mut file = File::options()
         .read(true)

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
 
+use scpfs_testing::or_skip;
+
 use crate::Mounted;
 
 /// A second mount of the same root, in the background; taken off when it is dropped.
@@ -39,9 +41,7 @@ impl Drop for Second<'_> {
 
 #[test]
 fn each_has_a_cache_of_its_own_and_sees_what_the_other_closed() {
-    let Some(mounted) = Mounted::new(&["-o", "cache_timeout=0"]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&["-o", "cache_timeout=0"]));
     let second = Second::of(&mounted, "cache_timeout=0");
     let caches = fs::read_dir(mounted.aside("home/.cache/scpfs")).unwrap();
     assert_eq!(caches.count(), 2);
@@ -65,9 +65,7 @@ fn each_has_a_cache_of_its_own_and_sees_what_the_other_closed() {
 
 #[test]
 fn who_changes_what_the_other_has_changed_meanwhile_overwrites_nothing() {
-    let Some(mounted) = Mounted::new(&["-o", "cache_timeout=0"]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&["-o", "cache_timeout=0"]));
     let second = Second::of(&mounted, "cache_timeout=0");
     mounted.put("file", "base\n");
     let mut late = File::options()

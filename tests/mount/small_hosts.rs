@@ -8,6 +8,7 @@ use crate::Mounted;
 use crate::reference::compare;
 use scpfs_testing::local::Userland;
 use scpfs_testing::local::World;
+use scpfs_testing::or_skip;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
 
@@ -20,12 +21,8 @@ fn with_programs(userland: Userland, found: &str, check: impl FnOnce(&Mounted)) 
         "ForceCommand env PATH='{}' sh -c \"$SSH_ORIGINAL_COMMAND\"",
         world.path()
     );
-    let Some(sshd) = Sshd::start(Options::default().line(&login)) else {
-        return;
-    };
-    let Some(mounted) = Mounted::on(sshd, &[]) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default().line(&login)));
+    let mounted = or_skip!(Mounted::on(sshd, &[]));
     assert!(mounted.log().contains(found), "{}", mounted.log());
     check(&mounted);
 }

@@ -8,6 +8,7 @@ use std::process::Stdio;
 
 use crate::Mounted;
 use scpfs_testing::mounted::is_mounted;
+use scpfs_testing::or_skip;
 
 /// Runs the program, which must fail, and returns its exit status and what it said.
 fn fails(command: &mut Command) -> (i32, String) {
@@ -109,9 +110,7 @@ fn a_host_that_cannot_be_reached_is_named() {
 
 #[test]
 fn what_is_wrong_with_the_hosts_directory_is_said() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     let point = mounted.aside("point");
     fs::create_dir(&point).unwrap();
     fs::write(mounted.there("file"), "").unwrap();
@@ -147,9 +146,7 @@ fn what_is_wrong_with_the_hosts_directory_is_said() {
 
 #[test]
 fn a_host_key_that_is_not_the_known_one_is_refused() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     let point = mounted.aside("point");
     fs::create_dir(&point).unwrap();
     let empty = mounted.aside("known_hosts");
@@ -174,9 +171,7 @@ fn a_host_key_that_is_not_the_known_one_is_refused() {
 
 #[test]
 fn a_key_or_password_that_is_not_accepted_is_said() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     let point = mounted.aside("point");
     fs::create_dir(&point).unwrap();
     let config = fs::read_to_string(mounted.sshd.ssh_config()).unwrap();
@@ -205,9 +200,7 @@ fn a_mount_over_its_own_cache_is_refused() {
 
 #[test]
 fn a_mount_over_the_keys_of_its_host_is_refused() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     let point = mounted.aside("point");
     fs::create_dir(&point).unwrap();
     let known = point.join("known_hosts");

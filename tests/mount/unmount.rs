@@ -7,14 +7,13 @@ use std::process::Command;
 
 use rustix::process::Signal;
 use scpfs_testing::mounted::is_mounted;
+use scpfs_testing::or_skip;
 
 use crate::Mounted;
 
 #[test]
 fn every_way_to_unmount_ends_the_daemon_in_order() {
-    let Some(mut mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&[]));
     for way in ["TERM", "INT", "umount", "fusermount3"] {
         fs::write(mounted.here("file"), way).unwrap();
         match way {
@@ -52,9 +51,7 @@ fn every_way_to_unmount_ends_the_daemon_in_order() {
 
 #[test]
 fn what_is_open_and_written_is_uploaded_when_a_signal_ends_the_mount() {
-    let Some(mut mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&[]));
     let mut file = File::create(mounted.here("file")).unwrap();
     file.write_all(b"not closed").unwrap();
     let status = mounted.unmount();
@@ -67,9 +64,7 @@ fn what_is_open_and_written_is_uploaded_when_a_signal_ends_the_mount() {
 
 #[test]
 fn another_mount_that_took_the_place_is_left_alone() {
-    let Some(mut mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&[]));
     let point = mounted.here("");
     assert!(
         Command::new("umount")
@@ -94,9 +89,7 @@ fn another_mount_that_took_the_place_is_left_alone() {
 
 #[test]
 fn in_the_background_the_mount_stands_when_the_command_returns() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     let point = mounted.aside("point");
     fs::create_dir(&point).unwrap();
     fs::write(mounted.there("file"), "hello").unwrap();
@@ -125,9 +118,7 @@ fn in_the_background_the_mount_stands_when_the_command_returns() {
 #[test]
 fn options_reach_the_mount() {
     let options = "ro,fsname=a\\,b,allow_other,default_permissions,noexec,umask=077,_netdev";
-    let Some(mounted) = Mounted::new(&["-o", options]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&["-o", options]));
     let line = mount_line(&mounted.aside("mnt"));
     for word in [
         "ro,",
@@ -147,9 +138,7 @@ fn options_reach_the_mount() {
 
 #[test]
 fn contents_are_kept_across_mounts_and_two_mounts_do_not_share_them() {
-    let Some(mut mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&[]));
     fs::write(mounted.there("file"), vec![b'x'; 100_000]).unwrap();
     fs::read(mounted.here("file")).unwrap();
     mounted.unmount();
@@ -197,14 +186,12 @@ fn contents_are_kept_across_mounts_and_two_mounts_do_not_share_them() {
 
 #[test]
 fn no_descriptor_is_left_behind() {
-    let Some(mut mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&[]));
     mounted.sh("echo x > file; cat file > /dev/null; ls -la > /dev/null");
     let before = mounted.n_descriptors();
     mounted.sh("for n in $(seq 50); do echo $n > f$n; cat f$n; rm f$n; done > /dev/null");
     // A connection more for each that had to wait. What was closed last is let go after close().
-    mounted.wait_until("no more are open than before", |mounted| {
+    mounted.wait_until("no more descriptors are open than before", |mounted| {
         mounted.n_descriptors() <= before + 4
     });
 }
@@ -222,9 +209,7 @@ fn mount_line(point: &std::path::Path) -> String {
 /// As a container or a service with private mounts does.
 #[test]
 fn a_copy_of_the_mount_elsewhere_does_not_keep_the_daemon() {
-    let Some(mut mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mut mounted = or_skip!(Mounted::new(&[]));
     fs::write(mounted.here("file"), "content").unwrap();
     // Those of other tests are none of its business.
     let script = r#"

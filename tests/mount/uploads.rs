@@ -9,6 +9,7 @@ use std::process::Command;
 use crate::Mounted;
 use scpfs_testing::capability::Capability;
 use scpfs_testing::capability::skip;
+use scpfs_testing::or_skip;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
 
@@ -68,12 +69,8 @@ fn a_bind_mounted_file_is_saved_in_place() {
     );
     let _bound = Bound(&bound);
     // Mounted before the server starts, which lives in a namespace of its own.
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
-    let Some(mounted) = Mounted::on(sshd, &[]) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
+    let mounted = or_skip!(Mounted::on(sshd, &[]));
     let point = mounted.also(dir.path(), &[]);
     let ino = fs::metadata(&real).unwrap().ino();
     fs::write(point.join("bound"), "new").unwrap();
@@ -85,9 +82,7 @@ fn a_bind_mounted_file_is_saved_in_place() {
 
 #[test]
 fn files_of_immutable_and_append_only_directories_are_saved_in_place() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     for letter in ["i", "a"] {
         fs::create_dir(mounted.there(letter)).unwrap();
     }
@@ -124,9 +119,7 @@ fn files_of_immutable_and_append_only_directories_are_saved_in_place() {
 
 #[test]
 fn an_immutable_file_fails_at_open() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     mounted.put("file", "content");
     let there = mounted.there("file");
     let Some(attribute) = Attribute::set("i", &there) else {
@@ -145,9 +138,7 @@ fn an_immutable_file_fails_at_open() {
 
 #[test]
 fn a_file_that_can_only_be_appended_to_is_appended_to() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     mounted.put("log", "one\n");
     let log = mounted.there("log");
     let Some(_attribute) = Attribute::set("a", &log) else {
@@ -160,9 +151,7 @@ fn a_file_that_can_only_be_appended_to_is_appended_to() {
 /// `(exec 5>>log; ...) & echo mark >>mount/log` lost all that the program wrote after the mark.
 #[test]
 fn what_a_program_on_the_host_appends_after_our_append_stays() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     mounted.put("app.log", "");
     mounted.sh(r#"
         exec 5>>"$THERE/app.log"
@@ -176,9 +165,7 @@ fn what_a_program_on_the_host_appends_after_our_append_stays() {
 /// Extended attributes and ACLs were gone after a save.
 #[test]
 fn editors_keep_acls_and_extended_attributes() {
-    let Some(mounted) = Mounted::new(&[]) else {
-        return;
-    };
+    let mounted = or_skip!(Mounted::new(&[]));
     mounted.put("file", "old\n");
     mounted.sh(r#"
         setfattr -n user.tag -v blue "$THERE/file"

@@ -11,8 +11,8 @@ use std::process::ChildStdin;
 use std::process::Command;
 use std::process::ExitStatus;
 use std::process::Stdio;
-use std::thread;
-use std::time::Duration;
+
+use scpfs_testing::wait::wait_until;
 
 pub(crate) struct Writer {
     process: Child,
@@ -40,13 +40,10 @@ impl Writer {
             process,
             input: Some(input),
         };
-        for _ in 0..12_000 {
-            if writer.offset(path) == Some(data.len()) {
-                return writer;
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-        panic!("{} is not written", path.display());
+        wait_until(&format!("{} is written", path.display()), || {
+            writer.offset(path) == Some(data.len())
+        });
+        writer
     }
 
     /// The offset in the file, which `write()` moves when it is done.

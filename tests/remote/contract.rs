@@ -14,13 +14,13 @@ use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
 use scpfs::stat::Stat;
 use scpfs::stat::Time;
-use scpfs_testing::samples::Buffer;
+use scpfs_testing::content::Buffer;
+use scpfs_testing::content::bytes;
 use scpfs_testing::samples::MTIME;
-use scpfs_testing::samples::bytes;
 use scpfs_testing::samples::path;
 use scpfs_testing::samples::path_of;
-use scpfs_testing::samples::plan;
 use scpfs_testing::samples::reason;
+use scpfs_testing::samples::upload_spec;
 
 use crate::host::Host;
 use crate::host::is_unsupported;
@@ -31,7 +31,7 @@ pub(crate) fn every_byte_of_a_name_survives(host: &Host) {
         let data = [b"content of ", &name[..]].concat();
         let uploaded = host
             .remote
-            .upload(&path_of(name), &bytes(&data), &plan(&data));
+            .upload(&path_of(name), &bytes(&data), &upload_spec(&data));
         let is_sayable = std::str::from_utf8(name)
             .is_ok_and(|name| !name.contains(char::is_control) && !name.ends_with(' '));
         if let Err(Error::Unsupported { .. }) = uploaded {
@@ -140,7 +140,7 @@ pub(crate) fn what_is_missing_is_not_found(host: &Host) {
         ..AttrChange::default()
     };
     assert_eq!(reason(remote.set_attr(&nowhere, &change)), Reason::NotFound);
-    let uploaded = remote.upload(&path("nowhere/x"), &bytes(b"x"), &plan(b"x"));
+    let uploaded = remote.upload(&path("nowhere/x"), &bytes(b"x"), &upload_spec(b"x"));
     assert_eq!(reason(uploaded), Reason::NotFound);
     let made = remote.create_new(&path("nowhere/x"), 0o600, None);
     assert_eq!(reason(made), Reason::NotFound);

@@ -11,7 +11,7 @@ use scpfs::remote::Outcome;
 use scpfs::remote::Placement;
 use scpfs::remote::Reason;
 use scpfs::remote::UploadSpec;
-use scpfs_testing::samples::plan;
+use scpfs_testing::samples::upload_spec;
 
 use crate::uploads::Host;
 
@@ -71,7 +71,7 @@ fn a_new_file_that_is_written_directly_is_flushed_with_its_name() {
         let plan = with_fsync(UploadSpec {
             expect: Expect::Absent,
             placement: Placement::Direct,
-            ..plan(b"new")
+            ..upload_spec(b"new")
         });
         host.upload(b"new", &plan).unwrap();
         // The file goes by the name of its descriptor.

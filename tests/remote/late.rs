@@ -13,11 +13,11 @@ use scpfs::remote::Error;
 use scpfs::remote::Remote as _;
 use scpfs_testing::capability::Capability;
 use scpfs_testing::capability::skip;
+use scpfs_testing::content::bytes;
 use scpfs_testing::local::Userland;
 use scpfs_testing::local::World;
-use scpfs_testing::samples::bytes;
 use scpfs_testing::samples::path;
-use scpfs_testing::samples::plan;
+use scpfs_testing::samples::upload_spec;
 
 const HELPERS: &str = concat!(
     include_str!("../../src/shell/helpers.sh"),
@@ -137,7 +137,7 @@ fn who_sent_half_of_an_upload_does_not_say_that_nothing_was_done() {
             world: &world,
             data: &data,
         };
-        let error = shell.upload(&path("file"), &content, &plan(&data));
+        let error = shell.upload(&path("file"), &content, &upload_spec(&data));
         let is_unknown = matches!(error, Err(Error::OutcomeUnknown { .. }));
         assert!(is_unknown, "{userland:?} {len}: {error:?}");
         let names = fs::read_dir(world.root()).unwrap();

@@ -11,12 +11,12 @@ use scpfs::remote::Reason;
 use scpfs::remote::Remote as _;
 use scpfs::remote::UploadSpec;
 use scpfs::remote::retry::Retry;
+use scpfs_testing::content::bytes;
 use scpfs_testing::memory_host::Failure;
 use scpfs_testing::memory_host::Memory;
-use scpfs_testing::samples::bytes;
 use scpfs_testing::samples::path;
-use scpfs_testing::samples::plan;
 use scpfs_testing::samples::reason;
+use scpfs_testing::samples::upload_spec;
 
 fn memory() -> Memory {
     Memory::new(Arc::new(ManualClock::new()))
@@ -48,7 +48,7 @@ fn an_upload_whose_answer_was_lost_is_not_done_twice() {
     let retry = Retry::new(memory());
     let plan = UploadSpec {
         expect: Expect::Absent,
-        ..plan(b"content")
+        ..upload_spec(b"content")
     };
     retry.inner().fail(1, Failure::AnswerLost);
     let uploaded = retry.upload(&path("file"), &bytes(b"content"), &plan);

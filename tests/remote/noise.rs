@@ -12,12 +12,12 @@ use scpfs::path::RemotePath;
 use scpfs::remote::Remote as _;
 use scpfs::shell::Shell;
 use scpfs::shell::probe;
+use scpfs_testing::content::Buffer;
+use scpfs_testing::content::bytes;
 use scpfs_testing::local::Userland;
 use scpfs_testing::local::World;
-use scpfs_testing::samples::Buffer;
-use scpfs_testing::samples::bytes;
 use scpfs_testing::samples::path;
-use scpfs_testing::samples::plan;
+use scpfs_testing::samples::upload_spec;
 
 /// What a login may do without harm.
 const HARMLESS: &[(&str, &str)] = &[
@@ -140,7 +140,7 @@ fn works(shell: &Shell, world: &World, data: &[u8], what: &str) {
         assert!(buffer.data == data, "{what}");
     }
     let uploaded = shell
-        .upload(&path("new"), &bytes(data), &plan(data))
+        .upload(&path("new"), &bytes(data), &upload_spec(data))
         .unwrap();
     assert_eq!(uploaded.stat.unwrap().mode, 0o640, "{what}");
     assert!(

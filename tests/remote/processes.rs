@@ -17,13 +17,13 @@ use scpfs::remote::UploadSpec;
 use scpfs::shell::Shell;
 use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
+use scpfs_testing::content::Buffer;
+use scpfs_testing::content::bytes;
 use scpfs_testing::local::Userland;
 use scpfs_testing::local::World;
-use scpfs_testing::samples::Buffer;
 use scpfs_testing::samples::MTIME;
-use scpfs_testing::samples::bytes;
 use scpfs_testing::samples::path;
-use scpfs_testing::samples::plan;
+use scpfs_testing::samples::upload_spec;
 
 const PROGRAMS: [&str; 27] = [
     "cat", "chmod", "chown", "cmp", "cp", "dd", "df", "find", "flock", "head", "id", "ln", "ls",
@@ -79,12 +79,12 @@ fn operations(userland: Userland) -> Vec<(&'static str, String)> {
     let at = |name: &str| world.root().join(name);
     let over = |name: &str, content: &[u8]| UploadSpec {
         expect: Expect::Version(shell.stat(&path(name)).unwrap().version()),
-        ..plan(content)
+        ..upload_spec(content)
     };
     let new = UploadSpec {
         mode: 0o644,
         expect: Expect::Absent,
-        ..plan(b"content")
+        ..upload_spec(b"content")
     };
     let mut found = Vec::new();
     let mut count =

@@ -28,15 +28,15 @@ use scpfs::remote::retry::Retry;
 use scpfs::scp_only;
 use scpfs::stat::FileKind;
 use scpfs::stat::Time;
+use scpfs_testing::content::Buffer;
+use scpfs_testing::content::Bytes;
+use scpfs_testing::content::bytes;
 use scpfs_testing::local::Userland;
 use scpfs_testing::local::World;
-use scpfs_testing::samples::Buffer;
-use scpfs_testing::samples::Bytes;
 use scpfs_testing::samples::MTIME;
-use scpfs_testing::samples::bytes;
 use scpfs_testing::samples::path;
-use scpfs_testing::samples::plan;
 use scpfs_testing::samples::reason;
+use scpfs_testing::samples::upload_spec;
 
 use crate::host::is_unsupported;
 
@@ -130,7 +130,7 @@ fn each_operation_takes_one_round_trip_or_two() {
         counted(what, 2, &mut || {
             let plan = UploadSpec {
                 expect,
-                ..plan(b"x")
+                ..upload_spec(b"x")
             };
             remote.upload(&path("f"), &bytes(b"x"), &plan).unwrap();
         });
@@ -205,7 +205,7 @@ fn an_upload_says_what_it_overwrites() {
     let upload = |data: &[u8], expect| {
         let plan = UploadSpec {
             expect,
-            ..plan(data)
+            ..upload_spec(data)
         };
         remote.upload(&path("file"), &bytes(data), &plan)
     };
@@ -267,7 +267,7 @@ fn an_upload_that_was_cut_is_repaired_by_the_next() {
     let version = remote.stat(&path("file")).unwrap().version();
     let plan = UploadSpec {
         expect: Expect::Version(version),
-        ..plan(&new)
+        ..upload_spec(&new)
     };
     let look = world.meter.bytes_read();
     remote.stat(&path("file")).unwrap();
@@ -295,7 +295,7 @@ fn what_others_wrote_after_an_upload_was_cut_is_not_overwritten_by_the_next() {
     let version = remote.stat(&path("file")).unwrap().version();
     let plan = UploadSpec {
         expect: Expect::Version(version),
-        ..plan(&new)
+        ..upload_spec(&new)
     };
     let look = world.meter.bytes_read();
     remote.stat(&path("file")).unwrap();
@@ -323,7 +323,7 @@ fn nothing_is_made_in_a_directory_that_is_in_the_way() {
         for expect in [Expect::Anything, Expect::Absent] {
             let plan = UploadSpec {
                 expect,
-                ..plan(&evil)
+                ..upload_spec(&evil)
             };
             let result = remote.upload(&path("dir"), &bytes(&evil), &plan);
             assert_eq!(reason(result), Reason::IsADirectory);
@@ -474,7 +474,7 @@ fn what_was_uploaded_when_the_answer_was_lost_is_not_a_conflict() {
     let upload = |data: &[u8], expect| {
         let plan = UploadSpec {
             expect,
-            ..plan(data)
+            ..upload_spec(data)
         };
         remote.upload(&path("file"), &bytes(data), &plan)
     };
@@ -507,7 +507,7 @@ fn a_change_of_the_same_size_in_the_same_second_is_seen_in_a_small_file() {
     let upload = |data: &[u8], version| {
         let plan = UploadSpec {
             expect: Expect::Version(version),
-            ..plan(data)
+            ..upload_spec(data)
         };
         let before = world.meter.trips();
         let result = remote.upload(&path("file"), &bytes(data), &plan);
@@ -577,7 +577,7 @@ fn an_upload_leaves_a_file_the_mode_that_others_have_set() {
             expect: Expect::Version(remote.stat(&path("file")).unwrap().version()),
             mode: 0o644,
             sets_mode: false,
-            ..plan(b"new")
+            ..upload_spec(b"new")
         };
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         remote.upload(&path("file"), &bytes(b"new"), &plan).unwrap();

@@ -20,11 +20,11 @@ use scpfs::scp_only;
 use scpfs::scp_only::ScpOnly;
 use scpfs::ssh::Transport;
 use scpfs::stat::FileKind;
+use scpfs_testing::content::bytes;
 use scpfs_testing::samples::MTIME;
-use scpfs_testing::samples::bytes;
 use scpfs_testing::samples::path;
-use scpfs_testing::samples::plan;
 use scpfs_testing::samples::reason;
+use scpfs_testing::samples::upload_spec;
 use scpfs_testing::scp_server::Kind;
 use scpfs_testing::scp_server::ScpServer;
 use tempfile::TempDir;
@@ -84,7 +84,7 @@ fn servers_without_a_shell_get_their_paths_as_they_are() {
         assert!(remote.facts().summary.contains("with listings"));
         let data = vec![7; 100_000];
         for name in ["plain", "it's $(x) `y`", "\"quoted\"", "a&b;c|d"] {
-            let uploaded = remote.upload(&path(name), &bytes(&data), &plan(&data));
+            let uploaded = remote.upload(&path(name), &bytes(&data), &upload_spec(&data));
             if kind == Kind::Splitting && name.contains(' ') {
                 assert!(is_unsupported(uploaded), "{name}");
                 continue;
@@ -104,7 +104,7 @@ fn servers_without_a_shell_get_their_paths_as_they_are() {
             reason(remote.make_dir(&path("dir"), 0o755, None)),
             Reason::Exists
         );
-        let result = remote.upload(&path("dir"), &bytes(b"x"), &plan(b"x"));
+        let result = remote.upload(&path("dir"), &bytes(b"x"), &upload_spec(b"x"));
         assert_eq!(reason(result), Reason::IsADirectory);
         assert_eq!(reason(remote.stat(&path("no"))), Reason::NotFound);
         assert_eq!(reason(remote.list(&path("plain"))), Reason::NotADirectory);
@@ -132,7 +132,7 @@ fn a_server_that_does_not_heed_refusals_is_found_out_without_content() {
         assert_eq!(appliance.n_content(), before);
         assert_eq!(fetch(&remote, "file").len(), 3_000_000);
         remote
-            .upload(&path("dir/new"), &bytes(b"new"), &plan(b"new"))
+            .upload(&path("dir/new"), &bytes(b"new"), &upload_spec(b"new"))
             .unwrap();
         assert_eq!(fs::read(appliance.at("dir/new")).unwrap(), b"new");
     }
@@ -163,7 +163,7 @@ fn a_network_device_reads_and_writes_named_files() {
         .upload(
             &path("config"),
             &bytes(b"hostname y\n"),
-            &plan(b"hostname y\n"),
+            &upload_spec(b"hostname y\n"),
         )
         .unwrap();
     assert_eq!(fs::read(appliance.at("config")).unwrap(), b"hostname y\n");
@@ -194,7 +194,7 @@ fn a_host_that_rounds_times_makes_no_conflict_of_our_own_upload() {
     let remote = appliance.probe().unwrap();
     let mut expect = Expect::Absent;
     for secs in [1_700_000_001, 1_700_000_002, 1_700_000_005] {
-        let mut plan = plan(b"content");
+        let mut plan = upload_spec(b"content");
         plan.expect = expect;
         plan.mtime.secs = secs;
         let uploaded = remote
@@ -217,7 +217,7 @@ fn a_restricted_shell_gets_plain_paths_and_no_others() {
         summary.contains("with listings, paths of plain"),
         "{summary}"
     );
-    let upload = |name: &str| remote.upload(&path(name), &bytes(b"data"), &plan(b"data"));
+    let upload = |name: &str| remote.upload(&path(name), &bytes(b"data"), &upload_spec(b"data"));
     upload("plain-name.txt").unwrap();
     for name in ["a b", "$(touch x)", "it's", "a;b"] {
         assert!(is_unsupported(upload(name)), "{name}");

@@ -39,14 +39,14 @@ use scpfs::stat::Stat;
 use scpfs::stat::Time;
 use scpfs::sync::Condvar;
 use scpfs::sync::Mutex;
+use scpfs_testing::content::Buffer;
+use scpfs_testing::content::bytes;
 use scpfs_testing::local::Userland;
 use scpfs_testing::local::World;
-use scpfs_testing::samples::Buffer;
 use scpfs_testing::samples::MTIME;
-use scpfs_testing::samples::bytes;
 use scpfs_testing::samples::path;
-use scpfs_testing::samples::plan;
 use scpfs_testing::samples::reason;
+use scpfs_testing::samples::upload_spec;
 
 /// A host and the connection to it.
 pub(crate) struct Host {
@@ -240,7 +240,7 @@ pub(crate) fn an_upload_takes_one_round_trip_and_keeps_nanoseconds(host: &Host) 
         let plan = UploadSpec {
             mode,
             mtime,
-            ..plan(b"hello")
+            ..upload_spec(b"hello")
         };
         let (changed, trips) =
             host.counted(|remote| remote.upload(&path(name), &bytes(b"hello"), &plan));
@@ -256,7 +256,7 @@ pub(crate) fn an_upload_never_shows_half_a_file(host: &Host) {
     fs::write(host.at("file"), "old content").unwrap();
     let old = fs::File::open(host.at("file")).unwrap();
     host.remote
-        .upload(&path("file"), &bytes(b"new"), &plan(b"new"))
+        .upload(&path("file"), &bytes(b"new"), &upload_spec(b"new"))
         .unwrap();
     // Who has the old file open keeps it whole: the new one took its name.
     assert_eq!(io::read_to_string(old).unwrap(), "old content");
@@ -265,7 +265,7 @@ pub(crate) fn an_upload_never_shows_half_a_file(host: &Host) {
     // Content that ends too early takes the connection with it, never the name.
     let plan = UploadSpec {
         size: 10,
-        ..plan(b"")
+        ..upload_spec(b"")
     };
     let result = host.remote.upload(&path("file"), &bytes(b"short"), &plan);
     assert!(matches!(result, Err(Error::Local { .. })), "{result:?}");
@@ -277,7 +277,7 @@ pub(crate) fn an_upload_keeps_hard_links_in_place(host: &Host) {
     fs::hard_link(host.at("file"), host.at("other")).unwrap();
     let plan = UploadSpec {
         placement: Placement::InPlace,
-        ..plan(b"new")
+        ..upload_spec(b"new")
     };
     let changed = host
         .remote
@@ -323,7 +323,7 @@ pub(crate) fn a_look_that_fails_is_no_difference(host: &Host) {
         let plan = UploadSpec {
             expect: Expect::Version(version),
             conflict_name: Some(Name::new(b"beside").unwrap()),
-            ..plan(data)
+            ..upload_spec(data)
         };
         host.remote.upload(&path("file"), &bytes(data), &plan)
     };
@@ -350,7 +350,7 @@ pub(crate) fn what_conflicts_is_kept_beside_in_the_same_round_trip(host: &Host) 
         let plan = UploadSpec {
             expect,
             conflict_name: Some(Name::new(b"file.ours $(x)\n").unwrap()),
-            ..plan(data)
+            ..upload_spec(data)
         };
         host.counted(|remote| remote.upload(&path("file"), &bytes(data), &plan))
     };
@@ -390,15 +390,15 @@ pub(crate) fn coarse_times_are_not_trusted_alone(host: &Host) {
         secs: 1_700_000_000,
         nanos: 0,
     };
-    let plan = |expect| UploadSpec {
+    let spec = |expect| UploadSpec {
         mtime: coarse,
         expect,
-        ..plan(b"ours")
+        ..upload_spec(b"ours")
     };
     let upload = |expect| {
         let result = host
             .remote
-            .upload(&path("file"), &bytes(b"ours"), &plan(expect));
+            .upload(&path("file"), &bytes(b"ours"), &spec(expect));
         result.map(|uploaded| uploaded.stat.unwrap().version())
     };
     let version = upload(Expect::Absent).unwrap();
@@ -458,7 +458,7 @@ pub(crate) fn leftovers_are_removed_in_one_round_trip_and_directories_never(host
 pub(crate) fn a_large_file_takes_two_round_trips(host: &Host) {
     let data: Vec<u8> = (0u32..2_000_000).flat_map(u32::to_le_bytes).collect();
     let (uploaded, trips) =
-        host.counted(|remote| remote.upload(&path("big"), &bytes(&data), &plan(&data)));
+        host.counted(|remote| remote.upload(&path("big"), &bytes(&data), &upload_spec(&data)));
     uploaded.unwrap();
     assert_eq!(trips, 2, "content waits for the acknowledgement");
     assert!(fs::read(host.at("big")).unwrap() == data);
@@ -466,7 +466,7 @@ pub(crate) fn a_large_file_takes_two_round_trips(host: &Host) {
     // A refusal of a large file costs none of its content, and the name stays as it was.
     let result = host
         .remote
-        .upload(&path("no/big"), &bytes(&data), &plan(&data));
+        .upload(&path("no/big"), &bytes(&data), &upload_spec(&data));
     assert_eq!(reason(result), Reason::NotFound);
 }
 
@@ -481,7 +481,7 @@ fn in_pieces(host: &Host, data: &[u8]) -> UploadSpec {
     let nanos = if host.is_gnu() { 123_456_789 } else { 0 };
     UploadSpec {
         mtime: Time { nanos, ..MTIME },
-        ..plan(data)
+        ..upload_spec(data)
     }
 }
 
@@ -684,7 +684,9 @@ pub(crate) fn a_failed_upload_never_runs_its_content(host: &Host) {
     let evil = evil.repeat(100).into_bytes();
     fs::create_dir(host.at("dir")).unwrap();
     for name in ["nowhere/file", "dir"] {
-        let result = host.remote.upload(&path(name), &bytes(&evil), &plan(&evil));
+        let result = host
+            .remote
+            .upload(&path(name), &bytes(&evil), &upload_spec(&evil));
         assert!(result.is_err(), "{name}");
         assert_eq!(host.names(), [b"dir"], "{name}");
         assert_eq!(fs::read_dir(host.at("dir")).unwrap().count(), 0);
@@ -840,7 +842,7 @@ pub(crate) fn times_before_1970_are_kept(host: &Host) {
     assert_eq!(listing.entries[0].stat.unwrap().mtime, time);
     let plan = UploadSpec {
         mtime: time,
-        ..plan(b"y")
+        ..upload_spec(b"y")
     };
     let uploaded = host
         .remote
@@ -854,7 +856,7 @@ pub(crate) fn a_copy_on_the_host_moves_no_bytes(host: &Host) {
     fs::write(host.at("from"), &data).unwrap();
     let before = host.world.meter.bytes_read();
     let (copied, trips) =
-        host.counted(|remote| remote.copy(&path("from"), &path("to"), &plan(&data)));
+        host.counted(|remote| remote.copy(&path("from"), &path("to"), &upload_spec(&data)));
     assert_eq!(trips, 1);
     assert!(host.world.meter.bytes_read() - before < 2000);
     let stat = copied.unwrap().stat.unwrap();
@@ -867,7 +869,10 @@ pub(crate) fn a_copy_on_the_host_moves_no_bytes(host: &Host) {
     assert_eq!(stat.mtime, expected);
     assert!(fs::read(host.at("to")).unwrap() == data);
     assert_eq!(
-        reason(host.remote.copy(&path("no"), &path("to"), &plan(&data))),
+        reason(
+            host.remote
+                .copy(&path("no"), &path("to"), &upload_spec(&data))
+        ),
         Reason::NotFound
     );
     assert_eq!(host.names(), [&b"from"[..], b"to"]);
@@ -893,7 +898,8 @@ pub(crate) fn every_operation_is_one_round_trip(host: &Host) {
     };
     one("fetch", host.counted(fetch).1);
     let upload = |r: &Retry<Shell>| {
-        r.upload(&path("f"), &bytes(b"x"), &plan(b"x")).unwrap();
+        r.upload(&path("f"), &bytes(b"x"), &upload_spec(b"x"))
+            .unwrap();
     };
     one("upload", host.counted(upload).1);
     one(
@@ -938,7 +944,7 @@ pub(crate) fn every_operation_is_one_round_trip(host: &Host) {
     one("sync", host.counted(|r| r.sync(&path("f")).unwrap()).1);
     let fsync = UploadSpec {
         durability: Durability::Fsync,
-        ..plan(b"x")
+        ..upload_spec(b"x")
     };
     let upload = |r: &Retry<Shell>| {
         r.upload(&path("f"), &bytes(b"x"), &fsync).unwrap();
@@ -962,7 +968,7 @@ pub(crate) fn a_cut_connection_is_replaced(host: &Host) {
         host.world.faults.lock().cut_after_read = Some(cut);
         let data = vec![2; 100_000];
         host.remote
-            .upload(&path("uploaded"), &bytes(&data), &plan(&data))
+            .upload(&path("uploaded"), &bytes(&data), &upload_spec(&data))
             .unwrap();
         assert!(fs::read(host.at("uploaded")).unwrap() == data);
         host.world.faults.lock().cut_after_read = None;
@@ -1001,7 +1007,7 @@ pub(crate) fn of_uploads_that_expect_the_same_one_is_done(host: &Host) {
         let upload = |data: &'static [u8]| {
             let plan = UploadSpec {
                 expect,
-                ..plan(data)
+                ..upload_spec(data)
             };
             barrier.wait();
             host.remote.upload(&path("file"), &bytes(data), &plan)
@@ -1044,7 +1050,7 @@ pub(crate) fn an_upload_that_nobody_heard_of_is_not_sent_again(host: &Host) {
     let upload = |expect| {
         let plan = UploadSpec {
             expect,
-            ..plan(&data)
+            ..upload_spec(&data)
         };
         let meter = &host.world.meter;
         let before = (meter.bytes_written(), meter.bytes_read());

@@ -27,14 +27,15 @@ use scpfs::shell::probe;
 use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
 use scpfs_testing::capability::is_root;
+use scpfs_testing::content::Buffer;
+use scpfs_testing::content::bytes;
 use scpfs_testing::local::Userland;
 use scpfs_testing::local::World;
 use scpfs_testing::local::check_busybox;
-use scpfs_testing::samples::Buffer;
-use scpfs_testing::samples::bytes;
 use scpfs_testing::samples::path;
-use scpfs_testing::samples::plan;
 use scpfs_testing::samples::reason;
+use scpfs_testing::samples::upload_spec;
+use scpfs_testing::wait::wait_until;
 
 use crate::scp_only::make_fifo;
 use crate::suite::Host;
@@ -246,17 +247,9 @@ struct Shown<'a> {
 impl Content for Shown<'_> {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         if offset > 1 << 20 {
-            wait_for(|| self.shown.exists());
+            wait_until("the host has shown the file", || self.shown.exists());
         }
         bytes(self.data).read_at(buf, offset)
-    }
-}
-
-fn wait_for(condition: impl Fn() -> bool) {
-    let begun = SystemClock::new();
-    while !condition() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "it does not come");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -294,8 +287,11 @@ fn a_temporary_file_is_not_listed_though_its_upload_ended_before_the_answer_came
             })
         };
         let names = std::thread::scope(|scope| {
-            let upload = scope.spawn(|| host.remote.upload(&path("file"), &content, &plan(&data)));
-            wait_for(|| temporary().is_some());
+            let upload = scope.spawn(|| {
+                host.remote
+                    .upload(&path("file"), &content, &upload_spec(&data))
+            });
+            wait_until("the temporary file is there", || temporary().is_some());
             let by_name = RemotePath::root().join(&temporary().unwrap());
             assert_eq!(reason(host.remote.stat(&by_name)), Reason::NotFound);
             let list = scope.spawn(|| host.names());
@@ -369,7 +365,7 @@ fn a_name_that_is_taken_in_the_last_moment_is_not_replaced() {
                 expect: Expect::Absent,
                 // The second time `file` is there, so that it goes beside it.
                 conflict_name: (name == "beside").then(|| Name::new(name.as_bytes()).unwrap()),
-                ..plan(b"ours")
+                ..upload_spec(b"ours")
             };
             let result = shell.upload(&path("file"), &bytes(b"ours"), &plan);
             let is_conflict = matches!(result, Err(Error::Conflict { .. }));
@@ -402,12 +398,12 @@ fn a_fifo_is_never_opened() {
         for placement in [Placement::Direct, Placement::InPlace] {
             let plan = UploadSpec {
                 placement,
-                ..plan(b"x")
+                ..upload_spec(b"x")
             };
             let result = host.remote.upload(&fifo, &bytes(b"x"), &plan);
             assert_eq!(reason(result), Reason::InvalidArgument);
         }
-        let result = host.remote.copy(&fifo, &path("copy"), &plan(b"x"));
+        let result = host.remote.copy(&fifo, &path("copy"), &upload_spec(b"x"));
         assert_eq!(reason(result), Reason::InvalidArgument);
         assert_eq!(host.names(), [b"fifo"]);
         assert!(begun.elapsed() < Duration::from_secs(10));
@@ -474,7 +470,7 @@ fn content_of_any_length_comes_and_goes_without_scp() {
             for placement in [Placement::Replace, Placement::InPlace, Placement::Direct] {
                 let plan = UploadSpec {
                     placement,
-                    ..plan(data)
+                    ..upload_spec(data)
                 };
                 let uploaded = shell.upload(&path("file"), &bytes(data), &plan).unwrap();
                 assert_eq!(uploaded.stat.unwrap().size, size as u64);
@@ -496,7 +492,10 @@ fn content_that_is_cut_never_takes_the_name() {
         host.world.faults.lock().hangs_up_gently = true;
         for size in [10, 3_000_000] {
             fs::write(host.at("file"), "old").unwrap();
-            let plan = UploadSpec { size, ..plan(b"") };
+            let plan = UploadSpec {
+                size,
+                ..upload_spec(b"")
+            };
             let result = host.remote.upload(&path("file"), &bytes(b"short"), &plan);
             assert!(matches!(result, Err(Error::Local { .. })), "{result:?}");
             assert_eq!(fs::read(host.at("file")).unwrap(), b"old");
@@ -523,7 +522,7 @@ fn an_upload_that_is_to_be_flushed_flushes_the_file_itself() {
             let plan = UploadSpec {
                 placement,
                 durability: Durability::Fsync,
-                ..plan(b"content")
+                ..upload_spec(b"content")
             };
             host.remote
                 .upload(&path("file"), &bytes(b"content"), &plan)

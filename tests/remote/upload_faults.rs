@@ -20,11 +20,11 @@ use scpfs::remote::Placement;
 use scpfs::remote::Remote;
 use scpfs::remote::UploadSpec;
 use scpfs::remote::retry::Retry;
+use scpfs_testing::content::bytes;
 use scpfs_testing::local::Userland;
 use scpfs_testing::local::World;
-use scpfs_testing::samples::bytes;
 use scpfs_testing::samples::path;
-use scpfs_testing::samples::plan;
+use scpfs_testing::samples::upload_spec;
 
 use crate::uploads::Host;
 use crate::uploads::PROGRAMS;
@@ -115,7 +115,7 @@ fn a_new_file_is_whole_where_no_name_can_be_removed() {
         host.world.put("rm", denied);
         let plan = UploadSpec {
             expect: Expect::Absent,
-            ..plan(b"content")
+            ..upload_spec(b"content")
         };
         let uploaded = host.upload(b"content", &plan);
         let case = format!("{userland:?}: {uploaded:?}");
@@ -233,7 +233,7 @@ fn whatever_program_of_an_upload_fails_success_means_that_the_content_is_there()
                     }
                     let plan = UploadSpec {
                         durability: Durability::Fsync,
-                        ..kind.plan(&host.shell)
+                        ..kind.upload_spec(&host.shell)
                     };
                     let real = named.display();
                     host.world
@@ -285,7 +285,7 @@ impl Kind {
     ];
 
     /// A plan that makes `old,` `old,new,`, or that makes a file of it.
-    fn plan(self, host: &dyn Remote) -> UploadSpec {
+    fn upload_spec(self, host: &dyn Remote) -> UploadSpec {
         let expect = match self {
             Self::New => Expect::Absent,
             // The lane that the last upload has broken may be the first to be asked.
@@ -303,7 +303,7 @@ impl Kind {
                 Self::Direct => Placement::Direct,
                 _ => Placement::Replace,
             },
-            ..plan(b"old,new,")
+            ..upload_spec(b"old,new,")
         }
     }
 }
@@ -329,7 +329,7 @@ fn an_upload_whose_answer_is_cut_is_not_done_twice() {
                 }
             };
             prepare();
-            let plan = kind.plan(&shell);
+            let plan = kind.upload_spec(&shell);
             let before = world.meter.bytes_read();
             shell
                 .upload(&path("file"), &bytes(b"old,new,"), &plan)
@@ -340,7 +340,7 @@ fn an_upload_whose_answer_is_cut_is_not_done_twice() {
                 let is_append = kind == Kind::Append && userland == Userland::Gnu;
                 for cut in (0..n_read).step_by(if is_append { 1 } else { 23 }) {
                     prepare();
-                    let plan = kind.plan(&shell);
+                    let plan = kind.upload_spec(&shell);
                     world.faults.lock().cut_after_read = Some(cut);
                     let result = shell.upload(&path("file"), &bytes(b"old,new,"), &plan);
                     world.faults.lock().cut_after_read = None;

@@ -42,13 +42,13 @@ use scpfs::stat::FileKind;
 use scpfs::stat::Version;
 use scpfs_testing::capability::Capability;
 use scpfs_testing::capability::skip;
+use scpfs_testing::content::bytes;
 use scpfs_testing::local::Userland;
 use scpfs_testing::local::World;
 use scpfs_testing::samples::MTIME;
-use scpfs_testing::samples::bytes;
 use scpfs_testing::samples::path;
-use scpfs_testing::samples::plan;
 use scpfs_testing::samples::reason;
+use scpfs_testing::samples::upload_spec;
 
 pub(crate) const USERLANDS: [Userland; 7] = [
     Userland::Gnu,
@@ -159,7 +159,7 @@ impl Host {
         UploadSpec {
             expect: Expect::Version(self.version("file")),
             sets_mode: false,
-            ..plan(content)
+            ..upload_spec(content)
         }
     }
 
@@ -219,7 +219,7 @@ fn a_temporary_file_is_private_until_it_belongs_to_its_owner() {
                     secs: 1_700_000_000,
                     nanos: 0,
                 },
-                ..plan(content)
+                ..upload_spec(content)
             };
             host.upload(content, &new).unwrap();
             let file = host.at("file");
@@ -287,7 +287,7 @@ fn a_link_in_the_place_of_a_temporary_file_gets_nothing() {
                     let plan = if is_new {
                         UploadSpec {
                             expect: Expect::Absent,
-                            ..plan(b"content")
+                            ..upload_spec(b"content")
                         }
                     } else {
                         host.plan_over(b"content")
@@ -362,7 +362,7 @@ fn a_temporary_file_that_a_cleaner_removed_is_no_success() {
             let plan = if is_new {
                 UploadSpec {
                     expect: Expect::Absent,
-                    ..plan(b"content")
+                    ..upload_spec(b"content")
                 }
             } else {
                 host.plan_over(b"content")
@@ -527,7 +527,7 @@ fn what_is_made_in_a_directory_with_a_default_acl_inherits_it() {
         let new = UploadSpec {
             mode: 0o664,
             expect: Expect::Absent,
-            ..plan(b"content")
+            ..upload_spec(b"content")
         };
         host.upload(b"content", &new).unwrap();
         let script = "umask 022; mkdir dir; umask 002; : >excl; : >file; mkfifo fifo";
@@ -544,7 +544,7 @@ fn what_is_made_in_a_directory_with_a_default_acl_inherits_it() {
         let program = UploadSpec {
             mode: 0o775,
             expect: Expect::Absent,
-            ..plan(b"#!/bin/sh\n")
+            ..upload_spec(b"#!/bin/sh\n")
         };
         shell
             .upload(&path("program"), &bytes(b"#!/bin/sh\n"), &program)
@@ -690,7 +690,7 @@ fn a_new_file_has_exactly_its_permissions() {
             let new = UploadSpec {
                 mode,
                 expect: Expect::Absent,
-                ..plan(b"content")
+                ..upload_spec(b"content")
             };
             host.upload(b"content", &new).unwrap();
             assert_eq!(mode_of(&host.at("file")), mode, "{userland:?}: a new file");
@@ -783,7 +783,7 @@ fn holes_of_a_file_are_not_sent() {
             let mut plan = UploadSpec {
                 size: SIZE,
                 expect: Expect::Absent,
-                ..plan(b"")
+                ..upload_spec(b"")
             };
             plan.mtime.nanos = 0;
             let sent = host.world.meter.bytes_written();
@@ -803,7 +803,7 @@ fn holes_of_a_file_are_not_sent() {
         let nothing = Sparse { data: b"", at: 0 };
         let mut plan = UploadSpec {
             size: SIZE,
-            ..plan(b"")
+            ..upload_spec(b"")
         };
         plan.mtime.nanos = 0;
         host.shell.upload(&path("file"), &nothing, &plan).unwrap();

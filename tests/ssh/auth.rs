@@ -13,6 +13,7 @@ use scpfs::ssh::Error;
 use scpfs::ssh::auth::Refusal;
 use scpfs::ssh::settings::IdentityFile;
 use scpfs::ssh::settings::Settings;
+use scpfs_testing::or_skip;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
 use scpfs_testing::sshd::command;
@@ -91,9 +92,7 @@ fn with_key(sshd: &Sshd, path: &Path) -> Settings {
 
 #[test]
 fn keys_of_every_common_type_open_the_door() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     for kind in ["ed25519", "ecdsa", "rsa"] {
         let path = accepted_key(&sshd, kind, kind, "");
         assert_eq!(
@@ -115,9 +114,7 @@ fn keys_of_every_common_type_open_the_door() {
 
 #[test]
 fn every_key_of_the_agent_is_tried() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let agent = Agent::start(sshd.dir());
     let other = sshd.dir().join("other");
     keygen(&other, "ed25519", "");
@@ -146,9 +143,7 @@ fn every_key_of_the_agent_is_tried() {
 
 #[test]
 fn identities_only_offers_nothing_else_of_the_agent() {
-    let Some(sshd) = Sshd::start(Options::default().line("MaxAuthTries 2")) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default().line("MaxAuthTries 2")));
     let agent = Agent::start(sshd.dir());
     for name in ["a", "b", "c"] {
         keygen(&sshd.dir().join(name), "ed25519", "");
@@ -181,9 +176,7 @@ fn identities_only_offers_nothing_else_of_the_agent() {
 
 #[test]
 fn a_passphrase_is_asked_for_once_and_wrong_ones_may_be_corrected() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let path = accepted_key(&sshd, "encrypted", "ed25519", "open sesame");
     let script = Script::new(&["wrong", "open sesame"]);
     let transport = attended(with_key(&sshd, &path), &script);
@@ -196,9 +189,7 @@ fn a_passphrase_is_asked_for_once_and_wrong_ones_may_be_corrected() {
 
 #[test]
 fn after_three_wrong_passphrases_the_login_fails() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let path = accepted_key(&sshd, "encrypted", "ecdsa", "open sesame");
     let script = Script::new(&["a", "b", "c", "d"]);
     let err = whoami(&attended(with_key(&sshd, &path), &script)).unwrap_err();
@@ -208,9 +199,7 @@ fn after_three_wrong_passphrases_the_login_fails() {
 
 #[test]
 fn no_passphrase_is_asked_for_a_key_that_the_host_does_not_want() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let path = sshd.dir().join("unwanted");
     keygen(&path, "ed25519", "open sesame");
     let script = Script::new(&[]);
@@ -221,9 +210,7 @@ fn no_passphrase_is_asked_for_a_key_that_the_host_does_not_want() {
 
 #[test]
 fn an_encrypted_key_of_the_older_format_works() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let path = sshd.dir().join("pem");
     run(command("ssh-keygen")
         .args([
@@ -250,9 +237,7 @@ fn an_encrypted_key_of_the_older_format_works() {
 
 #[test]
 fn an_encrypted_key_without_anybody_to_ask_is_explained() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let path = accepted_key(&sshd, "encrypted", "ed25519", "open sesame");
     let err = whoami(&unattended(with_key(&sshd, &path))).unwrap_err();
     assert!(
@@ -276,9 +261,7 @@ fn an_encrypted_key_without_anybody_to_ask_is_explained() {
 
 #[test]
 fn after_silence_nobody_is_asked() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let path = accepted_key(&sshd, "encrypted", "ed25519", "open sesame");
     let script = Script::new(&["open sesame"]);
     let transport = attended(with_key(&sshd, &path), &script);
@@ -295,9 +278,7 @@ fn after_silence_nobody_is_asked() {
 fn a_key_that_others_can_read_is_not_used() {
     use std::os::unix::fs::PermissionsExt as _;
 
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     fs::set_permissions(sshd.client_key(), fs::Permissions::from_mode(0o644)).unwrap();
     let err = whoami(&unattended(sshd.settings())).unwrap_err();
     assert!(matches!(err, Error::Auth(Refusal::Denied { .. })), "{err}");
@@ -305,15 +286,11 @@ fn a_key_that_others_can_read_is_not_used() {
 
 #[test]
 fn a_certificate_opens_the_door_beside_its_key_or_by_name() {
-    let Some(probe) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let probe = or_skip!(Sshd::start(Options::default()));
     let ca = probe.dir().join("ca");
     keygen(&ca, "ed25519", "");
     let line = format!("TrustedUserCAKeys {}.pub", ca.display());
-    let Some(sshd) = Sshd::start(Options::default().line(&line)) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default().line(&line)));
     for kind in ["ed25519", "ecdsa", "rsa"] {
         let path = sshd.dir().join(kind);
         keygen(&path, kind, "");
@@ -352,9 +329,7 @@ fn with_password(sshd: &Sshd) -> Settings {
 #[test]
 fn a_password_is_asked_for_once() {
     let options = Options::default().line("PasswordAuthentication yes");
-    let Some(sshd) = Sshd::start(options) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(options));
     let password = sshd.password();
     let script = Script::new(&["wrong", &password]);
     let transport = attended(with_password(&sshd), &script);
@@ -367,9 +342,7 @@ fn a_password_is_asked_for_once() {
 #[test]
 fn wrong_passwords_are_asked_for_as_often_as_configured() {
     let options = Options::default().line("PasswordAuthentication yes");
-    let Some(sshd) = Sshd::start(options) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(options));
     let script = Script::new(&["a", "b", "c", "d"]);
     let settings = Settings {
         password_prompts: 2,
@@ -400,9 +373,7 @@ fn a_password_that_stopped_working_is_not_asked_for_again() {
     let options = Options::default()
         .line("PasswordAuthentication yes")
         .pam(pam);
-    let Some(sshd) = Sshd::start(options) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(options));
     let password = sshd.password();
     let script = Script::new(&[&password]);
     let transport = attended(with_password(&sshd), &script);
@@ -424,9 +395,7 @@ fn a_single_interactive_question_is_answered_again_from_memory() {
     let options = Options::default()
         .line("KbdInteractiveAuthentication yes")
         .pam(pam);
-    let Some(sshd) = Sshd::start(options) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(options));
     let password = sshd.password();
     let script = Script::new(&["wrong", &password]);
     let transport = attended(with_password(&sshd), &script);
@@ -444,9 +413,7 @@ fn several_interactive_questions_cannot_be_answered_again() {
     let options = Options::default()
         .line("KbdInteractiveAuthentication yes")
         .pam(pam);
-    let Some(sshd) = Sshd::start(options) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(options));
     let password = sshd.password();
     let script = Script::new(&[&password, &password]);
     let transport = attended(with_password(&sshd), &script);
@@ -465,9 +432,7 @@ fn a_host_that_wants_a_key_and_a_password_gets_both() {
     let options = Options::default()
         .line("PasswordAuthentication yes")
         .line("AuthenticationMethods publickey,password");
-    let Some(sshd) = Sshd::start(options) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(options));
     let password = sshd.password();
     let script = Script::new(&[&password]);
     let transport = attended(sshd.settings(), &script);
@@ -478,9 +443,7 @@ fn a_host_that_wants_a_key_and_a_password_gets_both() {
 
 #[test]
 fn a_refusal_says_what_was_tried_and_what_the_host_allows() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let settings = Settings {
         identity_files: Vec::new(),
         ..sshd.settings()

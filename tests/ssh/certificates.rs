@@ -13,6 +13,7 @@ use scpfs::ssh::known_hosts::certificate::Certificate;
 use scpfs::ssh::known_hosts::public_key::MIN_RSA_BITS;
 use scpfs::ssh::settings::Settings;
 use scpfs::ssh::settings::StrictHostKeyChecking;
+use scpfs_testing::or_skip;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
 use scpfs_testing::sshd::command;
@@ -77,9 +78,7 @@ fn refusal(settings: Settings) -> Refusal {
 #[test]
 fn a_host_with_a_certificate_of_a_known_authority_is_known() {
     // Certificates were never asked for, and the host was unknown.
-    let Some(mut sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let mut sshd = or_skip!(Sshd::start(Options::default()));
     for kind in ["ed25519", "ecdsa", "rsa"] {
         let authority = authority(&sshd, kind);
         certify(&mut sshd, &authority, GOOD);
@@ -121,9 +120,7 @@ fn a_host_with_a_certificate_of_a_known_authority_is_known() {
 
 #[test]
 fn a_certificate_that_does_not_count_vouches_for_nothing_and_nobody_is_asked() {
-    let Some(mut sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let mut sshd = or_skip!(Sshd::start(Options::default()));
     let (trusted, other) = (authority(&sshd, "rsa"), authority(&sshd, "ed25519"));
     let line = format!("@cert-authority * {}", public(&trusted));
     for (signer, args, why) in [
@@ -169,9 +166,7 @@ fn a_certificate_that_does_not_count_vouches_for_nothing_and_nobody_is_asked() {
 
 #[test]
 fn a_revoked_certificate_or_authority_is_refused() {
-    let Some(mut sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let mut sshd = or_skip!(Sshd::start(Options::default()));
     let authority = authority(&sshd, "ed25519");
     certify(&mut sshd, &authority, GOOD);
     let key = public(&authority);
@@ -245,9 +240,7 @@ fn a_revoked_certificate_or_authority_is_refused() {
 
 #[test]
 fn no_byte_of_a_certificate_can_be_changed() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs();
     for kind in ["ed25519", "ecdsa", "rsa"] {
         run(command("ssh-keygen")

@@ -11,6 +11,7 @@ use scpfs::ssh::Channel;
 use scpfs::ssh::Connection;
 use scpfs::ssh::Error;
 use scpfs::ssh::Transport as _;
+use scpfs_testing::or_skip;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
 
@@ -58,9 +59,7 @@ fn pattern(n_bytes: usize) -> Vec<u8> {
 
 #[test]
 fn what_is_written_comes_back() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let mut connection = connect(&sshd);
     let mut channel = connection.exec("cat").unwrap();
     for text in [&b"hello\n"[..], b"\0\xff\n", b"x"] {
@@ -73,9 +72,7 @@ fn what_is_written_comes_back() {
 #[test]
 fn large_content_is_the_same_in_both_directions() {
     const N_BYTES: usize = 20 << 20;
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let mut connection = connect(&sshd);
     let content = pattern(N_BYTES);
     let mut channel = connection
@@ -93,9 +90,7 @@ fn large_content_is_the_same_in_both_directions() {
 
 #[test]
 fn standard_error_is_mixed_in_until_it_is_discarded() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let mut connection = connect(&sshd);
     let mut channel = connection
         .exec("echo early >&2; read -r x; echo late >&2; echo out")
@@ -108,9 +103,7 @@ fn standard_error_is_mixed_in_until_it_is_discarded() {
 
 #[test]
 fn a_flood_of_discarded_errors_does_not_stall_the_output() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let mut connection = connect(&sshd);
     let mut channel = connection
         .exec("read -r x; head -c 20000000 /dev/zero >&2; echo done")
@@ -123,9 +116,7 @@ fn a_flood_of_discarded_errors_does_not_stall_the_output() {
 
 #[test]
 fn the_exit_status_is_told_and_a_signal_is_none() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let mut connection = connect(&sshd);
     for status in [0, 1, 255] {
         let channel = connection.exec(&format!("exit {status}")).unwrap();
@@ -137,9 +128,7 @@ fn the_exit_status_is_told_and_a_signal_is_none() {
 
 #[test]
 fn finishing_ends_the_input_and_drops_what_is_still_printed() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let mut connection = connect(&sshd);
     let channel = connection
         .exec("head -c 3000000 /dev/zero; cat; exit 4")
@@ -149,9 +138,7 @@ fn finishing_ends_the_input_and_drops_what_is_still_printed() {
 
 #[test]
 fn silence_of_the_host_is_a_timeout() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let mut connection = connect(&sshd);
     let mut channel = connection.exec("cat").unwrap();
     channel.set_timeout(Duration::from_millis(50));
@@ -164,9 +151,7 @@ fn silence_of_the_host_is_a_timeout() {
 
 #[test]
 fn input_that_nobody_takes_is_a_timeout() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let mut connection = connect(&sshd);
     let mut channel = connection.exec("sleep 1000").unwrap();
     channel.set_timeout(Duration::from_millis(200));
@@ -177,9 +162,7 @@ fn input_that_nobody_takes_is_a_timeout() {
 #[test]
 fn a_write_to_a_command_that_has_ended_says_so_and_its_last_words_can_be_read() {
     // It waited for room in the window until the timeout, although the end had arrived.
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let mut connection = connect(&sshd);
     for words in ["echo why", "echo why; exec >&- 2>&-; sleep 1", "exec >&-"] {
         let command = format!("head -c 100000 >/dev/null; {words}");
@@ -203,9 +186,7 @@ fn a_write_to_a_command_that_has_ended_says_so_and_its_last_words_can_be_read() 
 
 #[test]
 fn a_killed_server_is_an_error_and_no_end_of_output() {
-    let Some(mut sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let mut sshd = or_skip!(Sshd::start(Options::default()));
     let mut connection = connect(&sshd);
     let mut channel = connection.exec("cat").unwrap();
     channel.write_all(b"x").unwrap();
@@ -221,9 +202,7 @@ fn a_killed_server_is_an_error_and_no_end_of_output() {
 
 #[test]
 fn a_frozen_host_is_a_timeout_and_is_let_go_quickly() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let mut connection = connect(&sshd);
     let mut channel = connection.exec("cat").unwrap();
     sshd.freeze_sessions();
@@ -239,9 +218,7 @@ fn a_frozen_host_is_a_timeout_and_is_let_go_quickly() {
 
 #[test]
 fn another_thread_can_end_a_connection_that_waits() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let mut connection = connect(&sshd);
     let aborter = connection.aborter();
     let mut channel = connection.exec("echo ready; exec sleep 1000").unwrap();
@@ -260,9 +237,7 @@ fn another_thread_can_end_a_connection_that_waits() {
 
 #[test]
 fn a_channel_outlives_its_connection_only_to_fail() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let mut connection = connect(&sshd);
     let mut channel = connection.exec("exec sleep 1000").unwrap();
     drop(connection);
@@ -272,9 +247,7 @@ fn a_channel_outlives_its_connection_only_to_fail() {
 
 #[test]
 fn an_abandoned_command_leaves_the_connection_usable() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let mut connection = connect(&sshd);
     for _ in 0..3 {
         drop(connection.exec("echo much; exec cat").unwrap());
@@ -289,9 +262,7 @@ fn keepalives_answer_those_of_the_host_and_consume_no_output() {
     let options = Options::default()
         .line("ClientAliveInterval 3")
         .line("ClientAliveCountMax 1");
-    let Some(sshd) = Sshd::start(options) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(options));
     let mut connection = connect(&sshd);
     let flag = sshd.home().join("keepalive flag");
     let command = "rm -f keep*; echo before; sleep 8; : > 'keepalive flag'; read -r x; echo after";

@@ -13,6 +13,7 @@ use scpfs::ssh::settings::Proxy;
 use scpfs::ssh::settings::Settings;
 use scpfs::ssh::ssh_config::LocalContext;
 use scpfs::ssh::ssh_config::Query;
+use scpfs_testing::or_skip;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
 use scpfs_testing::sshd::free_port;
@@ -91,9 +92,7 @@ fn a_server_that_speaks_something_else_is_told_apart() {
 
 #[test]
 fn settings_that_ssh_reports_lead_to_the_host() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let settings = resolve(&query(&sshd), &local_context()).unwrap();
     assert_eq!(
         (settings.port, settings.user.as_str()),
@@ -106,9 +105,7 @@ fn settings_that_ssh_reports_lead_to_the_host() {
 
 #[test]
 fn what_was_typed_comes_before_the_file() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let query = Query {
         user: Some("typed".to_owned()),
         port: Some(7),
@@ -122,9 +119,7 @@ fn what_was_typed_comes_before_the_file() {
 
 #[test]
 fn an_option_that_ssh_does_not_know_is_reported_in_its_words() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let query = Query {
         options: vec!["Nonsense=1".to_owned()],
         ..query(&sshd)
@@ -136,9 +131,7 @@ fn an_option_that_ssh_does_not_know_is_reported_in_its_words() {
 
 #[test]
 fn the_same_file_means_the_same_without_the_ssh_program() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let local = LocalContext {
         ssh_program: None,
         ..local_context()
@@ -149,9 +142,7 @@ fn the_same_file_means_the_same_without_the_ssh_program() {
 
 #[test]
 fn a_proxy_command_carries_the_connection_and_ends_with_it() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let pid_file = sshd.dir().join("proxy pid");
     let query = Query {
         options: vec![format!(
@@ -169,9 +160,7 @@ fn a_proxy_command_carries_the_connection_and_ends_with_it() {
 
 #[test]
 fn a_jump_host_carries_the_connection() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let query = Query {
         options: vec!["ProxyJump=first,second".to_owned()],
         ..query(&sshd)
@@ -201,9 +190,7 @@ fn a_proxy_that_fails_is_named() {
 fn addresses_of_the_wrong_family_are_not_tried() {
     use scpfs::ssh::settings::AddressFamily;
 
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let mut settings = sshd.settings();
     settings.address_family = AddressFamily::Inet6;
     let err = whoami(&unattended(settings.clone())).unwrap_err();
@@ -215,9 +202,7 @@ fn addresses_of_the_wrong_family_are_not_tried() {
 
 #[test]
 fn unknown_algorithm_names_are_passed_over_unless_there_is_nothing_else() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let names = |list: &[&str]| list.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
     let mut settings = sshd.settings();
     settings.ciphers = names(&["rot13", "aes256-ctr"]);
@@ -232,9 +217,9 @@ fn unknown_algorithm_names_are_passed_over_unless_there_is_nothing_else() {
 
 #[test]
 fn an_account_whose_shell_prints_on_its_own_can_be_logged_in_to() {
-    let Some(sshd) = Sshd::start(Options::default().account(scpfs_testing::sshd::NOISY)) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(
+        Options::default().account(scpfs_testing::sshd::NOISY)
+    ));
     let mut connection = unattended(sshd.settings()).connect().unwrap();
     assert!(
         connection.banner().starts_with("SSH-2.0-OpenSSH"),

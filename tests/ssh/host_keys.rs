@@ -8,6 +8,7 @@ use scpfs::ssh::Error;
 use scpfs::ssh::known_hosts::Refusal;
 use scpfs::ssh::settings::Settings;
 use scpfs::ssh::settings::StrictHostKeyChecking;
+use scpfs_testing::or_skip;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
 use scpfs_testing::sshd::command;
@@ -54,9 +55,7 @@ fn refusal(settings: Settings) -> Refusal {
 
 #[test]
 fn an_unknown_host_is_refused_without_a_terminal() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let (settings, path) = knowing(&sshd, "");
     let refusal = refusal(settings);
     assert!(matches!(refusal, Refusal::Unknown { .. }), "{refusal}");
@@ -73,9 +72,7 @@ fn an_unknown_host_is_refused_without_a_terminal() {
 fn an_unknown_host_that_the_person_accepts_is_remembered() {
     use std::os::unix::fs::PermissionsExt as _;
 
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let (settings, path) = knowing(&sshd, "");
     let script = Script::new(&["yes"]);
     assert_eq!(
@@ -95,9 +92,7 @@ fn an_unknown_host_that_the_person_accepts_is_remembered() {
 
 #[test]
 fn an_unknown_host_that_the_person_declines_is_not_logged_in_to() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let (settings, path) = knowing(&sshd, "");
     let err = whoami(&attended(settings, &Script::new(&["no"]))).unwrap_err();
     assert!(
@@ -110,9 +105,7 @@ fn an_unknown_host_that_the_person_declines_is_not_logged_in_to() {
 
 #[test]
 fn accept_new_remembers_with_a_hashed_name_and_keeps_what_is_there() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     // The last line has no end.
     let (settings, path) = knowing(&sshd, "# a comment\nother ssh-rsa AAAA");
     let settings = Settings {
@@ -141,9 +134,7 @@ fn accept_new_remembers_with_a_hashed_name_and_keeps_what_is_there() {
 
 #[test]
 fn a_host_that_no_file_can_remember_is_asked_about_once() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let settings = Settings {
         user_known_hosts_files: vec!["/dev/null/known_hosts".into()],
         strict: StrictHostKeyChecking::Ask,
@@ -158,9 +149,7 @@ fn a_host_that_no_file_can_remember_is_asked_about_once() {
 
 #[test]
 fn a_changed_key_is_refused_and_the_old_line_is_named() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let name = format!("[127.0.0.1]:{}", sshd.port());
     let old = other_key(&sshd, "ed25519");
     let (settings, path) = knowing(&sshd, &format!("# first\n{name} {old}"));
@@ -183,9 +172,7 @@ fn a_changed_key_is_refused_and_the_old_line_is_named() {
 #[test]
 fn a_changed_key_gets_no_password_even_where_checking_is_off() {
     let options = Options::default().line("PasswordAuthentication yes");
-    let Some(sshd) = Sshd::start(options) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(options));
     let old = other_key(&sshd, "ed25519");
     let (settings, _) = knowing(&sshd, &format!("[127.0.0.1]:{} {old}", sshd.port()));
     let settings = Settings {
@@ -204,9 +191,7 @@ fn a_changed_key_gets_no_password_even_where_checking_is_off() {
 
 #[test]
 fn a_revoked_key_is_refused_although_another_line_knows_it() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let key = host_key(&sshd, "ed25519");
     let text = format!("[127.0.0.1]:{} {key}@revoked * {key}", sshd.port());
     let (settings, path) = knowing(&sshd, &text);
@@ -220,9 +205,7 @@ fn a_revoked_key_is_refused_although_another_line_knows_it() {
 
 #[test]
 fn the_server_is_asked_for_a_key_of_the_type_that_is_known() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let key = host_key(&sshd, "ecdsa");
     let (settings, _) = knowing(&sshd, &format!("[127.0.0.1]:{} {key}", sshd.port()));
     assert_eq!(whoami(&unattended(settings)).unwrap(), sshd.user());
@@ -233,9 +216,7 @@ fn the_server_is_asked_for_a_key_of_the_type_that_is_known() {
 #[test]
 fn a_key_of_another_type_than_the_known_one_is_a_changed_key() {
     let options = Options::default().line("PasswordAuthentication yes");
-    let Some(sshd) = Sshd::start(options) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(options));
     let name = format!("[127.0.0.1]:{}", sshd.port());
     let line = format!("{name} {}", other_key(&sshd, "rsa"));
     let (settings, path) = knowing(&sshd, &line);
@@ -270,9 +251,7 @@ fn a_key_of_another_type_than_the_known_one_is_a_changed_key() {
 /// A line for the port hid a revocation for all ports, and a comment in Latin-1 the whole line.
 #[test]
 fn a_revocation_counts_whatever_other_lines_say() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let (key, other) = (host_key(&sshd, "ed25519"), other_key(&sshd, "ed25519"));
     let name = format!("[127.0.0.1]:{}", sshd.port());
     let words: Vec<&str> = key.split_whitespace().collect();
@@ -300,9 +279,7 @@ fn a_revocation_counts_whatever_other_lines_say() {
 /// Key sizes were not looked at, and a list of algorithms of which nothing was left allowed all.
 #[test]
 fn a_host_key_that_is_too_short_or_not_allowed_is_refused() {
-    let Some(mut sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let mut sshd = or_skip!(Sshd::start(Options::default()));
     let path = sshd.dir().join("host_rsa");
     keygen(&path, "rsa", "");
     let config = sshd.dir().join("sshd_config");
@@ -328,9 +305,7 @@ fn a_host_key_that_is_too_short_or_not_allowed_is_refused() {
 
 #[test]
 fn names_without_a_port_and_aliases_are_looked_up_as_openssh_does() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let key = host_key(&sshd, "ed25519");
     let (settings, path) = knowing(&sshd, &format!("127.0.0.1 {key}"));
     assert_eq!(whoami(&unattended(settings.clone())).unwrap(), sshd.user());
@@ -346,9 +321,7 @@ fn names_without_a_port_and_aliases_are_looked_up_as_openssh_does() {
 #[test]
 fn a_transport_keeps_to_the_host_key_of_its_first_connection() {
     // With checking off and nothing remembered, the second host was logged in to.
-    let Some(mut sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let mut sshd = or_skip!(Sshd::start(Options::default()));
     let unchecked = Settings {
         strict: StrictHostKeyChecking::No,
         user_known_hosts_files: vec!["/dev/null".into()],
@@ -394,9 +367,7 @@ fn a_transport_keeps_to_the_host_key_of_its_first_connection() {
 #[test]
 fn a_host_that_gets_a_key_of_another_type_is_the_same_host() {
     // The first type on the list was taken, whatever was pinned.
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let settings = Settings {
         host_key_algorithms: vec!["ecdsa-sha2-nistp256".to_owned()],
         ..sshd.settings()
@@ -418,9 +389,7 @@ fn a_host_that_gets_a_key_of_another_type_is_the_same_host() {
 #[test]
 fn a_key_in_the_file_of_revoked_keys_is_refused() {
     // The option was ignored.
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let file = sshd.dir().join("revoked");
     let settings = Settings {
         revoked_host_keys: Some(file.clone()),
@@ -470,9 +439,7 @@ fn a_key_in_the_file_of_revoked_keys_is_refused() {
 
 #[test]
 fn a_key_that_is_revoked_while_mounted_opens_no_further_connection() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let key = host_key(&sshd, "ed25519");
     let name = format!("[127.0.0.1]:{}", sshd.port());
     let (settings, path) = knowing(&sshd, &format!("{name} {key}"));
@@ -489,9 +456,7 @@ fn a_key_that_is_revoked_while_mounted_opens_no_further_connection() {
 #[test]
 fn a_host_that_should_prove_itself_by_a_certificate_is_not_asked_about() {
     // It was taken for unknown, and the person was asked about a key that no file speaks of.
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let authority = other_key(&sshd, "ed25519");
     let line = format!("@cert-authority [127.0.0.1]:{} {authority}", sshd.port());
     let (settings, path) = knowing(&sshd, &line);

@@ -2,7 +2,6 @@
 //! The `shell` dialect through real connections: another server, login shells, start-up files.
 
 use std::fs;
-use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::path::PathBuf;
@@ -12,12 +11,8 @@ use std::time::Duration;
 use scpfs::clock::SystemClock;
 use scpfs::path::Name;
 use scpfs::path::RemotePath;
-use scpfs::remote::Content;
-use scpfs::remote::Durability;
 use scpfs::remote::Error;
 use scpfs::remote::Expect;
-use scpfs::remote::Placement;
-use scpfs::remote::Receiver;
 use scpfs::remote::Remote as _;
 use scpfs::remote::RenameHow;
 use scpfs::remote::UploadSpec;
@@ -27,39 +22,19 @@ use scpfs::ssh::settings::Settings;
 use scpfs::stat::Time;
 use scpfs_testing::capability::Capability;
 use scpfs_testing::capability::skip;
+use scpfs_testing::content::Buffer;
+use scpfs_testing::content::bytes;
 use scpfs_testing::dropbear::Dropbear;
+use scpfs_testing::or_skip;
+use scpfs_testing::samples::upload_spec;
 use scpfs_testing::sshd::Account;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
 use scpfs_testing::sshd::command;
 use scpfs_testing::sshd::run;
+use scpfs_testing::wait::wait_until;
 
 use crate::script::unattended;
-
-/// Only in memory, whole.
-#[derive(Default)]
-struct Bytes(Vec<u8>);
-
-impl Content for Bytes {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let rest = &self.0[usize::try_from(offset).unwrap()..];
-        let n = buf.len().min(rest.len());
-        buf[..n].copy_from_slice(&rest[..n]);
-        Ok(n)
-    }
-}
-
-impl Receiver for Bytes {
-    fn begin(&mut self, _size: u64) -> io::Result<()> {
-        self.0.clear();
-        Ok(())
-    }
-
-    fn data(&mut self, data: &[u8]) -> io::Result<()> {
-        self.0.extend_from_slice(data);
-        Ok(())
-    }
-}
 
 /// A directory of this machine that a user of it owns.
 struct Root(PathBuf);
@@ -105,28 +80,24 @@ fn every_byte() -> RemotePath {
 fn works(shell: &Shell, root: &Path, size: usize) {
     let path = every_byte();
     let name = path.name().unwrap();
-    let data = Bytes((0..=255).cycle().take(size).collect());
+    let data: Vec<u8> = (0..=255).cycle().take(size).collect();
     let time = Time {
         secs: 1_700_000_000,
         nanos: 0,
     };
-    let plan = UploadSpec {
-        size: size as u64,
-        appends_to: None,
-        mode: 0o640,
-        sets_mode: true,
+    let spec = UploadSpec {
         mtime: time,
         atime: time,
-        owner: None,
         expect: Expect::Absent,
-        placement: Placement::Replace,
-        durability: Durability::Lazy,
-        conflict_name: None,
-        tag: 7,
+        ..upload_spec(&data)
     };
-    let uploaded = shell.upload(&path, &data, &plan).unwrap().stat.unwrap();
+    let uploaded = shell
+        .upload(&path, &bytes(&data), &spec)
+        .unwrap()
+        .stat
+        .unwrap();
     let on_host = root.join(std::ffi::OsStr::from_bytes(name.as_bytes()));
-    assert!(fs::read(on_host).unwrap() == data.0);
+    assert!(fs::read(on_host).unwrap() == data);
     let listing = shell.list(&RemotePath::root()).unwrap();
     let [entry] = &listing.entries[..] else {
         panic!("{listing:?}");
@@ -134,16 +105,16 @@ fn works(shell: &Shell, root: &Path, size: usize) {
     assert_eq!(entry.name, name);
     assert_eq!(entry.stat.unwrap().version(), uploaded.version());
     assert_eq!((uploaded.mode, uploaded.mtime), (0o640, time));
-    let mut fetched = Bytes::default();
+    let mut fetched = Buffer::default();
     shell
         .fetch(&path, Some(&uploaded.version()), &mut fetched)
         .unwrap();
-    assert!(fetched.0 == data.0);
+    assert!(fetched.data == data);
     let again = UploadSpec {
         expect: Expect::Version(uploaded.version()),
-        ..plan
+        ..spec
     };
-    shell.upload(&path, &data, &again).unwrap();
+    shell.upload(&path, &bytes(&data), &again).unwrap();
     let moved = RemotePath::root().join(&Name::new(b"moved").unwrap());
     shell.rename(&path, &moved, RenameHow::Replace).unwrap();
     shell.remove_file(&moved, None).unwrap();
@@ -152,9 +123,7 @@ fn works(shell: &Shell, root: &Path, size: usize) {
 
 #[test]
 fn dropbear_serves_files() {
-    let Some(dropbear) = Dropbear::start() else {
-        return;
-    };
+    let dropbear = or_skip!(Dropbear::start());
     let root = Root::new(dropbear.user());
     let shell = connect(dropbear.settings(), &root.0).unwrap();
     assert!(shell.facts().summary.contains("server dropbear"));
@@ -165,9 +134,9 @@ fn dropbear_serves_files() {
     // Its scp sends no file with a newline in its name.
     let odd = RemotePath::root().join(&Name::new(b"-rf $(x)\n").unwrap());
     fs::write(root.0.join("-rf $(x)\n"), "odd").unwrap();
-    let mut odd_content = Bytes::default();
+    let mut odd_content = Buffer::default();
     shell.fetch(&odd, None, &mut odd_content).unwrap();
-    assert_eq!(odd_content.0, b"odd");
+    assert_eq!(odd_content.data, b"odd");
     // More than a few names, so that a listing does not fit into it either.
     for n in 0..2000 {
         fs::write(root.0.join(format!("file {n}")), "x").unwrap();
@@ -221,9 +190,7 @@ fn every_login_shell_leads_to_the_same_lane() {
             skip(Capability::Shells, account.shell);
             continue;
         }
-        let Some(sshd) = Sshd::start(Options::default().account(account)) else {
-            return;
-        };
+        let sshd = or_skip!(Sshd::start(Options::default().account(account)));
         let root = Root::new(sshd.user());
         let shell = connect(sshd.settings(), &root.0);
         let shell = shell.unwrap_or_else(|error| panic!("{}: {error}", account.shell));
@@ -283,9 +250,7 @@ fn a_login_that_asks_is_given_up() {
 /// A rename that arrived after its deadline was carried out after what came in its place.
 #[test]
 fn a_request_that_was_given_up_is_not_carried_out_later() {
-    let Some(sshd) = Sshd::start(Options::default()) else {
-        return;
-    };
+    let sshd = or_skip!(Sshd::start(Options::default()));
     let root = Root::new(sshd.user());
     let mut settings = sshd.settings();
     settings.timeout = Duration::from_millis(1500);
@@ -307,13 +272,7 @@ fn a_request_that_was_given_up_is_not_carried_out_later() {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
             stat.map_or(true, |stat| stat.contains(") Z "))
         };
-        for _ in 0..500 {
-            if over() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        assert!(over(), "{pid} goes on");
+        wait_until(&format!("process {pid} has ended"), over);
     }
     assert_eq!(fs::read(at("to")).unwrap(), b"newer");
     assert_eq!(fs::read(at("from")).unwrap(), b"late");

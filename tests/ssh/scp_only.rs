@@ -2,7 +2,6 @@
 //! Keys that may do nothing but run scp, as `command=` in `authorized_keys` has it.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::thread;
@@ -13,44 +12,21 @@ use scpfs::host;
 use scpfs::host::Choice;
 use scpfs::path::Name;
 use scpfs::path::RemotePath;
-use scpfs::remote::Content;
-use scpfs::remote::Durability;
 use scpfs::remote::Error;
 use scpfs::remote::Expect;
-use scpfs::remote::Placement;
-use scpfs::remote::Receiver;
 use scpfs::remote::Remote;
 use scpfs::remote::Settings;
 use scpfs::remote::UploadSpec;
 use scpfs::ssh::Transport;
 use scpfs::stat::Time;
+use scpfs_testing::content::Buffer;
+use scpfs_testing::content::bytes;
+use scpfs_testing::or_skip;
+use scpfs_testing::samples::upload_spec;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
 
 use crate::script::unattended;
-
-struct Bytes(Vec<u8>);
-
-impl Content for Bytes {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let rest = &self.0[usize::try_from(offset).unwrap().min(self.0.len())..];
-        let n = buf.len().min(rest.len());
-        buf[..n].copy_from_slice(&rest[..n]);
-        Ok(n)
-    }
-}
-
-impl Receiver for Bytes {
-    fn begin(&mut self, _size: u64) -> io::Result<()> {
-        self.0.clear();
-        Ok(())
-    }
-
-    fn data(&mut self, data: &[u8]) -> io::Result<()> {
-        self.0.extend_from_slice(data);
-        Ok(())
-    }
-}
 
 /// A server whose key runs this script, whatever is asked; the request is in
 /// `$SSH_ORIGINAL_COMMAND`.
@@ -92,9 +68,7 @@ const SCP_ONLY: &str = "case $SSH_ORIGINAL_COMMAND in 'scp -'*) ;; *) echo no >&
 
 #[test]
 fn a_key_for_scp_alone_is_enough() {
-    let Some(sshd) = forced(SCP_ONLY) else {
-        return;
-    };
+    let sshd = or_skip!(forced(SCP_ONLY));
     let remote = connect(&sshd, 20).unwrap();
     let summary = &remote.facts().summary;
     assert!(summary.contains("no shell, with listings"), "{summary}");
@@ -115,25 +89,17 @@ fn a_key_for_scp_alone_is_enough() {
                     nanos: 0,
                 };
                 let plan = UploadSpec {
-                    size: data.len() as u64,
-                    appends_to: None,
-                    mode: 0o640,
-                    sets_mode: true,
                     mtime: time,
                     atime: time,
-                    owner: None,
                     expect: Expect::Absent,
-                    placement: Placement::Replace,
-                    durability: Durability::Lazy,
-                    conflict_name: None,
-                    tag: 0,
+                    ..upload_spec(&data)
                 };
-                let content = Bytes(data.clone());
+                let content = bytes(&data);
                 let uploaded = remote.upload(&path, &content, &plan).unwrap();
                 let version = uploaded.stat.unwrap().version();
-                let mut got = Bytes(Vec::new());
+                let mut got = Buffer::default();
                 let fetched = remote.fetch(&path, Some(&version), &mut got).unwrap();
-                assert!(fetched.is_stable && got.0 == data, "{n}");
+                assert!(fetched.is_stable && got.data == data, "{n}");
                 let again = remote.upload(&path, &content, &plan);
                 assert!(matches!(again, Err(Error::Conflict { .. })), "{again:?}");
             });
@@ -147,9 +113,7 @@ fn a_key_for_scp_alone_is_enough() {
 
 #[test]
 fn a_connection_that_died_is_replaced() {
-    let Some(sshd) = forced(SCP_ONLY) else {
-        return;
-    };
+    let sshd = or_skip!(forced(SCP_ONLY));
     let remote = connect(&sshd, 20).unwrap();
     for n in 0..3 {
         remote.stat(&RemotePath::root()).unwrap();
@@ -166,9 +130,7 @@ fn a_key_that_allows_no_scp_says_so_both_times() {
         ("exec scp -t .", &["can only receive files"]),
         ("echo hello; eval \"$SSH_ORIGINAL_COMMAND\"; exit 1", &[]),
     ] {
-        let Some(sshd) = forced(script) else {
-            return;
-        };
+        let sshd = or_skip!(forced(script));
         match connect(&sshd, 8) {
             // Noise in front of a shell is no matter.
             Ok(remote) => assert!(words.is_empty(), "{}", remote.facts().summary),

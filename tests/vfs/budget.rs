@@ -14,18 +14,13 @@ use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
 use scpfs::stat::Time;
 use scpfs::vfs::Ino;
-use scpfs::vfs::RenameFlags;
 use scpfs::vfs::SetAttr;
 use scpfs_testing::local::Userland;
 use scpfs_testing::local::World;
 use scpfs_testing::vfs_mount::CX;
 use scpfs_testing::vfs_mount::Mount;
+use scpfs_testing::vfs_mount::REPLACE;
 use scpfs_testing::vfs_mount::Setup;
-
-const PLAIN: RenameFlags = RenameFlags {
-    no_replace: false,
-    exchange: false,
-};
 
 fn with_files() -> Mount {
     let mount = Mount::new();
@@ -208,7 +203,8 @@ fn each_change_of_a_name_or_an_attribute_costs_one() {
         vfs.link(&CX, file, root, b"l").unwrap();
     });
     one("rename", &|| {
-        vfs.rename(&CX, (root, b"l"), (root, b"m"), PLAIN).unwrap();
+        vfs.rename(&CX, (root, b"l"), (root, b"m"), REPLACE)
+            .unwrap();
     });
     one("unlink", &|| vfs.unlink(&CX, root, b"m").unwrap());
     let device = DeviceNumber::default();

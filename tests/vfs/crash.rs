@@ -18,7 +18,6 @@ use scpfs::cache::Step;
 use scpfs::cache::Steps;
 use scpfs::sync::Mutex;
 use scpfs::vfs::Ino;
-use scpfs::vfs::RenameFlags;
 use scpfs_testing::local::Userland;
 use scpfs_testing::local::World;
 use scpfs_testing::vfs_mount::CX;
@@ -122,18 +121,6 @@ fn change(mount: &Mount, name: &str, flags: i32, offset: u64, data: &[u8]) -> En
     written.and(closed)
 }
 
-fn rename(mount: &Mount, from: &str, to: &str) -> Ended {
-    let flags = RenameFlags {
-        no_replace: false,
-        exchange: false,
-    };
-    let name = |name: &str| name.as_bytes().to_vec();
-    let (from, to) = (name(from), name(to));
-    mount
-        .vfs
-        .rename(&CX, (Ino::ROOT, &from), (Ino::ROOT, &to), flags)
-}
-
 const STORIES: &[Story] = &[
     Story {
         name: "create",
@@ -179,7 +166,7 @@ const STORIES: &[Story] = &[
             let written = write(mount, opened.fh, 0, NEW);
             let closed = close(mount, &opened);
             written.and(closed)?;
-            rename(mount, "temp", "file")
+            mount.rename("temp", "file")
         },
         before: &[("file", OLD)],
         after: &[("file", NEW)],
@@ -189,7 +176,7 @@ const STORIES: &[Story] = &[
         run: |mount| {
             let opened = mount.open("file", libc::O_RDWR)?;
             let written = write(mount, opened.fh, 0, NEW);
-            let renamed = rename(mount, "file", "other");
+            let renamed = mount.rename("file", "other");
             let closed = close(mount, &opened);
             written.and(renamed).and(closed)
         },

@@ -8,7 +8,6 @@ use std::time::Duration;
 use scpfs::sync::Mutex;
 use scpfs::vfs::Ino;
 use scpfs::vfs::OpenFlags;
-use scpfs::vfs::RenameFlags;
 use scpfs::vfs::SetAttr;
 use scpfs_testing::vfs_mount::CX;
 use scpfs_testing::vfs_mount::Mount;
@@ -59,15 +58,6 @@ fn with_writeback(during: &Arc<DuringRename>) -> Mount {
         around: Box::new(move |remote| Faulty::around(remote, fate)),
         ..Setup::default()
     })
-}
-
-fn rename(mount: &Mount, from: &[u8], to: &[u8]) -> Result<(), scpfs::vfs::Error> {
-    let flags = RenameFlags {
-        no_replace: false,
-        exchange: false,
-    };
-    let (from, to) = ((Ino::ROOT, from), (Ino::ROOT, to));
-    mount.vfs.rename(&CX, from, to, flags)
 }
 
 #[test]
@@ -190,7 +180,7 @@ fn what_is_closed_while_it_is_renamed_belongs_to_the_new_name() {
         std::thread::sleep(Duration::from_millis(50));
         true
     }));
-    rename(&mount, b"file", b"moved").unwrap();
+    mount.rename(b"file", b"moved").unwrap();
     assert!(ended.recv_timeout(Duration::from_secs(20)).unwrap());
     let mount = Mount::on(mount.crash(), Setup::default());
     assert_eq!(fs::read(mount.at("moved")).unwrap(), b"ours");
@@ -245,7 +235,7 @@ fn what_is_opened_while_it_is_renamed_belongs_to_the_new_name() {
         fs::create_dir(mount.at("dir")).unwrap();
         fs::write(mount.at(name), "base").unwrap();
         let ended = write_after(&during, &mount, name);
-        rename(&mount, from.as_bytes(), to.as_bytes()).unwrap();
+        mount.rename(from.as_bytes(), to.as_bytes()).unwrap();
         assert!(ended.recv_timeout(Duration::from_secs(20)).unwrap());
         assert_eq!(fs::read(mount.at(there)).unwrap(), b"ours");
         assert!(!mount.at(name).exists());
@@ -283,7 +273,7 @@ fn a_rename_that_never_was_keeps_nothing_from_being_uploaded() {
         *journal.lock() = Some(copied);
         false
     }));
-    rename(&mount, b"dir", b"moved").unwrap_err();
+    mount.rename(b"dir", b"moved").unwrap_err();
     let at = mount.cache.disk().dir().join("journal");
     let world = mount.crash();
     let journal: io::Result<Vec<u8>> = seen.lock().take().unwrap();

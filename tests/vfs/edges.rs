@@ -15,37 +15,27 @@ use scpfs::path::Name;
 use scpfs::path::RemotePath;
 use scpfs::remote::AttrChange;
 use scpfs::remote::Content;
-use scpfs::remote::Durability;
 use scpfs::remote::Expect;
 use scpfs::remote::NewTime;
-use scpfs::remote::Placement;
 use scpfs::remote::Remote;
 use scpfs::remote::UploadSpec;
 use scpfs::stat::Time;
 use scpfs::vfs::Ino;
 use scpfs::vfs::OpenFlags;
-use scpfs::vfs::RenameFlags;
 use scpfs::vfs::SetAttr;
 use scpfs_testing::capability::is_root;
 use scpfs_testing::local::Userland;
 use scpfs_testing::local::World;
 use scpfs_testing::memory_host::Memory;
+use scpfs_testing::samples::upload_spec;
 use scpfs_testing::vfs_mount::CX;
 use scpfs_testing::vfs_mount::Mount;
 use scpfs_testing::vfs_mount::NOBODY;
 use scpfs_testing::vfs_mount::Setup;
-use scpfs_testing::vfs_mount::eventually;
+use scpfs_testing::wait::is_true_within;
+use scpfs_testing::wait::wait_until;
 
 use crate::faulty::Faulty;
-
-pub(crate) fn rename(mount: &Mount, from: &str, to: &str) {
-    let flags = RenameFlags {
-        no_replace: false,
-        exchange: false,
-    };
-    let (from, to) = ((Ino::ROOT, from.as_bytes()), (Ino::ROOT, to.as_bytes()));
-    mount.vfs.rename(&CX, from, to, flags).unwrap();
-}
 
 #[test]
 fn uploads_within_one_second_leave_the_last_content_in_the_cache() {
@@ -74,7 +64,7 @@ fn what_is_written_to_a_file_that_a_rename_replaces_is_seen_under_its_other_name
         if is_written_before {
             write();
         }
-        rename(&mount, "new", "file");
+        mount.rename("new", "file").unwrap();
         if !is_written_before {
             write();
         }
@@ -203,9 +193,7 @@ fn who_opens_a_file_whose_fetch_was_just_given_up_gets_it() {
     impl crate::faulty::Fate for Late {
         fn has_fetched(&self) {
             self.has_ended.store(true, Ordering::SeqCst);
-            while self.is_late.load(Ordering::SeqCst) {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            wait_until("the fetch may end", || !self.is_late.load(Ordering::SeqCst));
         }
     }
     let late = Arc::new(Late::default());
@@ -223,7 +211,7 @@ fn who_opens_a_file_whose_fetch_was_just_given_up_gets_it() {
     mount.vfs.read(&CX, opened.fh, 0, 100).unwrap();
     mount.close(&opened).unwrap();
     mount.world.faults.lock().stops_after_read = None;
-    eventually("the fetch has ended", || {
+    wait_until("the fetch has ended", || {
         late.has_ended.load(Ordering::SeqCst)
     });
     std::thread::scope(|scope| {
@@ -285,7 +273,7 @@ fn what_others_wrote_after_a_close_is_not_replaced_when_it_is_tried_again() {
         fs::write(mount.at("file"), "theirs, which is newer").unwrap();
         mount.world.faults.lock().refuses = false;
         mount.clock.advance(Duration::from_secs(60));
-        eventually("it is uploaded", || mount.vfs.drain().is_empty());
+        wait_until("it is uploaded", || mount.vfs.drain().is_empty());
         assert_eq!(
             fs::read(mount.at("file")).unwrap(),
             b"theirs, which is newer"
@@ -458,9 +446,7 @@ fn a_small_file_does_not_wait_for_large_ones() {
     struct Slow<'a>(&'a AtomicBool);
     impl Content for Slow<'_> {
         fn read_at(&self, buf: &mut [u8], _offset: u64) -> io::Result<usize> {
-            while self.0.load(Ordering::SeqCst) {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            wait_until("the upload may go on", || !self.0.load(Ordering::SeqCst));
             Ok(buf.len())
         }
     }
@@ -474,21 +460,12 @@ fn a_small_file_does_not_wait_for_large_ones() {
             scope.spawn(move || {
                 let path =
                     RemotePath::root().join(&Name::new(format!("large{n}").as_bytes()).unwrap());
-                let plan = UploadSpec {
+                let spec = UploadSpec {
                     size: 1 << 20,
-                    appends_to: None,
-                    mode: 0o644,
-                    sets_mode: true,
-                    mtime: Time::default(),
-                    atime: Time::default(),
-                    owner: None,
                     expect: Expect::Absent,
-                    placement: Placement::Replace,
-                    durability: Durability::Lazy,
-                    conflict_name: None,
-                    tag: 0,
+                    ..upload_spec(&[])
                 };
-                remote.upload(&path, &Slow(is_halted), &plan).unwrap();
+                remote.upload(&path, &Slow(is_halted), &spec).unwrap();
             });
         }
         let reader = scope.spawn(|| {
@@ -496,12 +473,7 @@ fn a_small_file_does_not_wait_for_large_ones() {
             let written = mount.write("other", b"content");
             (read, written, is_halted.load(Ordering::SeqCst))
         });
-        for _ in 0..100 {
-            if reader.is_finished() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        is_true_within(Duration::from_secs(2), || reader.is_finished());
         is_halted.store(false, Ordering::SeqCst);
         let (read, written, was_halted) = reader.join().unwrap();
         assert_eq!(read.unwrap(), b"content");

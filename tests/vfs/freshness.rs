@@ -285,7 +285,7 @@ fn a_large_open_file_that_changed_is_shown_whole_or_not_at_all() {
     let ino = mount.find("file").unwrap().ino;
     of_host(&mount, "file", &content("b", 4 << 20));
     let mut sizes = Vec::new();
-    scpfs_testing::vfs_mount::eventually("the newer version is shown", || {
+    scpfs_testing::wait::wait_until("the newer version is shown", || {
         let size = mount.vfs.getattr(&CX, ino).unwrap().stat.size;
         let at = mount.vfs.read(&CX, opened.fh, (1 << 20) - 1, 2).unwrap();
         let after = mount.vfs.getattr(&CX, ino).unwrap().stat.size;

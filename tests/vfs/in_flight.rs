@@ -16,10 +16,10 @@ use scpfs::vfs::Context;
 use scpfs::vfs::Error;
 use scpfs::vfs::Ino;
 use scpfs::vfs::Opened;
-use scpfs::vfs::RenameFlags;
 use scpfs::vfs::Vfs;
 use scpfs_testing::vfs_mount::CX;
 use scpfs_testing::vfs_mount::Mount;
+use scpfs_testing::vfs_mount::REPLACE;
 use scpfs_testing::vfs_mount::Setup;
 use scpfs_testing::vfs_mount::TTL;
 
@@ -112,15 +112,6 @@ fn list_in_flight(mount: &Mount, in_flight: &InFlight, dirs: &[Ino]) {
     }));
 }
 
-fn rename(mount: &Mount, from: &str, to: &str) -> Result<(), Error> {
-    let flags = RenameFlags {
-        no_replace: false,
-        exchange: false,
-    };
-    let (from, to) = ((Ino::ROOT, from.as_bytes()), (Ino::ROOT, to.as_bytes()));
-    mount.vfs.rename(&CX, from, to, flags)
-}
-
 /// What was written after the rename went to the old name, which came back.
 #[test]
 fn an_open_file_keeps_the_name_that_a_listing_meanwhile_does_not_know() {
@@ -133,7 +124,7 @@ fn an_open_file_keeps_the_name_that_a_listing_meanwhile_does_not_know() {
         let opened = mount.open("one", libc::O_RDWR).unwrap();
         mount.names("").unwrap();
         list_in_flight(&mount, &in_flight, &[]);
-        rename(&mount, "one", "two").unwrap();
+        mount.rename("one", "two").unwrap();
         mount.vfs.write(&CX, opened.fh, 6, b"second").unwrap();
         mount.close(&opened).unwrap();
         assert_eq!(fs::read(mount.at("two")).unwrap(), b"first,second");
@@ -155,7 +146,7 @@ fn what_waits_below_a_directory_is_uploaded_below_its_new_name() {
     }
     let dirs = ["dir", "dir/sub"].map(|name| mount.find(name).unwrap().ino);
     list_in_flight(&mount, &in_flight, &dirs);
-    rename(&mount, "dir", "moved").unwrap();
+    mount.rename("dir", "moved").unwrap();
     let left = mount.vfs.drain();
     assert!(left.is_empty(), "{left:?}");
     for name in ["moved/file", "moved/sub/file"] {
@@ -192,7 +183,7 @@ fn a_rename_that_nobody_heard_of_is_found_by_its_new_name() {
         mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
         mount.close(&opened).unwrap();
         *in_flight.changed.lock() = Some(Box::new(|| false));
-        rename(&mount, "dir", "moved").unwrap_err();
+        mount.rename("dir", "moved").unwrap_err();
         mount.age();
         assert_eq!(mount.names("").unwrap(), ["moved"]);
         let mount = if is_killed {
@@ -221,7 +212,7 @@ fn a_rename_that_did_not_happen_is_forgotten() {
         fs::rename(from, to).unwrap();
         false
     }));
-    rename(&mount, "dir", "moved").unwrap_err();
+    mount.rename("dir", "moved").unwrap_err();
     mount.age();
     assert_eq!(mount.names("").unwrap(), ["dir"]);
     mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
@@ -277,7 +268,7 @@ fn a_rename_of_unknown_outcome_does_not_outlive_what_comes_after_it() {
         fs::write(mount.at("one"), "first").unwrap();
         let one = mount.find("one").unwrap().ino;
         *in_flight.changed.lock() = Some(Box::new(|| false));
-        rename(&mount, "one", "two").unwrap_err();
+        mount.rename("one", "two").unwrap_err();
         // The kernel forgets what it was told to forget.
         mount.vfs.forget(one, 1_000_000);
         mount.age();
@@ -311,16 +302,12 @@ fn a_rename_of_unknown_outcome_makes_no_circle() {
     fs::create_dir(mount.at("a")).unwrap();
     let [a, dir] = ["a", "dir"].map(|name| mount.find(name).unwrap().ino);
     *in_flight.changed.lock() = Some(Box::new(|| false));
-    let flags = RenameFlags {
-        no_replace: false,
-        exchange: false,
-    };
     mount
         .vfs
-        .rename(&CX, (Ino::ROOT, b"a"), (dir, b"b"), flags)
+        .rename(&CX, (Ino::ROOT, b"a"), (dir, b"b"), REPLACE)
         .unwrap_err();
     mount.vfs.forget(a, 1_000_000);
-    rename(&mount, "dir", "a").unwrap();
+    mount.rename("dir", "a").unwrap();
     fs::remove_dir_all(mount.at("a")).unwrap();
     mount.age();
     assert!(mount.names("").unwrap().is_empty());
@@ -349,8 +336,8 @@ fn an_open_file_below_a_directory_that_is_renamed_stays_there() {
         receiver.recv().unwrap();
         true
     }));
-    rename(&mount, "dir", "moved").unwrap();
-    scpfs_testing::vfs_mount::eventually("somebody has asked", || seen.lock().is_some());
+    mount.rename("dir", "moved").unwrap();
+    scpfs_testing::wait::wait_until("the host is asked", || seen.lock().is_some());
     let attr = seen.lock().take().unwrap();
     assert_eq!(attr.unwrap().stat.size, 7);
     mount.close(&opened).unwrap();
@@ -359,7 +346,7 @@ fn an_open_file_below_a_directory_that_is_renamed_stays_there() {
 /// Renames on the host, and loses the answer.
 fn rename_unheard(mount: &Mount, in_flight: &InFlight, from: &str, to: &str) {
     *in_flight.changed.lock() = Some(Box::new(|| false));
-    rename(mount, from, to).unwrap_err();
+    mount.rename(from, to).unwrap_err();
 }
 
 /// Two callers asked the host about the same rename; what the slower one had been told was applied
@@ -375,11 +362,7 @@ fn a_stale_answer_about_a_rename_changes_nothing() {
         0,
         Box::new(move || {
             list(&vfs, Ino::ROOT);
-            let flags = RenameFlags {
-                no_replace: false,
-                exchange: false,
-            };
-            vfs.rename(&CX, (Ino::ROOT, b"two"), (Ino::ROOT, b"one"), flags)
+            vfs.rename(&CX, (Ino::ROOT, b"two"), (Ino::ROOT, b"one"), REPLACE)
                 .unwrap();
         }),
     ));
@@ -425,7 +408,7 @@ fn a_caller_that_may_not_wait_does_not_ask_about_a_rename() {
         assert_eq!(answer, Ok(true), "it waits for the rename");
         true
     }));
-    rename(&mount, "two", "three").unwrap();
+    mount.rename("two", "three").unwrap();
 }
 
 /// While the host did not answer, a rename of unknown outcome made every listing fail.
@@ -459,11 +442,7 @@ fn a_listing_from_before_a_rename_of_unknown_outcome_denies_no_name() {
     *in_flight.changed.lock() = Some(Box::new(|| false));
     *in_flight.listed.lock() = Some(Box::new(move || {
         clock.advance(Duration::from_millis(1));
-        let flags = RenameFlags {
-            no_replace: false,
-            exchange: false,
-        };
-        vfs.rename(&CX, (Ino::ROOT, b"one"), (Ino::ROOT, b"two"), flags)
+        vfs.rename(&CX, (Ino::ROOT, b"one"), (Ino::ROOT, b"two"), REPLACE)
             .unwrap_err();
     }));
     // Not of the two names.
@@ -505,7 +484,7 @@ fn a_directory_below_a_rename_whose_answer_is_lost_is_found() {
         std::thread::sleep(Duration::from_millis(200));
         false
     }));
-    rename(&mount, "dir", "moved").unwrap_err();
+    mount.rename("dir", "moved").unwrap_err();
     let listed = receiver.recv_timeout(Duration::from_secs(20)).unwrap();
     assert!(listed.is_ok(), "{listed:?}");
     assert_eq!(mount.names("moved/sub").unwrap(), ["file"]);
@@ -545,9 +524,9 @@ fn the_next_request_for_a_name_first_finds_out_about_the_rename_before_it() {
     rename_unheard(&mount, &in_flight, "one", "two");
     // The kernel need not look it up again.
     in_flight.is_away.store(true, SeqCst);
-    rename(&mount, "two", "three").unwrap_err();
+    mount.rename("two", "three").unwrap_err();
     in_flight.is_away.store(false, SeqCst);
-    rename(&mount, "two", "three").unwrap();
+    mount.rename("two", "three").unwrap();
     mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
     mount.close(&opened).unwrap();
     assert_eq!(mount.names("").unwrap(), ["three"]);
@@ -605,11 +584,6 @@ fn content_is_kept_until_the_disk_of_the_host_has_it() {
     );
 }
 
-const NO_FLAGS: RenameFlags = RenameFlags {
-    no_replace: false,
-    exchange: false,
-};
-
 /// An open file whose rename into another directory was carried out and never answered.
 fn moved_to_another_directory() -> (Mount, Opened) {
     let (mount, in_flight) = mount(None);
@@ -620,7 +594,7 @@ fn moved_to_another_directory() -> (Mount, Opened) {
     let [a, c] = ["a", "c"].map(|name| mount.find(name).unwrap().ino);
     let opened = mount.open("a/one", libc::O_RDWR).unwrap();
     *in_flight.changed.lock() = Some(Box::new(|| false));
-    let renamed = mount.vfs.rename(&CX, (a, b"one"), (c, b"two"), NO_FLAGS);
+    let renamed = mount.vfs.rename(&CX, (a, b"one"), (c, b"two"), REPLACE);
     renamed.unwrap_err();
     mount.age();
     (mount, opened)
@@ -632,7 +606,7 @@ fn an_upload_finds_out_about_the_rename_of_its_file() {
     for renames_above in [false, true] {
         let (mount, opened) = moved_to_another_directory();
         if renames_above {
-            rename(&mount, "a", "b").unwrap();
+            mount.rename("a", "b").unwrap();
         }
         mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
         mount.close(&opened).unwrap();
@@ -674,7 +648,7 @@ fn renames_that_fail_do_not_keep_a_directory_from_being_listed() {
             clock.advance(Duration::from_millis(1));
             if listings.fetch_add(1, SeqCst) < 20 {
                 let (from, to) = ((Ino::ROOT, &b"absent"[..]), (Ino::ROOT, &b"new"[..]));
-                vfs.rename(&CX, from, to, NO_FLAGS).unwrap_err();
+                vfs.rename(&CX, from, to, REPLACE).unwrap_err();
                 arm(again, vfs, clock, listings);
             }
         }));

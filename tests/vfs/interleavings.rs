@@ -20,14 +20,14 @@ use scpfs::remote::retry::Retry;
 use scpfs::sync::Mutex;
 use scpfs::vfs::Ino;
 use scpfs::vfs::OpenFlags;
-use scpfs::vfs::RenameFlags;
 use scpfs::vfs::SetAttr;
 use scpfs_testing::local::Userland;
 use scpfs_testing::local::World;
 use scpfs_testing::vfs_mount::CX;
 use scpfs_testing::vfs_mount::Mount;
+use scpfs_testing::vfs_mount::REPLACE;
 use scpfs_testing::vfs_mount::Setup;
-use scpfs_testing::vfs_mount::eventually;
+use scpfs_testing::wait::wait_until;
 
 use crate::faulty::Fate;
 use crate::faulty::Faulty;
@@ -54,7 +54,7 @@ impl<P: PartialEq> Gate<P> {
     }
 
     fn wait_until_reached(&self) {
-        eventually("the gate is reached", || self.is_reached.load(SeqCst));
+        wait_until("the gate is reached", || self.is_reached.load(SeqCst));
     }
 
     fn open(&self) {
@@ -70,7 +70,7 @@ impl<P: PartialEq> Gate<P> {
             *armed = None;
         }
         self.is_reached.store(true, SeqCst);
-        eventually("the gate is opened", || self.is_open.load(SeqCst));
+        wait_until("the gate is opened", || self.is_open.load(SeqCst));
     }
 }
 
@@ -161,12 +161,8 @@ fn the_first_write_succeeds_while_chmod_or_rename_ends() {
                     };
                     return mount.vfs.setattr(&CX, ino, None, &mode).map(drop);
                 }
-                let flags = RenameFlags {
-                    no_replace: false,
-                    exchange: false,
-                };
                 let (from, to) = ((Ino::ROOT, &b"file"[..]), (Ino::ROOT, &b"moved"[..]));
-                mount.vfs.rename(&CX, from, to, flags)
+                mount.vfs.rename(&CX, from, to, REPLACE)
             });
             gates.host.wait_until_reached();
             gates.disk.arm(Step::MakeDirty);

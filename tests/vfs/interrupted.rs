@@ -33,7 +33,7 @@ use scpfs_testing::vfs_mount::Around;
 use scpfs_testing::vfs_mount::CX;
 use scpfs_testing::vfs_mount::Mount;
 use scpfs_testing::vfs_mount::Setup;
-use scpfs_testing::vfs_mount::eventually;
+use scpfs_testing::wait::wait_until;
 
 use crate::faulty::Fate;
 use crate::faulty::Faulty;
@@ -575,7 +575,7 @@ fn content_that_waits_is_still_uploaded_after_a_truncation_that_failed() {
         } else {
             // By itself: nobody closes it any more.
             mount.clock.advance(Duration::from_secs(600));
-            eventually("the content is uploaded", || {
+            wait_until("the content is uploaded", || {
                 fs::read(mount.at("file")).is_ok_and(|data| data == b"new")
             });
             mount

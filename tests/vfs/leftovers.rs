@@ -4,10 +4,9 @@ use std::fs;
 use std::time::Duration;
 
 use scpfs::vfs::Ino;
-use scpfs::vfs::RenameFlags;
 use scpfs_testing::vfs_mount::CX;
 use scpfs_testing::vfs_mount::Mount;
-use scpfs_testing::vfs_mount::eventually;
+use scpfs_testing::wait::wait_until;
 
 fn temporaries(mount: &Mount) -> Vec<String> {
     let names = fs::read_dir(mount.at("")).unwrap();
@@ -44,7 +43,9 @@ fn broken_off() -> (Mount, Vec<u8>) {
 fn what_an_upload_left_on_a_host_that_broke_down_is_removed_by_a_later_one() {
     let (mount, data) = broken_off();
     mount.clock.advance(Duration::from_secs(60));
-    eventually("uploaded", || fs::read(mount.at("file")).unwrap() == data);
+    wait_until("the content is uploaded", || {
+        fs::read(mount.at("file")).unwrap() == data
+    });
     assert!(mount.vfs.drain().is_empty());
     assert!(temporaries(&mount).is_empty());
 }
@@ -57,12 +58,7 @@ fn what_an_upload_left_on_a_host_that_broke_down_goes_with_its_file() {
         mount.clock.advance(Duration::from_millis(900));
         if is_replaced {
             mount.write("new", b"new").unwrap();
-            let flags = RenameFlags {
-                no_replace: false,
-                exchange: false,
-            };
-            let (from, to) = ((Ino::ROOT, &b"new"[..]), (Ino::ROOT, &b"file"[..]));
-            mount.vfs.rename(&CX, from, to, flags).unwrap();
+            mount.rename("new", "file").unwrap();
             assert_eq!(fs::read(mount.at("file")).unwrap(), b"new");
         } else {
             mount.vfs.unlink(&CX, Ino::ROOT, b"file").unwrap();

@@ -8,11 +8,8 @@ use scpfs::vfs::OpenFlags;
 use scpfs::vfs::RenameFlags;
 use scpfs_testing::vfs_mount::CX;
 use scpfs_testing::vfs_mount::Mount;
+use scpfs_testing::vfs_mount::REPLACE;
 
-const PLAIN: RenameFlags = RenameFlags {
-    no_replace: false,
-    exchange: false,
-};
 const ROOT: Ino = Ino::ROOT;
 
 #[test]
@@ -23,7 +20,7 @@ fn content_that_is_not_yet_uploaded_goes_to_the_new_name() {
     mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
     mount
         .vfs
-        .rename(&CX, (ROOT, b"file"), (ROOT, b"moved"), PLAIN)
+        .rename(&CX, (ROOT, b"file"), (ROOT, b"moved"), REPLACE)
         .unwrap();
     assert_eq!(fs::read(mount.at("moved")).unwrap(), b"old");
     mount.close(&opened).unwrap();
@@ -38,7 +35,7 @@ fn a_file_that_the_host_has_not_heard_of_can_be_renamed() {
     mount.vfs.write(&CX, opened.fh, 0, b"one").unwrap();
     mount
         .vfs
-        .rename(&CX, (ROOT, b"file"), (ROOT, b"moved"), PLAIN)
+        .rename(&CX, (ROOT, b"file"), (ROOT, b"moved"), REPLACE)
         .unwrap();
     mount.vfs.write(&CX, opened.fh, 3, b" two").unwrap();
     mount.close(&opened).unwrap();
@@ -56,7 +53,7 @@ fn a_renamed_directory_takes_what_is_open_in_it_along() {
     mount.vfs.write(&CX, opened.fh, 0, b"hello").unwrap();
     mount
         .vfs
-        .rename(&CX, (ROOT, b"dir"), (ROOT, b"other"), PLAIN)
+        .rename(&CX, (ROOT, b"dir"), (ROOT, b"other"), REPLACE)
         .unwrap();
     mount.close(&opened).unwrap();
     assert_eq!(fs::read(mount.at("other/file")).unwrap(), b"hello");
@@ -72,7 +69,7 @@ fn a_file_replaced_by_a_rename_stays_whole_for_who_has_it_open() {
     let opened = mount.open("b", libc::O_RDONLY).unwrap();
     mount
         .vfs
-        .rename(&CX, (ROOT, b"a"), (ROOT, b"b"), PLAIN)
+        .rename(&CX, (ROOT, b"a"), (ROOT, b"b"), REPLACE)
         .unwrap();
     assert_eq!(mount.read("b").unwrap(), b"a");
     assert_eq!(mount.vfs.read(&CX, opened.fh, 0, 10).unwrap(), b"b");
@@ -102,7 +99,7 @@ fn a_rename_over_a_file_that_is_not_uploaded_does_not_upload_it_first() {
     let rename = || {
         mount
             .vfs
-            .rename(&CX, (ROOT, b"a"), (ROOT, b"b"), PLAIN)
+            .rename(&CX, (ROOT, b"a"), (ROOT, b"b"), REPLACE)
             .unwrap();
     };
     assert_eq!(mount.counted(rename).1, 1);

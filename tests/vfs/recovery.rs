@@ -15,13 +15,12 @@ use scpfs::sync::Condvar;
 use scpfs::sync::Mutex;
 use scpfs::vfs::Context;
 use scpfs::vfs::Ino;
-use scpfs::vfs::RenameFlags;
 use scpfs_testing::local::Userland;
 use scpfs_testing::local::World;
 use scpfs_testing::vfs_mount::CX;
 use scpfs_testing::vfs_mount::Mount;
 use scpfs_testing::vfs_mount::Setup;
-use scpfs_testing::vfs_mount::eventually;
+use scpfs_testing::wait::wait_until;
 
 use crate::faulty::Fate;
 use crate::faulty::Faulty;
@@ -81,17 +80,6 @@ fn next(world: Arc<World>) -> (Mount, Arc<Gate>) {
     (mount, gate)
 }
 
-fn rename(mount: &Mount, from: &[u8], to: &[u8]) {
-    let flags = RenameFlags {
-        no_replace: false,
-        exchange: false,
-    };
-    mount
-        .vfs
-        .rename(&CX, (Ino::ROOT, from), (Ino::ROOT, to), flags)
-        .unwrap();
-}
-
 /// The next mount waited until all of it was uploaded, without a word, 16 TiB of zeros among it.
 #[test]
 fn content_of_an_earlier_mount_is_shown_while_it_is_uploaded() {
@@ -107,7 +95,9 @@ fn content_of_an_earlier_mount_is_shown_while_it_is_uploaded() {
         assert_eq!(attr.stat.size, content.len() as u64, "{path}");
         assert_eq!(mount.read(path).unwrap(), content, "{path}");
     }
-    eventually("an upload", || gate.has_waited.load(Ordering::SeqCst));
+    wait_until("an upload has begun", || {
+        gate.has_waited.load(Ordering::SeqCst)
+    });
     let report = mount.vfs.report();
     let paths: Vec<String> = report.iter().map(|file| file.path.to_string()).collect();
     assert_eq!(paths, ["changed", "dir/old", "new"]);
@@ -115,7 +105,7 @@ fn content_of_an_earlier_mount_is_shown_while_it_is_uploaded() {
     assert!(report.iter().all(|file| is_known(file.state)), "{report:?}");
     assert_eq!(fs::read(mount.at("changed")).unwrap(), b"old");
     gate.open();
-    eventually("all is uploaded", || mount.vfs.report().is_empty());
+    wait_until("everything is uploaded", || mount.vfs.report().is_empty());
     assert_eq!(fs::read(mount.at("changed")).unwrap(), b"changed here");
     assert_eq!(fs::read(mount.at("dir/old")).unwrap(), b"changed in dir");
     assert_eq!(fs::read(mount.at("new")).unwrap(), b"new here");
@@ -147,8 +137,8 @@ fn names_of_content_of_an_earlier_mount_change_as_those_of_any_dirty_file() {
     let (mount, gate) = next(left());
     // Held uploads would keep renames waiting, as they do in any mount.
     gate.open();
-    rename(&mount, b"dir", b"moved");
-    rename(&mount, b"changed", b"renamed");
+    mount.rename(b"dir", b"moved").unwrap();
+    mount.rename(b"changed", b"renamed").unwrap();
     mount.vfs.unlink(&CX, Ino::ROOT, b"new").unwrap();
     assert!(mount.vfs.drain().is_empty());
     assert_eq!(mount.names("").unwrap(), ["moved", "renamed"]);
@@ -179,7 +169,9 @@ fn a_second_crash_before_the_upload_loses_nothing() {
     for _ in 0..2 {
         let (mount, gate) = next(world);
         assert_eq!(mount.read("changed").unwrap(), b"changed here");
-        eventually("an upload", || gate.has_waited.load(Ordering::SeqCst));
+        wait_until("an upload has begun", || {
+            gate.has_waited.load(Ordering::SeqCst)
+        });
         // What waits at the gate gets no further than a host that is gone.
         mount.remote.close();
         gate.open();
@@ -209,7 +201,9 @@ fn content_of_an_earlier_mount_whose_name_a_directory_has_is_kept_beside_it() {
     assert!(mount.find("new").unwrap().stat.kind == scpfs::stat::FileKind::Directory);
     assert_eq!(mount.read("changed").unwrap(), b"changed here");
     gate.open();
-    eventually("all is uploaded", || mount.cache.recovered().len() == 3);
+    wait_until("everything is uploaded", || {
+        mount.cache.recovered().len() == 3
+    });
     let beside = mount.beside("new");
     assert_eq!(fs::read(mount.at(&beside)).unwrap(), b"new here");
     assert_eq!(fs::read(mount.at("changed")).unwrap(), b"by others");
@@ -224,7 +218,9 @@ fn a_removed_directory_keeps_the_content_of_an_earlier_mount_here() {
     fs::remove_dir_all(world.root().join("dir")).unwrap();
     let (mount, gate) = next(world);
     gate.open();
-    eventually("all is dealt with", || mount.cache.recovered().len() == 3);
+    wait_until("every file is recovered", || {
+        mount.cache.recovered().len() == 3
+    });
     assert_eq!(mount.names("").unwrap(), ["changed", "new"]);
     let kept = mount.cache.unrecovered();
     let paths: Vec<String> = kept.iter().map(|one| one.path.to_string()).collect();
@@ -321,13 +317,13 @@ fn a_change_whose_time_was_set_back_is_kept_by_the_next_mount() {
         mount.write("file", b"BBBB").unwrap();
         if is_renamed {
             // Its change time is another from here on, and that is no change of others.
-            crate::edges::rename(&mount, "file", "moved");
+            mount.rename("file", "moved").unwrap();
         }
         let is_changed = !is_renamed;
         if is_changed {
             let ctime = || fs::metadata(mount.at(name)).unwrap().ctime();
             let before = ctime();
-            eventually("the time of the change is another", || {
+            wait_until("the change time differs", || {
                 fs::write(mount.at(name), "CCCC").unwrap();
                 set_mtime(&mount.at(name), secs);
                 ctime() != before

@@ -15,27 +15,17 @@ use scpfs::remote::retry::Retry;
 use scpfs::sync::Mutex;
 use scpfs::vfs::Ino;
 use scpfs::vfs::OpenFlags;
-use scpfs::vfs::RenameFlags;
 use scpfs::vfs::SetAttr;
 use scpfs_testing::local::Userland;
 use scpfs_testing::local::World;
 use scpfs_testing::vfs_mount::CX;
 use scpfs_testing::vfs_mount::Mount;
 use scpfs_testing::vfs_mount::Setup;
-use scpfs_testing::vfs_mount::eventually;
+use scpfs_testing::wait::wait_until;
 
 use crate::faulty::Cut;
 use crate::faulty::Faulty;
 use crate::faulty::Unheard;
-
-fn rename(mount: &Mount, from: &str, to: &str) {
-    let flags = RenameFlags {
-        no_replace: false,
-        exchange: false,
-    };
-    let (from, to) = ((Ino::ROOT, from.as_bytes()), (Ino::ROOT, to.as_bytes()));
-    mount.vfs.rename(&CX, from, to, flags).unwrap();
-}
 
 fn fates(mount: &Mount) -> Vec<(String, String)> {
     let fate = |fate: &RecoveryOutcome| match fate {
@@ -178,7 +168,9 @@ fn what_was_closed_in_an_outage_goes_up_when_the_host_is_back() {
     mount.world.faults.lock().refuses = false;
     // Nobody does anything but wait.
     mount.clock.advance(Duration::from_secs(60));
-    eventually("uploaded", || fs::read(mount.at("file")).unwrap() == b"new");
+    wait_until("the content is uploaded", || {
+        fs::read(mount.at("file")).unwrap() == b"new"
+    });
     assert!(mount.vfs.drain().is_empty());
     assert_eq!(mount.read("file").unwrap(), b"new");
 }
@@ -233,7 +225,7 @@ fn what_was_closed_and_not_uploaded_is_uploaded_by_the_next_mount() {
     let (_, born) = mount.create("born", libc::O_WRONLY).unwrap();
     mount.vfs.write(&CX, born.fh, 0, b"new").unwrap();
     opened.push(born);
-    rename(&mount, "moved", "here");
+    mount.rename("moved", "here").unwrap();
     mount.world.cut_off();
     for one in &opened {
         assert_eq!(mount.close(one).unwrap_err().errno(), libc::EIO);
@@ -482,7 +474,7 @@ fn with_writeback_closing_waits_for_nobody_and_fsync_does() {
     assert_eq!(trips, 0);
     assert_eq!(fs::read_dir(mount.world.root()).unwrap().count(), 0);
     // One goes to another name, one goes away, one is wanted now.
-    rename(&mount, "f2", "renamed");
+    mount.rename("f2", "renamed").unwrap();
     mount.vfs.unlink(&CX, Ino::ROOT, b"f3").unwrap();
     let opened = mount.open("f4", libc::O_RDWR).unwrap();
     mount.vfs.fsync(&CX, opened.fh).unwrap();
@@ -490,10 +482,10 @@ fn with_writeback_closing_waits_for_nobody_and_fsync_does() {
     assert_eq!(fs::read(mount.at("f4")).unwrap(), b"data");
     assert!(!mount.at("f5").exists());
     mount.clock.advance(Duration::from_secs(6));
-    eventually("all are there", || {
+    wait_until("all files are on the host", || {
         fs::read_dir(mount.world.root()).unwrap().count() == 19
     });
-    eventually("all are said to be there", || mount.vfs.drain().is_empty());
+    wait_until("nothing is left to upload", || mount.vfs.drain().is_empty());
     assert_eq!(fs::read(mount.at("f1")).unwrap(), b"DATA");
     assert_eq!(fs::read(mount.at("renamed")).unwrap(), b"data");
     assert!(!mount.at("f3").exists() && !mount.at("f2").exists());
@@ -574,9 +566,9 @@ fn a_listing_from_before_an_upload_does_not_take_the_name_away() {
     impl crate::faulty::Fate for Late {
         fn has_listed(&self) {
             self.is_listed.store(true, Ordering::SeqCst);
-            while self.is_late.load(Ordering::SeqCst) {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            wait_until("the listing may arrive", || {
+                !self.is_late.load(Ordering::SeqCst)
+            });
         }
     }
     let late = Arc::new(Late {
@@ -596,7 +588,7 @@ fn a_listing_from_before_an_upload_does_not_take_the_name_away() {
     late.is_late.store(true, Ordering::SeqCst);
     std::thread::scope(|scope| {
         let lister = scope.spawn(|| mount.names("").unwrap());
-        eventually("it is listed", || late.is_listed.load(Ordering::SeqCst));
+        wait_until("it is listed", || late.is_listed.load(Ordering::SeqCst));
         mount.clock.advance(Duration::from_millis(1));
         mount.close(&opened).unwrap();
         late.is_late.store(false, Ordering::SeqCst);
@@ -660,12 +652,7 @@ fn after_a_change_that_nobody_heard_of_the_host_is_asked_again() {
     }
     mount.clock.advance(Duration::from_millis(1));
     unheard.0.store(true, Ordering::SeqCst);
-    let flags = RenameFlags {
-        no_replace: false,
-        exchange: false,
-    };
-    let (from, to) = ((Ino::ROOT, &b"file.new"[..]), (Ino::ROOT, &b"file"[..]));
-    let error = mount.vfs.rename(&CX, from, to, flags).unwrap_err();
+    let error = mount.rename("file.new", "file").unwrap_err();
     assert_eq!(error.errno(), libc::EIO);
     let error = mount.create("born", libc::O_EXCL).unwrap_err();
     assert_eq!(error.errno(), libc::EIO);

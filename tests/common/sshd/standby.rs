@@ -12,9 +12,9 @@ use std::thread;
 
 use scpfs::sync::Mutex;
 
-use super::PATIENCE;
 use super::SSHD;
 use super::command;
+use crate::wait::PATIENCE;
 
 /// While a program writes to a mount no process must be started, but a word can be said.
 #[derive(Debug)]

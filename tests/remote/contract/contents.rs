@@ -8,13 +8,13 @@ use scpfs::remote::Placement;
 use scpfs::remote::Reason;
 use scpfs::remote::UploadSpec;
 use scpfs::stat::Time;
-use scpfs_testing::samples::Buffer;
+use scpfs_testing::content::Buffer;
+use scpfs_testing::content::bytes;
 use scpfs_testing::samples::MTIME;
-use scpfs_testing::samples::bytes;
 use scpfs_testing::samples::path;
 use scpfs_testing::samples::path_of;
-use scpfs_testing::samples::plan;
 use scpfs_testing::samples::reason;
+use scpfs_testing::samples::upload_spec;
 
 use crate::host::Host;
 
@@ -63,7 +63,7 @@ pub(crate) fn a_file_is_uploaded_with_mode_and_times(host: &Host) {
         let plan = UploadSpec {
             mode,
             mtime,
-            ..plan(b"hello")
+            ..upload_spec(b"hello")
         };
         let (uploaded, trips) =
             host.counted(|| host.remote.upload(&path(name), &bytes(b"hello"), &plan));
@@ -81,7 +81,7 @@ pub(crate) fn an_upload_that_gets_no_content_leaves_what_it_can(host: &Host) {
     host.put("file", "old content");
     let short = UploadSpec {
         size: 10,
-        ..plan(b"")
+        ..upload_spec(b"")
     };
     let result = host.remote.upload(&path("file"), &bytes(b"short"), &short);
     assert!(matches!(result, Err(Error::Local { .. })), "{result:?}");
@@ -90,7 +90,7 @@ pub(crate) fn an_upload_that_gets_no_content_leaves_what_it_can(host: &Host) {
     }
     // The next one is whole, also where the last one left a half.
     host.remote
-        .upload(&path("file"), &bytes(b"new"), &plan(b"new"))
+        .upload(&path("file"), &bytes(b"new"), &upload_spec(b"new"))
         .unwrap();
     assert_eq!(host.get("file").unwrap(), b"new");
     assert_eq!(host.names(), [b"file"]);
@@ -100,7 +100,7 @@ pub(crate) fn an_upload_over_a_version_that_is_not_there_is_a_conflict(host: &Ho
     let upload = |data: &[u8], expect| {
         let plan = UploadSpec {
             expect,
-            ..plan(data)
+            ..upload_spec(data)
         };
         host.remote.upload(&path("file"), &bytes(data), &plan)
     };
@@ -127,7 +127,7 @@ pub(crate) fn what_conflicts_is_kept_beside(host: &Host) {
         let plan = UploadSpec {
             expect,
             conflict_name: Some(Name::new(b"file.ours $(x)").unwrap()),
-            ..plan(data)
+            ..upload_spec(data)
         };
         host.remote.upload(&path("file"), &bytes(data), &plan)
     };
@@ -163,7 +163,7 @@ pub(crate) fn an_upload_over_a_directory_fails_and_leaves_nothing(host: &Host) {
     for placement in [Placement::Replace, Placement::InPlace, Placement::Direct] {
         let plan = UploadSpec {
             placement,
-            ..plan(b"x")
+            ..upload_spec(b"x")
         };
         let result = host.remote.upload(&path("dir"), &bytes(b"x"), &plan);
         assert_eq!(reason(result), Reason::IsADirectory);
@@ -175,18 +175,18 @@ pub(crate) fn an_upload_over_a_directory_fails_and_leaves_nothing(host: &Host) {
 pub(crate) fn a_large_file_is_uploaded_and_fetched(host: &Host) {
     let data: Vec<u8> = (0u32..2_000_000).flat_map(u32::to_le_bytes).collect();
     host.remote
-        .upload(&path("big"), &bytes(&data), &plan(&data))
+        .upload(&path("big"), &bytes(&data), &upload_spec(&data))
         .unwrap();
     assert!(host.get("big").unwrap() == data);
     assert!(fetched(host, "big").data == data);
     // Shorter over longer leaves no old tail.
     host.remote
-        .upload(&path("big"), &bytes(&data[..9]), &plan(&data[..9]))
+        .upload(&path("big"), &bytes(&data[..9]), &upload_spec(&data[..9]))
         .unwrap();
     assert_eq!(host.get("big").unwrap(), &data[..9]);
     let result = host
         .remote
-        .upload(&path("no/big"), &bytes(&data), &plan(&data));
+        .upload(&path("no/big"), &bytes(&data), &upload_spec(&data));
     assert_eq!(reason(result), Reason::NotFound);
 }
 
@@ -200,7 +200,7 @@ pub(crate) fn content_that_looks_like_shell_and_records_is_only_content(host: &H
         b"T0 0 0 0\nC0644 4 ../evil\nevil\0",
     ] {
         host.remote
-            .upload(&path("file"), &bytes(data), &plan(data))
+            .upload(&path("file"), &bytes(data), &upload_spec(data))
             .unwrap();
         assert_eq!(fetched(host, "file").data, data);
         assert_eq!(host.names(), [b"file"]);
@@ -211,7 +211,9 @@ pub(crate) fn a_refused_upload_makes_nothing_of_its_content(host: &Host) {
     let evil = b"\n\ntouch evil\nC0644 0 evil\n\0".repeat(100);
     host.put_dir("dir");
     for name in ["nowhere/file", "dir"] {
-        let result = host.remote.upload(&path(name), &bytes(&evil), &plan(&evil));
+        let result = host
+            .remote
+            .upload(&path(name), &bytes(&evil), &upload_spec(&evil));
         assert!(result.is_err(), "{name}");
         assert_eq!(host.names(), [b"dir"], "{name}");
         assert_eq!(host.others_see("dir"), [] as [&[u8]; 0]);
@@ -221,7 +223,9 @@ pub(crate) fn a_refused_upload_makes_nothing_of_its_content(host: &Host) {
 pub(crate) fn a_copy_is_what_it_was_made_of(host: &Host) {
     let data = vec![7; 300_000];
     host.put("from", &data);
-    let copied = host.remote.copy(&path("from"), &path("to"), &plan(&data));
+    let copied = host
+        .remote
+        .copy(&path("from"), &path("to"), &upload_spec(&data));
     let Some(copied) = host.done(copied) else {
         assert_eq!(host.names(), [b"from"]);
         return;
@@ -229,6 +233,8 @@ pub(crate) fn a_copy_is_what_it_was_made_of(host: &Host) {
     let stat = copied.stat.unwrap();
     assert_eq!((stat.size, stat.mode), (300_000, 0o640));
     assert!(host.get("to").unwrap() == data);
-    let copied = host.remote.copy(&path("no"), &path("to"), &plan(&data));
+    let copied = host
+        .remote
+        .copy(&path("no"), &path("to"), &upload_spec(&data));
     assert_eq!(reason(copied), Reason::NotFound);
 }
