@@ -1,6 +1,7 @@
 //! What the tests of scpfs share: servers, hosts, mounts, and what the machine can do.
 //!
 //! - [`capability`]: what a test needs of the machine; the only place that skips tests.
+//! - [`ability`]: what a host can do, for tests that differ by it.
 //! - [`wait`]: waits on conditions with a deadline.
 //! - [`random`]: random numbers that a seed repeats.
 //! - [`content`]: content in memory, to upload and as fetched.
@@ -30,6 +31,7 @@
 // So that fuzz.rs compiles in both crates that include it.
 extern crate self as scpfs_testing;
 
+pub mod ability;
 pub mod capability;
 pub mod content;
 pub mod dropbear;

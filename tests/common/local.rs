@@ -114,6 +114,14 @@ enum Allowed {
 }
 
 impl Userland {
+    /// Whether BusyBox is all that this host has.
+    pub fn is_busybox(self) -> bool {
+        matches!(
+            self,
+            Self::BusyBox | Self::OpenWrt | Self::Dropbear | Self::Bare
+        )
+    }
+
     /// Whether this machine has the programs of that host; says so, or fails, if not.
     pub fn is_here(self) -> bool {
         let needed: &[_] = match self {

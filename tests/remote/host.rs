@@ -18,6 +18,8 @@ use scpfs::remote::TimePrecision;
 use scpfs::remote::retry::Retry;
 use scpfs::scp_only;
 use scpfs::stat::Time;
+use scpfs_testing::ability::has_scp;
+use scpfs_testing::ability::has_stat;
 use scpfs_testing::local::Meter;
 use scpfs_testing::local::Userland;
 use scpfs_testing::local::World;
@@ -125,12 +127,11 @@ impl Host {
                 let world = World::new(userland);
                 let remote = Retry::new(world.shell(clock));
                 let facts = remote.facts();
-                let has = |tool: &str| !facts.summary.contains(&format!("no {tool}"));
                 let can = Can {
-                    fractions: has("stat")
-                        && (has("scp") || facts.time_precision == TimePrecision::Nanos),
+                    fractions: has_stat(&remote)
+                        && (has_scp(&remote) || facts.time_precision == TimePrecision::Nanos),
                     // Nothing of such a BusyBox makes one.
-                    sockets: has("stat"),
+                    sockets: has_stat(&remote),
                     ..EVERYTHING
                 };
                 Self {

@@ -16,10 +16,12 @@ use scpfs::remote::Expect;
 use scpfs::remote::Reason;
 use scpfs::remote::Remote as _;
 use scpfs::remote::Settings;
+use scpfs::remote::ability::Operation;
 use scpfs::scp_only;
 use scpfs::scp_only::ScpOnly;
 use scpfs::ssh::Transport;
 use scpfs::stat::FileKind;
+use scpfs_testing::ability::can;
 use scpfs_testing::content::bytes;
 use scpfs_testing::samples::MTIME;
 use scpfs_testing::samples::path;
@@ -77,11 +79,31 @@ impl Appliance {
 }
 
 #[test]
+fn the_summary_tells_listings_options_and_quoting() {
+    for (kind, text) in [
+        (Kind::Skipping, "scp and no shell, with listings"),
+        (Kind::Splitting, "scp and no shell, with listings"),
+        (Kind::Insisting, "named files only, no listings"),
+        (Kind::HangingUp, "named files only, no listings"),
+        (Kind::Device, "named files only, no options"),
+        (Kind::Restricted, "with listings, paths of plain"),
+    ] {
+        let appliance = Appliance::new(kind);
+        // The probe needs entries to refuse: it finds out how the server reacts.
+        fs::write(appliance.at("file"), vec![1; 3_000_000]).unwrap();
+        fs::create_dir(appliance.at("dir")).unwrap();
+        let remote = appliance.probe().unwrap();
+        let summary = &remote.facts().summary;
+        assert!(summary.contains(text), "{kind:?}: {summary}");
+    }
+}
+
+#[test]
 fn servers_without_a_shell_get_their_paths_as_they_are() {
     for kind in [Kind::Skipping, Kind::Splitting] {
         let appliance = Appliance::new(kind);
         let remote = appliance.probe().unwrap();
-        assert!(remote.facts().summary.contains("with listings"));
+        assert!(can(&remote, Operation::List));
         let data = vec![7; 100_000];
         for name in ["plain", "it's $(x) `y`", "\"quoted\"", "a&b;c|d"] {
             let uploaded = remote.upload(&path(name), &bytes(&data), &upload_spec(&data));
@@ -118,8 +140,7 @@ fn a_server_that_does_not_heed_refusals_is_found_out_without_content() {
         fs::write(appliance.at("file"), vec![1; 3_000_000]).unwrap();
         fs::create_dir(appliance.at("dir")).unwrap();
         let remote = appliance.probe().unwrap();
-        let summary = &remote.facts().summary;
-        assert!(summary.contains("no listings"), "{kind:?}: {summary}");
+        assert!(!can(&remote, Operation::List), "{kind:?}");
         // What was announced when a refusal was not heeded, and no whole file.
         assert!(appliance.n_content() < 3_000_000, "{kind:?}");
         let result = remote.list(&RemotePath::root());
@@ -144,12 +165,7 @@ fn a_network_device_reads_and_writes_named_files() {
     fs::write(appliance.at("config"), "hostname x\n").unwrap();
     fs::set_permissions(appliance.at("config"), fs::Permissions::from_mode(0o600)).unwrap();
     let remote = appliance.probe().unwrap();
-    assert!(
-        remote
-            .facts()
-            .summary
-            .contains("named files only, no options")
-    );
+    assert!(!can(&remote, Operation::List));
     let root = remote.stat(&RemotePath::root()).unwrap();
     assert_eq!(root.kind, FileKind::Directory);
     assert!(is_unsupported(remote.list(&RemotePath::root())));
@@ -212,11 +228,7 @@ fn a_host_that_rounds_times_makes_no_conflict_of_our_own_upload() {
 fn a_restricted_shell_gets_plain_paths_and_no_others() {
     let appliance = Appliance::new(Kind::Restricted);
     let remote = appliance.probe().unwrap();
-    let summary = &remote.facts().summary;
-    assert!(
-        summary.contains("with listings, paths of plain"),
-        "{summary}"
-    );
+    assert!(can(&remote, Operation::List));
     let upload = |name: &str| remote.upload(&path(name), &bytes(b"data"), &upload_spec(b"data"));
     upload("plain-name.txt").unwrap();
     for name in ["a b", "$(touch x)", "it's", "a;b"] {

@@ -39,6 +39,8 @@ use scpfs::stat::Stat;
 use scpfs::stat::Time;
 use scpfs::sync::Condvar;
 use scpfs::sync::Mutex;
+use scpfs_testing::ability::has_scp;
+use scpfs_testing::ability::has_stat;
 use scpfs_testing::content::Buffer;
 use scpfs_testing::content::bytes;
 use scpfs_testing::local::Userland;
@@ -95,7 +97,7 @@ impl Host {
 
     /// The time that a file has which was uploaded with `mtime`, as the host tells it.
     fn told(&self, mtime: Time) -> Time {
-        let has_record = !self.remote.facts().summary.contains("no scp");
+        let has_record = has_scp(&self.remote);
         if self.is_gnu() || (has_record && mtime.truncate_to_micros() == mtime) {
             self.seen(mtime)
         } else {
@@ -105,7 +107,7 @@ impl Host {
 
     /// What the host says of a file with this time.
     fn seen(&self, mtime: Time) -> Time {
-        if self.remote.facts().summary.contains("no stat") {
+        if !has_stat(&self.remote) {
             Time { nanos: 0, ..mtime }
         } else {
             mtime
@@ -141,7 +143,7 @@ pub(crate) fn every_attribute_is_the_hosts(host: &Host) {
         "socket ' of a long name that is too long for the address of a socket, \
                        which has a hundred and seven bytes for all of its path and no more",
     );
-    if host.remote.facts().summary.contains("no stat") {
+    if !has_stat(&host.remote) {
         // Nothing of BusyBox makes a socket.
         assert_eq!(reason(made), Reason::NotSupported);
     } else {
@@ -328,7 +330,7 @@ pub(crate) fn a_look_that_fails_is_no_difference(host: &Host) {
         host.remote.upload(&path("file"), &bytes(data), &plan)
     };
     host.world.before(&["ls", "stat"], &script);
-    let is_there = if host.remote.facts().summary.contains("no scp") {
+    let is_there = if !has_scp(&host.remote) {
         // Where nothing but a look tells whether all of the content came.
         let error = upload(b"new").unwrap_err();
         assert!(!matches!(error, Error::Conflict { .. }), "{error}");

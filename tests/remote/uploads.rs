@@ -332,7 +332,7 @@ fn a_change_right_after_the_rename_is_not_taken_for_ours() {
                 fs::write(host.at("file"), "old").unwrap();
                 let mut plan = host.plan_over(content);
                 plan.mtime.nanos = 0;
-                if userland == Userland::Bsd || host.shell.facts().summary.contains("BusyBox") {
+                if userland == Userland::Bsd || userland.is_busybox() {
                     // Where they have no fractions, a change in the same second cannot be seen.
                     plan.mtime.secs -= 10;
                 }

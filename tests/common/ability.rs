@@ -1,0 +1,28 @@
+//! What a host can do, by the abilities that its `Remote` tells; not by its summary, which is text
+//! for people.
+
+use scpfs::remote::Remote;
+use scpfs::remote::ability::Extent;
+use scpfs::remote::ability::Operation;
+
+/// How far a host can do an operation.
+pub fn extent(remote: &dyn Remote, operation: Operation) -> Extent {
+    let abilities = remote.abilities();
+    let ability = abilities.iter().find(|it| it.what == operation).unwrap();
+    ability.extent
+}
+
+/// Whether a host can do an operation, with or without limits.
+pub fn can(remote: &dyn Remote, operation: Operation) -> bool {
+    !matches!(extent(remote, operation), Extent::Impossible(_))
+}
+
+/// Whether content comes and goes by SCP on this host with a shell.
+pub fn has_scp(shell: &dyn Remote) -> bool {
+    extent(shell, Operation::Read) == Extent::Full
+}
+
+/// Whether this host with a shell has `stat`, and not only `ls`.
+pub fn has_stat(shell: &dyn Remote) -> bool {
+    extent(shell, Operation::Stat) == Extent::Full
+}
