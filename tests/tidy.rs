@@ -294,6 +294,26 @@ fn the_readme_shows_the_options_as_the_help_does() {
     }
 }
 
+/// Parts of docs/semantics.md whose sections are no promises of their own.
+const WITHOUT_PROMISES: &[&str] = &["errno", "Limits"];
+
+/// The tests that a section of docs/semantics.md lists below `Tests:`.
+fn listed_tests(section: &str) -> Vec<&str> {
+    let Some((_, list)) = section.split_once("\nTests:\n\n") else {
+        return Vec::new();
+    };
+    let names = list.lines().map_while(|line| line.strip_prefix("- `"));
+    names.map(|name| name.trim_end_matches('`')).collect()
+}
+
+/// Whether a word between backticks is the name of a test: several words, joined by underscores.
+fn is_name_of_test(word: &str) -> bool {
+    word.matches('_').count() >= 3
+        && word
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}
+
 #[test]
 fn every_promise_of_the_semantics_names_a_test_that_exists() {
     let text = fs::read_to_string(root().join("docs/semantics.md")).unwrap();
@@ -302,28 +322,46 @@ fn every_promise_of_the_semantics_names_a_test_that_exists() {
         .chain(&files(&root().join("src"), ".rs"))
         .map(|file| fs::read_to_string(file).unwrap())
         .collect();
-    let mut n_named = 0;
-    let mut is_table_of_tests = false;
-    for line in text.lines() {
-        if !line.starts_with('|') {
-            is_table_of_tests = false;
-        }
-        is_table_of_tests |= line.ends_with("| Test |");
-        if !is_table_of_tests {
+    let mut n_promises = 0;
+    for part in text.split("\n## ").skip(1) {
+        let title = part.lines().next().unwrap();
+        if WITHOUT_PROMISES.contains(&title) {
             continue;
         }
-        let last = line.trim_end_matches('|').rsplit('|').next().unwrap();
-        for name in last.split('`').skip(1).step_by(2) {
-            let is_there =
-                tests.contains(&format!("fn {name}(")) || tests.contains(&format!("    {name}\n"));
-            assert!(
-                is_there,
-                "docs/semantics.md names a test that does not exist: {name}"
-            );
-            n_named += 1;
+        let mut sections: Vec<_> = part.split("\n### ").collect();
+        if sections.len() > 1 {
+            sections.remove(0);
+        }
+        for section in sections {
+            let heading = section.lines().next().unwrap();
+            let is_checked = !listed_tests(section).is_empty();
+            assert!(is_checked, "docs/semantics.md: no test of: {heading}");
+            n_promises += 1;
         }
     }
-    assert!(n_named > 30, "only {n_named} tests are named");
+    assert!(n_promises > 95, "only {n_promises} promises are found");
+    // Names in the text as well, not only those in the lists.
+    let listed = text.split("\n### ").flat_map(listed_tests);
+    let words = text.split('`').skip(1).step_by(2);
+    let mut n_named = 0;
+    for name in listed.chain(words.filter(|word| is_name_of_test(word))) {
+        let is_there =
+            tests.contains(&format!("fn {name}(")) || tests.contains(&format!("    {name}\n"));
+        assert!(
+            is_there,
+            "docs/semantics.md names a test that does not exist: {name}"
+        );
+        n_named += 1;
+    }
+    assert!(n_named > 500, "only {n_named} names of tests are found");
+}
+
+#[test]
+fn the_semantics_are_wrapped() {
+    let text = fs::read_to_string(root().join("docs/semantics.md")).unwrap();
+    for (line, n) in text.lines().zip(1..) {
+        assert!(line.chars().count() <= 100, "docs/semantics.md:{n}: {line}");
+    }
 }
 
 #[test]
@@ -375,7 +413,12 @@ fn tests_share_code_through_the_support_crate() {
 
 #[test]
 fn documents_name_files_that_exist() {
-    for document in ["README.md", "docs/architecture.md", "docs/semantics.md"] {
+    for document in [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/architecture.md",
+        "docs/semantics.md",
+    ] {
         let text = fs::read_to_string(root().join(document)).unwrap();
         for name in text.split('`').skip(1).step_by(2) {
             let is_path = ["src/", "tests/", "scripts/", "docs/"]

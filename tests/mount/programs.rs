@@ -1,13 +1,16 @@
 //! Programs that know nothing of scpfs.
 
+use rustix::fs::XattrFlags;
+use rustix::fs::getxattr;
+use rustix::fs::setxattr;
+use rustix::io::Errno;
+use scpfs_testing::or_skip;
+
 use crate::Mounted;
 
 macro_rules! mounted {
     ($($arg:expr),*) => {
-        match Mounted::new(&[$($arg),*]) {
-            Some(mounted) => mounted,
-            None => return,
-        }
+        or_skip!(Mounted::new(&[$($arg),*]))
     };
 }
 
@@ -176,4 +179,15 @@ fn files_of_all_sizes_come_and_go_in_little_memory() {
     );
     let peak = mounted.peak_memory();
     assert!(peak < 64 << 20, "{peak} bytes");
+}
+
+#[test]
+fn extended_attributes_cannot_be_read_or_set_through_the_mount() {
+    let mounted = mounted!();
+    mounted.put("file", "content");
+    let (file, name) = (mounted.here("file"), "user.comment");
+    let set = setxattr(&file, name, b"value", XattrFlags::empty());
+    assert_eq!(set, Err(Errno::OPNOTSUPP));
+    let got = getxattr(&file, name, &mut [0; 16]);
+    assert_eq!(got, Err(Errno::OPNOTSUPP));
 }
