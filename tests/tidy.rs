@@ -1,5 +1,5 @@
 #![cfg(test)]
-//! What no compiler checks: layers, documents, style.
+//! Rules that the compiler does not check: layers, documents, style.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What breaks.
+//! The faults: what fails, for how long, and how it is repaired.
 
 use std::thread;
 use std::time::Duration;
@@ -40,9 +40,9 @@ pub(crate) enum Fault {
     NetLossOnPresent,
     /// Both ends are answered with resets for a while.
     NetReject,
-    /// What is sent to the host is answered with resets for a while; the host is not told.
+    /// Packets to the host are answered with resets for a while; the host does not see them.
     NetRejectRequests,
-    /// What the host sends is answered with resets for a while; the daemon is not told.
+    /// Packets from the host are answered with resets for a while; the daemon does not see them.
     NetRejectAnswers,
     /// The daemon is killed while all packets of its connections are lost; what it had sent arrives
     /// when the next one is mounted, if at all.

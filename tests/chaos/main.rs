@@ -3,9 +3,9 @@
 //! Programs write through a real mount of a real sshd while things break at random, and what is
 //! there afterwards is compared with what was acknowledged.
 //!
-//! Daemon and server stand in network namespaces of their own, so that the network can break as well.
-//! `scripts/chaos` runs many rounds of it. The faults are drawn from a seed; when the programs
-//! meet them is up to the machine.
+//! Daemon and server stand in network namespaces of their own, so that the network can break as
+//! well. `scripts/chaos` runs many rounds of it. The faults are drawn from a seed; when the
+//! programs meet them is up to the machine.
 
 mod faults;
 mod model;

@@ -1,7 +1,7 @@
-//! What was written, what was acknowledged, and whether what is found fits that.
+//! Records which contents were written and acknowledged, and judges the contents that are found.
 //!
 //! Each file has one writer at a time, and each content says which version of which file it is. The
-//! model knows every content that a writer could have meant; whatever else is found is a mixture.
+//! model knows every content that a writer could have meant. Any other content is a mixture.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -13,7 +13,7 @@ use scpfs_testing::random::Random;
 
 pub(crate) const N_FILES: usize = 8;
 
-/// What a file is called, and what its next version is called before it is renamed over it.
+/// The name of a file, or of its next version, which is renamed over it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slot {
     File,

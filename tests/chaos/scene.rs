@@ -19,7 +19,7 @@ pub(crate) enum Way {
     Proxy,
 }
 
-/// What stands there; all but the server is mended when this is dropped.
+/// The mount, the network and the proxy of a run. Dropping this repairs all but the server.
 pub(crate) struct Scene {
     pub(crate) mounted: Mounted,
     pub(crate) network: Network,

@@ -29,7 +29,7 @@ use scpfs_testing::wait::is_true_within;
 /// which it can be told that the host is away, and this machine is busy.
 const HANGS: Duration = Duration::from_secs(30);
 
-/// What was counted over all rounds.
+/// Totals of all rounds.
 #[derive(Debug, Default)]
 pub(crate) struct Totals {
     n_rounds: u64,
@@ -180,7 +180,7 @@ impl World {
         self.print_story(&name);
     }
 
-    /// What the writers did last and what the daemon said, with a word in it.
+    /// Prints the last lines of the writers and of the daemon that contain a word.
     fn print_story(&self, word: &str) {
         let told = |line: &&str| line.starts_with("==") || line.contains(word);
         let story: Vec<&str> = self.story.iter().map(String::as_str).filter(told).collect();
@@ -198,7 +198,7 @@ impl World {
         leftovers::find(&self.scene.mounted.aside("home/.cache/scpfs")).unwrap()
     }
 
-    /// What a daemon that lives uploads by itself.
+    /// Waits until the daemon has uploaded all that is closed.
     fn wait_until_all_is_uploaded(&mut self) {
         let mut pending = Vec::new();
         let is_uploaded = is_true_within(PATIENCE, || {
@@ -276,7 +276,7 @@ impl World {
         }
         for (file, [old, new]) in found.iter().enumerate() {
             for slot in [Slot::File, Slot::New] {
-                // What is not under the new name may have been renamed after all.
+                // A version that is missing under the new name may have been renamed after all.
                 let here = match slot {
                     Slot::File => old.clone(),
                     Slot::New => Found {

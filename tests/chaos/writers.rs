@@ -29,15 +29,15 @@ use crate::model::name_of;
 
 const N_WRITERS: usize = 4;
 
-/// What the writers of a round have seen.
+/// Results of the writers of a round.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) n_acknowledged: u64,
     pub(crate) n_failed: u64,
     pub(crate) slowest: Duration,
-    /// What must not be, in words.
+    /// Violations, one line each.
     pub(crate) wrong: Vec<String>,
-    /// What was done, for whoever looks for the cause.
+    /// All operations with their results, to find the cause of a failure.
     pub(crate) story: Vec<String>,
 }
 
@@ -50,8 +50,8 @@ pub(crate) struct Writers {
 }
 
 impl Writers {
-    /// `dir` is the mountpoint. The writers hold it open: when the daemon is killed, and the mount is
-    /// taken off, there is a plain directory under its name.
+    /// `dir` is the mountpoint. The writers hold it open: when the daemon is killed, and the mount
+    /// is taken off, there is a plain directory under its name.
     pub(crate) fn start(dir: PathBuf, model: &Arc<Model>, random: &mut Random) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::new(Mutex::new(Seen::default()));
@@ -313,7 +313,7 @@ impl Writer {
                 .lock()
                 .story
                 .push(format!("f{file} v{version} write: {error}"));
-            // What this writer has got written is what there is.
+            // The file has the part that was written, then the rest of the base version.
             let mut torn = wanted[..done].to_vec();
             torn.extend_from_slice(base.get(done..).unwrap_or_default());
             self.model.know(file, version, &torn);

@@ -1,5 +1,4 @@
-//! What a host can do, by the abilities that its `Remote` tells; not by its summary, which is text
-//! for people.
+//! Abilities of a host, as its `Remote` reports them. The summary of a host is text for people.
 
 use scpfs::remote::Remote;
 use scpfs::remote::ability::Extent;

@@ -1,7 +1,7 @@
-//! What tests need of the machine, and what becomes of a test where it is missing.
+//! Programs and rights that tests need, and the only function that skips a test.
 //!
-//! A test that lacks something is skipped with a line that says so, or fails where the
-//! comma-separated words of `SCPFS_REQUIRE` name it.
+//! A test that lacks something is skipped with a line that names it, or fails if the
+//! comma-separated words of `SCPFS_REQUIRE` include it.
 
 /// Something that a machine may lack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What all of these tests need: settings, operations, and the judgement of what came of them.
+//! Operations on a host that means harm, and checks of the errors and log lines that result.
 
 use std::io;
 use std::sync::Once;
@@ -47,7 +47,7 @@ impl log::Log for Judge {
     fn flush(&self) {}
 }
 
-/// Has every log line judged from now on, see [`assert_log_is_fit`].
+/// Checks every log line from now on, see [`assert_log_is_fit`].
 pub fn judge_log() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -137,7 +137,7 @@ impl Ask {
             }
             Self::Fetch => {
                 let mut disk = SmallDisk::default();
-                // What the honest answer of a shell says, so that it need not be asked twice.
+                // The version in the honest answer of a shell, so that one request is enough.
                 let time = Time { secs: 1, nanos: 0 };
                 let known = Version {
                     size: 2,

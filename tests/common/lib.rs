@@ -1,7 +1,7 @@
-//! What the tests of scpfs share: servers, hosts, mounts, and what the machine can do.
+//! Shared by the tests of scpfs: servers, hosts, mounts, and the capabilities of the machine.
 //!
-//! - [`capability`]: what a test needs of the machine; the only place that skips tests.
-//! - [`ability`]: what a host can do, for tests that differ by it.
+//! - [`capability`]: programs and rights that a test needs; the only function that skips tests.
+//! - [`ability`]: abilities of a host, for tests that depend on them.
 //! - [`wait`]: waits on conditions with a deadline.
 //! - [`random`]: random numbers that a seed repeats.
 //! - [`content`]: content in memory, to upload and as fetched.

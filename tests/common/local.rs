@@ -44,7 +44,7 @@ use tempfile::TempDir;
 use crate::capability::Capability;
 use crate::capability::skip;
 
-/// Counts round trips: how often somebody who wrote then had to read.
+/// Counts round trips: each read that follows a write.
 #[derive(Debug, Default)]
 pub struct Meter {
     trips: AtomicU64,
@@ -66,7 +66,7 @@ impl Meter {
     }
 }
 
-/// What is to go wrong on a connection.
+/// Faults of the connections to this host.
 #[derive(Debug, Default)]
 pub struct Faults {
     /// The connection breaks when so many more bytes were read from it.
@@ -148,13 +148,13 @@ const SCP: &str = "/usr/bin/scp";
 /// dropbear's scp, as built by `scripts/dropbear-scp`.
 pub const DROPBEAR_SCP: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/dropbear/scp");
 
-/// What OpenWrt leaves out of BusyBox, and what else this machine has that it has not.
+/// Programs of this machine that OpenWrt does not have.
 const NOT_OPENWRT: &[&str] = &[
     "base64", "diff", "groups", "install", "link", "od", "perl", "printenv", "python3", "realpath",
     "stat", "stty", "timeout", "truncate", "unlink",
 ];
 
-/// What an old BusyBox lacks as well, or what its owner left out.
+/// Programs that a BusyBox of few options lacks as well.
 const NOT_BARE: &[&str] = &["cmp", "fsync", "scp", "xargs"];
 
 const BUSYBOX: &str = "/bin/busybox";
@@ -280,7 +280,7 @@ impl World {
                 ] {
                     let real = format!("/usr/bin/{name}");
                     let mut script = without(&real, options);
-                    // What BSD calls -h of these two, GNU calls -T.
+                    // BSD's option -h of these two is -T of GNU.
                     if ["ln", "mv"].contains(&name) {
                         let translate = "n=$#; for a; do case $a in -h) a=-T;; -fh) a=-fT;; esac; \
                                          set -- \"$@\" \"$a\"; done; shift $n\nexec ";
@@ -319,7 +319,7 @@ impl World {
         }
     }
 
-    /// What a login has as `PATH`.
+    /// `PATH` at login.
     pub fn path(&self) -> String {
         format!("{}:/usr/bin:/bin", self.bin().display())
     }
@@ -345,7 +345,7 @@ impl World {
 
     /// Has each of these programs run a script before and another after it; `$program` is its name.
     pub fn around(&self, programs: &[&str], before: &str, after: &str) {
-        // What has many names goes by the last part of its path.
+        // A program with many names (BusyBox) acts by the last component of its path.
         let real = self.dir.path().join("real");
         fs::create_dir(&real).unwrap();
         for name in programs {
@@ -424,7 +424,7 @@ impl World {
         fs::write(left, format!("{n}\n")).unwrap();
     }
 
-    /// Breaks what is connected, and refuses whoever comes.
+    /// Breaks all connections and refuses new ones.
     pub fn cut_off(&self) {
         let mut faults = self.faults.lock();
         (faults.is_cut, faults.refuses) = (true, true);
@@ -548,7 +548,7 @@ impl Connection for LocalConnection {
         };
         // dropbear refuses commands of more than 9000 bytes.
         assert!(command.len() < 9000);
-        // What goes to standard error before the lane begins is merged, as by the real transport.
+        // Standard error is merged with the output, as by the real transport.
         let (stdout, writer) = io::pipe().unwrap();
         let child = Command::new(self.bin.join("sh"))
             .args(["-c", command])

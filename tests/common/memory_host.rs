@@ -86,7 +86,7 @@ struct State {
     /// The last time stamp that was given.
     last: Time,
     calls: Vec<(&'static str, RemotePath)>,
-    /// What the next calls are to fail with; `None` for one that is not to fail.
+    /// The failures of the next calls; `None` for a call that succeeds.
     failures: VecDeque<Option<Failure>>,
     is_closed: bool,
 }

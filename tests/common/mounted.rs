@@ -185,7 +185,7 @@ impl<P: Program> Mounted<P> {
         self.dir.path().join("log")
     }
 
-    /// What the daemon has logged so far.
+    /// The log of the daemon.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.log_file()).unwrap_or_default()).into_owned()
     }

@@ -2,10 +2,10 @@
 //!
 //! The host stands on the far side, its clients on the near one, and both have a real TCP: what is
 //! lost is sent again, later and later. Nothing outside the two is touched, and the kernel takes
-//! them away with the last process in them. What breaks is told to two shells that were started before:
-//! a process that is started closes its copies of files that are open, which on a mount is a close,
-//! and waits for the host. Needs root, `ip` and `nft`; without them tests are
-//! skipped, or fail where `SCPFS_REQUIRE` names `network`.
+//! them away with the last process in them. What breaks is told to two shells that were started
+//! before: a process that is started closes its copies of files that are open, which on a mount is
+//! a close, and waits for the host. Needs root, `ip` and `nft`; without them tests are skipped, or
+//! fail where `SCPFS_REQUIRE` names `network`.
 
 use std::fs;
 use std::fs::File;
@@ -40,8 +40,8 @@ pub const HOST_BEHIND: &str = "10.80.0.3";
 /// Resets pass, or who is rejected would not hear of it where both sides reject.
 const REJECT_BUT_RESETS: &str = "tcp flags & rst == 0 reject with tcp reset";
 
-/// What a host does that looks after its connections: one whose client is gone, and whose end was
-/// lost with the packet that told it, ends a few seconds after the network is well.
+/// TCP keep-alive of the host. A connection whose client is gone ends a few seconds after the
+/// network works again, although the packet that closed it was lost.
 const FAR_SETTINGS: &[(&str, &str)] = &[
     ("tcp_keepalive_time", "2"),
     ("tcp_keepalive_intvl", "1"),

@@ -1,7 +1,7 @@
 //! A TCP proxy in front of a server, which fails as networks do.
 //!
-//! What it was given before a stall it delivers after it, however long that took and whether or not
-//! the other end has given up meanwhile: that is what TCP does when a network heals.
+//! Data that it received before a stall is delivered after it, however long that took and whether
+//! or not the other end has given up meanwhile, as TCP does when a network works again.
 
 use std::fs;
 use std::io;

@@ -27,7 +27,7 @@ use scpfs::ssh::Error;
 use scpfs::ssh::Transport;
 use scpfs::sync::Mutex;
 
-/// What a server does that others do not.
+/// Behaviours of SCP servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Leaves out what is refused and goes on, as a descendant of rcp does.
@@ -180,7 +180,7 @@ struct Session {
     n_content: Arc<AtomicU64>,
 }
 
-/// What a command asks for.
+/// The parsed options of an `scp` command.
 #[derive(Default)]
 struct Asked {
     is_recursive: bool,
@@ -214,7 +214,7 @@ fn parse(command: &str, kind: Kind) -> Asked {
     }
 }
 
-/// What the client answered.
+/// An answer of the client.
 #[derive(PartialEq, Eq)]
 enum Reply {
     Accepted,

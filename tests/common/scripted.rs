@@ -15,7 +15,7 @@ use scpfs::ssh::Error;
 use scpfs::ssh::Transport;
 use scpfs::sync::Mutex;
 
-/// What a peer does when the client waits for it.
+/// The next output of a peer when the client waits for it.
 pub enum Said {
     Bytes(Vec<u8>),
     /// It waits as well.
@@ -29,7 +29,7 @@ pub trait Peer: Send {
     fn say(&mut self, heard: &mut Vec<u8>) -> Said;
 }
 
-/// What a peer does when its words are said.
+/// The behaviour of a peer after its last output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Then {
     Close,
@@ -109,10 +109,10 @@ impl Peer for EmptyDirectory {
     }
 }
 
-/// What went over all connections.
+/// Traffic of all connections.
 #[derive(Debug, Default)]
 pub struct Traffic {
-    /// What the client sent since this was last cleared.
+    /// Bytes that the client sent since this was last cleared.
     pub sent: Mutex<Vec<u8>>,
     pub n_read: AtomicU64,
     pub commands: Mutex<Vec<String>>,
@@ -168,7 +168,7 @@ impl Scripted {
     }
 }
 
-/// What a host does from now on, one for each command, the last for all that follow.
+/// The scripts of the next commands, in order; the last one is used for all later commands.
 #[derive(Debug, Default)]
 pub struct Acts(Vec<Turns>);
 

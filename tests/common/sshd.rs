@@ -44,7 +44,7 @@ use crate::wait::is_true_within;
 
 const SSHD: &str = "/usr/sbin/sshd";
 
-/// What is special about a server.
+/// Settings of a server.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub account: Account,
@@ -210,7 +210,7 @@ impl Sshd {
         writeln!(file, "{}", public_key_line.trim_end()).unwrap();
     }
 
-    /// What the server has logged so far; what it did last may be missing, see [`Self::log_with`].
+    /// The log of the server. The last lines may not have arrived yet, see [`Self::log_with`].
     pub fn log(&self) -> String {
         self.log.lock().clone()
     }
@@ -232,7 +232,7 @@ impl Sshd {
         kill(&mut self.unshare);
     }
 
-    /// Has a second server stand by, in the network of this thread.
+    /// Prepares a second server, in the network of this thread.
     pub fn stand_by(&mut self) {
         self.standby = Some(Standby::new(self.dir.path(), &self.log));
     }

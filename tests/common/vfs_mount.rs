@@ -38,7 +38,7 @@ use crate::local::World;
 
 pub const TTL: Duration = Duration::from_secs(5);
 
-/// Somebody who may wait.
+/// A caller that may wait for the host.
 pub const CX: Context = Context {
     uid: 0,
     gid: 0,
@@ -60,7 +60,7 @@ pub struct Mount {
     pub clock: Arc<ManualClock>,
     pub cache: Arc<Cache>,
     pub vfs: Arc<Vfs>,
-    /// What became of what an earlier mount left.
+    /// The contents of an earlier mount, and how each was recovered.
     pub recovered: Vec<RecoveredFile>,
 }
 
@@ -169,7 +169,7 @@ impl Mount {
         vfs.recover(found.pending);
         let mut recovered = found.needs_decision;
         if setup.waits_for_uploads {
-            // What a conflict moved aside is told here, too.
+            // This list includes conflict copies.
             drop(vfs.drain());
             recovered.extend(cache.recovered());
             recovered.extend(vfs.report().into_iter().map(|file| {
@@ -263,7 +263,7 @@ impl Mount {
             .create(&CX, Ino::ROOT, name.as_bytes(), 0o644, flags)
     }
 
-    /// What `close(2)` of a file's last descriptor does.
+    /// Closes a file as `close(2)` of its last descriptor does: FLUSH, then RELEASE.
     pub fn close(&self, opened: &Opened) -> Result<(), Error> {
         let result = self.vfs.flush(&CX, opened.fh);
         self.vfs.release(&CX, opened.fh).unwrap();

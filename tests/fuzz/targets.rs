@@ -308,7 +308,7 @@ pub(crate) fn scp_only_dialect(input: &[u8]) {
     };
     let clock = Arc::new(ManualClock::new());
     if how & 16 != 0 {
-        // What it says when it is probed.
+        // The answer to the probe.
         act.lock().set(vec![Talk::new(words, Then::Close).into()]);
         let host = Arc::new(Scripted::scp(banner, act));
         if let Err(error) = scp_only::probe::probe(host, &settings(), clock) {
@@ -380,7 +380,7 @@ pub(crate) fn known_hosts(input: &[u8]) {
     let before = known_hosts::check(&files, &name, &blob);
     let n_types = known_hosts::known_types(&files, &name).len();
     assert!(n_types <= text.len());
-    // What is made known is known, unless it was revoked.
+    // A key that was added is known, unless it was revoked.
     let salt = (how & 2 == 0).then_some([how; 20]);
     files.push(KnownFile {
         path: PathBuf::from("known_hosts2"),

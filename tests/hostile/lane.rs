@@ -24,7 +24,7 @@ use scpfs_testing::scripted::Then::Close;
 use scpfs_testing::scripted::Then::Endless;
 use scpfs_testing::scripted::Then::Silence;
 
-/// What GNU `stat` says of a file, and of a directory.
+/// Output of GNU `stat` for a file, and for a directory.
 pub(crate) const FILE: &str = "81a4 2 8 1 1000 1000 1 42 0 0 1.000000000 1.000000000 1.000000000\n";
 const DIRECTORY: &str = "41ed 2 8 1 1000 1000 1 41 0 0 1.000000000 1.000000000 1.000000000\n";
 

@@ -24,7 +24,7 @@ use scpfs_testing::scripted::Then::Silence;
 /// A server that gets its answers ahead of its records, and one that gets them in turn.
 pub(crate) const BANNERS: [&str; 2] = ["SSH-2.0-OpenSSH_9.2", "SSH-2.0-Appliance_1.0"];
 
-/// What must come of a row.
+/// The expected result of a row.
 enum Expect {
     /// This answer.
     Gives(&'static str),
@@ -40,7 +40,7 @@ use Expect::Says;
 use Expect::SaysOrUnlistable;
 
 struct Row {
-    /// What it is.
+    /// A description of the attack.
     why: &'static str,
     ask: Ask,
     words: Vec<u8>,

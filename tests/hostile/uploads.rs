@@ -138,8 +138,8 @@ fn a_hostile_sink_gets_no_content_that_it_did_not_ask_for() {
     assert_log_is_fit();
 }
 
-/// What becomes of the target at the last moment, as a shell says it; `$v` is a directory that has
-/// nothing to do with it and `$t` the target.
+/// Shell commands that replace the target just before the rename: `$t` is the target, `$v` an
+/// unrelated directory.
 const SWAPS: &[(&str, &str)] = &[
     ("a directory", "rm -rf \"$t\"; mkdir \"$t\""),
     (

@@ -107,7 +107,7 @@ fn close_says_that_the_host_denied_the_upload_and_the_content_is_kept() {
         .unwrap();
     let kept = kept.rsplit("kept in ").next().unwrap();
     assert_eq!(fs::read(kept).unwrap(), b"NEW content");
-    // What cannot be uploaded until the end is said again, by the exit status too.
+    // The failed upload is reported again when unmounting, and by the exit status.
     let status = mounted.unmount();
     assert_eq!(status.code(), Some(6), "{}", mounted.log());
     assert!(mounted.log().contains("not uploaded: file"));

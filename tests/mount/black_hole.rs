@@ -27,10 +27,10 @@ use crate::Mounted;
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What a busy machine may add to a deadline.
+/// Allowance for a busy machine, added to each deadline.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// What is answered here takes no longer than this, on a busy machine; what asks the host would.
+/// The longest time of a call that does not ask the host, on a busy machine.
 const AT_ONCE: Duration = Duration::from_millis(2500);
 
 const ARGS: &[&str] = &["-o", "timeout=3,cache_timeout=1"];

@@ -330,7 +330,7 @@ fn conflicts_and_what_earlier_mounts_left_are_shown() {
     );
 }
 
-/// Who answers for a daemon and lies: everything is uploaded, and it is unmounted.
+/// A false daemon on the control socket: it claims that everything is uploaded and unmounted.
 struct Liar {
     dir: std::path::PathBuf,
     path: std::path::PathBuf,

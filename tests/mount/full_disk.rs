@@ -174,7 +174,7 @@ fn a_large_file_that_does_not_fit_on_the_host_is_enospc_at_once() {
 
 #[test]
 fn a_large_file_that_the_host_may_not_write_fails_at_once() {
-    // What ends the receiving program in the middle looks the same as a full disk.
+    // A program that is killed while it receives looks the same as a full disk.
     if !is_root() {
         return;
     }

@@ -1,4 +1,4 @@
-//! What other users of this machine can do to a mount of root.
+//! Attacks of other users of this machine on a mount of root.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -19,9 +19,9 @@ fn mounts_below(dir: &Path) -> Vec<String> {
     below.map(str::to_owned).collect()
 }
 
-/// Whoever owned a directory on the way to the mountpoint exchanged it while root logged in: the mount
-/// went over a directory of his choice and stayed there dead, or the filesystem that the mountpoint was
-/// in was unmounted.
+/// The owner of a directory above the mountpoint could exchange it while root logged in: the mount
+/// covered another directory and stayed there without a daemon, or the filesystem of the mountpoint
+/// was unmounted.
 #[test]
 fn a_mountpoint_that_is_exchanged_during_the_login_is_not_mounted_elsewhere() {
     if !is_root() {

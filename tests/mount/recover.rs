@@ -1,4 +1,4 @@
-//! What a killed daemon leaves, on real mounts, and `scpfs recover`.
+//! Recovery after a daemon was killed, on real mounts, and `scpfs recover`.
 
 use std::fs;
 use std::fs::File;

@@ -8,7 +8,7 @@ use scpfs_testing::or_skip;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
 
-/// What a restricted account is made of in practice.
+/// A forced command as it is used in practice for accounts that may run scp only.
 const SCP_ONLY: &str = r#"ForceCommand case "$SSH_ORIGINAL_COMMAND" in "scp "*" -f "*|"scp "*" -t "*) eval "exec $SSH_ORIGINAL_COMMAND";; esac; echo "this account runs scp only"; exit 1"#;
 
 fn mounted(args: &[&str]) -> Option<Mounted> {

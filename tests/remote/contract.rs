@@ -1,4 +1,4 @@
-//! What every host promises, whatever it is; the bodies are the same for all.
+//! Tests that every kind of host must pass.
 
 mod contents;
 

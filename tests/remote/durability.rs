@@ -1,5 +1,5 @@
 #![cfg(test)]
-//! What an upload with fsync has the host write to its disk before it succeeds.
+//! Uploads with fsync: the host flushes the file and its directory before they succeed.
 
 use std::fs;
 

@@ -30,7 +30,7 @@ use scpfs_testing::scp_server::Kind;
 use scpfs_testing::scp_server::ScpServer;
 use tempfile::TempDir;
 
-/// What a host can do. What it cannot must be refused with a reason, and change nothing.
+/// Abilities of a host. Any other operation must be refused with a reason and change nothing.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Can {
     /// Rename, remove, link, truncate, copy; symlinks and nodes.

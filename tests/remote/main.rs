@@ -119,7 +119,7 @@ hosts_with_a_shell! {
     a_cut_connection_is_replaced
 }
 
-/// What takes long, on hosts that differ in it.
+/// Slow tests, run on the hosts whose results may differ.
 macro_rules! hosts_of_each_way {
     ($($name:ident)*) => {
         bind!(gnu_long, suite, suite::Host::of(Userland::Gnu); $($name)*);

@@ -1,5 +1,5 @@
 #![cfg(test)]
-//! What the host in memory is for: failures where a test wants them.
+//! The host in memory: failures on demand.
 
 use std::sync::Arc;
 

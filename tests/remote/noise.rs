@@ -19,7 +19,7 @@ use scpfs_testing::local::World;
 use scpfs_testing::samples::path;
 use scpfs_testing::samples::upload_spec;
 
-/// What a login may do without harm.
+/// Start-up scripts that must change nothing.
 const HARMLESS: &[(&str, &str)] = &[
     ("a line", "echo Welcome to the machine!"),
     ("an empty line", "echo"),
@@ -153,7 +153,7 @@ fn works(shell: &Shell, world: &World, data: &[u8], what: &str) {
     shell.remove_dir(&path("dir")).unwrap();
 }
 
-/// What a login does that nobody can work with, and what the error must say of it.
+/// Start-up scripts that make a login unusable, and a text that the error must contain.
 const HOPELESS: &[(&str, &str)] = &[
     ("exit", "said nothing"),
     ("exec >&- 2>&-; exit", "said nothing"),
@@ -205,7 +205,8 @@ fn what_a_login_makes_impossible_is_said_in_its_words() {
     }
 }
 
-/// What a login leaves running may speak when it wants; then the lane is lost, never the content.
+/// A program that the login left running may print at any time: the lane is dropped, and no content
+/// is lost.
 #[test]
 fn what_speaks_later_never_gets_into_content() {
     for userland in [Userland::Gnu, Userland::OpenWrt, Userland::NoScp] {

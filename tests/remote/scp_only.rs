@@ -1,5 +1,5 @@
 #![cfg(test)]
-//! What is special about the `scp-only` dialect: the kinds of servers, and what is chosen when.
+//! The `scp-only` dialect: kinds of servers, and when it is chosen.
 
 use std::fs;
 use std::io;
@@ -214,7 +214,7 @@ fn an_upload_says_what_it_overwrites() {
     let uploaded = upload(b"one", Expect::Absent).unwrap();
     assert_eq!(uploaded.outcome, Outcome::AsPlanned);
     let stat = uploaded.stat.unwrap();
-    // What was uploaded is what is told later.
+    // A later stat reports the version that the upload returned.
     assert_eq!(
         remote.stat(&path("file")).unwrap().version(),
         stat.version()
@@ -286,7 +286,7 @@ fn an_upload_that_was_cut_is_repaired_by_the_next() {
     assert_eq!(fs::read(&file).unwrap(), b"theirs");
 }
 
-/// What somebody else wrote after an upload broke off was overwritten by the next one.
+/// Changes that others made to a partial upload were overwritten by the next upload.
 #[test]
 fn what_others_wrote_after_an_upload_was_cut_is_not_overwritten_by_the_next() {
     let world = World::scp_only(OPENSSH);
@@ -523,7 +523,7 @@ fn a_change_of_the_same_size_in_the_same_second_is_seen_in_a_small_file() {
     let (result, _) = upload(b"ours", version);
     assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
     assert_eq!(fs::read(world.root().join("file")).unwrap(), b"they");
-    // What was uploaded here is known as well, and comparing costs no further round trip.
+    // Content that was uploaded here can be compared too, without a further round trip.
     assert_eq!(fetch(&remote, "file"), b"they");
     let (uploaded, trips) = upload(b"ours", version);
     let version = uploaded.unwrap().stat.unwrap().version();

@@ -1,4 +1,4 @@
-//! What a host with a shell does beyond what every host promises.
+//! Tests that every host with a shell must pass, beyond those of `contract`.
 
 use std::collections::HashSet;
 use std::fs;
@@ -105,7 +105,7 @@ impl Host {
         }
     }
 
-    /// What the host says of a file with this time.
+    /// The mtime that the host reports for a file with this one.
     fn seen(&self, mtime: Time) -> Time {
         if !has_stat(&self.remote) {
             Time { nanos: 0, ..mtime }
@@ -260,7 +260,7 @@ pub(crate) fn an_upload_never_shows_half_a_file(host: &Host) {
     host.remote
         .upload(&path("file"), &bytes(b"new"), &upload_spec(b"new"))
         .unwrap();
-    // Who has the old file open keeps it whole: the new one took its name.
+    // A program that has the old file open still reads all of it.
     assert_eq!(io::read_to_string(old).unwrap(), "old content");
     assert_eq!(fs::read(host.at("file")).unwrap(), b"new");
     assert_eq!(host.names(), [b"file"]);
@@ -371,14 +371,14 @@ pub(crate) fn what_conflicts_is_kept_beside_in_the_same_round_trip(host: &Host) 
     assert_eq!(fs::read(host.at("file.ours $(x)\n")).unwrap(), b"ours");
     fs::remove_file(host.at("file.ours $(x)\n")).unwrap();
 
-    // Who uploaded the same content is nobody to quarrel with.
+    // An upload of the same content by somebody else is no conflict.
     let (uploaded, trips) = upload(b"theirs", Expect::Absent);
     let uploaded = uploaded.unwrap();
     assert_eq!(uploaded.outcome, Outcome::Same);
     assert!(trips <= 2, "{trips}");
     let theirs = uploaded.stat.unwrap().version();
 
-    // What somebody removed is made anew.
+    // A file that somebody removed is created again.
     fs::remove_file(host.at("file")).unwrap();
     let (uploaded, _) = upload(b"ours", Expect::Version(theirs));
     assert_eq!(uploaded.unwrap().outcome, Outcome::Recreated);
@@ -746,7 +746,7 @@ pub(crate) fn a_rename_takes_the_place_of_any_link(host: &Host) {
             host.remote.remove_file(&path("link"), None).unwrap();
         }
     }
-    // What a directory holds does not take its place.
+    // A file cannot replace the directory that contains it.
     fs::write(host.at("dir/file"), "x").unwrap();
     let result = host
         .remote

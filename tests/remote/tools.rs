@@ -505,7 +505,7 @@ fn content_that_is_cut_never_takes_the_name() {
     }
 }
 
-/// What is flushed must be the file that has the content in the end.
+/// The file that is flushed must be the one that has the content in the end.
 #[test]
 fn an_upload_that_is_to_be_flushed_flushes_the_file_itself() {
     for userland in [Userland::Gnu, Userland::NoScp] {

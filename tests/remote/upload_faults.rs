@@ -1,6 +1,6 @@
 #![cfg(test)]
-//! Uploads whose programs are killed or fail, whose connection is cut, and whose files are exchanged
-//! for others of other users between two steps.
+//! Uploads whose programs are killed or fail, whose connection is cut, and whose files are
+//! exchanged for others of other users between two steps.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -66,7 +66,8 @@ fn a_temporary_file_gets_the_attributes_of_no_other_file() {
     }
 }
 
-/// A conflict copy had the permissions and the owner that somebody else gave to the file in its place.
+/// A conflict copy had the permissions and the owner that somebody else gave to the file in its
+/// place.
 #[test]
 fn a_conflict_copy_is_not_given_to_the_owner_of_the_other_file() {
     for (userland, host) in Host::plain() {
@@ -214,7 +215,7 @@ fn whatever_program_of_an_upload_fails_success_means_that_the_content_is_there()
                 _ if there.exists() => continue,
                 _ => Path::new("/usr/bin").join(program),
             };
-            // What has many names goes by the last part of its path.
+            // A program with many names (BusyBox) acts by the last component of its path.
             let named = host.beside("real").join(program);
             fs::create_dir_all(host.beside("real")).unwrap();
             symlink(real, &named).unwrap();

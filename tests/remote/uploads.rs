@@ -1,6 +1,6 @@
 #![cfg(test)]
-//! What other users and programs of the host can do to an upload, made certain by programs of the
-//! host that do it between two steps.
+//! Races between an upload and other users or programs of the host. Wrapped programs of the host
+//! make them certain: they act between two steps of the upload.
 #![expect(
     clippy::disallowed_methods,
     reason = "tests start the programs that they look with"
@@ -266,8 +266,8 @@ fn a_temporary_file_is_private_until_it_belongs_to_its_owner() {
     }
 }
 
-/// The temporary file could be replaced by a link of another user of the host, whose target then got
-/// the content.
+/// The temporary file could be replaced by a link of another user of the host, whose target then
+/// got the content.
 #[test]
 fn a_link_in_the_place_of_a_temporary_file_gets_nothing() {
     for (what, swap) in [
@@ -349,8 +349,8 @@ fn a_change_right_after_the_rename_is_not_taken_for_ours() {
     }
 }
 
-/// Something on the host removed the temporary file of a new file before its rename: `close()` was 0
-/// and the content nowhere.
+/// Something on the host removed the temporary file of a new file before its rename: `close()` was
+/// 0 and the content nowhere.
 #[test]
 fn a_temporary_file_that_a_cleaner_removed_is_no_success() {
     let script = format!("{TEMP}\nrm -f \"$temp\"");
@@ -384,7 +384,7 @@ fn a_replacement_has_the_mode_and_owner_of_that_moment() {
         let seen = host.plan_over(b"new");
         set_mode(&file, 0o600);
         chown(&file, Some(1234), Some(4321)).unwrap();
-        // What tells whole seconds is compared by the change time too.
+        // Hosts that report whole seconds compare the ctime too.
         let seen = if userland == Userland::OpenWrt || userland == Userland::Bare {
             host.plan_over(b"new")
         } else {
@@ -401,7 +401,7 @@ fn a_replacement_has_the_mode_and_owner_of_that_moment() {
             (0o600, 1234, 4321),
             "{userland:?}"
         );
-        // What was changed here wins, and only that.
+        // Attributes that were changed here take precedence, and only those.
         let ours = UploadSpec {
             mode: 0o4640,
             sets_mode: true,
@@ -553,7 +553,7 @@ fn what_is_made_in_a_directory_with_a_default_acl_inherits_it() {
     }
 }
 
-/// What a program on the host wrote after a save was lost: the save had taken the name from the file
+/// Appends of a program on the host after an upload were lost: the upload had replaced the file
 /// that the program had open.
 #[test]
 fn what_was_appended_is_appended_to_the_same_file() {

@@ -417,7 +417,7 @@ fn a_key_in_the_file_of_revoked_keys_is_refused() {
         matches!(refused, Refusal::RevokedByFile { .. }),
         "{refused}"
     );
-    // What cannot be read may hold anything.
+    // An unreadable list could revoke any key, so that every key is refused.
     let krl = fs::read(&file).unwrap();
     for bad in [&krl[..krl.len() - 1], b"no key\n"] {
         fs::write(&file, bad).unwrap();

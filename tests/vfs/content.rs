@@ -88,7 +88,7 @@ fn a_change_by_others_is_not_overwritten_unknowingly() {
     assert_eq!(fs::read(mount.at(&beside)).unwrap(), b"ours");
     assert_eq!(mount.read("file").unwrap(), b"theirs");
     assert_eq!(mount.read(&beside).unwrap(), b"ours");
-    // Who truncates the file replaces it, as on any filesystem.
+    // O_TRUNC replaces the file, as on any filesystem.
     mount.write("file", b"final").unwrap();
     assert_eq!(fs::read(mount.at("file")).unwrap(), b"final");
 }

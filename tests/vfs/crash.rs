@@ -91,7 +91,7 @@ impl Fate for Stop {
 
 type Ended = Result<(), scpfs::vfs::Error>;
 
-/// What a program does; `Ok` if all of it was acknowledged.
+/// The operations of a program; `Ok` if all of them were acknowledged.
 struct Story {
     name: &'static str,
     run: fn(&Mount) -> Ended,
@@ -282,7 +282,7 @@ fn run_with(story: &Story, n: usize, n_programs: usize, boot: &'static str) -> b
         .iter()
         .chain(story.after)
         .map(|(_, data)| *data)
-        // A file may come back whose removal nobody heard of.
+        // A file whose removal has an unknown outcome may come back.
         .chain([NEW, MIDDLE])
         .collect();
     for (name, data) in &host {
@@ -311,13 +311,13 @@ fn run_with(story: &Story, n: usize, n_programs: usize, boot: &'static str) -> b
         assert_eq!(host, expected, "{at}: it was acknowledged");
         assert!(kept.is_empty(), "{at}: {:?}", mount.recovered);
     } else {
-        // What was there is there, unless the new content is.
+        // Each old content is there, unless the new one is.
         for (_, old) in story.before {
             let is_there = has(old) || has(MIDDLE) || story.after.iter().all(|(_, new)| has(new));
             assert!(is_there, "{at}: the old content is lost: {host:?}");
         }
     }
-    // What the mount shows is what the host has, and all is as if nothing had happened.
+    // The mount shows what the host has, and works as if nothing had happened.
     let mut shown = mount.names("").unwrap();
     shown.sort();
     assert_eq!(shown, host.keys().cloned().collect::<Vec<_>>(), "{at}");

@@ -264,7 +264,7 @@ fn a_rename_that_never_was_keeps_nothing_from_being_uploaded() {
     let (_, opened) = mount.vfs.create(&CX, dir, b"new", 0o644, flags).unwrap();
     mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
     mount.close(&opened).unwrap();
-    // What a crash leaves that comes when the journal knows and the host does not.
+    // The journal as a crash leaves it that comes after the record and before the request.
     let cache = mount.cache.disk().dir().to_owned();
     let seen = Arc::new(Mutex::new(None));
     let journal = Arc::clone(&seen);

@@ -88,7 +88,7 @@ impl Fate for NoFaults {}
 pub(crate) struct Faulty {
     inner: Arc<dyn Remote>,
     fate: Arc<dyn Fate>,
-    /// What is said of the host instead of the truth.
+    /// Reported instead of the true facts of the host.
     facts: Option<Facts>,
 }
 

@@ -107,7 +107,7 @@ fn a_truncating_creation_replaces_a_file_that_appeared_meanwhile() {
     assert_eq!(mount.names("").unwrap(), ["file"]);
 }
 
-/// What a program on the host wrote after a save was lost: our rename took the name from its file.
+/// Appends of a program on the host after an upload were lost: the rename had replaced its file.
 #[test]
 fn an_append_keeps_the_file_that_a_program_on_the_host_has_open() {
     let mount = Mount::new();
@@ -228,7 +228,7 @@ fn an_append_to_a_version_that_is_gone_keeps_both_contents_whole() {
     assert_eq!(fs::read(mount.at(&beside)).unwrap(), b"base\nours\n");
 }
 
-/// What is written before the old end is no append, wherever the last byte goes.
+/// A write before the old end is no append, wherever its last byte is.
 #[test]
 fn a_change_before_the_end_is_uploaded_whole() {
     let mount = Mount::new();

@@ -1,4 +1,4 @@
-//! What is known of the host, and for how long.
+//! TTL: how long listings, attributes and contents are used without asking the host.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -152,7 +152,7 @@ fn inodes_that_are_forgotten_are_not_kept() {
         Err(Error::UnknownInode)
     ));
     assert_eq!(format!("{:?}", mount.vfs), "Vfs { inodes: 1, .. }");
-    // What was known of them is still known.
+    // Their attributes are still cached.
     assert_eq!(mount.counted(|| mount.find("file7").unwrap()).1, 0);
 }
 
@@ -170,7 +170,7 @@ fn who_opens_another_content_than_the_kernel_knows_has_it_ask_for_the_size() {
     let ino = mount.find("file").unwrap().ino;
     fs::write(mount.at("file"), "longer than before").unwrap();
     mount.age();
-    // Whoever lists the directory knows the new size, and the kernel does not hear of it.
+    // A listing learns the new size here, and the kernel still has the old one.
     mount.names("").unwrap();
     let flags = OpenFlags::new(libc::O_RDONLY).unwrap();
     for is_new in [true, false] {
@@ -261,7 +261,7 @@ fn an_open_file_that_was_written_to_keeps_its_content_when_the_host_changes_it()
     let writer = mount.open("file", libc::O_RDWR).unwrap();
     let ino = mount.find("file").unwrap().ino;
     of_host(&mount, "file", "of the host");
-    // What is written next was made from the older version.
+    // The base version of the next write is the older one.
     let attr = mount.vfs.getattr(&CX, ino).unwrap();
     let read = mount.vfs.read(&CX, reader.fh, 0, 100).unwrap();
     assert_eq!((attr.stat.size, &*read), (4, &b"base"[..]));
@@ -296,7 +296,7 @@ fn a_large_open_file_that_changed_is_shown_whole_or_not_at_all() {
         size == 4 << 20
     });
     sizes.push(mount.find("file").unwrap().stat.size);
-    // Who opens it meanwhile waits for the newest, and takes nothing from who reads.
+    // open() meanwhile waits for the newest version, and readers keep what they have.
     of_host(&mount, "file", &content("c", 2 << 20));
     let late = mount.open("file", libc::O_RDONLY).unwrap();
     sizes.push(mount.find("file").unwrap().stat.size);

@@ -1,5 +1,4 @@
-//! What the host says of names while a request of ours changes them, or after one whose end nobody
-//! heard.
+//! Listings that race with a rename or a removal of ours, and renames of unknown outcome.
 
 use std::fs;
 use std::sync::Arc;
@@ -112,7 +111,7 @@ fn list_in_flight(mount: &Mount, in_flight: &InFlight, dirs: &[Ino]) {
     }));
 }
 
-/// What was written after the rename went to the old name, which came back.
+/// A write after the rename was uploaded to the old name, which came back.
 #[test]
 fn an_open_file_keeps_the_name_that_a_listing_meanwhile_does_not_know() {
     for is_replaced in [false, true] {
@@ -169,8 +168,8 @@ fn a_removed_file_stays_removed_when_a_listing_meanwhile_has_missed_it() {
     assert!(mount.names("").unwrap().is_empty());
 }
 
-/// Content below a directory whose rename nobody heard the end of was kept and never uploaded, and the
-/// journal forgot where it belongs.
+/// Content below a directory whose rename had an unknown outcome was kept and never uploaded, and
+/// the journal lost its path.
 #[test]
 fn a_rename_that_nobody_heard_of_is_found_by_its_new_name() {
     for is_killed in [false, true] {
@@ -259,8 +258,8 @@ fn what_was_removed_by_others_goes_to_no_other_directory() {
     assert_eq!(fs::read(mount.at("dir/file")).unwrap(), b"new");
 }
 
-/// A rename whose end nobody heard, and a later life of both names: the memory of the rename dropped
-/// what had been written under the new name since.
+/// Both names of a rename of unknown outcome were used again: resolving the rename dropped what had
+/// been written under the new name since.
 #[test]
 fn a_rename_of_unknown_outcome_does_not_outlive_what_comes_after_it() {
     for writeback in [None, Some(Duration::from_secs(3600))] {
@@ -294,7 +293,8 @@ fn a_rename_of_unknown_outcome_does_not_outlive_what_comes_after_it() {
     }
 }
 
-/// The memory of a rename bound a directory below itself: every later look at it went round for ever.
+/// The memory of a rename bound a directory below itself: every later look at it went round for
+/// ever.
 #[test]
 fn a_rename_of_unknown_outcome_makes_no_circle() {
     let (mount, in_flight) = mount(None);
@@ -533,8 +533,8 @@ fn the_next_request_for_a_name_first_finds_out_about_the_rename_before_it() {
     assert_eq!(fs::read(mount.at("three")).unwrap(), b"new");
 }
 
-/// What the host has was taken for safe, and the copy here removed, although the host's disk could
-/// not write it.
+/// Content that the host had was taken for durable, and the cache entry was removed, although the
+/// host's disk could not write it.
 #[test]
 fn content_is_kept_until_the_disk_of_the_host_has_it() {
     let (mount, in_flight) = mount(Some(Duration::from_secs(3600)));
@@ -548,7 +548,7 @@ fn content_is_kept_until_the_disk_of_the_host_has_it() {
     let mtime = mount.find("dir/file").unwrap().stat.mtime;
     rename_unheard(&mount, &in_flight, "dir", "moved");
     let world = mount.crash();
-    // As if it had been uploaded before that, and nobody had heard of it.
+    // As after an earlier upload of unknown outcome.
     let path = world.root().join("moved/file");
     fs::write(&path, "new").unwrap();
     let secs = Duration::new(u64::try_from(mtime.secs).unwrap(), mtime.nanos);
@@ -572,7 +572,7 @@ fn content_is_kept_until_the_disk_of_the_host_has_it() {
         );
         mount.crash();
     }
-    // Who may not flush a file will never be able to.
+    // A retry does not help if the host does not permit the flush.
     world.put("sync", &says("Operation not permitted"));
     let mount = Mount::on(world, Setup::default());
     let [left] = &mount.recovered[..] else {

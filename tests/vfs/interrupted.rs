@@ -63,7 +63,7 @@ struct Script {
     is_away: AtomicBool,
     refuses_to_clean_up: AtomicBool,
     plans: Mutex<Vec<UploadSpec>>,
-    /// What is done when an upload begins.
+    /// Runs when an upload begins.
     at_upload: Mutex<Option<fn(&Path)>>,
     has_acted: AtomicBool,
 }
@@ -230,8 +230,8 @@ fn note_syncs(world: &World) -> PathBuf {
     log
 }
 
-/// `chmod` returned 0 between an upload whose answer was lost and the look whether it had succeeded:
-/// the look counted only size and time, and the file stayed readable for all.
+/// `chmod` returned 0 between an upload whose answer was lost and the look whether it had
+/// succeeded: the look counted only size and time, and the file stayed readable for all.
 #[test]
 fn permissions_that_were_set_after_an_unheard_upload_reach_the_host() {
     for is_killed in [false, true] {
@@ -394,8 +394,8 @@ fn a_file_that_an_upload_without_room_has_emptied_is_filled_by_the_next() {
     }
 }
 
-/// A refusal after a try whose end nobody heard hid that the file had part of the content: the next
-/// upload took that for somebody's change.
+/// An attempt of unknown outcome left a partial upload, and the refusal of the next attempt hid
+/// that: a later upload took it for somebody's change.
 #[test]
 fn a_refusal_after_an_upload_that_broke_off_does_not_hide_what_that_left() {
     for reason in [Reason::AccessDenied, Reason::NoSpace] {
@@ -499,7 +499,7 @@ fn content_is_uploaded_after_a_power_failure_during_the_second_try() {
         let opened = mount.open("file", libc::O_WRONLY | libc::O_TRUNC).unwrap();
         mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
         mount.vfs.flush(&CX, opened.fh).unwrap_err();
-        // What the local disk has in the middle of the second try.
+        // Copies the local disk in the middle of the second attempt.
         *script.at_upload.lock() = Some(|file| {
             let dir = file.parent().unwrap().parent().unwrap();
             copy_dir(&dir.join("cache"), &dir.join("cache at that moment"));

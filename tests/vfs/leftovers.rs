@@ -1,4 +1,4 @@
-//! What uploads whose end nobody heard leave on a host that broke down.
+//! Temporary files of uploads of unknown outcome, on a host that crashed.
 
 use std::fs;
 use std::time::Duration;

@@ -29,7 +29,7 @@ fn a_directory_below_one_of_another_user_is_refused() {
         let text = check(&ours, 0).unwrap_err().to_string();
         assert!(text.contains("uid 4242"), "{text}");
     }
-    // What another user made in a sticky directory is that user's.
+    // A directory that another user made in a sticky directory can be replaced by that user.
     chown(&theirs, Some(0), None).unwrap();
     chown(&ours, Some(4242), None).unwrap();
     check(&ours, 0).unwrap_err();

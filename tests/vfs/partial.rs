@@ -137,8 +137,8 @@ fn broken_off(dialect: Dialect, end: End, leaves: &[u8]) -> (Mount, Arc<BreaksOf
     (mount, breaks_off, opened)
 }
 
-/// What an upload may leave: part of the content, and the rest of the old one where the host's
-/// program cuts the file at the end.
+/// Partial uploads: part of the content, and the rest of the old one if the host's program cuts the
+/// file at the end.
 fn parts() -> [Vec<u8>; 5] {
     let and_rest = |n: usize| [&NEW[..n], &OLD[n..]].concat();
     [

@@ -1,4 +1,4 @@
-//! What an earlier mount left, while it is on its way to the host.
+//! Contents of an earlier mount while they are being uploaded.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -114,8 +114,7 @@ fn content_of_an_earlier_mount_is_shown_while_it_is_uploaded() {
     assert!(mount.recovered.is_empty());
 }
 
-/// Whoever may not wait is told so, and not that
-/// there is none.
+/// A caller that must not wait gets `WouldWait`, not `NotFound`.
 #[test]
 fn a_look_up_of_what_an_earlier_mount_left_never_finds_the_old_content() {
     let (mount, gate) = next(left());
@@ -172,7 +171,7 @@ fn a_second_crash_before_the_upload_loses_nothing() {
         wait_until("an upload has begun", || {
             gate.has_waited.load(Ordering::SeqCst)
         });
-        // What waits at the gate gets no further than a host that is gone.
+        // The upload that waits at the gate then fails, because the host is gone.
         mount.remote.close();
         gate.open();
         world = mount.crash();
@@ -270,8 +269,8 @@ fn fsync_of_a_directory_reaches_the_host() {
     assert_eq!(n_trips, 1);
 }
 
-/// What a program on the host wrote in the second of our write, as many bytes, was taken for ours
-/// where times are whole seconds: ours was dropped without a copy.
+/// If times are whole seconds, a change by a program on the host in the second of our write, with
+/// as many bytes, was taken for ours: ours was dropped without a conflict copy.
 #[test]
 fn what_others_wrote_in_the_same_second_is_not_taken_for_ours() {
     // On a host that tells whole seconds, and by a program that sets them.

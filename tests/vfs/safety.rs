@@ -184,7 +184,7 @@ fn an_unknown_end_of_an_upload_is_no_conflict_later() {
 }
 
 fn the_end_of_an_upload_is_not_heard(userland: Userland) {
-    // The host uploaded the file, but nobody heard of it, nor could ask when it was tried again.
+    // The upload succeeded with an unknown outcome, and the retry could not ask the host.
     let cut = Arc::new(Cut::default());
     let fate = Arc::clone(&cut);
     let setup = Setup {

@@ -1,4 +1,4 @@
-//! What others do on the host, past the calls that are counted and fail.
+//! Changes by others on the host. They are not counted and do not fail.
 
 use std::collections::BTreeMap;
 

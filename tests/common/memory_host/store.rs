@@ -1,4 +1,4 @@
-//! What becomes of content: under its name, beside it, or nowhere.
+//! Uploads: the conflict check, and the content under its name or as a conflict copy.
 
 use std::io;
 
@@ -35,7 +35,7 @@ fn is_same(expected: &Version, found: &Version) -> bool {
     expected.same_content(found) && (!is_coarse || expected.ctime == found.ctime)
 }
 
-/// What is to become of content.
+/// The result of the conflict check.
 enum Verdict {
     Store(Outcome),
     Beside(Name),

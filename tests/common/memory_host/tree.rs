@@ -27,7 +27,7 @@ pub(crate) const DEVICE: u64 = 1;
 
 pub(crate) type Done<T> = Result<T, Reason>;
 
-/// What a file is made of.
+/// The kind of a file, with its content.
 #[derive(Debug, Clone)]
 pub(crate) enum Body {
     File(Vec<u8>),

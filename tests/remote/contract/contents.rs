@@ -1,4 +1,4 @@
-//! What every host promises of contents.
+//! Tests of contents that every kind of host must pass.
 
 use scpfs::path::Name;
 use scpfs::remote::Error;
@@ -141,7 +141,7 @@ pub(crate) fn what_conflicts_is_kept_beside(host: &Host) {
     assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
     assert_eq!(host.get("file.ours $(x)").unwrap(), b"ours");
     host.discard("file.ours $(x)");
-    // Who uploaded the same content is nobody to quarrel with, where the host can compare.
+    // An upload of the same content by somebody else is no conflict, where the host can compare.
     let uploaded = upload(b"theirs", Expect::Absent).unwrap();
     if host.can.everything {
         assert_eq!(uploaded.outcome, Outcome::Same);
@@ -150,7 +150,7 @@ pub(crate) fn what_conflicts_is_kept_beside(host: &Host) {
         host.discard("file.ours $(x)");
     }
     let theirs = host.remote.stat(&path("file")).unwrap().version();
-    // What somebody removed is made anew.
+    // A file that somebody removed is created again.
     host.discard("file");
     let uploaded = upload(b"ours", Expect::Version(theirs)).unwrap();
     assert_eq!(uploaded.outcome, Outcome::Recreated);
