@@ -42,7 +42,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn whatever_breaks_nothing_that_was_acknowledged_is_lost() {
+fn random_faults_lose_no_acknowledged_content() {
     // A thread that ends takes its network with it.
     let result = thread::spawn(run).join();
     result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));

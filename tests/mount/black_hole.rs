@@ -185,7 +185,7 @@ fn no_call_hangs(way: Way) {
         thread.join().unwrap().unwrap_err();
     }
     assert!(begun.elapsed() < TIMEOUT + MARGIN);
-    nobody_here_is_stuck();
+    assert_no_task_of_this_process_is_stuck();
 
     thread::sleep(Duration::from_secs(2));
     hole.end();
@@ -230,7 +230,7 @@ fn stuck(pid: u32) -> HashSet<PathBuf> {
 }
 
 /// Looks whether a task of this process stays in state D, which each may be in for a moment.
-fn nobody_here_is_stuck() {
+fn assert_no_task_of_this_process_is_stuck() {
     let mut left = stuck(std::process::id());
     let begun = Instant::now();
     while !left.is_empty() {
@@ -288,7 +288,7 @@ fn nobody_stays_in_the_kernel(way: Way) {
         .flat_map(|program| tasks(program.id()))
         .filter(|(_, state)| *state != 'Z')
         .collect();
-    nobody_here_is_stuck();
+    assert_no_task_of_this_process_is_stuck();
     hole.end();
     eprintln!("{way:?}: {n_stuck} killed programs were in state D before the deadline");
     let log = hole.mounted.log();
@@ -305,12 +305,12 @@ fn nobody_stays_in_the_kernel(way: Way) {
 }
 
 #[test]
-fn whoever_is_killed_while_a_server_is_stopped_is_gone_by_the_deadline() {
+fn killed_programs_end_by_the_deadline_while_the_server_is_stopped() {
     nobody_stays_in_the_kernel(Way::Server);
 }
 
 #[test]
-fn whoever_is_killed_while_a_network_passes_nothing_is_gone_by_the_deadline() {
+fn killed_programs_end_by_the_deadline_while_the_network_is_down() {
     nobody_stays_in_the_kernel(Way::Network);
 }
 

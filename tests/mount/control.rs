@@ -90,7 +90,7 @@ fn status_says_how_a_mount_is() {
 }
 
 #[test]
-fn status_lists_what_is_not_uploaded_and_why() {
+fn status_lists_waiting_uploads_with_reasons() {
     let mut mounted = or_skip!(Mounted::new(&["-o", "cache_timeout=0"]));
     let writer = Writer::start(&mounted.here("b\ny"), b"12345");
     let files = status(&mounted)["files"].clone();
@@ -171,7 +171,7 @@ fn an_upload_shows_how_far_it_is() {
 }
 
 #[test]
-fn umount_uploads_what_is_left_and_ends_the_mount() {
+fn umount_uploads_dirty_files_and_ends_the_mount() {
     let mut mounted = or_skip!(Mounted::new(&[]));
     refuse_uploads(&mounted, false);
     fail_to_upload(&mounted);
@@ -188,7 +188,7 @@ fn umount_uploads_what_is_left_and_ends_the_mount() {
 }
 
 #[test]
-fn umount_lists_what_cannot_be_uploaded_and_unmounts_only_by_force() {
+fn umount_lists_failed_uploads_and_unmounts_only_by_force() {
     let mut mounted = or_skip!(Mounted::new(&["-o", "drain_timeout=5"]));
     fail_to_upload(&mounted);
     let (code, said) = umount(&mounted, &[]);
@@ -298,7 +298,7 @@ fn the_socket_answers_nonsense_and_long_lines_without_harm() {
 }
 
 #[test]
-fn conflicts_and_what_earlier_mounts_left_are_shown() {
+fn status_shows_conflicts_and_content_of_earlier_mounts() {
     let mut mounted = or_skip!(Mounted::new(&[]));
     mounted.put("file", "base");
     mounted.put("half", "base");

@@ -22,7 +22,7 @@ fn doctor(sshd: &Sshd, words: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn the_doctor_says_what_a_mount_would_find() {
+fn doctor_reports_what_a_mount_would_find() {
     let sshd = or_skip!(Sshd::start(Options::default()));
     let (status, said) = doctor(&sshd, &["host"]);
     assert_eq!(status, Some(0), "{said}");
@@ -50,7 +50,7 @@ fn the_doctor_says_what_a_mount_would_find() {
 }
 
 #[test]
-fn the_doctor_says_what_nothing_but_scp_cannot_do() {
+fn doctor_reports_what_scp_alone_cannot_do() {
     let force = r#"ForceCommand case "$SSH_ORIGINAL_COMMAND" in "scp "*" -f "*|"scp "*" -t "*) eval "exec $SSH_ORIGINAL_COMMAND";; esac; exit 1"#;
     let sshd = or_skip!(Sshd::start(Options::default().line(force)));
     let (status, said) = doctor(&sshd, &["host"]);

@@ -220,7 +220,7 @@ fn a_full_cache_disk_is_enospc_for_the_writer_and_the_mount_stays_up() {
 }
 
 #[test]
-fn what_waits_for_the_host_survives_a_full_cache_disk() {
+fn waiting_uploads_survive_a_full_cache_disk() {
     if !is_root() {
         return;
     }

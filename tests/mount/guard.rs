@@ -90,7 +90,7 @@ fn a_daemon_that_is_killed_leaves_a_plain_directory() {
 }
 
 #[test]
-fn the_guard_ends_with_the_mount_and_outlives_what_is_meant_for_the_daemon() {
+fn guard_ends_with_the_mount_and_survives_signals_to_the_daemon() {
     let mut mounted = or_skip!(Mounted::new(&[]));
     let guard = guard_of(&mut mounted);
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {

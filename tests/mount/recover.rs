@@ -23,7 +23,7 @@ fn kill(mounted: &mut Mounted) {
 }
 
 #[test]
-fn what_was_being_written_when_the_daemon_was_killed_is_kept_and_can_be_had() {
+fn content_being_written_when_the_daemon_is_killed_is_kept() {
     let mut mounted = or_skip!(Mounted::new(&[]));
     fs::write(mounted.here("file"), "the old content").unwrap();
     let writer = Writer::start(&mounted.here("file"), b"THE");
@@ -71,7 +71,7 @@ fn what_was_being_written_when_the_daemon_was_killed_is_kept_and_can_be_had() {
 }
 
 #[test]
-fn what_was_closed_late_is_uploaded_by_the_mount_after_a_kill() {
+fn waiting_uploads_are_uploaded_by_the_mount_after_a_kill() {
     let mut mounted = or_skip!(Mounted::new(&["-o", "writeback=600"]));
     fs::create_dir(mounted.here("dir")).unwrap();
     for n in 0..20 {

@@ -305,7 +305,7 @@ fn random_operations_have_the_results_of_a_local_directory() {
 }
 
 #[test]
-fn and_so_they_have_without_any_caching() {
+fn random_operations_without_caching_have_the_results_of_a_local_directory() {
     let mounted = or_skip!(Mounted::new(&["-o", "cache_timeout=0"]));
     for seed in 101..=103 {
         compare(&mounted, seed, 300);

@@ -59,7 +59,7 @@ fn programs_work_on_a_host_that_has_nothing_but_scp() {
 }
 
 #[test]
-fn what_scp_cannot_do_is_refused_and_changes_nothing() {
+fn operations_that_scp_cannot_do_are_refused_and_change_nothing() {
     let mounted = or_skip!(mounted(&["-o", "dialect=scp-only"]));
     mounted.put("file", "content");
     fs::create_dir(mounted.there("dir")).unwrap();

@@ -20,7 +20,7 @@ fn content(mounted: &Mounted, name: &str) -> String {
 }
 
 #[test]
-fn what_a_shell_writes_is_on_the_host_when_it_says_so() {
+fn shell_redirections_are_on_the_host_when_they_return() {
     let mounted = or_skip!(Mounted::new(&[]));
     mounted.sh(
         r#"
@@ -54,7 +54,7 @@ fn a_thread_may_close_what_another_opened() {
 }
 
 #[test]
-fn what_is_written_through_a_mapping_reaches_the_host() {
+fn mmap_writes_reach_the_host() {
     let mounted = or_skip!(Mounted::new(&[]));
     mounted.put("file", vec![b'.'; 10_000]);
     mounted.sh(r#"python3 -c "

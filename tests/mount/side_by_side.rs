@@ -64,7 +64,7 @@ fn each_has_a_cache_of_its_own_and_sees_what_the_other_closed() {
 }
 
 #[test]
-fn who_changes_what_the_other_has_changed_meanwhile_overwrites_nothing() {
+fn two_mounts_that_change_one_file_overwrite_nothing() {
     let mounted = or_skip!(Mounted::new(&["-o", "cache_timeout=0"]));
     let second = Second::of(&mounted, "cache_timeout=0");
     mounted.put("file", "base\n");

@@ -109,7 +109,7 @@ fn a_host_that_cannot_be_reached_is_named() {
 }
 
 #[test]
-fn what_is_wrong_with_the_hosts_directory_is_said() {
+fn mount_of_an_unusable_directory_says_why() {
     let mounted = or_skip!(Mounted::new(&[]));
     let point = mounted.aside("point");
     fs::create_dir(&point).unwrap();

@@ -50,7 +50,7 @@ fn every_way_to_unmount_ends_the_daemon_in_order() {
 }
 
 #[test]
-fn what_is_open_and_written_is_uploaded_when_a_signal_ends_the_mount() {
+fn sigterm_uploads_open_dirty_files() {
     let mut mounted = or_skip!(Mounted::new(&[]));
     let mut file = File::create(mounted.here("file")).unwrap();
     file.write_all(b"not closed").unwrap();

@@ -150,7 +150,7 @@ fn a_file_that_can_only_be_appended_to_is_appended_to() {
 
 /// `(exec 5>>log; ...) & echo mark >>mount/log` lost all that the program wrote after the mark.
 #[test]
-fn what_a_program_on_the_host_appends_after_our_append_stays() {
+fn append_by_a_program_on_the_host_after_ours_stays() {
     let mounted = or_skip!(Mounted::new(&[]));
     mounted.put("app.log", "");
     mounted.sh(r#"

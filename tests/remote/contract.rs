@@ -69,7 +69,7 @@ pub(crate) fn every_byte_of_a_name_survives(host: &Host) {
     }
 }
 
-pub(crate) fn every_kind_of_file_is_listed_as_it_is_stated(host: &Host) {
+pub(crate) fn list_and_stat_agree_on_every_kind_of_file(host: &Host) {
     let no_device = DeviceNumber::default();
     host.put("file", "hello");
     host.put_dir("dir");
@@ -119,7 +119,7 @@ pub(crate) fn every_kind_of_file_is_listed_as_it_is_stated(host: &Host) {
     assert_eq!(inside.entries, []);
 }
 
-pub(crate) fn what_is_missing_is_not_found(host: &Host) {
+pub(crate) fn missing_files_are_not_found(host: &Host) {
     let nowhere = path("nowhere");
     let remote = &host.remote;
     assert_eq!(reason(remote.stat(&nowhere)), Reason::NotFound);
@@ -192,7 +192,7 @@ pub(crate) fn directories_are_made_and_removed(host: &Host) {
     assert_eq!(host.names().len(), left);
 }
 
-pub(crate) fn names_move_and_multiply(host: &Host) {
+pub(crate) fn rename_and_link_give_files_other_names(host: &Host) {
     host.put("a", "a");
     host.put_dir("dir");
     let remote = &host.remote;
@@ -338,7 +338,7 @@ pub(crate) fn only_our_own_leftovers_are_removed(host: &Host) {
     }
 }
 
-pub(crate) fn a_closed_host_answers_nobody(host: &Host) {
+pub(crate) fn close_makes_every_later_call_fail(host: &Host) {
     host.remote.close();
     let result = host.remote.stat(&RemotePath::root());
     assert!(matches!(result, Err(Error::Closed)), "{result:?}");

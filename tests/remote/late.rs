@@ -30,7 +30,7 @@ const HELPERS: &str = concat!(
     clippy::disallowed_methods,
     reason = "tests start the programs they test against"
 )]
-fn pieces_that_arrive_when_nobody_listens_leave_nothing() {
+fn pieces_that_arrive_after_the_upload_ended_leave_nothing() {
     for shell in [&["dash"][..], &["bash"], &["busybox", "sh"]] {
         let dir = tempfile::tempdir().unwrap();
         let temp = dir.path().join("temp");
@@ -123,7 +123,7 @@ impl Content for Breaking<'_> {
 }
 
 #[test]
-fn who_sent_half_of_an_upload_does_not_say_that_nothing_was_done() {
+fn upload_that_breaks_in_the_middle_has_an_unknown_outcome() {
     // By scp, without it, and in pieces.
     for (userland, len) in [
         (Userland::Gnu, 5 << 20),

@@ -59,27 +59,27 @@ macro_rules! every_host {
 
 every_host! {
     every_byte_of_a_name_survives
-    every_kind_of_file_is_listed_as_it_is_stated
-    what_is_missing_is_not_found
+    list_and_stat_agree_on_every_kind_of_file
+    missing_files_are_not_found
     a_file_is_fetched_byte_for_byte
-    a_fetch_of_what_is_no_file_fails_without_content
+    fetch_of_a_non_file_fails_without_content
     a_file_is_uploaded_with_mode_and_times
     an_upload_that_gets_no_content_leaves_what_it_can
     an_upload_over_a_version_that_is_not_there_is_a_conflict
-    what_conflicts_is_kept_beside
+    upload_conflict_makes_a_conflict_copy
     an_upload_over_a_directory_fails_and_leaves_nothing
     a_large_file_is_uploaded_and_fetched
     content_that_looks_like_shell_and_records_is_only_content
     a_refused_upload_makes_nothing_of_its_content
     creation_is_exclusive
     directories_are_made_and_removed
-    names_move_and_multiply
+    rename_and_link_give_files_other_names
     a_rename_that_must_not_replace_does_not
     attributes_are_set
     a_copy_is_what_it_was_made_of
     the_state_of_the_filesystem_is_told
     only_our_own_leftovers_are_removed
-    a_closed_host_answers_nobody
+    close_makes_every_later_call_fail
 }
 
 macro_rules! hosts_with_a_shell {
@@ -102,7 +102,7 @@ hosts_with_a_shell! {
     an_upload_takes_one_round_trip_and_keeps_nanoseconds
     an_upload_never_shows_half_a_file
     an_upload_keeps_hard_links_in_place
-    what_conflicts_is_kept_beside_in_the_same_round_trip
+    upload_conflict_makes_a_conflict_copy_in_the_same_round_trip
     a_look_that_fails_is_no_difference
     coarse_times_are_not_trusted_alone
     leftovers_are_removed_in_one_round_trip_and_directories_never
@@ -111,7 +111,7 @@ hosts_with_a_shell! {
     creation_takes_one_round_trip_and_follows_no_link
     a_rename_takes_the_place_of_any_link
     of_uploads_that_expect_the_same_one_is_done
-    an_upload_that_nobody_heard_of_is_not_sent_again
+    upload_of_unknown_outcome_that_succeeded_is_not_sent_again
     attributes_are_set_in_one_round_trip
     times_before_1970_are_kept
     a_copy_on_the_host_moves_no_bytes

@@ -101,7 +101,7 @@ fn quiet_settings(world: &World, timeout: Duration) -> scpfs::remote::Settings {
 }
 
 #[test]
-fn what_a_login_says_changes_no_byte() {
+fn output_at_login_changes_no_byte() {
     for userland in [Userland::Bash, Userland::OpenWrt, Userland::NoScp] {
         for (what, script) in HARMLESS {
             // One long time is enough.
@@ -185,7 +185,7 @@ const HOPELESS: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn what_a_login_makes_impossible_is_said_in_its_words() {
+fn unusable_login_is_reported_with_its_output() {
     const TIMEOUT: Duration = Duration::from_secs(4);
     for (script, words) in HOPELESS {
         let world = World::new(Userland::Gnu);
@@ -208,7 +208,7 @@ fn what_a_login_makes_impossible_is_said_in_its_words() {
 /// A program that the login left running may print at any time: the lane is dropped, and no content
 /// is lost.
 #[test]
-fn what_speaks_later_never_gets_into_content() {
+fn output_after_login_never_gets_into_content() {
     for userland in [Userland::Gnu, Userland::OpenWrt, Userland::NoScp] {
         let world = World::new(userland);
         let data: Vec<u8> = b"0123456789abcdef".repeat(1 << 16);

@@ -153,7 +153,7 @@ fn each_operation_takes_one_round_trip_or_two() {
 }
 
 #[test]
-fn what_a_source_cannot_say_is_left_out_of_a_listing() {
+fn list_omits_files_that_scp_cannot_send() {
     let world = World::scp_only(OPENSSH);
     let remote = world.scp(Arc::new(ManualClock::new()));
     let at = |name: &str| world.root().join(name);
@@ -288,7 +288,7 @@ fn an_upload_that_was_cut_is_repaired_by_the_next() {
 
 /// Changes that others made to a partial upload were overwritten by the next upload.
 #[test]
-fn what_others_wrote_after_an_upload_was_cut_is_not_overwritten_by_the_next() {
+fn upload_after_a_partial_upload_keeps_changes_by_others() {
     let world = World::scp_only(OPENSSH);
     let remote = world.scp(Arc::new(ManualClock::new()));
     let (old, new) = (vec![1; 3_000_000], vec![2; 2_000_000]);
@@ -471,7 +471,7 @@ fn a_cut_at_any_byte_is_never_a_shorter_directory_or_file() {
 }
 
 #[test]
-fn what_was_uploaded_when_the_answer_was_lost_is_not_a_conflict() {
+fn upload_after_one_whose_answer_was_lost_is_no_conflict() {
     let world = World::scp_only(OPENSSH);
     let remote = Retry::new(world.scp(Arc::new(ManualClock::new())));
     let upload = |data: &[u8], expect| {

@@ -347,7 +347,7 @@ pub(crate) fn a_look_that_fails_is_no_difference(host: &Host) {
     assert_eq!(host.names(), [b"file"]);
 }
 
-pub(crate) fn what_conflicts_is_kept_beside_in_the_same_round_trip(host: &Host) {
+pub(crate) fn upload_conflict_makes_a_conflict_copy_in_the_same_round_trip(host: &Host) {
     let upload = |data: &[u8], expect| {
         let plan = UploadSpec {
             expect,
@@ -1046,7 +1046,7 @@ fn what_is_there(host: &Host) -> Expect {
     }
 }
 
-pub(crate) fn an_upload_that_nobody_heard_of_is_not_sent_again(host: &Host) {
+pub(crate) fn upload_of_unknown_outcome_that_succeeded_is_not_sent_again(host: &Host) {
     // Longer than all that is said to a host on a new connection.
     let data = vec![b'x'; 200_000];
     let upload = |expect| {

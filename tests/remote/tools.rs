@@ -312,7 +312,7 @@ fn a_temporary_file_is_not_listed_though_its_upload_ended_before_the_answer_came
 
 /// Inode numbers mean nothing without the device, which `ls` does not tell.
 #[test]
-fn what_is_mounted_on_the_host_has_a_device_of_its_own() {
+fn stat_reports_the_device_of_a_filesystem_mounted_on_the_host() {
     let world = World::new(Userland::OpenWrt);
     let settings = scpfs::remote::Settings {
         directory: b"/".to_vec(),

@@ -190,7 +190,7 @@ fn an_upload_whose_temporary_file_was_removed_ends_without_effect() {
 /// Each program of an upload in turn is killed before it has done anything, after it has done all,
 /// or is not there.
 #[test]
-fn whatever_program_of_an_upload_fails_success_means_that_the_content_is_there() {
+fn upload_succeeds_only_with_the_content_whichever_program_fails() {
     let ways = [
         ("is killed before", "kill -9 $$"),
         ("is killed after", "\"$real\" \"$@\"; kill -9 $$"),

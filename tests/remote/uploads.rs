@@ -318,7 +318,7 @@ fn a_link_in_the_place_of_a_temporary_file_gets_nothing() {
 
 /// A change right after our rename was taken for ours: the next upload removed it.
 #[test]
-fn a_change_right_after_the_rename_is_not_taken_for_ours() {
+fn upload_does_not_take_a_change_right_after_the_rename_for_ours() {
     for change in [
         "printf theirs >>\"$root/file\"",
         "printf theirs! >\"$root/file\"",
@@ -507,7 +507,7 @@ fn a_replacement_keeps_acls_and_extended_attributes() {
 
 /// A default ACL of the directory was overridden: others could read what it gives them nothing of.
 #[test]
-fn what_is_made_in_a_directory_with_a_default_acl_inherits_it() {
+fn create_in_a_directory_with_a_default_acl_inherits_it() {
     for userland in [Userland::Gnu, Userland::NoScp] {
         let host = Host::new(userland, &[], "", "");
         let root = host.world.root();
@@ -556,7 +556,7 @@ fn what_is_made_in_a_directory_with_a_default_acl_inherits_it() {
 /// Appends of a program on the host after an upload were lost: the upload had replaced the file
 /// that the program had open.
 #[test]
-fn what_was_appended_is_appended_to_the_same_file() {
+fn append_goes_to_the_same_inode_on_the_host() {
     use std::io::Write as _;
     for (userland, host) in Host::plain() {
         let file = host.at("file");
@@ -592,7 +592,7 @@ fn what_was_appended_is_appended_to_the_same_file() {
 /// Files that can be written but not replaced could not be saved: a bind-mounted file, one in a
 /// directory with `chattr +i` or `+a`.
 #[test]
-fn what_cannot_be_replaced_is_written_in_place() {
+fn upload_of_a_file_that_cannot_be_replaced_is_in_place() {
     let busy =
         "#!/bin/dash\necho \"mv: cannot move 'a' to 'b': Device or resource busy\" >&2\nexit 1\n";
     let denied =

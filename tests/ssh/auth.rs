@@ -260,7 +260,7 @@ fn an_encrypted_key_without_anybody_to_ask_is_explained() {
 }
 
 #[test]
-fn after_silence_nobody_is_asked() {
+fn login_asks_nothing_after_prompts_were_silenced() {
     let sshd = or_skip!(Sshd::start(Options::default()));
     let path = accepted_key(&sshd, "encrypted", "ed25519", "open sesame");
     let script = Script::new(&["open sesame"]);

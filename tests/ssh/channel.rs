@@ -58,7 +58,7 @@ fn pattern(n_bytes: usize) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_written_comes_back() {
+fn channel_write_is_echoed() {
     let sshd = or_skip!(Sshd::start(Options::default()));
     let mut connection = connect(&sshd);
     let mut channel = connection.exec("cat").unwrap();
@@ -150,7 +150,7 @@ fn silence_of_the_host_is_a_timeout() {
 }
 
 #[test]
-fn input_that_nobody_takes_is_a_timeout() {
+fn write_to_a_command_that_does_not_read_times_out() {
     let sshd = or_skip!(Sshd::start(Options::default()));
     let mut connection = connect(&sshd);
     let mut channel = connection.exec("sleep 1000").unwrap();

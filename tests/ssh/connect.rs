@@ -104,7 +104,7 @@ fn settings_that_ssh_reports_lead_to_the_host() {
 }
 
 #[test]
-fn what_was_typed_comes_before_the_file() {
+fn command_line_options_override_the_config_file() {
     let sshd = or_skip!(Sshd::start(Options::default()));
     let query = Query {
         user: Some("typed".to_owned()),

@@ -41,7 +41,7 @@ fn a_look_up_in_a_directory_not_yet_listed_costs_one() {
 }
 
 #[test]
-fn look_up_stat_and_access_of_what_is_known_cost_nothing() {
+fn lookup_stat_and_access_of_cached_names_cost_nothing() {
     let mount = with_files();
     let ino = mount.find("dir/17").unwrap().ino;
     let ((), trips) = mount.counted(|| {
@@ -305,7 +305,7 @@ fn fsync_is_the_upload_and_close_after_it_costs_nothing() {
 }
 
 #[test]
-fn what_is_in_a_directory_that_was_just_made_is_known() {
+fn lookup_in_a_new_directory_costs_nothing() {
     let mount = Mount::new();
     mount.names("").unwrap();
     let made = mount.vfs.mkdir(&CX, Ino::ROOT, b"dir", 0o755).unwrap();

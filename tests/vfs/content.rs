@@ -29,7 +29,7 @@ fn close_means_that_the_host_has_it() {
 }
 
 #[test]
-fn what_is_shown_before_and_after_an_upload_is_the_same() {
+fn upload_does_not_change_the_attributes_shown() {
     let mount = Mount::new();
     let (attr, opened) = mount.create("file", libc::O_RDWR).unwrap();
     mount.vfs.write(&CX, opened.fh, 0, b"hello").unwrap();
@@ -126,7 +126,7 @@ fn times_set_on_an_open_file_do_not_make_its_upload_a_conflict() {
 }
 
 #[test]
-fn what_is_written_to_a_file_that_others_took_away_is_reported_and_kept() {
+fn write_to_a_file_removed_by_others_is_reported_and_kept() {
     // Close used to succeed, and the content was dropped as if we had removed the file.
     let mount = Mount::new();
     fs::create_dir(mount.at("dir")).unwrap();
@@ -158,7 +158,7 @@ fn what_is_written_to_a_file_that_others_took_away_is_reported_and_kept() {
 }
 
 #[test]
-fn who_is_in_a_directory_that_others_moved_gets_an_answer() {
+fn readdir_and_lookup_in_a_directory_moved_by_others_fail_at_once() {
     // The second listing used to wait for the first, which had given up, for ever.
     let mount = Mount::new();
     fs::create_dir_all(mount.at("a/b")).unwrap();

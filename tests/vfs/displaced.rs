@@ -61,7 +61,7 @@ fn with_writeback(during: &Arc<DuringRename>) -> Mount {
 }
 
 #[test]
-fn what_is_moved_aside_takes_no_name_from_what_another_writes() {
+fn conflict_copy_takes_no_name_from_a_file_being_written() {
     let mount = Mount::new();
     fs::write(mount.at("file"), "base").unwrap();
     let one = mount.open("file", libc::O_RDWR).unwrap();
@@ -78,7 +78,7 @@ fn what_is_moved_aside_takes_no_name_from_what_another_writes() {
 }
 
 #[test]
-fn what_is_made_anew_takes_no_name_from_a_new_file() {
+fn recreated_file_takes_no_name_from_a_new_file() {
     let mount = Mount::new();
     fs::write(mount.at("file"), "base").unwrap();
     let one = mount.open("file", libc::O_RDWR).unwrap();
@@ -108,7 +108,7 @@ fn a_file_that_is_created_while_it_is_there_is_the_one_that_is_there() {
 }
 
 #[test]
-fn what_is_written_where_the_directory_is_gone_outlives_the_mount() {
+fn write_in_a_removed_directory_survives_the_mount() {
     for writeback in [None, Some(Duration::from_secs(60))] {
         let mount = Mount::set_up(Setup {
             writeback,
@@ -136,7 +136,7 @@ fn what_is_written_where_the_directory_is_gone_outlives_the_mount() {
 }
 
 #[test]
-fn a_file_that_is_cut_by_who_only_reads_is_cut_on_the_host() {
+fn open_read_only_with_truncate_truncates_on_the_host() {
     let mount = Mount::new();
     fs::write(mount.at("file"), "base").unwrap();
     let opened = mount.open("file", libc::O_RDONLY | libc::O_TRUNC).unwrap();
@@ -145,7 +145,7 @@ fn a_file_that_is_cut_by_who_only_reads_is_cut_on_the_host() {
 }
 
 #[test]
-fn what_waits_to_be_uploaded_and_is_cut_by_its_path_is_uploaded() {
+fn truncate_by_path_of_a_waiting_upload_is_uploaded() {
     let mount = Mount::set_up(Setup {
         writeback: Some(Duration::from_secs(5)),
         ..Setup::default()
@@ -163,7 +163,7 @@ fn what_waits_to_be_uploaded_and_is_cut_by_its_path_is_uploaded() {
 }
 
 #[test]
-fn what_is_closed_while_it_is_renamed_belongs_to_the_new_name() {
+fn close_during_a_rename_uploads_to_the_new_name() {
     let during = Arc::new(DuringRename::default());
     let mount = with_writeback(&during);
     fs::write(mount.at("file"), "base").unwrap();
@@ -225,7 +225,7 @@ fn without_writeback(during: &Arc<DuringRename>) -> Mount {
 }
 
 #[test]
-fn what_is_opened_while_it_is_renamed_belongs_to_the_new_name() {
+fn open_during_a_rename_uploads_to_the_new_name() {
     for (from, to, name, there) in [
         ("file", "moved", "file", "moved"),
         ("dir", "moved", "dir/file", "moved/file"),
@@ -243,7 +243,7 @@ fn what_is_opened_while_it_is_renamed_belongs_to_the_new_name() {
 }
 
 #[test]
-fn what_is_opened_while_it_is_removed_does_not_come_back() {
+fn open_during_an_unlink_does_not_bring_the_file_back() {
     let during = Arc::new(DuringRename::default());
     let mount = without_writeback(&during);
     fs::write(mount.at("file"), "base").unwrap();
@@ -283,7 +283,7 @@ fn a_rename_that_never_was_keeps_nothing_from_being_uploaded() {
 }
 
 #[test]
-fn what_is_written_to_a_file_whose_other_name_is_not_known_is_kept() {
+fn write_to_a_file_whose_other_name_is_unknown_is_kept() {
     let mount = Mount::new();
     fs::create_dir(mount.at("sub")).unwrap();
     fs::write(mount.at("file"), "base").unwrap();

@@ -52,7 +52,7 @@ fn uploads_within_one_second_leave_the_last_content_in_the_cache() {
 }
 
 #[test]
-fn what_is_written_to_a_file_that_a_rename_replaces_is_seen_under_its_other_name() {
+fn rename_over_a_hard_link_shows_its_writes_under_the_other_name() {
     for is_written_before in [true, false] {
         let mount = Mount::new();
         fs::create_dir(mount.at("sub")).unwrap();
@@ -84,7 +84,7 @@ fn what_is_written_to_a_file_that_a_rename_replaces_is_seen_under_its_other_name
 }
 
 #[test]
-fn a_mode_that_was_set_on_what_waits_to_be_uploaded_outlives_a_crash() {
+fn chmod_of_a_waiting_upload_survives_a_crash() {
     let setup = || Setup {
         writeback: Some(Duration::from_secs(3600)),
         ..Setup::default()
@@ -183,7 +183,7 @@ fn root_reads_what_nobody_may_read() {
 }
 
 #[test]
-fn who_opens_a_file_whose_fetch_was_just_given_up_gets_it() {
+fn open_right_after_a_fetch_was_given_up_fetches_the_file() {
     /// Holds the end of a fetch back.
     #[derive(Debug, Default)]
     struct Late {
@@ -236,7 +236,7 @@ fn a_lock_that_somebody_holds_for_long_keeps_nothing_from_being_uploaded() {
 }
 
 #[test]
-fn what_the_local_disk_cannot_keep_until_later_is_uploaded_at_once() {
+fn close_with_writeback_uploads_if_the_local_disk_fails() {
     #[derive(Debug)]
     struct FullDisk;
     impl scpfs::cache::Steps for FullDisk {
@@ -259,7 +259,7 @@ fn what_the_local_disk_cannot_keep_until_later_is_uploaded_at_once() {
 }
 
 #[test]
-fn what_others_wrote_after_a_close_is_not_replaced_when_it_is_tried_again() {
+fn retried_upload_does_not_replace_later_changes_by_others() {
     for writeback in [None, Some(Duration::from_secs(5))] {
         let mount = Mount::set_up(Setup {
             writeback,
@@ -283,7 +283,7 @@ fn what_others_wrote_after_a_close_is_not_replaced_when_it_is_tried_again() {
 }
 
 #[test]
-fn who_truncates_a_file_knows_what_others_made_of_it_before() {
+fn truncate_replaces_a_change_by_others_that_was_seen_before() {
     let mount = Mount::set_up(Setup {
         writeback: Some(Duration::from_secs(5)),
         ..Setup::default()
@@ -361,7 +361,7 @@ fn a_deep_chain_of_directories_is_forgotten_from_its_top() {
 }
 
 #[test]
-fn what_came_after_half_an_upload_that_nobody_could_look_at_is_not_overwritten() {
+fn upload_after_an_unreadable_partial_upload_keeps_changes_by_others() {
     /// Uploads break off, and the host is not there to be asked, while it says so.
     #[derive(Debug, Default)]
     struct Half(AtomicBool);
@@ -392,7 +392,7 @@ fn what_came_after_half_an_upload_that_nobody_could_look_at_is_not_overwritten()
 }
 
 #[test]
-fn who_may_not_write_a_file_does_not_truncate_it() {
+fn open_with_truncate_without_permission_changes_nothing() {
     // The user of this host is not root.
     let clock = Arc::new(ManualClock::new());
     let host = Arc::new(Memory::new(Arc::clone(&clock) as Arc<dyn Clock>));
@@ -483,7 +483,7 @@ fn a_small_file_does_not_wait_for_large_ones() {
 }
 
 #[test]
-fn what_lost_one_name_to_others_and_the_last_one_here_is_gone() {
+fn unlink_of_the_last_name_after_others_removed_one_removes_the_file() {
     let mount = Mount::new();
     fs::write(mount.at("one"), "base").unwrap();
     fs::hard_link(mount.at("one"), mount.at("two")).unwrap();
@@ -500,7 +500,7 @@ fn what_lost_one_name_to_others_and_the_last_one_here_is_gone() {
 }
 
 #[test]
-fn times_that_are_set_do_not_hide_what_others_wrote() {
+fn utimes_does_not_hide_a_change_by_others() {
     for is_open in [false, true] {
         let mount = Mount::new();
         fs::write(mount.at("file"), "base").unwrap();

@@ -45,7 +45,7 @@ fn append(mount: &Mount, data: &[u8]) -> Result<(), scpfs::vfs::Error> {
 /// A program that reacts to the rename and writes in place was taken for us: its change was hidden,
 /// and the next append removed it with `close()` = 0.
 #[test]
-fn what_a_program_writes_right_after_an_upload_is_seen_and_kept() {
+fn change_on_the_host_right_after_an_upload_is_seen_and_kept() {
     let react = format!("{ONCE} printf theirs >>\"$root/file\"");
     for is_in_one_go in [false, true] {
         let mount = with_reaction("mv", ":", &react);

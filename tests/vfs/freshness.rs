@@ -66,7 +66,7 @@ fn an_unreachable_host_is_not_an_empty_one() {
 }
 
 #[test]
-fn what_must_wait_is_refused_where_it_must_not_wait() {
+fn calls_that_must_not_wait_are_refused_instead_of_waiting() {
     let mount = Mount::new();
     fs::write(mount.at("file"), "hello").unwrap();
     let hurried = Context {
@@ -158,7 +158,7 @@ fn inodes_that_are_forgotten_are_not_kept() {
 
 /// The kernel cuts what is read at the size it was told, and may not ask again for a while.
 #[test]
-fn who_opens_another_content_than_the_kernel_knows_has_it_ask_for_the_size() {
+fn open_of_a_newer_version_invalidates_the_attributes_in_the_kernel() {
     let mount = Mount::new();
     let told = Arc::new(Mutex::new(Vec::new()));
     let tell = Arc::clone(&told);

@@ -134,7 +134,7 @@ fn an_open_file_keeps_the_name_that_a_listing_meanwhile_does_not_know() {
 
 /// Content that was closed below a directory that was renamed was never uploaded.
 #[test]
-fn what_waits_below_a_directory_is_uploaded_below_its_new_name() {
+fn rename_of_a_directory_moves_its_waiting_uploads() {
     let (mount, in_flight) = mount(Some(Duration::from_secs(3600)));
     fs::create_dir_all(mount.at("dir/sub")).unwrap();
     for name in ["dir/file", "dir/sub/file"] {
@@ -171,7 +171,7 @@ fn a_removed_file_stays_removed_when_a_listing_meanwhile_has_missed_it() {
 /// Content below a directory whose rename had an unknown outcome was kept and never uploaded, and
 /// the journal lost its path.
 #[test]
-fn a_rename_that_nobody_heard_of_is_found_by_its_new_name() {
+fn rename_of_unknown_outcome_is_found_by_its_new_name() {
     for is_killed in [false, true] {
         let (mount, in_flight) = mount(Some(Duration::from_secs(3600)));
         fs::create_dir(mount.at("dir")).unwrap();
@@ -226,7 +226,7 @@ fn a_rename_that_did_not_happen_is_forgotten() {
 /// A file that somebody removed on the host while it was open here went into another directory,
 /// which had got the number of its own.
 #[test]
-fn what_was_removed_by_others_goes_to_no_other_directory() {
+fn file_removed_by_others_is_uploaded_to_no_other_directory() {
     let (mount, _) = mount(Some(Duration::from_secs(3600)));
     fs::create_dir(mount.at("dir")).unwrap();
     fs::write(mount.at("dir/file"), "old").unwrap();

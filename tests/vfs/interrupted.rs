@@ -323,7 +323,7 @@ fn an_append_that_broke_off_goes_on_where_it_ended() {
 }
 
 #[test]
-fn what_others_append_behind_an_append_that_broke_off_is_kept() {
+fn append_by_others_after_a_partial_append_is_kept() {
     let (mount, _) = scripted(&[End::Partial(b"old,ne")], Layer::Cache);
     fs::write(mount.at("file"), "old,").unwrap();
     let opened = open_and_append(&mount, b"new,");
@@ -397,7 +397,7 @@ fn a_file_that_an_upload_without_room_has_emptied_is_filled_by_the_next() {
 /// An attempt of unknown outcome left a partial upload, and the refusal of the next attempt hid
 /// that: a later upload took it for somebody's change.
 #[test]
-fn a_refusal_after_an_upload_that_broke_off_does_not_hide_what_that_left() {
+fn refused_retry_does_not_hide_a_partial_upload() {
     for reason in [Reason::AccessDenied, Reason::NoSpace] {
         let ends = [End::Lost(b"ne"), End::Refused(reason)];
         let (mount, _) = scripted(&ends, Layer::Retry);
@@ -449,7 +449,7 @@ impl Steps for ShortWrite {
 /// A write that failed after its first bytes changed the content, which counted as unchanged: the
 /// next upload sent only what was appended.
 #[test]
-fn what_a_failed_write_has_changed_is_uploaded() {
+fn close_after_a_failed_write_uploads_the_part_that_it_changed() {
     let world = Arc::new(World::new(Userland::Gnu));
     fs::write(world.root().join("file"), "old,").unwrap();
     let steps = Arc::new(ShortWrite {

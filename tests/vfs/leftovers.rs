@@ -40,7 +40,7 @@ fn broken_off() -> (Mount, Vec<u8>) {
 }
 
 #[test]
-fn what_an_upload_left_on_a_host_that_broke_down_is_removed_by_a_later_one() {
+fn leftover_of_an_upload_before_a_host_crash_is_removed_by_the_next() {
     let (mount, data) = broken_off();
     mount.clock.advance(Duration::from_secs(60));
     wait_until("the content is uploaded", || {
@@ -51,7 +51,7 @@ fn what_an_upload_left_on_a_host_that_broke_down_is_removed_by_a_later_one() {
 }
 
 #[test]
-fn what_an_upload_left_on_a_host_that_broke_down_goes_with_its_file() {
+fn leftover_of_an_upload_before_a_host_crash_is_removed_with_its_file() {
     for is_replaced in [false, true] {
         let (mount, _) = broken_off();
         // A connection may be tried again, and it is not yet time for the content.

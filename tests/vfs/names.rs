@@ -62,7 +62,7 @@ fn a_renamed_directory_takes_what_is_open_in_it_along() {
 }
 
 #[test]
-fn a_file_replaced_by_a_rename_stays_whole_for_who_has_it_open() {
+fn rename_over_an_open_file_keeps_it_whole_for_its_readers() {
     let mount = Mount::new();
     fs::write(mount.at("a"), "a").unwrap();
     fs::write(mount.at("b"), "b").unwrap();

@@ -181,7 +181,7 @@ fn an_upload_in_place_that_broke_off_is_repaired_by_the_next() {
 }
 
 #[test]
-fn what_others_made_of_a_file_after_an_upload_in_place_broke_off_is_not_overwritten() {
+fn upload_after_a_partial_upload_in_place_keeps_changes_by_others() {
     let (shorter, as_long) = (b"theirs".to_vec(), vec![b't'; OLD.len()]);
     let appended = [&NEW[..10], &OLD[10..], b", and theirs"].concat();
     let edited = [&NEW[..10], &OLD[10..OLD.len() - 1], b"G"].concat();

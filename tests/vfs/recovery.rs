@@ -116,7 +116,7 @@ fn content_of_an_earlier_mount_is_shown_while_it_is_uploaded() {
 
 /// A caller that must not wait gets `WouldWait`, not `NotFound`.
 #[test]
-fn a_look_up_of_what_an_earlier_mount_left_never_finds_the_old_content() {
+fn lookup_of_content_of_an_earlier_mount_never_finds_the_old_content() {
     let (mount, gate) = next(left());
     let cx = Context {
         wait: Wait::Never,
@@ -272,7 +272,7 @@ fn fsync_of_a_directory_reaches_the_host() {
 /// If times are whole seconds, a change by a program on the host in the second of our write, with
 /// as many bytes, was taken for ours: ours was dropped without a conflict copy.
 #[test]
-fn what_others_wrote_in_the_same_second_is_not_taken_for_ours() {
+fn recovery_does_not_take_a_change_in_the_same_second_for_ours() {
     // On a host that tells whole seconds, and by a program that sets them.
     for userland in [Userland::OpenWrt, Userland::Gnu] {
         if !userland.is_here() {

@@ -42,7 +42,7 @@ fn fates(mount: &Mount) -> Vec<(String, String)> {
 }
 
 #[test]
-fn who_has_a_file_open_goes_on_writing_to_what_was_moved_aside() {
+fn write_after_a_conflict_goes_to_the_conflict_copy() {
     let mount = Mount::new();
     fs::write(mount.at("file"), "base").unwrap();
     let first = mount.open("file", libc::O_RDWR).unwrap();
@@ -81,7 +81,7 @@ fn the_same_change_made_twice_is_no_conflict() {
 }
 
 #[test]
-fn what_others_removed_while_it_was_written_is_there_again() {
+fn close_recreates_a_file_that_others_removed() {
     let mount = Mount::new();
     fs::write(mount.at("file"), "base").unwrap();
     fs::write(mount.at("seen"), "base").unwrap();
@@ -106,7 +106,7 @@ fn what_others_removed_while_it_was_written_is_there_again() {
 }
 
 #[test]
-fn what_took_the_name_of_an_open_file_is_not_overwritten() {
+fn close_does_not_overwrite_a_file_that_took_the_name() {
     let mount = Mount::new();
     fs::write(mount.at("file"), "base").unwrap();
     let opened = mount.open("file", libc::O_RDWR).unwrap();
@@ -149,7 +149,7 @@ fn a_conflict_can_be_made_to_overwrite_or_to_fail() {
 }
 
 #[test]
-fn what_was_closed_in_an_outage_goes_up_when_the_host_is_back() {
+fn close_in_an_outage_uploads_when_the_host_is_back() {
     let mount = Mount::new();
     fs::write(mount.at("file"), "old").unwrap();
     let opened = mount.open("file", libc::O_RDWR).unwrap();
@@ -210,7 +210,7 @@ fn the_end_of_an_upload_is_not_heard(userland: Userland) {
 }
 
 #[test]
-fn what_was_closed_and_not_uploaded_is_uploaded_by_the_next_mount() {
+fn closed_content_is_uploaded_by_the_next_mount() {
     let mount = Mount::new();
     for name in ["file", "moved", "gone", "theirs"] {
         fs::write(mount.at(name), "old").unwrap();
@@ -263,7 +263,7 @@ fn what_was_closed_and_not_uploaded_is_uploaded_by_the_next_mount() {
 }
 
 #[test]
-fn what_was_not_closed_is_kept_and_never_uploaded() {
+fn content_that_was_not_closed_is_kept_and_never_uploaded() {
     let mount = Mount::new();
     fs::write(mount.at("file"), "old and long").unwrap();
     let opened = mount.open("file", libc::O_WRONLY | libc::O_TRUNC).unwrap();
@@ -413,7 +413,7 @@ fn a_write_that_the_journal_cannot_take_is_refused() {
 }
 
 #[test]
-fn what_the_disk_could_not_take_at_close_is_not_said_to_be_safe() {
+fn close_with_writeback_fails_while_neither_disk_nor_host_takes_the_content() {
     // The second close used to succeed although the journal said that the file was half written.
     #[derive(Debug, Default)]
     struct FailsOnce(AtomicBool);
@@ -453,7 +453,7 @@ fn what_the_disk_could_not_take_at_close_is_not_said_to_be_safe() {
 }
 
 #[test]
-fn with_writeback_closing_waits_for_nobody_and_fsync_does() {
+fn close_with_writeback_does_not_wait_for_the_host_and_fsync_does() {
     let mount = Mount::set_up(Setup {
         writeback: Some(Duration::from_secs(5)),
         ..Setup::default()
@@ -529,7 +529,7 @@ fn with_writeback_a_crash_loses_nothing_that_was_closed() {
 }
 
 #[test]
-fn offline_what_is_known_is_shown_however_old() {
+fn offline_shows_what_is_cached_however_old() {
     let mount = Mount::set_up(Setup {
         is_offline_ok: true,
         ..Setup::default()
@@ -638,7 +638,7 @@ fn a_file_whose_name_is_gone_is_not_opened_by_its_number() {
 }
 
 #[test]
-fn after_a_change_that_nobody_heard_of_the_host_is_asked_again() {
+fn change_of_unknown_outcome_invalidates_the_names() {
     let unheard = Arc::new(Unheard::default());
     let fate = Arc::clone(&unheard);
     let mount = Mount::set_up(Setup {
@@ -696,7 +696,7 @@ fn a_file_that_may_have_been_uploaded_is_removed_on_the_host_as_well() {
 }
 
 #[test]
-fn what_replaces_a_file_says_which_one() {
+fn upload_that_replaces_a_file_expects_its_version() {
     // An upload that arrives late must find that another came after it.
     #[derive(Debug, Default)]
     struct Plans(Mutex<Vec<Expect>>);

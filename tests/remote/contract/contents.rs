@@ -41,7 +41,7 @@ pub(crate) fn a_file_is_fetched_byte_for_byte(host: &Host) {
     }
 }
 
-pub(crate) fn a_fetch_of_what_is_no_file_fails_without_content(host: &Host) {
+pub(crate) fn fetch_of_a_non_file_fails_without_content(host: &Host) {
     host.put_dir("dir");
     let mut buffer = Buffer::default();
     let result = host.remote.fetch(&path("dir"), None, &mut buffer);
@@ -122,7 +122,7 @@ pub(crate) fn an_upload_over_a_version_that_is_not_there_is_a_conflict(host: &Ho
     assert_eq!(host.names(), [b"file"], "no temporary file is left");
 }
 
-pub(crate) fn what_conflicts_is_kept_beside(host: &Host) {
+pub(crate) fn upload_conflict_makes_a_conflict_copy(host: &Host) {
     let upload = |data: &[u8], expect| {
         let plan = UploadSpec {
             expect,
