@@ -258,15 +258,18 @@ fn every_module_says_what_it_is_and_is_ascii() {
 /// A stranger finds a behaviour by reading these lines alone.
 #[test]
 fn every_room_lists_its_modules_in_its_head() {
-    for file in files(&root().join("src"), ".rs") {
-        if file.iter().count() != root().iter().count() + 2 || file.ends_with("main.rs") {
-            continue;
-        }
+    let rooms = files(&root().join("src"), ".rs")
+        .into_iter()
+        .filter(|file| {
+            file.iter().count() == root().iter().count() + 2 && !file.ends_with("main.rs")
+        });
+    let tests = files(&root().join("tests"), "main.rs");
+    for file in rooms
+        .chain(tests)
+        .chain([root().join("tests/common/lib.rs")])
+    {
         let text = fs::read_to_string(&file).unwrap();
-        let head: Vec<_> = text
-            .lines()
-            .take_while(|it| it.starts_with("//!"))
-            .collect();
+        let head: Vec<_> = text.lines().filter(|it| it.starts_with("//!")).collect();
         for line in text.lines() {
             let Some(name) = line.strip_suffix(';').and_then(|it| it.split_once("mod ")) else {
                 continue;

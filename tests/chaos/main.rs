@@ -6,6 +6,12 @@
 //! Daemon and server stand in network namespaces of their own, so that the network can break as
 //! well. `scripts/chaos` runs many rounds of it. The faults are drawn from a seed; when the
 //! programs meet them is up to the machine.
+//!
+//! - `faults`: the faults: what fails, for how long, and how it is repaired.
+//! - `model`: the contents that were written and acknowledged, and those that may be found.
+//! - `scene`: the mount, the network and the proxy.
+//! - `world`: the rounds, and the comparison after each.
+//! - `writers`: the programs that write.
 
 mod faults;
 mod model;

@@ -1,9 +1,11 @@
 #![cfg(test)]
-//! Everything that reads foreign bytes, with bytes that nobody wrote.
+//! Every parser of foreign bytes, with mutated input.
 //!
 //! Each target takes the captured inputs in `fuzz/corpus/TARGET` as they are, then mutations of
 //! them for `FUZZ_SECONDS` (2 where it is not set). `FUZZ_SEED` repeats a run. An input that
 //! breaks something is left in the corpus, where it is tried first from then on.
+//!
+//! - `targets`: one function for each parser.
 
 mod targets;
 

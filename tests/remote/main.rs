@@ -1,18 +1,32 @@
 #![cfg(test)]
 #![allow(clippy::disallowed_methods, reason = "tests run programs")]
 //! One conformance suite for the `Remote` trait, run for each kind of host.
+//!
+//! - `contract`: tests that every kind of host must pass.
+//! - `durability`: uploads with fsync.
+//! - `host`: support: a host of any kind, its abilities and its other side.
+//! - `host_programs`: hosts whose programs are special, and the probe.
+//! - `late_requests`: requests that arrive after they were given up, or in part.
+//! - `login_output`: logins that print or ask.
+//! - `memory`: the host in memory.
+//! - `program_counts`: the number of programs that each operation starts on the host.
+//! - `scp_only`: the `scp-only` dialect.
+//! - `servers`: SCP servers without a shell.
+//! - `suite`: tests that every host with a shell must pass.
+//! - `upload_faults`: uploads whose programs fail and whose connection breaks.
+//! - `uploads`: races between an upload and other users or programs of the host.
 
 mod contract;
 mod durability;
 mod host;
-mod late;
+mod host_programs;
+mod late_requests;
+mod login_output;
 mod memory;
-mod noise;
-mod processes;
+mod program_counts;
 mod scp_only;
 mod servers;
 mod suite;
-mod tools;
 mod upload_faults;
 mod uploads;
 
