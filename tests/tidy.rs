@@ -255,7 +255,7 @@ fn every_module_says_what_it_is_and_is_ascii() {
     }
 }
 
-/// A stranger finds a behaviour by reading these lines alone.
+/// A newcomer finds the file of a behaviour by reading these lines only.
 #[test]
 fn every_room_lists_its_modules_in_its_head() {
     let rooms = files(&root().join("src"), ".rs")
@@ -389,7 +389,7 @@ fn a_capability_is_required_by_its_whole_word() {
     assert!(unknown.is_err(), "a word that no test knows");
 }
 
-/// A skip that is said anywhere else would not be heard by `SCPFS_REQUIRE`.
+/// `SCPFS_REQUIRE` has no effect on a test that skips itself in another way.
 #[test]
 fn one_function_skips_tests() {
     let said: Vec<_> = files(&root().join("tests"), ".rs")

@@ -33,7 +33,7 @@ pub(crate) enum Fault {
     NetLoss,
     /// The packets to the host are lost for a while.
     NetLossOfRequests,
-    /// The packets from the host are lost for a while: it acts, and nobody hears of it.
+    /// The packets from the host are lost for a while: outcomes are unknown.
     NetLossOfAnswers,
     /// The packets of the connections that there are are lost, for longer than the daemon waits; it
     /// makes new ones.

@@ -103,7 +103,7 @@ impl Model {
         state.complete = [version, 0];
     }
 
-    /// Nobody wants what is there.
+    /// Forgets the versions of a file; any later content is accepted.
     pub(crate) fn give_up(&self, file: usize, slot: Slot) {
         let mut state = self.files[file].lock();
         state.acknowledged[slot as usize] = 0;

@@ -28,8 +28,8 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// Moves this thread into the network of the daemon, and mounts there. Returns `None`, loudly,
-    /// where the machine lacks something.
+    /// Moves this thread into the network of the daemon, and mounts there. Returns `None`, and
+    /// reports a skip, if the machine lacks something.
     pub(crate) fn new(way: Way) -> Option<Self> {
         let network = Network::new()?;
         network.enter();
@@ -52,8 +52,8 @@ impl Scene {
         })
     }
 
-    /// Has a server stand by: while a program writes to the mount no process must be started here,
-    /// which would close its files.
+    /// Prepares a server. No process must be started here while a program writes to the mount: it
+    /// would close copies of the program's files.
     pub(crate) fn stand_by(&mut self) {
         let sshd = &mut self.mounted.sshd;
         self.network.at(Side::Far, || sshd.stand_by());

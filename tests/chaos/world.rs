@@ -243,8 +243,8 @@ impl World {
         self.scene.mount();
     }
 
-    /// The names on the host, once nothing changes there any more: a request that nobody waits for
-    /// may still be carried out.
+    /// The names on the host, when they no longer change: a request that was given up may still be
+    /// carried out.
     fn names(&self) -> Vec<String> {
         let look = || {
             let items = fs::read_dir(self.scene.mounted.there("")).unwrap();

@@ -357,7 +357,7 @@ impl Writer {
 
 fn close(file: File) -> io::Result<()> {
     let fd = file.into_raw_fd();
-    // SAFETY: the descriptor is ours alone, and nobody uses it after this.
+    // SAFETY: the descriptor is ours alone and is not used after this.
     match unsafe { libc::close(fd) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

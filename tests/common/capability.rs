@@ -55,7 +55,7 @@ impl Capability {
     }
 }
 
-/// Whether this is root; says so, or fails, if not.
+/// Whether the test runs as root; reports a skip if not.
 pub fn is_root() -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
@@ -76,7 +76,8 @@ macro_rules! or_skip {
     }};
 }
 
-/// Reports that a test is skipped because `missing` is; fails where `SCPFS_REQUIRE` names it.
+/// Reports that a test is skipped because `missing` is. Panics if `SCPFS_REQUIRE` names the
+/// capability.
 pub fn skip(capability: Capability, missing: &str) {
     let required = std::env::var("SCPFS_REQUIRE").unwrap_or_default();
     let word = capability.word();
@@ -87,7 +88,7 @@ pub fn skip(capability: Capability, missing: &str) {
     eprintln!("SKIPPED: missing {missing} for a test with {word}");
 }
 
-/// Whether these words name a capability; a word that no test knows fails.
+/// Whether these words name a capability. Panics at a word that names none.
 pub fn names(required: &str, capability: Capability) -> bool {
     let words = required.split(',').map(str::trim);
     let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();

@@ -33,7 +33,7 @@ use crate::sshd::kill;
 use crate::sshd::missing;
 use crate::sshd::run;
 
-/// dropbear reads keys from the home directory only, so that its account is nobody else's.
+/// dropbear reads keys from the home directory only, so that its account is not shared.
 const ACCOUNT: Account = Account {
     name: "scpfs-dropbear",
     shell: "/bin/dash",
@@ -56,7 +56,7 @@ pub struct Dropbear {
 impl Dropbear {
     /// Starts a server and waits until it listens. Only one may run at a time.
     ///
-    /// Returns `None`, loudly, where the machine lacks something.
+    /// Returns `None`, and reports a skip, if the machine lacks something.
     pub fn start() -> Option<Self> {
         let is_there = Path::new("/usr/sbin/dropbear").exists();
         if let Some(missing) = missing().or((!is_there).then_some("dropbear")) {
@@ -83,7 +83,7 @@ impl Dropbear {
         run(command("dropbearkey")
             .args(["-t", "ed25519", "-f"])
             .arg(&host_key));
-        // Another program may take the port between our look and the server's.
+        // Another program may take the port before the server does.
         for _ in 0..5 {
             let port = free_port();
             let mut unshare = command("unshare")
@@ -138,7 +138,7 @@ impl Dropbear {
         self.dir.path().join("known_hosts")
     }
 
-    /// Settings that lead to this server with its client key, asking nobody.
+    /// Settings for this server with its client key, without prompts.
     pub fn settings(&self) -> Settings {
         let mut settings = Settings::new("127.0.0.1", self.port, ACCOUNT.name);
         settings.identity_files = vec![IdentityFile {

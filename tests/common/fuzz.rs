@@ -21,10 +21,10 @@ use scpfs_testing::random::Random;
 /// How long one input may take, in a debug build on a busy machine.
 const MAX_TIME: Duration = Duration::from_secs(30);
 
-/// The longest input. Everything of interest happens at borders that are nearer.
+/// The longest input; all limits of the parsers are below it.
 const MAX_INPUT: usize = 64 << 10;
 
-/// Numbers at which something may turn over.
+/// Numbers at which a type or a limit may overflow.
 const NUMBERS: &[&[u8]] = &[
     b"0",
     b"-1",
@@ -47,7 +47,7 @@ const NUMBERS: &[&[u8]] = &[
     b"-9223372036854775808.999999999",
 ];
 
-/// Bytes that mean something to one of the readers.
+/// Bytes that have a meaning for one of the parsers.
 const BYTES: &[u8] = b"\0\x01\x02\x1b\x1d\x1e\x7f\x80\xff\n\r\t .,:;/\\-+|%@#*?![]\"'CDET";
 
 fn corpus_dir(target: &str) -> PathBuf {
@@ -85,7 +85,7 @@ pub fn run(target: &str, body: fn(&[u8])) {
     println!("{target}: {n_inputs} inputs, FUZZ_SEED={seed}");
 }
 
-/// Tries an input; what breaks is left in the corpus.
+/// Tries one input. An input that fails is written to the corpus.
 fn try_one(target: &str, body: fn(&[u8]), input: &[u8]) {
     let since = Instant::now();
     let result = catch_unwind(AssertUnwindSafe(|| body(input)));
@@ -120,7 +120,7 @@ fn mutated(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
                 drop(input.splice(at..at, part.repeat(n_times)));
             }
             5 => {
-                // In the place of a number, if there is one.
+                // Replaces the next number, if there is one.
                 let is_digit = |byte: &u8| byte.is_ascii_digit();
                 let start = input[at..].iter().position(is_digit).map_or(at, |n| at + n);
                 let n_digits = input[start..].iter().take_while(|b| is_digit(b)).count();

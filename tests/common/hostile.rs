@@ -83,7 +83,7 @@ pub fn told(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// Takes content as a disk does that has room for so much.
+/// Receives content as a disk with room for [`ROOM`] bytes does.
 #[derive(Debug, Default)]
 pub struct SmallDisk {
     pub data: Vec<u8>,

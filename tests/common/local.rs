@@ -1,8 +1,8 @@
-//! A host that is a local process: the `Transport` trait over the pipes of a shell, with its
-//! round trips counted.
+//! A host that is a local process: the `Transport` trait over the pipes of a shell. Counts round
+//! trips.
 //!
-//! Nothing here needs a network, a key or a kernel feature. A [`World`] is a directory to work in
-//! and the programs that its host has.
+//! Nothing here needs a network, a key or a kernel feature. A [`World`] is the remote root and the
+//! directory of the host's programs.
 #![allow(clippy::disallowed_methods, reason = "the host is a process here")]
 
 use std::fs;
@@ -122,7 +122,7 @@ impl Userland {
         )
     }
 
-    /// Whether this machine has the programs of that host; says so, or fails, if not.
+    /// Whether this machine has the programs of that host; reports a skip if not.
     pub fn is_here(self) -> bool {
         let needed: &[_] = match self {
             Self::Toybox => &[
@@ -212,8 +212,8 @@ pub struct World {
 
 impl World {
     pub fn new(userland: Userland) -> Self {
-        // With the options of scp in it: a script among the host's programs that looks for one in
-        // all its arguments is wrong always, and not only when the random part happens to have it.
+        // The name contains options of scp: a wrapped program that searches all its arguments for
+        // an option then always fails, and not only if the random part of the name contains one.
         let dir = tempfile::Builder::new()
             .prefix("scpfs-world-t-f-")
             .tempdir()
@@ -338,12 +338,13 @@ impl World {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// Has each of these programs run a script first.
+    /// Wraps each of these programs: it runs a script first.
     pub fn before(&self, programs: &[&str], script: &str) {
         self.around(programs, script, "");
     }
 
-    /// Has each of these programs run a script before and another after it; `$program` is its name.
+    /// Wraps each of these programs: it runs a script before and another after it; `$program` is
+    /// its name.
     pub fn around(&self, programs: &[&str], before: &str, after: &str) {
         // A program with many names (BusyBox) acts by the last component of its path.
         let real = self.dir.path().join("real");
@@ -436,14 +437,14 @@ impl World {
         self.at_login(&format!("trap '' XFSZ\nulimit -f {}", n_bytes / 512));
     }
 
-    /// From now on, whoever logs in runs this script first, as a shell would its start-up files.
+    /// From now on, every login runs this script first, as a shell does with its start-up files.
     pub fn at_login(&self, script: &str) {
         let sh = self.bin().join("sh");
         let real = self.dir.path().join("sh");
         if !real.exists() {
             fs::rename(&sh, &real).unwrap();
         }
-        // The command of a lane starts one more shell, which is no login.
+        // The command of a connection starts one more shell, which is no login shell.
         let wrapper = format!(
             "#!/bin/bash\nif [ -z \"$LOGGED_IN\" ]; then\nexport LOGGED_IN=1\n{script}\nfi\n\
              exec '{}' \"$@\"\n",
@@ -452,7 +453,7 @@ impl World {
         self.put("sh", &wrapper);
     }
 
-    /// From now on, whoever logs in is this user, to whom the root belongs. Needs root.
+    /// From now on, the login user is this one, and owns the remote root. Needs root.
     pub fn log_in_as(&self, uid: u32) {
         let shell = self.dir.path().join("sh");
         self.at_login(&format!(
@@ -657,7 +658,7 @@ impl Channel for LocalChannel {
                 detail: error.to_string(),
             })?;
         if let Some(left) = &mut self.faults.lock().cut_after_read {
-            // Several lanes may read at once.
+            // Several connections may read at the same time.
             *left = left.saturating_sub(n as u64);
         }
         if let Some(left) = &mut self.faults.lock().stops_after_read {

@@ -55,18 +55,18 @@ use scpfs::stat::Time;
 use scpfs::stat::Version;
 use scpfs::sync::Mutex;
 
-/// The user who does everything.
+/// The login user.
 const LOGIN: Owner = Owner {
     uid: 1000,
     gid: 1000,
 };
 
-/// How a call is to fail.
+/// The way in which a call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// The connection is gone before the request: nothing happens.
+    /// The connection breaks before the request: nothing happens.
     Disconnected,
-    /// The connection is gone after the request: it is carried out, and nobody hears of it.
+    /// The connection breaks after the request: it is carried out, with an unknown outcome.
     AnswerLost,
     /// The host refuses, and nothing happens.
     Refused(Reason),

@@ -1,7 +1,7 @@
 //! A real mount of a real sshd.
 //!
-//! The daemon is a child process, and a watchdog kills it when a test takes too long: a process
-//! that is stuck in a FUSE request cannot be killed itself, but is set free when its daemon ends.
+//! The daemon is a child process. A watchdog kills it when a test takes too long, because a process
+//! that is stuck in a FUSE request cannot be killed; the request ends when the daemon does.
 
 #![allow(clippy::disallowed_methods, reason = "tests run programs")]
 
@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How long one test may use a mount.
 const WATCHDOG: Duration = Duration::from_secs(1200);
 
-/// Whether this machine can mount; says so, or fails, if not.
+/// Whether this machine can mount; reports a skip if not.
 pub fn can_mount() -> bool {
     let can = Path::new("/dev/fuse").exists();
     if !can {
@@ -65,7 +65,8 @@ pub struct Mounted<P: Program> {
 }
 
 impl<P: Program> Mounted<P> {
-    /// Mounts with further arguments; `None`, loudly, where the machine lacks something.
+    /// Mounts with further arguments; returns `None`, and reports a skip, if the machine lacks
+    /// something.
     pub fn new(args: &[&str]) -> Option<Self> {
         Self::on(Sshd::start(sshd::Options::default())?, args)
     }
@@ -208,12 +209,13 @@ impl<P: Program> Mounted<P> {
         std::os::unix::fs::chown(&path, Some(home.uid()), Some(home.gid())).unwrap();
     }
 
-    /// A directory that is neither.
+    /// A path beside the mountpoint and the directory of the host.
     pub fn aside(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// A command that looks at mounts or ends them, as whoever mounted runs it.
+    /// A command of scpfs for existing mounts (`status`, `umount`, ...), run by the user who
+    /// mounted.
     pub fn control(&self, words: &[&str]) -> Command {
         let mut command = Command::new(P::PATH);
         command
@@ -295,19 +297,19 @@ impl<P: Program> Mounted<P> {
         status.unwrap()
     }
 
-    /// Ends the daemon as a crash would, and takes off what is left of its mount.
+    /// Kills the daemon, and waits until its guard process has unmounted.
     pub fn crash(&mut self) {
         self.signal(Signal::KILL);
         self.wait();
         self.clear_away();
     }
 
-    /// Waits until the guard of a daemon that was killed has taken off its mount.
+    /// Waits until the guard process of a killed daemon has unmounted.
     pub fn clear_away(&mut self) {
         self.wait_until("nothing is mounted", |mounted| !mounted.is_mounted());
     }
 
-    /// Starts the log anew; no daemon must be running.
+    /// Empties the log; no daemon must be running.
     pub fn forget_log(&self) {
         fs::write(self.log_file(), "").unwrap();
     }
@@ -374,7 +376,7 @@ pub fn is_mounted(mountpoint: &Path) -> bool {
         .any(|line| line.split(' ').nth(4) == Some(wanted))
 }
 
-/// A second mount, at its mountpoint; taken off when dropped.
+/// A second mount, at its mountpoint; dropping it unmounts.
 #[derive(Debug)]
 pub struct Also(PathBuf);
 

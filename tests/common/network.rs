@@ -1,11 +1,14 @@
-//! Two network namespaces with one wire between them, which breaks as wires and firewalls do.
+//! Two network namespaces with one wire between them, which fails on demand as wires and firewalls
+//! do.
 //!
-//! The host stands on the far side, its clients on the near one, and both have a real TCP: what is
-//! lost is sent again, later and later. Nothing outside the two is touched, and the kernel takes
-//! them away with the last process in them. What breaks is told to two shells that were started
-//! before: a process that is started closes its copies of files that are open, which on a mount is
-//! a close, and waits for the host. Needs root, `ip` and `nft`; without them tests are skipped, or
-//! fail where `SCPFS_REQUIRE` names `network`.
+//! The host is on the far side, its clients on the near one. Both have a real TCP, which
+//! retransmits lost packets with growing delays. Nothing outside the two namespaces changes, and
+//! the kernel removes them with the last process in them.
+//!
+//! Two shells that were started before run the commands that break the network: a process that
+//! starts while files are open closes its copies of them, and on a mount such a close waits for the
+//! host. Needs root, `ip` and `nft`; without them tests are skipped, or fail if `SCPFS_REQUIRE`
+//! names `network`.
 
 use std::fs;
 use std::fs::File;
@@ -34,10 +37,10 @@ use crate::sshd::command;
 /// The host as its clients know it.
 pub const HOST: &str = "10.80.0.2";
 
-/// The host as whoever stands in its place finds it.
+/// The address under which a stand-in for the host (see [`Network::stand_in`]) reaches it.
 pub const HOST_BEHIND: &str = "10.80.0.3";
 
-/// Resets pass, or who is rejected would not hear of it where both sides reject.
+/// Resets pass. Otherwise, if both sides reject, neither would receive the reset of the other.
 const REJECT_BUT_RESETS: &str = "tcp flags & rst == 0 reject with tcp reset";
 
 /// TCP keep-alive of the host. A connection whose client is gone ends a few seconds after the
@@ -63,7 +66,7 @@ pub struct Network {
     is_broken: Mutex<bool>,
 }
 
-/// A side, and who acts there.
+/// A side: its namespace, and a shell in it.
 #[derive(Debug)]
 struct End {
     namespace: File,
@@ -78,7 +81,7 @@ struct Shell {
 }
 
 impl Network {
-    /// Returns `None`, loudly, where the machine lacks something.
+    /// Returns `None`, and reports a skip, if the machine lacks something.
     pub fn new() -> Option<Self> {
         // Namespaces belong to threads.
         let network = thread::spawn(Self::lay).join();
@@ -135,7 +138,7 @@ impl Network {
         move_to(&self.near.namespace);
     }
 
-    /// Does something at a side, on a thread of its own; what it starts stays there.
+    /// Runs `op` on a side, on a thread of its own. Processes that it starts stay there.
     pub fn at<T: Send>(&self, side: Side, op: impl FnOnce() -> T + Send) -> T {
         let namespace = &self.end(side).namespace;
         thread::scope(|scope| {
@@ -148,14 +151,14 @@ impl Network {
         })
     }
 
-    /// From now on new connections to the host stay on the near side, where somebody listens in
-    /// its place.
+    /// From now on (or no longer), new connections to the host stay on the near side, where a
+    /// stand-in listens.
     pub fn stand_in(&self, is_there: bool) {
         let act = if is_there { "add" } else { "del" };
         self.near.sh(&format!("ip addr {act} {HOST}/32 dev lo"));
     }
 
-    /// Takes an interface down: the one side has no network then, the other no carrier.
+    /// Takes an interface down: its side has no network then, the other side no carrier.
     pub fn take_down(&self, side: Side) {
         *self.is_broken.lock() = true;
         self.end(side).sh("ip link set wire down");
@@ -195,7 +198,7 @@ impl Network {
         self.end(side).sh(&rule);
     }
 
-    /// All is well again.
+    /// Repairs everything.
     pub fn heal(&self) {
         let mut is_broken = self.is_broken.lock();
         if !*is_broken {
@@ -235,7 +238,7 @@ impl End {
         })
     }
 
-    /// Has the shell do something that must succeed.
+    /// Runs a script in the shell; panics if it fails.
     fn sh(&self, script: &str) {
         let mut shell = self.shell.lock();
         writeln!(shell.input, "{script}; echo $?").unwrap();

@@ -102,7 +102,7 @@ impl Proxy {
         state.dropped = state.n_connections;
     }
 
-    /// Resets the connections that there are for the client; the server hears of it in
+    /// Resets the existing connections for the client; the server sees the reset after
     /// [`Proxy::heal`].
     pub fn part_present(&self) {
         let mut state = self.state.lock();
@@ -116,7 +116,7 @@ impl Proxy {
         state.refuses = true;
     }
 
-    /// All is well again.
+    /// Repairs everything.
     pub fn heal(&self) {
         let mut state = self.state.lock();
         state.dropped = state.dropped.max(state.parted);
@@ -129,7 +129,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.state.lock().is_closed = true;
-        // So that whoever waits for a connection sees it.
+        // Wakes the thread that waits for a connection.
         drop(TcpStream::connect(self.address));
     }
 }
@@ -204,7 +204,7 @@ impl Pump {
                 }
             }
             if n == 0 {
-                // The end of a connection that was given up comes in a packet of its own.
+                // A connection that is closed ends with a packet of its own.
                 thread::sleep(END);
                 drop(to.shutdown(Shutdown::Write));
                 return;

@@ -1,6 +1,7 @@
-//! An SCP server without a shell, in the kinds that exist: each command is a thread here.
+//! SCP servers without a shell. Each command is a thread.
 //!
-//! It takes paths as they stand in the command, as appliances do, and acts on a real directory.
+//! A server takes paths literally from the command, as appliances do, and works on a real
+//! directory.
 
 use std::fs;
 use std::fs::File;
@@ -228,7 +229,7 @@ impl Session {
             return;
         }
         let asked = parse(command, self.kind);
-        // A client that hangs up is nobody's fault.
+        // The client may disconnect at any time.
         let _ended = self.serve(&asked);
     }
 

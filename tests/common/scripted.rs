@@ -1,6 +1,6 @@
 //! A host that says what a test wants it to say: no process, no thread, no sleep.
 //!
-//! Where it has nothing to say and the client waits, the deadline is over at once.
+//! If it has nothing to say and the client waits, the deadline is over at once.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ pub enum Said {
 
 /// The other side of one command.
 pub trait Peer: Send {
-    /// Says something; takes what it has heard out of `heard`.
+    /// Returns the next output; removes the input that it has processed from `heard`.
     fn say(&mut self, heard: &mut Vec<u8>) -> Said;
 }
 
@@ -38,7 +38,7 @@ pub enum Then {
     Endless(Vec<u8>),
 }
 
-/// Words that do not depend on what is heard, and what comes after them.
+/// Output that does not depend on the input, and the behaviour after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Talk {
     pub words: Vec<u8>,
@@ -67,7 +67,7 @@ impl Peer for Talk {
     }
 }
 
-/// A sink that answers each step when it is its turn: so many bytes are heard, then this is said.
+/// A peer that answers in turns: each is a number of bytes to receive, and the output after them.
 #[derive(Debug, Clone)]
 pub struct Turns {
     pub turns: Vec<(usize, Vec<u8>)>,
@@ -207,11 +207,11 @@ impl From<Talk> for Turns {
 
 /// A resident shell, as far as the client can tell.
 ///
-/// In what it is told to say, `@T@` stands for the token of the lane, `@K@` for its listing mark.
+/// In its script, `@T@` stands for the token of the connection, `@K@` for its listing mark.
 struct LaneHost {
     flavour: &'static str,
     greeting: Vec<u8>,
-    /// Token and mark, once they were heard.
+    /// Token and mark, once they were received.
     words: Option<(Vec<u8>, Vec<u8>)>,
     act: Act,
     acting: Option<Turns>,

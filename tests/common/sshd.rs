@@ -101,7 +101,7 @@ pub struct Sshd {
 impl Sshd {
     /// Starts a server and waits until it listens.
     ///
-    /// Returns `None`, loudly, where the machine lacks something.
+    /// Returns `None`, and reports a skip, if the machine lacks something.
     pub fn start(options: Options) -> Option<Self> {
         if let Some(missing) = missing() {
             skip(Capability::Sshd, missing);
@@ -127,7 +127,7 @@ impl Sshd {
         )
         .unwrap();
         fs::create_dir_all("/run/sshd").unwrap();
-        // Another program may take the port between our look and the server's.
+        // Another program may take the port before the server does.
         for _ in 0..5 {
             let port = free_port();
             write_config(dir.path(), &options, port);
@@ -191,7 +191,7 @@ impl Sshd {
         self.dir.path().join("ssh_config")
     }
 
-    /// Settings that lead to this server with its client key, asking nobody.
+    /// Settings for this server with its client key, without prompts.
     pub fn settings(&self) -> Settings {
         let mut settings = Settings::new(self.address, self.port, self.account.name);
         settings.identity_files = vec![IdentityFile {
@@ -237,7 +237,7 @@ impl Sshd {
         self.standby = Some(Standby::new(self.dir.path(), &self.log));
     }
 
-    /// Starts the server that stands by in the place of one that was killed.
+    /// Starts the prepared server after [`Self::kill`].
     pub fn start_again(&mut self) {
         let standby = self.standby.take().unwrap();
         self.unshare = standby.start(&self.log).unwrap();
@@ -284,7 +284,7 @@ impl Sshd {
         text.split(' ').nth(1).unwrap().to_owned()
     }
 
-    /// Kills all sessions; the server goes on.
+    /// Kills all sessions, but not the server.
     pub fn kill_sessions(&self) {
         self.signal_sessions(Signal::KILL);
     }
@@ -299,7 +299,7 @@ impl Sshd {
         self.signal_sessions(Signal::CONT);
     }
 
-    /// Stops the server and all its sessions: connections are taken, and nobody answers.
+    /// Stops the server and all its sessions: connections are accepted and never answered.
     pub fn freeze(&self) {
         for pid in children(self.unshare.id()) {
             signal(pid, Signal::STOP);

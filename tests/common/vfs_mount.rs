@@ -1,4 +1,4 @@
-//! A `Vfs` with its host, its cache and a clock that moves when a test says so.
+//! A `Vfs` with its host, its cache and a clock that the test moves.
 
 use std::fs;
 use std::path::PathBuf;
@@ -64,10 +64,10 @@ pub struct Mount {
     pub recovered: Vec<RecoveredFile>,
 }
 
-/// Puts something around a host.
+/// Wraps the `Remote` of a mount.
 pub type Around = Box<dyn FnOnce(Arc<dyn Remote>) -> Arc<dyn Remote>>;
 
-/// How a mount is to be.
+/// Settings of a mount.
 pub struct Setup {
     pub max_bytes: u64,
     pub conflicts: ConflictPolicy,
@@ -77,7 +77,7 @@ pub struct Setup {
     pub boot: &'static str,
     pub steps: Arc<dyn Steps>,
     pub around: Around,
-    /// Whether what an earlier mount left is on the host before anything else happens.
+    /// Whether the content of an earlier mount is uploaded before [`Mount::on`] returns.
     pub waits_for_uploads: bool,
 }
 
@@ -113,7 +113,7 @@ impl Mount {
         Self::on(Arc::new(World::new(Userland::Gnu)), setup)
     }
 
-    /// A mount of a world that others may have mounted too, or before.
+    /// A mount of a world that other mounts may use too, or have used before.
     pub fn on(world: Arc<World>, setup: Setup) -> Self {
         let clock = Arc::new(ManualClock::new());
         let shell = world.shell(Arc::clone(&clock) as Arc<dyn Clock>);
@@ -121,7 +121,7 @@ impl Mount {
         Self::of(remote, world, clock, setup)
     }
 
-    /// A mount whose host is logged in to by somebody who is not root.
+    /// A mount whose login user is not root.
     pub fn of_nobody() -> Self {
         let world = World::new(Userland::Gnu);
         if rustix::process::geteuid().is_root() {
@@ -192,8 +192,8 @@ impl Mount {
         }
     }
 
-    /// Ends as after `kill -9`: nobody uploads or says anything more. The cache can be used by the
-    /// next.
+    /// Ends as after `kill -9`: nothing more is uploaded or logged. The next mount can use the
+    /// cache.
     pub fn crash(self) -> Arc<World> {
         let Self {
             world,
@@ -206,13 +206,13 @@ impl Mount {
         cache.stop();
         let lock = cache.disk().dir().join("lock");
         drop((remote, cache, vfs));
-        // Workers that were under way let go of it when they see that the host is gone.
+        // Workers release it when their requests fail because the host is closed.
         let lock = fs::File::open(lock).unwrap();
         lock.lock().unwrap();
         world
     }
 
-    /// The name, relative to the root, of the content that was kept beside a file.
+    /// The path, relative to the root, of the conflict copy of a file.
     pub fn beside(&self, path: &str) -> String {
         let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
         let prefix = format!("{name}.scpfs-conflict-");
@@ -230,12 +230,12 @@ impl Mount {
         self.world.root().join(name)
     }
 
-    /// Lets so much time pass that nothing is fresh any more.
+    /// Moves the clock so far that everything is stale.
     pub fn age(&self) {
         self.clock.advance(TTL + Duration::from_secs(1));
     }
 
-    /// Runs something and returns what it gave and how many round trips it took.
+    /// Runs `op`; returns its result and the number of round trips.
     pub fn counted<T>(&self, op: impl FnOnce() -> T) -> (T, u64) {
         let before = self.world.meter.trips();
         let result = op();

@@ -44,7 +44,7 @@ const HARMFUL: &[&[u8]] = &[
 
 const SECRET: &[u8] = b"the content of a file that has nothing to do with it";
 
-/// A sink: what it says once it has heard the command's T record and its C record.
+/// A sink: its answers to the T record and to the C record.
 fn sink(turns: &[(usize, &[u8])], then: Then) -> Turns {
     Turns {
         turns: turns
@@ -148,7 +148,7 @@ const SWAPS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Has the host do that when it starts a program that receives content and there is a file `now`.
+/// Wraps the programs that receive content: they run `script` first if there is a file `now`.
 fn swap(world: &World, victim: &Path, script: &str) {
     for (name, option) in [("scp", "-t"), ("dd", "iflag=fullblock,count_bytes")] {
         let program = world.root().parent().unwrap().join("bin").join(name);

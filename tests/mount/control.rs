@@ -287,7 +287,7 @@ fn the_socket_answers_nonsense_and_long_lines_without_harm() {
         idle.push(stream);
     }
     assert_eq!(status(&mounted)["pid"], mounted.pid());
-    // Many who say nothing: more are sent away, and the mount does not care.
+    // Many idle clients: further ones are refused, and the mount is not affected.
     idle.extend((0..40).map(|_| UnixStream::connect(&path).unwrap()));
     fs::write(mounted.here("file"), "content").unwrap();
     drop(idle);
@@ -396,8 +396,8 @@ impl Drop for Liar {
     }
 }
 
-/// Root's `status` printed the escape sequences of whoever claimed to serve the mount, and `umount`
-/// believed that it was unmounted.
+/// Root's `status` printed the escape sequences of a false daemon, and `umount` believed it that
+/// the mount had ended.
 #[test]
 fn only_the_owner_of_a_mount_is_asked_and_the_kernel_has_the_last_word() {
     let mounted = or_skip!(Mounted::new(&[]));

@@ -73,7 +73,7 @@ impl Aio {
 
     /// Writes the whole range with this byte, all pieces at once, and waits for the last.
     fn write(&self, file: &File, byte: u8) {
-        // SAFETY: the buffer is that long, and nobody else uses it.
+        // SAFETY: the buffer is that long, and nothing else uses it.
         unsafe { self.buf.write_bytes(byte, PIECE * N_PIECES) };
         let requests: Vec<Iocb> = (0..N_PIECES)
             .map(|n| Iocb {

@@ -54,7 +54,7 @@ for n in range(20):
 open(os.environ["ASIDE"] + "/done", "w")
 "#;
 
-/// Maps an open file that grows, and fails at bytes that nobody wrote.
+/// Maps an open file that grows, and fails if it reads bytes that were never written.
 const MAP: &str = r#"
 import mmap, os
 fd = os.open("file", os.O_RDONLY)

@@ -25,7 +25,7 @@ impl Small {
         Self::with_mode(size, "777")
     }
 
-    /// One for a cache, which nobody else may write to.
+    /// One for a cache, which only its owner may write to.
     fn private(size: &str) -> Self {
         Self::with_mode(size, "700")
     }
@@ -245,7 +245,7 @@ fn waiting_uploads_survive_a_full_cache_disk() {
         let mut big = fs::File::create(mounted.here(&format!("big{round}"))).unwrap();
         proxy.refuse();
         for (mut file, content) in files {
-            // Closing it fails, and nobody looks.
+            // close() fails, and the program ignores that.
             file.write_all(content).unwrap();
         }
         // One more takes the rest of the disk, and then somebody else the very last of it.

@@ -48,7 +48,7 @@ fn stat(pid: i32) -> Option<(String, Vec<String>)> {
     Some((command, fields))
 }
 
-/// Whether a process has ended; one that nobody has asked about yet counts as well.
+/// Whether a process has ended; a zombie has ended.
 fn has_ended(pid: i32) -> bool {
     stat(pid).is_none_or(|(_, fields)| fields[0] == "Z")
 }
@@ -84,7 +84,7 @@ fn a_daemon_that_is_killed_leaves_a_plain_directory() {
     drop(open);
     mounted.start(&[]);
     assert_eq!(fs::read(mounted.here("file")).unwrap(), b"content");
-    // The lock of the one that was killed locks nobody out.
+    // The lock of the killed daemon does not block the next one.
     let caches = fs::read_dir(mounted.aside("home/.cache/scpfs")).unwrap();
     assert_eq!(caches.count(), 1);
 }

@@ -75,7 +75,7 @@ fn a_mountpoint_that_is_exchanged_during_the_login_is_not_mounted_elsewhere() {
     }
 }
 
-/// Names of other users' choice moved the cursor of whoever asked about them.
+/// Escape sequences in names chosen by other users reached the terminal.
 #[test]
 fn no_name_of_a_directory_reaches_the_terminal_as_it_is() {
     let mounted = or_skip!(Mounted::new(&[]));

@@ -49,7 +49,7 @@ fn a_network_that_loses_everything_for_a_while_costs_nothing_but_time() {
             let path = mounted.here("");
             mounted.wait_until("it answers", |_| fs::read_dir(&path).is_ok());
         }
-        // The other end of a connection that was given up hears of it in time.
+        // The server closes the connections that were given up, in time.
         assert_eq!(mounted.unmount().code(), Some(0));
         mounted.start(&args);
         assert_eq!(fs::read(mounted.here("file")).unwrap(), b"new");

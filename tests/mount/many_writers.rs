@@ -1,4 +1,4 @@
-//! Several who write the same files at once: two mounts of one root, and programs on the host.
+//! Several writers of the same files at once: two mounts of one root, and programs on the host.
 
 use std::fs;
 use std::fs::File;
@@ -23,7 +23,7 @@ const N_LINES: usize = 40;
 fn append(path: &Path, line: &str) -> io::Result<()> {
     let mut file = File::options().append(true).open(path)?;
     let written = file.write_all(line.as_bytes());
-    // SAFETY: the descriptor is ours alone, and nobody uses it after this.
+    // SAFETY: the descriptor is ours alone and is not used after this.
     let closed = match unsafe { libc::close(file.into_raw_fd()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),

@@ -1,4 +1,4 @@
-//! A mount by somebody who is not root.
+//! A mount by a user who is not root.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;

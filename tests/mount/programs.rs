@@ -65,7 +65,7 @@ fn editors_save_their_way() {
         test "$(cat "$THERE/file")" = "$(printf 'ONE\nTWO\nthree')"
         test "$(stat -c %a "$THERE/file")" = 640
         "#);
-    // nano wants a terminal, and somebody who waits for what it shows before the next key.
+    // nano needs a terminal, and a user who waits for its output before the next key.
     mounted.sh(r#"
         cat > "$ASIDE/keys.py" <<'END'
 import os, pty, sys

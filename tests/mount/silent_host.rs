@@ -112,7 +112,7 @@ impl Hole {
         );
     }
 
-    /// Waits for the host to have a content, which nobody asks for any more.
+    /// Waits until the host has a content, without a call to the mount.
     fn gets(&mut self, name: &str, content: &[u8]) {
         self.mounted.wait_until(name, |mounted| {
             fs::read(mounted.there(name)).is_ok_and(|data| data == content)
@@ -121,7 +121,7 @@ impl Hole {
 }
 
 fn close(file: File) -> io::Result<()> {
-    // SAFETY: the descriptor is ours alone, and nobody uses it after this.
+    // SAFETY: the descriptor is ours alone and is not used after this.
     match unsafe { libc::close(file.into_raw_fd()) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -241,7 +241,7 @@ fn assert_no_task_of_this_process_is_stuck() {
     }
 }
 
-/// Programs that ask the mount for things nobody knows yet.
+/// Programs whose calls need the host, because nothing is cached.
 fn programs(hole: &Hole) -> Vec<Child> {
     let start = |words: &[&str]| {
         let mut command = Command::new(words[0]);
@@ -283,7 +283,7 @@ fn nobody_stays_in_the_kernel(way: Way) {
 
     thread::sleep((TIMEOUT + MARGIN).saturating_sub(begun.elapsed()));
     let all = killed.iter().chain(&left);
-    // Nobody has waited for them.
+    // Ended programs are zombies, because no one has waited for them.
     let still_there: Vec<_> = all
         .flat_map(|program| tasks(program.id()))
         .filter(|(_, state)| *state != 'Z')
@@ -343,7 +343,7 @@ fn a_mount_of_a_silent_host_can_be_ended_and_loses_nothing() {
     }
 }
 
-/// Nobody hears of a host that is silent for less than the deadline.
+/// A host that is silent for less than the deadline causes no error.
 #[test]
 fn a_short_silence_is_only_a_pause() {
     for way in [Way::Server, Way::Network] {

@@ -81,7 +81,7 @@ fn a_host_that_cannot_be_reached_is_named() {
         2,
         &["host.invalid", "check the name"],
     );
-    // A port where nobody listens.
+    // A port without a listener.
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -95,7 +95,7 @@ fn a_host_that_cannot_be_reached_is_named() {
         2,
         &["127.0.0.1", &port.to_string(), "refused"],
     );
-    // Somebody who never says a word.
+    // A server that never sends anything.
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = mute.local_addr().unwrap().port().to_string();
     expect(

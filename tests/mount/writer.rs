@@ -56,7 +56,7 @@ impl Writer {
         is_open.then(|| offset.trim().parse().ok())?
     }
 
-    /// Has it close the file, and says how it ended.
+    /// Makes it close the file; returns its exit status.
     pub(crate) fn close(mut self) -> ExitStatus {
         drop(self.input.take());
         self.process.wait().unwrap()

@@ -15,7 +15,8 @@ use scpfs_testing::samples::upload_spec;
 
 use crate::uploads::Host;
 
-/// Has `sync` note its arguments in a file beside the root, and fail for arguments that end so.
+/// Wraps `sync`: it writes its arguments to a file beside the root, and fails if they end with
+/// `fails_for`.
 fn note_syncs(host: &Host, fails_for: &str) {
     let log = host.beside("syncs");
     let script = format!(

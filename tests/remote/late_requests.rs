@@ -1,4 +1,4 @@
-//! Requests that arrive when nobody listens to the answer any more, or in part.
+//! Requests that arrive after they were given up, or in part.
 
 use std::fs;
 use std::io;

@@ -370,7 +370,7 @@ fn modes_and_times_are_set_with_the_content_or_not_at_all() {
     assert_eq!(fs::metadata(at("dir")).unwrap().mtime(), time.secs);
     let root = remote.set_attr(&RemotePath::root(), &change);
     assert!(is_unsupported(root));
-    // A file's go with its content, and that is up to who has it.
+    // Those of a file are part of an upload, which needs the content.
     for name in ["small", "large"] {
         let before = fs::metadata(at(name)).unwrap();
         assert!(is_unsupported(remote.set_attr(&path(name), &change)));

@@ -306,7 +306,7 @@ pub(crate) fn an_upload_keeps_hard_links_in_place(host: &Host) {
     assert_eq!(host.names().len(), 2);
 }
 
-/// A look that is killed says nothing of the file.
+/// A conflict check whose program is killed is an error, not a difference.
 pub(crate) fn a_look_that_fails_is_no_difference(host: &Host) {
     let aside = tempfile::tempdir().unwrap();
     let (once, always) = (aside.path().join("once"), aside.path().join("always"));
@@ -331,7 +331,7 @@ pub(crate) fn a_look_that_fails_is_no_difference(host: &Host) {
     };
     host.world.before(&["ls", "stat"], &script);
     let is_there = if !has_scp(&host.remote) {
-        // Where nothing but a look tells whether all of the content came.
+        // On this host, only stat can tell whether all of the content arrived.
         let error = upload(b"new").unwrap_err();
         assert!(!matches!(error, Error::Conflict { .. }), "{error}");
         "old"
@@ -487,7 +487,7 @@ fn in_pieces(host: &Host, data: &[u8]) -> UploadSpec {
     }
 }
 
-/// Has two fetches under way at the same time, so that two lanes for content are open after it.
+/// Runs two fetches at the same time, so that two connections for content are open afterwards.
 fn open_two_lanes(host: &Host) {
     struct Together<'a>(&'a Barrier);
 

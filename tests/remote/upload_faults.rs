@@ -220,7 +220,7 @@ fn upload_succeeds_only_with_the_content_whichever_program_fails() {
             fs::create_dir_all(host.beside("real")).unwrap();
             symlink(real, &named).unwrap();
             for (way, script) in ways {
-                // Somebody else who empties the file leaves the same as a cat that copies nothing.
+                // A file emptied by another user looks like a cat that copied nothing.
                 if ["cat", "chmod"].contains(&program) && way == "does nothing" {
                     continue;
                 }

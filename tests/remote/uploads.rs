@@ -664,7 +664,7 @@ fn a_directory_that_takes_no_names_is_told_from_a_file_that_cannot_be_written() 
     }
 }
 
-/// `RENAME_NOREPLACE` had two winners: it was a look and a rename.
+/// `RENAME_NOREPLACE` was a check and a rename, so that two racing renames both succeeded.
 #[test]
 fn a_rename_that_must_not_replace_does_not_in_the_last_moment_either() {
     let script = "rm \"$dir/now\"; echo theirs >\"$root/to\"";

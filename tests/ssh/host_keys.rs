@@ -211,8 +211,8 @@ fn the_server_is_asked_for_a_key_of_the_type_that_is_known() {
     assert_eq!(whoami(&unattended(settings)).unwrap(), sshd.user());
 }
 
-/// A key of a type that no line has counted as unknown: whoever answered at the address of a host
-/// chose another type, was accepted with `accept-new`, and got the password with `no`.
+/// A key of a type that no line has counted as unknown: an impostor at the address of a host could
+/// offer another type, was accepted with `accept-new`, and got the password with `no`.
 #[test]
 fn a_key_of_another_type_than_the_known_one_is_a_changed_key() {
     let options = Options::default().line("PasswordAuthentication yes");

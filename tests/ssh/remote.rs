@@ -215,7 +215,7 @@ fn with_bashrc(name: &'static str, text: &'static str, check: impl FnOnce(&Sshd,
 
 #[test]
 fn a_megabyte_of_errors_at_login_does_no_harm() {
-    // Nobody reads it for half a second, and the window is not for it alone.
+    // The errors are not read for half a second, and they share the window with the output.
     let text = "yes mind the gap | head -c 3000000 >&2\nprintf '\\0\\1\\2'\nsleep 0.5\n";
     with_bashrc("scpfs-loud", text, |sshd, root| {
         let shell = connect(sshd.settings(), root).unwrap();

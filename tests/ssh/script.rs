@@ -59,7 +59,7 @@ impl Prompt for Script {
     }
 }
 
-/// A transport that can ask nobody.
+/// A transport without a terminal for prompts.
 pub(crate) fn unattended(settings: Settings) -> Libssh2 {
     Libssh2::new(settings, Arc::new(NoPrompt))
 }

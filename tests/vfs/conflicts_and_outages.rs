@@ -53,7 +53,7 @@ fn write_after_a_conflict_goes_to_the_conflict_copy() {
         mount.vfs.fsync(&CX, first.fh).unwrap_err().errno(),
         libc::ESTALE
     );
-    // More of it goes to the same place, and both who wrote are told.
+    // Later writes go to the conflict copy, and both writers get ESTALE.
     mount.vfs.write(&CX, second.fh, 4, b", more").unwrap();
     for opened in [&first, &second] {
         assert_eq!(mount.close(opened).unwrap_err().errno(), libc::ESTALE);
@@ -166,7 +166,7 @@ fn close_in_an_outage_uploads_when_the_host_is_back() {
     assert_eq!(mount.close(&opened).unwrap_err().errno(), libc::EIO);
     assert_eq!(fs::read(mount.at("file")).unwrap(), b"old");
     mount.world.faults.lock().refuses = false;
-    // Nobody does anything but wait.
+    // No further call: only time passes.
     mount.clock.advance(Duration::from_secs(60));
     wait_until("the content is uploaded", || {
         fs::read(mount.at("file")).unwrap() == b"new"
@@ -714,7 +714,7 @@ fn upload_that_replaces_a_file_expects_its_version() {
     fs::write(mount.at("file"), "old").unwrap();
     mount.find("file").unwrap();
     mount.write("file", b"new").unwrap();
-    // Somebody else's is replaced as well, or made anew.
+    // A file of others is replaced as well, and a removed one is created again.
     for is_there in [true, false] {
         let opened = mount.open("file", libc::O_WRONLY | libc::O_TRUNC).unwrap();
         mount.vfs.write(&CX, opened.fh, 0, b"newer").unwrap();

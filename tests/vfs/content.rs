@@ -1,4 +1,4 @@
-//! Contents: who has them, and when.
+//! Open, read, write and close: when contents are in the cache, and when on the host.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -246,7 +246,7 @@ fn a_removed_file_that_is_open_goes_on_working_and_is_not_uploaded() {
     );
     mount.close(&opened).unwrap();
     assert!(!mount.at("file").exists());
-    // A file that the host never heard of is not made by its end either.
+    // A file that was never uploaded is not created by its last close either.
     let (_, opened) = mount.create("new", libc::O_WRONLY).unwrap();
     mount.vfs.write(&CX, opened.fh, 0, b"x").unwrap();
     mount.vfs.unlink(&CX, Ino::ROOT, b"new").unwrap();

@@ -214,12 +214,12 @@ fn set(mount: &Mount, set: SetAttr) {
     mount.vfs.setattr(&CX, ino, None, &set).unwrap();
 }
 
-/// Where the host's `sync` notes what it is told to flush.
+/// The file to which the wrapped `sync` writes its arguments.
 fn syncs_of(file: &Path) -> PathBuf {
     file.parent().unwrap().with_file_name("syncs")
 }
 
-/// Has the host's `sync` note what it is told to flush; returns the file with its notes.
+/// Wraps the host's `sync`: it writes its arguments to a file. Returns that file.
 fn note_syncs(world: &World) -> PathBuf {
     let log = world.root().with_file_name("syncs");
     let script = format!(
@@ -573,7 +573,7 @@ fn content_that_waits_is_still_uploaded_after_a_truncation_that_failed() {
         let mount = if is_killed {
             Mount::on(mount.crash(), Setup::default())
         } else {
-            // By itself: nobody closes it any more.
+            // In the background: no close() follows.
             mount.clock.advance(Duration::from_secs(600));
             wait_until("the content is uploaded", || {
                 fs::read(mount.at("file")).is_ok_and(|data| data == b"new")

@@ -41,7 +41,7 @@ pub(crate) trait Fate: Send + Sync + fmt::Debug {
         true
     }
 
-    /// Whether the request is lost on its way, so that nobody knows whether it was carried out.
+    /// Whether the request gets an unknown outcome.
     fn is_lost(&self, _act: &'static str) -> bool {
         false
     }

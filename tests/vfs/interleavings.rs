@@ -194,8 +194,8 @@ fn content_stays_in_the_cache_if_forget_comes_before_release() {
     assert_eq!(mount.cache.bytes(), 10);
 }
 
-/// What another handle wrote between two steps of the copy lost its journal record and got the size
-/// of the copy.
+/// Content that another handle wrote between two steps of the copy lost its journal record and got
+/// the size of the copy.
 #[test]
 fn content_that_is_written_while_a_copy_on_the_host_ends_is_whole() {
     let (mount, gates) = mount();

@@ -122,7 +122,7 @@ fn broken_off(dialect: Dialect, end: End, leaves: &[u8]) -> (Mount, Arc<BreaksOf
     };
     let mount = mount_of(dialect, world, setup);
     assert_eq!(mount.read("file").unwrap(), OLD);
-    // Where no version identifies content, none is kept that nobody has open.
+    // If no version identifies the content, the cache drops it when it is closed.
     let truncates = (dialect, end) == (Dialect::Shell, End::Said);
     let flags = if truncates { libc::O_TRUNC } else { 0 };
     let opened = mount.open("file", libc::O_RDWR | flags).unwrap();

@@ -75,7 +75,7 @@ fn rename_over_a_hard_link_shows_its_writes_under_the_other_name() {
             closed.unwrap();
             assert_eq!(other, b"ours");
         } else {
-            // Nobody here knows that name.
+            // That name was never seen here.
             assert_eq!(closed.unwrap_err().errno(), libc::ESTALE);
             let mount = Mount::on(mount.crash(), Setup::default());
             assert_eq!(mount.recovered.len(), 1);
@@ -304,7 +304,7 @@ fn truncate_replaces_a_change_by_others_that_was_seen_before() {
 
 #[test]
 fn which_of_two_contents_reached_the_host_is_not_guessed() {
-    /// The first upload is carried out and the second is not; nobody hears of either.
+    /// The first upload is carried out and the second is not; both have an unknown outcome.
     #[derive(Debug, Default)]
     struct TwoUnheard(AtomicUsize);
     impl crate::faulty::Fate for TwoUnheard {

@@ -94,8 +94,7 @@ fn list(vfs: &Vfs, ino: Ino) {
     vfs.releasedir(fh);
 }
 
-/// Has the host asked for the root, and for these directories, while the next rename or removal is
-/// under way.
+/// Lists the root and these directories while the next rename or removal is in flight.
 fn list_in_flight(mount: &Mount, in_flight: &InFlight, dirs: &[Ino]) {
     let (vfs, clock, dirs) = (
         Arc::clone(&mount.vfs),
@@ -430,8 +429,8 @@ fn a_rename_of_unknown_outcome_concerns_its_own_names_only() {
     assert_eq!(mount.names("").unwrap(), ["dir", "two"]);
 }
 
-/// A listing that was asked for before a rename, and came when nobody knew its outcome, denied the
-/// new name for as long as a listing is believed.
+/// A listing that was requested before a rename, and arrived while its outcome was unknown, hid the
+/// new name for the TTL of the listing.
 #[test]
 fn a_listing_from_before_a_rename_of_unknown_outcome_denies_no_name() {
     let (mount, in_flight) = mount(None);
@@ -490,8 +489,8 @@ fn a_directory_below_a_rename_whose_answer_is_lost_is_found() {
     assert_eq!(mount.names("moved/sub").unwrap(), ["file"]);
 }
 
-/// The content of a dirty file that such a rename has replaced may have been written after the
-/// program heard of a failure: it is kept beside, and never takes the place of what was moved.
+/// A program may write to a dirty file after a rename over it failed with an unknown outcome: the
+/// content becomes a conflict copy, and never replaces the file that was moved.
 #[test]
 fn a_dirty_file_that_a_rename_of_unknown_outcome_replaced_is_uploaded_beside() {
     let (mount, in_flight) = mount(Some(Duration::from_secs(3600)));
@@ -633,8 +632,8 @@ fn unlink_uploads_for_the_other_name_although_a_rename_is_of_unknown_outcome() {
     assert_eq!(mount.names("").unwrap(), ["other"]);
 }
 
-/// Each refused rename made all listings under way count for nothing: a lookup of another name failed
-/// after 50 of them, and reading the directory never ended.
+/// Each refused rename made all listings under way count for nothing: a lookup of another name
+/// failed after 50 of them, and reading the directory never ended.
 #[test]
 fn renames_that_fail_do_not_keep_a_directory_from_being_listed() {
     type Listings = Arc<std::sync::atomic::AtomicU32>;

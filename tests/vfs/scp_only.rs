@@ -142,7 +142,7 @@ fn a_mode_that_is_cut_off_costs_no_content() {
     mount.world.put("scp", cuts);
     set(&mount, "file").unwrap_err();
     assert_eq!(fs::read(mount.at("file")).unwrap(), b"");
-    // Nobody but us has it now.
+    // The only copy of the content is here now.
     mount
         .world
         .put("scp", "#!/bin/dash\nexec /usr/bin/scp \"$@\"\n");
