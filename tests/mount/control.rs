@@ -60,7 +60,7 @@ fn fail_to_upload(mounted: &Mounted) {
 }
 
 #[test]
-fn status_says_how_a_mount_is() {
+fn status_reports_the_state_of_a_mount() {
     let mut mounted = or_skip!(Mounted::new(&["-o", "cache_size=100M"]));
     mounted.put("file", vec![b'x'; 5000]);
     mounted.sh("cat file; cat file; cat file");
@@ -122,7 +122,7 @@ fn status_lists_waiting_uploads_with_reasons() {
 }
 
 #[test]
-fn a_host_that_is_gone_is_away_and_status_answers_all_the_same() {
+fn status_answers_while_the_host_is_unreachable() {
     let mut mounted = or_skip!(Mounted::new(&[
         "-o",
         "timeout=10,cache_timeout=0,drain_timeout=1"
@@ -143,7 +143,7 @@ fn a_host_that_is_gone_is_away_and_status_answers_all_the_same() {
 }
 
 #[test]
-fn an_upload_shows_how_far_it_is() {
+fn status_shows_the_progress_of_an_upload() {
     let mut mounted = or_skip!(Mounted::new(&["-o", "timeout=60"]));
     let mut writer = Command::new("dd")
         .args(["if=/dev/zero", "bs=1M", "count=100"])
@@ -269,7 +269,7 @@ fn only_scpfs_mounts_are_unmounted_and_looked_at() {
 }
 
 #[test]
-fn the_socket_answers_nonsense_and_long_lines_without_harm() {
+fn control_socket_survives_nonsense_and_long_lines() {
     let mounted = or_skip!(Mounted::new(&[]));
     let path = format!("/run/scpfs/{}.sock", mounted.pid());
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
@@ -399,7 +399,7 @@ impl Drop for Liar {
 /// Root's `status` printed the escape sequences of a false daemon, and `umount` believed it that
 /// the mount had ended.
 #[test]
-fn only_the_owner_of_a_mount_is_asked_and_the_kernel_has_the_last_word() {
+fn status_and_umount_do_not_believe_a_false_daemon() {
     let mounted = or_skip!(Mounted::new(&[]));
     let mount_id = status(&mounted)["mount_id"].as_str().unwrap().to_owned();
     let socket = format!("/run/scpfs/{}.sock", mounted.pid());

@@ -15,7 +15,7 @@ use scpfs_testing::sshd::Sshd;
 
 /// Nothing is refused or reset: packets are lost, and TCP sends them again when it thinks best.
 #[test]
-fn a_network_that_loses_everything_for_a_while_costs_nothing_but_time() {
+fn network_that_loses_all_packets_for_a_while_only_delays() {
     // A thread that ends takes its network with it.
     let result = thread::spawn(|| {
         let network = or_skip!(Network::new());

@@ -24,7 +24,7 @@ fn close(file: File) -> i32 {
 }
 
 #[test]
-fn every_name_works_through_the_whole_way() {
+fn every_name_works_through_a_mount() {
     let mounted = or_skip!(Mounted::new(&[]));
     let mut names: Vec<Vec<u8>> = [
         "-rf",

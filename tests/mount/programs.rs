@@ -55,7 +55,7 @@ fn copies_of_two_thousand_files_are_the_same_each_way() {
 }
 
 #[test]
-fn editors_save_their_way() {
+fn editors_save_files() {
     let mounted = mounted!();
     mounted.sh(r#"
         printf 'one\ntwo\n' > file; chmod 640 file
@@ -92,7 +92,7 @@ END
 }
 
 #[test]
-fn archives_and_mirrors_come_out_whole() {
+fn archives_and_mirrors_are_complete() {
     let mounted = mounted!();
     mounted.sh(r#"
         mkdir "$ASIDE/src"; cp -rL /usr/share/zoneinfo/E* /usr/include/netinet "$ASIDE/src/"
@@ -106,7 +106,7 @@ fn archives_and_mirrors_come_out_whole() {
 }
 
 #[test]
-fn git_finds_everything_as_it_left_it() {
+fn git_finds_its_repository_unchanged() {
     let mounted = mounted!();
     mounted.sh(
         r#"
@@ -150,7 +150,7 @@ fn a_program_is_built_on_the_mount() {
 }
 
 #[test]
-fn a_database_keeps_its_promises() {
+fn sqlite_keeps_its_guarantees() {
     let mounted = mounted!();
     mounted.sh(r#"
         sqlite3 db 'create table t(a); begin;' > /dev/null
@@ -161,7 +161,7 @@ fn a_database_keeps_its_promises() {
 }
 
 #[test]
-fn files_of_all_sizes_come_and_go_in_little_memory() {
+fn files_of_all_sizes_need_little_memory() {
     let mounted = mounted!();
     mounted.sh(
         r#"

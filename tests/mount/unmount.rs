@@ -88,7 +88,7 @@ fn another_mount_that_took_the_place_is_left_alone() {
 }
 
 #[test]
-fn in_the_background_the_mount_stands_when_the_command_returns() {
+fn background_mount_is_ready_when_the_command_returns() {
     let mounted = or_skip!(Mounted::new(&[]));
     let point = mounted.aside("point");
     fs::create_dir(&point).unwrap();

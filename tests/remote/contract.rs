@@ -305,7 +305,7 @@ pub(crate) fn attributes_are_set(host: &Host) {
     }
 }
 
-pub(crate) fn the_state_of_the_filesystem_is_told(host: &Host) {
+pub(crate) fn fs_stat_reports_the_filesystem(host: &Host) {
     let fs = host.remote.fs_stat(&RemotePath::root()).unwrap();
     assert!(fs.block_size > 0 && fs.blocks > 0 && fs.blocks_free <= fs.blocks);
     assert!(fs.name_max >= 255);

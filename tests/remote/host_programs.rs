@@ -42,7 +42,7 @@ use crate::scp_only::make_fifo;
 use crate::suite::Host;
 
 #[test]
-fn a_line_says_what_was_found() {
+fn summary_names_the_tools_of_the_host() {
     for (userland, start) in [
         (
             Userland::Gnu,
@@ -118,7 +118,7 @@ fn a_busybox_that_ignores_path_is_refused_as_a_host() {
 }
 
 #[test]
-fn an_scp_that_is_forbidden_is_none() {
+fn forbidden_scp_counts_as_missing() {
     // As the scp of Red Hat answers where /etc/ssh/disable_scp exists.
     let forbidden = "#!/bin/dash\necho 'scp: SCP protocol is forbidden via \
                      /etc/ssh/disable_scp' >&2\nexit 1\n";
@@ -487,7 +487,7 @@ fn content_of_any_length_comes_and_goes_without_scp() {
 
 /// A cut in the middle of content without scp: what has arrived must not look like the file.
 #[test]
-fn content_that_is_cut_never_takes_the_name() {
+fn content_that_is_cut_off_never_gets_the_final_name() {
     for userland in [Userland::Bare, Userland::NoScp] {
         let host = Host::new(userland);
         host.world.faults.lock().hangs_up_gently = true;

@@ -65,7 +65,7 @@ const HARMLESS: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn a_start_up_file_that_goes_elsewhere_takes_nobody_along() {
+fn start_up_file_that_changes_the_directory_has_no_effect() {
     for userland in [Userland::Gnu, Userland::Bash, Userland::OpenWrt] {
         let world = World::new(userland);
         fs::create_dir(world.root().join("sub")).unwrap();
@@ -84,7 +84,7 @@ fn a_start_up_file_that_goes_elsewhere_takes_nobody_along() {
 }
 
 #[test]
-fn a_shell_that_is_to_leave_when_idle_stays() {
+fn shell_with_an_idle_timeout_stays() {
     let world = World::new(Userland::Bash);
     world.at_login("export TMOUT=1");
     let shell = world.shell(Arc::new(ManualClock::new()));

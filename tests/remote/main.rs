@@ -90,8 +90,8 @@ every_host! {
     rename_and_link_give_files_other_names
     a_rename_that_must_not_replace_does_not
     attributes_are_set
-    a_copy_is_what_it_was_made_of
-    the_state_of_the_filesystem_is_told
+    copy_has_the_content_of_its_source
+    fs_stat_reports_the_filesystem
     only_our_own_leftovers_are_removed
     close_makes_every_later_call_fail
 }
@@ -117,14 +117,14 @@ hosts_with_a_shell! {
     an_upload_never_shows_half_a_file
     an_upload_keeps_hard_links_in_place
     upload_conflict_makes_a_conflict_copy_in_the_same_round_trip
-    a_look_that_fails_is_no_difference
+    failed_version_check_is_no_conflict
     coarse_times_are_not_trusted_alone
     leftovers_are_removed_in_one_round_trip_and_directories_never
     a_large_file_takes_two_round_trips
     a_failed_upload_never_runs_its_content
     creation_takes_one_round_trip_and_follows_no_link
-    a_rename_takes_the_place_of_any_link
-    of_uploads_that_expect_the_same_one_is_done
+    rename_over_a_symlink_does_not_follow_it
+    one_of_several_uploads_of_one_base_version_succeeds
     upload_of_unknown_outcome_that_succeeded_is_not_sent_again
     attributes_are_set_in_one_round_trip
     times_before_1970_are_kept
@@ -145,7 +145,7 @@ macro_rules! hosts_of_each_way {
 }
 
 hosts_of_each_way! {
-    a_huge_file_is_uploaded_in_pieces_by_several_lanes
+    huge_file_is_uploaded_in_pieces_over_several_connections
     a_huge_upload_keeps_hard_links_in_place
     a_huge_upload_that_fails_changes_nothing
     a_full_disk_never_runs_the_pieces

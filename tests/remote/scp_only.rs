@@ -200,7 +200,7 @@ fn a_name_that_forges_records_makes_no_entry() {
 }
 
 #[test]
-fn an_upload_says_what_it_overwrites() {
+fn upload_reports_conflicts_before_it_overwrites() {
     let world = World::scp_only(OPENSSH);
     let remote = world.scp(Arc::new(ManualClock::new()));
     let file = world.root().join("file");

@@ -307,7 +307,7 @@ pub(crate) fn an_upload_keeps_hard_links_in_place(host: &Host) {
 }
 
 /// A conflict check whose program is killed is an error, not a difference.
-pub(crate) fn a_look_that_fails_is_no_difference(host: &Host) {
+pub(crate) fn failed_version_check_is_no_conflict(host: &Host) {
     let aside = tempfile::tempdir().unwrap();
     let (once, always) = (aside.path().join("once"), aside.path().join("always"));
     let script = format!(
@@ -545,7 +545,7 @@ impl Content for ByTwo<'_> {
     }
 }
 
-pub(crate) fn a_huge_file_is_uploaded_in_pieces_by_several_lanes(host: &Host) {
+pub(crate) fn huge_file_is_uploaded_in_pieces_over_several_connections(host: &Host) {
     if !host.remote.facts().can_take_pieces {
         return;
     }
@@ -720,7 +720,7 @@ pub(crate) fn creation_takes_one_round_trip_and_follows_no_link(host: &Host) {
     );
 }
 
-pub(crate) fn a_rename_takes_the_place_of_any_link(host: &Host) {
+pub(crate) fn rename_over_a_symlink_does_not_follow_it(host: &Host) {
     fs::create_dir(host.at("dir")).unwrap();
     for target in ["dir", "nowhere", "link"] {
         for what in ["file", "other dir", "other link"] {
@@ -1002,7 +1002,7 @@ pub(crate) fn a_listing_that_is_cut_is_never_a_shorter_directory(host: &Host) {
     }
 }
 
-pub(crate) fn of_uploads_that_expect_the_same_one_is_done(host: &Host) {
+pub(crate) fn one_of_several_uploads_of_one_base_version_succeeds(host: &Host) {
     for round in 0..8 {
         let expect = what_is_there(host);
         let barrier = Barrier::new(2);

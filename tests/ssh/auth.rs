@@ -91,7 +91,7 @@ fn with_key(sshd: &Sshd, path: &Path) -> Settings {
 }
 
 #[test]
-fn keys_of_every_common_type_open_the_door() {
+fn login_with_keys_of_every_common_type() {
     let sshd = or_skip!(Sshd::start(Options::default()));
     for kind in ["ed25519", "ecdsa", "rsa"] {
         let path = accepted_key(&sshd, kind, kind, "");
@@ -236,7 +236,7 @@ fn an_encrypted_key_of_the_older_format_works() {
 }
 
 #[test]
-fn an_encrypted_key_without_anybody_to_ask_is_explained() {
+fn encrypted_key_without_a_prompt_is_explained() {
     let sshd = or_skip!(Sshd::start(Options::default()));
     let path = accepted_key(&sshd, "encrypted", "ed25519", "open sesame");
     let err = whoami(&unattended(with_key(&sshd, &path))).unwrap_err();
@@ -285,7 +285,7 @@ fn a_key_that_others_can_read_is_not_used() {
 }
 
 #[test]
-fn a_certificate_opens_the_door_beside_its_key_or_by_name() {
+fn login_with_a_certificate_beside_its_key_or_by_name() {
     let probe = or_skip!(Sshd::start(Options::default()));
     let ca = probe.dir().join("ca");
     keygen(&ca, "ed25519", "");

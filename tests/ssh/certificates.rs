@@ -119,7 +119,7 @@ fn a_host_with_a_certificate_of_a_known_authority_is_known() {
 }
 
 #[test]
-fn a_certificate_that_does_not_count_vouches_for_nothing_and_nobody_is_asked() {
+fn invalid_host_certificate_is_refused_without_a_prompt() {
     let mut sshd = or_skip!(Sshd::start(Options::default()));
     let (trusted, other) = (authority(&sshd, "rsa"), authority(&sshd, "ed25519"));
     let line = format!("@cert-authority * {}", public(&trusted));

@@ -115,7 +115,7 @@ fn a_flood_of_discarded_errors_does_not_stall_the_output() {
 }
 
 #[test]
-fn the_exit_status_is_told_and_a_signal_is_none() {
+fn exit_status_is_reported_and_a_signal_has_none() {
     let sshd = or_skip!(Sshd::start(Options::default()));
     let mut connection = connect(&sshd);
     for status in [0, 1, 255] {
@@ -201,7 +201,7 @@ fn a_killed_server_is_an_error_and_no_end_of_output() {
 }
 
 #[test]
-fn a_frozen_host_is_a_timeout_and_is_let_go_quickly() {
+fn frozen_host_times_out_and_is_closed_quickly() {
     let sshd = or_skip!(Sshd::start(Options::default()));
     let mut connection = connect(&sshd);
     let mut channel = connection.exec("cat").unwrap();
@@ -236,7 +236,7 @@ fn another_thread_can_end_a_connection_that_waits() {
 }
 
 #[test]
-fn a_channel_outlives_its_connection_only_to_fail() {
+fn channel_of_a_closed_connection_fails() {
     let sshd = or_skip!(Sshd::start(Options::default()));
     let mut connection = connect(&sshd);
     let mut channel = connection.exec("exec sleep 1000").unwrap();

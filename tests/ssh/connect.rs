@@ -56,7 +56,7 @@ fn a_port_where_nothing_listens_is_a_refused_connection() {
 }
 
 #[test]
-fn a_name_without_an_address_is_told_apart() {
+fn unresolvable_host_name_is_an_error_of_its_own() {
     let err = unattended(to("nowhere.invalid", 22)).connect().unwrap_err();
     assert!(matches!(err, Error::Resolve { .. }), "{err}");
 }
@@ -72,7 +72,7 @@ fn a_server_that_never_speaks_is_given_up() {
 }
 
 #[test]
-fn a_server_that_speaks_something_else_is_told_apart() {
+fn server_of_another_protocol_is_an_error_of_its_own() {
     use std::io::Read as _;
     use std::io::Write as _;
 
@@ -130,7 +130,7 @@ fn an_option_that_ssh_does_not_know_is_reported_in_its_words() {
 }
 
 #[test]
-fn the_same_file_means_the_same_without_the_ssh_program() {
+fn config_file_without_the_ssh_program_gives_the_same_settings() {
     let sshd = or_skip!(Sshd::start(Options::default()));
     let local = LocalContext {
         ssh_program: None,

@@ -184,7 +184,7 @@ const LOGIN_SHELLS: &[Account] = &[
 ];
 
 #[test]
-fn every_login_shell_leads_to_the_same_lane() {
+fn every_login_shell_starts_the_same_resident_shell() {
     for &account in LOGIN_SHELLS {
         if !Path::new(account.shell).exists() {
             skip(Capability::Shells, account.shell);

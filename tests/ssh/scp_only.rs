@@ -67,7 +67,7 @@ const SCP_ONLY: &str = "case $SSH_ORIGINAL_COMMAND in 'scp -'*) ;; *) echo no >&
     eval \"exec $SSH_ORIGINAL_COMMAND\"";
 
 #[test]
-fn a_key_for_scp_alone_is_enough() {
+fn key_that_allows_only_scp_is_enough() {
     let sshd = or_skip!(forced(SCP_ONLY));
     let remote = connect(&sshd, 20).unwrap();
     let summary = &remote.facts().summary;
@@ -124,7 +124,7 @@ fn a_connection_that_died_is_replaced() {
 }
 
 #[test]
-fn a_key_that_allows_no_scp_says_so_both_times() {
+fn key_that_allows_no_scp_is_refused_with_its_output() {
     for (script, words) in [
         ("echo only rsync here; exit 1", &["only rsync here"][..]),
         ("exec scp -t .", &["can only receive files"]),

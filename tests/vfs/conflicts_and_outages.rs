@@ -176,7 +176,7 @@ fn close_in_an_outage_uploads_when_the_host_is_back() {
 }
 
 #[test]
-fn an_unknown_end_of_an_upload_is_no_conflict_later() {
+fn upload_of_unknown_outcome_is_no_conflict_later() {
     // The second tells whole seconds.
     for userland in [Userland::Gnu, Userland::OpenWrt] {
         the_end_of_an_upload_is_not_heard(userland);

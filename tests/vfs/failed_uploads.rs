@@ -233,7 +233,7 @@ fn note_syncs(world: &World) -> PathBuf {
 /// `chmod` returned 0 between an upload whose answer was lost and the look whether it had
 /// succeeded: the look counted only size and time, and the file stayed readable for all.
 #[test]
-fn permissions_that_were_set_after_an_unheard_upload_reach_the_host() {
+fn chmod_after_an_upload_of_unknown_outcome_reaches_the_host() {
     for is_killed in [false, true] {
         let (mount, script) = scripted(&[End::Unheard], Layer::Cache);
         mount.write("file", b"secret").unwrap_err();
@@ -259,7 +259,7 @@ fn permissions_that_were_set_after_an_unheard_upload_reach_the_host() {
 
 /// `fsync` returned 0 for content whose upload had lost its answer while the host flushed it.
 #[test]
-fn an_fsync_after_an_unheard_upload_flushes_the_file_and_its_directory() {
+fn fsync_after_an_upload_of_unknown_outcome_flushes_file_and_directory() {
     let world = Arc::new(World::new(Userland::Gnu));
     let log = note_syncs(&world);
     for layer in [Layer::Cache, Layer::Retry] {
@@ -295,7 +295,7 @@ fn an_fsync_after_an_unheard_upload_flushes_the_file_and_its_directory() {
 /// An append that filled the disk was followed by the whole file, sent over the file in place: what
 /// programs on the host had appended meanwhile was lost, and the file was half gone for a while.
 #[test]
-fn an_append_that_broke_off_goes_on_where_it_ended() {
+fn append_that_failed_in_the_middle_continues_where_it_ended() {
     for (end, layer) in [
         (End::Partial(b"old,ne"), Layer::Cache),
         (End::Lost(b"old,ne"), Layer::Cache),

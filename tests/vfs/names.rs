@@ -29,7 +29,7 @@ fn content_that_is_not_yet_uploaded_goes_to_the_new_name() {
 }
 
 #[test]
-fn a_file_that_the_host_has_not_heard_of_can_be_renamed() {
+fn rename_of_a_file_that_is_not_uploaded_yet_works() {
     let mount = Mount::new();
     let (_, opened) = mount.create("file", libc::O_RDWR).unwrap();
     mount.vfs.write(&CX, opened.fh, 0, b"one").unwrap();

@@ -223,7 +223,7 @@ fn open_right_after_a_fetch_was_given_up_fetches_the_file() {
 }
 
 #[test]
-fn a_lock_that_somebody_holds_for_long_keeps_nothing_from_being_uploaded() {
+fn upload_succeeds_although_a_lock_is_held_for_long() {
     // As a script does that must run once.
     let mount = Mount::new();
     fs::write(mount.at("file"), "base").unwrap();

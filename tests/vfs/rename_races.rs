@@ -295,7 +295,7 @@ fn a_rename_of_unknown_outcome_does_not_outlive_what_comes_after_it() {
 /// The memory of a rename bound a directory below itself: every later look at it went round for
 /// ever.
 #[test]
-fn a_rename_of_unknown_outcome_makes_no_circle() {
+fn rename_of_unknown_outcome_makes_no_cycle_of_directories() {
     let (mount, in_flight) = mount(None);
     fs::create_dir_all(mount.at("dir")).unwrap();
     fs::create_dir(mount.at("a")).unwrap();
@@ -492,7 +492,7 @@ fn a_directory_below_a_rename_whose_answer_is_lost_is_found() {
 /// A program may write to a dirty file after a rename over it failed with an unknown outcome: the
 /// content becomes a conflict copy, and never replaces the file that was moved.
 #[test]
-fn a_dirty_file_that_a_rename_of_unknown_outcome_replaced_is_uploaded_beside() {
+fn dirty_file_replaced_by_a_rename_of_unknown_outcome_becomes_a_conflict_copy() {
     let (mount, in_flight) = mount(Some(Duration::from_secs(3600)));
     fs::write(mount.at("one"), "moved").unwrap();
     fs::write(mount.at("two"), "replaced").unwrap();

@@ -254,7 +254,7 @@ fn open_during_an_unlink_does_not_bring_the_file_back() {
 }
 
 #[test]
-fn a_rename_that_never_was_keeps_nothing_from_being_uploaded() {
+fn rename_that_was_not_carried_out_does_not_block_uploads() {
     let during = Arc::new(DuringRename::default());
     let mount = with_writeback(&during);
     fs::create_dir(mount.at("dir")).unwrap();

@@ -133,7 +133,7 @@ fn a_mode_that_is_refused_leaves_nothing_to_be_uploaded() {
 }
 
 #[test]
-fn a_mode_that_is_cut_off_costs_no_content() {
+fn chmod_whose_connection_breaks_loses_no_content() {
     let mount = scp_mount();
     fs::write(mount.at("file"), "content").unwrap();
     // As servers do that open what they write with O_TRUNC.

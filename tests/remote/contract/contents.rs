@@ -220,7 +220,7 @@ pub(crate) fn a_refused_upload_makes_nothing_of_its_content(host: &Host) {
     }
 }
 
-pub(crate) fn a_copy_is_what_it_was_made_of(host: &Host) {
+pub(crate) fn copy_has_the_content_of_its_source(host: &Host) {
     let data = vec![7; 300_000];
     host.put("from", &data);
     let copied = host
