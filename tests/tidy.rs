@@ -433,3 +433,79 @@ fn documents_name_files_that_exist() {
         }
     }
 }
+
+/// Openings of comments that leave out the subject.
+const UNCLEAR_OPENINGS: &[&str] = &["Who ", "What ", "Whoever "];
+
+/// A paraphrase of "unknown outcome", see docs/glossary.md.
+const UNCLEAR_PHRASE: &str = concat!("nobody", " heard");
+
+/// The text of a comment line; `None` if the line is no comment.
+fn comment<'a>(file: &Path, line: &'a str) -> Option<&'a str> {
+    let line = line.trim_start();
+    let text = if file.extension()? == "rs" {
+        let text = line.strip_prefix("//")?;
+        text.strip_prefix(['/', '!']).unwrap_or(text)
+    } else {
+        line.strip_prefix('#')?
+    };
+    Some(text.trim_start())
+}
+
+#[test]
+fn comments_begin_with_their_subject() {
+    let mut unclear = Vec::new();
+    for (dir, ending) in [("src", ".rs"), ("src", ".sh"), ("tests", ".rs")] {
+        for file in files(&root().join(dir), ending) {
+            let text = fs::read_to_string(&file).unwrap();
+            for (line, n) in text.lines().zip(1..) {
+                let Some(comment) = comment(&file, line) else {
+                    continue;
+                };
+                let hides_subject = UNCLEAR_OPENINGS.iter().any(|it| comment.starts_with(it));
+                if hides_subject || comment.contains(UNCLEAR_PHRASE) {
+                    let file = file.strip_prefix(root()).unwrap().display();
+                    unclear.push(format!("{file}:{n}: {comment}"));
+                }
+            }
+        }
+    }
+    let n_unclear = unclear.len();
+    assert!(
+        unclear.is_empty(),
+        "{n_unclear} comments that say who, what or whoever instead of the subject, see \
+         docs/glossary.md:\n{}",
+        unclear.join("\n")
+    );
+}
+
+/// The longest line of a document, outside tables and code.
+const MAX_LINE: usize = 160;
+
+#[test]
+fn documents_are_wrapped() {
+    let mut documents = files(&root().join("docs"), ".md");
+    documents
+        .extend(["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(|name| root().join(name)));
+    let mut long = Vec::new();
+    for file in documents {
+        let text = fs::read_to_string(&file).unwrap();
+        let mut is_code = false;
+        for (line, n) in text.lines().zip(1..) {
+            let is_fence = line.trim_start().starts_with("```");
+            is_code ^= is_fence;
+            let is_table = line.starts_with('|');
+            let n_chars = line.chars().count();
+            if !is_code && !is_table && n_chars > MAX_LINE {
+                let file = file.strip_prefix(root()).unwrap().display();
+                long.push(format!("{file}:{n}: {n_chars} characters"));
+            }
+        }
+    }
+    let n_long = long.len();
+    assert!(
+        long.is_empty(),
+        "{n_long} lines of more than {MAX_LINE} characters:\n{}",
+        long.join("\n")
+    );
+}
