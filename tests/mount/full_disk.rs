@@ -7,7 +7,6 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use scpfs::clock::Clock as _;
 use scpfs::clock::SystemClock;
 use scpfs_testing::capability::is_root;
 use scpfs_testing::or_skip;
@@ -137,7 +136,7 @@ fn upload(path: &Path, size: usize) -> (Option<i32>, Duration) {
     let result = file.sync_all();
     (
         result.err().and_then(|error| error.raw_os_error()),
-        clock.tick(),
+        clock.elapsed(),
     )
 }
 

@@ -9,7 +9,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use scpfs::clock::Clock as _;
 use scpfs::clock::ManualClock;
 use scpfs::clock::SystemClock;
 use scpfs::path::Name;

@@ -5,7 +5,6 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use scpfs::clock::Clock as _;
 use scpfs::clock::ManualClock;
 use scpfs::clock::SystemClock;
 use scpfs::path::RemotePath;

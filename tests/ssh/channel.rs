@@ -5,7 +5,6 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use scpfs::clock::Clock as _;
 use scpfs::clock::SystemClock;
 use scpfs::ssh::Channel;
 use scpfs::ssh::Connection;
