@@ -86,7 +86,7 @@ pub fn read() -> Result<Task, Error> {
     resolve(args, &Environment::read()?).map(|config| Task::Mount(Box::new(config)))
 }
 
-/// What the configuration needs of the environment of the process.
+/// The part of the environment of the process that the configuration needs.
 #[derive(Debug, Clone)]
 pub struct Environment {
     pub local_context: LocalContext,

@@ -61,7 +61,7 @@ pub struct Recover {
     pub action: RecoverAction,
 }
 
-/// What `scpfs recover` does; `ids` are ids of content or prefixes of ids.
+/// The action of `scpfs recover`; `ids` are ids of content or prefixes of ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecoverAction {
     List,

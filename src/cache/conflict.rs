@@ -5,7 +5,7 @@ use crate::path::RemotePath;
 use crate::stat::Civil;
 use crate::stat::Time;
 
-/// What an upload does if there is a conflict (`conflict=`).
+/// The action of an upload that finds a conflict (`conflict=`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ConflictPolicy {
     /// Uploads our content as a conflict copy; the host's file is unchanged.

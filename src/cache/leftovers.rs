@@ -20,7 +20,7 @@ use crate::path::Escaped;
 #[derive(Debug)]
 pub struct CacheDir {
     dir: PathBuf,
-    /// What the last mount that used it had mounted.
+    /// The source of the last mount that used it, `user@host:directory`.
     pub source: String,
     /// The pinned key of the host that the content belongs to, if it is known.
     pub host_key: Option<HostKey>,

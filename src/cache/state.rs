@@ -912,7 +912,7 @@ impl State {
 /// The journal record that is to be ended, and the copy of the host's content that is to be removed.
 pub(super) type LeftJournal = (Option<Id>, Option<Id>);
 
-/// What a fetch returned besides the bytes.
+/// The result of a fetch besides the bytes.
 pub(super) struct FetchedContent {
     /// The base version for local changes.
     pub(super) base: Version,

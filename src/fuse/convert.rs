@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn times_before_1970_equal_those_of_the_kernel() {
-        // What fuser 0.18 makes of -2 s and 500,000,000 ns.
+        // Fuser 0.18 converts -2 s and 500,000,000 ns to this.
         let from_fuser = UNIX_EPOCH - Duration::new(2, 500_000_000);
         assert_eq!(
             kernel_time(from_fuser),

@@ -23,7 +23,7 @@ use crate::stat::FileKind;
 use crate::stat::Stat;
 use crate::stat::Version;
 
-/// What the host's file is after an upload that failed or has an unknown outcome.
+/// The state of the host's file after an upload that failed or has an unknown outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
     /// Part of the new content, or the unchanged old content.

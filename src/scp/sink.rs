@@ -7,7 +7,7 @@ use crate::scp::record::ParseError;
 use crate::scp::record::Record;
 use crate::stat::Time;
 
-/// What was requested from the host, and therefore what it may send.
+/// The request to the host, which decides what it may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// Without `-r`: at most this many files, no directory. Names are ignored.

@@ -1,4 +1,4 @@
-//! What differs between servers: known from their banner, or found out by the probe.
+//! Differences between servers: known from their banner, or found out by the probe.
 
 use crate::scp_only::command::Options;
 use crate::scp_only::command::Quoting;
@@ -13,7 +13,7 @@ pub enum Acks {
     InTurn,
 }
 
-/// What a source does when an entry that it announces is refused.
+/// The reaction of a source when an entry that it announces is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// It skips the content and continues with the next entry: directories can be listed.
@@ -22,7 +22,7 @@ pub enum Refusal {
     Unsupported,
 }
 
-/// What is known of a server.
+/// The known differences of one server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quirks {
     pub quoting: Quoting,

@@ -9,7 +9,7 @@ use crate::scp_only::receive::Request;
 use crate::scp_only::receive::unknown_outcome;
 use crate::ssh;
 
-/// What a server did with the command and its first refusal.
+/// The reaction of a server to the command and to its first refusal.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Trial {
     /// It announced a directory, and skipped the refused entry or did not.

@@ -38,7 +38,7 @@ use crate::stat::Stat;
 use crate::stat::Time;
 use crate::stat::Version;
 
-/// What the host has under the name of an upload.
+/// The file that the host has under the name of an upload.
 enum Target {
     AsExpected {
         timing: ContentTiming,

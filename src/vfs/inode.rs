@@ -146,7 +146,7 @@ pub(super) struct Directory {
     pub(super) n_inodes: u32,
 }
 
-/// What is known of a name in a directory.
+/// The state of a name in a directory, as far as it is known.
 #[derive(Debug)]
 pub(super) struct Dentry {
     pub(super) freshness: Freshness,

@@ -9,7 +9,7 @@ use crate::ssh::Secret;
 use crate::sync::Mutex;
 use crate::sync::MutexGuard;
 
-/// What the host accepted in the last login; the next login tries it first.
+/// The method that the host accepted in the last login; the next login tries it first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Accepted {
     /// The host required no authentication.

@@ -71,7 +71,7 @@ impl UnknownRename {
     }
 }
 
-/// What the host answered about a name.
+/// The answer of the host about a name.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::vfs) enum NameOnHost {
     Present(Stat),
