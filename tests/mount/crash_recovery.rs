@@ -91,7 +91,7 @@ fn waiting_uploads_are_uploaded_by_the_mount_after_a_kill() {
     mounted.wait_until("everything is on the host", |mounted| {
         mounted
             .log()
-            .contains("all that earlier mounts left is on the host now")
+            .contains("all files of earlier mounts are on the host now")
     });
     for n in 0..20 {
         let content = fs::read_to_string(mounted.there(&format!("dir/f{n}"))).unwrap();
