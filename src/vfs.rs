@@ -485,15 +485,17 @@ impl Vfs {
         if outcome.is_none()
             && let Some(error) = refused
         {
-            if !tree.give_up_rename(rename) {
-                return Err(error);
+            match tree.count_refusal(rename, at) {
+                Some(false) => return Err(error),
+                Some(true) => log::warn!(
+                    "whether {} was renamed to {} cannot be found out: {}",
+                    rename.from_path,
+                    rename.to_path,
+                    error_chain::with_causes(&error)
+                ),
+                // Another caller has resolved it.
+                None => return Ok(tree),
             }
-            log::warn!(
-                "whether {} was renamed to {} cannot be found out: {}",
-                rename.from_path,
-                rename.to_path,
-                error_chain::with_causes(&error)
-            );
         }
         tree.apply_rename_outcome(rename, outcome.unwrap_or(false), at);
         Ok(tree)

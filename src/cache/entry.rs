@@ -133,6 +133,12 @@ impl Entry {
         state.set_new(is_new);
     }
 
+    /// Marks content as closed, and uploads it in the background.
+    pub fn close_and_upload_later(self: &Arc<Self>, upload_target: &Arc<dyn UploadTarget>) {
+        self.state.lock().set_closed(true);
+        self.upload_later(upload_target);
+    }
+
     /// Queues closed content for upload in the background.
     pub fn upload_later(self: &Arc<Self>, upload_target: &Arc<dyn UploadTarget>) {
         self.cache.uploads.add(self, upload_target, Duration::ZERO);
@@ -466,13 +472,18 @@ impl Entry {
         }
         let busy = self.begin(&mut state, Work::Changing);
         drop(state);
-        self.discard();
+        self.discard_as(Durable::No);
         self.state.lock().has_version(new);
         drop(busy);
     }
 
     /// Drops the content: the file is unlinked and has no handle, or its content was replaced.
     pub fn discard(&self) {
+        // Durably: after a power failure the next mount would create an unlinked file again.
+        self.discard_as(Durable::Yes);
+    }
+
+    fn discard_as(&self, durable: Durable) {
         let _journaling = self.journaling.lock();
         // In one step: content that comes afterwards has another record.
         let (content, left) = self.state.lock().discard();
@@ -489,7 +500,7 @@ impl Entry {
             } => self.cache.disk.remove_clean(&version),
             Content::Absent { .. } | Content::Fetching(_) => {}
         }
-        self.end_record(left, Durable::No);
+        self.end_record(left, durable);
     }
 }
 

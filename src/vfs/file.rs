@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::cache;
 use crate::cache::Entry;
-use crate::cache::UploadTarget as _;
+use crate::cache::UploadTarget;
 use crate::cache::Wait;
 use crate::path::Name;
 use crate::path::RemotePath;
@@ -481,7 +481,19 @@ impl Vfs {
             drop(self.upload_closed(cx, handle.ino, &handle.entry));
         }
         if self.handles.lock().remove_file(fh).is_some() {
+            self.upload_if_last_writer(&handle)?;
             self.release_entry(handle.ino, &handle.entry);
+        }
+        Ok(())
+    }
+
+    /// Uploads content that was changed while its last writer was being closed, for example by
+    /// truncate(2), whose caller relied on that writer.
+    fn upload_if_last_writer(&self, handle: &FileHandle) -> Result<()> {
+        let is_writer = handle.flags.writes && handle.entry.is_unclosed();
+        if is_writer && !self.handles.lock().is_open_for_writing(handle.ino) {
+            let target: Arc<dyn UploadTarget> = self.upload_target(handle.ino)?;
+            handle.entry.close_and_upload_later(&target);
         }
         Ok(())
     }

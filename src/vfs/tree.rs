@@ -35,7 +35,6 @@ use crate::vfs::inode::Loss;
 use crate::vfs::inode::NameState;
 pub(super) use crate::vfs::tree::lock::TreeGuard;
 pub(super) use crate::vfs::tree::lock::TreeLock;
-use crate::vfs::tree::unknown_rename::MAX_REFUSALS;
 pub(super) use crate::vfs::tree::unknown_rename::NameOnHost;
 pub(super) use crate::vfs::tree::unknown_rename::Scope;
 pub(super) use crate::vfs::tree::unknown_rename::UnknownRename;
@@ -57,11 +56,18 @@ pub(super) struct Tree {
     unknown_renames: VecDeque<UnknownRename>,
     next_unknown_rename: u64,
     /// Cache entries of dropped inodes. Discarded after the lock of the tree is released.
-    discarded: Vec<Arc<Entry>>,
+    discarded: Vec<Dropped>,
 }
 
 /// The maximum number of renames of unknown outcome; the oldest is forgotten first.
 const MAX_UNKNOWN_RENAMES: usize = 64;
+
+/// The cache entry of an inode that was dropped.
+#[derive(Debug)]
+struct Dropped {
+    entry: Arc<Entry>,
+    is_unlinked: bool,
+}
 
 impl Tree {
     pub(super) fn new(root: Stat, at: Tick) -> Self {
@@ -319,6 +325,7 @@ impl Tree {
             from_path,
             to_path,
             n_refusals: 0,
+            refused_at: None,
         });
     }
 
@@ -399,14 +406,12 @@ impl Tree {
         self.invalidate_name(*to_dir, to_name, at);
     }
 
-    /// Counts that the host refused to tell the outcome of a rename; returns whether to give up.
-    pub(super) fn give_up_rename(&mut self, rename: &UnknownRename) -> bool {
+    /// Counts that the host refused at `at` to tell the outcome of a rename; returns whether to give
+    /// up. `None` if the rename is not remembered any more.
+    pub(super) fn count_refusal(&mut self, rename: &UnknownRename, at: Tick) -> Option<bool> {
         let mut renames = self.unknown_renames.iter_mut();
-        let Some(known) = renames.find(|it| it.id == rename.id) else {
-            return true;
-        };
-        known.n_refusals += 1;
-        known.n_refusals >= MAX_REFUSALS
+        let known = renames.find(|it| it.id == rename.id)?;
+        Some(known.is_refused_for_good(at))
     }
 
     fn has_path(&self, dir: Ino, name: &Name, path: &RemotePath) -> bool {
@@ -492,7 +497,9 @@ impl Tree {
             return Vec::new();
         };
         // Its content is deleted after the lock of the tree is released.
-        self.discarded.extend(inode.entry);
+        let is_unlinked = inode.home == Home::Unlinked;
+        let dropped = inode.entry.map(|entry| Dropped { entry, is_unlinked });
+        self.discarded.extend(dropped);
         if let Some(id) = inode.stat.id
             && self.by_id.get(&id) == Some(&ino)
         {
@@ -601,7 +608,7 @@ impl Tree {
         }
     }
 
-    fn take_discarded(&mut self) -> Vec<Arc<Entry>> {
+    fn take_discarded(&mut self) -> Vec<Dropped> {
         std::mem::take(&mut self.discarded)
     }
 

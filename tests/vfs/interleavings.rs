@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::sync::Barrier;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::mpsc;
+use std::time::Duration;
 
+use scpfs::cache::FileState;
 use scpfs::cache::Step;
 use scpfs::cache::Steps;
 use scpfs::cache::Wait;
@@ -18,6 +21,7 @@ use scpfs::path::Name;
 use scpfs::path::RemotePath;
 use scpfs::remote::retry::Retry;
 use scpfs::sync::Mutex;
+use scpfs::vfs::Context;
 use scpfs::vfs::Ino;
 use scpfs::vfs::OpenFlags;
 use scpfs::vfs::SetAttr;
@@ -100,6 +104,10 @@ struct Gates {
 }
 
 fn mount() -> (Mount, Gates) {
+    mount_with(None)
+}
+
+fn mount_with(writeback: Option<Duration>) -> (Mount, Gates) {
     let gates = Gates {
         disk: Gate::new(),
         host: Gate::new(),
@@ -108,6 +116,7 @@ fn mount() -> (Mount, Gates) {
     let mount = Mount::set_up(Setup {
         steps: Arc::clone(&gates.disk) as Arc<dyn Steps>,
         around: Box::new(move |remote| Faulty::around(remote, fate)),
+        writeback,
         ..Setup::default()
     });
     (mount, gates)
@@ -170,7 +179,7 @@ fn the_first_write_succeeds_while_chmod_or_rename_ends() {
             gates.disk.wait_until_reached();
             gates.host.open();
             // It comes to the content, or waits for the write.
-            std::thread::sleep(std::time::Duration::from_millis(100));
+            std::thread::sleep(Duration::from_millis(100));
             gates.disk.open();
             writes.join().unwrap().unwrap();
             changes.join().unwrap().unwrap();
@@ -216,7 +225,7 @@ fn content_that_is_written_while_a_copy_on_the_host_ends_is_whole() {
             mount.vfs.write(&CX, other.fh, 0, b"new").unwrap();
             other
         });
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(100));
         gates.disk.open();
         assert_eq!(copies.join().unwrap().unwrap(), 100);
         mount.close(&opens.join().unwrap()).unwrap();
@@ -338,7 +347,7 @@ fn a_fetch_that_ends_while_the_file_is_truncated_leaves_nothing_uncounted() {
         gates.host.open();
         let reader = reads.join().unwrap().unwrap();
         // The fetch ends.
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(300));
         gates.disk.open();
         let writer = truncates.join().unwrap().unwrap();
         mount.vfs.write(&CX, writer.fh, 0, b"new").unwrap();
@@ -349,4 +358,60 @@ fn a_fetch_that_ends_while_the_file_is_truncated_leaves_nothing_uncounted() {
     let sizes = fs::read_dir(content).unwrap();
     let bytes: u64 = sizes.map(|it| it.unwrap().metadata().unwrap().len()).sum();
     assert_eq!(bytes, mount.cache.bytes());
+}
+
+/// `scpfs status` showed the file as being uploaded.
+#[test]
+fn a_file_that_is_persisted_is_not_reported_as_uploading() {
+    let (mount, gates) = mount_with(Some(Duration::from_secs(3600)));
+    let (_, opened) = mount.create("file", libc::O_WRONLY).unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"content").unwrap();
+    gates.disk.arm(Step::FlushContent);
+    std::thread::scope(|scope| {
+        let closes = scope.spawn(|| mount.vfs.flush(&CX, opened.fh));
+        gates.disk.wait_until_reached();
+        let states: Vec<FileState> = mount.vfs.report().iter().map(|it| it.state).collect();
+        assert_eq!(states, [FileState::Writing]);
+        gates.disk.open();
+        closes.join().unwrap().unwrap();
+    });
+}
+
+/// One slow write to the local disk stopped the event loops, and with them the whole mount.
+#[test]
+fn attributes_are_reported_while_the_local_disk_is_slow() {
+    let never = Context {
+        wait: Wait::Never,
+        ..CX
+    };
+    for step in [
+        Step::WriteContent,
+        Step::TruncateContent,
+        Step::MakeDirty,
+        Step::JournalPut,
+        Step::JournalSync,
+        Step::FlushContent,
+    ] {
+        let (mount, gates) = mount_with(Some(Duration::from_secs(3600)));
+        fs::write(mount.at("file"), "0123456789").unwrap();
+        let ino = mount.find("file").unwrap().ino;
+        let opened = mount.open("file", libc::O_RDWR).unwrap();
+        gates.disk.arm(step);
+        std::thread::scope(|scope| {
+            let changes = scope.spawn(|| {
+                mount.vfs.write(&CX, opened.fh, 0, b"new")?;
+                mount.vfs.setattr(&CX, ino, Some(opened.fh), &resize(4))?;
+                mount.vfs.flush(&CX, opened.fh)
+            });
+            gates.disk.wait_until_reached();
+            let (tell, told) = mpsc::channel();
+            let vfs = Arc::clone(&mount.vfs);
+            scope.spawn(move || tell.send(vfs.getattr(&never, ino).map(|attr| attr.stat.size)));
+            let size = told.recv_timeout(Duration::from_secs(20));
+            gates.disk.open();
+            assert!(matches!(size, Ok(Ok(4 | 10))), "{step:?}: {size:?}");
+            changes.join().unwrap().unwrap();
+        });
+        mount.close(&opened).unwrap();
+    }
 }

@@ -2,12 +2,11 @@
 
 use std::ops::Deref;
 use std::ops::DerefMut;
-use std::sync::Arc;
 
-use crate::cache::Entry;
 use crate::sync::Condvar;
 use crate::sync::Mutex;
 use crate::sync::MutexGuard;
+use crate::vfs::tree::Dropped;
 use crate::vfs::tree::Tree;
 
 /// Guards inodes, names and attributes. Held across no I/O.
@@ -62,11 +61,15 @@ impl Drop for TreeGuard<'_> {
 }
 
 /// Cache entries whose files are deleted from the local disk when this is dropped.
-struct Discarded(Vec<Arc<Entry>>);
+struct Discarded(Vec<Dropped>);
 
 impl Drop for Discarded {
     fn drop(&mut self) {
-        for entry in &self.0 {
+        for Dropped { entry, is_unlinked } in &self.0 {
+            if !is_unlinked {
+                // Clean content can be used again.
+                entry.return_if_unused();
+            }
             entry.discard();
         }
     }

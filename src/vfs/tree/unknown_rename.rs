@@ -1,5 +1,8 @@
 //! Renames of unknown outcome: the connection broke after the request was sent. Pure.
 
+use std::time::Duration;
+
+use crate::clock::Tick;
 use crate::path::Name;
 use crate::path::RemotePath;
 use crate::stat::FileKind;
@@ -18,12 +21,15 @@ pub(in crate::vfs) struct UnknownRename {
     pub(super) to: Link,
     pub(in crate::vfs) from_path: RemotePath,
     pub(in crate::vfs) to_path: RemotePath,
-    /// How often the host answered, and refused to tell.
+    /// How often the host answered, and refused to tell; and when that was last counted.
     pub(super) n_refusals: u32,
+    pub(super) refused_at: Option<Tick>,
 }
 
-/// A rename counts as not carried out after the host has refused to tell so often.
-pub(super) const MAX_REFUSALS: u32 = 5;
+/// A rename counts as not carried out after the host has refused to tell so often. Refusals that
+/// follow each other faster than [`REFUSAL_INTERVAL`] count as one.
+const MAX_REFUSALS: u32 = 5;
+const REFUSAL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The names in a directory that an operation depends on.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +42,16 @@ pub(in crate::vfs) enum Scope<'a> {
 }
 
 impl UnknownRename {
+    /// Counts a refusal at `at`; returns whether to give up.
+    pub(super) fn is_refused_for_good(&mut self, at: Tick) -> bool {
+        let is_counted = |last: Tick| at.since(last) < REFUSAL_INTERVAL;
+        if !self.refused_at.is_some_and(is_counted) {
+            self.n_refusals += 1;
+            self.refused_at = Some(at);
+        }
+        self.n_refusals >= MAX_REFUSALS
+    }
+
     /// Returns whether `there` is the inode that was moved.
     fn is_moved(&self, there: &Stat) -> bool {
         there.kind == self.stat.kind && there.id.is_some() && there.id == self.stat.id
@@ -105,6 +121,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn many_refusals_at_once_count_as_one() {
+        let name = |text: &[u8]| Name::new(text).unwrap();
+        let path = |text: &[u8]| RemotePath::root().join(&name(text));
+        let mut rename = UnknownRename {
+            id: 1,
+            moved: Ino(7),
+            stat: stat(7, 1),
+            from: (Ino::ROOT, name(b"one")),
+            to: (Ino::ROOT, name(b"two")),
+            from_path: path(b"one"),
+            to_path: path(b"two"),
+            n_refusals: 0,
+            refused_at: None,
+        };
+        let mut at = Tick::ZERO;
+        for _ in 1..MAX_REFUSALS {
+            for _ in 0..10 {
+                assert!(!rename.is_refused_for_good(at));
+            }
+            at = at + REFUSAL_INTERVAL;
+        }
+        assert!(rename.is_refused_for_good(at));
+    }
+
     /// Errors counted as absence: after an I/O error a rename that was carried out was forgotten,
     /// and open content was uploaded to the old name.
     #[test]
@@ -122,6 +163,7 @@ mod tests {
             from_path: path(b"one"),
             to_path: path(b"two"),
             n_refusals: 0,
+            refused_at: None,
         };
         let (it, linked, other) = (
             NameOnHost::Present(stat(7, 1)),
