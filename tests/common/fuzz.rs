@@ -3,10 +3,6 @@
     clippy::disallowed_methods,
     reason = "how long an input takes is measured"
 )]
-#![allow(
-    unreachable_pub,
-    reason = "src/cache/journal/record.rs includes this file as a private module"
-)]
 
 use std::fs;
 use std::panic::AssertUnwindSafe;
@@ -16,7 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
 
-use scpfs_testing::random::Random;
+use crate::random::Random;
 
 /// How long one input may take, in a debug build on a busy machine.
 const MAX_TIME: Duration = Duration::from_secs(30);

@@ -28,9 +28,6 @@
 )]
 #![allow(missing_debug_implementations, reason = "nothing prints these")]
 
-// So that fuzz.rs compiles in both crates that include it.
-extern crate self as scpfs_testing;
-
 pub mod ability;
 pub mod capability;
 pub mod content;

@@ -316,12 +316,9 @@ fn path(text: &str) -> Option<RemotePath> {
 }
 
 #[cfg(test)]
-#[path = "../../../tests/common/fuzz.rs"]
-mod fuzz;
-
-#[cfg(test)]
 pub(crate) mod tests {
     use proptest::prelude::*;
+    use scpfs_testing::fuzz;
 
     use super::*;
 
