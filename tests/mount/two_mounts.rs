@@ -1,9 +1,12 @@
 //! Two mounts of one root at the same time.
 
 use std::fs;
-use std::fs::File;
+use std::io::BufRead as _;
+use std::io::BufReader;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
 
 use scpfs_testing::or_skip;
 
@@ -63,17 +66,40 @@ fn each_has_a_cache_of_its_own_and_sees_what_the_other_closed() {
     }
 }
 
+/// Appends to a file, waits for a line, and says whether fsync succeeds. A process of its own: a
+/// program that a test beside this one starts would close its copy of our descriptor, which is a
+/// close(2) like any other, and uploads.
+const APPEND: &str = r#"
+import os, sys
+fd = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
+os.write(fd, b"late\n")
+print("written", flush=True)
+sys.stdin.readline()
+try:
+    os.fsync(fd)
+except OSError:
+    print("refused")
+else:
+    print("done")
+"#;
+
 #[test]
 fn two_mounts_that_change_one_file_overwrite_nothing() {
     let mounted = or_skip!(Mounted::new(&["-o", "cache_timeout=0"]));
     let second = Second::of(&mounted, "cache_timeout=0");
     mounted.put("file", "base\n");
-    let mut late = File::options()
-        .append(true)
-        .open(second.here("file"))
+    let mut late = Command::new("python3")
+        .args(["-c", APPEND])
+        .arg(second.here("file"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
         .unwrap();
-    late.write_all(b"late\n").unwrap();
+    let mut said = BufReader::new(late.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "written");
     fs::write(mounted.here("file"), "early\n").unwrap();
-    late.sync_all().unwrap_err();
+    late.stdin.take().unwrap().write_all(b"go on\n").unwrap();
+    assert_eq!(said.next().unwrap().unwrap(), "refused");
+    late.wait().unwrap();
     assert_eq!(fs::read(mounted.there("file")).unwrap(), b"early\n");
 }
