@@ -173,8 +173,10 @@ impl Entry {
                         "cannot fetch the newer version of {path}: {}",
                         error_chain::with_causes(&error)
                     );
-                    let failure = Some(error);
-                    guard.0.state.lock().refresh.phase = Phase::Idle { failure };
+                    let mut state = guard.0.state.lock();
+                    // Dirty content is the newest: an opener that waits for the fetch gets it.
+                    let failure = (!state.is_dirty()).then_some(error);
+                    state.refresh.phase = Phase::Idle { failure };
                 }
             });
     }

@@ -415,3 +415,56 @@ fn attributes_are_reported_while_the_local_disk_is_slow() {
         mount.close(&opened).unwrap();
     }
 }
+
+type Hook = Box<dyn FnOnce() + Send>;
+
+/// Does something when the host is asked next after a listing.
+#[derive(Default)]
+struct AfterListing {
+    hook: Mutex<Option<Hook>>,
+    is_due: AtomicBool,
+}
+
+impl std::fmt::Debug for AfterListing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AfterListing")
+    }
+}
+
+impl Fate for AfterListing {
+    fn has_listed(&self) {
+        self.is_due.store(true, SeqCst);
+    }
+
+    fn answers(&self) -> bool {
+        if self.is_due.swap(false, SeqCst) {
+            let hook = self.hook.lock().take();
+            if let Some(hook) = hook {
+                hook();
+            }
+        }
+        true
+    }
+}
+
+/// The open failed with EINTR: the newer version was not fetched any more.
+#[test]
+fn open_succeeds_if_another_handle_writes_while_the_newer_version_is_fetched() {
+    let fate = Arc::new(AfterListing::default());
+    let around = Arc::clone(&fate);
+    let mount = Mount::set_up(Setup {
+        around: Box::new(|remote| Faulty::around(remote, around)),
+        ..Setup::default()
+    });
+    fs::write(mount.at("file"), "old").unwrap();
+    let opened = mount.open("file", libc::O_RDWR).unwrap();
+    fs::write(mount.at("file"), "newer").unwrap();
+    mount.age();
+    let (vfs, fh) = (Arc::clone(&mount.vfs), opened.fh);
+    *fate.hook.lock() = Some(Box::new(move || {
+        vfs.write(&CX, fh, 0, b"ours").unwrap();
+    }));
+    let second = mount.open("file", libc::O_RDWR).unwrap();
+    assert!(fate.hook.lock().is_none(), "the hook has run");
+    assert_eq!(mount.vfs.read(&CX, second.fh, 0, 10).unwrap(), b"ours");
+}
