@@ -481,8 +481,10 @@ impl Vfs {
             drop(self.upload_closed(cx, handle.ino, &handle.entry));
         }
         if self.handles.lock().remove_file(fh).is_some() {
-            self.upload_if_last_writer(&handle)?;
+            let result = self.upload_if_last_writer(&handle);
+            // Whatever happens, the handle is closed.
             self.release_entry(handle.ino, &handle.entry);
+            return result;
         }
         Ok(())
     }

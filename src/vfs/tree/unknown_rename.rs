@@ -121,11 +121,10 @@ mod tests {
         }
     }
 
-    #[test]
-    fn many_refusals_at_once_count_as_one() {
+    fn one_to_two() -> UnknownRename {
         let name = |text: &[u8]| Name::new(text).unwrap();
         let path = |text: &[u8]| RemotePath::root().join(&name(text));
-        let mut rename = UnknownRename {
+        UnknownRename {
             id: 1,
             moved: Ino(7),
             stat: stat(7, 1),
@@ -135,7 +134,12 @@ mod tests {
             to_path: path(b"two"),
             n_refusals: 0,
             refused_at: None,
-        };
+        }
+    }
+
+    #[test]
+    fn many_refusals_at_once_count_as_one() {
+        let mut rename = one_to_two();
         let mut at = Tick::ZERO;
         for _ in 1..MAX_REFUSALS {
             for _ in 0..10 {
@@ -152,19 +156,7 @@ mod tests {
     fn what_is_under_both_names_tells_whether_a_rename_was_carried_out() {
         use NameOnHost::Absent;
         use NameOnHost::Refused;
-        let name = |text: &[u8]| Name::new(text).unwrap();
-        let path = |text: &[u8]| RemotePath::root().join(&name(text));
-        let rename = UnknownRename {
-            id: 1,
-            moved: Ino(7),
-            stat: stat(7, 1),
-            from: (Ino::ROOT, name(b"one")),
-            to: (Ino::ROOT, name(b"two")),
-            from_path: path(b"one"),
-            to_path: path(b"two"),
-            n_refusals: 0,
-            refused_at: None,
-        };
+        let rename = one_to_two();
         let (it, linked, other) = (
             NameOnHost::Present(stat(7, 1)),
             NameOnHost::Present(stat(7, 2)),
