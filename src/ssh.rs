@@ -8,6 +8,7 @@
 //! - `dial`: the TCP connection, ProxyCommand and ProxyJump
 //! - `known_hosts`: host keys, certificates, revocation
 //! - `libssh2`: implements the traits of this module with libssh2
+//! - `output`: the output of a command that was read and not used yet
 //! - `prompt`: prompts that never ask, or stop asking when the daemon leaves the terminal
 //! - `resolve`: settings from `ssh -G`, or from the files without it
 //! - `settings`: all settings of one connection, resolved
@@ -17,6 +18,7 @@ pub mod auth;
 mod dial;
 pub mod known_hosts;
 pub mod libssh2;
+pub mod output;
 pub mod prompt;
 pub mod resolve;
 pub mod settings;

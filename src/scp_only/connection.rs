@@ -16,9 +16,7 @@ use crate::ssh::Aborter;
 use crate::ssh::Channel;
 use crate::ssh::Connection;
 use crate::ssh::Transport;
-
-/// Size of a read, in bytes.
-const READ_SIZE: usize = 256 << 10;
+use crate::ssh::output::Output;
 
 /// Maximum output, in bytes, that is discarded while waiting for a command to end. After that the
 /// connection is dropped.
@@ -82,9 +80,7 @@ pub(super) struct Command {
     // Declared first: the channel must be dropped before the connection returns to its pool.
     channel: Box<dyn Channel>,
     connection: Lent<ScpConnection>,
-    buf: Vec<u8>,
-    start: usize,
-    scratch: Box<[u8]>,
+    output: Output,
     has_ended: bool,
     is_input_closed: bool,
 }
@@ -116,9 +112,7 @@ impl Command {
                     return Ok(Self {
                         channel,
                         connection,
-                        buf: Vec::new(),
-                        start: 0,
-                        scratch: vec![0; READ_SIZE].into_boxed_slice(),
+                        output: Output::new(),
                         has_ended: false,
                         is_input_closed: false,
                     });
@@ -156,16 +150,12 @@ impl Command {
 
     /// Returns the output that was read and not consumed.
     pub(super) fn unread(&self) -> &[u8] {
-        self.buf.get(self.start..).unwrap_or_default()
+        self.output.unread()
     }
 
     /// Consumes the first bytes of [`Self::unread`].
     pub(super) fn consume(&mut self, n: usize) {
-        self.start += n;
-        if self.start >= self.buf.len() {
-            self.buf.clear();
-            self.start = 0;
-        }
+        self.output.consume(n);
     }
 
     /// Waits for more output and appends it to [`Self::unread`]; returns false at its end.
@@ -173,13 +163,7 @@ impl Command {
         if self.has_ended {
             return Ok(false);
         }
-        if self.start > 0 {
-            self.buf.drain(..self.start);
-            self.start = 0;
-        }
-        let n = self.channel.read(&mut self.scratch)?;
-        self.buf
-            .extend_from_slice(self.scratch.get(..n).unwrap_or_default());
+        let n = self.output.read_from(&mut *self.channel)?;
         self.has_ended = n == 0;
         Ok(n > 0)
     }
@@ -192,9 +176,9 @@ impl Command {
     pub(super) fn wait_for_end(mut self) {
         let mut n_left = MAX_LEFTOVER;
         while n_left > 0 {
-            self.start = self.buf.len();
+            self.consume(self.unread().len());
             match self.read_more() {
-                Ok(true) => n_left = n_left.saturating_sub(self.buf.len()),
+                Ok(true) => n_left = n_left.saturating_sub(self.unread().len()),
                 Ok(false) => return self.abandon(),
                 Err(error) => {
                     log::debug!("a command did not end: {error}");

@@ -20,6 +20,7 @@ use crate::ssh::Aborter;
 use crate::ssh::Channel;
 use crate::ssh::Connection;
 use crate::ssh::Transport;
+use crate::ssh::output::Output;
 
 /// The first byte of a frame. No record and no reply of SCP begins with it.
 pub(crate) const FRAME_START: u8 = 0x1e;
@@ -41,9 +42,6 @@ const MAX_UNUSED: usize = 16 << 20;
 /// The maximum size of an answer that is content: of a file whose size is not known before.
 pub(crate) const MAX_CONTENT: usize = 512 << 20;
 
-/// The size of one read.
-const READ_SIZE: usize = 256 << 10;
-
 /// A resident shell and its connection. It waits for a request, or is broken.
 #[derive(Debug)]
 pub struct ResidentShell {
@@ -55,11 +53,7 @@ pub struct ResidentShell {
     listing_mark: Vec<u8>,
     /// `FRAME_START` and the token.
     frame: Vec<u8>,
-    /// Bytes that were read; the unused ones begin at `start`.
-    buf: Vec<u8>,
-    start: usize,
-    /// The buffer for one read.
-    scratch: Box<[u8]>,
+    output: Output,
     is_broken: bool,
     last_used: Tick,
     /// The line by which another resident shell kills this one; empty until its PID is known.
@@ -172,9 +166,7 @@ impl ResidentShell {
             token,
             listing_mark: random_token()?,
             frame,
-            buf: Vec::new(),
-            start: 0,
-            scratch: vec![0; READ_SIZE].into_boxed_slice(),
+            output: Output::new(),
             is_broken: true,
             last_used: Tick::ZERO,
             kill_line: Vec::new(),
@@ -207,19 +199,17 @@ impl ResidentShell {
         let since = clock.tick();
         let mut n_skipped = 0;
         loop {
-            if let Some(at) = memchr::memmem::find(&self.buf, mark) {
-                self.start = at + mark.len();
+            if let Some(at) = memchr::memmem::find(self.unread(), mark) {
+                self.consume(at + mark.len());
                 return Ok(());
             }
             // A mark may be split between two reads.
             let keep = KEPT_NOISE.max(mark.len());
-            if self.buf.len() > keep {
-                let cut = self.buf.len() - keep;
-                self.buf.drain(..cut);
-                n_skipped += cut;
-            }
+            let cut = self.unread().len().saturating_sub(keep);
+            self.consume(cut);
+            n_skipped += cut;
             let no_shell = |resident: &Self| Error::NoShell {
-                noise: resident.buf.clone(),
+                noise: resident.unread().to_vec(),
             };
             if n_skipped > MAX_NOISE || clock.tick().since(since) > timeout {
                 return Err(no_shell(self));
@@ -228,7 +218,7 @@ impl ResidentShell {
                 Ok(()) => {}
                 Err(ssh::Error::Closed { .. }) => return Err(no_shell(self)),
                 // Output without a shell (a menu, a prompt) belongs into the error message.
-                Err(ssh::Error::Timeout { .. }) if !self.buf.is_empty() => {
+                Err(ssh::Error::Timeout { .. }) if !self.unread().is_empty() => {
                     return Err(no_shell(self));
                 }
                 Err(error) => return Err(error.into()),
@@ -336,12 +326,8 @@ impl ResidentShell {
         if !self.unread().is_empty() {
             return Err(self.unexpected_reply("something follows it"));
         }
-        if self.buf.capacity() > MAX_ANSWER {
-            // A resident shell may live long, and large answers are rare: free the memory.
-            self.buf = Vec::new();
-        }
-        self.buf.clear();
-        self.start = 0;
+        // A resident shell may live long, and large answers are rare.
+        self.output.shrink(MAX_ANSWER);
         self.is_broken = false;
         Ok(())
     }
@@ -365,7 +351,7 @@ impl ResidentShell {
             self.read_more().map_err(Error::NoAnswer)?;
         };
         let body = self.unread()[..at].to_vec();
-        self.start += at + self.frame.len();
+        self.consume(at + self.frame.len());
         // A status has at most three digits.
         let end = loop {
             let tail = self.unread();
@@ -382,7 +368,7 @@ impl ResidentShell {
         let Some(status) = digits.and_then(|digits| digits.parse().ok()) else {
             return Err(self.unexpected_reply("bad status"));
         };
-        self.start += end + 1;
+        self.consume(end + 1);
         Ok(Answer { status, body })
     }
 
@@ -398,27 +384,17 @@ impl ResidentShell {
 
     /// Returns the bytes that were read and not used.
     pub(crate) fn unread(&self) -> &[u8] {
-        &self.buf[self.start..]
+        self.output.unread()
     }
 
     /// Marks the first `n` bytes of [`Self::unread`] as used.
     pub(crate) fn consume(&mut self, n: usize) {
-        self.start += n;
-        if self.start == self.buf.len() {
-            self.buf.clear();
-            self.start = 0;
-        }
+        self.output.consume(n);
     }
 
     /// Waits for more output and appends it to [`Self::unread`]. Blocks for at most the timeout.
     pub(crate) fn read_more(&mut self) -> Result<(), ssh::Error> {
-        if self.start > 0 {
-            self.buf.drain(..self.start);
-            self.start = 0;
-        }
-        let n = self.channel.read(&mut self.scratch)?;
-        self.buf.extend_from_slice(&self.scratch[..n]);
-        match n {
+        match self.output.read_from(&mut *self.channel)? {
             0 => Err(ssh::Error::Closed {
                 act: "waiting for the host",
             }),
