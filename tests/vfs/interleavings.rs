@@ -29,7 +29,6 @@ use scpfs_testing::local::Userland;
 use scpfs_testing::local::World;
 use scpfs_testing::vfs_mount::CX;
 use scpfs_testing::vfs_mount::Mount;
-use scpfs_testing::vfs_mount::REPLACE;
 use scpfs_testing::vfs_mount::Setup;
 use scpfs_testing::wait::wait_until;
 
@@ -170,8 +169,7 @@ fn the_first_write_succeeds_while_chmod_or_rename_ends() {
                     };
                     return mount.vfs.setattr(&CX, ino, None, &mode).map(drop);
                 }
-                let (from, to) = ((Ino::ROOT, &b"file"[..]), (Ino::ROOT, &b"moved"[..]));
-                mount.vfs.rename(&CX, from, to, REPLACE)
+                mount.rename("file", "moved")
             });
             gates.host.wait_until_reached();
             gates.disk.arm(Step::MakeDirty);

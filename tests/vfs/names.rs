@@ -8,7 +8,6 @@ use scpfs::vfs::OpenFlags;
 use scpfs::vfs::RenameFlags;
 use scpfs_testing::vfs_mount::CX;
 use scpfs_testing::vfs_mount::Mount;
-use scpfs_testing::vfs_mount::REPLACE;
 
 const ROOT: Ino = Ino::ROOT;
 
@@ -18,10 +17,7 @@ fn content_that_is_not_yet_uploaded_goes_to_the_new_name() {
     fs::write(mount.at("file"), "old").unwrap();
     let opened = mount.open("file", libc::O_RDWR).unwrap();
     mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
-    mount
-        .vfs
-        .rename(&CX, (ROOT, b"file"), (ROOT, b"moved"), REPLACE)
-        .unwrap();
+    mount.rename("file", "moved").unwrap();
     assert_eq!(fs::read(mount.at("moved")).unwrap(), b"old");
     mount.close(&opened).unwrap();
     assert_eq!(fs::read(mount.at("moved")).unwrap(), b"new");
@@ -33,10 +29,7 @@ fn rename_of_a_file_that_is_not_uploaded_yet_works() {
     let mount = Mount::new();
     let (_, opened) = mount.create("file", libc::O_RDWR).unwrap();
     mount.vfs.write(&CX, opened.fh, 0, b"one").unwrap();
-    mount
-        .vfs
-        .rename(&CX, (ROOT, b"file"), (ROOT, b"moved"), REPLACE)
-        .unwrap();
+    mount.rename("file", "moved").unwrap();
     mount.vfs.write(&CX, opened.fh, 3, b" two").unwrap();
     mount.close(&opened).unwrap();
     assert_eq!(fs::read(mount.at("moved")).unwrap(), b"one two");
@@ -51,10 +44,7 @@ fn a_renamed_directory_takes_what_is_open_in_it_along() {
     let flags = OpenFlags::new(libc::O_RDWR).unwrap();
     let (_, opened) = mount.vfs.create(&CX, dir, b"file", 0o644, flags).unwrap();
     mount.vfs.write(&CX, opened.fh, 0, b"hello").unwrap();
-    mount
-        .vfs
-        .rename(&CX, (ROOT, b"dir"), (ROOT, b"other"), REPLACE)
-        .unwrap();
+    mount.rename("dir", "other").unwrap();
     mount.close(&opened).unwrap();
     assert_eq!(fs::read(mount.at("other/file")).unwrap(), b"hello");
     assert_eq!(mount.read("other/file").unwrap(), b"hello");
@@ -67,10 +57,7 @@ fn rename_over_an_open_file_keeps_it_whole_for_its_readers() {
     fs::write(mount.at("a"), "a").unwrap();
     fs::write(mount.at("b"), "b").unwrap();
     let opened = mount.open("b", libc::O_RDONLY).unwrap();
-    mount
-        .vfs
-        .rename(&CX, (ROOT, b"a"), (ROOT, b"b"), REPLACE)
-        .unwrap();
+    mount.rename("a", "b").unwrap();
     assert_eq!(mount.read("b").unwrap(), b"a");
     assert_eq!(mount.vfs.read(&CX, opened.fh, 0, 10).unwrap(), b"b");
     mount.close(&opened).unwrap();
@@ -97,10 +84,7 @@ fn a_rename_over_a_file_that_is_not_uploaded_does_not_upload_it_first() {
     mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
     fs::write(mount.at("b"), "theirs").unwrap();
     let rename = || {
-        mount
-            .vfs
-            .rename(&CX, (ROOT, b"a"), (ROOT, b"b"), REPLACE)
-            .unwrap();
+        mount.rename("a", "b").unwrap();
     };
     assert_eq!(mount.counted(rename).1, 1);
     mount.close(&opened).unwrap();

@@ -33,9 +33,32 @@ struct InFlight {
     /// To a rename or a removal: the answer is lost if the hook says so.
     changed: Mutex<Option<Hook<bool>>>,
     listed: Mutex<Option<Hook>>,
-    /// To a request for attributes, after as many others.
-    looked: Mutex<Option<(u32, Hook)>>,
+    /// To a request for attributes.
+    looked: Mutex<Option<Hook>>,
     is_away: AtomicBool,
+}
+
+impl InFlight {
+    /// Runs `hook` while the answer to the next rename or removal is on its way; the answer is lost
+    /// if `hook` returns false.
+    fn at_change(&self, hook: impl FnOnce() -> bool + Send + 'static) {
+        *self.changed.lock() = Some(Box::new(hook));
+    }
+
+    /// Loses the answer to the next rename or removal: its outcome is unknown.
+    fn lose_answer(&self) {
+        self.at_change(|| false);
+    }
+
+    /// Runs `hook` while the answer to the next listing is on its way.
+    fn at_listing(&self, hook: impl FnOnce() + Send + 'static) {
+        *self.listed.lock() = Some(Box::new(hook));
+    }
+
+    /// Runs `hook` while the answer to the next request for attributes is on its way.
+    fn at_look(&self, hook: impl FnOnce() + Send + 'static) {
+        *self.looked.lock() = Some(Box::new(hook));
+    }
 }
 
 impl std::fmt::Debug for InFlight {
@@ -59,16 +82,9 @@ impl Fate for InFlight {
     }
 
     fn has_looked(&self) {
-        let mut looked = self.looked.lock();
-        match &mut *looked {
-            Some((n, _)) if *n > 0 => *n -= 1,
-            _ => {
-                let hook = looked.take();
-                drop(looked);
-                if let Some((_, hook)) = hook {
-                    hook();
-                }
-            }
+        let hook = self.looked.lock().take();
+        if let Some(hook) = hook {
+            hook();
         }
     }
 
@@ -94,6 +110,12 @@ fn list(vfs: &Vfs, ino: Ino) {
     vfs.releasedir(fh);
 }
 
+/// Renames an entry of the root as [`Mount::rename`] does, for a hook, which owns no mount.
+fn rename(vfs: &Vfs, from: &str, to: &str) -> Result<(), Error> {
+    let (from, to) = ((Ino::ROOT, from.as_bytes()), (Ino::ROOT, to.as_bytes()));
+    vfs.rename(&CX, from, to, REPLACE)
+}
+
 /// Lists the root and these directories while the next rename or removal is in flight.
 fn list_in_flight(mount: &Mount, in_flight: &InFlight, dirs: &[Ino]) {
     let (vfs, clock, dirs) = (
@@ -101,13 +123,19 @@ fn list_in_flight(mount: &Mount, in_flight: &InFlight, dirs: &[Ino]) {
         Arc::clone(&mount.clock),
         dirs.to_vec(),
     );
-    *in_flight.changed.lock() = Some(Box::new(move || {
+    in_flight.at_change(move || {
         clock.advance(TTL + Duration::from_secs(1));
         list(&vfs, Ino::ROOT);
         // Below what is renamed, they wait until that is done.
         std::thread::spawn(move || dirs.iter().for_each(|ino| list(&vfs, *ino)));
         true
-    }));
+    });
+}
+
+/// Renames on the host, and loses the answer.
+fn rename_with_unknown_outcome(mount: &Mount, in_flight: &InFlight, from: &str, to: &str) {
+    in_flight.lose_answer();
+    mount.rename(from, to).unwrap_err();
 }
 
 /// A write after the rename was uploaded to the old name, which came back.
@@ -138,9 +166,7 @@ fn rename_of_a_directory_moves_its_waiting_uploads() {
     fs::create_dir_all(mount.at("dir/sub")).unwrap();
     for name in ["dir/file", "dir/sub/file"] {
         fs::write(mount.at(name), "old").unwrap();
-        let opened = mount.open(name, libc::O_WRONLY | libc::O_TRUNC).unwrap();
-        mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
-        mount.close(&opened).unwrap();
+        mount.write(name, b"new").unwrap();
     }
     let dirs = ["dir", "dir/sub"].map(|name| mount.find(name).unwrap().ino);
     list_in_flight(&mount, &in_flight, &dirs);
@@ -175,13 +201,8 @@ fn rename_of_unknown_outcome_is_found_by_its_new_name() {
         let (mount, in_flight) = mount(Some(Duration::from_secs(3600)));
         fs::create_dir(mount.at("dir")).unwrap();
         fs::write(mount.at("dir/file"), "old").unwrap();
-        let opened = mount
-            .open("dir/file", libc::O_WRONLY | libc::O_TRUNC)
-            .unwrap();
-        mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
-        mount.close(&opened).unwrap();
-        *in_flight.changed.lock() = Some(Box::new(|| false));
-        mount.rename("dir", "moved").unwrap_err();
+        mount.write("dir/file", b"new").unwrap();
+        rename_with_unknown_outcome(&mount, &in_flight, "dir", "moved");
         mount.age();
         assert_eq!(mount.names("").unwrap(), ["moved"]);
         let mount = if is_killed {
@@ -206,10 +227,10 @@ fn a_rename_that_did_not_happen_is_forgotten() {
     let opened = mount.open("dir/file", libc::O_RDWR).unwrap();
     let (from, to) = (mount.at("moved"), mount.at("dir"));
     // As if the host had not done it.
-    *in_flight.changed.lock() = Some(Box::new(move || {
+    in_flight.at_change(move || {
         fs::rename(from, to).unwrap();
         false
-    }));
+    });
     mount.rename("dir", "moved").unwrap_err();
     mount.age();
     assert_eq!(mount.names("").unwrap(), ["dir"]);
@@ -265,8 +286,7 @@ fn a_rename_of_unknown_outcome_does_not_outlive_what_comes_after_it() {
         let (mount, in_flight) = mount(writeback);
         fs::write(mount.at("one"), "first").unwrap();
         let one = mount.find("one").unwrap().ino;
-        *in_flight.changed.lock() = Some(Box::new(|| false));
-        mount.rename("one", "two").unwrap_err();
+        rename_with_unknown_outcome(&mount, &in_flight, "one", "two");
         // The kernel forgets what it was told to forget.
         mount.vfs.forget(one, 1_000_000);
         mount.age();
@@ -300,7 +320,7 @@ fn rename_of_unknown_outcome_makes_no_cycle_of_directories() {
     fs::create_dir_all(mount.at("dir")).unwrap();
     fs::create_dir(mount.at("a")).unwrap();
     let [a, dir] = ["a", "dir"].map(|name| mount.find(name).unwrap().ino);
-    *in_flight.changed.lock() = Some(Box::new(|| false));
+    in_flight.lose_answer();
     mount
         .vfs
         .rename(&CX, (Ino::ROOT, b"a"), (dir, b"b"), REPLACE)
@@ -326,7 +346,7 @@ fn an_open_file_below_a_directory_that_is_renamed_stays_there() {
     let seen = Arc::new(Mutex::new(None));
     let (tell, started) = (Arc::clone(&seen), mpsc::channel());
     let (sender, receiver) = started;
-    *in_flight.changed.lock() = Some(Box::new(move || {
+    in_flight.at_change(move || {
         clock.advance(TTL + Duration::from_secs(1));
         std::thread::spawn(move || {
             sender.send(()).unwrap();
@@ -334,18 +354,12 @@ fn an_open_file_below_a_directory_that_is_renamed_stays_there() {
         });
         receiver.recv().unwrap();
         true
-    }));
+    });
     mount.rename("dir", "moved").unwrap();
     scpfs_testing::wait::wait_until("the host is asked", || seen.lock().is_some());
     let attr = seen.lock().take().unwrap();
     assert_eq!(attr.unwrap().stat.size, 7);
     mount.close(&opened).unwrap();
-}
-
-/// Renames on the host, and loses the answer.
-fn rename_unheard(mount: &Mount, in_flight: &InFlight, from: &str, to: &str) {
-    *in_flight.changed.lock() = Some(Box::new(|| false));
-    mount.rename(from, to).unwrap_err();
 }
 
 /// Two callers asked the host about the same rename; what the slower one had been told was applied
@@ -355,16 +369,12 @@ fn a_stale_answer_about_a_rename_changes_nothing() {
     let (mount, in_flight) = mount(None);
     fs::write(mount.at("one"), "old").unwrap();
     let opened = mount.open("one", libc::O_RDWR).unwrap();
-    rename_unheard(&mount, &in_flight, "one", "two");
+    rename_with_unknown_outcome(&mount, &in_flight, "one", "two");
     let vfs = Arc::clone(&mount.vfs);
-    *in_flight.looked.lock() = Some((
-        0,
-        Box::new(move || {
-            list(&vfs, Ino::ROOT);
-            vfs.rename(&CX, (Ino::ROOT, b"two"), (Ino::ROOT, b"one"), REPLACE)
-                .unwrap();
-        }),
-    ));
+    in_flight.at_look(move || {
+        list(&vfs, Ino::ROOT);
+        rename(&vfs, "two", "one").unwrap();
+    });
     assert_eq!(mount.names("").unwrap(), ["one"]);
     mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
     mount.close(&opened).unwrap();
@@ -379,34 +389,31 @@ fn a_caller_that_may_not_wait_does_not_ask_about_a_rename() {
         wait: Wait::Never,
         ..CX
     };
-    let would_wait = |mount: &Mount, ino: Ino| {
-        let fh = mount.vfs.opendir(ino).unwrap();
-        let result = mount.vfs.readdir(&never, fh, 0);
+    let would_wait = move |vfs: &Vfs, ino: Ino| {
+        let fh = vfs.opendir(ino).unwrap();
+        let result = vfs.readdir(&never, fh, 0);
         matches!(result, Err(Error::Cache(cache::Error::WouldWait)))
     };
     let (mount, in_flight) = mount(None);
     fs::create_dir(mount.at("one")).unwrap();
     let one = mount.find("one").unwrap().ino;
-    rename_unheard(&mount, &in_flight, "one", "two");
+    rename_with_unknown_outcome(&mount, &in_flight, "one", "two");
     in_flight.is_away.store(true, SeqCst);
-    assert!(would_wait(&mount, Ino::ROOT));
-    assert!(would_wait(&mount, one));
+    assert!(would_wait(&mount.vfs, Ino::ROOT));
+    assert!(would_wait(&mount.vfs, one));
     in_flight.is_away.store(false, SeqCst);
     assert_eq!(mount.names("").unwrap(), ["two"]);
 
     let vfs = Arc::clone(&mount.vfs);
     let (sender, receiver) = mpsc::channel();
-    *in_flight.changed.lock() = Some(Box::new(move || {
+    in_flight.at_change(move || {
         std::thread::spawn(move || {
-            let fh = vfs.opendir(one).unwrap();
-            let result = vfs.readdir(&never, fh, 0);
-            let is_refused = matches!(result, Err(Error::Cache(cache::Error::WouldWait)));
-            sender.send(is_refused).unwrap();
+            sender.send(would_wait(&vfs, one)).unwrap();
         });
         let answer = receiver.recv_timeout(Duration::from_secs(20));
         assert_eq!(answer, Ok(true), "it waits for the rename");
         true
-    }));
+    });
     mount.rename("two", "three").unwrap();
 }
 
@@ -420,7 +427,7 @@ fn a_rename_of_unknown_outcome_concerns_its_own_names_only() {
     mount.find("one").unwrap();
     assert_eq!(mount.names("dir").unwrap(), ["file"]);
     let dir = mount.find("dir").unwrap().ino;
-    rename_unheard(&mount, &in_flight, "one", "two");
+    rename_with_unknown_outcome(&mount, &in_flight, "one", "two");
     in_flight.is_away.store(true, SeqCst);
     let fh = mount.vfs.opendir(dir).unwrap();
     mount.vfs.readdir(&CX, fh, 0).unwrap();
@@ -438,12 +445,11 @@ fn a_listing_from_before_a_rename_of_unknown_outcome_denies_no_name() {
     mount.find("one").unwrap();
     mount.age();
     let (vfs, clock) = (Arc::clone(&mount.vfs), Arc::clone(&mount.clock));
-    *in_flight.changed.lock() = Some(Box::new(|| false));
-    *in_flight.listed.lock() = Some(Box::new(move || {
+    in_flight.lose_answer();
+    in_flight.at_listing(move || {
         clock.advance(Duration::from_millis(1));
-        vfs.rename(&CX, (Ino::ROOT, b"one"), (Ino::ROOT, b"two"), REPLACE)
-            .unwrap_err();
-    }));
+        rename(&vfs, "one", "two").unwrap_err();
+    });
     // Not of the two names.
     mount.find("other").unwrap_err();
     assert_eq!(mount.read("two").unwrap(), b"content");
@@ -456,7 +462,7 @@ fn a_listing_from_before_a_rename_of_unknown_outcome_denies_no_name() {
 fn a_listing_denies_no_name_of_a_rename_of_unknown_outcome() {
     let (mount, in_flight) = mount(None);
     fs::write(mount.at("one"), "content").unwrap();
-    rename_unheard(&mount, &in_flight, "one", "two");
+    rename_with_unknown_outcome(&mount, &in_flight, "one", "two");
     mount.find("other").unwrap_err();
     assert_eq!(mount.read("two").unwrap(), b"content");
     mount.find("one").unwrap_err();
@@ -473,7 +479,7 @@ fn a_directory_below_a_rename_whose_answer_is_lost_is_found() {
     mount.age();
     let vfs = Arc::clone(&mount.vfs);
     let (sender, receiver) = mpsc::channel();
-    *in_flight.changed.lock() = Some(Box::new(move || {
+    in_flight.at_change(move || {
         std::thread::spawn(move || {
             let fh = vfs.opendir(sub).unwrap();
             let result = vfs.readdir(&CX, fh, 0);
@@ -482,7 +488,7 @@ fn a_directory_below_a_rename_whose_answer_is_lost_is_found() {
         // It comes to wait for the rename.
         std::thread::sleep(Duration::from_millis(200));
         false
-    }));
+    });
     mount.rename("dir", "moved").unwrap_err();
     let listed = receiver.recv_timeout(Duration::from_secs(20)).unwrap();
     assert!(listed.is_ok(), "{listed:?}");
@@ -498,7 +504,7 @@ fn dirty_file_replaced_by_a_rename_of_unknown_outcome_becomes_a_conflict_copy() 
     fs::write(mount.at("two"), "replaced").unwrap();
     mount.find("one").unwrap();
     mount.write("two", b"dirty").unwrap();
-    rename_unheard(&mount, &in_flight, "one", "two");
+    rename_with_unknown_outcome(&mount, &in_flight, "one", "two");
     mount.age();
     mount.names("").unwrap();
     let told = mount.vfs.drain();
@@ -520,7 +526,7 @@ fn the_next_request_for_a_name_first_finds_out_about_the_rename_before_it() {
     let (mount, in_flight) = mount(None);
     fs::write(mount.at("one"), "old").unwrap();
     let opened = mount.open("one", libc::O_RDWR).unwrap();
-    rename_unheard(&mount, &in_flight, "one", "two");
+    rename_with_unknown_outcome(&mount, &in_flight, "one", "two");
     // The kernel need not look it up again.
     in_flight.is_away.store(true, SeqCst);
     mount.rename("two", "three").unwrap_err();
@@ -539,13 +545,9 @@ fn content_is_kept_until_the_disk_of_the_host_has_it() {
     let (mount, in_flight) = mount(Some(Duration::from_secs(3600)));
     fs::create_dir(mount.at("dir")).unwrap();
     fs::write(mount.at("dir/file"), "old").unwrap();
-    let opened = mount
-        .open("dir/file", libc::O_WRONLY | libc::O_TRUNC)
-        .unwrap();
-    mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
-    mount.close(&opened).unwrap();
+    mount.write("dir/file", b"new").unwrap();
     let mtime = mount.find("dir/file").unwrap().stat.mtime;
-    rename_unheard(&mount, &in_flight, "dir", "moved");
+    rename_with_unknown_outcome(&mount, &in_flight, "dir", "moved");
     let world = mount.crash();
     // As after an earlier upload of unknown outcome.
     let path = world.root().join("moved/file");
@@ -592,7 +594,7 @@ fn moved_to_another_directory() -> (Mount, Opened) {
     fs::write(mount.at("a/one"), "old").unwrap();
     let [a, c] = ["a", "c"].map(|name| mount.find(name).unwrap().ino);
     let opened = mount.open("a/one", libc::O_RDWR).unwrap();
-    *in_flight.changed.lock() = Some(Box::new(|| false));
+    in_flight.lose_answer();
     let renamed = mount.vfs.rename(&CX, (a, b"one"), (c, b"two"), REPLACE);
     renamed.unwrap_err();
     mount.age();
@@ -624,7 +626,7 @@ fn unlink_uploads_for_the_other_name_although_a_rename_is_of_unknown_outcome() {
     fs::hard_link(mount.at("one"), mount.at("other")).unwrap();
     mount.find("one").unwrap();
     mount.write("one", b"dirty").unwrap();
-    rename_unheard(&mount, &in_flight, "one", "two");
+    rename_with_unknown_outcome(&mount, &in_flight, "one", "two");
     mount.vfs.unlink(&CX, Ino::ROOT, b"two").unwrap();
     let left = mount.vfs.drain();
     assert!(left.is_empty(), "{left:?}");
@@ -643,14 +645,13 @@ fn renames_that_fail_do_not_keep_a_directory_from_being_listed() {
     }
     fn arm(in_flight: Arc<InFlight>, vfs: Arc<Vfs>, clock: Arc<ManualClock>, listings: Listings) {
         let again = Arc::clone(&in_flight);
-        *in_flight.listed.lock() = Some(Box::new(move || {
+        in_flight.at_listing(move || {
             clock.advance(Duration::from_millis(1));
             if listings.fetch_add(1, SeqCst) < 20 {
-                let (from, to) = ((Ino::ROOT, &b"absent"[..]), (Ino::ROOT, &b"new"[..]));
-                vfs.rename(&CX, from, to, REPLACE).unwrap_err();
+                rename(&vfs, "absent", "new").unwrap_err();
                 arm(again, vfs, clock, listings);
             }
-        }));
+        });
     }
     let (mount, in_flight) = mount(None);
     fs::write(mount.at("file"), "content").unwrap();
@@ -670,12 +671,12 @@ fn changes_below_a_directory_come_after_its_rename_of_unknown_outcome() {
     fs::write(mount.at("a/file"), "content").unwrap();
     let a = mount.find("a").unwrap().ino;
     let file = mount.find("a/file").unwrap().ino;
-    rename_unheard(&mount, &in_flight, "a", "b");
+    rename_with_unknown_outcome(&mount, &in_flight, "a", "b");
     mount.vfs.mkdir(&CX, a, b"new", 0o755).unwrap();
     assert!(mount.at("b/new").is_dir());
-    rename_unheard(&mount, &in_flight, "b", "c");
+    rename_with_unknown_outcome(&mount, &in_flight, "b", "c");
     mount.vfs.rmdir(&CX, a, b"old").unwrap();
-    rename_unheard(&mount, &in_flight, "c", "d");
+    rename_with_unknown_outcome(&mount, &in_flight, "c", "d");
     mount.vfs.link(&CX, file, a, b"link").unwrap();
     assert_eq!(mount.names("d").unwrap(), ["file", "link", "new"]);
 }
