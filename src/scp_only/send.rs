@@ -39,7 +39,18 @@ struct Replies<'a> {
     is_answered: bool,
 }
 
-impl Replies<'_> {
+impl<'a> Replies<'a> {
+    fn new(command: &'a mut Command, source: &'a mut scp::Source, request: Request<'a>) -> Self {
+        Self {
+            command,
+            source,
+            request,
+            has_begun: false,
+            refused: None,
+            is_answered: false,
+        }
+    }
+
     /// Sends the queued records.
     fn send(&mut self) -> Result<()> {
         self.check_turn()?;
@@ -129,28 +140,17 @@ pub(super) fn upload(
     } else {
         scp::Pipelining::Never
     });
-    let mut replies = Replies {
-        command: &mut command,
-        source: &mut source,
-        request,
-        has_begun: false,
-        refused: None,
-        is_answered: false,
-    };
+    let mut replies = Replies::new(&mut command, &mut source, request);
     // All up to the content may go in one write. Sinks other than OpenSSH's may lose bytes that
     // arrive early, so they get one record at a time.
     if !is_openssh_scp {
         replies.wait()?;
     }
     if quirks.options == Options::Full && replies.refused.is_none() {
-        let exact = |time: Time| {
-            if is_openssh_scp {
-                time
-            } else {
-                whole_seconds(time)
-            }
-        };
-        replies.source.times(exact(spec.mtime), exact(spec.atime));
+        let to_send = |time| time_to_send(quirks, time);
+        replies
+            .source
+            .times(to_send(spec.mtime), to_send(spec.atime));
         if !is_openssh_scp {
             replies.send()?;
             replies.wait()?;
@@ -235,14 +235,7 @@ pub(super) fn directory(
 ) -> Result<Sent> {
     let is_openssh_scp = quirks.is_openssh_scp();
     let mut source = scp::Source::new(scp::Pipelining::Never);
-    let mut replies = Replies {
-        command: &mut command,
-        source: &mut source,
-        request,
-        has_begun: false,
-        refused: None,
-        is_answered: false,
-    };
+    let mut replies = Replies::new(&mut command, &mut source, request);
     let flush_in_turn = |replies: &mut Replies<'_>| -> Result<bool> {
         if !is_openssh_scp && replies.refused.is_none() {
             replies.send()?;
@@ -252,14 +245,8 @@ pub(super) fn directory(
     };
     if flush_in_turn(&mut replies)? {
         if let Some((mtime, atime)) = times {
-            let exact = |time: Time| {
-                if is_openssh_scp {
-                    time
-                } else {
-                    whole_seconds(time)
-                }
-            };
-            replies.source.times(exact(mtime), exact(atime));
+            let to_send = |time| time_to_send(quirks, time);
+            replies.source.times(to_send(mtime), to_send(atime));
         }
         if flush_in_turn(&mut replies)? {
             replies.source.directory(mode, name);
@@ -293,8 +280,12 @@ fn end_transfer(command: Command, quirks: &Quirks, is_out_of_step: bool) {
     }
 }
 
-/// Returns the time without its fraction, which servers of the wish kind do not accept: `^T(\d{10})
-/// 0 (\d{10}) 0$`.
-fn whole_seconds(time: Time) -> Time {
-    Time { nanos: 0, ..time }
+/// Returns the time as a T record may have it: for OpenSSH's scp as it is, otherwise without its
+/// fraction, which servers of the wish kind do not accept: `^T(\d{10}) 0 (\d{10}) 0$`.
+fn time_to_send(quirks: &Quirks, time: Time) -> Time {
+    if quirks.is_openssh_scp() {
+        time
+    } else {
+        Time { nanos: 0, ..time }
+    }
 }

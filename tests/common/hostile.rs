@@ -14,16 +14,14 @@ use scpfs::stat::Time;
 use scpfs::stat::Version;
 use scpfs::sync::Mutex;
 
+use crate::samples;
 use crate::samples::path;
 
 pub fn settings() -> Settings {
     Settings {
-        directory: b"/srv".to_vec(),
         max_connections: 1,
-        max_names: scpfs::remote::DEFAULT_MAX_NAMES,
         timeout: Duration::from_secs(1),
-        upload_deadline: Duration::ZERO,
-        fails_fast: false,
+        ..samples::settings("/srv")
     }
 }
 

@@ -5,7 +5,7 @@
 //! - [`wait`]: waits on conditions with a deadline.
 //! - [`random`]: random numbers that a seed repeats.
 //! - [`content`]: content in memory, to upload and as fetched.
-//! - [`samples`]: paths, names and upload specs for tests of any `Remote`.
+//! - [`samples`]: paths, names, settings and upload specs for tests of any `Remote`.
 //! - [`local`]: a host that is a local process, with the programs of any userland.
 //! - [`memory_host`]: a `Remote` in memory, with failures on demand.
 //! - [`scp_server`]: SCP servers that are not OpenSSH's.

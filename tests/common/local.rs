@@ -43,6 +43,7 @@ use tempfile::TempDir;
 
 use crate::capability::Capability;
 use crate::capability::skip;
+use crate::samples::settings;
 
 /// Counts round trips: each read that follows a write.
 #[derive(Debug, Default)]
@@ -120,6 +121,11 @@ impl Userland {
             self,
             Self::BusyBox | Self::OpenWrt | Self::Dropbear | Self::Bare
         )
+    }
+
+    /// Those of which this machine has the programs; reports a skip of each other one.
+    pub fn here<const N: usize>(userlands: [Self; N]) -> impl Iterator<Item = Self> {
+        userlands.into_iter().filter(|userland| userland.is_here())
     }
 
     /// Whether this machine has the programs of that host; reports a skip if not.
@@ -482,14 +488,7 @@ impl World {
     }
 
     pub fn settings(&self) -> scpfs::remote::Settings {
-        scpfs::remote::Settings {
-            directory: self.root().into_os_string().into_encoded_bytes(),
-            max_connections: 3,
-            max_names: scpfs::remote::DEFAULT_MAX_NAMES,
-            timeout: Duration::from_secs(20),
-            upload_deadline: Duration::ZERO,
-            fails_fast: false,
-        }
+        settings(self.root())
     }
 
     /// Connects and finds out about the host.
@@ -503,7 +502,7 @@ impl World {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Local {
     bin: PathBuf,
     home: PathBuf,
@@ -518,32 +517,20 @@ impl Transport for Local {
         if self.faults.lock().refuses {
             return Err(Error::Closed { act: "connecting" });
         }
-        Ok(Box::new(LocalConnection {
-            bin: self.bin.clone(),
-            home: self.home.clone(),
-            allowed: self.allowed,
-            banner: self.banner,
-            meter: Arc::clone(&self.meter),
-            faults: Arc::clone(&self.faults),
-        }))
+        Ok(Box::new(LocalConnection { host: self.clone() }))
     }
 }
 
 #[derive(Debug)]
 struct LocalConnection {
-    bin: PathBuf,
-    home: PathBuf,
-    allowed: Allowed,
-    banner: &'static str,
-    meter: Arc<Meter>,
-    faults: Arc<Mutex<Faults>>,
+    host: Local,
 }
 
 impl Connection for LocalConnection {
     fn exec(&mut self, command: &str) -> Result<Box<dyn Channel>, Error> {
         let is_scp = command.starts_with("scp ")
             && [" -f ", " -t "].iter().any(|mode| command.contains(mode));
-        let command = match self.allowed {
+        let command = match self.host.allowed {
             Allowed::Scp if !is_scp => "echo 'this account runs scp only'; exit 1",
             Allowed::All | Allowed::Scp => command,
         };
@@ -551,13 +538,13 @@ impl Connection for LocalConnection {
         assert!(command.len() < 9000);
         // Standard error is merged with the output, as by the real transport.
         let (stdout, writer) = io::pipe().unwrap();
-        let child = Command::new(self.bin.join("sh"))
+        let child = Command::new(self.host.bin.join("sh"))
             .args(["-c", command])
             .env_clear()
-            .env("PATH", format!("{}:/usr/bin:/bin", self.bin.display()))
-            .env("HOME", &self.home)
+            .env("PATH", format!("{}:/usr/bin:/bin", self.host.bin.display()))
+            .env("HOME", &self.host.home)
             .env("TZ", "Asia/Kolkata")
-            .current_dir(&self.home)
+            .current_dir(&self.host.home)
             .stdin(Stdio::piped())
             .stdout(writer.try_clone().unwrap())
             .stderr(writer)
@@ -570,8 +557,8 @@ impl Connection for LocalConnection {
             stdin: child.stdin.take(),
             stdout,
             child,
-            meter: Arc::clone(&self.meter),
-            faults: Arc::clone(&self.faults),
+            meter: Arc::clone(&self.host.meter),
+            faults: Arc::clone(&self.host.faults),
             wrote_last: false,
             timeout: Duration::from_secs(20),
         }))
@@ -586,7 +573,7 @@ impl Connection for LocalConnection {
     }
 
     fn banner(&self) -> &str {
-        self.banner
+        self.host.banner
     }
 }
 

@@ -1,12 +1,17 @@
-//! Paths, names and upload specs for tests of any `Remote`.
+//! Paths, names, settings and upload specs for tests of any `Remote`.
+
+use std::path::Path;
+use std::time::Duration;
 
 use scpfs::path::Name;
 use scpfs::path::RemotePath;
+use scpfs::remote::DEFAULT_MAX_NAMES;
 use scpfs::remote::Durability;
 use scpfs::remote::Error;
 use scpfs::remote::Expect;
 use scpfs::remote::Placement;
 use scpfs::remote::Reason;
+use scpfs::remote::Settings;
 use scpfs::remote::UploadSpec;
 use scpfs::stat::Time;
 
@@ -21,6 +26,18 @@ pub fn path_of(bytes: &[u8]) -> RemotePath {
         .fold(RemotePath::root(), |dir, part| {
             dir.join(&Name::new(part).unwrap())
         })
+}
+
+/// The settings of a mount of this directory.
+pub fn settings(directory: impl AsRef<Path>) -> Settings {
+    Settings {
+        directory: directory.as_ref().as_os_str().as_encoded_bytes().to_vec(),
+        max_connections: 3,
+        max_names: DEFAULT_MAX_NAMES,
+        timeout: Duration::from_secs(20),
+        upload_deadline: Duration::ZERO,
+        fails_fast: false,
+    }
 }
 
 /// Why the host refused; panics if it did not refuse.

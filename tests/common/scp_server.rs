@@ -14,6 +14,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -21,12 +22,19 @@ use std::thread;
 use std::time::Duration;
 use std::time::UNIX_EPOCH;
 
+use scpfs::clock::Clock;
+use scpfs::clock::ManualClock;
+use scpfs::scp_only::ScpOnly;
+use scpfs::scp_only::probe;
 use scpfs::ssh::Aborter;
 use scpfs::ssh::Channel;
 use scpfs::ssh::Connection;
 use scpfs::ssh::Error;
 use scpfs::ssh::Transport;
 use scpfs::sync::Mutex;
+use tempfile::TempDir;
+
+use crate::samples::settings;
 
 /// Behaviours of SCP servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +76,43 @@ impl ScpServer {
             n_content: Arc::default(),
             commands: Arc::default(),
         }
+    }
+}
+
+/// A server and the directory that it acts on.
+pub struct Appliance {
+    pub dir: TempDir,
+    pub server: Arc<ScpServer>,
+}
+
+impl Appliance {
+    pub fn new(kind: Kind) -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("scpfs-appliance-")
+            .tempdir()
+            .unwrap();
+        Self {
+            dir,
+            server: Arc::new(ScpServer::new(kind)),
+        }
+    }
+
+    pub fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Connects and finds out about the server.
+    pub fn probe(&self) -> Result<ScpOnly, probe::Error> {
+        self.probe_with(Arc::new(ManualClock::new()))
+    }
+
+    pub fn probe_with(&self, clock: Arc<dyn Clock>) -> Result<ScpOnly, probe::Error> {
+        let transport = Arc::clone(&self.server) as Arc<dyn Transport>;
+        probe::probe(transport, &settings(&self.dir), clock)
+    }
+
+    pub fn n_content(&self) -> u64 {
+        self.server.n_content.load(Ordering::SeqCst)
     }
 }
 

@@ -5,7 +5,6 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use scpfs::clock::Clock;
 use scpfs::clock::ManualClock;
@@ -13,10 +12,8 @@ use scpfs::path::RemotePath;
 use scpfs::remote::Error;
 use scpfs::remote::Reason;
 use scpfs::remote::Remote;
-use scpfs::remote::Settings;
 use scpfs::remote::TimePrecision;
 use scpfs::remote::retry::Retry;
-use scpfs::scp_only;
 use scpfs::stat::Time;
 use scpfs_testing::ability::has_scp;
 use scpfs_testing::ability::has_stat;
@@ -26,8 +23,8 @@ use scpfs_testing::local::World;
 use scpfs_testing::memory_host::Memory;
 use scpfs_testing::samples::odd_names;
 use scpfs_testing::samples::path_of;
+use scpfs_testing::scp_server::Appliance;
 use scpfs_testing::scp_server::Kind;
-use scpfs_testing::scp_server::ScpServer;
 use tempfile::TempDir;
 
 /// Abilities of a host. Any other operation must be refused with a reason and change nothing.
@@ -160,20 +157,8 @@ impl Host {
                 }
             }
             Which::Appliance(kind) => {
-                let dir = tempfile::Builder::new()
-                    .prefix("scpfs-appliance-")
-                    .tempdir()
-                    .unwrap();
-                let settings = Settings {
-                    directory: dir.path().as_os_str().as_bytes().to_vec(),
-                    max_connections: 3,
-                    max_names: scpfs::remote::DEFAULT_MAX_NAMES,
-                    timeout: Duration::from_secs(20),
-                    upload_deadline: Duration::ZERO,
-                    fails_fast: false,
-                };
-                let server = Arc::new(ScpServer::new(kind));
-                let remote = scp_only::probe::probe(server, &settings, clock).unwrap();
+                let appliance = Appliance::new(kind);
+                let remote = appliance.probe_with(clock).unwrap();
                 Self {
                     remote: Arc::new(Retry::new(remote)),
                     can: Can {
@@ -181,7 +166,7 @@ impl Host {
                         ..SCP
                     },
                     is_one_of_many: false,
-                    side: Side::Directory(dir),
+                    side: Side::Directory(appliance.dir),
                 }
             }
         }

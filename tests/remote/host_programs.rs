@@ -340,16 +340,13 @@ fn stat_reports_the_device_of_a_filesystem_mounted_on_the_host() {
 /// Between the look whether a name is free and the move to it, somebody may take it.
 #[test]
 fn a_name_that_is_taken_in_the_last_moment_is_not_replaced() {
-    for userland in [
+    for userland in Userland::here([
         Userland::Gnu,
         Userland::Toybox,
         Userland::OpenWrt,
         Userland::Bare,
         Userland::Bsd,
-    ] {
-        if !userland.is_here() {
-            continue;
-        }
+    ]) {
         let world = World::new(userland);
         let taken = world.root().with_extension("taken");
         let script = format!(
@@ -416,17 +413,14 @@ fn whether_a_file_may_be_read_is_asked_of_the_host() {
     if !is_root() {
         return;
     }
-    for userland in [
+    for userland in Userland::here([
         Userland::Gnu,
         Userland::Bash,
         Userland::Toybox,
         Userland::OpenWrt,
         Userland::Bare,
         Userland::Bsd,
-    ] {
-        if !userland.is_here() {
-            continue;
-        }
+    ]) {
         let world = World::new(userland);
         world.log_in_as(65_534);
         for (name, mode) in [("open", 0o644), ("closed", 0o640)] {

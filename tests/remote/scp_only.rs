@@ -259,24 +259,29 @@ impl Content for Over<'_> {
     }
 }
 
+/// Writes `old` to the file `file` and returns the spec of an upload of `new` over it. The connection
+/// of that upload breaks when the sink has acknowledged all but the content.
+fn cut_next_upload(world: &World, remote: &dyn Remote, old: &[u8], new: &[u8]) -> UploadSpec {
+    fs::write(world.root().join("file"), old).unwrap();
+    let version = remote.stat(&path("file")).unwrap().version();
+    let look = world.meter.bytes_read();
+    remote.stat(&path("file")).unwrap();
+    let look = world.meter.bytes_read() - look;
+    world.faults.lock().cut_after_read = Some(look + 3);
+    UploadSpec {
+        expect: Expect::Version(version),
+        ..upload_spec(new)
+    }
+}
+
 #[test]
 fn an_upload_that_was_cut_is_repaired_by_the_next() {
     let world = World::scp_only(OPENSSH);
     let remote = Retry::new(world.scp(Arc::new(ManualClock::new())));
     let (old, new) = (vec![1; 3_000_000], vec![2; 2_000_000]);
     let file = world.root().join("file");
-    fs::write(&file, &old).unwrap();
-    let version = remote.stat(&path("file")).unwrap().version();
-    let plan = UploadSpec {
-        expect: Expect::Version(version),
-        ..upload_spec(&new)
-    };
-    let look = world.meter.bytes_read();
-    remote.stat(&path("file")).unwrap();
-    let look = world.meter.bytes_read() - look;
+    let plan = cut_next_upload(&world, &remote, &old, &new);
     let over = Over(bytes(&new), bytes(&old), old.len() as u64);
-    // The connection breaks when the sink has acknowledged all but the content.
-    world.faults.lock().cut_after_read = Some(look + 3);
     // Whatever is there then is ours or what was expected.
     remote.upload(&path("file"), &over, &plan).unwrap();
     assert!(fs::read(&file).unwrap() == new);
@@ -293,16 +298,7 @@ fn upload_after_a_partial_upload_keeps_changes_by_others() {
     let remote = world.scp(Arc::new(ManualClock::new()));
     let (old, new) = (vec![1; 3_000_000], vec![2; 2_000_000]);
     let file = world.root().join("file");
-    fs::write(&file, &old).unwrap();
-    let version = remote.stat(&path("file")).unwrap().version();
-    let plan = UploadSpec {
-        expect: Expect::Version(version),
-        ..upload_spec(&new)
-    };
-    let look = world.meter.bytes_read();
-    remote.stat(&path("file")).unwrap();
-    let look = world.meter.bytes_read() - look;
-    world.faults.lock().cut_after_read = Some(look + 3);
+    let plan = cut_next_upload(&world, &remote, &old, &new);
     let error = remote.upload(&path("file"), &bytes(&new), &plan);
     let error = error.unwrap_err();
     assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");

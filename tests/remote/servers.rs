@@ -4,22 +4,13 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use scpfs::clock::ManualClock;
 use scpfs::path::RemotePath;
 use scpfs::remote::AttrChange;
 use scpfs::remote::Expect;
 use scpfs::remote::Reason;
 use scpfs::remote::Remote as _;
-use scpfs::remote::Settings;
 use scpfs::remote::ability::Operation;
-use scpfs::scp_only;
-use scpfs::scp_only::ScpOnly;
-use scpfs::ssh::Transport;
 use scpfs::stat::FileKind;
 use scpfs_testing::ability::can;
 use scpfs_testing::content::bytes;
@@ -27,56 +18,12 @@ use scpfs_testing::samples::MTIME;
 use scpfs_testing::samples::path;
 use scpfs_testing::samples::reason;
 use scpfs_testing::samples::upload_spec;
+use scpfs_testing::scp_server::Appliance;
 use scpfs_testing::scp_server::Kind;
-use scpfs_testing::scp_server::ScpServer;
-use tempfile::TempDir;
 
 use crate::host::is_unsupported;
 use crate::scp_only::fetch;
 use crate::scp_only::names;
-
-/// A server of the test's own, and the directory it acts on.
-struct Appliance {
-    dir: TempDir,
-    server: Arc<ScpServer>,
-}
-
-impl Appliance {
-    fn new(kind: Kind) -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("scpfs-appliance-")
-            .tempdir()
-            .unwrap();
-        Self {
-            dir,
-            server: Arc::new(ScpServer::new(kind)),
-        }
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn settings(&self) -> Settings {
-        Settings {
-            directory: self.dir.path().as_os_str().as_encoded_bytes().to_vec(),
-            max_connections: 3,
-            max_names: scpfs::remote::DEFAULT_MAX_NAMES,
-            timeout: Duration::from_secs(20),
-            upload_deadline: Duration::ZERO,
-            fails_fast: false,
-        }
-    }
-
-    fn probe(&self) -> Result<ScpOnly, scp_only::probe::Error> {
-        let transport = Arc::clone(&self.server) as Arc<dyn Transport>;
-        scp_only::probe::probe(transport, &self.settings(), Arc::new(ManualClock::new()))
-    }
-
-    fn n_content(&self) -> u64 {
-        self.server.n_content.load(Ordering::SeqCst)
-    }
-}
 
 #[test]
 fn the_summary_tells_listings_options_and_quoting() {

@@ -201,10 +201,7 @@ fn upload_succeeds_only_with_the_content_whichever_program_fails() {
         ("returns 208", "\"$real\" \"$@\"; exit 208"),
     ];
     let mut wrong = Vec::new();
-    for userland in [Userland::Gnu, Userland::BusyBox, Userland::NoScp] {
-        if !userland.is_here() {
-            continue;
-        }
+    for userland in Userland::here([Userland::Gnu, Userland::BusyBox, Userland::NoScp]) {
         let host = Host::new(userland, &[], "", "");
         // Where no name can be removed, the next upload goes straight into the file.
         let rest = PROGRAMS.into_iter().filter(|program| *program != "rm");
@@ -312,10 +309,7 @@ impl Kind {
 /// An answer that is cut at any byte never has an upload done twice.
 #[test]
 fn an_upload_whose_answer_is_cut_is_not_done_twice() {
-    for userland in [Userland::Gnu, Userland::BusyBox, Userland::OpenWrt] {
-        if !userland.is_here() {
-            continue;
-        }
+    for userland in Userland::here([Userland::Gnu, Userland::BusyBox, Userland::OpenWrt]) {
         let world = World::new(userland);
         let shell = world.shell(Arc::new(ManualClock::new()));
         let shell = Retry::new(shell);

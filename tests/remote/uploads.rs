@@ -113,9 +113,7 @@ impl Host {
             skip(Capability::Root, "root for files of several users");
             return Vec::new();
         }
-        USERLANDS
-            .into_iter()
-            .filter(|userland| userland.is_here())
+        Userland::here(USERLANDS)
             .map(|userland| (userland, Self::new(userland, programs, before, after)))
             .collect()
     }

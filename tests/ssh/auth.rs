@@ -11,6 +11,7 @@ use std::process::Stdio;
 
 use scpfs::ssh::Error;
 use scpfs::ssh::auth::Refusal;
+use scpfs::ssh::libssh2::Libssh2;
 use scpfs::ssh::settings::IdentityFile;
 use scpfs::ssh::settings::Settings;
 use scpfs_testing::or_skip;
@@ -90,6 +91,14 @@ fn with_key(sshd: &Sshd, path: &Path) -> Settings {
     }
 }
 
+/// Why a login is refused; panics if it fails for another reason, or not at all.
+fn refusal(transport: &Libssh2) -> Refusal {
+    match whoami(transport) {
+        Err(Error::Auth(refusal)) => refusal,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn login_with_keys_of_every_common_type() {
     let sshd = or_skip!(Sshd::start(Options::default()));
@@ -166,11 +175,8 @@ fn identities_only_offers_nothing_else_of_the_agent() {
         identity_files: Vec::new(),
         ..settings
     };
-    let err = whoami(&unattended(all)).unwrap_err();
-    assert!(
-        matches!(err, Error::Auth(Refusal::TooManyAttempts { .. })),
-        "{err}"
-    );
+    let err = refusal(&unattended(all));
+    assert!(matches!(err, Refusal::TooManyAttempts { .. }), "{err}");
     assert!(err.to_string().contains("IdentitiesOnly"), "{err}");
 }
 
@@ -192,8 +198,8 @@ fn after_three_wrong_passphrases_the_login_fails() {
     let sshd = or_skip!(Sshd::start(Options::default()));
     let path = accepted_key(&sshd, "encrypted", "ecdsa", "open sesame");
     let script = Script::new(&["a", "b", "c", "d"]);
-    let err = whoami(&attended(with_key(&sshd, &path), &script)).unwrap_err();
-    assert!(matches!(err, Error::Auth(Refusal::Denied { .. })), "{err}");
+    let err = refusal(&attended(with_key(&sshd, &path), &script));
+    assert!(matches!(err, Refusal::Denied { .. }), "{err}");
     assert_eq!(script.n_questions(), 3);
 }
 
@@ -203,8 +209,8 @@ fn no_passphrase_is_asked_for_a_key_that_the_host_does_not_want() {
     let path = sshd.dir().join("unwanted");
     keygen(&path, "ed25519", "open sesame");
     let script = Script::new(&[]);
-    let err = whoami(&attended(with_key(&sshd, &path), &script)).unwrap_err();
-    assert!(matches!(err, Error::Auth(Refusal::Denied { .. })), "{err}");
+    let err = refusal(&attended(with_key(&sshd, &path), &script));
+    assert!(matches!(err, Refusal::Denied { .. }), "{err}");
     assert_eq!(script.n_questions(), 0);
 }
 
@@ -239,11 +245,8 @@ fn an_encrypted_key_of_the_older_format_works() {
 fn encrypted_key_without_a_prompt_is_explained() {
     let sshd = or_skip!(Sshd::start(Options::default()));
     let path = accepted_key(&sshd, "encrypted", "ed25519", "open sesame");
-    let err = whoami(&unattended(with_key(&sshd, &path))).unwrap_err();
-    assert!(
-        matches!(err, Error::Auth(Refusal::CannotAsk { .. })),
-        "{err}"
-    );
+    let err = refusal(&unattended(with_key(&sshd, &path)));
+    assert!(matches!(err, Refusal::CannotAsk { .. }), "{err}");
     assert!(err.to_string().contains("passphrase"), "{err}");
 
     let batch = Settings {
@@ -251,11 +254,8 @@ fn encrypted_key_without_a_prompt_is_explained() {
         ..with_key(&sshd, &path)
     };
     let script = Script::new(&["open sesame"]);
-    let err = whoami(&attended(batch, &script)).unwrap_err();
-    assert!(
-        matches!(err, Error::Auth(Refusal::CannotAsk { .. })),
-        "{err}"
-    );
+    let err = refusal(&attended(batch, &script));
+    assert!(matches!(err, Refusal::CannotAsk { .. }), "{err}");
     assert_eq!(script.n_questions(), 0);
 }
 
@@ -266,11 +266,8 @@ fn login_asks_nothing_after_prompts_were_silenced() {
     let script = Script::new(&["open sesame"]);
     let transport = attended(with_key(&sshd, &path), &script);
     transport.silence();
-    let err = whoami(&transport).unwrap_err();
-    assert!(
-        matches!(err, Error::Auth(Refusal::CannotAsk { .. })),
-        "{err}"
-    );
+    let err = refusal(&transport);
+    assert!(matches!(err, Refusal::CannotAsk { .. }), "{err}");
     assert_eq!(script.n_questions(), 0);
 }
 
@@ -280,8 +277,8 @@ fn a_key_that_others_can_read_is_not_used() {
 
     let sshd = or_skip!(Sshd::start(Options::default()));
     fs::set_permissions(sshd.client_key(), fs::Permissions::from_mode(0o644)).unwrap();
-    let err = whoami(&unattended(sshd.settings())).unwrap_err();
-    assert!(matches!(err, Error::Auth(Refusal::Denied { .. })), "{err}");
+    let err = refusal(&unattended(sshd.settings()));
+    assert!(matches!(err, Refusal::Denied { .. }), "{err}");
 }
 
 #[test]
@@ -348,22 +345,16 @@ fn wrong_passwords_are_asked_for_as_often_as_configured() {
         password_prompts: 2,
         ..with_password(&sshd)
     };
-    let err = whoami(&attended(settings, &script)).unwrap_err();
-    assert!(matches!(err, Error::Auth(Refusal::Denied { .. })), "{err}");
+    let err = refusal(&attended(settings, &script));
+    assert!(matches!(err, Refusal::Denied { .. }), "{err}");
     assert_eq!(script.n_questions(), 2);
 
-    let err = whoami(&unattended(with_password(&sshd))).unwrap_err();
-    assert!(
-        matches!(err, Error::Auth(Refusal::CannotAsk { .. })),
-        "{err}"
-    );
+    let err = refusal(&unattended(with_password(&sshd)));
+    assert!(matches!(err, Refusal::CannotAsk { .. }), "{err}");
     assert!(err.to_string().contains("ssh-copy-id"), "{err}");
 
-    let err = whoami(&attended(with_password(&sshd), &Script::new(&[]))).unwrap_err();
-    assert!(
-        matches!(err, Error::Auth(Refusal::NotAnswered { .. })),
-        "{err}"
-    );
+    let err = refusal(&attended(with_password(&sshd), &Script::new(&[])));
+    assert!(matches!(err, Refusal::NotAnswered { .. }), "{err}");
 }
 
 #[test]
@@ -380,11 +371,8 @@ fn a_password_that_stopped_working_is_not_asked_for_again() {
     assert_eq!(whoami(&transport).unwrap(), sshd.user());
     let deny = "auth required pam_deny.so\naccount required pam_permit.so\n";
     fs::write(sshd.dir().join("pam"), deny).unwrap();
-    let err = whoami(&transport).unwrap_err();
-    assert!(
-        matches!(err, Error::Auth(Refusal::WouldAskAgain { .. })),
-        "{err}"
-    );
+    let err = refusal(&transport);
+    assert!(matches!(err, Refusal::WouldAskAgain { .. }), "{err}");
     assert_eq!(script.n_questions(), 1);
 }
 
@@ -419,11 +407,8 @@ fn several_interactive_questions_cannot_be_answered_again() {
     let transport = attended(with_password(&sshd), &script);
     assert_eq!(whoami(&transport).unwrap(), sshd.user());
     assert_eq!(script.n_questions(), 2);
-    let err = whoami(&transport).unwrap_err();
-    assert!(
-        matches!(err, Error::Auth(Refusal::WouldAskAgain { .. })),
-        "{err}"
-    );
+    let err = refusal(&transport);
+    assert!(matches!(err, Refusal::WouldAskAgain { .. }), "{err}");
     assert_eq!(script.n_questions(), 2);
 }
 

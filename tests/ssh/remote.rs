@@ -26,6 +26,7 @@ use scpfs_testing::content::Buffer;
 use scpfs_testing::content::bytes;
 use scpfs_testing::dropbear::Dropbear;
 use scpfs_testing::or_skip;
+use scpfs_testing::samples;
 use scpfs_testing::samples::upload_spec;
 use scpfs_testing::sshd::Account;
 use scpfs_testing::sshd::Options;
@@ -59,12 +60,9 @@ impl Drop for Root {
 
 fn connect(settings: Settings, root: &Path) -> Result<Shell, probe::Error> {
     let probe_settings = scpfs::remote::Settings {
-        directory: root.as_os_str().as_bytes().to_vec(),
         max_connections: 2,
-        max_names: scpfs::remote::DEFAULT_MAX_NAMES,
         timeout: settings.timeout,
-        upload_deadline: Duration::ZERO,
-        fails_fast: false,
+        ..samples::settings(root)
     };
     let transport = Arc::new(unattended(settings));
     probe::probe(transport, &probe_settings, Arc::new(SystemClock::new()))

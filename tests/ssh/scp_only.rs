@@ -22,6 +22,7 @@ use scpfs::stat::Time;
 use scpfs_testing::content::Buffer;
 use scpfs_testing::content::bytes;
 use scpfs_testing::or_skip;
+use scpfs_testing::samples;
 use scpfs_testing::samples::upload_spec;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
@@ -48,12 +49,9 @@ fn forced(script: &str) -> Option<Sshd> {
 fn connect(sshd: &Sshd, timeout: u64) -> Result<Arc<dyn Remote>, host::Error> {
     let transport: Arc<dyn Transport> = Arc::new(unattended(sshd.settings()));
     let settings = Settings {
-        directory: Vec::new(),
         max_connections: 4,
-        max_names: scpfs::remote::DEFAULT_MAX_NAMES,
         timeout: Duration::from_secs(timeout),
-        upload_deadline: Duration::ZERO,
-        fails_fast: false,
+        ..samples::settings("")
     };
     host::connect(
         transport,

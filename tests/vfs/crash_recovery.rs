@@ -274,10 +274,7 @@ fn fsync_of_a_directory_reaches_the_host() {
 #[test]
 fn recovery_does_not_take_a_change_in_the_same_second_for_ours() {
     // On a host that tells whole seconds, and by a program that sets them.
-    for userland in [Userland::OpenWrt, Userland::Gnu] {
-        if !userland.is_here() {
-            continue;
-        }
+    for userland in Userland::here([Userland::OpenWrt, Userland::Gnu]) {
         let setup = || Setup {
             writeback: Some(Duration::from_secs(3600)),
             ..Setup::default()

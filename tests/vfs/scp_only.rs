@@ -8,60 +8,46 @@ use std::time::Duration;
 use scpfs::clock::Clock;
 use scpfs::clock::ManualClock;
 use scpfs::remote::NewTime;
-use scpfs::remote::Settings;
 use scpfs::remote::retry::Retry;
-use scpfs::scp_only;
 use scpfs::stat::Time;
 use scpfs::vfs::SetAttr;
 use scpfs_testing::local::Userland;
 use scpfs_testing::local::World;
+use scpfs_testing::scp_server::Appliance;
 use scpfs_testing::scp_server::Kind;
-use scpfs_testing::scp_server::ScpServer;
 use scpfs_testing::vfs_mount::CX;
 use scpfs_testing::vfs_mount::Mount;
 use scpfs_testing::vfs_mount::Setup;
-use tempfile::TempDir;
 
-fn mount(kind: Kind) -> (TempDir, Mount) {
-    let dir = tempfile::Builder::new()
-        .prefix("scpfs-appliance-")
-        .tempdir()
-        .unwrap();
+fn mount(kind: Kind) -> (Appliance, Mount) {
+    let appliance = Appliance::new(kind);
     let clock = Arc::new(ManualClock::new());
-    let settings = Settings {
-        directory: dir.path().as_os_str().as_encoded_bytes().to_vec(),
-        max_connections: 3,
-        max_names: scpfs::remote::DEFAULT_MAX_NAMES,
-        timeout: Duration::from_secs(20),
-        upload_deadline: Duration::ZERO,
-        fails_fast: false,
-    };
-    let server = Arc::new(ScpServer::new(kind));
-    let remote =
-        scp_only::probe::probe(server, &settings, Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
+    let remote = appliance
+        .probe_with(Arc::clone(&clock) as Arc<dyn Clock>)
+        .unwrap();
     let mount = Mount::of(
         Arc::new(Retry::new(remote)),
         Arc::new(World::new(Userland::Gnu)),
         clock,
         Setup::default(),
     );
-    (dir, mount)
+    (appliance, mount)
 }
 
 #[test]
 fn where_nothing_can_be_listed_files_are_found_by_name() {
     for kind in [Kind::Insisting, Kind::HangingUp, Kind::Device] {
-        let (dir, mount) = mount(kind);
-        fs::write(dir.path().join("file"), "content").unwrap();
-        fs::create_dir(dir.path().join("dir")).unwrap();
-        fs::write(dir.path().join("dir/inner"), "inner content").unwrap();
+        let (appliance, mount) = mount(kind);
+        fs::write(appliance.at("file"), "content").unwrap();
+        fs::create_dir(appliance.at("dir")).unwrap();
+        fs::write(appliance.at("dir/inner"), "inner content").unwrap();
         assert_eq!(mount.read("file").unwrap(), b"content", "{kind:?}");
         let missing = mount.find("nowhere").unwrap_err();
         assert!(missing.is_not_found(), "{kind:?}: {missing}");
         mount.write("file", b"changed").unwrap();
-        assert_eq!(fs::read(dir.path().join("file")).unwrap(), b"changed");
+        assert_eq!(fs::read(appliance.at("file")).unwrap(), b"changed");
         mount.write("new", b"new").unwrap();
-        assert_eq!(fs::read(dir.path().join("new")).unwrap(), b"new");
+        assert_eq!(fs::read(appliance.at("new")).unwrap(), b"new");
         if kind != Kind::Device {
             assert_eq!(mount.read("dir/inner").unwrap(), b"inner content");
         }
