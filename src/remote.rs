@@ -30,9 +30,11 @@ pub use crate::remote::contact::Contact;
 pub use crate::remote::contact::ContactState;
 pub use crate::remote::error::Error;
 pub use crate::remote::error::Reason;
+pub use crate::remote::error::RootError;
 pub use crate::remote::reason::reason_of;
 pub use crate::remote::settings::Settings;
 pub(crate) use crate::remote::settings::login_relative;
+pub(crate) use crate::remote::settings::shown_directory;
 
 use crate::path::Name;
 use crate::path::RemotePath;

@@ -7,6 +7,17 @@ use crate::path::RemotePath;
 use crate::scp;
 use crate::ssh;
 
+/// The reason why a directory of a host cannot be mounted. It is quoted as messages show it.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    #[error("there is no directory {} on the host", Excerpt(.0))]
+    Missing(Vec<u8>),
+    #[error("{} is not a directory on the host; mount the directory it is in", Excerpt(.0))]
+    NotADirectory(Vec<u8>),
+    #[error("the host does not let this user read the directory {}", Excerpt(.0))]
+    Denied(Vec<u8>),
+}
+
 /// The reason why a call of [`crate::remote::Remote`] failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -29,6 +29,14 @@ pub(crate) fn login_relative(typed: &[u8]) -> Vec<u8> {
     }
 }
 
+/// Returns the result of [`login_relative`] as messages show it.
+pub(crate) fn shown_directory(login_relative: &[u8]) -> Vec<u8> {
+    match login_relative {
+        b"." => b"~".to_vec(),
+        directory => directory.to_vec(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,9 +12,11 @@ use crate::pool::Purpose;
 use crate::remote;
 use crate::remote::Facts;
 use crate::remote::Reason;
+use crate::remote::RootError;
 use crate::remote::Settings;
 use crate::remote::TimePrecision;
 use crate::remote::login_relative;
+use crate::remote::shown_directory;
 use crate::scp_only::ScpOnly;
 use crate::scp_only::UNKNOWN_ID;
 use crate::scp_only::attr::MAX_REUPLOAD_SIZE;
@@ -45,12 +47,8 @@ const ACT: &str = "try scp";
 pub enum Error {
     #[error(transparent)]
     Transport(#[from] ssh::Error),
-    #[error("there is no directory {} on the host", Excerpt(.0))]
-    RootMissing(Vec<u8>),
-    #[error("{} is not a directory on the host; mount the directory it is in", Excerpt(.0))]
-    RootNotADirectory(Vec<u8>),
-    #[error("the host does not let this user read the directory {}", Excerpt(.0))]
-    RootDenied(Vec<u8>),
+    #[error(transparent)]
+    Root(#[from] RootError),
     #[error("{0}")]
     RootNotQuotable(&'static str),
     #[error(
@@ -79,13 +77,7 @@ fn status_text(status: &Option<i32>) -> String {
 impl Error {
     /// Returns whether scp works and the error is about the directory.
     pub fn is_about_root(&self) -> bool {
-        matches!(
-            self,
-            Self::RootMissing(_)
-                | Self::RootNotADirectory(_)
-                | Self::RootDenied(_)
-                | Self::RootNotQuotable(_)
-        )
+        matches!(self, Self::Root(_) | Self::RootNotQuotable(_))
     }
 }
 
@@ -169,11 +161,7 @@ struct Probe<'a> {
 
 impl Probe<'_> {
     fn shown_directory(&self) -> Vec<u8> {
-        if self.directory == b"." {
-            b"~".to_vec()
-        } else {
-            self.directory.clone()
-        }
+        shown_directory(&self.directory)
     }
 
     fn attempt(&self, line: &str) -> Result<Trial, Error> {
@@ -202,7 +190,7 @@ impl Probe<'_> {
                 return self.test_listing(quirks, known_refusal.is_none(), &word);
             }
             let found = match trial {
-                Trial::File => return Err(Error::RootNotADirectory(self.shown_directory())),
+                Trial::File => return Err(RootError::NotADirectory(self.shown_directory()).into()),
                 Trial::IsSink => return Err(Error::ReceivesOnly),
                 Trial::Refused(text) => self.root_error(text)?,
                 Trial::Noise(text) => Error::Noise(text),
@@ -211,7 +199,7 @@ impl Probe<'_> {
                 Trial::Directory { .. } => continue,
             };
             // Report the first problem: servers know that form of the command best.
-            let is_independent_of_quoting = !matches!(found, Error::RootMissing(_));
+            let is_independent_of_quoting = !matches!(found, Error::Root(RootError::Missing(_)));
             problem.get_or_insert(found);
             if is_independent_of_quoting {
                 break;
@@ -236,9 +224,9 @@ impl Probe<'_> {
     /// The message is conclusive.
     fn root_error(&self, text: Vec<u8>) -> Result<Error, Error> {
         match receive::reason_for(&text, Reason::NotADirectory) {
-            Reason::NotFound => Ok(Error::RootMissing(self.shown_directory())),
-            Reason::NotADirectory => Err(Error::RootNotADirectory(self.shown_directory())),
-            Reason::AccessDenied => Err(Error::RootDenied(self.shown_directory())),
+            Reason::NotFound => Ok(RootError::Missing(self.shown_directory()).into()),
+            Reason::NotADirectory => Err(RootError::NotADirectory(self.shown_directory()).into()),
+            Reason::AccessDenied => Err(RootError::Denied(self.shown_directory()).into()),
             _ => Ok(Error::Refused(text)),
         }
     }

@@ -6,9 +6,11 @@ use crate::clock::Clock;
 use crate::path::Excerpt;
 use crate::pool::OpenError;
 use crate::remote::Facts;
+use crate::remote::RootError;
 use crate::remote::Settings;
 use crate::remote::TimePrecision;
 use crate::remote::login_relative;
+use crate::remote::shown_directory;
 use crate::shell::Pool;
 use crate::shell::Shell;
 use crate::shell::quote::Line;
@@ -26,12 +28,8 @@ use crate::ssh::Transport;
 pub enum Error {
     #[error(transparent)]
     ResidentShell(#[from] resident::Error),
-    #[error("there is no directory {} on the host", Excerpt(.0))]
-    RootMissing(Vec<u8>),
-    #[error("{} is not a directory on the host; mount the directory it is in", Excerpt(.0))]
-    RootNotADirectory(Vec<u8>),
-    #[error("the host does not let this user read the directory {}", Excerpt(.0))]
-    RootDenied(Vec<u8>),
+    #[error(transparent)]
+    Root(#[from] RootError),
     #[error(
         "the host has a shell, but no program that prints the attributes of files: neither `stat` of GNU, \
          BusyBox, toybox or BSD nor `ls --full-time` (system: {})",
@@ -54,18 +52,12 @@ pub fn probe(
     let mut resident = ResidentShell::open(&*transport, &helpers, settings.timeout, &*clock)?;
     let directory = login_relative(&settings.directory);
     let reply = resident.request(&Line::new("probe").arg(&directory).finish())?;
-    let shown = || {
-        if directory == b"." {
-            b"~".to_vec()
-        } else {
-            directory.clone()
-        }
-    };
+    let shown = || shown_directory(&directory);
     match reply.status {
         0 => {}
-        status::ROOT_MISSING => return Err(Error::RootMissing(shown())),
-        status::ROOT_NOT_A_DIRECTORY => return Err(Error::RootNotADirectory(shown())),
-        status::ROOT_DENIED => return Err(Error::RootDenied(shown())),
+        status::ROOT_MISSING => return Err(RootError::Missing(shown()).into()),
+        status::ROOT_NOT_A_DIRECTORY => return Err(RootError::NotADirectory(shown()).into()),
+        status::ROOT_DENIED => return Err(RootError::Denied(shown()).into()),
         _ => return Err(Error::UnexpectedReply(reply.body)),
     }
     let found = parse(&reply.body).ok_or_else(|| Error::UnexpectedReply(reply.body.clone()))?;
