@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::cache::Entry;
+use crate::clock::Tick;
 use crate::path::Name;
 use crate::path::RemotePath;
 use crate::remote::Changed;
@@ -152,13 +153,7 @@ impl Vfs {
             self.invalidate_if_unknown(self.remote.link(&existing, &path), &[(parent, &name)])?;
         let stat = self.stat_of_created(parent, &changed, &path)?;
         let at = self.clock.tick();
-        self.apply_own_change(
-            ino,
-            &old,
-            stat,
-            at,
-            old.version().same_content(&stat.version()),
-        );
+        self.apply_own_name_change(ino, &old, stat, at);
         drop(block);
         let mut tree = self.tree.lock();
         tree.link(parent, &name, ino, at);
@@ -209,8 +204,7 @@ impl Vfs {
             if let (Some(ino), Some(stat)) = (ino, changed.stat) {
                 let old = self.tree.lock().get(ino).map(|inode| inode.stat);
                 if let Some(old) = old {
-                    let keeps = old.version().same_content(&stat.version());
-                    self.apply_own_change(ino, &old, stat, self.clock.tick(), keeps);
+                    self.apply_own_name_change(ino, &old, stat, self.clock.tick());
                 }
             }
         }
@@ -445,15 +439,15 @@ impl Vfs {
         if let (Some(ino), Some(old), Some(stat)) = (moved, old, renamed.stat)
             && old.kind == stat.kind
         {
-            self.apply_own_change(
-                ino,
-                &old,
-                stat,
-                at,
-                old.version().same_content(&stat.version()),
-            );
+            self.apply_own_name_change(ino, &old, stat, at);
         }
         abandoned
+    }
+
+    /// Applies the attributes that a file has after this mount changed one of its names.
+    fn apply_own_name_change(&self, ino: Ino, old: &Stat, stat: Stat, at: Tick) {
+        let keeps_content = old.version().same_content(&stat.version());
+        self.apply_own_change(ino, old, stat, at, keeps_content);
     }
 
     /// Returns an error for a rename or link across filesystems: `mv` on the host would copy
