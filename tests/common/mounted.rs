@@ -376,6 +376,12 @@ pub fn is_mounted(mountpoint: &Path) -> bool {
         .any(|line| line.split(' ').nth(4) == Some(wanted))
 }
 
+/// Unmounts with `umount`, as a person does.
+pub fn unmount(mountpoint: &Path) {
+    let status = Command::new("umount").arg(mountpoint).status().unwrap();
+    assert!(status.success(), "{status}");
+}
+
 /// A second mount, at its mountpoint; dropping it unmounts.
 #[derive(Debug)]
 pub struct Also(PathBuf);
@@ -386,8 +392,7 @@ impl Also {
     }
 
     pub fn unmount(self) {
-        let status = Command::new("umount").arg(&self.0).status().unwrap();
-        assert!(status.success(), "{status}");
+        unmount(&self.0);
     }
 }
 

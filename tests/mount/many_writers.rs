@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use scpfs::sync::Mutex;
 
+use scpfs_testing::mounted::unmount;
 use scpfs_testing::or_skip;
 
 use crate::Mounted;
@@ -76,13 +77,7 @@ fn two_mounts_and_a_program_on_the_host_lose_no_line_that_was_closed() {
     });
     outside.kill().unwrap();
     outside.wait().unwrap();
-    assert!(
-        Command::new("umount")
-            .arg(&other)
-            .status()
-            .unwrap()
-            .success()
-    );
+    unmount(&other);
 
     let texts: Vec<(String, String)> = fs::read_dir(mounted.there(""))
         .unwrap()

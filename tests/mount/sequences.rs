@@ -10,6 +10,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 
+use scpfs_testing::mounted::unmount;
 use scpfs_testing::or_skip;
 use scpfs_testing::wait::wait_until;
 
@@ -164,11 +165,7 @@ fn a_file_of_the_hosts_proc_can_be_read() {
         .unwrap();
     assert!(status.success());
     let text = fs::read_to_string(mountpoint.join("mounts"));
-    let unmounted = std::process::Command::new("umount")
-        .arg(&mountpoint)
-        .status()
-        .unwrap();
-    assert!(unmounted.success());
+    unmount(&mountpoint);
     assert!(text.unwrap().contains(" / "));
 }
 

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use rustix::process::Signal;
 use scpfs_testing::mounted::is_mounted;
+use scpfs_testing::mounted::unmount;
 use scpfs_testing::or_skip;
 
 use crate::Mounted;
@@ -19,15 +20,7 @@ fn every_way_to_unmount_ends_the_daemon_in_order() {
         match way {
             "TERM" => mounted.signal(Signal::TERM),
             "INT" => mounted.signal(Signal::INT),
-            "umount" => {
-                assert!(
-                    Command::new("umount")
-                        .arg(mounted.here(""))
-                        .status()
-                        .unwrap()
-                        .success()
-                );
-            }
+            "umount" => unmount(&mounted.here("")),
             _ => {
                 let mut command = Command::new("fusermount3");
                 assert!(
@@ -66,13 +59,7 @@ fn sigterm_uploads_open_dirty_files() {
 fn another_mount_that_took_the_place_is_left_alone() {
     let mut mounted = or_skip!(Mounted::new(&[]));
     let point = mounted.here("");
-    assert!(
-        Command::new("umount")
-            .arg(&point)
-            .status()
-            .unwrap()
-            .success()
-    );
+    unmount(&point);
     let tmpfs = Command::new("mount")
         .args(["-t", "tmpfs", "none"])
         .arg(&point)
@@ -106,13 +93,7 @@ fn background_mount_is_ready_when_the_command_returns() {
         line.contains("fuse.scpfs") && line.contains("nosuid,nodev"),
         "{line}"
     );
-    assert!(
-        Command::new("umount")
-            .arg(&point)
-            .status()
-            .unwrap()
-            .success()
-    );
+    unmount(&point);
 }
 
 #[test]
@@ -175,13 +156,7 @@ fn contents_are_kept_across_mounts_and_two_mounts_do_not_share_them() {
     );
     assert_eq!(fs::read(point.join("file")).unwrap().len(), 100_000);
     assert_eq!(n_dirs(), 2);
-    assert!(
-        Command::new("umount")
-            .arg(&point)
-            .status()
-            .unwrap()
-            .success()
-    );
+    unmount(&point);
 }
 
 #[test]
