@@ -80,6 +80,17 @@ fn accepted_key(sshd: &Sshd, name: &str, kind: &str, passphrase: &str) -> PathBu
     path
 }
 
+/// The same in the older format.
+fn accepted_pem_key(sshd: &Sshd, passphrase: &str) -> PathBuf {
+    let path = sshd.dir().join("pem");
+    run(command("ssh-keygen")
+        .args(["-q", "-t", "rsa", "-b", "2048", "-m", "PEM"])
+        .args(["-N", passphrase, "-f"])
+        .arg(&path));
+    sshd.authorize(&public(&path));
+    path
+}
+
 fn public(path: &Path) -> String {
     fs::read_to_string(path.with_extension("pub")).unwrap()
 }
@@ -110,11 +121,7 @@ fn login_with_keys_of_every_common_type() {
             "{kind}"
         );
     }
-    let pem = sshd.dir().join("pem");
-    run(command("ssh-keygen")
-        .args(["-q", "-t", "rsa", "-b", "2048", "-m", "PEM", "-N", "", "-f"])
-        .arg(&pem));
-    sshd.authorize(&public(&pem));
+    let pem = accepted_pem_key(&sshd, "");
     assert_eq!(
         whoami(&unattended(with_key(&sshd, &pem))).unwrap(),
         sshd.user()
@@ -217,22 +224,7 @@ fn no_passphrase_is_asked_for_a_key_that_the_host_does_not_want() {
 #[test]
 fn an_encrypted_key_of_the_older_format_works() {
     let sshd = or_skip!(Sshd::start(Options::default()));
-    let path = sshd.dir().join("pem");
-    run(command("ssh-keygen")
-        .args([
-            "-q",
-            "-t",
-            "rsa",
-            "-b",
-            "2048",
-            "-m",
-            "PEM",
-            "-N",
-            "open sesame",
-            "-f",
-        ])
-        .arg(&path));
-    sshd.authorize(&public(&path));
+    let path = accepted_pem_key(&sshd, "open sesame");
     fs::remove_file(path.with_extension("pub")).unwrap();
     let script = Script::new(&["wrong", "open sesame"]);
     assert_eq!(
