@@ -12,6 +12,7 @@
 //! - `state`: the state machine of a cached file; no I/O
 //! - `access`: read, write, truncate, allocate
 //! - `fetch`: fetch content into the cache
+//! - `read_ahead`: fetch the contents of files before they are opened
 //! - `refresh`: replace the content of an open file by a newer version
 //! - `upload`: upload to the host, and resolving uploads of unknown outcome
 //! - `send`: one upload, and the conflict copy if there is a conflict
@@ -40,6 +41,7 @@ mod journal;
 mod journaling;
 pub mod leftovers;
 mod persist;
+mod read_ahead;
 mod recover;
 mod refresh;
 mod report;
@@ -68,9 +70,11 @@ pub use crate::cache::entry::Local;
 pub use crate::cache::entry::VersionChange;
 pub use crate::cache::entry::Wait;
 pub use crate::cache::index::Limits;
+pub use crate::cache::index::ReadAheadCounts;
 pub use crate::cache::journal::record::Id;
 pub use crate::cache::journal::record::Phase;
 pub use crate::cache::journal::record::Record;
+pub use crate::cache::read_ahead::ReadAheadTarget;
 pub use crate::cache::recover::Found;
 pub use crate::cache::recover::PendingRecovery;
 pub use crate::cache::recover::RecoveredFile;
@@ -89,6 +93,7 @@ pub use crate::cache::upload::Target;
 pub use crate::cache::upload_block::UploadBlock;
 
 use crate::cache::index::Index;
+use crate::cache::read_ahead::InFlight;
 use crate::cache::report::OpenCounters;
 use crate::cache::upload_queue::Uploads;
 use crate::clock::Clock;
@@ -166,6 +171,8 @@ pub struct Cache {
     conflict_policy: ConflictPolicy,
     /// Lists the clean content on the local disk that no entry holds.
     index: Mutex<Index>,
+    /// The versions that are being fetched ahead; innermost.
+    in_flight: InFlight,
     uploads: Uploads,
     /// The last conflicts, for `scpfs status`.
     conflicts: Mutex<VecDeque<ConflictReport>>,
@@ -200,6 +207,7 @@ impl Cache {
             disk,
             conflict_policy,
             index: Mutex::new(index),
+            in_flight: InFlight::default(),
             uploads,
             conflicts: Mutex::new(VecDeque::new()),
             unrecovered: Mutex::new(Vec::new()),
@@ -294,6 +302,11 @@ impl Cache {
     /// Returns the size of the clean content in the index, in bytes.
     pub fn bytes(&self) -> u64 {
         self.index.lock().bytes()
+    }
+
+    /// Runs work of the layer above on a worker.
+    pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
+        self.workers.run(job);
     }
 
     /// Returns the cache directory.

@@ -214,6 +214,7 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Config, Error> {
         files: config::Files {
             ttl: Duration::from_secs(5),
             is_offline_ok: false,
+            read_ahead: 16 << 20,
             placement: PlacementPolicy::Auto,
             idmap: Idmap::User,
             uid: None,
@@ -364,6 +365,7 @@ fn set(config: &mut Config, name: &str, value: &Value) -> Option<()> {
         "cache_timeout" => config.files.ttl = seconds(text)?,
         "cache_size" => config.cache.max_bytes = Some(bytes(text)?),
         "min_free" => config.cache.min_free = Some(bytes(text)?),
+        "read_ahead" => config.files.read_ahead = if text == "no" { 0 } else { bytes(text)? },
         "conflict" => {
             config.cache.conflicts = match text {
                 "keep-both" => ConflictPolicy::KeepBoth,
@@ -606,6 +608,7 @@ mod tests {
         for (option, word) in [
             ("cache_size=many", "cache_size"),
             ("conflict=ours", "conflict"),
+            ("read_ahead=yes", "read_ahead"),
             ("placement=beside", "placement"),
             ("writeback=soon", "writeback"),
             ("offline=maybe", "offline"),

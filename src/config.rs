@@ -137,6 +137,9 @@ pub struct Files {
     pub ttl: Duration,
     /// Use stale names, attributes and content while the host cannot be reached.
     pub is_offline_ok: bool,
+    /// How many bytes of small files are fetched ahead for a program that walks through a tree; 0
+    /// to read nothing ahead.
+    pub read_ahead: u64,
     /// How an upload changes an existing file.
     pub placement: PlacementPolicy,
     pub idmap: Idmap,

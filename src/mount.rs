@@ -506,6 +506,7 @@ fn vfs_options(config: &Config, facts: &remote::Facts, mountpoint: &Path) -> vfs
         placement: config.files.placement,
         writeback: config.cache.writeback,
         is_offline_ok: config.files.is_offline_ok,
+        read_ahead: config.files.read_ahead,
     }
 }
 

@@ -40,6 +40,7 @@ use crate::path::Name;
 use crate::path::RemotePath;
 use crate::scp::ahead::may_be_record;
 use crate::stat::DeviceNumber;
+use crate::stat::FileId;
 use crate::stat::FileKind;
 use crate::stat::FsStat;
 use crate::stat::PERMISSIONS;
@@ -85,6 +86,40 @@ pub trait Remote: Send + Sync + fmt::Debug {
         known: Option<&Version>,
         receiver: &mut dyn Receiver,
     ) -> Result<Fetched>;
+
+    /// Fetches the contents of small files, in few requests and by few programs on the host.
+    ///
+    /// Files that cannot be fetched are left out: the receiver gets no content, or the end of a
+    /// content that is not valid. A single [`Self::fetch`] tells why.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if the host can fetch single files only ([`Facts::can_fetch_many`]);
+    /// any other error ends the rest of the request. Contents whose end the receiver was told are
+    /// valid.
+    fn fetch_many(&self, files: &[KnownFile], receiver: &mut dyn BatchReceiver) -> Result<()> {
+        let _ = (files, receiver);
+        Err(unsupported(
+            "fetch",
+            "this host sends one file for each request",
+        ))
+    }
+
+    /// Lists directories and the directories below them, in one request that returns about
+    /// `max_names` names at most. Does not enter other filesystems.
+    ///
+    /// Directories that are not listed completely are left out: those behind the limit, those that
+    /// cannot be read, and those that are no directories any more.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if the host lists single directories only
+    /// ([`Facts::can_list_trees`]).
+    fn list_trees(&self, roots: &[KnownDirectory], max_names: usize) -> Result<Vec<SubListing>> {
+        let _ = (roots, max_names);
+        Err(unsupported(
+            "list",
+            "this host lists one directory for each request",
+        ))
+    }
 
     /// Uploads the whole content of a file. With [`Placement::Replace`] the content goes to a
     /// temporary file, which is renamed over the old one, so that others on the host never see part
@@ -201,6 +236,10 @@ pub struct Facts {
     pub sets_by_upload: Option<u64>,
     /// Whether every upload is in place, because the host cannot rename.
     pub uploads_in_place: bool,
+    /// Whether [`Remote::fetch_many`] is supported.
+    pub can_fetch_many: bool,
+    /// Whether [`Remote::list_trees`] is supported.
+    pub can_list_trees: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -265,6 +304,45 @@ pub struct Fetched {
     /// Whether `stat.version()` is known to be the version of the content. False if the file
     /// changed during every attempt.
     pub is_stable: bool,
+}
+
+/// A file to fetch, and its version as it was seen last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownFile {
+    pub path: RemotePath,
+    pub version: Version,
+}
+
+/// Receives the contents of several files, in the order in which they were requested.
+pub trait BatchReceiver {
+    /// Starts the content of file number `index`, of `size` bytes.
+    fn begin(&mut self, index: usize, size: u64) -> io::Result<()>;
+
+    /// Receives the next bytes of the content that was begun last.
+    fn data(&mut self, data: &[u8]) -> io::Result<()>;
+
+    /// Ends the content of file number `index`. With the attributes of the file, which has the
+    /// requested version; with `None` the content must be discarded.
+    fn end(&mut self, index: usize, stat: Option<&Stat>);
+}
+
+/// A directory to list, and its identity as it was seen last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownDirectory {
+    pub path: RemotePath,
+    pub id: FileId,
+}
+
+/// A complete listing of one directory of a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubListing {
+    pub path: RemotePath,
+    pub listing: Listing,
+}
+
+fn unsupported(act: &'static str, why: &'static str) -> Error {
+    let path = RemotePath::root();
+    Error::Unsupported { act, path, why }
 }
 
 /// The content of a file; any thread may read any part of it.

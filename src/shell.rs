@@ -12,6 +12,7 @@
 //! - `outcome`: turns an answer into attributes or an error; pure
 //! - `listing`: listings, parsed while they arrive
 //! - `content`: fetch, upload and copy of files
+//! - `batch`: fetch many small files
 //! - `transfer`: SCP over a resident shell
 //! - `plain`: fetch and upload without `scp`, by `cat` and `dd`
 //! - `pieces`: uploads of large files over several connections
@@ -20,6 +21,7 @@
 
 mod abilities;
 pub mod answer;
+mod batch;
 mod content;
 mod listing;
 mod outcome;
@@ -42,12 +44,15 @@ use crate::pool;
 use crate::pool::Purpose;
 use crate::remote::Ability;
 use crate::remote::AttrChange;
+use crate::remote::BatchReceiver;
 use crate::remote::Changed;
 use crate::remote::Contact;
 use crate::remote::Content;
 use crate::remote::Error;
 use crate::remote::Facts;
 use crate::remote::Fetched;
+use crate::remote::KnownDirectory;
+use crate::remote::KnownFile;
 use crate::remote::ListEntry;
 use crate::remote::Listing;
 use crate::remote::NewTime;
@@ -58,6 +63,7 @@ use crate::remote::Remote;
 use crate::remote::RenameHow;
 use crate::remote::Renamed;
 use crate::remote::Result;
+use crate::remote::SubListing;
 use crate::remote::UploadSpec;
 use crate::remote::Uploaded;
 use crate::shell::outcome::changed;
@@ -270,6 +276,10 @@ impl Remote for Shell {
         Ok(Listing { directory, entries })
     }
 
+    fn list_trees(&self, roots: &[KnownDirectory], max_names: usize) -> Result<Vec<SubListing>> {
+        self.list_directories(roots, max_names)
+    }
+
     fn read_link(&self, path: &RemotePath) -> Result<Vec<u8>> {
         const ACT: &str = "read the link";
         let line = Line::new("readlink -n --")
@@ -300,6 +310,10 @@ impl Remote for Shell {
         receiver: &mut dyn Receiver,
     ) -> Result<Fetched> {
         self.fetch_file(path, known, receiver)
+    }
+
+    fn fetch_many(&self, files: &[KnownFile], receiver: &mut dyn BatchReceiver) -> Result<()> {
+        self.fetch_files(files, receiver)
     }
 
     fn upload(

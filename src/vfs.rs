@@ -23,7 +23,9 @@
 //! - `name_changes`: renames and removals in flight: uploads of affected files block
 //! - `file`: open, create, read, write, release
 //! - `upload`: flush, fsync, `copy_file_range`: when and where content is uploaded
+//! - `read_ahead`: fetch and list what a walk will want next
 //! - `refresh`: replace the content of an open file when it changes on the host
+//! - `walk`: recognizes programs that walk through a tree; pure
 //! - `recovery`: dirty content of an earlier mount: attach it to inodes and upload it
 //! - `drain`: upload everything at the end of a mount
 //! - `permission`: mode bits; pure
@@ -46,6 +48,7 @@ mod name_changes;
 mod names;
 mod open_flags;
 mod permission;
+mod read_ahead;
 mod recovery;
 mod refresh;
 mod report;
@@ -53,6 +56,7 @@ mod set_attr;
 mod symlink;
 mod tree;
 mod upload;
+mod walk;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -104,6 +108,7 @@ use crate::vfs::tree::Tree;
 use crate::vfs::tree::TreeGuard;
 use crate::vfs::tree::TreeLock;
 use crate::vfs::tree::UnknownRename;
+use crate::vfs::walk::Walks;
 
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -148,6 +153,9 @@ pub struct Options {
     pub writeback: Option<Duration>,
     /// Whether stale knowledge is used while the host cannot be reached (`offline=yes`).
     pub is_offline_ok: bool,
+    /// How many bytes of small files are fetched ahead for a program that walks through a tree. 0
+    /// to read nothing ahead.
+    pub read_ahead: u64,
 }
 
 /// The caller of an operation, and whether the operation may block.
@@ -166,6 +174,15 @@ impl Context {
             Wait::Never => Err(Error::Cache(cache::Error::WouldWait)),
         }
     }
+}
+
+/// Why a directory is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// A program reads the directory.
+    Read,
+    /// A program looks a name up, and the listing answers later lookups as well.
+    Lookup,
 }
 
 /// The result of a lookup.
@@ -213,6 +230,8 @@ pub struct Vfs {
     handles: Mutex<Handles>,
     /// Guards the cached answers to `statfs`, by device of the host; taken alone.
     fs: Mutex<HashMap<Option<u64>, (Tick, FsStat)>>,
+    /// Guards what is known of programs that walk through the tree; taken after `tree`.
+    walks: Mutex<Walks>,
     notify: OnceLock<Notify>,
     me: Weak<Self>,
 }
@@ -241,6 +260,7 @@ impl Vfs {
         if root.kind != FileKind::Directory {
             return Err(Error::NotADirectory);
         }
+        let read_ahead = options.read_ahead.min(cache.max_read_ahead());
         Ok(Arc::new_cyclic(|me| Self {
             remote,
             cache,
@@ -253,6 +273,7 @@ impl Vfs {
             tree_changed: Condvar::new(),
             handles: Mutex::new(Handles::new()),
             fs: Mutex::new(HashMap::new()),
+            walks: Mutex::new(Walks::new(read_ahead)),
             notify: OnceLock::new(),
             me: me.clone(),
         }))
@@ -384,7 +405,9 @@ impl Vfs {
         };
         if !needs_stat && self.begin_listing_if_cheap(&mut tree, parent, at) {
             drop(tree);
-            return self.list_for_lookup(parent, &path, at);
+            let tree = self.list_for_lookup(parent, &path, at)?;
+            self.directory_was_looked_at(&tree, parent);
+            return Ok(tree);
         }
         drop(tree);
         let found = match self.remote.stat(&path.join(name)) {
@@ -511,7 +534,7 @@ impl Vfs {
     /// Lists a directory that is marked as being listed, and locks the tree again. If the directory
     /// cannot be listed, marks it as such: names in it are then looked up one by one.
     fn list_for_lookup(&self, ino: Ino, path: &RemotePath, at: Tick) -> Result<TreeGuard<'_>> {
-        match self.list(ino, path, at) {
+        match self.list(ino, path, at, Purpose::Lookup) {
             Ok(()) => {}
             // Single names in it can still be looked up.
             Err(error)
@@ -532,8 +555,11 @@ impl Vfs {
 
     /// Lists a directory that is marked as being listed, and removes the mark. If the directory was
     /// moved meanwhile, returns no error: the caller asks again by the new path.
-    fn list(&self, ino: Ino, path: &RemotePath, at: Tick) -> remote::Result<()> {
+    fn list(&self, ino: Ino, path: &RemotePath, at: Tick, purpose: Purpose) -> remote::Result<()> {
         let listing = ListingGuard { vfs: self, ino };
+        if self.list_with_next(ino, at, purpose) {
+            return Ok(());
+        }
         let result = self.remote.list(path);
         let mut tree = self.tree.lock();
         let result = match result {

@@ -252,6 +252,7 @@ impl Entry {
                 } if has_asked => return Err(error.clone()),
                 Content::Absent { .. } if !was_looked_for => {
                     drop(state);
+                    self.cache.wait_for_read_ahead(&version, wait)?;
                     let file = self.take_from_index(&version);
                     was_looked_for = true;
                     state = self.state.lock();
@@ -281,7 +282,7 @@ impl Entry {
     }
 
     fn take_from_index(&self, version: &Version) -> Option<File> {
-        if !self.cache.index.lock().remove(version) {
+        if !self.cache.index.lock().take(version) {
             return None;
         }
         self.cache.disk.open_clean(version)
@@ -333,6 +334,15 @@ impl Entry {
 
     pub fn is_dirty(&self) -> bool {
         self.state.lock().is_dirty()
+    }
+
+    /// Returns whether it holds the whole content.
+    pub fn has_content(&self) -> bool {
+        let state = self.state.lock();
+        matches!(
+            state.content(),
+            Content::Clean { .. } | Content::Dirty { .. }
+        )
     }
 
     /// Returns whether the host has no file yet.

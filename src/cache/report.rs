@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::cache::Cache;
 use crate::cache::Error;
 use crate::cache::entry::Entry;
+use crate::cache::index::ReadAheadCounts;
 use crate::cache::journal::record::Record;
 use crate::cache::state::Work;
 use crate::error_chain;
@@ -61,6 +62,7 @@ pub struct CacheReport {
     pub hits: u64,
     /// How many fetches opens and refreshes have started.
     pub misses: u64,
+    pub read_ahead: ReadAheadCounts,
 }
 
 /// One conflict whose content was uploaded as a conflict copy.
@@ -129,6 +131,7 @@ impl Cache {
                 .load(Ordering::Relaxed)
                 .saturating_sub(misses),
             misses,
+            read_ahead: index.read_ahead_counts(),
         }
     }
 }

@@ -112,6 +112,12 @@ pub const OPTIONS: &[Spec] = &[
     ),
     spec(
         Group::Cache,
+        "read_ahead",
+        "SIZE",
+        "content to fetch ahead for a program that walks through a tree: SIZE or no (16M)",
+    ),
+    spec(
+        Group::Cache,
         "conflict",
         "HOW",
         "if the file was changed on the host too: keep-both, overwrite or fail (keep-both)",

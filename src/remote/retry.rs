@@ -12,6 +12,7 @@ use crate::error_chain;
 use crate::path::RemotePath;
 use crate::remote::Ability;
 use crate::remote::AttrChange;
+use crate::remote::BatchReceiver;
 use crate::remote::Changed;
 use crate::remote::Contact;
 use crate::remote::Content;
@@ -19,6 +20,8 @@ use crate::remote::Durability;
 use crate::remote::Error;
 use crate::remote::Facts;
 use crate::remote::Fetched;
+use crate::remote::KnownDirectory;
+use crate::remote::KnownFile;
 use crate::remote::Listing;
 use crate::remote::Owner;
 use crate::remote::Reason;
@@ -27,6 +30,7 @@ use crate::remote::Remote;
 use crate::remote::RenameHow;
 use crate::remote::Renamed;
 use crate::remote::Result;
+use crate::remote::SubListing;
 use crate::remote::UploadSpec;
 use crate::remote::Uploaded;
 use crate::remote::make_durable;
@@ -198,6 +202,15 @@ impl<R: Remote> Remote for Retry<R> {
         receiver: &mut dyn Receiver,
     ) -> Result<Fetched> {
         self.retry_idempotent(|r| r.fetch(path, known, receiver))
+    }
+
+    fn fetch_many(&self, files: &[KnownFile], receiver: &mut dyn BatchReceiver) -> Result<()> {
+        // Not retried: nobody waits for it, and a single fetch replaces it.
+        self.inner.fetch_many(files, receiver)
+    }
+
+    fn list_trees(&self, roots: &[KnownDirectory], max_names: usize) -> Result<Vec<SubListing>> {
+        self.inner.list_trees(roots, max_names)
     }
 
     fn upload(

@@ -137,6 +137,8 @@ pub fn probe(
         can_take_holes: false,
         sets_by_upload: Some(MAX_REUPLOAD_SIZE),
         uploads_in_place: true,
+        can_fetch_many: false,
+        can_list_trees: false,
     };
     Ok(ScpOnly {
         pool,

@@ -6,6 +6,7 @@ pub mod ls;
 pub mod mounts;
 pub mod stat;
 pub mod time;
+pub mod trees;
 
 use crate::path::Name;
 use crate::remote::ListEntry;

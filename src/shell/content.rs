@@ -354,7 +354,7 @@ impl Shell {
     /// Returns whether the size of this file is unrelated to its content, as in `/proc` and `/sys`.
     ///
     /// Asks the host once for each device.
-    fn has_wrong_size(&self, path: &RemotePath, stat: &Stat) -> Result<bool> {
+    pub(super) fn has_wrong_size(&self, path: &RemotePath, stat: &Stat) -> Result<bool> {
         let is_odd = stat.kind == FileKind::File && stat.blocks == 0;
         let Some(id) = stat.id.filter(|_| is_odd) else {
             return Ok(false);

@@ -162,6 +162,8 @@ impl Found {
             can_take_holes: self.can_take_pieces && tools.has_truncate,
             sets_by_upload: None,
             uploads_in_place: false,
+            can_fetch_many: tools.has_scp,
+            can_list_trees: tools.userland != Userland::Ls,
         }
     }
 

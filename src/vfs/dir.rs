@@ -11,6 +11,7 @@ use crate::vfs::Fh;
 use crate::vfs::Found;
 use crate::vfs::Ino;
 use crate::vfs::MAX_ROUNDS;
+use crate::vfs::Purpose;
 use crate::vfs::Result;
 use crate::vfs::Vfs;
 use crate::vfs::freshness::Freshness;
@@ -69,6 +70,7 @@ impl Vfs {
         let since = self.clock.tick();
         self.recover_names(cx, ino, since)?;
         let mut tree = self.tree.lock();
+        self.release_listed_ahead(&mut tree, since);
         for round in 0..MAX_ROUNDS {
             tree = match self.resolve_renames(cx, tree, ino, Scope::Directory) {
                 Ok(tree) => tree,
@@ -80,6 +82,7 @@ impl Vfs {
             let dir = tree.dir_mut(ino).ok_or(Error::UnknownInode)?;
             let listed_at = dir.listed_at.filter(|_| is_complete);
             if listed_at.is_some_and(|at| self.is_fresh(Freshness::Asked(at), since)) {
+                self.directory_was_read(&tree, ino);
                 return Ok(Self::items(&tree, ino));
             }
             if tree
@@ -101,7 +104,9 @@ impl Vfs {
             }
             let at = self.clock.tick();
             drop(tree);
-            let result = self.list(ino, &path, at).map_err(Error::from);
+            let result = self
+                .list(ino, &path, at, Purpose::Read)
+                .map_err(Error::from);
             tree = self.tree.lock();
             if let Err(error) = result {
                 let was_listed = tree.dir_mut(ino).is_some_and(|dir| dir.listed_at.is_some());
@@ -147,6 +152,9 @@ impl Vfs {
                     name: name.as_bytes().into(),
                 })
             });
+        let mut named: Vec<DirItem> = named.collect();
+        // Programs that take the names in this order are recognized by it, see `walk`.
+        named.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Snapshot {
             items: dots.into_iter().chain(named).collect(),
         }

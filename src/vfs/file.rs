@@ -89,6 +89,13 @@ impl Vfs {
             }
             (self.open_entry(&mut tree, ino)?, version)
         };
+        let is_walked = flags.reads && !flags.truncates;
+        if is_walked
+            && (cx.wait == Wait::Allowed || entry.has_content() || self.cache.has(&version))
+        {
+            // Once for each open: an open that must wait is started again on a worker.
+            self.file_is_opened(ino);
+        }
         let result = if flags.truncates {
             let target = self.upload_target(ino)?.target();
             let keeps_old = target.is_some_and(|target| entry.is_in_place(&target));
@@ -110,6 +117,9 @@ impl Vfs {
         }
         if !flags.truncates {
             self.cache.count_open();
+        }
+        if is_walked {
+            self.file_was_opened(ino);
         }
         let keeps_page_cache = self.take_page_cache(ino, &entry);
         if !keeps_page_cache && !flags.truncates {

@@ -140,6 +140,8 @@ pub(super) struct Directory {
     pub(super) is_listing: bool,
     /// When a missing name was last looked up by itself, instead of by a listing.
     pub(super) single_lookup_at: Option<Tick>,
+    /// Whether it was listed ahead, so that its names are kept although the kernel does not know it.
+    pub(super) is_listed_ahead: bool,
     /// Whether the host refuses to list it.
     pub(super) is_unlistable: bool,
     /// The number of inodes with a name in it, or whose last name was in it.

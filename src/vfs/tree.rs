@@ -16,12 +16,14 @@ mod unknown_rename;
 use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cache::Entry;
 use crate::clock::Tick;
 use crate::path::Name;
 use crate::path::RemotePath;
 use crate::remote::Listed;
+use crate::remote::SubListing;
 use crate::stat::FileId;
 use crate::stat::Stat;
 use crate::vfs::freshness::Freshness;
@@ -55,6 +57,8 @@ pub(super) struct Tree {
     names_in_flight: Vec<(u64, Ino, Name)>,
     unknown_renames: VecDeque<UnknownRename>,
     next_unknown_rename: u64,
+    /// Directories that were listed ahead, and when, oldest first.
+    listed_ahead: VecDeque<(Tick, Ino)>,
     /// Cache entries of dropped inodes. Discarded after the lock of the tree is released.
     discarded: Vec<Dropped>,
 }
@@ -82,6 +86,7 @@ impl Tree {
             names_in_flight: Vec::new(),
             unknown_renames: VecDeque::new(),
             next_unknown_rename: 0,
+            listed_ahead: VecDeque::new(),
             discarded: Vec::new(),
         }
     }
@@ -489,7 +494,7 @@ impl Tree {
             || inode
                 .dir
                 .as_ref()
-                .is_some_and(|dir| dir.n_inodes > 0 || dir.is_listing);
+                .is_some_and(|dir| dir.n_inodes > 0 || dir.is_listing || dir.is_listed_ahead);
         if is_needed {
             return Vec::new();
         }
@@ -605,6 +610,58 @@ impl Tree {
             .cloned();
         for (parent, name) in links.collect::<Vec<_>>() {
             self.confirm(parent, &name, at);
+        }
+    }
+
+    /// Applies listings of directories that no program has asked for, as of `at`. Those of
+    /// directories that are not known, or that are other directories now, are ignored. Returns the
+    /// directories.
+    pub(super) fn apply_listings(&mut self, listings: Vec<SubListing>, at: Tick) -> Vec<Ino> {
+        let mut applied = Vec::new();
+        for SubListing { path, listing } in listings {
+            let Some(ino) = self.instantiate_path(&path) else {
+                continue;
+            };
+            let is_it = self
+                .inodes
+                .get(&ino)
+                .is_some_and(|inode| inode.dir.is_some() && inode.stat.id == listing.directory.id);
+            if !is_it {
+                self.drop_unused(ino);
+                continue;
+            }
+            if let Some(dir) = self.dir_mut(ino)
+                && !std::mem::replace(&mut dir.is_listed_ahead, true)
+            {
+                self.listed_ahead.push_back((at, ino));
+            }
+            self.apply_listing(ino, listing, at);
+            applied.push(ino);
+        }
+        applied
+    }
+
+    /// Returns the inode of a path, and creates it and those above it if necessary.
+    fn instantiate_path(&mut self, path: &RemotePath) -> Option<Ino> {
+        let mut ino = Ino::ROOT;
+        for name in path.components() {
+            let name = Name::new(name).ok()?;
+            ino = self.instantiate(ino, &name)?;
+        }
+        Some(ino)
+    }
+
+    /// Lets go of directories that were listed ahead more than `max_age` before `now`: they are
+    /// dropped if the kernel does not know them.
+    pub(super) fn release_listed_ahead(&mut self, now: Tick, max_age: Duration) {
+        while let Some((listed_at, ino)) = self.listed_ahead.front().copied()
+            && now.since(listed_at) > max_age
+        {
+            self.listed_ahead.pop_front();
+            if let Some(dir) = self.dir_mut(ino) {
+                dir.is_listed_ahead = false;
+            }
+            self.drop_unused(ino);
         }
     }
 

@@ -125,6 +125,8 @@ impl Memory {
                 can_take_holes: false,
                 sets_by_upload: None,
                 uploads_in_place: false,
+                can_fetch_many: false,
+                can_list_trees: false,
             },
             state: Mutex::new(State {
                 tree,

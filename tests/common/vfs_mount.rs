@@ -74,6 +74,9 @@ pub struct Setup {
     pub placement: PlacementPolicy,
     pub writeback: Option<Duration>,
     pub is_offline_ok: bool,
+    /// In bytes; see `Options::read_ahead`. 0 by default, because the clock of a test stands still, so
+    /// that any two events seem to follow each other at once.
+    pub read_ahead: u64,
     pub boot: &'static str,
     pub steps: Arc<dyn Steps>,
     pub around: Around,
@@ -89,6 +92,7 @@ impl Default for Setup {
             placement: PlacementPolicy::Auto,
             writeback: None,
             is_offline_ok: false,
+            read_ahead: 0,
             boot: "boot",
             steps: Arc::new(NoSteps),
             around: Box::new(|remote| remote),
@@ -163,6 +167,7 @@ impl Mount {
             placement: setup.placement,
             writeback: setup.writeback,
             is_offline_ok: setup.is_offline_ok,
+            read_ahead: setup.read_ahead,
         };
         let found = cache.recover();
         let vfs = Vfs::new(Arc::clone(&remote), Arc::clone(&cache), dyn_clock, options).unwrap();

@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests run programs")]
 //! One conformance suite for the `Remote` trait, run for each kind of host.
 //!
+//! - `batches`: many small files, or many directories, in one request.
 //! - `contract`: tests that every kind of host must pass.
 //! - `durability`: uploads with fsync.
 //! - `host`: support: a host of any kind, its abilities and its other side.
@@ -16,6 +17,7 @@
 //! - `upload_faults`: uploads whose programs fail and whose connection breaks.
 //! - `uploads`: races between an upload and other users or programs of the host.
 
+mod batches;
 mod contract;
 mod durability;
 mod host;
@@ -97,20 +99,23 @@ every_host! {
 }
 
 macro_rules! hosts_with_a_shell {
-    ($($name:ident)*) => {
-        bind!(gnu_shell, suite, suite::Host::of(Userland::Gnu); $($name)*);
-        bind!(bash_shell, suite, suite::Host::of(Userland::Bash); $($name)*);
-        bind!(busybox_shell, suite, suite::Host::of(Userland::BusyBox); $($name)*);
-        bind!(toybox_shell, suite, suite::Host::of(Userland::Toybox); $($name)*);
-        bind!(openwrt_shell, suite, suite::Host::of(Userland::OpenWrt); $($name)*);
-        bind!(dropbear_shell, suite, suite::Host::of(Userland::Dropbear); $($name)*);
-        bind!(bare_shell, suite, suite::Host::of(Userland::Bare); $($name)*);
-        bind!(no_scp_shell, suite, suite::Host::of(Userland::NoScp); $($name)*);
-        bind!(bsd_shell, suite, suite::Host::of(Userland::Bsd); $($name)*);
+    ($group:ident, $bodies:ident; $($name:ident)*) => {
+        mod $group {
+            use super::*;
+            bind!(gnu_shell, $bodies, suite::Host::of(Userland::Gnu); $($name)*);
+            bind!(bash_shell, $bodies, suite::Host::of(Userland::Bash); $($name)*);
+            bind!(busybox_shell, $bodies, suite::Host::of(Userland::BusyBox); $($name)*);
+            bind!(toybox_shell, $bodies, suite::Host::of(Userland::Toybox); $($name)*);
+            bind!(openwrt_shell, $bodies, suite::Host::of(Userland::OpenWrt); $($name)*);
+            bind!(dropbear_shell, $bodies, suite::Host::of(Userland::Dropbear); $($name)*);
+            bind!(bare_shell, $bodies, suite::Host::of(Userland::Bare); $($name)*);
+            bind!(no_scp_shell, $bodies, suite::Host::of(Userland::NoScp); $($name)*);
+            bind!(bsd_shell, $bodies, suite::Host::of(Userland::Bsd); $($name)*);
+        }
     };
 }
 
-hosts_with_a_shell! {
+hosts_with_a_shell! { operations, suite;
     every_attribute_is_the_hosts
     a_file_of_proc_is_fetched_though_its_size_says_nothing
     an_upload_takes_one_round_trip_and_keeps_nanoseconds
@@ -131,6 +136,17 @@ hosts_with_a_shell! {
     a_copy_on_the_host_moves_no_bytes
     every_operation_is_one_round_trip
     a_cut_connection_is_replaced
+}
+
+hosts_with_a_shell! { many, batches;
+    many_small_files_take_one_round_trip
+    a_large_request_for_many_files_is_sent_in_chunks
+    files_that_changed_are_left_out_of_a_request_for_many
+    files_that_cannot_be_sent_do_no_harm_to_a_request_for_many
+    a_file_of_proc_is_left_out_of_a_request_for_many
+    a_tree_is_listed_as_its_directories_are
+    a_tree_that_is_too_large_is_listed_in_part
+    a_root_of_a_tree_that_was_replaced_is_left_out
 }
 
 /// Slow tests, run on the hosts whose results may differ.

@@ -90,6 +90,11 @@ impl Host {
         names
     }
 
+    /// Whether the host tells inodes and devices together, so that a replaced file is another.
+    pub(crate) fn is_told_inodes(&self) -> bool {
+        has_stat(&self.remote)
+    }
+
     /// Whether `touch` can set nanoseconds.
     fn is_gnu(&self) -> bool {
         self.remote.facts().time_precision == TimePrecision::Nanos

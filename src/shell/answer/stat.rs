@@ -102,57 +102,84 @@ fn parse_gnu_record(
     target: &[u8],
     parsed: &mut ParsedListing,
 ) -> Option<Option<ListEntry>> {
-    let mut fields = record.splitn(14, |&b| b == b' ');
-    let mut field = || fields.next();
-    let kind = match field()? {
-        b"f" => FileKind::File,
-        b"d" => FileKind::Directory,
-        b"l" => FileKind::Symlink,
-        b"p" => FileKind::Fifo,
-        b"s" => FileKind::Socket,
-        b"c" => FileKind::CharDevice,
-        b"b" => FileKind::BlockDevice,
-        _ => return None,
-    };
-    let mode = u32::from_str_radix(std::str::from_utf8(field()?).ok()?, 8).ok()?;
-    let size = parse_size(field()?)?;
-    let mut number = || parse_number(field()?);
-    let (blocks, nlink) = (number()?, number()?);
-    let (uid, gid, dev, ino) = (number()?, number()?, number()?, number()?);
-    let mut text = || std::str::from_utf8(field()?).ok();
-    let (atime, mtime, ctime) = (text()?, text()?, text()?);
-    let depth = parse_number(field()?)?;
-    let name = field()?;
-    let stat = Stat {
-        kind,
-        mode: mode & PERMISSIONS,
-        nlink: u32::try_from(nlink).ok()?,
-        uid: u32::try_from(uid).ok()?,
-        gid: u32::try_from(gid).ok()?,
-        size,
-        blocks,
-        atime: parse_epoch(atime)?,
-        mtime: parse_epoch(mtime)?,
-        ctime: Some(parse_epoch(ctime)?),
-        id: Some(FileId { dev, ino }),
-        rdev: DeviceNumber::default(),
-    };
-    if depth == 0 {
-        parsed.top = Some(stat);
+    let record = GnuRecord::parse(record)?;
+    if record.depth == 0 {
+        parsed.top = Some(record.stat);
         return Some(None);
     }
-    // findutils 4.9 prints -2.5 where stat prints -1.5, and it cannot print device numbers.
-    let is_exact = !matches!(kind, FileKind::CharDevice | FileKind::BlockDevice)
-        && ![atime, mtime, ctime]
-            .iter()
-            .any(|time| time.starts_with('-'));
-    let is_link = kind == FileKind::Symlink && target.len() < MAX_TARGET;
-    Some(Some(ListEntry::new(
-        Name::new(name).ok()?,
-        kind,
-        is_exact.then_some(stat),
-        is_link.then(|| target.into()),
-    )))
+    record.entry(target).map(Some)
+}
+
+/// One record of `take_gnu_records`, without the target of a symlink.
+pub(super) struct GnuRecord<'a> {
+    pub(super) depth: u64,
+    pub(super) stat: Stat,
+    name: &'a [u8],
+    /// Whether `stat` is what `stat` would print.
+    is_exact: bool,
+}
+
+impl<'a> GnuRecord<'a> {
+    pub(super) fn parse(record: &'a [u8]) -> Option<Self> {
+        let mut fields = record.splitn(14, |&b| b == b' ');
+        let mut field = || fields.next();
+        let kind = match field()? {
+            b"f" => FileKind::File,
+            b"d" => FileKind::Directory,
+            b"l" => FileKind::Symlink,
+            b"p" => FileKind::Fifo,
+            b"s" => FileKind::Socket,
+            b"c" => FileKind::CharDevice,
+            b"b" => FileKind::BlockDevice,
+            _ => return None,
+        };
+        let mode = u32::from_str_radix(std::str::from_utf8(field()?).ok()?, 8).ok()?;
+        let size = parse_size(field()?)?;
+        let mut number = || parse_number(field()?);
+        let (blocks, nlink) = (number()?, number()?);
+        let (uid, gid, dev, ino) = (number()?, number()?, number()?, number()?);
+        let mut text = || std::str::from_utf8(field()?).ok();
+        let (atime, mtime, ctime) = (text()?, text()?, text()?);
+        let depth = parse_number(field()?)?;
+        let name = field()?;
+        let stat = Stat {
+            kind,
+            mode: mode & PERMISSIONS,
+            nlink: u32::try_from(nlink).ok()?,
+            uid: u32::try_from(uid).ok()?,
+            gid: u32::try_from(gid).ok()?,
+            size,
+            blocks,
+            atime: parse_epoch(atime)?,
+            mtime: parse_epoch(mtime)?,
+            ctime: Some(parse_epoch(ctime)?),
+            id: Some(FileId { dev, ino }),
+            rdev: DeviceNumber::default(),
+        };
+        // findutils 4.9 prints -2.5 where stat prints -1.5, and it cannot print device numbers.
+        let is_exact = !matches!(kind, FileKind::CharDevice | FileKind::BlockDevice)
+            && ![atime, mtime, ctime]
+                .iter()
+                .any(|time| time.starts_with('-'));
+        Some(Self {
+            depth,
+            stat,
+            name,
+            is_exact,
+        })
+    }
+
+    /// Returns the entry of a listing.
+    pub(super) fn entry(&self, target: &[u8]) -> Option<ListEntry> {
+        let kind = self.stat.kind;
+        let is_link = kind == FileKind::Symlink && target.len() < MAX_TARGET;
+        Some(ListEntry::new(
+            Name::new(self.name).ok()?,
+            kind,
+            self.is_exact.then_some(self.stat),
+            is_link.then(|| target.into()),
+        ))
+    }
 }
 
 /// Parses a listing with BusyBox or BSD: records as `take_marked_records` parses them, then GS,
@@ -163,7 +190,7 @@ pub fn parse_marked_listing(body: &[u8], listing_mark: &[u8], top: &[u8]) -> Opt
     end_marked_listing(body.get(used..)?, listing_mark, parsed)
 }
 
-fn mark_of(listing_mark: &[u8]) -> Vec<u8> {
+pub(super) fn mark_of(listing_mark: &[u8]) -> Vec<u8> {
     [b"\x1d", listing_mark].concat()
 }
 
@@ -211,16 +238,7 @@ fn parse_marked_record(
     top: &[u8],
     parsed: &mut ParsedListing,
 ) -> Option<Option<ListEntry>> {
-    // Ten fields and three times, see `parse_stat`: either one word each, or civil times of three
-    // words with bars between them. A bar after them belongs to the name.
-    let record = record.strip_suffix(b"\n")?;
-    let time = memchr::memchr_iter(b' ', record).nth(9)? + 1;
-    let first = record.get(time..)?.split(|&b| b == b' ').next()?;
-    let is_civil = memchr::memchr(b'-', first).is_some_and(|at| at > 0);
-    let cut = memchr::memchr_iter(b' ', record).nth(if is_civil { 16 } else { 12 })?;
-    let (stat, path) = record.split_at_checked(cut)?;
-    let stat = parse_stat(stat)?;
-    let path = path.get(1..)?;
+    let (stat, path) = split_marked_record(record)?;
     if path == top {
         parsed.top = Some(stat);
         return Some(None);
@@ -229,6 +247,19 @@ fn parse_marked_record(
     let name = name.strip_prefix(b"/").unwrap_or(name);
     let name = Name::new(name).ok()?;
     Some(Some(ListEntry::new(name, stat.kind, Some(stat), None)))
+}
+
+/// Splits a record of `take_marked_records`, without its mark, into attributes and path.
+pub(super) fn split_marked_record(record: &[u8]) -> Option<(Stat, &[u8])> {
+    // Ten fields and three times, see `parse_stat`: either one word each, or civil times of three
+    // words with bars between them. A bar after them belongs to the name.
+    let record = record.strip_suffix(b"\n")?;
+    let time = memchr::memchr_iter(b' ', record).nth(9)? + 1;
+    let first = record.get(time..)?.split(|&b| b == b' ').next()?;
+    let is_civil = memchr::memchr(b'-', first).is_some_and(|at| at > 0);
+    let cut = memchr::memchr_iter(b' ', record).nth(if is_civil { 16 } else { 12 })?;
+    let (stat, path) = record.split_at_checked(cut)?;
+    Some((parse_stat(stat)?, path.get(1..)?))
 }
 
 #[cfg(test)]

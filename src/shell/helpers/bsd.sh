@@ -26,4 +26,17 @@ list_directory() {
 	answer $status
 }
 
+list_trees() {
+	max_bytes=$1
+	shift
+	output=$({ {
+		find "$@" -xdev -print0
+		[ $? -gt 1 ] || printf '//\0'
+	} | head -c "$max_bytes" |
+		xargs -0 stat -f "$(printf '\035%s ' "$listing_mark")$stat_format %N" -- >&3; } 2>&1)
+	status=$?
+	printf '\035%s!%s' "$listing_mark" "$output"
+	answer $status
+}
+
 hard_link() { portable_link "$1" "$2"; }

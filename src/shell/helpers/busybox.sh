@@ -15,4 +15,19 @@ list_directory() {
 	answer $status
 }
 
+# The records are those of list_directory, of the paths that find printed within MAX_BYTES bytes. The
+# last path is `//` if find came to its end.
+list_trees() {
+	max_bytes=$1
+	shift
+	output=$({ {
+		find "$@" -xdev -print0
+		[ $? -gt 1 ] || printf '//\0'
+	} | head -c "$max_bytes" |
+		xargs -0 stat -c "$(printf '\035%s ' "$listing_mark")$stat_format %n" -- >&3; } 2>&1)
+	status=$?
+	printf '\035%s!%s' "$listing_mark" "$output"
+	answer $status
+}
+
 hard_link() { portable_link "$1" "$2"; }

@@ -54,6 +54,28 @@ fetch_scp() {
 	answer "$status"
 }
 
+# fetch_files DIRECTORY/ NAME...: sends files by one scp, answers with its status, then answers with
+# the attributes of all. A name is in the directory before it; there may be several directories,
+# each with a slash at its end.
+fetch_files() {
+	arguments_left=$#
+	while [ $arguments_left -gt 0 ]; do
+		case $1 in
+		*/) directory=$1 ;;
+		*)
+			# The scp of dropbear would block on a FIFO.
+			if is_special "$directory$1"; then answer 1; answer 1; return; fi
+			set -- "$@" "$directory$1"
+			;;
+		esac
+		shift
+		arguments_left=$((arguments_left - 1))
+	done
+	scp -p -f "$@"
+	answer $?
+	answer_stats "$@"
+}
+
 # note_unwritable PATH: changes a `status` of 0 to UNWRITABLE if the login user cannot write to the
 # file.
 note_unwritable() { [ "$status" != 0 ] || [ -w "$1" ] || status=$UNWRITABLE; }
