@@ -1,4 +1,5 @@
-//! Nothing is lost and nothing is overwritten unknowingly.
+//! Conflicts, outages and write-back: no content is lost, and no version of others is overwritten
+//! unnoticed.
 
 use std::fs;
 use std::io::Write as _;
@@ -62,7 +63,7 @@ fn write_after_a_conflict_goes_to_the_conflict_copy() {
     let beside = mount.beside("file");
     assert_eq!(fs::read(mount.at(&beside)).unwrap(), b"ours, more");
     assert_eq!(mount.read("file").unwrap(), b"theirs");
-    // From now on both are ordinary files.
+    // After the last close, the file and its conflict copy are ordinary files.
     mount.write("file", b"new").unwrap();
     mount.write(&beside, b"newer").unwrap();
     assert_eq!(mount.names("").unwrap(), ["file", &beside]);
@@ -70,7 +71,7 @@ fn write_after_a_conflict_goes_to_the_conflict_copy() {
 }
 
 #[test]
-fn the_same_change_made_twice_is_no_conflict() {
+fn equal_content_written_by_others_is_no_conflict() {
     let mount = Mount::new();
     fs::write(mount.at("file"), "base").unwrap();
     let opened = mount.open("file", libc::O_RDWR).unwrap();
@@ -85,7 +86,8 @@ fn close_recreates_a_file_that_others_removed() {
     let mount = Mount::new();
     fs::write(mount.at("file"), "base").unwrap();
     fs::write(mount.at("seen"), "base").unwrap();
-    // One is removed unnoticed, the other is seen to be gone before it is written to.
+    // The mount does not notice the removal of `file`; it lists the directory without `seen` before
+    // the write.
     let opened = mount.open("file", libc::O_RDWR).unwrap();
     let seen = mount.open("seen", libc::O_RDWR).unwrap();
     mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
@@ -166,7 +168,7 @@ fn close_in_an_outage_uploads_when_the_host_is_back() {
     assert_eq!(mount.close(&opened).unwrap_err().errno(), libc::EIO);
     assert_eq!(fs::read(mount.at("file")).unwrap(), b"old");
     mount.world.faults.lock().refuses = false;
-    // No further call: only time passes.
+    // The retry needs no further call: advancing the clock is enough.
     mount.clock.advance(Duration::from_secs(60));
     wait_until("the content is uploaded", || {
         fs::read(mount.at("file")).unwrap() == b"new"
@@ -177,14 +179,14 @@ fn close_in_an_outage_uploads_when_the_host_is_back() {
 
 #[test]
 fn upload_of_unknown_outcome_is_no_conflict_later() {
-    // The second tells whole seconds.
+    // The timestamps of the OpenWrt userland have a resolution of one second.
     for userland in [Userland::Gnu, Userland::OpenWrt] {
-        the_end_of_an_upload_is_not_heard(userland);
+        uploads_after_a_lost_answer(userland);
     }
 }
 
-fn the_end_of_an_upload_is_not_heard(userland: Userland) {
-    // The upload succeeded with an unknown outcome, and the retry could not ask the host.
+fn uploads_after_a_lost_answer(userland: Userland) {
+    // The host carried out the upload, its answer was lost, and the retry could not reach the host.
     let cut = Arc::new(Cut::default());
     let fate = Arc::clone(&cut);
     let setup = Setup {
@@ -235,7 +237,7 @@ fn closed_content_is_uploaded_by_the_next_mount() {
     fs::write(world.root().join("theirs"), "newer").unwrap();
     world.faults.lock().refuses = false;
 
-    // Even after a power failure: it was made sure that the disk has it.
+    // Closed content was flushed to the local disk, so it survives a power failure.
     let mount = Mount::on(
         world,
         Setup {
@@ -283,8 +285,8 @@ fn content_that_was_not_closed_is_kept_and_never_uploaded() {
     }
 }
 
-/// `rclone mount` with a write cache lost two of three writes that had been fsynced: after a
-/// `kill -9` it uploaded an old copy over them.
+/// `rclone mount` with a write cache loses two of three writes that were flushed with fsync: after
+/// `kill -9` it uploads an old copy over them.
 #[test]
 fn rclone_loses_two_of_three_fsynced_writes_after_kill_9() {
     let mount = Mount::new();
@@ -300,8 +302,8 @@ fn rclone_loses_two_of_three_fsynced_writes_after_kill_9() {
     assert_eq!(fs::read(mount.at("log")).unwrap(), b"one\ntwo\n3rd\n");
 }
 
-/// `sshfs` writes through: a link that drops after `O_TRUNC` and the first of eight blocks leaves a
-/// file of one block.
+/// `sshfs` writes through: if the connection breaks after `O_TRUNC` and the first of eight blocks,
+/// a file of one block remains.
 #[test]
 fn sshfs_leaves_a_truncated_file_when_the_link_drops() {
     let mount = Mount::new();
@@ -348,7 +350,7 @@ fn two_mounts_and_a_writer_on_the_host_lose_no_closed_version() {
                     mount.vfs.write(&CX, opened.fh, 0, line.as_bytes()).unwrap();
                     match mount.close(&opened) {
                         Ok(()) => {}
-                        // It is beside the file.
+                        // The content is in a conflict copy.
                         Err(error) => assert_eq!(error.errno(), libc::ESTALE, "{error}"),
                     }
                     acknowledged.lock().push(line);
@@ -414,7 +416,8 @@ fn a_write_that_the_journal_cannot_take_is_refused() {
 
 #[test]
 fn close_with_writeback_fails_while_neither_disk_nor_host_takes_the_content() {
-    // The second close used to succeed although the journal said that the file was half written.
+    // Regression: the second close succeeded although the journal recorded the file as still being
+    // written.
     #[derive(Debug, Default)]
     struct FailsOnce(AtomicBool);
     impl scpfs::cache::Steps for FailsOnce {
@@ -434,7 +437,7 @@ fn close_with_writeback_fails_while_neither_disk_nor_host_takes_the_content() {
     });
     let (_, opened) = mount.create("file", libc::O_RDWR).unwrap();
     mount.vfs.write(&CX, opened.fh, 0, b"content").unwrap();
-    // Nor can the host, for now.
+    // The host cannot be reached either.
     mount.world.cut_off();
     for _ in 0..2 {
         let failed = mount.vfs.flush(&CX, opened.fh).unwrap_err();
@@ -466,14 +469,14 @@ fn close_with_writeback_does_not_wait_for_the_host_and_fsync_does() {
             mount.vfs.write(&CX, opened.fh, 0, b"data").unwrap();
             mount.close(&opened).unwrap();
         }
-        // Written again before it went: it goes once.
+        // A file that is written again before its upload starts is uploaded once.
         let opened = mount.open("f1", libc::O_RDWR).unwrap();
         mount.vfs.write(&CX, opened.fh, 0, b"DATA").unwrap();
         mount.close(&opened).unwrap();
     });
     assert_eq!(trips, 0);
     assert_eq!(fs::read_dir(mount.world.root()).unwrap().count(), 0);
-    // One goes to another name, one goes away, one is wanted now.
+    // A waiting file is renamed, another is removed, and a third is uploaded at once by fsync.
     mount.rename("f2", "renamed").unwrap();
     mount.vfs.unlink(&CX, Ino::ROOT, b"f3").unwrap();
     let opened = mount.open("f4", libc::O_RDWR).unwrap();
@@ -556,8 +559,8 @@ fn offline_shows_what_is_cached_however_old() {
 }
 
 #[test]
-fn a_listing_from_before_an_upload_does_not_take_the_name_away() {
-    /// Holds the answer to a listing back.
+fn listing_older_than_an_upload_does_not_hide_the_file() {
+    /// Delays the answer to a listing until `is_late` is cleared.
     #[derive(Debug)]
     struct Late {
         is_late: AtomicBool,
@@ -594,7 +597,7 @@ fn a_listing_from_before_an_upload_does_not_take_the_name_away() {
         late.is_late.store(false, Ordering::SeqCst);
         lister.join().unwrap();
     });
-    // The kernel knows the file by its number.
+    // The kernel opens the file by its inode number, without a lookup.
     let opened = mount
         .vfs
         .open(
@@ -609,7 +612,7 @@ fn a_listing_from_before_an_upload_does_not_take_the_name_away() {
 }
 
 #[test]
-fn a_file_whose_name_is_gone_is_not_opened_by_its_number() {
+fn open_of_a_removed_file_by_its_inode_fails() {
     let mount = Mount::new();
     fs::write(mount.at("file"), "old").unwrap();
     let attr = mount.find("file").unwrap();
@@ -623,7 +626,7 @@ fn a_file_whose_name_is_gone_is_not_opened_by_its_number() {
             .unwrap_err();
         assert_eq!(error.errno(), libc::ESTALE, "{flags:#x}");
     }
-    // One that is open goes on working, and can be opened again.
+    // An unlinked file that is open stays readable, and can be opened again by its inode number.
     mount.write("file", b"content").unwrap();
     let attr = mount.find("file").unwrap();
     let opened = mount.open("file", libc::O_RDONLY).unwrap();
@@ -657,7 +660,7 @@ fn change_of_unknown_outcome_invalidates_the_names() {
     let error = mount.create("born", libc::O_EXCL).unwrap_err();
     assert_eq!(error.errno(), libc::EIO);
     unheard.0.store(false, Ordering::SeqCst);
-    // Both have happened.
+    // The host carried out both requests.
     let error = mount.create("born", libc::O_EXCL).unwrap_err();
     assert_eq!(error.errno(), libc::EEXIST);
     assert_eq!(mount.read("file").unwrap(), b"new");
@@ -697,7 +700,7 @@ fn a_file_that_may_have_been_uploaded_is_removed_on_the_host_as_well() {
 
 #[test]
 fn upload_that_replaces_a_file_expects_its_version() {
-    // An upload that arrives late must find that another came after it.
+    // If an upload is to replace any version, a delayed one overwrites a newer upload.
     #[derive(Debug, Default)]
     struct Plans(Mutex<Vec<Expect>>);
     impl crate::faulty::Fate for Plans {
@@ -714,7 +717,8 @@ fn upload_that_replaces_a_file_expects_its_version() {
     fs::write(mount.at("file"), "old").unwrap();
     mount.find("file").unwrap();
     mount.write("file", b"new").unwrap();
-    // A file of others is replaced as well, and a removed one is created again.
+    // O_TRUNC replaces a file that others have created meanwhile, and recreates one that they
+    // removed.
     for is_there in [true, false] {
         let opened = mount.open("file", libc::O_WRONLY | libc::O_TRUNC).unwrap();
         mount.vfs.write(&CX, opened.fh, 0, b"newer").unwrap();

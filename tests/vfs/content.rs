@@ -1,4 +1,4 @@
-//! Open, read, write and close: when contents are in the cache, and when on the host.
+//! Open, read, write and close: when content is in the cache, and when it is on the host.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -15,7 +15,7 @@ use scpfs_testing::vfs_mount::CX;
 use scpfs_testing::vfs_mount::Mount;
 
 #[test]
-fn close_means_that_the_host_has_it() {
+fn close_returns_after_the_upload() {
     let mount = Mount::new();
     mount.write("file", b"one").unwrap();
     assert_eq!(fs::read(mount.at("file")).unwrap(), b"one");
@@ -41,7 +41,7 @@ fn upload_does_not_change_the_attributes_shown() {
     assert_eq!(before.stat.ctime, after.stat.ctime);
     let host = fs::metadata(mount.at("file")).unwrap();
     assert_eq!((host.mtime(), host.size()), (after.stat.mtime.secs, 5));
-    // Seen again after it was forgotten, it has the host's number.
+    // A lookup after forget shows the inode number of the host.
     mount.vfs.forget(attr.ino, 1);
     assert_eq!(mount.find("file").unwrap().shown_ino, host.ino());
 }
@@ -54,7 +54,7 @@ fn content_that_could_not_be_uploaded_stays_and_is_uploaded_later() {
     let flags = scpfs::vfs::OpenFlags::new(libc::O_WRONLY).unwrap();
     let (_, opened) = mount.vfs.create(&CX, dir, b"file", 0o644, flags).unwrap();
     mount.vfs.write(&CX, opened.fh, 0, b"precious").unwrap();
-    // Somebody takes the directory away.
+    // A program on the host renames the directory.
     fs::rename(mount.at("dir"), mount.at("away")).unwrap();
     assert_eq!(mount.close(&opened).unwrap_err().errno(), libc::ENOENT);
     assert_eq!(mount.vfs.drain().len(), 1);
@@ -106,7 +106,7 @@ fn a_new_file_does_not_overwrite_one_that_appeared_meanwhile() {
 
 #[test]
 fn times_set_on_an_open_file_do_not_make_its_upload_a_conflict() {
-    // The upload used to expect the time that the file had before.
+    // Regression: the upload expected the mtime that the file had before utimes().
     let mount = Mount::new();
     fs::write(mount.at("file"), "hello").unwrap();
     let ino = mount.find("file").unwrap().ino;
@@ -127,7 +127,8 @@ fn times_set_on_an_open_file_do_not_make_its_upload_a_conflict() {
 
 #[test]
 fn write_to_a_file_removed_by_others_is_reported_and_kept() {
-    // Close used to succeed, and the content was dropped as if we had removed the file.
+    // Regression: close succeeded, and the content was dropped as if the file had been removed
+    // here.
     let mount = Mount::new();
     fs::create_dir(mount.at("dir")).unwrap();
     {
@@ -159,7 +160,7 @@ fn write_to_a_file_removed_by_others_is_reported_and_kept() {
 
 #[test]
 fn readdir_and_lookup_in_a_directory_moved_by_others_fail_at_once() {
-    // The second listing used to wait for the first, which had given up, for ever.
+    // Regression: the second listing waited for ever for the first one, which had already failed.
     let mount = Mount::new();
     fs::create_dir_all(mount.at("a/b")).unwrap();
     let inside = mount.find("a/b").unwrap().ino;
@@ -287,7 +288,7 @@ fn truncating_a_file_cuts_it_on_the_host_or_in_its_open_content() {
 }
 
 #[test]
-fn the_cache_keeps_what_fits_and_drops_what_was_not_used_for_longest() {
+fn cache_evicts_the_least_recently_used_content() {
     let mount = Mount::with_cache_of(100_000);
     for name in ["a", "b", "c"] {
         fs::write(mount.at(name), vec![b'x'; 40_000]).unwrap();
@@ -298,7 +299,7 @@ fn the_cache_keeps_what_fits_and_drops_what_was_not_used_for_longest() {
     assert_eq!(mount.cache.bytes(), 80_000);
     assert_eq!(mount.counted(|| mount.read("c").unwrap()).1, 0);
     assert_eq!(mount.counted(|| mount.read("a").unwrap()).1, 1);
-    // A file that is larger than the cache can be read all the same.
+    // A file that is larger than the cache can still be read.
     fs::write(mount.at("big"), vec![b'y'; 300_000]).unwrap();
     mount.age();
     assert_eq!(mount.read("big").unwrap().len(), 300_000);

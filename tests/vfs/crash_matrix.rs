@@ -1,8 +1,9 @@
-//! The crash matrix: a program and a host that stop after each step that either takes, and what
-//! the next mount finds. No sleep, no chance.
+//! The crash matrix: a program and its host stop after each step of either, and the next mount must
+//! find every file with its old or its new content. It uses neither sleeps nor random numbers.
 //!
-//! Steps of this machine are those of `cache::Step`; the host's are a request that arrives and an
-//! answer that comes back. After the step at which everything stops, nothing changes any more.
+//! The steps of this machine are those of `cache::Step`. The steps of the host are the arrival of a
+//! request and the arrival of its answer here. Nothing changes after the step at which everything
+//! stops.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -31,7 +32,8 @@ const OLD: &[u8] = b"the old content";
 const MIDDLE: &[u8] = b"half way";
 const NEW: &[u8] = b"something new, which is longer";
 
-/// Lets so many steps be taken, here and there together.
+/// Permits this number of steps, of the local disk and of the host together, and refuses all later
+/// ones.
 #[derive(Debug)]
 struct Stop {
     left: AtomicUsize,
@@ -91,17 +93,17 @@ impl Fate for Stop {
 
 type Ended = Result<(), scpfs::vfs::Error>;
 
-/// The operations of a program; `Ok` if all of them were acknowledged.
+/// The operations of a program; `Ok` if all of them succeeded.
 struct Story {
     name: &'static str,
     run: fn(&Mount) -> Ended,
-    /// The contents of all files before and after it.
+    /// The content of all files before and after the operations.
     before: &'static [(&'static str, &'static [u8])],
     after: &'static [(&'static str, &'static [u8])],
 }
 
 fn write(mount: &Mount, fh: scpfs::vfs::Fh, offset: u64, data: &[u8]) -> Ended {
-    // In two pieces: content that is half written must never be seen.
+    // Two writes, so that a mount that shows half of the content is detected.
     let (a, b) = data.split_at(data.len() / 2);
     mount.vfs.write(&CX, fh, offset, a)?;
     mount.vfs.write(&CX, fh, offset + a.len() as u64, b)?;
@@ -189,7 +191,7 @@ const STORIES: &[Story] = &[
             let opened = mount.open("file", libc::O_WRONLY | libc::O_TRUNC)?;
             let written = write(mount, opened.fh, 0, MIDDLE);
             let synced = mount.vfs.fsync(&CX, opened.fh);
-            // Whatever became of that, the program goes on.
+            // The program continues whether or not the upload succeeded.
             let more = write(mount, opened.fh, 0, NEW);
             let closed = close(mount, &opened);
             written.and(synced).and(more).and(closed)
@@ -221,13 +223,14 @@ fn on_host(world: &World) -> BTreeMap<String, Vec<u8>> {
         .collect()
 }
 
-/// Runs a story that is stopped after `n` steps, and the mount after it. Returns whether it was
-/// stopped at all.
+/// Runs a story that stops after `n` steps, and then the next mount. Returns whether it was stopped
+/// before its end.
 fn run(story: &Story, n: usize, boot: &'static str) -> bool {
     run_with(story, n, usize::MAX, boot)
 }
 
-/// As [`run`]; the host stops after it has run `n_programs` programs, and stays away.
+/// Like [`run`], but the host stops after it has run `n_programs` programs, and cannot be reached
+/// after that.
 fn run_with(story: &Story, n: usize, n_programs: usize, boot: &'static str) -> bool {
     let world = Arc::new(World::new(Userland::Gnu));
     let counts = n_programs < usize::MAX;
@@ -255,7 +258,7 @@ fn run_with(story: &Story, n: usize, n_programs: usize, boot: &'static str) -> b
         world.faults.lock().refuses = true;
     }
     let ended = (story.run)(&mount);
-    // A program that was stopped acknowledged nothing, whatever came back in this process.
+    // A story that was stopped counts as failed, even if this process saw its calls succeed.
     let was_stopped = stop.has_refused() || (counts && ended.is_err());
     let taken = stop.taken.lock().join(", ");
     let at = format!(
@@ -276,7 +279,7 @@ fn run_with(story: &Story, n: usize, n_programs: usize, boot: &'static str) -> b
         },
     );
     let host = on_host(&world);
-    // Nothing but whole contents, on the host and in the journal.
+    // The host and the journal contain no partial content.
     let whole: BTreeSet<&[u8]> = story
         .before
         .iter()
@@ -311,13 +314,13 @@ fn run_with(story: &Story, n: usize, n_programs: usize, boot: &'static str) -> b
         assert_eq!(host, expected, "{at}: it was acknowledged");
         assert!(kept.is_empty(), "{at}: {:?}", mount.recovered);
     } else {
-        // Each old content is there, unless the new one is.
+        // The old content of each file is on the host, or all new contents are.
         for (_, old) in story.before {
             let is_there = has(old) || has(MIDDLE) || story.after.iter().all(|(_, new)| has(new));
             assert!(is_there, "{at}: the old content is lost: {host:?}");
         }
     }
-    // The mount shows what the host has, and works as if nothing had happened.
+    // The mount shows the files of the host, and new files can be written.
     let mut shown = mount.names("").unwrap();
     shown.sort();
     assert_eq!(shown, host.keys().cloned().collect::<Vec<_>>(), "{at}");

@@ -1,4 +1,4 @@
-//! Contents of an earlier mount while they are being uploaded.
+//! Content of an earlier mount while the next mount uploads it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -25,7 +25,7 @@ use scpfs_testing::wait::wait_until;
 use crate::faulty::Fate;
 use crate::faulty::Faulty;
 
-/// Uploads wait until the gate is opened.
+/// Blocks uploads until the gate is opened.
 #[derive(Debug, Default)]
 struct Gate {
     is_open: Mutex<bool>,
@@ -50,7 +50,7 @@ impl Fate for Gate {
     }
 }
 
-/// A world in which a mount was killed before it had uploaded what was closed.
+/// A world in which a mount was killed after close() and before the upload.
 fn left() -> Arc<World> {
     let mount = Mount::set_up(Setup {
         writeback: Some(Duration::from_secs(3600)),
@@ -65,7 +65,7 @@ fn left() -> Arc<World> {
     mount.crash()
 }
 
-/// The next mount, whose uploads wait until the gate is opened.
+/// The next mount, with a gate that blocks its uploads.
 fn next(world: Arc<World>) -> (Mount, Arc<Gate>) {
     let gate = Arc::new(Gate::default());
     let fate = Arc::clone(&gate) as Arc<dyn Fate>;
@@ -80,7 +80,8 @@ fn next(world: Arc<World>) -> (Mount, Arc<Gate>) {
     (mount, gate)
 }
 
-/// The next mount waited until all of it was uploaded, without a word, 16 TiB of zeros among it.
+/// Regression: the next mount did not start before it had uploaded everything, which could be 16
+/// TiB of zeros, and printed no message meanwhile.
 #[test]
 fn content_of_an_earlier_mount_is_shown_while_it_is_uploaded() {
     let (mount, gate) = next(left());
@@ -114,7 +115,7 @@ fn content_of_an_earlier_mount_is_shown_while_it_is_uploaded() {
     assert!(mount.recovered.is_empty());
 }
 
-/// A caller that must not wait gets `WouldWait`, not `NotFound`.
+/// A caller that must not block gets `WouldWait`, not `NotFound`.
 #[test]
 fn lookup_of_content_of_an_earlier_mount_never_finds_the_old_content() {
     let (mount, gate) = next(left());
@@ -134,7 +135,7 @@ fn lookup_of_content_of_an_earlier_mount_never_finds_the_old_content() {
 #[test]
 fn names_of_content_of_an_earlier_mount_change_as_those_of_any_dirty_file() {
     let (mount, gate) = next(left());
-    // Held uploads would keep renames waiting, as they do in any mount.
+    // In any mount, a rename waits for uploads that are in flight.
     gate.open();
     mount.rename(b"dir", b"moved").unwrap();
     mount.rename(b"changed", b"renamed").unwrap();
@@ -171,13 +172,13 @@ fn a_second_crash_before_the_upload_loses_nothing() {
         wait_until("an upload has begun", || {
             gate.has_waited.load(Ordering::SeqCst)
         });
-        // The upload that waits at the gate then fails, because the host is gone.
+        // The upload that waits at the gate then fails, because the connection is closed.
         mount.remote.close();
         gate.open();
         world = mount.crash();
         assert_eq!(fs::read(world.root().join("changed")).unwrap(), b"old");
     }
-    // Nor does a power failure: it was made sure that the disk has it.
+    // The content also survives a power failure, because it was flushed to the local disk.
     let mount = Mount::on(
         world,
         Setup {
@@ -192,7 +193,7 @@ fn a_second_crash_before_the_upload_loses_nothing() {
 }
 
 #[test]
-fn content_of_an_earlier_mount_whose_name_a_directory_has_is_kept_beside_it() {
+fn recovered_content_becomes_a_conflict_copy_if_a_directory_has_its_name() {
     let world = left();
     fs::create_dir(world.root().join("new")).unwrap();
     fs::write(world.root().join("changed"), "by others").unwrap();
@@ -212,7 +213,7 @@ fn content_of_an_earlier_mount_whose_name_a_directory_has_is_kept_beside_it() {
 }
 
 #[test]
-fn a_removed_directory_keeps_the_content_of_an_earlier_mount_here() {
+fn recovered_content_below_a_removed_directory_is_kept_for_the_next_mount() {
     let world = left();
     fs::remove_dir_all(world.root().join("dir")).unwrap();
     let (mount, gate) = next(world);
@@ -230,7 +231,7 @@ fn a_removed_directory_keeps_the_content_of_an_earlier_mount_here() {
     assert_eq!(fs::read(mount.at("dir/old")).unwrap(), b"changed in dir");
 }
 
-/// Counts the steps that make the journal durable.
+/// Counts the steps that flush the journal.
 #[derive(Debug, Default)]
 struct Syncs(std::sync::atomic::AtomicUsize);
 
@@ -243,7 +244,8 @@ impl scpfs::cache::Steps for Syncs {
     }
 }
 
-/// The journal said so only in memory: after a power failure the next mount made the file again.
+/// Regression: the removal was recorded in memory only, and the next mount after a power failure
+/// recreated the file.
 #[test]
 fn an_unlink_of_a_pending_file_is_durable_in_the_journal() {
     let syncs = Arc::new(Syncs::default());
@@ -258,7 +260,7 @@ fn an_unlink_of_a_pending_file_is_durable_in_the_journal() {
     assert_eq!(syncs.0.load(Ordering::SeqCst), before + 1);
 }
 
-/// It was answered without asking the host.
+/// Regression: fsync of a directory returned success without asking the host.
 #[test]
 fn fsync_of_a_directory_reaches_the_host() {
     let mount = Mount::new();
@@ -269,11 +271,12 @@ fn fsync_of_a_directory_reaches_the_host() {
     assert_eq!(n_trips, 1);
 }
 
-/// If times are whole seconds, a change by a program on the host in the second of our write, with
-/// as many bytes, was taken for ours: ours was dropped without a conflict copy.
+/// Regression: on a host whose times are whole seconds, a change of the same size by a program on
+/// the host, in the same second as our write, was taken for our upload: our content was dropped
+/// without a conflict copy.
 #[test]
 fn recovery_does_not_take_a_change_in_the_same_second_for_ours() {
-    // On a host that tells whole seconds, and by a program that sets them.
+    // OpenWrt reports whole seconds; on GNU, the program sets the mtime to a whole second.
     for userland in Userland::here([Userland::OpenWrt, Userland::Gnu]) {
         let setup = || Setup {
             writeback: Some(Duration::from_secs(3600)),
@@ -292,8 +295,8 @@ fn recovery_does_not_take_a_change_in_the_same_second_for_ours() {
     }
 }
 
-/// A change on a host that tells whole seconds, with the time set back as `cp -p` does, was
-/// overwritten by the next mount.
+/// Regression: the next mount overwrote a change on a host with whole seconds whose mtime was set
+/// back, as `cp -p` does.
 #[test]
 fn a_change_whose_time_was_set_back_is_kept_by_the_next_mount() {
     if !Userland::OpenWrt.is_here() {
@@ -312,7 +315,7 @@ fn a_change_whose_time_was_set_back_is_kept_by_the_next_mount() {
         mount.age();
         mount.write("file", b"BBBB").unwrap();
         if is_renamed {
-            // Its change time is another from here on, and that is no change of others.
+            // The rename changes the ctime of the file on the host; this is no change by others.
             mount.rename("file", "moved").unwrap();
         }
         let is_changed = !is_renamed;

@@ -1,4 +1,4 @@
-//! Uploads and writes that fail half way, and what the next upload makes of what they left.
+//! Uploads and writes that fail in the middle, and how the next upload continues.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -38,27 +38,27 @@ use scpfs_testing::wait::wait_until;
 use crate::faulty::Fate;
 use crate::faulty::Faulty;
 
-/// How an upload ends that is not to succeed.
+/// How an upload fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// The host refuses it; nothing was changed.
+    /// The host refuses it and changes nothing.
     Refused(Reason),
-    /// The host gives up, says so, and leaves this in the file.
+    /// The host reports an error in the middle, and this is the content of the file then.
     Partial(&'static [u8]),
-    /// The connection is lost, and the host leaves this in the file.
+    /// The connection breaks, and this is the content of the file then.
     Lost(&'static [u8]),
-    /// The host does all of it; the answer is lost, and the host cannot be reached from then on.
+    /// The host carries it out, the answer is lost, and the host cannot be reached afterwards.
     Unheard,
-    /// The host does all of it; only the answer is lost.
+    /// The host carries it out, and only the answer is lost.
     UnheardOnce,
 }
 
-/// Says how the next uploads end; those behind them succeed.
+/// Determines how the next uploads end; those after them succeed.
 #[derive(Debug)]
 struct Script {
     file: PathBuf,
     ends: Mutex<VecDeque<End>>,
-    /// How the upload ends that is under way, if its answer is lost.
+    /// How the upload in flight ends, if its answer is to be lost.
     unheard: Mutex<Option<End>>,
     is_away: AtomicBool,
     refuses_to_clean_up: AtomicBool,
@@ -86,7 +86,7 @@ impl Script {
         self.is_away.store(false, Ordering::SeqCst);
     }
 
-    /// Leaves part of an upload in the file: the inode stays.
+    /// Overwrites the file in place with part of an upload, which keeps its inode.
     fn leave(&self, part: &[u8]) {
         fs::write(&self.file, part).unwrap();
     }
@@ -104,7 +104,7 @@ impl Fate for Script {
         let Some(end) = self.unheard.lock().take() else {
             return true;
         };
-        // The host broke down behind the rename, and flushed nothing.
+        // The host stopped after the rename and before the flush.
         drop(fs::remove_file(syncs_of(&self.file)));
         self.is_away.store(end == End::Unheard, Ordering::SeqCst);
         false
@@ -167,7 +167,7 @@ impl Fate for Script {
     }
 }
 
-/// Where the faults are: seen by the cache, or by the layer that repeats requests.
+/// Which layer sees the faults: the cache, or the layer that retries requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Layer {
     Cache,
@@ -193,7 +193,7 @@ fn scripted(ends: &[End], layer: Layer) -> (Mount, Arc<Script>) {
     (mount_with(&world, &script, layer), script)
 }
 
-/// Opens the file and writes behind its end.
+/// Opens the file and appends to it.
 fn open_and_append(mount: &Mount, data: &[u8]) -> Opened {
     let opened = mount.open("file", libc::O_WRONLY | libc::O_APPEND).unwrap();
     mount.vfs.write(&CX, opened.fh, 0, data).unwrap();
@@ -219,7 +219,8 @@ fn syncs_of(file: &Path) -> PathBuf {
     file.parent().unwrap().with_file_name("syncs")
 }
 
-/// Wraps the host's `sync`: it writes its arguments to a file. Returns that file.
+/// Replaces the `sync` of the host by a script that writes its arguments to a file. Returns the
+/// path of that file.
 fn note_syncs(world: &World) -> PathBuf {
     let log = world.root().with_file_name("syncs");
     let script = format!(
@@ -230,8 +231,8 @@ fn note_syncs(world: &World) -> PathBuf {
     log
 }
 
-/// `chmod` returned 0 between an upload whose answer was lost and the look whether it had
-/// succeeded: the look counted only size and time, and the file stayed readable for all.
+/// Regression: chmod after an upload of unknown outcome had no effect on the host, and returned 0:
+/// resolving the upload compared only size and mtime, and the file stayed readable by everyone.
 #[test]
 fn chmod_after_an_upload_of_unknown_outcome_reaches_the_host() {
     for is_killed in [false, true] {
@@ -257,7 +258,8 @@ fn chmod_after_an_upload_of_unknown_outcome_reaches_the_host() {
     }
 }
 
-/// `fsync` returned 0 for content whose upload had lost its answer while the host flushed it.
+/// Regression: `fsync` returned 0 although the answer to the upload was lost before the host had
+/// flushed it.
 #[test]
 fn fsync_after_an_upload_of_unknown_outcome_flushes_file_and_directory() {
     let world = Arc::new(World::new(Userland::Gnu));
@@ -292,8 +294,8 @@ fn fsync_after_an_upload_of_unknown_outcome_flushes_file_and_directory() {
     }
 }
 
-/// An append that filled the disk was followed by the whole file, sent over the file in place: what
-/// programs on the host had appended meanwhile was lost, and the file was half gone for a while.
+/// Regression: after an append that filled the disk, the whole file was uploaded in place. This
+/// removed what programs on the host had appended, and the file was incomplete meanwhile.
 #[test]
 fn append_that_failed_in_the_middle_continues_where_it_ended() {
     for (end, layer) in [
@@ -304,7 +306,7 @@ fn append_that_failed_in_the_middle_continues_where_it_ended() {
         let (mount, script) = scripted(&[end], layer);
         fs::write(mount.at("file"), "old,").unwrap();
         let inode = inode_of(&mount);
-        // A program that has the file open.
+        // A program on the host has the file open.
         let open = fs::OpenOptions::new().append(true).open(mount.at("file"));
         let opened = open_and_append(&mount, b"new,");
         let result = mount.vfs.flush(&CX, opened.fh);
@@ -342,7 +344,7 @@ fn append_by_others_after_a_partial_append_is_kept() {
     );
 }
 
-/// Where a host had no room for the new end of a file, the whole file was written once more.
+/// Regression: if the host had no room for an append, the whole file was uploaded again.
 #[test]
 fn an_append_that_has_no_room_leaves_the_file_alone() {
     let ends = [End::Refused(Reason::NoSpace)];
@@ -359,14 +361,14 @@ fn an_append_that_has_no_room_leaves_the_file_alone() {
     }
 }
 
-/// Where there was no room for a second copy, content went straight into the file. When that broke
-/// off behind the emptying of the file, the empty file was taken for somebody's.
+/// Regression: if the host had no room for a second copy, the upload was done in place. If it ended
+/// right after truncating the file, the empty file was taken for a change by others.
 #[test]
 fn a_file_that_an_upload_without_room_has_emptied_is_filled_by_the_next() {
     for ends in [
         &[End::Refused(Reason::NoSpace), End::Partial(b"")][..],
         &[End::Refused(Reason::NoSpace), End::Lost(b"")],
-        // The host could not replace the file, and began to write into it.
+        // The host could not replace the file atomically, and wrote into it.
         &[End::Partial(b"")],
     ] {
         for is_killed in [false, true] {
@@ -375,7 +377,7 @@ fn a_file_that_an_upload_without_room_has_emptied_is_filled_by_the_next() {
             let opened = mount.open("file", libc::O_WRONLY | libc::O_TRUNC).unwrap();
             mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
             if is_killed {
-                // Nothing is tried again before that.
+                // No attempt before the crash may repair the file.
                 script.ends.lock().push_back(End::Refused(Reason::NoSpace));
             }
             mount.vfs.flush(&CX, opened.fh).unwrap_err();
@@ -394,8 +396,8 @@ fn a_file_that_an_upload_without_room_has_emptied_is_filled_by_the_next() {
     }
 }
 
-/// An attempt of unknown outcome left a partial upload, and the refusal of the next attempt hid
-/// that: a later upload took it for somebody's change.
+/// Regression: an attempt of unknown outcome left a partial upload, the host refused the retry, and
+/// the refusal hid the partial upload: a later upload took it for a change by others.
 #[test]
 fn refused_retry_does_not_hide_a_partial_upload() {
     for reason in [Reason::AccessDenied, Reason::NoSpace] {
@@ -414,16 +416,17 @@ fn refused_retry_does_not_hide_a_partial_upload() {
     }
 }
 
-/// A directory in which nothing can be looked for had every repetition of an upload fail.
+/// Regression: if the host could not search the directory for temporary files, every retry of an
+/// upload failed.
 #[test]
-fn an_unheard_upload_is_settled_where_the_host_cannot_look_for_its_temporary_file() {
+fn upload_is_resolved_if_the_host_cannot_search_for_its_temporary_file() {
     let (mount, script) = scripted(&[End::UnheardOnce], Layer::Retry);
     script.refuses_to_clean_up.store(true, Ordering::SeqCst);
     mount.write("file", b"new").unwrap();
     assert_eq!(fs::read(mount.at("file")).unwrap(), b"new");
 }
 
-/// The first bytes of a write reach the local disk, and the write fails.
+/// Writes only the first bytes to the local disk, and then fails.
 #[derive(Debug)]
 struct ShortWrite {
     content: PathBuf,
@@ -446,8 +449,8 @@ impl Steps for ShortWrite {
     }
 }
 
-/// A write that failed after its first bytes changed the content, which counted as unchanged: the
-/// next upload sent only what was appended.
+/// Regression: a write that failed after its first bytes changed the content, which was still
+/// recorded as unchanged: the next upload sent only the appended bytes.
 #[test]
 fn close_after_a_failed_write_uploads_the_part_that_it_changed() {
     let world = Arc::new(World::new(Userland::Gnu));
@@ -489,8 +492,8 @@ fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-/// Content that was on the local disk, and of which the host had part, was called doubtful at each
-/// further try: after a power failure meanwhile it was kept and not uploaded.
+/// Regression: each retry recorded the content as not persisted, although the local disk had it and
+/// the host had part of it: after a power failure it was kept and not uploaded.
 #[test]
 fn content_is_uploaded_after_a_power_failure_during_the_second_try() {
     for end in [End::Partial(b"ne"), End::Partial(b"")] {
@@ -526,7 +529,7 @@ fn content_is_uploaded_after_a_power_failure_during_the_second_try() {
     }
 }
 
-/// The local disk refuses to cut a file while this is set.
+/// The local disk refuses to truncate a file while this is set.
 #[derive(Debug, Default)]
 struct NoCut(AtomicBool);
 
@@ -539,13 +542,13 @@ impl Steps for NoCut {
     }
 }
 
-/// `truncate(2)` of a file that waits to be uploaded, and that failed, left the file as one that is
-/// being written: it was not uploaded any more, and kept after a crash.
+/// Regression: a failed `truncate(2)` of a waiting upload left the file recorded as being written:
+/// it was no longer uploaded, and after a crash it was only kept.
 #[test]
 fn content_that_waits_is_still_uploaded_after_a_truncation_that_failed() {
     for is_killed in [false, true] {
         let world = Arc::new(World::new(Userland::Gnu));
-        // `close(2)` is two tries: at the flush and at the release.
+        // `close(2)` makes two attempts: one in flush and one in release.
         let script = Script::new(&world, &[End::Refused(Reason::InputOutput); 2]);
         let fate = Arc::clone(&script) as Arc<dyn Fate>;
         let steps = Arc::new(NoCut::default());
@@ -573,7 +576,7 @@ fn content_that_waits_is_still_uploaded_after_a_truncation_that_failed() {
         let mount = if is_killed {
             Mount::on(mount.crash(), Setup::default())
         } else {
-            // In the background: no close() follows.
+            // The retry runs in the background: no close() follows.
             mount.clock.advance(Duration::from_secs(600));
             wait_until("the content is uploaded", || {
                 fs::read(mount.at("file")).is_ok_and(|data| data == b"new")

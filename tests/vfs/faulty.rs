@@ -1,4 +1,4 @@
-//! A `Remote` around a `Remote` whose host, or whose way to it, ends at a chosen request.
+//! A `Remote` that wraps another one and fails, blocks or loses the answer at a chosen request.
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,34 +29,35 @@ use scpfs::stat::FsStat;
 use scpfs::stat::Stat;
 use scpfs::stat::Version;
 
-/// Asked before and after each request that changes something on the host.
+/// Decides what happens to requests. `before` and `after` are called for requests that change the
+/// host.
 pub(crate) trait Fate: Send + Sync + fmt::Debug {
-    /// Whether the request still reaches the host.
+    /// Whether the request reaches the host.
     fn before(&self, _act: &'static str) -> bool {
         true
     }
 
-    /// Whether the answer still comes back.
+    /// Whether its answer arrives.
     fn after(&self, _act: &'static str) -> bool {
         true
     }
 
-    /// Whether the request gets an unknown outcome.
+    /// Whether the request gets an unknown outcome without reaching the host.
     fn is_lost(&self, _act: &'static str) -> bool {
         false
     }
 
-    /// Whether the host gives up in the middle of an upload in place.
+    /// Whether the host stops in the middle of an upload in place.
     fn breaks_off(&self) -> bool {
         false
     }
 
-    /// How the next upload fails before the host is asked, if it does.
+    /// The error of the next upload, which then does not reach the host.
     fn upload_error(&self, _path: &RemotePath) -> Option<Error> {
         None
     }
 
-    /// How the next removal of temporary files fails before the host is asked, if it does.
+    /// The error of the next removal of temporary files, which then does not reach the host.
     fn clean_up_error(&self, _dir: &RemotePath) -> Option<Error> {
         None
     }
@@ -66,13 +67,13 @@ pub(crate) trait Fate: Send + Sync + fmt::Debug {
         true
     }
 
-    /// Called when a listing is made and its answer is on its way.
+    /// Called when the host has made a listing and the answer is in flight.
     fn has_listed(&self) {}
 
-    /// Called when attributes were asked for and the answer is on its way.
+    /// Called when the host has answered a request for attributes and the answer is in flight.
     fn has_looked(&self) {}
 
-    /// Called when a fetch has ended, however it did.
+    /// Called when a fetch has ended, with or without an error.
     fn has_fetched(&self) {}
 
     /// Called before content is uploaded.
@@ -278,7 +279,7 @@ impl Remote for Faulty {
     }
 }
 
-/// Answers are lost while it says so.
+/// Loses all answers while the flag is set.
 #[derive(Debug, Default)]
 pub(crate) struct Unheard(pub(crate) std::sync::atomic::AtomicBool);
 
@@ -296,8 +297,8 @@ impl Fate for Unheard {
     }
 }
 
-/// The connection ends, if it is set, before the next answer to a change comes back, and no other
-/// can be made until it is set back.
+/// While `is_due` is set, breaks the connection before the next answer to a change arrives, and
+/// refuses all later requests.
 #[derive(Debug, Default)]
 pub(crate) struct Cut {
     pub(crate) is_due: std::sync::atomic::AtomicBool,

@@ -1,4 +1,4 @@
-//! Programs on the host that write, create or change files around an upload.
+//! Programs on the host that write, create or change files before or after an upload.
 
 use std::fs;
 use std::io::Write as _;
@@ -14,8 +14,8 @@ use scpfs_testing::vfs_mount::CX;
 use scpfs_testing::vfs_mount::Mount;
 use scpfs_testing::vfs_mount::Setup;
 
-/// A mount of a host on which a program runs a script before or after it, once for each file `now`
-/// that is put beside the root.
+/// A mount of a host on which each call of `program` runs the scripts `before` and `after` around
+/// it, if the file `now` exists beside the root.
 fn with_reaction(program: &str, before: &str, after: &str) -> Mount {
     let world = World::new(Userland::Gnu);
     let dir = world.root().parent().unwrap().to_owned();
@@ -42,8 +42,8 @@ fn append(mount: &Mount, data: &[u8]) -> Result<(), scpfs::vfs::Error> {
     mount.close(&opened)
 }
 
-/// A program that reacts to the rename and writes in place was taken for us: its change was hidden,
-/// and the next append removed it with `close()` = 0.
+/// Regression: a change by a program that reacts to our rename and writes in place was taken for
+/// our own: it was hidden, and the next append removed it although `close()` returned 0.
 #[test]
 fn change_on_the_host_right_after_an_upload_is_seen_and_kept() {
     let react = format!("{ONCE} printf theirs >>\"$root/file\"");
@@ -52,7 +52,7 @@ fn change_on_the_host_right_after_an_upload_is_seen_and_kept() {
         fs::write(mount.at("file"), "old").unwrap();
         arm(&mount);
         if is_in_one_go {
-            // Between two fsyncs of one descriptor.
+            // The host's program changes the file between two calls of fsync on one descriptor.
             let opened = mount.open("file", libc::O_RDWR | libc::O_TRUNC).unwrap();
             mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
             mount.vfs.fsync(&CX, opened.fh).unwrap();
@@ -74,7 +74,8 @@ fn change_on_the_host_right_after_an_upload_is_seen_and_kept() {
     }
 }
 
-/// After an exclusive creation somebody filled the file first: it could never be uploaded again.
+/// Regression: if others filled a file right after its exclusive creation, it could never be
+/// uploaded.
 #[test]
 fn a_file_that_others_fill_right_after_its_exclusive_creation_can_be_uploaded() {
     let fill = format!(
@@ -92,7 +93,7 @@ fn a_file_that_others_fill_right_after_its_exclusive_creation_can_be_uploaded() 
     );
 }
 
-/// `>` on a name that had just appeared on the host made a conflict copy.
+/// Regression: `>` to a name that had just appeared on the host created a conflict copy.
 #[test]
 fn a_truncating_creation_replaces_a_file_that_appeared_meanwhile() {
     let mount = Mount::new();
@@ -107,7 +108,8 @@ fn a_truncating_creation_replaces_a_file_that_appeared_meanwhile() {
     assert_eq!(mount.names("").unwrap(), ["file"]);
 }
 
-/// Appends of a program on the host after an upload were lost: the rename had replaced its file.
+/// Regression: the upload replaced the file that a program on the host had open, and its later
+/// appends were lost.
 #[test]
 fn an_append_keeps_the_file_that_a_program_on_the_host_has_open() {
     let mount = Mount::new();
@@ -125,12 +127,12 @@ fn an_append_keeps_the_file_that_a_program_on_the_host_has_open() {
         if n % 2 == 1 {
             let ((), trips) = mount.counted(|| append(&mount, b"mark\n").unwrap());
             expected.extend_from_slice(b"mark\n");
-            // To look for the change, to fetch it, and to append.
+            // One round trip each to detect the change, to fetch it and to append.
             assert!(trips <= 3, "{trips}");
         }
     }
     assert_eq!(fs::read(mount.at("file")).unwrap(), expected);
-    // Twice in a row without anybody in between, and from one descriptor.
+    // Two appends in a row through one descriptor, without a change by others.
     let ino = fs::metadata(mount.at("file")).unwrap().ino();
     let opened = mount.open("file", libc::O_WRONLY | libc::O_APPEND).unwrap();
     for _ in 0..2 {
@@ -147,7 +149,7 @@ fn an_append_keeps_the_file_that_a_program_on_the_host_has_open() {
 }
 
 #[test]
-fn the_placement_option_chooses_which_inode_a_save_leaves() {
+fn placement_option_decides_whether_an_upload_keeps_the_inode() {
     for (placement, keeps_append, keeps_save) in [
         (PlacementPolicy::Auto, true, false),
         (PlacementPolicy::Replace, false, false),
@@ -170,7 +172,7 @@ fn the_placement_option_chooses_which_inode_a_save_leaves() {
     }
 }
 
-/// A file of a terabyte with four bytes at its end cost a terabyte.
+/// Regression: a file of 1 TB with four bytes at its end was uploaded with all its zeros.
 #[test]
 fn a_sparse_file_is_uploaded_without_its_holes() {
     const SIZE: u64 = 1 << 40;
@@ -185,7 +187,7 @@ fn a_sparse_file_is_uploaded_without_its_holes() {
     assert!(meta.blocks() < 4096);
 }
 
-/// A file of more than there is room for was sent until the disk was full.
+/// Regression: content larger than the free space was sent until the disk was full.
 #[test]
 fn content_that_cannot_fit_by_what_the_host_says_is_not_sent() {
     let world = World::new(Userland::Gnu);
@@ -213,7 +215,8 @@ fn content_that_cannot_fit_by_what_the_host_says_is_not_sent() {
     assert_eq!(fs::metadata(mount.at("file")).unwrap().len(), 20 << 20);
 }
 
-/// An append that meets another version is a conflict of the whole content.
+/// If the version to append to is gone, this is a conflict, and the conflict copy has the whole
+/// content.
 #[test]
 fn an_append_to_a_version_that_is_gone_keeps_both_contents_whole() {
     let mount = Mount::new();
@@ -228,7 +231,7 @@ fn an_append_to_a_version_that_is_gone_keeps_both_contents_whole() {
     assert_eq!(fs::read(mount.at(&beside)).unwrap(), b"base\nours\n");
 }
 
-/// A write before the old end is no append, wherever its last byte is.
+/// A write that starts before the old end is no append, even if it extends the file.
 #[test]
 fn a_change_before_the_end_is_uploaded_whole() {
     let mount = Mount::new();
@@ -273,7 +276,7 @@ fn a_change_before_the_end_is_uploaded_whole() {
     }
 }
 
-/// A file that was made private on the host became readable again with the next upload.
+/// Regression: the next upload made a file readable again that others had made private.
 #[test]
 fn a_mode_that_others_set_outlives_an_upload_unless_it_is_set_here() {
     let mount = Mount::new();

@@ -90,7 +90,7 @@ fn calls_that_must_not_wait_are_refused_instead_of_waiting() {
         mount.vfs.read(&hurried, opened.fh, 0, 10).unwrap(),
         b"hello"
     );
-    // The first write waits for the disk to have the journal.
+    // The first write flushes the journal to the local disk.
     would_wait(mount.vfs.write(&hurried, opened.fh, 0, b"j").unwrap_err());
     mount.vfs.write(&CX, opened.fh, 0, b"j").unwrap();
     mount.vfs.write(&hurried, opened.fh, 1, b"a").unwrap();
@@ -124,7 +124,8 @@ fn a_link_with_two_names_leads_inside_from_both_or_cannot_be_read() {
     symlink("../file", mount.at("dir/link")).unwrap();
     let deep = mount.find("dir/link").unwrap().ino;
     assert_eq!(mount.vfs.readlink(&CX, deep).unwrap(), b"../file");
-    // From the root it leads outside. The kernel does not say where it comes from.
+    // Seen from the root, the target is outside. The kernel does not tell by which name it reads
+    // the link.
     fs::hard_link(mount.at("dir/link"), mount.at("link")).unwrap();
     mount.age();
     let top = mount.find("link").unwrap().ino;
@@ -152,11 +153,12 @@ fn inodes_that_are_forgotten_are_not_kept() {
         Err(Error::UnknownInode)
     ));
     assert_eq!(format!("{:?}", mount.vfs), "Vfs { inodes: 1, .. }");
-    // Their attributes are still cached.
+    // The attributes of a forgotten inode are still cached.
     assert_eq!(mount.counted(|| mount.find("file7").unwrap()).1, 0);
 }
 
-/// The kernel cuts what is read at the size it was told, and may not ask again for a while.
+/// The kernel clamps reads to its cached i_size, which may be older than the version that is
+/// opened.
 #[test]
 fn open_of_a_newer_version_invalidates_the_attributes_in_the_kernel() {
     let mount = Mount::new();
@@ -170,7 +172,7 @@ fn open_of_a_newer_version_invalidates_the_attributes_in_the_kernel() {
     let ino = mount.find("file").unwrap().ino;
     fs::write(mount.at("file"), "longer than before").unwrap();
     mount.age();
-    // A listing learns the new size here, and the kernel still has the old one.
+    // The listing updates the size here; the kernel still has the old one.
     mount.names("").unwrap();
     let flags = OpenFlags::new(libc::O_RDONLY).unwrap();
     for is_new in [true, false] {
@@ -185,7 +187,7 @@ fn open_of_a_newer_version_invalidates_the_attributes_in_the_kernel() {
 }
 
 fn of_host(mount: &Mount, name: &str, content: &str) {
-    // In place: the file stays the same inode.
+    // Written in place, so that the inode stays the same.
     fs::write(mount.at(name), content).unwrap();
     mount.age();
 }
@@ -204,12 +206,12 @@ fn an_open_file_that_changed_on_the_host_shows_size_and_content_of_one_version()
     for content in ["b\n", "grown again, and more than before", ""] {
         told.lock().clear();
         of_host(&mount, "file", content);
-        // A listing tells the new size before anybody asks for the file.
+        // The listing reports the new size before any getattr of the file.
         mount.names("").unwrap();
         let size = mount.vfs.getattr(&CX, ino).unwrap().stat.size;
         let read = mount.vfs.read(&CX, opened.fh, 0, 100).unwrap();
         assert_eq!((size, &*read), (content.len() as u64, content.as_bytes()));
-        // The kernel drops the older pages when it sees the new size and times.
+        // The kernel drops its cached pages when size or mtime change, so no notification is sent.
         assert_eq!(*told.lock(), []);
     }
     assert_eq!(
@@ -230,7 +232,7 @@ fn an_open_file_whose_newer_version_cannot_be_fetched_stays_the_older_one() {
     let older = mount.vfs.getattr(&CX, ino).unwrap();
     mount.names("").unwrap();
     assert_eq!(older.stat.size, 3);
-    // The listing is known, and the host is gone before the content is fetched.
+    // The listing is fresh, and the host cannot be reached when the content is to be fetched.
     of_host(&mount, "file", "newest of all");
     mount.names("").unwrap();
     mount.world.faults.lock().refuses = true;
@@ -261,7 +263,7 @@ fn an_open_file_that_was_written_to_keeps_its_content_when_the_host_changes_it()
     let writer = mount.open("file", libc::O_RDWR).unwrap();
     let ino = mount.find("file").unwrap().ino;
     of_host(&mount, "file", "of the host");
-    // The base version of the next write is the older one.
+    // The next write starts from the older version, which is its base version.
     let attr = mount.vfs.getattr(&CX, ino).unwrap();
     let read = mount.vfs.read(&CX, reader.fh, 0, 100).unwrap();
     assert_eq!((attr.stat.size, &*read), (4, &b"base"[..]));
@@ -296,7 +298,8 @@ fn a_large_open_file_that_changed_is_shown_whole_or_not_at_all() {
         size == 4 << 20
     });
     sizes.push(mount.find("file").unwrap().stat.size);
-    // open() meanwhile waits for the newest version, and readers keep what they have.
+    // Meanwhile open() waits for the newest version, and reads by earlier handles return the
+    // version that they have.
     of_host(&mount, "file", &content("c", 2 << 20));
     let late = mount.open("file", libc::O_RDONLY).unwrap();
     sizes.push(mount.find("file").unwrap().stat.size);

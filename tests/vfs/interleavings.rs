@@ -1,5 +1,5 @@
-//! Two operations on one file at once, with the moment in which they meet made certain by a gate: one
-//! of them stops at a step on the local disk, or at an answer of the host, until the other is done.
+//! Two operations on one file at once. A gate fixes their order: one stops at a step on the local
+//! disk, or at an answer of the host, until the other one is done.
 
 use std::fs;
 use std::io;
@@ -35,7 +35,7 @@ use scpfs_testing::wait::wait_until;
 use crate::faulty::Fate;
 use crate::faulty::Faulty;
 
-/// Stops one thread at the point that it is armed for, once.
+/// Stops one thread once, at the point for which it is armed.
 #[derive(Debug)]
 struct Gate<P> {
     armed: Mutex<Option<P>>,
@@ -96,9 +96,9 @@ impl Fate for Gate<&'static str> {
 }
 
 struct Gates {
-    /// At a step on the local disk.
+    /// Stops a thread at a step on the local disk.
     disk: Arc<Gate<Step>>,
-    /// At an answer of the host.
+    /// Stops a thread at an answer of the host.
     host: Arc<Gate<&'static str>>,
 }
 
@@ -128,7 +128,8 @@ fn resize(size: u64) -> SetAttr {
     }
 }
 
-/// The truncation returned success, and its content belonged to no inode any more.
+/// Regression: the truncation returned success, but its content was attached to no inode and was
+/// not uploaded.
 #[test]
 fn truncate_by_path_is_uploaded_although_the_last_handle_is_closed_meanwhile() {
     for size in [0, 4] {
@@ -151,7 +152,7 @@ fn truncate_by_path_is_uploaded_although_the_last_handle_is_closed_meanwhile() {
     }
 }
 
-/// The file of the content got another name between two steps of the write.
+/// Regression: the first write failed if its cache file was renamed between two steps of the write.
 #[test]
 fn the_first_write_succeeds_while_chmod_or_rename_ends() {
     for act in ["change", "rename"] {
@@ -176,7 +177,7 @@ fn the_first_write_succeeds_while_chmod_or_rename_ends() {
             let writes = scope.spawn(|| mount.vfs.write(&CX, opened.fh, 0, b"new"));
             gates.disk.wait_until_reached();
             gates.host.open();
-            // It comes to the content, or waits for the write.
+            // The other thread reaches the content, or blocks until the write is done.
             std::thread::sleep(Duration::from_millis(100));
             gates.disk.open();
             writes.join().unwrap().unwrap();
@@ -188,7 +189,8 @@ fn the_first_write_succeeds_while_chmod_or_rename_ends() {
     }
 }
 
-/// The content was thrown away with the inode, and had to be fetched again.
+/// Regression: forget removed the content together with the inode, and the next open fetched it
+/// again.
 #[test]
 fn content_stays_in_the_cache_if_forget_comes_before_release() {
     let (mount, _) = mount();
@@ -201,8 +203,8 @@ fn content_stays_in_the_cache_if_forget_comes_before_release() {
     assert_eq!(mount.cache.bytes(), 10);
 }
 
-/// Content that another handle wrote between two steps of the copy lost its journal record and got
-/// the size of the copy.
+/// Regression: content that another handle wrote between two steps of the copy lost its journal
+/// record and got the size of the copy.
 #[test]
 fn content_that_is_written_while_a_copy_on_the_host_ends_is_whole() {
     let (mount, gates) = mount();
@@ -231,7 +233,8 @@ fn content_that_is_written_while_a_copy_on_the_host_ends_is_whole() {
     assert_eq!(fs::read(mount.at("target")).unwrap(), b"new");
 }
 
-/// An opener that knew the newer version got the older one from another opener.
+/// Regression: an opener that had asked for the newer version got the older one, which another
+/// opener had fetched.
 #[test]
 fn open_gives_the_version_that_it_was_asked_for() {
     let (mount, _) = mount();
@@ -273,7 +276,7 @@ fn open_gives_the_version_that_it_was_asked_for() {
     }
 }
 
-/// Leaves part of the content in the file, and says so.
+/// Leaves part of the content in the file, and reports the error.
 #[derive(Debug)]
 struct LeavesPart {
     at: PathBuf,
@@ -290,9 +293,9 @@ impl Fate for LeavesPart {
     }
 }
 
-/// The host was not asked to remove what an upload had left there.
+/// Regression: unlink did not ask the host to remove what a failed upload had left under the name.
 #[test]
-fn unlink_removes_the_part_that_the_host_has_of_a_new_file() {
+fn unlink_removes_a_partial_upload_of_a_new_file() {
     for is_scp_only in [false, true] {
         let world = Arc::new(match is_scp_only {
             true => World::scp_only("SSH-2.0-OpenSSH_9.2"),
@@ -322,13 +325,14 @@ fn unlink_removes_the_part_that_the_host_has_of_a_new_file() {
         assert!(at.exists());
         fate.is_armed.store(false, SeqCst);
         let unlinked = mount.vfs.unlink(&CX, Ino::ROOT, b"file");
-        // A host with nothing but scp removes nothing, and success must not be claimed.
+        // A scp-only host removes nothing, so unlink must not report success.
         assert_eq!(unlinked.is_ok(), !is_scp_only, "{unlinked:?}");
         assert_eq!(at.exists(), is_scp_only);
     }
 }
 
-/// The fetched content stayed on the disk, and no limit counted it.
+/// Regression: the fetched content stayed on the disk and was not counted against the size limit of
+/// the cache.
 #[test]
 fn a_fetch_that_ends_while_the_file_is_truncated_leaves_nothing_uncounted() {
     let (mount, gates) = mount();
@@ -344,7 +348,7 @@ fn a_fetch_that_ends_while_the_file_is_truncated_leaves_nothing_uncounted() {
         gates.disk.wait_until_reached();
         gates.host.open();
         let reader = reads.join().unwrap().unwrap();
-        // The fetch ends.
+        // Time for the fetch to end.
         std::thread::sleep(Duration::from_millis(300));
         gates.disk.open();
         let writer = truncates.join().unwrap().unwrap();
@@ -358,7 +362,7 @@ fn a_fetch_that_ends_while_the_file_is_truncated_leaves_nothing_uncounted() {
     assert_eq!(bytes, mount.cache.bytes());
 }
 
-/// `scpfs status` showed the file as being uploaded.
+/// Regression: `scpfs status` listed a file that was being persisted as being uploaded.
 #[test]
 fn a_file_that_is_persisted_is_not_reported_as_uploading() {
     let (mount, gates) = mount_with(Some(Duration::from_secs(3600)));
@@ -375,7 +379,8 @@ fn a_file_that_is_persisted_is_not_reported_as_uploading() {
     });
 }
 
-/// One slow write to the local disk stopped the event loops, and with them the whole mount.
+/// Regression: one slow write to the local disk blocked the event loops, and with them the whole
+/// mount.
 #[test]
 fn attributes_are_reported_while_the_local_disk_is_slow() {
     let never = Context {
@@ -416,7 +421,7 @@ fn attributes_are_reported_while_the_local_disk_is_slow() {
 
 type Hook = Box<dyn FnOnce() + Send>;
 
-/// Does something when the host is asked next after a listing.
+/// Runs a hook at the first request that follows a listing.
 #[derive(Default)]
 struct AfterListing {
     hook: Mutex<Option<Hook>>,
@@ -445,7 +450,7 @@ impl Fate for AfterListing {
     }
 }
 
-/// The open failed with EINTR: the newer version was not fetched any more.
+/// Regression: the open failed with EINTR, because the fetch of the newer version was cancelled.
 #[test]
 fn open_succeeds_if_another_handle_writes_while_the_newer_version_is_fetched() {
     let fate = Arc::new(AfterListing::default());

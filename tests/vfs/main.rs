@@ -1,5 +1,5 @@
 #![cfg(test)]
-//! `Vfs` over a host that is a local process: no kernel, no network.
+//! `Vfs` over a host that is a local process; no kernel and no network.
 //!
 //! - `conflicts_and_outages`: conflicts, outages and write-back.
 //! - `content`: open, read, write and close of contents, and the cache.
@@ -20,7 +20,7 @@
 //! - `renamed_files`: files that are renamed, removed or in conflict while they are open.
 //! - `round_trips`: the number of round trips of each operation.
 //! - `scp_only`: hosts with nothing but scp.
-//! - `sparse`: holes.
+//! - `sparse`: sparse files.
 //! - `temporary_files`: leftovers of uploads on a host that crashed.
 
 mod conflicts_and_outages;

@@ -1,4 +1,4 @@
-//! Names that are made, moved and removed here.
+//! Names that are created, renamed and removed here.
 
 use std::fs;
 
@@ -76,7 +76,8 @@ fn rename_over_an_open_file_keeps_it_whole_for_its_readers() {
 
 #[test]
 fn a_rename_over_a_file_that_is_not_uploaded_does_not_upload_it_first() {
-    // The rename used to fail with the conflict of the file that it was to replace.
+    // Regression: the rename uploaded the file that it was to replace, and failed with the conflict
+    // of that file.
     let mount = Mount::new();
     fs::write(mount.at("a"), "a").unwrap();
     fs::write(mount.at("b"), "b").unwrap();
@@ -104,7 +105,7 @@ fn hard_links_are_one_inode_with_one_content() {
     assert_eq!(fs::read(mount.at("a")).unwrap(), b"changed");
     mount.vfs.unlink(&CX, ROOT, b"a").unwrap();
     assert_eq!(mount.find("b").unwrap().stat.nlink, 1);
-    // Found on the host they are one as well.
+    // Two names that the mount finds on the host also share one inode.
     fs::hard_link(mount.at("b"), mount.at("c")).unwrap();
     mount.age();
     assert_eq!(mount.find("c").unwrap().stat.nlink, 2);

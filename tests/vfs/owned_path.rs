@@ -1,4 +1,4 @@
-//! Directories of this machine that another user could replace.
+//! Local directories that another user could replace.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -34,7 +34,7 @@ fn a_directory_below_one_of_another_user_is_refused() {
     chown(&ours, Some(4242), None).unwrap();
     check(&ours, 0).unwrap_err();
     check(&theirs.join("new"), 0).unwrap();
-    // Root's is fine on the way, and not at the end.
+    // Root may own a directory above the last one, but not the last one itself.
     chmod(base.path(), 0o755);
     chown(&ours, Some(4242), None).unwrap();
     check(&ours, 4242).unwrap();

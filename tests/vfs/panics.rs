@@ -1,4 +1,4 @@
-//! Bugs: a panic in the middle of an operation must not leave a file or a directory busy for ever.
+//! A panic in the middle of an operation must not leave a file or a directory busy.
 
 use std::fs;
 use std::panic::AssertUnwindSafe;

@@ -1,5 +1,5 @@
-//! Uploads that write into the host's file and break off: what is there is told from what others
-//! made of it.
+//! Uploads in place that end in the middle: the next upload must tell a partial upload from a
+//! change by others.
 
 use std::fs;
 use std::path::PathBuf;
@@ -25,16 +25,16 @@ use crate::faulty::Faulty;
 const OLD: &[u8] = b"the old content of the file, which is long";
 const NEW: &[u8] = b"what is written here, and saved";
 
-/// How an upload ends that breaks off.
+/// How the upload fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// The host says so.
+    /// The host reports an error.
     Said,
-    /// The connection is lost, and the host away for a while.
+    /// The connection breaks, and the host cannot be reached for a while.
     Lost,
 }
 
-/// The next upload leaves this in the file and breaks off.
+/// Makes the next upload fail after it has overwritten the file with this content.
 #[derive(Debug)]
 struct BreaksOff {
     at: PathBuf,
@@ -51,7 +51,7 @@ impl BreaksOff {
         let Some(leaves) = self.leaves.lock().take() else {
             return false;
         };
-        // In place: the inode stays.
+        // Written in place, so that the inode stays the same.
         fs::write(&self.at, leaves).unwrap();
         self.is_away.store(end == End::Lost, Ordering::SeqCst);
         true
@@ -78,7 +78,7 @@ impl crate::faulty::Fate for BreaksOff {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dialect {
-    /// The file has two names, so that it is written into.
+    /// The file has a second hard link, so that it is uploaded in place.
     Shell,
     ScpOnly,
 }
@@ -98,7 +98,7 @@ fn mount_of(dialect: Dialect, world: Arc<World>, setup: Setup) -> Mount {
     }
 }
 
-/// A mount in which the first upload has broken off, and the handle that it was for.
+/// Returns a mount whose first upload has failed in the middle, and the handle that was written to.
 fn broken_off(dialect: Dialect, end: End, leaves: &[u8]) -> (Mount, Arc<BreaksOff>, Opened) {
     let world = Arc::new(match dialect {
         Dialect::Shell => World::new(Userland::Gnu),
@@ -137,8 +137,8 @@ fn broken_off(dialect: Dialect, end: End, leaves: &[u8]) -> (Mount, Arc<BreaksOf
     (mount, breaks_off, opened)
 }
 
-/// Partial uploads: part of the content, and the rest of the old one if the host's program cuts the
-/// file at the end.
+/// Partial uploads: a prefix of the new content; or a prefix followed by the rest of the old
+/// content, if the program on the host truncates the file only at the end.
 fn parts() -> [Vec<u8>; 5] {
     let and_rest = |n: usize| [&NEW[..n], &OLD[n..]].concat();
     [

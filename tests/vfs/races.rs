@@ -1,4 +1,4 @@
-//! Rare orders of events, none of which may lose or mix contents.
+//! Rare orders of events; none of them may lose or mix contents.
 
 use std::fs;
 use std::io;
@@ -39,7 +39,8 @@ use crate::faulty::Faulty;
 
 #[test]
 fn uploads_within_one_second_leave_the_last_content_in_the_cache() {
-    // This host tells whole seconds, and what is uploaded in place keeps its number.
+    // The timestamps of this host have a resolution of one second, and an upload in place keeps the
+    // inode.
     let mount = Mount::on(Arc::new(World::new(Userland::OpenWrt)), Setup::default());
     fs::write(mount.at("file"), "base").unwrap();
     fs::hard_link(mount.at("file"), mount.at("other")).unwrap();
@@ -75,7 +76,7 @@ fn rename_over_a_hard_link_shows_its_writes_under_the_other_name() {
             closed.unwrap();
             assert_eq!(other, b"ours");
         } else {
-            // That name was never seen here.
+            // The mount has not seen the other name.
             assert_eq!(closed.unwrap_err().errno(), libc::ESTALE);
             let mount = Mount::on(mount.crash(), Setup::default());
             assert_eq!(mount.recovered.len(), 1);
@@ -122,7 +123,7 @@ fn a_file_that_may_not_be_read_is_not_read_from_the_cache() {
     }
     set_mode(&mount, "file", 0o400);
     assert_eq!(mount.read("file").unwrap(), b"content");
-    // By a change made here, and before the host has the file.
+    // The same for a mode that is set here, and for a new file that is not on the host yet.
     let ino = mount.find("file").unwrap().ino;
     let none = SetAttr {
         mode: Some(0),
@@ -170,7 +171,7 @@ fn an_acl_that_lets_the_login_user_read_a_file_counts() {
 }
 
 #[test]
-fn root_reads_what_nobody_may_read() {
+fn root_reads_a_file_without_read_permission() {
     if !is_root() {
         return;
     }
@@ -184,7 +185,7 @@ fn root_reads_what_nobody_may_read() {
 
 #[test]
 fn open_right_after_a_fetch_was_given_up_fetches_the_file() {
-    /// Holds the end of a fetch back.
+    /// Delays the end of a fetch.
     #[derive(Debug, Default)]
     struct Late {
         is_late: AtomicBool,
@@ -224,7 +225,7 @@ fn open_right_after_a_fetch_was_given_up_fetches_the_file() {
 
 #[test]
 fn upload_succeeds_although_a_lock_is_held_for_long() {
-    // As a script does that must run once.
+    // Scripts of which only one instance may run lock a file and hold the lock while they run.
     let mount = Mount::new();
     fs::write(mount.at("file"), "base").unwrap();
     let held = fs::File::open(mount.at("file")).unwrap();
@@ -291,7 +292,7 @@ fn truncate_replaces_a_change_by_others_that_was_seen_before() {
     mount.write("file", b"first").unwrap();
     for data in [&b"one"[..], b"another"] {
         assert!(mount.vfs.drain().is_empty());
-        // Somebody else's, seen here and truncated.
+        // A change by others that the mount has seen before it truncates the file.
         fs::write(mount.at("file"), "theirs").unwrap();
         mount.age();
         assert_eq!(mount.find("file").unwrap().stat.size, 6);
@@ -303,7 +304,7 @@ fn truncate_replaces_a_change_by_others_that_was_seen_before() {
 }
 
 #[test]
-fn which_of_two_contents_reached_the_host_is_not_guessed() {
+fn upload_succeeds_after_two_uploads_of_unknown_outcome() {
     /// The first upload is carried out and the second is not; both have an unknown outcome.
     #[derive(Debug, Default)]
     struct TwoUnheard(AtomicUsize);
@@ -321,7 +322,7 @@ fn which_of_two_contents_reached_the_host_is_not_guessed() {
             act == "upload" && self.0.load(Ordering::SeqCst) == 2
         }
     }
-    // It tells whole seconds.
+    // The timestamps of this host have a resolution of one second.
     let world = Arc::new(World::new(Userland::OpenWrt));
     let setup = Setup {
         around: Box::new(|remote| Faulty::around(remote, Arc::new(TwoUnheard::default()))),
@@ -349,7 +350,7 @@ fn a_deep_chain_of_directories_is_forgotten_from_its_top() {
         let found = mount.vfs.mkdir(&CX, chain[chain.len() - 1], b"d", 0o755);
         chain.push(found.unwrap().attr.unwrap().ino);
     }
-    // As several threads may hear of it; one that works for requests has a small stack.
+    // Several threads may receive FORGET; those that serve requests have a small stack.
     let vfs = Arc::clone(&mount.vfs);
     let small = std::thread::Builder::new().stack_size(512 << 10);
     let thread = small.spawn(move || {
@@ -362,7 +363,7 @@ fn a_deep_chain_of_directories_is_forgotten_from_its_top() {
 
 #[test]
 fn upload_after_an_unreadable_partial_upload_keeps_changes_by_others() {
-    /// Uploads break off, and the host is not there to be asked, while it says so.
+    /// While this is set, uploads end in the middle and the host answers no other request.
     #[derive(Debug, Default)]
     struct Half(AtomicBool);
     impl crate::faulty::Fate for Half {
@@ -393,7 +394,7 @@ fn upload_after_an_unreadable_partial_upload_keeps_changes_by_others() {
 
 #[test]
 fn open_with_truncate_without_permission_changes_nothing() {
-    // The user of this host is not root.
+    // The login user of this host is not root.
     let clock = Arc::new(ManualClock::new());
     let host = Arc::new(Memory::new(Arc::clone(&clock) as Arc<dyn Clock>));
     let path = RemotePath::root().join(&Name::new(b"file").unwrap());
@@ -413,7 +414,7 @@ fn open_with_truncate_without_permission_changes_nothing() {
 }
 
 #[test]
-fn a_copy_on_the_host_replaces_only_what_was_seen() {
+fn copy_on_the_host_replaces_no_unseen_version() {
     for flags in [libc::O_WRONLY | libc::O_TRUNC, libc::O_WRONLY] {
         let mount = Mount::new();
         fs::write(mount.at("from"), "content").unwrap();
@@ -424,7 +425,7 @@ fn a_copy_on_the_host_replaces_only_what_was_seen() {
         let copied = mount
             .vfs
             .copy_file_range(&CX, (from.fh, 0), (to.fh, 0), 1 << 20);
-        // The kernel reads and writes then.
+        // After EOPNOTSUPP, the kernel copies by reading and writing.
         assert_eq!(copied.unwrap_err().errno(), libc::EOPNOTSUPP);
         assert_eq!(fs::read(mount.at("to")).unwrap(), b"theirs");
         mount.vfs.write(&CX, to.fh, 0, b"content").unwrap();
@@ -442,7 +443,7 @@ fn a_copy_on_the_host_replaces_only_what_was_seen() {
 
 #[test]
 fn a_small_file_does_not_wait_for_large_ones() {
-    /// Content that comes to a halt.
+    /// Content whose reads block while the flag is set.
     struct Slow<'a>(&'a AtomicBool);
     impl Content for Slow<'_> {
         fn read_at(&self, buf: &mut [u8], _offset: u64) -> io::Result<usize> {
@@ -509,7 +510,8 @@ fn utimes_does_not_hide_a_change_by_others() {
         if !is_open {
             mount.close(&opened).unwrap();
         }
-        // In place, of the same size, and not so long ago that anybody would look.
+        // An in-place change of the same size, with an mtime so old that it is not checked as a
+        // recent one.
         mount.clock.advance(Duration::from_secs(2));
         fs::write(mount.at("file"), "them").unwrap();
         let ino = mount.find("file").unwrap().ino;

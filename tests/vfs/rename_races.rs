@@ -27,13 +27,13 @@ use crate::faulty::Faulty;
 
 type Hook<T = ()> = Box<dyn FnOnce() -> T + Send>;
 
-/// Does something when the host has answered and its answer is on its way.
+/// Runs a hook after the host has carried out a request and before its answer arrives.
 #[derive(Default)]
 struct InFlight {
-    /// To a rename or a removal: the answer is lost if the hook says so.
+    /// Runs at a rename or a removal; the answer is lost if it returns false.
     changed: Mutex<Option<Hook<bool>>>,
     listed: Mutex<Option<Hook>>,
-    /// To a request for attributes.
+    /// Runs at a request for attributes.
     looked: Mutex<Option<Hook>>,
     is_away: AtomicBool,
 }
@@ -126,21 +126,21 @@ fn list_in_flight(mount: &Mount, in_flight: &InFlight, dirs: &[Ino]) {
     in_flight.at_change(move || {
         clock.advance(TTL + Duration::from_secs(1));
         list(&vfs, Ino::ROOT);
-        // Below what is renamed, they wait until that is done.
+        // Listings below the renamed directory block until the rename is done.
         std::thread::spawn(move || dirs.iter().for_each(|ino| list(&vfs, *ino)));
         true
     });
 }
 
-/// Renames on the host, and loses the answer.
+/// Renames on the host and loses the answer: the outcome is unknown.
 fn rename_with_unknown_outcome(mount: &Mount, in_flight: &InFlight, from: &str, to: &str) {
     in_flight.lose_answer();
     mount.rename(from, to).unwrap_err();
 }
 
-/// A write after the rename was uploaded to the old name, which came back.
+/// Regression: a write after the rename was uploaded to the old name, which reappeared on the host.
 #[test]
-fn an_open_file_keeps_the_name_that_a_listing_meanwhile_does_not_know() {
+fn renamed_open_file_keeps_its_new_name_despite_a_concurrent_listing() {
     for is_replaced in [false, true] {
         let (mount, in_flight) = mount(None);
         fs::write(mount.at("one"), "first,").unwrap();
@@ -159,7 +159,8 @@ fn an_open_file_keeps_the_name_that_a_listing_meanwhile_does_not_know() {
     }
 }
 
-/// Content that was closed below a directory that was renamed was never uploaded.
+/// Regression: content that was closed below a directory was never uploaded after the directory was
+/// renamed.
 #[test]
 fn rename_of_a_directory_moves_its_waiting_uploads() {
     let (mount, in_flight) = mount(Some(Duration::from_secs(3600)));
@@ -179,9 +180,9 @@ fn rename_of_a_directory_moves_its_waiting_uploads() {
     assert_eq!(mount.names("").unwrap(), ["moved"]);
 }
 
-/// A file that was removed here came back when it was closed.
+/// Regression: a file that was removed here was recreated by its close.
 #[test]
-fn a_removed_file_stays_removed_when_a_listing_meanwhile_has_missed_it() {
+fn removed_file_stays_removed_despite_a_concurrent_listing() {
     let (mount, in_flight) = mount(None);
     fs::write(mount.at("file"), "old").unwrap();
     let opened = mount.open("file", libc::O_RDWR).unwrap();
@@ -193,8 +194,8 @@ fn a_removed_file_stays_removed_when_a_listing_meanwhile_has_missed_it() {
     assert!(mount.names("").unwrap().is_empty());
 }
 
-/// Content below a directory whose rename had an unknown outcome was kept and never uploaded, and
-/// the journal lost its path.
+/// Regression: content below a directory whose rename had an unknown outcome was kept and never
+/// uploaded, and the journal lost its path.
 #[test]
 fn rename_of_unknown_outcome_is_found_by_its_new_name() {
     for is_killed in [false, true] {
@@ -218,7 +219,7 @@ fn rename_of_unknown_outcome_is_found_by_its_new_name() {
     }
 }
 
-/// A rename whose request was lost moved nothing: the file is where it was.
+/// A rename whose request did not reach the host changed nothing: the file keeps its old path.
 #[test]
 fn a_rename_that_did_not_happen_is_forgotten() {
     let (mount, in_flight) = mount(None);
@@ -226,7 +227,7 @@ fn a_rename_that_did_not_happen_is_forgotten() {
     fs::write(mount.at("dir/file"), "old").unwrap();
     let opened = mount.open("dir/file", libc::O_RDWR).unwrap();
     let (from, to) = (mount.at("moved"), mount.at("dir"));
-    // As if the host had not done it.
+    // The hook moves the directory back, as if the host had not carried out the rename.
     in_flight.at_change(move || {
         fs::rename(from, to).unwrap();
         false
@@ -237,14 +238,14 @@ fn a_rename_that_did_not_happen_is_forgotten() {
     mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
     mount.close(&opened).unwrap();
     assert_eq!(fs::read(mount.at("dir/file")).unwrap(), b"new");
-    // Others remove it now: nothing is looked for under the new name.
+    // If others remove the directory, the mount does not look for it under the new name.
     fs::remove_dir_all(mount.at("dir")).unwrap();
     mount.age();
     assert!(mount.names("").unwrap().is_empty());
 }
 
-/// A file that somebody removed on the host while it was open here went into another directory,
-/// which had got the number of its own.
+/// Regression: a file that others removed on the host while it was open here was uploaded to
+/// another directory, which had got the inode number of its own.
 #[test]
 fn file_removed_by_others_is_uploaded_to_no_other_directory() {
     let (mount, _) = mount(Some(Duration::from_secs(3600)));
@@ -257,7 +258,7 @@ fn file_removed_by_others_is_uploaded_to_no_other_directory() {
     list(&mount.vfs, dir);
     mount.vfs.write(&CX, opened.fh, 0, b"new").unwrap();
     mount.close(&opened).unwrap();
-    // The kernel forgets what it does not need.
+    // The kernel sends FORGET for the directory.
     mount.vfs.forget(dir, 1_000_000);
     fs::remove_dir(mount.at("dir")).unwrap();
     for n in 0..3 {
@@ -272,26 +273,26 @@ fn file_removed_by_others_is_uploaded_to_no_other_directory() {
     for n in 0..3 {
         assert_eq!(mount.names(&format!("other{n}")).unwrap(), [""; 0]);
     }
-    // Once its directory is there again, it goes there.
+    // The next mount recreates the file once its directory exists again.
     fs::create_dir(mount.at("dir")).unwrap();
     let mount = Mount::on(mount.crash(), Setup::default());
     assert_eq!(fs::read(mount.at("dir/file")).unwrap(), b"new");
 }
 
-/// Both names of a rename of unknown outcome were used again: resolving the rename dropped what had
-/// been written under the new name since.
+/// Regression: after both names of a rename of unknown outcome were used again, resolving the
+/// rename dropped the content that was written under the new name since.
 #[test]
-fn a_rename_of_unknown_outcome_does_not_outlive_what_comes_after_it() {
+fn resolving_a_rename_keeps_content_written_since() {
     for writeback in [None, Some(Duration::from_secs(3600))] {
         let (mount, in_flight) = mount(writeback);
         fs::write(mount.at("one"), "first").unwrap();
         let one = mount.find("one").unwrap().ino;
         rename_with_unknown_outcome(&mount, &in_flight, "one", "two");
-        // The kernel forgets what it was told to forget.
+        // The kernel sends FORGET for the inode after it was invalidated.
         mount.vfs.forget(one, 1_000_000);
         mount.age();
         assert_eq!(mount.names("").unwrap(), ["two"]);
-        // The old name is used again, and the new one is written to.
+        // A new file gets the old name, and the file with the new name is written to.
         mount.write("one", b"another").unwrap();
         assert!(mount.vfs.drain().is_empty());
         let opened = mount.open("two", libc::O_RDWR).unwrap();
@@ -312,8 +313,8 @@ fn a_rename_of_unknown_outcome_does_not_outlive_what_comes_after_it() {
     }
 }
 
-/// The memory of a rename bound a directory below itself: every later look at it went round for
-/// ever.
+/// Regression: the pending rename made a directory its own descendant, and every later lookup in it
+/// looped for ever.
 #[test]
 fn rename_of_unknown_outcome_makes_no_cycle_of_directories() {
     let (mount, in_flight) = mount(None);
@@ -334,7 +335,7 @@ fn rename_of_unknown_outcome_makes_no_cycle_of_directories() {
     mount.find("a/b").unwrap_err();
 }
 
-/// A stat of an open file failed while a directory above it was renamed here.
+/// Regression: stat of an open file failed while a directory above it was renamed here.
 #[test]
 fn an_open_file_below_a_directory_that_is_renamed_stays_there() {
     let (mount, in_flight) = mount(None);
@@ -362,8 +363,9 @@ fn an_open_file_below_a_directory_that_is_renamed_stays_there() {
     mount.close(&opened).unwrap();
 }
 
-/// Two callers asked the host about the same rename; what the slower one had been told was applied
-/// although the file had been renamed back meanwhile: its content went to the wrong name.
+/// Regression: two callers asked the host about the same rename, and the answer of the slower one
+/// was applied although the file had been renamed back meanwhile: its content went to the wrong
+/// name.
 #[test]
 fn a_stale_answer_about_a_rename_changes_nothing() {
     let (mount, in_flight) = mount(None);
@@ -382,9 +384,10 @@ fn a_stale_answer_about_a_rename_changes_nothing() {
     assert!(!mount.at("two").exists());
 }
 
-/// The threads that serve the kernel must not wait for the host.
+/// A caller that must not block, such as an event loop, gets `WouldWait` instead of asking the
+/// host.
 #[test]
-fn a_caller_that_may_not_wait_does_not_ask_about_a_rename() {
+fn caller_that_must_not_block_does_not_resolve_a_rename() {
     let never = Context {
         wait: Wait::Never,
         ..CX
@@ -417,7 +420,8 @@ fn a_caller_that_may_not_wait_does_not_ask_about_a_rename() {
     mount.rename("two", "three").unwrap();
 }
 
-/// While the host did not answer, a rename of unknown outcome made every listing fail.
+/// Regression: while the host could not be reached, a rename of unknown outcome made listings of
+/// all directories fail.
 #[test]
 fn a_rename_of_unknown_outcome_concerns_its_own_names_only() {
     let (mount, in_flight) = mount(None);
@@ -436,10 +440,10 @@ fn a_rename_of_unknown_outcome_concerns_its_own_names_only() {
     assert_eq!(mount.names("").unwrap(), ["dir", "two"]);
 }
 
-/// A listing that was requested before a rename, and arrived while its outcome was unknown, hid the
-/// new name for the TTL of the listing.
+/// Regression: a listing that was requested before a rename, and arrived while the outcome was
+/// unknown, hid the new name for the TTL.
 #[test]
-fn a_listing_from_before_a_rename_of_unknown_outcome_denies_no_name() {
+fn listing_older_than_a_rename_of_unknown_outcome_hides_no_name() {
     let (mount, in_flight) = mount(None);
     fs::write(mount.at("one"), "content").unwrap();
     mount.find("one").unwrap();
@@ -450,16 +454,16 @@ fn a_listing_from_before_a_rename_of_unknown_outcome_denies_no_name() {
         clock.advance(Duration::from_millis(1));
         rename(&vfs, "one", "two").unwrap_err();
     });
-    // Not of the two names.
+    // A lookup of a third name requests the listing.
     mount.find("other").unwrap_err();
     assert_eq!(mount.read("two").unwrap(), b"content");
     mount.find("one").unwrap_err();
     assert_eq!(mount.names("").unwrap(), ["two"]);
 }
 
-/// A listing after such a rename, for a name that it does not concern, says nothing of its names.
+/// A listing that is requested for a third name is not evidence against the names of the rename.
 #[test]
-fn a_listing_denies_no_name_of_a_rename_of_unknown_outcome() {
+fn listing_after_a_rename_of_unknown_outcome_hides_no_name() {
     let (mount, in_flight) = mount(None);
     fs::write(mount.at("one"), "content").unwrap();
     rename_with_unknown_outcome(&mount, &in_flight, "one", "two");
@@ -468,8 +472,8 @@ fn a_listing_denies_no_name_of_a_rename_of_unknown_outcome() {
     mount.find("one").unwrap_err();
 }
 
-/// A directory that was listed while a rename above it was under way vanished if the answer to that
-/// was lost.
+/// Regression: a directory that was listed while a rename above it was in flight disappeared if the
+/// answer to the rename was lost.
 #[test]
 fn a_directory_below_a_rename_whose_answer_is_lost_is_found() {
     let (mount, in_flight) = mount(None);
@@ -485,7 +489,7 @@ fn a_directory_below_a_rename_whose_answer_is_lost_is_found() {
             let result = vfs.readdir(&CX, fh, 0);
             sender.send(result.map(drop)).unwrap();
         });
-        // It comes to wait for the rename.
+        // Time for the listing to block on the rename.
         std::thread::sleep(Duration::from_millis(200));
         false
     });
@@ -495,8 +499,8 @@ fn a_directory_below_a_rename_whose_answer_is_lost_is_found() {
     assert_eq!(mount.names("moved/sub").unwrap(), ["file"]);
 }
 
-/// A program may write to a dirty file after a rename over it failed with an unknown outcome: the
-/// content becomes a conflict copy, and never replaces the file that was moved.
+/// After a rename of unknown outcome replaced a dirty file, its dirty content becomes a conflict
+/// copy, and never replaces the renamed file.
 #[test]
 fn dirty_file_replaced_by_a_rename_of_unknown_outcome_becomes_a_conflict_copy() {
     let (mount, in_flight) = mount(Some(Duration::from_secs(3600)));
@@ -520,14 +524,14 @@ fn dirty_file_replaced_by_a_rename_of_unknown_outcome_becomes_a_conflict_copy() 
     assert_eq!(all, [b"dirty".to_vec(), b"moved".to_vec()]);
 }
 
-/// A new request for the names of such a rename comes after it is known what that did.
+/// A request for a name of such a rename first resolves the rename.
 #[test]
-fn the_next_request_for_a_name_first_finds_out_about_the_rename_before_it() {
+fn next_request_for_a_name_resolves_the_rename_of_unknown_outcome() {
     let (mount, in_flight) = mount(None);
     fs::write(mount.at("one"), "old").unwrap();
     let opened = mount.open("one", libc::O_RDWR).unwrap();
     rename_with_unknown_outcome(&mount, &in_flight, "one", "two");
-    // The kernel need not look it up again.
+    // The kernel may send the next rename without a lookup.
     in_flight.is_away.store(true, SeqCst);
     mount.rename("two", "three").unwrap_err();
     in_flight.is_away.store(false, SeqCst);
@@ -538,10 +542,10 @@ fn the_next_request_for_a_name_first_finds_out_about_the_rename_before_it() {
     assert_eq!(fs::read(mount.at("three")).unwrap(), b"new");
 }
 
-/// Content that the host had was taken for durable, and the cache entry was removed, although the
-/// host's disk could not write it.
+/// Regression: content that the host had, but could not flush, was taken for durable, and its cache
+/// entry was removed.
 #[test]
-fn content_is_kept_until_the_disk_of_the_host_has_it() {
+fn content_is_kept_until_the_host_has_flushed_it() {
     let (mount, in_flight) = mount(Some(Duration::from_secs(3600)));
     fs::create_dir(mount.at("dir")).unwrap();
     fs::write(mount.at("dir/file"), "old").unwrap();
@@ -549,7 +553,7 @@ fn content_is_kept_until_the_disk_of_the_host_has_it() {
     let mtime = mount.find("dir/file").unwrap().stat.mtime;
     rename_with_unknown_outcome(&mount, &in_flight, "dir", "moved");
     let world = mount.crash();
-    // As after an earlier upload of unknown outcome.
+    // The host has the content, as after an upload of unknown outcome.
     let path = world.root().join("moved/file");
     fs::write(&path, "new").unwrap();
     let secs = Duration::new(u64::try_from(mtime.secs).unwrap(), mtime.nanos);
@@ -573,7 +577,7 @@ fn content_is_kept_until_the_disk_of_the_host_has_it() {
         );
         mount.crash();
     }
-    // A retry does not help if the host does not permit the flush.
+    // A retry is useless if the host does not permit the flush.
     world.put("sync", &says("Operation not permitted"));
     let mount = Mount::on(world, Setup::default());
     let [left] = &mount.recovered[..] else {
@@ -585,7 +589,7 @@ fn content_is_kept_until_the_disk_of_the_host_has_it() {
     );
 }
 
-/// An open file whose rename into another directory was carried out and never answered.
+/// Returns an open file whose rename into another directory was carried out without an answer.
 fn moved_to_another_directory() -> (Mount, Opened) {
     let (mount, in_flight) = mount(None);
     for dir in ["a", "c"] {
@@ -601,9 +605,10 @@ fn moved_to_another_directory() -> (Mount, Opened) {
     (mount, opened)
 }
 
-/// The content went to the old name, which came back, unless something had asked about the new one.
+/// Regression: the content was uploaded to the old name, which reappeared, unless the new name had
+/// been looked up before.
 #[test]
-fn an_upload_finds_out_about_the_rename_of_its_file() {
+fn upload_resolves_the_rename_of_its_file() {
     for renames_above in [false, true] {
         let (mount, opened) = moved_to_another_directory();
         if renames_above {
@@ -618,7 +623,7 @@ fn an_upload_finds_out_about_the_rename_of_its_file() {
     }
 }
 
-/// The dirty content of a file with two names was lost with the one that was removed.
+/// Regression: removing one of two hard links lost the dirty content of the file.
 #[test]
 fn unlink_uploads_for_the_other_name_although_a_rename_is_of_unknown_outcome() {
     let (mount, in_flight) = mount(Some(Duration::from_secs(3600)));
@@ -634,8 +639,8 @@ fn unlink_uploads_for_the_other_name_although_a_rename_is_of_unknown_outcome() {
     assert_eq!(mount.names("").unwrap(), ["other"]);
 }
 
-/// Each refused rename made all listings under way count for nothing: a lookup of another name
-/// failed after 50 of them, and reading the directory never ended.
+/// Regression: each refused rename invalidated all listings in flight: a lookup of another name
+/// failed after 50 of them, and readdir did not end.
 #[test]
 fn renames_that_fail_do_not_keep_a_directory_from_being_listed() {
     type Listings = Arc<std::sync::atomic::AtomicU32>;
@@ -663,9 +668,9 @@ fn renames_that_fail_do_not_keep_a_directory_from_being_listed() {
     assert!(listings.load(SeqCst) < 10, "{listings:?}");
 }
 
-/// Requests below a directory went to its old path.
+/// Regression: requests below the directory used its old path.
 #[test]
-fn changes_below_a_directory_come_after_its_rename_of_unknown_outcome() {
+fn changes_below_a_directory_resolve_its_rename_first() {
     let (mount, in_flight) = mount(None);
     fs::create_dir_all(mount.at("a/old")).unwrap();
     fs::write(mount.at("a/file"), "content").unwrap();

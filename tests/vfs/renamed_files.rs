@@ -1,4 +1,4 @@
-//! Contents whose file lost its name, or changes it: none of them is dropped.
+//! Dirty content whose file is renamed, removed or replaced: none of it is dropped.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,7 @@ use scpfs_testing::vfs_mount::Setup;
 use crate::faulty::Fate;
 use crate::faulty::Faulty;
 
-/// Whether any file in the mounted directory of the host holds exactly this.
+/// Whether any file in the mounted directory of the host has exactly this content.
 fn is_on_host(mount: &Mount, data: &[u8]) -> bool {
     let mut items = fs::read_dir(mount.world.root()).unwrap();
     items.any(|item| {
@@ -27,8 +27,8 @@ fn is_on_host(mount: &Mount, data: &[u8]) -> bool {
 
 type Hook = Box<dyn FnOnce() -> bool + Send>;
 
-/// Does something while a rename is under way; before the host does it, and then it is refused if
-/// that says so, or after.
+/// Hooks that run once during a rename: the first before the host gets it, which refuses it if it
+/// returns false; the second after the host has carried it out.
 #[derive(Default)]
 struct DuringRename(Mutex<Option<Hook>>, Mutex<Option<Hook>>);
 
@@ -94,8 +94,8 @@ fn recreated_file_takes_no_name_from_a_new_file() {
 }
 
 #[test]
-fn a_file_that_is_created_while_it_is_there_is_the_one_that_is_there() {
-    // The kernel does so when it was told before that there is none.
+fn create_of_an_existing_file_opens_it() {
+    // The kernel sends CREATE for an existing file if it has a negative entry for the name.
     let mount = Mount::new();
     let (attr, one) = mount.create("file", libc::O_RDWR).unwrap();
     mount.vfs.write(&CX, one.fh, 0, b"one").unwrap();
@@ -172,7 +172,7 @@ fn close_during_a_rename_uploads_to_the_new_name() {
     let (vfs, fh) = (Arc::clone(&mount.vfs), opened.fh);
     let (closed, ended) = std::sync::mpsc::channel();
     *during.0.lock() = Some(Box::new(move || {
-        // It waits for the rename.
+        // The close blocks until the rename is done.
         std::thread::spawn(move || {
             let result = vfs.flush(&CX, fh);
             closed.send(result.is_ok()).unwrap();
@@ -187,14 +187,15 @@ fn close_during_a_rename_uploads_to_the_new_name() {
     assert!(!mount.at("file").exists());
 }
 
-/// Opens `name` below `dir`, writes and closes it once the host has done what `during` waits for.
+/// Arms `during.1`, which opens `name`, writes to it and closes it after the host has carried out
+/// the next rename or removal, before its answer arrives.
 fn write_after(
     during: &DuringRename,
     mount: &Mount,
     name: &'static str,
 ) -> std::sync::mpsc::Receiver<bool> {
     let ino = mount.find(name).unwrap().ino;
-    // Its content is known here.
+    // Fetches the content.
     mount
         .close(&mount.open(name, libc::O_RDONLY).unwrap())
         .unwrap();
@@ -204,7 +205,7 @@ fn write_after(
         let flags = OpenFlags::new(libc::O_RDWR).unwrap();
         let opened = vfs.open(&CX, ino, flags).unwrap();
         vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
-        // It waits for the answer.
+        // The upload blocks until the answer has arrived.
         std::thread::spawn(move || {
             let result = vfs.flush(&CX, opened.fh);
             vfs.release(&CX, opened.fh).unwrap_or_default();
@@ -264,7 +265,8 @@ fn rename_that_was_not_carried_out_does_not_block_uploads() {
     let (_, opened) = mount.vfs.create(&CX, dir, b"new", 0o644, flags).unwrap();
     mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
     mount.close(&opened).unwrap();
-    // The journal as a crash leaves it that comes after the record and before the request.
+    // Copies the journal as it is if the daemon crashes after the rename is recorded and before it
+    // is requested.
     let cache = mount.cache.disk().dir().to_owned();
     let seen = Arc::new(Mutex::new(None));
     let journal = Arc::clone(&seen);

@@ -1,4 +1,4 @@
-//! The round trips that operations may cost: the table in docs/semantics.md, counted on the
+//! The number of round trips of each operation: the table in docs/semantics.md, counted on the
 //! channel.
 
 use std::fs;
@@ -73,7 +73,7 @@ fn a_look_up_in_a_huge_directory_asks_for_one_name() {
     );
 }
 
-/// Its size does not say so, as on filesystems that tell none.
+/// The size of the directory does not show that it is large, as on filesystems that report none.
 #[test]
 fn a_look_up_in_a_directory_of_too_many_names_asks_for_one_name() {
     let world = Arc::new(World::new(Userland::Gnu));
@@ -274,7 +274,7 @@ fn statfs_tells_of_the_filesystem_that_a_file_lies_on() {
     let mount = Mount::of(Arc::new(Retry::new(shell)), world, clock, Setup::default());
     let etc = mount.find("etc").unwrap().ino;
     let proc = mount.find("proc/version").unwrap().ino;
-    // A link: what it leads to may lie anywhere.
+    // A symlink may point to another filesystem.
     let link = mount.find("proc/self").unwrap().ino;
     let statfs = |ino| mount.counted(|| mount.vfs.statfs(&CX, ino).unwrap());
     let (of_root, trips) = statfs(Ino::ROOT);
@@ -288,7 +288,7 @@ fn statfs_tells_of_the_filesystem_that_a_file_lies_on() {
 }
 
 #[test]
-fn fsync_is_the_upload_and_close_after_it_costs_nothing() {
+fn fsync_costs_one_and_close_after_it_nothing() {
     let mount = with_files();
     mount.names("").unwrap();
     let (_, opened) = mount.create("new", libc::O_WRONLY).unwrap();

@@ -35,7 +35,7 @@ fn mount(kind: Kind) -> (Appliance, Mount) {
 }
 
 #[test]
-fn where_nothing_can_be_listed_files_are_found_by_name() {
+fn lookup_works_on_a_host_that_cannot_list() {
     for kind in [Kind::Insisting, Kind::HangingUp, Kind::Device] {
         let (appliance, mount) = mount(kind);
         fs::write(appliance.at("file"), "content").unwrap();

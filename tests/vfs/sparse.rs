@@ -59,7 +59,7 @@ fn a_file_too_sparse_for_the_host_is_refused_at_the_write() {
 }
 
 #[test]
-fn holes_of_a_file_without_a_name_are_nobody_elses_business() {
+fn unlinked_file_may_have_holes_of_any_size() {
     let mount = mount(false);
     let (_, opened) = mount.create("file", libc::O_RDWR).unwrap();
     mount.vfs.write(&CX, opened.fh, 0, b"data").unwrap();
