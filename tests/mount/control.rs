@@ -43,17 +43,18 @@ fn status(mounted: &Mounted) -> Value {
     document["mounts"][0].clone()
 }
 
-/// A directory of the host in which nothing can be uploaded any more.
+/// Makes the root on the host read-only or writable, so that uploads fail or succeed.
 fn refuse_uploads(mounted: &Mounted, refuses: bool) {
     let mode = if refuses { 0o555 } else { 0o755 };
     fs::set_permissions(mounted.there(""), fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// A file that the host refuses, with 7 bytes of content.
+/// Writes 7 bytes to a file whose upload the host then refuses.
 fn fail_to_upload(mounted: &Mounted) {
     let mut file = File::create(mounted.here("file")).unwrap();
     file.write_all(b"content").unwrap();
-    // It was made there when it was created here, or is made now: neither can be.
+    // Neither creating the file nor uploading it is permitted, whichever of the two is still to be
+    // done.
     refuse_uploads(mounted, true);
     let errno = rustix::io::Errno::from_io_error(&file.sync_all().unwrap_err());
     assert_eq!(errno, Some(rustix::io::Errno::ACCESS), "{}", mounted.log());
@@ -64,7 +65,7 @@ fn status_reports_the_state_of_a_mount() {
     let mut mounted = or_skip!(Mounted::new(&["-o", "cache_size=100M"]));
     mounted.put("file", vec![b'x'; 5000]);
     mounted.sh("cat file; cat file; cat file");
-    // The kernel lets go of a file after close() has returned.
+    // The kernel sends RELEASE after close() has returned.
     mounted.wait_until("the file is closed", |mounted| {
         status(mounted)["cache"]["bytes"] == 5000
     });
@@ -100,7 +101,8 @@ fn status_lists_waiting_uploads_with_reasons() {
         (&"writing".into(), &5.into())
     );
     fail_to_upload(&mounted);
-    // Its last handle tries once more, after close() has returned, and others do later.
+    // The release of the last handle retries the upload after close() has returned; later retries
+    // run in the background.
     let mut files = Value::Null;
     mounted.wait_until("no upload is in flight", |mounted| {
         files = status(mounted)["files"].clone();
@@ -129,7 +131,7 @@ fn status_answers_while_the_host_is_unreachable() {
     ]));
     fs::read_dir(mounted.here("")).unwrap();
     mounted.sshd.kill();
-    // Each look that fails finds one connection or more that has ended.
+    // Each failed listing detects at least one broken connection.
     let mut connection = Value::Null;
     mounted.wait_until("no connection is open", |mounted| {
         fs::read_dir(mounted.here("")).unwrap_err();
@@ -151,7 +153,8 @@ fn status_shows_the_progress_of_an_upload() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    // The host stops when it has got some of it, and so waits to be looked at.
+    // The sessions are stopped after a part of the content has arrived, so that the progress can be
+    // read.
     let has_begun = || {
         let mut files = fs::read_dir(mounted.there("")).unwrap().flatten();
         files.any(|file| file.metadata().is_ok_and(|meta| meta.len() > 0))
@@ -218,7 +221,7 @@ fn umount_gives_up_after_its_timeout() {
         "timeout=30,drain_timeout=1,cache_timeout=0"
     ]));
     fail_to_upload(&mounted);
-    // In this order: it would be uploaded by itself.
+    // Frozen first: otherwise the upload would be retried and would succeed.
     mounted.sshd.freeze();
     refuse_uploads(&mounted, false);
     let (code, said) = umount(&mounted, &["--timeout", "0.5"]);
@@ -228,7 +231,7 @@ fn umount_gives_up_after_its_timeout() {
         "{said}"
     );
     assert!(mounted.is_mounted());
-    // A signal waits no longer than it may, either.
+    // After SIGTERM, the drain ends at its deadline as well.
     mounted.signal(rustix::process::Signal::TERM);
     assert_eq!(mounted.wait().code(), Some(6), "{}", mounted.log());
     assert!(
@@ -259,7 +262,7 @@ fn umount_leaves_a_mount_that_is_in_use() {
 }
 
 #[test]
-fn only_scpfs_mounts_are_unmounted_and_looked_at() {
+fn status_and_umount_refuse_other_filesystems() {
     let mounted = or_skip!(Mounted::new(&[]));
     for command in ["status", "umount"] {
         let (code, text) = said(&mounted.control(&[command, "/proc"]).output().unwrap());
@@ -282,12 +285,12 @@ fn control_socket_survives_nonsense_and_long_lines() {
         &[b'x'; 100_000],
     ] {
         let mut stream = UnixStream::connect(&path).unwrap();
-        // It may hang up before all of it is sent.
+        // The daemon may close the connection before all of it is sent.
         let _sent = stream.write_all(words);
         idle.push(stream);
     }
     assert_eq!(status(&mounted)["pid"], mounted.pid());
-    // Many idle clients: further ones are refused, and the mount is not affected.
+    // The daemon refuses idle clients above a limit, and the mount is not affected.
     idle.extend((0..40).map(|_| UnixStream::connect(&path).unwrap()));
     fs::write(mounted.here("file"), "content").unwrap();
     drop(idle);
@@ -330,7 +333,7 @@ fn status_shows_conflicts_and_content_of_earlier_mounts() {
     );
 }
 
-/// A false daemon on the control socket: it claims that everything is uploaded and unmounted.
+/// A false daemon on the control socket, which claims that everything is uploaded and unmounted.
 struct Liar {
     dir: std::path::PathBuf,
     path: std::path::PathBuf,
@@ -396,8 +399,8 @@ impl Drop for Liar {
     }
 }
 
-/// Root's `status` printed the escape sequences of a false daemon, and `umount` believed it that
-/// the mount had ended.
+/// Regression: `status` of root printed the escape sequences of a false daemon, and `umount`
+/// believed its claim that the mount had ended.
 #[test]
 fn status_and_umount_do_not_believe_a_false_daemon() {
     let mounted = or_skip!(Mounted::new(&[]));
@@ -417,7 +420,7 @@ fn status_and_umount_do_not_believe_a_false_daemon() {
         assert!(text.contains("does not answer"), "{text:?}");
     }
     drop(liar);
-    // One of the owner: what it says is shown, without what a terminal would obey.
+    // Output of a daemon of the owner is shown, without its escape sequences.
     let liar = Liar::start(Path::new("/run/scpfs"), 0, &mount_id);
     for words in [&["status"][..], &["status", "--json"]] {
         let (code, text) = asks(words);

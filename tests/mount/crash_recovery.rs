@@ -82,7 +82,7 @@ fn waiting_uploads_are_uploaded_by_the_mount_after_a_kill() {
     assert_eq!(fs::read_dir(mounted.here("dir")).unwrap().count(), 20);
     kill(&mut mounted);
     mounted.start(&[]);
-    // Shown at once, and on the host a little later.
+    // The mount shows the files at once; the uploads follow.
     assert_eq!(fs::read_dir(mounted.here("dir")).unwrap().count(), 20);
     for n in 0..20 {
         let content = fs::read_to_string(mounted.here(&format!("dir/f{n}"))).unwrap();
@@ -112,7 +112,7 @@ fn upload_temporaries_of_a_killed_mount_are_removed_and_no_others() {
         .unwrap()
         .to_owned();
     kill(&mut mounted);
-    // As if the host had lost power in the middle of the upload.
+    // A temporary file, as a power failure of the host in the middle of the upload leaves it.
     let ours = mounted.there(&format!(".scpfs-{}00c0ffee.tmp", &id[8..]));
     let others = mounted.there(".scpfs-0123456789abcdef.tmp");
     fs::write(&ours, "half").unwrap();

@@ -1,4 +1,4 @@
-//! Programs that write past the kernel's page cache beside others that read through it.
+//! Programs that write with O_DIRECT while others read through the page cache.
 
 use std::alloc::Layout;
 use std::fs::File;
@@ -63,7 +63,7 @@ impl Aio {
 
     fn new() -> Self {
         let mut context = 0u64;
-        // SAFETY: io_setup(2) writes one pointer-sized number.
+        // SAFETY: io_setup(2) writes one pointer-sized number to `context`.
         let done = unsafe { libc::syscall(libc::SYS_io_setup, N_PIECES, &raw mut context) };
         assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
         // SAFETY: the layout is not empty.
@@ -71,9 +71,9 @@ impl Aio {
         Self { context, buf }
     }
 
-    /// Writes the whole range with this byte, all pieces at once, and waits for the last.
+    /// Fills the range with this byte: submits all pieces at once and waits for all.
     fn write(&self, file: &File, byte: u8) {
-        // SAFETY: the buffer is that long, and nothing else uses it.
+        // SAFETY: the buffer has this length, and nothing else uses it.
         unsafe { self.buf.write_bytes(byte, PIECE * N_PIECES) };
         let requests: Vec<Iocb> = (0..N_PIECES)
             .map(|n| Iocb {
@@ -87,12 +87,12 @@ impl Aio {
             .collect();
         let pointers: Vec<*const Iocb> = requests.iter().map(std::ptr::from_ref).collect();
         let (n, list) = (N_PIECES, pointers.as_ptr());
-        // SAFETY: the requests and the buffer outlive the wait for their ends below.
+        // SAFETY: the requests and the buffer outlive the wait for their completion below.
         let sent = unsafe { libc::syscall(libc::SYS_io_submit, self.context, n, list) };
         assert_eq!(usize::try_from(sent).ok(), Some(N_PIECES));
         let mut events = [Event::default(); N_PIECES];
         let (ends, none) = (events.as_mut_ptr(), std::ptr::null::<libc::timespec>());
-        // SAFETY: the array has room for as many ends as are asked for.
+        // SAFETY: the array has room for the number of events that is requested.
         let n_ends =
             unsafe { libc::syscall(libc::SYS_io_getevents, self.context, n, n, ends, none) };
         assert_eq!(usize::try_from(n_ends).ok(), Some(N_PIECES));
@@ -104,14 +104,15 @@ impl Aio {
 
 impl Drop for Aio {
     fn drop(&mut self) {
-        // SAFETY: no request is under way.
+        // SAFETY: no request is in flight.
         unsafe { libc::syscall(libc::SYS_io_destroy, self.context) };
-        // SAFETY: it was allocated with this layout.
+        // SAFETY: the buffer was allocated with this layout.
         unsafe { std::alloc::dealloc(self.buf, Self::LAYOUT) };
     }
 }
 
-/// Writes and reads; returns after how many cycles a reader missed a write that had ended.
+/// Writes and reads in a loop. Returns the first cycle in which a reader missed a completed write,
+/// and the offset of the stale byte.
 fn stale_after(path: &Path) -> Option<(usize, usize)> {
     let writer = File::options()
         .write(true)
@@ -144,7 +145,8 @@ fn stale_after(path: &Path) -> Option<(usize, usize)> {
     })
 }
 
-/// xfstests generic/451: pages that readers fetched while a write was under way stayed after it.
+/// Regression: pages that readers cached during a write stayed in the page cache after it (xfstests
+/// generic/451).
 #[test]
 fn readers_see_what_asynchronous_direct_writes_have_written() {
     let mounted = or_skip!(Mounted::new(&[]));

@@ -1,4 +1,4 @@
-//! `scpfs doctor`: what it says, and that its exit status is that of a mount.
+//! `scpfs doctor`: its report, and its exit status, which is that of a mount.
 
 use std::process::Command;
 use std::process::Stdio;

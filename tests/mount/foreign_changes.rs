@@ -10,8 +10,8 @@ use scpfs_testing::or_skip;
 
 use crate::Mounted;
 
-/// Reads an open file while it changes, and fails at what no version ever was: each version is one
-/// letter, and its length tells which.
+/// Reads an open file while it changes, and fails if the content is no version of the file. Each
+/// version repeats one letter, and the letter determines the size.
 const LOOK: &str = r#"
 import os, time
 SIZES = {c: n * SCALE for c, n in zip("abcde", (23, 2, 9000, 4096, 70000))}
@@ -23,7 +23,7 @@ def state():
     return st.st_size, st.st_mtime_ns
 while not os.path.exists(os.environ["ASIDE"] + "/done"):
     if time.monotonic() - began > 0.3:
-        # Whoever reads in parts without a pause keeps the version that is there.
+        # Without a pause between its reads, this program would keep its version.
         time.sleep(1.05)
         began = time.monotonic()
     before = state()
@@ -77,7 +77,7 @@ for n in range(400):
 open(os.environ["ASIDE"] + "/done", "w")
 "#;
 
-/// Runs a program of the mount beside one of the host; returns what the former says.
+/// Runs one program on the mount and another one on the host; returns the output of the former.
 fn beside(mounted: &Mounted, here: &str, there: &str) -> String {
     std::fs::write(mounted.aside("here.py"), here).unwrap();
     std::fs::write(mounted.aside("there.py"), there).unwrap();
@@ -91,7 +91,8 @@ fn beside(mounted: &Mounted, here: &str, there: &str) -> String {
 
 #[test]
 fn an_open_file_read_while_the_host_changes_it_is_of_one_version() {
-    // Small files are waited for, large ones come in the background.
+    // Reads wait for the newer version of a small file; that of a large file is fetched in the
+    // background.
     for scale in [1, 100] {
         let mounted = or_skip!(Mounted::new(&["-o", "cache_timeout=0"]));
         mounted.put("file", "a".repeat(23 * scale));

@@ -1,4 +1,4 @@
-//! Full disks, here and there.
+//! Full disks of the host and of the cache.
 
 use std::fs;
 use std::io::Write as _;
@@ -16,7 +16,7 @@ use scpfs_testing::sshd::Sshd;
 
 use crate::Mounted;
 
-/// A small tmpfs; taken off when dropped.
+/// A small tmpfs; unmounted on drop.
 pub(crate) struct Small(tempfile::TempDir);
 
 impl Small {
@@ -24,7 +24,7 @@ impl Small {
         Self::with_mode(size, "777")
     }
 
-    /// One for a cache, which only its owner may write to.
+    /// A tmpfs for a cache: only its owner may write to it.
     fn private(size: &str) -> Self {
         Self::with_mode(size, "700")
     }
@@ -59,7 +59,7 @@ fn a_full_host_is_enospc_at_close_and_the_old_file_is_untouched() {
     if !is_root() {
         return;
     }
-    // Mounted before the server starts, which lives in a namespace of its own.
+    // Mounted before the server starts, because the server has a mount namespace of its own.
     let small = Small::new("1m");
     let sshd = or_skip!(Sshd::start(Options::default()));
     let mut mounted = or_skip!(Mounted::on(sshd, &[]));
@@ -76,11 +76,11 @@ fn a_full_host_is_enospc_at_close_and_the_old_file_is_untouched() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(said.contains("No space left on device"), "{said}");
         assert_eq!(fs::read(small.path().join("file")).unwrap(), b"old content");
-        // It is tried again by itself, which has a temporary file as well.
+        // The retry in the background creates a temporary file as well.
         mounted.wait_until("no temporary file is left", |_| {
             fs::read_dir(small.path()).unwrap().count() == 1
         });
-        // The new content is here; and goes there when it is made to fit.
+        // The mount keeps the new content, which is uploaded once it fits.
         assert_eq!(fs::metadata(point.join("file")).unwrap().len(), size);
     }
     fs::write(point.join("file"), "short").unwrap();
@@ -88,10 +88,10 @@ fn a_full_host_is_enospc_at_close_and_the_old_file_is_untouched() {
     point.unmount();
 }
 
-/// A file of 700 kB on a disk of 1 MB could not be appended to, nor saved: there was no room for a
-/// second copy.
+/// Regression: a file of 700 kB on a disk of 1 MB could be neither appended to nor replaced,
+/// because a second copy had no room.
 #[test]
-fn a_file_that_has_no_room_for_a_second_copy_is_saved_in_place() {
+fn a_file_that_has_no_room_for_a_second_copy_is_uploaded_in_place() {
     if !is_root() {
         return;
     }
@@ -115,7 +115,7 @@ fn a_file_that_has_no_room_for_a_second_copy_is_saved_in_place() {
     fs::write(&here, &other).unwrap();
     assert!(fs::read(&there).unwrap() == other);
     assert!(fs::read(&here).unwrap() == other);
-    // More than there is room for in any way is refused, and nothing is lost.
+    // Content that does not fit even in place is refused, and the old content stays.
     let mut file = fs::File::create(&here).unwrap();
     file.write_all(&vec![b'z'; 1_500_000]).unwrap();
     let error = file.sync_all().unwrap_err();
@@ -128,7 +128,8 @@ fn a_file_that_has_no_room_for_a_second_copy_is_saved_in_place() {
     point.unmount();
 }
 
-/// Closing a file is where an upload fails: returns the errno of that, and how long it took.
+/// Writes and closes a file; returns the errno of close(), which waits for the upload, and its
+/// duration.
 fn upload(path: &Path, size: usize) -> (Option<i32>, Duration) {
     let clock = SystemClock::new();
     let mut file = fs::File::create(path).unwrap();
@@ -142,7 +143,8 @@ fn upload(path: &Path, size: usize) -> (Option<i32>, Duration) {
 
 #[test]
 fn a_large_file_that_does_not_fit_on_the_host_is_enospc_at_once() {
-    // It was EIO after the whole timeout: a write waits for the window of a program that has ended.
+    // Regression: the error was EIO after the whole deadline, because a write waited for the window
+    // of a channel whose program had ended.
     if !is_root() {
         return;
     }
@@ -173,11 +175,11 @@ fn a_large_file_that_does_not_fit_on_the_host_is_enospc_at_once() {
 
 #[test]
 fn a_large_file_that_the_host_may_not_write_fails_at_once() {
-    // A program that is killed while it receives looks the same as a full disk.
+    // The receiving program is killed by the size limit, which looks the same as a full disk.
     if !is_root() {
         return;
     }
-    // In blocks of 512 bytes.
+    // `ulimit -f` counts blocks of 512 bytes.
     let limited = r#"ForceCommand ulimit -f 20000; eval "$SSH_ORIGINAL_COMMAND""#;
     let sshd = or_skip!(Sshd::start(Options::default().line(limited)));
     let mounted = or_skip!(Mounted::on(sshd, &["-o", "timeout=60"]));
@@ -211,7 +213,7 @@ fn a_full_cache_disk_is_enospc_for_the_writer_and_the_mount_stays_up() {
     fs::remove_file(mounted.here("big")).unwrap();
     fs::write(mounted.here("small"), "fits").unwrap();
     assert_eq!(fs::read(mounted.there("small")).unwrap(), b"fits");
-    // A file that does not fit cannot be opened; others can.
+    // Opening a file that does not fit into the cache fails; other files can be opened.
     fs::write(mounted.there("huge"), vec![1; 8 << 20]).unwrap();
     let error = fs::read(mounted.here("huge")).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
@@ -232,11 +234,12 @@ fn waiting_uploads_survive_a_full_cache_disk() {
     let sshd = or_skip!(Sshd::start(Options::default()));
     let proxy = Proxy::before(&sshd);
     let mut mounted = or_skip!(Mounted::on(sshd, &args));
-    // Whole pages: what is written beyond the last one is then written whole or not at all.
+    // Whole pages: a partial write after the last page then has either all of a page or nothing of
+    // it.
     let content = |round: u8, n: u8| vec![round * 16 + n; 122 << 12];
     for round in 0..2 {
         let names = [0, 1, 2].map(|n| (format!("round{round}-{n}"), content(round, n)));
-        // Made now: no name can be looked up when the host is away.
+        // Created now: no name can be looked up while the host cannot be reached.
         let files = names.each_ref().map(|(name, content)| {
             let file = fs::File::create(mounted.here(name)).unwrap();
             (file, content)
@@ -244,10 +247,11 @@ fn waiting_uploads_survive_a_full_cache_disk() {
         let mut big = fs::File::create(mounted.here(&format!("big{round}"))).unwrap();
         proxy.refuse();
         for (mut file, content) in files {
-            // close() fails, and the program ignores that.
+            // The upload at close fails; dropping a `File` ignores the error of close().
             file.write_all(content).unwrap();
         }
-        // One more takes the rest of the disk, and then somebody else the very last of it.
+        // One more writer fills the disk up to the reserve, and then another program fills the
+        // rest.
         let error = (0..200).find_map(|_| big.write_all(&[0; 64 << 10]).err());
         assert_eq!(error.unwrap().raw_os_error(), Some(libc::ENOSPC));
         let filler = small.path().join("filler");

@@ -1,4 +1,5 @@
-//! A daemon that is killed: what its guard does, and what `scpfs umount` does without one.
+//! Killed daemons: the guard process unmounts, and `scpfs umount` does if there is no guard
+//! process.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +12,8 @@ use scpfs_testing::or_skip;
 
 use crate::Mounted;
 
-/// The guard of a daemon: its only child with that name, which it gives itself.
+/// The guard process of a daemon: the only child with the name that a guard process sets for
+/// itself.
 fn guard_of(mounted: &mut Mounted) -> i32 {
     let daemon = mounted.pid();
     let mut guard = None;
@@ -39,7 +41,7 @@ fn find_guard(daemon: i32) -> Option<i32> {
     None
 }
 
-/// The name of a process and what follows it in `/proc/PID/stat`: its state, its parent, ...
+/// The name of a process, and the fields after it in `/proc/PID/stat`: state, parent, ...
 fn stat(pid: i32) -> Option<(String, Vec<String>)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (start, end) = text.rsplit_once(')')?;
@@ -48,7 +50,7 @@ fn stat(pid: i32) -> Option<(String, Vec<String>)> {
     Some((command, fields))
 }
 
-/// Whether a process has ended; a zombie has ended.
+/// Whether a process has ended; a zombie counts as ended.
 fn has_ended(pid: i32) -> bool {
     stat(pid).is_none_or(|(_, fields)| fields[0] == "Z")
 }
@@ -61,11 +63,11 @@ fn socket_of(daemon: i32) -> String {
 fn a_daemon_that_is_killed_leaves_a_plain_directory() {
     let mut mounted = or_skip!(Mounted::new(&[]));
     fs::write(mounted.here("file"), "content").unwrap();
-    // In use: somebody is in it, and has a file open.
+    // The mount is in use: as a working directory, and by an open file.
     let open = fs::File::open(mounted.here("file")).unwrap();
     let daemon = mounted.pid();
     let guard = guard_of(&mut mounted);
-    // A session of its own, and nothing open but a pipe.
+    // The guard process is a session leader, and only a pipe is open in it.
     assert_eq!(stat(guard).unwrap().1[3], guard.to_string());
     let fds = fs::read_dir(format!("/proc/{guard}/fd")).unwrap();
     let open_files: Vec<_> = fds
@@ -99,13 +101,13 @@ fn guard_ends_with_the_mount_and_survives_signals_to_the_daemon() {
     fs::write(mounted.here("file"), "content").unwrap();
     assert!(!has_ended(guard));
     assert_eq!(mounted.unmount().code(), Some(0));
-    // The daemon waits for it, but not for ever.
+    // The daemon waits for the guard process up to a deadline, and may end before it.
     mounted.wait_until("the guard has ended", |_| has_ended(guard));
     mounted.start(&[]);
 }
 
 #[test]
-fn another_mount_in_the_place_of_a_killed_one_is_left_alone() {
+fn mount_over_a_killed_one_is_left_alone() {
     let mut mounted = or_skip!(Mounted::new(&[]));
     let guard = guard_of(&mut mounted);
     let point = mounted.aside("mnt");

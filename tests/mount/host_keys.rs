@@ -1,4 +1,4 @@
-//! A host with another key in the place of the one that was mounted.
+//! A host whose key is not that of the host that was mounted.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use scpfs_testing::or_skip;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
 
-/// Nothing is checked and nothing remembered, as people do with routers, virtual machines, tunnels.
+/// Neither checks nor remembers host keys, as is common for routers, virtual machines and tunnels.
 const UNCHECKED: &str = "UserKnownHostsFile=/dev/null,StrictHostKeyChecking=no";
 
 fn errno(result: std::io::Result<impl Sized>) -> Option<i32> {
@@ -19,7 +19,7 @@ fn recover(mounted: &Mounted) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Tries to mount what was mounted; returns the exit status and what was said.
+/// Tries to mount the same root again; returns the exit status and stderr.
 fn try_to_mount(mounted: &Mounted, options: &str) -> (Option<i32>, String) {
     let output = mounted
         .command()
@@ -33,8 +33,9 @@ fn try_to_mount(mounted: &Mounted, options: &str) -> (Option<i32>, String) {
 }
 
 #[test]
-fn content_that_waits_goes_to_no_host_with_another_key() {
-    // The host at the same address got the content, and `recover` said that nothing was left.
+fn waiting_upload_goes_to_no_host_with_another_key() {
+    // Regression: the other host at the same address got the content, and `recover` reported that
+    // nothing was left.
     let options = format!("{UNCHECKED},writeback=600");
     let mut mounted = or_skip!(Mounted::new(&["-o", &options]));
     fs::write(mounted.there("clean"), "of the first host").unwrap();
@@ -67,7 +68,7 @@ fn content_that_waits_goes_to_no_host_with_another_key() {
     let listed = recover(&mounted);
     assert!(listed.contains("file: to be uploaded"), "{listed}");
     assert!(listed.contains(&expected), "{listed}");
-    // The fingerprint of any other key accepts nothing.
+    // The option accepts only the key with that fingerprint.
     let (status, said) = try_to_mount(&mounted, &format!("{UNCHECKED},accept_host_key={expected}"));
     assert_eq!(status, Some(3), "{said}");
 
@@ -78,7 +79,7 @@ fn content_that_waits_goes_to_no_host_with_another_key() {
         fs::read(&there).is_ok_and(|data| data == b"for the first host")
     });
     assert_eq!(mounted.unmount().code(), Some(0));
-    // It is the host of this mount from now on.
+    // From now on, the new key is the pinned key of this mount.
     mounted.start(&["-o", UNCHECKED]);
     assert_eq!(
         fs::read(mounted.here("clean")).unwrap(),
@@ -87,7 +88,7 @@ fn content_that_waits_goes_to_no_host_with_another_key() {
 }
 
 #[test]
-fn a_directory_asked_for_by_other_words_is_known_by_its_host_as_well() {
+fn another_path_of_the_root_has_the_same_pinned_key() {
     let mut mounted = or_skip!(Mounted::new(&["-o", UNCHECKED]));
     assert_eq!(mounted.unmount().code(), Some(0));
     mounted.sshd.become_another_host();
@@ -107,7 +108,7 @@ fn a_directory_asked_for_by_other_words_is_known_by_its_host_as_well() {
 }
 
 #[test]
-fn a_key_of_another_type_is_asked_for_whatever_words_name_the_directory() {
+fn pinned_key_type_is_requested_for_every_path_of_the_root() {
     let only_ecdsa = format!("{UNCHECKED},HostKeyAlgorithms=ecdsa-sha2-nistp256");
     let mut mounted = or_skip!(Mounted::new(&["-o", &only_ecdsa]));
     assert_eq!(mounted.unmount().code(), Some(0));

@@ -19,9 +19,9 @@ fn mounts_below(dir: &Path) -> Vec<String> {
     below.map(str::to_owned).collect()
 }
 
-/// The owner of a directory above the mountpoint could exchange it while root logged in: the mount
-/// covered another directory and stayed there without a daemon, or the filesystem of the mountpoint
-/// was unmounted.
+/// Regression: the owner of a directory above the mountpoint could replace it while root logged in:
+/// the mount covered another directory and stayed there without a daemon, or the filesystem at the
+/// mountpoint was unmounted.
 #[test]
 fn a_mountpoint_that_is_exchanged_during_the_login_is_not_mounted_elsewhere() {
     if !is_root() {
@@ -45,7 +45,7 @@ fn a_mountpoint_that_is_exchanged_during_the_login_is_not_mounted_elsewhere() {
         }
         fs::set_permissions(base.join("way"), fs::Permissions::from_mode(0o777)).unwrap();
         fs::write(base.join("victim/point/file"), "precious").unwrap();
-        // The host is this machine, and its user owns the directory on the way.
+        // The host is this machine, and the login user owns the directory above the mountpoint.
         let script = base.join("forced");
         let text = format!(
             "#!/bin/sh\ncd '{}' && [ -e done ] || {{ {exchange}; : >done; }}\n\
@@ -75,7 +75,7 @@ fn a_mountpoint_that_is_exchanged_during_the_login_is_not_mounted_elsewhere() {
     }
 }
 
-/// Escape sequences in names chosen by other users reached the terminal.
+/// Regression: escape sequences in names that other users chose were printed to the terminal.
 #[test]
 fn no_name_of_a_directory_reaches_the_terminal_as_it_is() {
     let mounted = or_skip!(Mounted::new(&[]));

@@ -26,7 +26,7 @@ fn sixty_four_readers_of_a_stopped_host_do_not_delay_a_cached_stat() {
             thread::spawn(move || fs::read(path))
         })
         .collect();
-    // Answered while all of them wait: nothing here can be answered by the host.
+    // The attributes are cached, and must be returned while all readers wait for the host.
     let (told, answers) = mpsc::channel();
     let (known, other) = (mounted.here("known"), mounted.here("file63"));
     thread::spawn(move || {
@@ -58,7 +58,7 @@ fn no_call_waits_for_ever_and_the_mount_heals() {
     assert_eq!(fs::read(mounted.here("file")).unwrap(), b"content");
     mounted.sshd.freeze_sessions();
     thread::sleep(Duration::from_millis(1500));
-    // All of them come back, the later ones perhaps over a new connection.
+    // All calls return, the later ones possibly over a new connection.
     for result in [
         fs::metadata(mounted.here("file")).map(drop),
         fs::read(mounted.here("other")).map(drop),
@@ -88,14 +88,14 @@ fn a_connection_that_breaks_in_a_large_upload_leaves_the_old_file() {
     mounted.put("file", "old");
     let path = mounted.here("file");
     let writer = thread::spawn(move || fs::write(path, vec![7; 200 << 20]));
-    // Until the upload has begun, by its temporary file.
+    // The temporary file shows that the upload has begun.
     let is_uploading = || fs::read_dir(mounted.there("")).unwrap().count() > 1;
     wait_until("the upload has begun", is_uploading);
     mounted.sshd.freeze_sessions();
     thread::sleep(Duration::from_secs(1));
     assert_eq!(fs::read(mounted.there("file")).unwrap(), b"old");
     mounted.sshd.thaw_sessions();
-    // It was a pause, or it was a break: the outcome is whole in both cases.
+    // Either the upload was delayed or it failed: the file is complete in both cases.
     drop(writer.join().unwrap());
     let data = fs::read(mounted.there("file")).unwrap();
     assert!(data == b"old" || data == vec![7; 200 << 20]);

@@ -1,4 +1,4 @@
-//! A host in a network of its own that loses every packet for a while.
+//! A host in a network namespace of its own that loses all packets for a while.
 
 use std::fs;
 use std::thread;
@@ -13,10 +13,10 @@ use scpfs_testing::or_skip;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
 
-/// Nothing is refused or reset: packets are lost, and TCP sends them again when it thinks best.
+/// Connections are neither refused nor reset: TCP retransmits the lost packets with its own delays.
 #[test]
 fn network_that_loses_all_packets_for_a_while_only_delays() {
-    // A thread that ends takes its network with it.
+    // The network namespace ends with the thread.
     let result = thread::spawn(|| {
         let network = or_skip!(Network::new());
         network.enter();
@@ -39,7 +39,7 @@ fn network_that_loses_all_packets_for_a_while_only_delays() {
             assert_eq!(fs::read(mounted.there("file")).unwrap(), b"old");
             let is_over = writer.is_finished();
             network.heal();
-            // `fs::write` does not look at what close(2) says.
+            // `fs::write` ignores the result of close(2).
             writer.join().unwrap().unwrap_or_default();
             eprintln!("cut for {length:?}, written after {:?}", begun.elapsed());
             assert!(is_short || is_over, "it hung");
@@ -49,7 +49,7 @@ fn network_that_loses_all_packets_for_a_while_only_delays() {
             let path = mounted.here("");
             mounted.wait_until("it answers", |_| fs::read_dir(&path).is_ok());
         }
-        // The server closes the connections that were given up, in time.
+        // By now the server has closed the connections that the client gave up.
         assert_eq!(mounted.unmount().code(), Some(0));
         mounted.start(&args);
         assert_eq!(fs::read(mounted.here("file")).unwrap(), b"new");

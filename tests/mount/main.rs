@@ -1,6 +1,6 @@
 #![cfg(test)]
 #![allow(clippy::disallowed_methods, reason = "tests run programs")]
-//! Real mounts of a real sshd, used as people use them.
+//! Real mounts of a real sshd, used by ordinary programs.
 //!
 //! - `control`: `scpfs status` and `scpfs umount`.
 //! - `crash_recovery`: recovery after a daemon was killed, and `scpfs recover`.

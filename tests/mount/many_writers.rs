@@ -63,7 +63,7 @@ fn two_mounts_and_a_program_on_the_host_lose_no_line_that_was_closed() {
                         let line = format!("mount {mount} writer {writer} line {n}\n");
                         match append(&path, &line) {
                             Ok(()) => acknowledged.lock().push(line),
-                            // Somebody was faster: it is beside the file.
+                            // Another writer was first: the line is in a conflict copy.
                             Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
                                 *n_stale.lock() += 1;
                             }

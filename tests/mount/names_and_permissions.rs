@@ -1,4 +1,4 @@
-//! Names, permissions and files that are not as one would like them.
+//! Unusual names, missing permissions and files that change while they are fetched.
 
 use std::fs;
 use std::fs::File;
@@ -11,10 +11,10 @@ use scpfs_testing::or_skip;
 
 use crate::Mounted;
 
-/// Closes a file and returns the errno that this gives.
+/// Closes a file; returns the errno of close(2), or 0.
 fn close(file: File) -> i32 {
     use std::os::fd::IntoRawFd as _;
-    // SAFETY: the descriptor was the file's, which has given it up.
+    // SAFETY: `file` has given up the descriptor, and nothing else uses it.
     let result = unsafe { libc::close(file.into_raw_fd()) };
     if result == 0 {
         0
@@ -84,7 +84,7 @@ fn every_name_works_through_a_mount() {
 }
 
 #[test]
-fn close_says_that_the_host_denied_the_upload_and_the_content_is_kept() {
+fn close_reports_a_denied_upload_and_keeps_the_content() {
     let mut mounted = or_skip!(Mounted::new(&[]));
     fs::write(mounted.here("file"), "old content").unwrap();
     let mut file = File::options()
@@ -92,7 +92,7 @@ fn close_says_that_the_host_denied_the_upload_and_the_content_is_kept() {
         .open(mounted.here("file"))
         .unwrap();
     file.write_all(b"NEW").unwrap();
-    // The host's administrator takes the directory and the file away from the login user.
+    // The administrator of the host makes the directory and the file read-only for the login user.
     let root = mounted.there("");
     for path in [&mounted.there("file"), &root] {
         std::os::unix::fs::chown(path, Some(0), Some(0)).unwrap();
@@ -107,20 +107,20 @@ fn close_says_that_the_host_denied_the_upload_and_the_content_is_kept() {
         .unwrap();
     let kept = kept.rsplit("kept in ").next().unwrap();
     assert_eq!(fs::read(kept).unwrap(), b"NEW content");
-    // The failed upload is reported again when unmounting, and by the exit status.
+    // Unmounting reports the failed upload, also by its exit status.
     let status = mounted.unmount();
     assert_eq!(status.code(), Some(6), "{}", mounted.log());
     assert!(mounted.log().contains("not uploaded: file"));
     assert_eq!(fs::read(kept).unwrap(), b"NEW content");
     mounted.start(&[]);
-    // The next mount shows it, tries again, and says once more that the host has not got it.
+    // The next mount shows the content, retries the upload, and reports its failure.
     assert_eq!(fs::read(mounted.here("file")).unwrap(), b"NEW content");
     mounted.wait_until("the refusal is logged", |it| {
         it.log().contains("file is not uploaded on the host")
     });
     assert_eq!(mounted.unmount().code(), Some(6), "{}", mounted.log());
     assert_eq!(fs::read(kept).unwrap(), b"NEW content");
-    // Once the host takes it again, so does the next mount.
+    // Once the host permits it, the next mount uploads the content.
     fs::set_permissions(&root, fs::Permissions::from_mode(0o777)).unwrap();
     fs::set_permissions(mounted.there("file"), fs::Permissions::from_mode(0o666)).unwrap();
     mounted.start(&[]);
@@ -136,11 +136,11 @@ fn a_directory_or_file_that_may_not_be_written_is_refused_at_once() {
     let open = || File::options().write(true).open(mounted.here("dir/file"));
     fs::create_dir(mounted.there("dir")).unwrap();
     fs::write(mounted.there("dir/file"), "x").unwrap();
-    // Both are root's, and the login user is not.
+    // Root owns both, and the login user is not root.
     let create = File::create(mounted.here("dir/new")).unwrap_err();
     assert_eq!(create.raw_os_error(), Some(libc::EACCES));
     assert_eq!(open().unwrap_err().raw_os_error(), Some(libc::EACCES));
-    // A file that may be written in a directory that may not is written in place.
+    // A writable file in a read-only directory is written in place.
     fs::set_permissions(mounted.there("dir/file"), fs::Permissions::from_mode(0o666)).unwrap();
     let mut file = open().unwrap();
     file.write_all(b"written").unwrap();
@@ -164,7 +164,7 @@ fn an_unreadable_file_or_directory_is_denied() {
             .and_then(|mut d| d.next().unwrap())
             .unwrap_err(),
     );
-    // It cannot be listed, but what is in it can be found by name.
+    // The directory cannot be listed, but names in it can be looked up.
     assert_eq!(fs::read(mounted.here("closed/file")).unwrap(), b"x");
     assert_eq!(
         fs::metadata(mounted.here("closed/nope"))
@@ -186,7 +186,7 @@ fn a_file_that_changes_while_it_is_fetched_is_never_a_mixture() {
             let mut n = 0u8;
             while !stop.load(std::sync::atomic::Ordering::SeqCst) {
                 n = n.wrapping_add(1);
-                // A new file each time, of another size.
+                // Each version is a new file of another size.
                 let temp = path.with_extension("new");
                 fs::write(&temp, vec![n; 200_000 + usize::from(n) * 1000]).unwrap();
                 fs::rename(&temp, &path).unwrap();
@@ -196,7 +196,7 @@ fn a_file_that_changes_while_it_is_fetched_is_never_a_mixture() {
     for _ in 0..30 {
         match fs::read(mounted.here("file")) {
             Ok(data) => assert!(data.iter().all(|b| *b == data[0]), "a mixture"),
-            // Never the same twice for three fetches: said, not guessed.
+            // If three fetches in a row meet a change, the read fails.
             Err(error) => assert!(
                 [libc::EIO, libc::ENOENT, libc::ESTALE].contains(&error.raw_os_error().unwrap())
             ),
@@ -213,7 +213,7 @@ fn a_file_that_changes_while_it_is_fetched_is_never_a_mixture() {
 }
 
 #[test]
-fn noise_at_login_changes_nothing() {
+fn output_at_login_changes_no_content() {
     let options = scpfs_testing::sshd::Options::default().account(scpfs_testing::sshd::NOISY);
     let sshd = or_skip!(scpfs_testing::sshd::Sshd::start(options));
     let mounted = or_skip!(Mounted::on(sshd, &[]));

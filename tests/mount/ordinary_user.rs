@@ -10,7 +10,7 @@ use scpfs_testing::or_skip;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
 
-/// Lets everybody open /dev/fuse, as it is on most systems, until it is dropped.
+/// Makes /dev/fuse usable by everyone, as on most systems; restores its mode on drop.
 struct OpenDevice(u32);
 
 impl OpenDevice {
@@ -29,7 +29,7 @@ impl Drop for OpenDevice {
 
 #[test]
 fn an_ordinary_user_mounts_uses_and_unmounts() {
-    // The server needs root, and so does a test that becomes another user.
+    // The server needs root, and so does the switch to another user.
     let sshd = or_skip!(Sshd::start(Options::default()));
     if !can_mount() {
         return;
@@ -38,7 +38,7 @@ fn an_ordinary_user_mounts_uses_and_unmounts() {
         .prefix("scpfs-user-")
         .tempdir_in("/var/tmp")
         .unwrap();
-    // As /var/tmp: what is in it can be changed by its owner alone.
+    // With the mode of /var/tmp: only the owner of a file in it can rename or remove the file.
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).unwrap();
     let program = dir.path().join("scpfs");
     fs::copy(env!("CARGO_BIN_EXE_scpfs"), &program).unwrap();
@@ -71,7 +71,7 @@ fn an_ordinary_user_mounts_uses_and_unmounts() {
     std::os::unix::fs::chown(&key, Some(fs::metadata(sshd.home()).unwrap().uid()), None).unwrap();
     as_user("mkdir home mnt host");
     let mount = "./scpfs -F \"$CONFIG\" -oIdentityFile=\"$KEY\" \"h:$PWD/host\" mnt";
-    // On a machine where only root may open the device, that is what is said.
+    // If only root may open the device, the error message says so.
     let device = OpenDevice::new();
     fs::set_permissions("/dev/fuse", fs::Permissions::from_mode(0o600)).unwrap();
     let (code, _, said) = as_user(mount);
@@ -87,7 +87,7 @@ fn an_ordinary_user_mounts_uses_and_unmounts() {
          mkdir closed; chmod 700 closed
          {mount}; ls mnt; fusermount3 -u mnt"
     ));
-    // Killed, and cleared by the guard; then without a guard.
+    // The daemon is killed twice: once with a guard process, which unmounts, and once without.
     let (ends, told, complained) = as_user(&format!(
         "pid() {{ ./scpfs status --json mnt | sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/'; }}
          gone() {{ n=0; while grep -q \" $PWD/mnt \" /proc/self/mountinfo; do
@@ -102,7 +102,7 @@ fn an_ordinary_user_mounts_uses_and_unmounts() {
          {mount}; daemon=$(pid); guard=$(guard); kill -9 $guard $daemon; clear; gone
          {mount}; echo new > mnt/file; ./scpfs umount mnt; gone; cat host/file"
     ));
-    // The cache of somebody else, from both sides.
+    // Neither user may use the cache of the other.
     let closed = tempfile::tempdir().unwrap();
     fs::set_permissions(closed.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let (status, _, denial) = as_user(&format!(

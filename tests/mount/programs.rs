@@ -1,4 +1,4 @@
-//! Programs that know nothing of scpfs.
+//! Ordinary programs on a mount.
 
 use rustix::fs::XattrFlags;
 use rustix::fs::getxattr;
@@ -65,7 +65,7 @@ fn editors_save_files() {
         test "$(cat "$THERE/file")" = "$(printf 'ONE\nTWO\nthree')"
         test "$(stat -c %a "$THERE/file")" = 640
         "#);
-    // nano needs a terminal, and a user who waits for its output before the next key.
+    // nano needs a terminal, and waits for each screen update before it accepts the next key.
     mounted.sh(r#"
         cat > "$ASIDE/keys.py" <<'END'
 import os, pty, sys
@@ -124,7 +124,8 @@ fn git_finds_its_repository_unchanged() {
         git gc -q; git fsck
         "#,
     );
-    // A file whose second is over is not read again to find out that it did not change.
+    // git does not read a file whose mtime is in an earlier second than its index to find out
+    // whether it has changed.
     mounted.sh(r#"
         cd clone; touch -d '-1 minute' f*; git -c safe.directory='*' status --porcelain > /dev/null
         strace -f -e trace=openat -o "$ASIDE/trace" git -c safe.directory='*' status --porcelain

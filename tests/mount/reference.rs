@@ -143,14 +143,14 @@ fn operation(random: &mut Random) -> Op {
     }
 }
 
-/// One of the two filesystems.
+/// One of the two filesystems: the mount or the local directory.
 struct Side<'a> {
     root: &'a Path,
     open: [Option<File>; N_SLOTS],
 }
 
 impl Side<'_> {
-    /// Does an operation and says in words what came of it.
+    /// Performs an operation; returns its result as text.
     fn apply(&mut self, op: &Op) -> String {
         match self.try_apply(op) {
             Ok(text) => text,
@@ -231,7 +231,7 @@ fn sum(data: &[u8]) -> u64 {
 fn describe(path: &Path) -> io::Result<String> {
     let meta = fs::symlink_metadata(path)?;
     let size = if meta.is_dir() { 0 } else { meta.size() };
-    // Links of a directory are those of its subdirectories, on ext4; elsewhere they differ.
+    // The link count of a directory differs between filesystems; only some count subdirectories.
     let nlink = if meta.is_dir() { 0 } else { meta.nlink() };
     Ok(format!(
         "{:?} {:o} {size} {nlink}",

@@ -1,4 +1,4 @@
-//! A host with nothing but scp, mounted.
+//! A mount of a scp-only host.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -8,7 +8,7 @@ use scpfs_testing::or_skip;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
 
-/// A forced command as it is used in practice for accounts that may run scp only.
+/// A forced command of the kind that is in use for accounts which may only run scp.
 const SCP_ONLY: &str = r#"ForceCommand case "$SSH_ORIGINAL_COMMAND" in "scp "*" -f "*|"scp "*" -t "*) eval "exec $SSH_ORIGINAL_COMMAND";; esac; echo "this account runs scp only"; exit 1"#;
 
 fn mounted(args: &[&str]) -> Option<Mounted> {
@@ -49,7 +49,7 @@ fn programs_work_on_a_host_that_has_nothing_but_scp() {
         test "$(stat -c %a "$THERE/hello")" = 600
         df . > /dev/null
         "#);
-    // An editor. Its swap and backup files could not be removed from the host.
+    // The swap and backup files of the editor cannot be removed from a scp-only host.
     mounted.sh(r#"
         vim -u NONE --cmd 'set nowritebackup directory=$HOME' -es \
             -c 'normal Gosaved by vim' -c wq hello
@@ -88,7 +88,7 @@ fn operations_that_scp_cannot_do_are_refused_and_change_nothing() {
     assert!(mounted.there("dir").exists());
 }
 
-/// By path, without opening the file.
+/// Truncates by path, without opening the file.
 fn truncate(path: &std::path::Path) -> std::io::Result<()> {
     use std::os::unix::ffi::OsStrExt as _;
     let path = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();

@@ -1,4 +1,4 @@
-//! The sequences of calls that shells and programs really make, and mappings.
+//! Sequences of calls that shells and ordinary programs make, and mmap.
 
 use std::fs;
 use std::fs::File;
@@ -75,7 +75,7 @@ m.close()
         let data = fs::read(mounted.there(name)).unwrap();
         data.len() == 10_000 && &data[4000..4005] == b"hello" && &data[9000..9003] == b"end"
     };
-    // The last part was written after the last close: it comes with the release.
+    // Pages that are written after the last close are uploaded at release.
     wait_until("the last part is on the host", || is_there("file"));
 }
 

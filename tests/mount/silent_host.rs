@@ -1,4 +1,4 @@
-//! Hosts that take everything and answer nothing.
+//! Hosts that accept connections and data but do not answer.
 
 use std::collections::HashSet;
 use std::fs;
@@ -27,20 +27,20 @@ use crate::Mounted;
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Allowance for a busy machine, added to each deadline.
+/// Added to each deadline, because the machine may be busy.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// The longest time of a call that does not ask the host, on a busy machine.
+/// The longest time of a call that does not need the host, on a busy machine.
 const AT_ONCE: Duration = Duration::from_millis(2500);
 
 const ARGS: &[&str] = &["-o", "timeout=3,cache_timeout=1"];
 
-/// How the host falls silent.
+/// How the host becomes silent.
 #[derive(Debug, Clone, Copy)]
 enum Way {
-    /// Its processes stop: the kernel over there still takes connections and bytes.
+    /// Its processes are stopped: its kernel still accepts connections and data.
     Server,
-    /// The network passes nothing.
+    /// The proxy passes no data, and delivers it when the silence ends.
     Network,
 }
 
@@ -74,7 +74,7 @@ impl Hole {
         self.proxy.heal();
     }
 
-    /// Does something that must end by a deadline.
+    /// Runs a call that must return by a deadline.
     fn within<T: Send + 'static>(
         &self,
         limit: Duration,
@@ -97,7 +97,7 @@ impl Hole {
         result.unwrap()
     }
 
-    /// Does something that cannot succeed now, and must say so by the deadline.
+    /// Runs a call that cannot succeed now, and must fail by the deadline.
     fn fails<T: Send + 'static>(
         &self,
         what: &str,
@@ -112,7 +112,7 @@ impl Hole {
         );
     }
 
-    /// Waits until the host has a content, without a call to the mount.
+    /// Waits until the file on the host has this content, without a call to the mount.
     fn gets(&mut self, name: &str, content: &[u8]) {
         self.mounted.wait_until(name, |mounted| {
             fs::read(mounted.there(name)).is_ok_and(|data| data == content)
@@ -145,7 +145,7 @@ fn no_call_hangs(way: Way) {
     }
     let pid = hole.mounted.pid();
     let options = File::options().read(true).write(true).clone();
-    // Shared, not copied: closing a copy is a close.
+    // One descriptor for all threads: closing a duplicate would upload the file.
     let file = Arc::new(options.open(hole.mounted.here("file")).unwrap());
     assert_eq!(fs::read(hole.mounted.here("known")).unwrap(), b"content");
     hole.begin();
@@ -171,7 +171,7 @@ fn no_call_hangs(way: Way) {
     hole.fails("mkdir", move || fs::create_dir(other.join("made")));
     hole.fails("statfs", move || Ok(rustix::fs::statfs(&root)?));
     hole.fails("create, write and close", move || write_new(&new));
-    // All at once as well.
+    // The same calls, all at the same time.
     let names = ["unknown", "dir/inside", "other/inside", "known", "nothing"];
     let threads: Vec<_> = names
         .iter()
@@ -223,13 +223,13 @@ fn tasks(pid: u32) -> Vec<(PathBuf, char)> {
     paths.filter_map(state).collect()
 }
 
-/// The tasks of a process that wait in state D: nothing but an answer ends that.
+/// The tasks of a process in state D, which only the answer to their FUSE request ends.
 fn stuck(pid: u32) -> HashSet<PathBuf> {
     let in_the_kernel = |(task, state)| (state == 'D').then_some(task);
     tasks(pid).into_iter().filter_map(in_the_kernel).collect()
 }
 
-/// Looks whether a task of this process stays in state D, which each may be in for a moment.
+/// Asserts that no task of this process stays in state D; each task may be in it for a moment.
 fn assert_no_task_of_this_process_is_stuck() {
     let mut left = stuck(std::process::id());
     let begun = Instant::now();
@@ -259,9 +259,9 @@ fn programs(hole: &Hole) -> Vec<Child> {
     ]
 }
 
-/// A process that waits for a mount sleeps, and can be woken; one that is killed meanwhile waits in
-/// state D, and nothing but an answer ends it.
-fn nobody_stays_in_the_kernel(way: Way) {
+/// A process that waits for a FUSE answer can be interrupted. Once it is killed, it waits in state
+/// D, which only the answer ends.
+fn no_program_stays_in_the_kernel(way: Way) {
     let mut hole = or_skip!(Hole::new(way));
     hole.mounted.put("unknown", "content");
     for name in ["dir", "other", "third", "fourth"] {
@@ -283,7 +283,7 @@ fn nobody_stays_in_the_kernel(way: Way) {
 
     thread::sleep((TIMEOUT + MARGIN).saturating_sub(begun.elapsed()));
     let all = killed.iter().chain(&left);
-    // Ended programs are zombies, because no one has waited for them.
+    // Ended programs are zombies, because they have not been waited for.
     let still_there: Vec<_> = all
         .flat_map(|program| tasks(program.id()))
         .filter(|(_, state)| *state != 'Z')
@@ -293,7 +293,7 @@ fn nobody_stays_in_the_kernel(way: Way) {
     eprintln!("{way:?}: {n_stuck} killed programs were in state D before the deadline");
     let log = hole.mounted.log();
     assert!(still_there.is_empty(), "{still_there:?}; log:\n{log}");
-    // Or the look would see nothing where something hangs.
+    // Otherwise the check could not detect a program that hangs.
     assert!(n_stuck >= 4 || !is_soon, "{n_stuck}; log:\n{log}");
     for program in killed.iter_mut().chain(&mut left) {
         program.wait().unwrap();
@@ -306,12 +306,12 @@ fn nobody_stays_in_the_kernel(way: Way) {
 
 #[test]
 fn killed_programs_end_by_the_deadline_while_the_server_is_stopped() {
-    nobody_stays_in_the_kernel(Way::Server);
+    no_program_stays_in_the_kernel(Way::Server);
 }
 
 #[test]
 fn killed_programs_end_by_the_deadline_while_the_network_is_down() {
-    nobody_stays_in_the_kernel(Way::Network);
+    no_program_stays_in_the_kernel(Way::Network);
 }
 
 #[test]
@@ -345,7 +345,7 @@ fn a_mount_of_a_silent_host_can_be_ended_and_loses_nothing() {
 
 /// A host that is silent for less than the deadline causes no error.
 #[test]
-fn a_short_silence_is_only_a_pause() {
+fn silence_shorter_than_the_deadline_causes_no_error() {
     for way in [Way::Server, Way::Network] {
         let hole = or_skip!(Hole::new(way));
         for n in 0..3 {
@@ -385,8 +385,8 @@ fn a_mount_outlives_a_silence_of_a_minute() {
     }
 }
 
-/// Connections that lay idle are asked for a sign of life before a request that cannot be
-/// repeated: not one after the other, each for the whole deadline.
+/// Idle connections are probed before a request that is not idempotent. The probes must not run one
+/// after the other, each for the whole deadline.
 #[test]
 fn idle_connections_do_not_add_their_deadlines_up() {
     let hole = or_skip!(Hole::new(Way::Network));
@@ -409,8 +409,8 @@ fn idle_connections_do_not_add_their_deadlines_up() {
     hole.end();
 }
 
-/// A network that heals delivers what was sent before, and a server that goes on does what it was
-/// about to do, whatever has happened meanwhile.
+/// A network that works again delivers requests that were sent before, and a resumed server carries
+/// them out, although a newer upload has replaced the file meanwhile.
 #[test]
 fn an_upload_that_arrives_late_does_not_replace_a_newer_one() {
     for way in [Way::Network, Way::Server] {

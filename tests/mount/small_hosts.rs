@@ -1,5 +1,5 @@
 #![cfg(test)]
-//! Hosts of few programs, mounted: random operations as on any other.
+//! Random operations and programs on mounts of hosts that have few programs.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,7 +12,7 @@ use scpfs_testing::or_skip;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
 
-/// Mounts a host whose logins find these programs only; `found` is what it must say of them.
+/// Mounts a host whose logins find only these programs; the daemon's log must contain `found`.
 fn with_programs(userland: Userland, found: &str, check: impl FnOnce(&Mounted)) {
     let world = World::new(userland);
     let open = fs::Permissions::from_mode(0o755);

@@ -1,4 +1,4 @@
-//! Errors at the start: each has its exit status and says what to do next.
+//! Errors at the start: each has its exit status, and its message says what to do.
 
 use std::fs;
 use std::net::TcpListener;
@@ -10,7 +10,7 @@ use crate::Mounted;
 use scpfs_testing::mounted::is_mounted;
 use scpfs_testing::or_skip;
 
-/// Runs the program, which must fail, and returns its exit status and what it said.
+/// Runs a command that must fail; returns its exit status and stderr.
 fn fails(command: &mut Command) -> (i32, String) {
     let output = command.stdin(Stdio::null()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -81,7 +81,7 @@ fn a_host_that_cannot_be_reached_is_named() {
         2,
         &["host.invalid", "check the name"],
     );
-    // A port without a listener.
+    // No process listens on this port.
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -95,7 +95,7 @@ fn a_host_that_cannot_be_reached_is_named() {
         2,
         &["127.0.0.1", &port.to_string(), "refused"],
     );
-    // A server that never sends anything.
+    // A server that accepts connections and sends nothing.
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = mute.local_addr().unwrap().port().to_string();
     expect(

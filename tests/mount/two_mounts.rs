@@ -12,7 +12,7 @@ use scpfs_testing::or_skip;
 
 use crate::Mounted;
 
-/// A second mount of the same root, in the background; taken off when it is dropped.
+/// A second mount of the same root, in the background; unmounted on drop.
 struct Second<'a> {
     mounted: &'a Mounted,
     point: PathBuf,
@@ -22,7 +22,7 @@ impl<'a> Second<'a> {
     fn of(mounted: &'a Mounted, options: &str) -> Self {
         let point = mounted.aside("second");
         fs::create_dir(&point).unwrap();
-        // As the first is mounted, so that it is the same root by name as well.
+        // Named as by the first mount, so that both have the same root string.
         let root = mounted.aside("host");
         let mut mount = mounted.command();
         mount.arg(format!("host:{}", root.display())).arg(&point);
@@ -43,7 +43,7 @@ impl Drop for Second<'_> {
 }
 
 #[test]
-fn each_has_a_cache_of_its_own_and_sees_what_the_other_closed() {
+fn two_mounts_have_own_caches_and_see_closed_content_of_each_other() {
     let mounted = or_skip!(Mounted::new(&["-o", "cache_timeout=0"]));
     let second = Second::of(&mounted, "cache_timeout=0");
     let caches = fs::read_dir(mounted.aside("home/.cache/scpfs")).unwrap();
@@ -66,9 +66,9 @@ fn each_has_a_cache_of_its_own_and_sees_what_the_other_closed() {
     }
 }
 
-/// Appends to a file, waits for a line, and says whether fsync succeeds. A process of its own: a
-/// program that a test beside this one starts would close its copy of our descriptor, which is a
-/// close(2) like any other, and uploads.
+/// Appends to a file, waits for a line on stdin, and prints whether fsync succeeds. This is a
+/// separate process: if this process held the descriptor, a program that another test starts would
+/// close its copy, and each close(2) uploads.
 const APPEND: &str = r#"
 import os, sys
 fd = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)

@@ -1,4 +1,4 @@
-//! The end of a mount, in all the ways it can come.
+//! All ways in which a mount can end.
 
 use std::fs;
 use std::fs::File;
@@ -165,7 +165,8 @@ fn no_descriptor_is_left_behind() {
     mounted.sh("echo x > file; cat file > /dev/null; ls -la > /dev/null");
     let before = mounted.n_descriptors();
     mounted.sh("for n in $(seq 50); do echo $n > f$n; cat f$n; rm f$n; done > /dev/null");
-    // A connection more for each that had to wait. What was closed last is let go after close().
+    // The mount may open more connections for requests that had to wait. RELEASE of the last file
+    // follows after close() has returned.
     mounted.wait_until("no more descriptors are open than before", |mounted| {
         mounted.n_descriptors() <= before + 4
     });
@@ -181,12 +182,13 @@ fn mount_line(point: &std::path::Path) -> String {
         .to_owned()
 }
 
-/// As a container or a service with private mounts does.
+/// A container, or a service with private mounts, copies all mounts into its mount namespace.
 #[test]
-fn a_copy_of_the_mount_elsewhere_does_not_keep_the_daemon() {
+fn daemon_ends_although_another_namespace_has_a_copy_of_the_mount() {
     let mut mounted = or_skip!(Mounted::new(&[]));
     fs::write(mounted.here("file"), "content").unwrap();
-    // Those of other tests are none of its business.
+    // The copy of each mount of another test is unmounted, so that it does not keep that mount
+    // busy.
     let script = r#"
         sed -n 's/^\([^ ]* \)\{4\}\([^ ]*\) .* - fuse\.scpfs .*/\2/p' /proc/self/mountinfo |
             while read -r copy; do [ "$copy" = "$1" ] || umount -l "$copy"; done
@@ -197,7 +199,8 @@ fn a_copy_of_the_mount_elsewhere_does_not_keep_the_daemon() {
         .arg(mounted.aside("mnt"))
         .spawn()
         .unwrap();
-    // It has a copy of the mount from its first moment, and of no other one when it sleeps.
+    // `unshare` copies the mounts at its start; when the shell has become `sleep`, the other copies
+    // are unmounted.
     let comm = format!("/proc/{}/comm", other.id());
     mounted.wait_until("the copy is there", |_| {
         fs::read_to_string(&comm).is_ok_and(|name| name == "sleep\n")

@@ -1,4 +1,4 @@
-//! Saves of files that cannot be replaced, or that somebody on the host has open.
+//! Uploads of files that cannot be replaced, or that a program on the host has open.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -13,11 +13,11 @@ use scpfs_testing::or_skip;
 use scpfs_testing::sshd::Options;
 use scpfs_testing::sshd::Sshd;
 
-/// A file attribute; taken off when dropped.
+/// A file attribute as set by chattr; cleared on drop.
 struct Attribute<'a>(&'static str, &'a Path);
 
 impl<'a> Attribute<'a> {
-    /// `None` where this filesystem has none.
+    /// Returns `None` if the filesystem does not support it.
     fn set(letter: &'static str, path: &'a Path) -> Option<Self> {
         let mut chattr = Command::new("chattr");
         let is_set = chattr.arg(format!("+{letter}")).arg(path).status();
@@ -32,7 +32,7 @@ impl Drop for Attribute<'_> {
     }
 }
 
-/// A bind mount of a file; taken off when dropped.
+/// A bind mount of a file; unmounted on drop.
 struct Bound<'a>(&'a Path);
 
 impl Drop for Bound<'_> {
@@ -41,13 +41,13 @@ impl Drop for Bound<'_> {
     }
 }
 
-/// The login user of the server is not root.
+/// Sets the mode of a file for the login user, who is not root.
 fn open_to_all(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
 #[test]
-fn a_bind_mounted_file_is_saved_in_place() {
+fn a_bind_mounted_file_is_uploaded_in_place() {
     if !rustix::process::geteuid().is_root() {
         return skip(Capability::Root, "root for a bind mount");
     }
@@ -68,7 +68,7 @@ fn a_bind_mounted_file_is_saved_in_place() {
             .success()
     );
     let _bound = Bound(&bound);
-    // Mounted before the server starts, which lives in a namespace of its own.
+    // Mounted before the server starts, because the server has a mount namespace of its own.
     let sshd = or_skip!(Sshd::start(Options::default()));
     let mounted = or_skip!(Mounted::on(sshd, &[]));
     let point = mounted.also(dir.path(), &[]);
@@ -81,7 +81,7 @@ fn a_bind_mounted_file_is_saved_in_place() {
 }
 
 #[test]
-fn files_of_immutable_and_append_only_directories_are_saved_in_place() {
+fn files_of_immutable_and_append_only_directories_are_uploaded_in_place() {
     let mounted = or_skip!(Mounted::new(&[]));
     for letter in ["i", "a"] {
         fs::create_dir(mounted.there(letter)).unwrap();
@@ -102,7 +102,7 @@ fn files_of_immutable_and_append_only_directories_are_saved_in_place() {
             let item = item.unwrap();
             (item.file_name() != "file").then(|| item.metadata().unwrap().len())
         });
-        // Where names can be made but not removed, the first save leaves an empty one.
+        // If names can be created but not removed, the first upload leaves an empty temporary file.
         let left: Vec<u64> = left.collect();
         assert!(
             left.iter().all(|size| *size == 0) && left.len() <= 1,
@@ -148,7 +148,8 @@ fn a_file_that_can_only_be_appended_to_is_appended_to() {
     assert_eq!(fs::read_to_string(&log).unwrap(), "one\ntwo\nthree\n");
 }
 
-/// `(exec 5>>log; ...) & echo mark >>mount/log` lost all that the program wrote after the mark.
+/// Regression: `(exec 5>>log; ...) & echo mark >>mount/log` lost everything that the program wrote
+/// after the mark.
 #[test]
 fn append_by_a_program_on_the_host_after_ours_stays() {
     let mounted = or_skip!(Mounted::new(&[]));
@@ -162,7 +163,7 @@ fn append_by_a_program_on_the_host_after_ours_stays() {
         "#);
 }
 
-/// Extended attributes and ACLs were gone after a save.
+/// Regression: an upload removed extended attributes and ACLs.
 #[test]
 fn editors_keep_acls_and_extended_attributes() {
     let mounted = or_skip!(Mounted::new(&[]));

@@ -1,7 +1,7 @@
-//! Another process that writes to a file and keeps it open.
+//! A process that writes to a file and keeps it open.
 //!
-//! Another one, because a program that a test starts closes a copy of what the test has open, and
-//! each close uploads.
+//! This is a separate process because a program that a test starts closes its copies of the test's
+//! descriptors, and each close(2) uploads.
 
 use std::fs;
 use std::io::Write as _;
@@ -20,12 +20,12 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Opens the file, without truncating it, and returns when all of `data` is written at its
-    /// start: when `write()` has returned, which is later than others can read it.
+    /// Opens the file without truncating it, writes `data` at its start, and returns when `write()`
+    /// has returned. Other programs may read the data earlier.
     ///
     /// # Panics
     ///
-    /// After a minute without that.
+    /// Panics if this takes longer than a minute.
     pub(crate) fn start(path: &Path, data: &[u8]) -> Self {
         let mut process = Command::new("dd")
             .arg(format!("of={}", path.display()))
@@ -46,17 +46,17 @@ impl Writer {
         writer
     }
 
-    /// The offset in the file, which `write()` moves when it is done.
+    /// The offset of the descriptor, which the kernel advances when `write()` is done.
     fn offset(&self, path: &Path) -> Option<usize> {
         let process = format!("/proc/{}", self.process.id());
-        // It is born with another output.
+        // The process starts with another stdout, before the shell opens the file.
         let is_open = fs::read_link(format!("{process}/fd/1")).ok()? == path;
         let text = fs::read_to_string(format!("{process}/fdinfo/1")).ok()?;
         let offset = text.lines().find_map(|line| line.strip_prefix("pos:"))?;
         is_open.then(|| offset.trim().parse().ok())?
     }
 
-    /// Makes it close the file; returns its exit status.
+    /// Lets the process close the file and exit; returns its exit status.
     pub(crate) fn close(mut self) -> ExitStatus {
         drop(self.input.take());
         self.process.wait().unwrap()
@@ -66,7 +66,7 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         drop(self.input.take());
-        // A test that fails leaves none behind; one that was closed is gone already.
+        // Ends the process if the test has failed; after `close()` it is gone already.
         let _done = self.process.wait();
     }
 }

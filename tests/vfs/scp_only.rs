@@ -1,4 +1,4 @@
-//! Hosts with nothing but scp, of which some cannot even list a directory.
+//! Scp-only hosts, some of which cannot even list a directory.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -98,7 +98,7 @@ fn mode_and_times_of_a_file_go_with_its_content() {
         assert_eq!(mount.read(name).unwrap(), data);
     }
     assert!(mount.vfs.drain().is_empty());
-    // More than is sent for the sake of a mode.
+    // Content larger than the limit is not sent again only to set a mode.
     fs::write(mount.at("large"), vec![b'x'; (1 << 20) + 1]).unwrap();
     assert_eq!(set(&mount, "large").unwrap_err().errno(), libc::EOPNOTSUPP);
 }
@@ -122,13 +122,13 @@ fn a_mode_that_is_refused_leaves_nothing_to_be_uploaded() {
 fn chmod_whose_connection_breaks_loses_no_content() {
     let mount = scp_mount();
     fs::write(mount.at("file"), "content").unwrap();
-    // As servers do that open what they write with O_TRUNC.
+    // The script truncates the file before it receives the content, as some servers do.
     let cuts = "#!/bin/dash\ncase \" $* \" in *' -t '*) for last; do :; done; printf '\\0'; read -r line; \
                 read -r line; : >\"$last\"; exit 1;; esac\nexec /usr/bin/scp \"$@\"\n";
     mount.world.put("scp", cuts);
     set(&mount, "file").unwrap_err();
     assert_eq!(fs::read(mount.at("file")).unwrap(), b"");
-    // The only copy of the content is here now.
+    // The only copy of the content is now in the local cache.
     mount
         .world
         .put("scp", "#!/bin/dash\nexec /usr/bin/scp \"$@\"\n");

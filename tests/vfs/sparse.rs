@@ -1,4 +1,4 @@
-//! Holes, which not every host can take.
+//! Sparse files, and hosts that cannot create holes.
 
 use scpfs::vfs::Error;
 use scpfs::vfs::SetAttr;
@@ -28,7 +28,8 @@ fn truncate(mount: &Mount, path: &str, fh: scpfs::vfs::Fh, size: u64) -> Result<
     mount.vfs.setattr(&CX, ino, Some(fh), &set).map(drop)
 }
 
-/// A block that was written at 16 TiB sent 40 GB of zeros before somebody ended it.
+/// Regression: one block written at 16 TiB caused an upload of zeros, which had sent 40 GB when it
+/// was stopped.
 #[test]
 fn a_file_too_sparse_for_the_host_is_refused_at_the_write() {
     for can_take_holes in [false, true] {
@@ -50,7 +51,7 @@ fn a_file_too_sparse_for_the_host_is_refused_at_the_write() {
                 }
             }
         }
-        // A few zeros are always possible, and what was refused has done nothing.
+        // Holes of moderate size are always allowed, and a refused call changed nothing.
         truncate(&mount, "file", fh, 1 << 20).unwrap();
         truncate(&mount, "file", fh, 4).unwrap();
         mount.close(&opened).unwrap();

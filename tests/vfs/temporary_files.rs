@@ -16,12 +16,13 @@ fn temporaries(mount: &Mount) -> Vec<String> {
         .collect()
 }
 
-/// A file whose content was not uploaded, because all that ran over there was killed meanwhile.
+/// Returns a mount whose upload failed because all programs on the host were killed, and the
+/// content.
 fn broken_off() -> (Mount, Vec<u8>) {
     let mount = Mount::new();
     fs::write(mount.at("file"), "old").unwrap();
     let opened = mount.open("file", libc::O_RDWR).unwrap();
-    // Its content waits for an acknowledgement.
+    // The data is larger than the buffers of the pipe: the upload blocks until it is acknowledged.
     let data = vec![b'x'; 5 << 20];
     mount.vfs.write(&CX, opened.fh, 0, &data).unwrap();
     {
@@ -54,7 +55,7 @@ fn leftover_of_an_upload_before_a_host_crash_is_removed_by_the_next() {
 fn leftover_of_an_upload_before_a_host_crash_is_removed_with_its_file() {
     for is_replaced in [false, true] {
         let (mount, _) = broken_off();
-        // A connection may be tried again, and it is not yet time for the content.
+        // By now a new connection may be tried, and the retry of the upload is not due yet.
         mount.clock.advance(Duration::from_millis(900));
         if is_replaced {
             mount.write("new", b"new").unwrap();
