@@ -35,7 +35,7 @@ pub(crate) fn every_byte_of_a_name_survives(host: &Host) {
         let is_sayable = std::str::from_utf8(name)
             .is_ok_and(|name| !name.contains(char::is_control) && !name.ends_with(' '));
         if let Err(Error::Unsupported { .. }) = uploaded {
-            // Said, and nothing else was written to.
+            // The upload was refused with a reason, and no file was written under a changed name.
             assert!(!host.can.any_bytes && !is_sayable, "{name:?}");
             assert_eq!(host.get(name), None, "{name:?}");
             return false;
@@ -101,7 +101,7 @@ pub(crate) fn list_and_stat_agree_on_every_kind_of_file(host: &Host) {
         return;
     }
     let listing = remote.list(&RemotePath::root()).unwrap();
-    // Looking changes when something was last read.
+    // Listing a directory changes its atime.
     let seen = |stat: Stat| Stat {
         atime: Time::default(),
         ..stat
@@ -214,14 +214,14 @@ pub(crate) fn rename_and_link_give_files_other_names(host: &Host) {
     assert_eq!(renamed.stat, Some(remote.stat(&path("c")).unwrap()));
     let root = remote.stat(&RemotePath::root()).unwrap();
     assert_eq!(renamed.to_parent, Some(root));
-    // Two names of one file are one file for a rename, which does nothing.
+    // POSIX rename(): if both names are links to the same file, it does nothing.
     let removed = remote.remove_file(&path("a"), Some(&path("c"))).unwrap();
     assert_eq!(removed.stat.unwrap().nlink, 1);
     let target = b"a 'strange'\ntarget";
     remote.symlink(&path("sym"), target, None).unwrap();
     assert_eq!(remote.read_link(&path("sym")).unwrap(), target);
     host.refuses(remote.symlink(&path("dir"), b"x", None), Reason::Exists);
-    // A directory takes the place of an empty one, and of no other.
+    // A directory replaces an empty directory, but no other.
     host.put_dir("full");
     host.put("full/x", "");
     let rename = |from: &str, to: &str| remote.rename(&path(from), &path(to), RenameHow::Replace);
@@ -231,7 +231,7 @@ pub(crate) fn rename_and_link_give_files_other_names(host: &Host) {
     assert_eq!(host.others_see("dir"), [b"x"]);
 }
 
-pub(crate) fn a_rename_that_must_not_replace_does_not(host: &Host) {
+pub(crate) fn rename_noreplace_does_not_replace(host: &Host) {
     host.put("a", "a");
     host.put("b", "b");
     let rename = |to: &str, how| host.remote.rename(&path("a"), &path(to), how);
@@ -289,7 +289,7 @@ pub(crate) fn attributes_are_set(host: &Host) {
         ..AttrChange::default()
     };
     if let Some(stat) = host.done(remote.set_attr(&path("file"), &now)) {
-        // At least the time at which the clock of a test starts.
+        // The mtime is not earlier than the start of a test's clock.
         let is_later = stat.mtime.secs >= 1_700_000_000 && stat.mtime != host.told(MTIME);
         assert!(is_later || !host.can.fractions);
     }
@@ -330,7 +330,7 @@ pub(crate) fn only_our_own_leftovers_are_removed(host: &Host) {
         .remove_leftovers(&path("d"), 0x1234_abcd)
         .unwrap();
     let left = host.others_see("d");
-    // A host without temporary files has none of ours.
+    // A host without temporary files removes none.
     let n_ours = if host.can.everything { 0 } else { 2 };
     assert_eq!(left.len(), theirs.len() + n_ours);
     for name in theirs {

@@ -15,8 +15,8 @@ use scpfs_testing::samples::upload_spec;
 
 use crate::uploads::Host;
 
-/// Wraps `sync`: it writes its arguments to a file beside the root, and fails if they end with
-/// `fails_for`.
+/// Replaces `sync` by a script that writes its arguments to a file beside the root, and fails if
+/// they end with `fails_for`.
 fn note_syncs(host: &Host, fails_for: &str) {
     let log = host.beside("syncs");
     let script = format!(
@@ -46,9 +46,10 @@ fn assert_flushed(host: &Host, case: &str) {
     }
 }
 
-/// Only our own copy was flushed, which was removed then.
+/// Regression: only our temporary file was flushed, and then removed, but not the equal file of
+/// others.
 #[test]
-fn the_same_content_of_somebody_else_is_flushed() {
+fn equal_content_of_others_is_flushed() {
     for (userland, host) in Host::plain() {
         fs::write(host.at("file"), "the old content").unwrap();
         let plan = with_fsync(UploadSpec {
@@ -64,7 +65,7 @@ fn the_same_content_of_somebody_else_is_flushed() {
     }
 }
 
-/// The name of a new file that needs no temporary file was not flushed.
+/// Regression: the directory was not flushed for a new file that needs no temporary file.
 #[test]
 fn a_new_file_that_is_written_directly_is_flushed_with_its_name() {
     for (userland, host) in Host::plain() {
@@ -75,7 +76,7 @@ fn a_new_file_that_is_written_directly_is_flushed_with_its_name() {
             ..upload_spec(b"new")
         });
         host.upload(b"new", &plan).unwrap();
-        // The file goes by the name of its descriptor.
+        // The host flushes the file by its descriptor, so only the directory is named here.
         let noted = fs::read_to_string(host.beside("syncs")).unwrap();
         let line = format!("-- {}", host.world.root().display());
         let is_flushed = noted.lines().any(|it| it == line);
@@ -83,10 +84,10 @@ fn a_new_file_that_is_written_directly_is_flushed_with_its_name() {
     }
 }
 
-/// The error of a directory came as a refusal, although the file had the new content by then: the
-/// next upload took that for somebody's change.
+/// Regression: an error when the directory was flushed was reported as a refusal, although the file
+/// already had the new content: the next upload took that for a change by others.
 #[test]
-fn an_error_of_the_disk_behind_the_rename_says_that_the_file_was_changed() {
+fn disk_error_after_the_rename_is_a_partial_upload() {
     for (userland, host) in Host::plain() {
         let root = host.world.root();
         note_syncs(&host, &format!("-- {}", root.display()));
@@ -106,7 +107,8 @@ fn an_error_of_the_disk_behind_the_rename_says_that_the_file_was_changed() {
     }
 }
 
-/// An upload without a temporary file did not lock the file, so that two mounts mixed theirs.
+/// Regression: an upload without a temporary file took no lock, so that the content of two mounts
+/// was mixed.
 #[test]
 fn an_upload_without_a_temporary_file_locks_the_file() {
     for (userland, host) in Host::each(&["flock"], "echo \"$*\" >>\"$dir/locks\"", "") {

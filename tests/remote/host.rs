@@ -1,4 +1,4 @@
-//! A host of any kind, what it can do, and its other side: what others on it see and do.
+//! A host of any kind, its abilities, and access to its files as other users of it have.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -30,21 +30,21 @@ use tempfile::TempDir;
 /// Abilities of a host. Any other operation must be refused with a reason and change nothing.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Can {
-    /// Rename, remove, link, truncate, copy; symlinks and nodes.
+    /// Rename, remove, link, truncate and copy; symlinks and nodes.
     pub(crate) everything: bool,
-    /// Show a directory.
+    /// List a directory.
     pub(crate) list: bool,
-    /// Show names with a newline, and take them in a new directory's name.
+    /// List names with a newline, and create directories with such names.
     pub(crate) newlines: bool,
-    /// Tell of a file with a newline in its name, and send it.
+    /// Report the attributes of a file with a newline in its name, and send it.
     pub(crate) send_newlines: bool,
-    /// Take names that are not UTF-8.
+    /// Accept names that are not UTF-8.
     pub(crate) any_bytes: bool,
-    /// Tell the time of a content that was uploaded finer than in seconds.
+    /// Report fractions of a second in the mtime of uploaded content.
     pub(crate) fractions: bool,
-    /// Make sockets.
+    /// Create sockets.
     pub(crate) sockets: bool,
-    /// Tell inodes, links and owners.
+    /// Report inode numbers, link counts and owners.
     pub(crate) identify: bool,
 }
 
@@ -70,16 +70,16 @@ const SCP: Can = Can {
     identify: false,
 };
 
-/// Which host.
+/// A kind of host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Which {
     Memory,
     Shell(Userland),
-    /// scp of OpenSSH behind a server that runs nothing else.
+    /// OpenSSH's scp, behind a server that runs no other command.
     ScpOnly,
-    /// The same with dropbear's.
+    /// dropbear's scp, behind a server that runs no other command.
     DropbearOnly,
-    /// A server without any shell behind it.
+    /// A server without a shell.
     Appliance(Kind),
 }
 
@@ -93,13 +93,13 @@ enum Side {
 pub(crate) struct Host {
     pub(crate) remote: Arc<dyn Remote>,
     pub(crate) can: Can,
-    /// Others quote and list as this one does.
+    /// Other kinds in the suite quote and list in the same way, so that fewer names are enough.
     is_one_of_many: bool,
     side: Side,
 }
 
 impl Host {
-    /// A host of that kind, where this machine has its programs.
+    /// A host of this kind, or `None` if this machine lacks its programs.
     pub(crate) fn of(which: Which) -> Option<Self> {
         match which {
             Which::Shell(userland) if !userland.is_here() => None,
@@ -127,7 +127,7 @@ impl Host {
                 let can = Can {
                     fractions: has_stat(&remote)
                         && (has_scp(&remote) || facts.time_precision == TimePrecision::Nanos),
-                    // Nothing of such a BusyBox makes one.
+                    // No program of a BusyBox without `stat` creates a socket.
                     sockets: has_stat(&remote),
                     ..EVERYTHING
                 };
@@ -184,7 +184,7 @@ impl Host {
         self.root().unwrap().join(OsStr::from_bytes(name))
     }
 
-    /// Writes a file as others on the host would.
+    /// Writes a file as another user of the host.
     pub(crate) fn put(&self, name: impl AsRef<[u8]>, data: impl AsRef<[u8]>) {
         let name = name.as_ref();
         match &self.side {
@@ -193,7 +193,7 @@ impl Host {
         }
     }
 
-    /// Makes a directory as others on the host would.
+    /// Creates a directory as another user of the host.
     pub(crate) fn put_dir(&self, name: &str) {
         match &self.side {
             Side::Memory(memory) => memory.put_dir(&path_of(name.as_bytes())).unwrap(),
@@ -201,7 +201,7 @@ impl Host {
         }
     }
 
-    /// The content of a file as others on the host see it.
+    /// The content of a file on the host; `None` if there is none.
     pub(crate) fn get(&self, name: impl AsRef<[u8]>) -> Option<Vec<u8>> {
         let name = name.as_ref();
         match &self.side {
@@ -210,7 +210,7 @@ impl Host {
         }
     }
 
-    /// Removes a file as others on the host would.
+    /// Removes a file as another user of the host.
     pub(crate) fn discard(&self, name: impl AsRef<[u8]>) {
         let name = name.as_ref();
         match &self.side {
@@ -219,7 +219,7 @@ impl Host {
         }
     }
 
-    /// The names in a directory as others on the host see them; the root is empty.
+    /// The names in a directory of the host; `dir` is empty for the root.
     pub(crate) fn others_see(&self, dir: &str) -> Vec<Vec<u8>> {
         let mut names: Vec<Vec<u8>> = match &self.side {
             Side::Memory(memory) => {
@@ -240,7 +240,7 @@ impl Host {
         names
     }
 
-    /// The names in the root, which are those that others see.
+    /// The names in the root, which must be the same in a listing and on the host.
     pub(crate) fn names(&self) -> Vec<Vec<u8>> {
         let listing = self.remote.list(&RemotePath::root());
         if !self.can.list {
@@ -260,7 +260,7 @@ impl Host {
         names
     }
 
-    /// A time as this host will tell it.
+    /// The mtime that this host reports for uploaded content with this mtime.
     pub(crate) fn told(&self, time: Time) -> Time {
         if self.can.fractions {
             time
@@ -269,7 +269,7 @@ impl Host {
         }
     }
 
-    /// A time as this host can set it on a file that is there.
+    /// The nearest mtime that this host can set on an existing file.
     pub(crate) fn settable(&self, time: Time) -> Time {
         match self.remote.facts().time_precision {
             TimePrecision::Nanos => time,
@@ -277,8 +277,7 @@ impl Host {
         }
     }
 
-    /// Checks that something fails for this reason, or is refused as a whole by a host that
-    /// cannot do it.
+    /// Asserts that a request failed for this reason, or as unsupported if the host cannot do it.
     #[track_caller]
     pub(crate) fn refuses<T: std::fmt::Debug>(&self, result: Result<T, Error>, reason: Reason) {
         if self.can.everything {
@@ -288,7 +287,7 @@ impl Host {
         }
     }
 
-    /// Returns what something gave, or `None` where the host cannot do it and said so.
+    /// Returns the result of a request, or `None` if the host refused it as unsupported.
     #[track_caller]
     pub(crate) fn done<T: std::fmt::Debug>(&self, result: Result<T, Error>) -> Option<T> {
         if self.can.everything {
@@ -298,7 +297,7 @@ impl Host {
         None
     }
 
-    /// How many round trips something took, where they are counted.
+    /// Runs `op`; returns its result and the number of round trips, if this host counts them.
     pub(crate) fn counted<T>(&self, op: impl FnOnce() -> T) -> (T, Option<u64>) {
         let meter = match &self.side {
             Side::World(world) => Some(&world.meter),
@@ -313,7 +312,8 @@ impl Host {
         )
     }
 
-    /// Names to try: one byte a name, where the others do not stand for this host.
+    /// Names to try: each byte in a name of its own, or fewer names if other kinds test the same
+    /// code.
     pub(crate) fn names_to_try(&self) -> Vec<Vec<u8>> {
         let mut names = odd_names();
         if !self.is_one_of_many {
@@ -326,7 +326,7 @@ impl Host {
         names
     }
 
-    /// How many round trips an upload may take.
+    /// The most round trips that an upload may take.
     pub(crate) fn max_trips_of_an_upload(&self) -> u64 {
         if self.can.everything { 1 } else { 2 }
     }

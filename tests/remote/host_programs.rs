@@ -1,5 +1,5 @@
 #![cfg(test)]
-//! Hosts whose programs are special: what is found out about them, and what must not be done.
+//! Hosts with unusual programs: what the probe finds, and which programs must not be started.
 
 use std::fs;
 use std::io;
@@ -101,7 +101,7 @@ fn a_busybox_that_ignores_path_is_refused_as_a_host() {
     let busybox = dir.path().join("busybox");
     let error = check_busybox(&busybox).unwrap_err();
     assert!(error.ends_with("install the package `busybox`"), "{error}");
-    // As busybox-static does: `stat` runs, though it is in no directory of PATH.
+    // busybox-static behaves like this: `stat` runs, although no directory of PATH contains it.
     fs::write(&busybox, "#!/bin/sh\necho 1234\n").unwrap();
     fs::set_permissions(&busybox, fs::Permissions::from_mode(0o755)).unwrap();
     let error = check_busybox(&busybox).unwrap_err();
@@ -118,7 +118,7 @@ fn a_busybox_that_ignores_path_is_refused_as_a_host() {
 
 #[test]
 fn forbidden_scp_counts_as_missing() {
-    // As the scp of Red Hat answers where /etc/ssh/disable_scp exists.
+    // The answer of the scp of Red Hat if /etc/ssh/disable_scp exists.
     let forbidden = "#!/bin/dash\necho 'scp: SCP protocol is forbidden via \
                      /etc/ssh/disable_scp' >&2\nexit 1\n";
     let world = World::new(Userland::Gnu);
@@ -149,7 +149,7 @@ fn a_listing_without_stat_starts_no_process_for_each_file() {
     assert_eq!(started, "find\nls\nls\nls\n");
 }
 
-/// `find` reads the names, `ls` the attributes, and between them anything may happen.
+/// `find` reports the names and `ls` the attributes; the directory may change between the two.
 #[test]
 fn a_directory_that_changes_while_it_is_listed_gets_no_wrong_attributes() {
     let host = Host::new(Userland::OpenWrt);
@@ -157,7 +157,7 @@ fn a_directory_that_changes_while_it_is_listed_gets_no_wrong_attributes() {
         fs::write(host.at(name), vec![b'x'; len]).unwrap();
     }
     let script = format!(
-        // All that it found is changed before anybody reads it.
+        // Changes the directory after `find` has read it and before its output is used.
         "#!/bin/dash\n/bin/busybox find \"$@\" >$0.out\ncd '{}' && rm -f a \u{f6} && echo new >aa\n\
          cat $0.out\n",
         host.world.root().display()
@@ -196,7 +196,7 @@ fn a_directory_with_more_names_than_allowed_is_not_listed_and_found_by_name() {
     }
     let world = World::scp_only("SSH-2.0-OpenSSH_9.2");
     let settings = scpfs::remote::Settings {
-        // The events of a listing count there: two for each name.
+        // The limit counts the events of a listing: two for each name.
         max_names: 2 * MAX_NAMES + 2,
         ..world.settings()
     };
@@ -222,7 +222,7 @@ fn check_max_names(remote: &dyn Remote, world: &World, max_names: usize) {
     );
     assert!(error.to_string().contains("max_names="), "{what}: {error}");
     assert_eq!(remote.stat(&path("many/1")).unwrap().size, 0, "{what}");
-    // Names that are long, or links that say much, are many sooner.
+    // Long names and long symlink targets reach the limit on bytes with fewer names.
     if !what.contains("no shell") {
         fs::create_dir(world.root().join("long")).unwrap();
         for n in 0..=max_names / 2 {
@@ -238,7 +238,7 @@ fn check_max_names(remote: &dyn Remote, world: &World, max_names: usize) {
     }
 }
 
-/// Content that is not whole before the host has shown its temporary file to somebody.
+/// Content whose second part blocks until a listing on the host has included its temporary file.
 struct Shown<'a> {
     data: &'a [u8],
     shown: &'a Path,
@@ -253,9 +253,9 @@ impl Content for Shown<'_> {
     }
 }
 
-/// The host read the directory while an upload was under way; it had ended when the answer came.
+/// The host listed the directory during an upload, and the upload ended before the answer arrived.
 #[test]
-fn a_temporary_file_is_not_listed_though_its_upload_ended_before_the_answer_came() {
+fn temporary_file_is_not_listed_if_its_upload_ends_before_the_answer() {
     for (userland, find) in [
         (Userland::Gnu, "/usr/bin/find"),
         (Userland::NoScp, "/usr/bin/find"),
@@ -309,7 +309,7 @@ fn a_temporary_file_is_not_listed_though_its_upload_ended_before_the_answer_came
     }
 }
 
-/// Inode numbers mean nothing without the device, which `ls` does not tell.
+/// Inode numbers are unique only together with the device number, which `ls` does not print.
 #[test]
 fn stat_reports_the_device_of_a_filesystem_mounted_on_the_host() {
     let world = World::new(Userland::OpenWrt);
@@ -337,7 +337,7 @@ fn stat_reports_the_device_of_a_filesystem_mounted_on_the_host() {
     assert_ne!(device("etc").0, device("proc").0);
 }
 
-/// Between the look whether a name is free and the move to it, somebody may take it.
+/// Others may create a file between the check that a name is free and the rename to it.
 #[test]
 fn a_name_that_is_taken_in_the_last_moment_is_not_replaced() {
     for userland in Userland::here([
@@ -360,7 +360,7 @@ fn a_name_that_is_taken_in_the_last_moment_is_not_replaced() {
             fs::write(&taken, format!("{}\n", file.display())).unwrap();
             let plan = UploadSpec {
                 expect: Expect::Absent,
-                // The second time `file` is there, so that it goes beside it.
+                // In the second case `file` exists, so that the content goes to the conflict copy.
                 conflict_name: (name == "beside").then(|| Name::new(name.as_bytes()).unwrap()),
                 ..upload_spec(b"ours")
             };
@@ -373,7 +373,7 @@ fn a_name_that_is_taken_in_the_last_moment_is_not_replaced() {
     }
 }
 
-/// The scp of dropbear opens without `O_NONBLOCK`: it would wait for ever.
+/// dropbear's scp opens without `O_NONBLOCK`, and would block on a FIFO for ever.
 #[test]
 fn a_fifo_is_never_opened() {
     const WAITING: &str = "#!/bin/dash\nfor last; do :; done\n[ -p \"$last\" ] && exec <\"$last\"\n\
@@ -409,7 +409,7 @@ fn a_fifo_is_never_opened() {
 }
 
 #[test]
-fn whether_a_file_may_be_read_is_asked_of_the_host() {
+fn read_permission_is_checked_by_the_host() {
     if !is_root() {
         return;
     }
@@ -443,7 +443,7 @@ fn whether_a_file_may_be_read_is_asked_of_the_host() {
 }
 
 #[test]
-fn content_of_any_length_comes_and_goes_without_scp() {
+fn content_of_any_length_is_uploaded_and_fetched_without_scp() {
     let all: Vec<u8> = (0..=255).cycle().take((1 << 20) + 1).collect();
     for (userland, has_head) in [
         (Userland::NoScp, true),
@@ -452,7 +452,7 @@ fn content_of_any_length_comes_and_goes_without_scp() {
     ] {
         let world = World::new(userland);
         if !has_head {
-            // A byte at a time, then.
+            // Without `head`, the shell copies one byte at a time.
             world.put("head", "#!/bin/dash\nexit 127\n");
         }
         let shell = world.shell(Arc::new(ManualClock::new()));
@@ -478,7 +478,7 @@ fn content_of_any_length_comes_and_goes_without_scp() {
     }
 }
 
-/// A cut in the middle of content without scp: what has arrived must not look like the file.
+/// If a host without scp gets only part of the content, that part must not get the final name.
 #[test]
 fn content_that_is_cut_off_never_gets_the_final_name() {
     for userland in [Userland::Bare, Userland::NoScp] {
@@ -498,7 +498,7 @@ fn content_that_is_cut_off_never_gets_the_final_name() {
     }
 }
 
-/// The file that is flushed must be the one that has the content in the end.
+/// The flushed file must be the one that has the content after the rename.
 #[test]
 fn an_upload_that_is_to_be_flushed_flushes_the_file_itself() {
     for userland in [Userland::Gnu, Userland::NoScp] {
@@ -506,7 +506,7 @@ fn an_upload_that_is_to_be_flushed_flushes_the_file_itself() {
             let host = Host::new(userland);
             fs::write(host.at("file"), "old").unwrap();
             let log = host.world.root().join("log");
-            // The content at that moment: a name may be another file's by now.
+            // Logs the content of the flushed file, because its name may belong to another file.
             let script = format!(
                 "#!/bin/dash\nfor f; do [ ! -f \"$f\" ] || cat \"$f\" >>'{0}'; done\n\
                  echo \" $*\" >>'{0}'\n",

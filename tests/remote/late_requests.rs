@@ -1,4 +1,4 @@
-//! Requests that arrive after they were given up, or in part.
+//! Requests that arrive after the client gave them up, or that arrive only in part.
 
 use std::fs;
 use std::io;
@@ -52,7 +52,7 @@ fn pieces_that_arrive_after_the_upload_ended_leave_nothing() {
         drop(child.stdout.take());
         let mut input = child.stdin.take().unwrap();
         let name = temp.display();
-        // It may end before it has read all.
+        // The shell may exit before it has read everything.
         drop(writeln!(
             input,
             "method=replace temp='{name}' path='{name}.final' parent='{}' expected=- owner='' mask=077; \
@@ -67,13 +67,13 @@ fn pieces_that_arrive_after_the_upload_ended_leave_nothing() {
     }
 }
 
-/// A link or a file that has the name of a temporary file already is neither followed nor emptied.
+/// An existing link or file with the name of the temporary file is neither followed nor truncated.
 #[test]
 #[expect(
     clippy::disallowed_methods,
     reason = "tests start the programs they test against"
 )]
-fn a_temporary_file_is_made_only_where_nothing_is() {
+fn temporary_file_never_replaces_an_existing_file() {
     for shell in [&["dash"][..], &["bash"], &["mksh"], &["busybox", "sh"]] {
         let dir = tempfile::tempdir().unwrap();
         let victim = dir.path().join("victim");
@@ -107,7 +107,7 @@ fn a_temporary_file_is_made_only_where_nothing_is() {
     }
 }
 
-/// Content in whose middle all that runs on the host is killed.
+/// Content in the middle of which all programs on the host are killed.
 struct Breaking<'a> {
     world: &'a World,
     data: &'a [u8],
@@ -124,7 +124,7 @@ impl Content for Breaking<'_> {
 
 #[test]
 fn upload_that_breaks_in_the_middle_has_an_unknown_outcome() {
-    // By scp, without it, and in pieces.
+    // With scp, without scp, and in pieces over several connections.
     for (userland, len) in [
         (Userland::Gnu, 5 << 20),
         (Userland::NoScp, 5 << 20),

@@ -1,5 +1,5 @@
 #![cfg(test)]
-//! Logins that say or do what belongs in no protocol, see `World::at_login`.
+//! Logins that print, or change the shell, in ways that no protocol expects; see `World::at_login`.
 
 use std::fs;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use scpfs_testing::local::World;
 use scpfs_testing::samples::path;
 use scpfs_testing::samples::upload_spec;
 
-/// Start-up scripts that must change nothing.
+/// Start-up scripts that must have no effect.
 const HARMLESS: &[(&str, &str)] = &[
     ("a line", "echo Welcome to the machine!"),
     ("an empty line", "echo"),
@@ -83,11 +83,11 @@ fn start_up_file_that_changes_the_directory_has_no_effect() {
 }
 
 #[test]
-fn shell_with_an_idle_timeout_stays() {
+fn resident_shell_outlives_its_idle_timeout() {
     let world = World::new(Userland::Bash);
     world.at_login("export TMOUT=1");
     let shell = world.shell(Arc::new(ManualClock::new()));
-    // No clock but the shell's own can tell.
+    // TMOUT is measured by the shell itself, so only real time can reach it.
     std::thread::sleep(Duration::from_millis(1500));
     shell.make_dir(&path("dir"), 0o755, None).unwrap();
 }
@@ -103,7 +103,7 @@ fn quiet_settings(world: &World, timeout: Duration) -> scpfs::remote::Settings {
 fn output_at_login_changes_no_byte() {
     for userland in [Userland::Bash, Userland::OpenWrt, Userland::NoScp] {
         for (what, script) in HARMLESS {
-            // One long time is enough.
+            // This script is slow, and one userland is enough.
             if *what == "a long time" && userland != Userland::OpenWrt {
                 continue;
             }
@@ -152,7 +152,7 @@ fn works(shell: &Shell, world: &World, data: &[u8], what: &str) {
     shell.remove_dir(&path("dir")).unwrap();
 }
 
-/// Start-up scripts that make a login unusable, and a text that the error must contain.
+/// Start-up scripts that make a login unusable, and text that the error must contain.
 const HOPELESS: &[(&str, &str)] = &[
     ("exit", "said nothing"),
     ("exec >&- 2>&-; exit", "said nothing"),
@@ -204,8 +204,8 @@ fn unusable_login_is_reported_with_its_output() {
     }
 }
 
-/// A program that the login left running may print at any time: the lane is dropped, and no content
-/// is lost.
+/// A background program that the login started may print at any time: the connection is dropped,
+/// and the content is not damaged.
 #[test]
 fn output_after_login_never_gets_into_content() {
     for userland in [Userland::Gnu, Userland::OpenWrt, Userland::NoScp] {

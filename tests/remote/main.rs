@@ -1,6 +1,6 @@
 #![cfg(test)]
 #![allow(clippy::disallowed_methods, reason = "tests run programs")]
-//! One conformance suite for the `Remote` trait, run for each kind of host.
+//! One conformance suite for the `Remote` trait, which runs on each kind of host.
 //!
 //! - `batches`: many small files, or many directories, in one request.
 //! - `contract`: tests that every kind of host must pass.
@@ -36,7 +36,7 @@ use host::Which;
 use scpfs_testing::local::Userland;
 use scpfs_testing::scp_server::Kind;
 
-/// Binds each body to a world.
+/// Makes a test of each body on one kind of host.
 macro_rules! bind {
     ($world:ident, $bodies:ident, $host:expr; $($name:ident)*) => {
         mod $world {
@@ -80,17 +80,17 @@ every_host! {
     a_file_is_fetched_byte_for_byte
     fetch_of_a_non_file_fails_without_content
     a_file_is_uploaded_with_mode_and_times
-    an_upload_that_gets_no_content_leaves_what_it_can
+    upload_whose_content_ends_early_fails_and_the_next_succeeds
     an_upload_over_a_version_that_is_not_there_is_a_conflict
     upload_conflict_makes_a_conflict_copy
     an_upload_over_a_directory_fails_and_leaves_nothing
     a_large_file_is_uploaded_and_fetched
     content_that_looks_like_shell_and_records_is_only_content
-    a_refused_upload_makes_nothing_of_its_content
+    content_of_a_refused_upload_creates_no_file
     creation_is_exclusive
     directories_are_made_and_removed
     rename_and_link_give_files_other_names
-    a_rename_that_must_not_replace_does_not
+    rename_noreplace_does_not_replace
     attributes_are_set
     copy_has_the_content_of_its_source
     fs_stat_reports_the_filesystem
@@ -116,14 +116,14 @@ macro_rules! hosts_with_a_shell {
 }
 
 hosts_with_a_shell! { operations, suite;
-    every_attribute_is_the_hosts
-    a_file_of_proc_is_fetched_though_its_size_says_nothing
+    attributes_are_those_of_the_host
+    file_of_proc_is_fetched_although_its_size_is_0
     an_upload_takes_one_round_trip_and_keeps_nanoseconds
     an_upload_never_shows_half_a_file
     an_upload_keeps_hard_links_in_place
     upload_conflict_makes_a_conflict_copy_in_the_same_round_trip
     failed_version_check_is_no_conflict
-    coarse_times_are_not_trusted_alone
+    change_with_an_equal_coarse_mtime_is_a_conflict
     leftovers_are_removed_in_one_round_trip_and_directories_never
     a_large_file_takes_two_round_trips
     a_failed_upload_never_runs_its_content
@@ -149,7 +149,7 @@ hosts_with_a_shell! { many, batches;
     a_root_of_a_tree_that_was_replaced_is_left_out
 }
 
-/// Slow tests, run on the hosts whose results may differ.
+/// Slow tests: they run only on kinds of hosts whose results may differ.
 macro_rules! hosts_of_each_way {
     ($($name:ident)*) => {
         bind!(gnu_long, suite, suite::Host::of(Userland::Gnu); $($name)*);

@@ -1,5 +1,5 @@
 #![cfg(test)]
-//! The host in memory: failures on demand.
+//! The host in memory: injected failures.
 
 use std::sync::Arc;
 
@@ -56,7 +56,7 @@ fn an_upload_whose_answer_was_lost_is_not_done_twice() {
     let acts: Vec<_> = retry.inner().take_calls();
     let acts: Vec<_> = acts.iter().map(|(act, _)| *act).collect();
     assert_eq!(acts, ["upload", "clean up", "stat"]);
-    // One that never arrived is.
+    // An upload that did not reach the host is sent again.
     retry.inner().fail(1, Failure::Disconnected);
     retry
         .upload(&path("other"), &bytes(b"content"), &plan)

@@ -1,5 +1,5 @@
 #![cfg(test)]
-//! How many programs each operation starts on the host.
+//! The number of programs that each operation starts on the host.
 
 use std::fs;
 use std::path::Path;
@@ -31,8 +31,8 @@ const PROGRAMS: [&str; 27] = [
     "touch", "truncate", "xargs",
 ];
 
-/// A plan that leaves an existing file its permissions.
-fn save_over(plan: UploadSpec) -> UploadSpec {
+/// Changes an upload spec so that an existing file keeps its permissions.
+fn keeping_mode(plan: UploadSpec) -> UploadSpec {
     UploadSpec {
         sets_mode: false,
         ..plan
@@ -105,16 +105,16 @@ fn operations(userland: Userland) -> Vec<(&'static str, String)> {
         upload("given", &given);
     });
     fs::write(at("file"), "old").unwrap();
-    let save = save_over(over("file", b"content"));
+    let save = keeping_mode(over("file", b"content"));
     count("a save", &mut || upload("file", &save));
     let fsync = UploadSpec {
         durability: Durability::Fsync,
-        ..save_over(over("file", b"content"))
+        ..keeping_mode(over("file", b"content"))
     };
     count("a save with fsync", &mut || upload("file", &fsync));
     let longer = UploadSpec {
         appends_to: Some(7),
-        ..save_over(over("file", b"content and more"))
+        ..keeping_mode(over("file", b"content and more"))
     };
     count("an append", &mut || {
         shell
@@ -180,9 +180,9 @@ fn operations(userland: Userland) -> Vec<(&'static str, String)> {
     found
 }
 
-/// The programs of each operation, for GNU's tools, BusyBox's with `stat`, and BusyBox's without.
+/// The programs of each operation: for GNU tools, for BusyBox with `stat`, and for BusyBox without.
 const TABLE: [(&str, [&str; 3]); 17] = [
-    // Whether the directory has a default ACL is asked once a minute, by GNU's ls.
+    // GNU `ls` asks once a minute whether the directory has a default ACL.
     (
         "the first new file",
         ["ls scp mv stat", "scp ln rm stat", "scp ln rm ls ls ls"],

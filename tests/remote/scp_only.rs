@@ -1,5 +1,5 @@
 #![cfg(test)]
-//! The `scp-only` dialect: kinds of servers, and when it is chosen.
+//! The `scp-only` dialect: kinds of servers, and when the dialect is chosen.
 
 use std::fs;
 use std::io;
@@ -82,10 +82,10 @@ fn a_directory_of_twenty_thousand_names_takes_few_round_trips() {
     let before = (world.meter.trips(), world.meter.bytes_read());
     let listing = remote.list(&RemotePath::root()).unwrap();
     assert_eq!(listing.entries.len(), 20_000);
-    // The first answers are for two thousand names; what follows is sent while names arrive.
+    // The first replies refuse two thousand entries ahead; later ones are sent while names arrive.
     let trips = world.meter.trips() - before.0;
     assert!(trips <= 7, "{trips}");
-    // About 50 bytes for each name, and none of the content.
+    // About 50 bytes for each name, and no content.
     assert!(world.meter.bytes_read() - before.1 < 20_000 * 60);
     let before = world.meter.trips();
     for n in 100..200 {
@@ -165,7 +165,7 @@ fn list_omits_files_that_scp_cannot_send() {
     fs::write(at("new\nline"), "").unwrap();
     make_fifo(&at("fifo"));
     assert_eq!(names(&remote, &RemotePath::root()), ["dir", "file", "link"]);
-    // A link is what it leads to.
+    // scp follows symlinks, so a link has the attributes of its target.
     let stat = remote.stat(&path("link")).unwrap();
     assert_eq!((stat.kind, stat.size), (FileKind::File, 4));
     assert_eq!(reason(remote.stat(&path("dangling"))), Reason::NotFound);
@@ -178,7 +178,7 @@ fn a_name_that_forges_records_makes_no_entry() {
     let world = World::scp_only(OPENSSH);
     let remote = world.scp(Arc::new(ManualClock::new()));
     fs::write(world.root().join("file"), "").unwrap();
-    // OpenSSH writes names raw into its complaints.
+    // OpenSSH prints names unescaped in its error messages.
     for name in [
         "x\nC0644 9 evil",
         "x\nE\nx",
@@ -187,7 +187,8 @@ fn a_name_that_forges_records_makes_no_entry() {
         "x: No such file or directory\nT0 0 0 0\nC0644 9 evil\nT0 0 0 0\nC0644 9 x",
     ] {
         symlink("nowhere", world.root().join(name)).unwrap();
-        // Where the first line shows that more follows, it is left out, else nothing is believed.
+        // If the first line of a name shows that more lines follow, the entry is omitted; otherwise
+        // the listing fails.
         if name.starts_with("x: ") {
             let result = remote.list(&RemotePath::root());
             assert!(result.is_err(), "{name:?} {result:?}");
@@ -214,7 +215,7 @@ fn upload_reports_conflicts_before_it_overwrites() {
     let uploaded = upload(b"one", Expect::Absent).unwrap();
     assert_eq!(uploaded.outcome, Outcome::AsPlanned);
     let stat = uploaded.stat.unwrap();
-    // A later stat reports the version that the upload returned.
+    // A later stat reports the same version as the upload.
     assert_eq!(
         remote.stat(&path("file")).unwrap().version(),
         stat.version()
@@ -246,7 +247,7 @@ fn upload_reports_conflicts_before_it_overwrites() {
     assert!(!file.exists());
 }
 
-/// Content that knows what it replaces.
+/// Content that also provides the content that it replaces.
 struct Over<'a>(Bytes<'a>, Bytes<'a>, u64);
 
 impl Content for Over<'_> {
@@ -282,7 +283,7 @@ fn an_upload_that_was_cut_is_repaired_by_the_next() {
     let file = world.root().join("file");
     let plan = cut_next_upload(&world, &remote, &old, &new);
     let over = Over(bytes(&new), bytes(&old), old.len() as u64);
-    // Whatever is there then is ours or what was expected.
+    // The file is a partial upload or the expected version, so the retry may replace it.
     remote.upload(&path("file"), &over, &plan).unwrap();
     assert!(fs::read(&file).unwrap() == new);
     fs::write(&file, "theirs").unwrap();
@@ -291,7 +292,7 @@ fn an_upload_that_was_cut_is_repaired_by_the_next() {
     assert_eq!(fs::read(&file).unwrap(), b"theirs");
 }
 
-/// Changes that others made to a partial upload were overwritten by the next upload.
+/// Regression: an upload after a partial upload overwrote changes by others.
 #[test]
 fn upload_after_a_partial_upload_keeps_changes_by_others() {
     let world = World::scp_only(OPENSSH);
@@ -302,7 +303,7 @@ fn upload_after_a_partial_upload_keeps_changes_by_others() {
     let error = remote.upload(&path("file"), &bytes(&new), &plan);
     let error = error.unwrap_err();
     assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
-    // Another file, because the sink of the first one may still write to the old one.
+    // A new inode, because the sink of the first upload may still write to the old one.
     fs::write(file.with_extension("theirs"), "theirs").unwrap();
     fs::rename(file.with_extension("theirs"), &file).unwrap();
     let result = remote.upload(&path("file"), &bytes(&new), &plan);
@@ -311,7 +312,7 @@ fn upload_after_a_partial_upload_keeps_changes_by_others() {
 }
 
 #[test]
-fn nothing_is_made_in_a_directory_that_is_in_the_way() {
+fn upload_to_the_name_of_a_directory_creates_nothing_in_it() {
     let world = World::scp_only(OPENSSH);
     let remote = world.scp(Arc::new(ManualClock::new()));
     fs::create_dir(world.root().join("dir")).unwrap();
@@ -357,7 +358,7 @@ fn modes_and_times_are_set_with_the_content_or_not_at_all() {
     assert_eq!((stat.mode, stat.mtime), (0o711, time));
     let meta = fs::metadata(at("dir")).unwrap();
     assert_eq!((meta.mode() & 0o7777, meta.mtime()), (0o711, time.secs));
-    // A mode alone leaves the times.
+    // Setting only the mode keeps the times.
     let mode = AttrChange {
         mode: Some(0o750),
         ..AttrChange::default()
@@ -366,7 +367,7 @@ fn modes_and_times_are_set_with_the_content_or_not_at_all() {
     assert_eq!(fs::metadata(at("dir")).unwrap().mtime(), time.secs);
     let root = remote.set_attr(&RemotePath::root(), &change);
     assert!(is_unsupported(root));
-    // Those of a file are part of an upload, which needs the content.
+    // scp sets mode and times of a file only together with its content.
     for name in ["small", "large"] {
         let before = fs::metadata(at(name)).unwrap();
         assert!(is_unsupported(remote.set_attr(&path(name), &change)));
@@ -390,7 +391,7 @@ fn modes_and_times_are_set_with_the_content_or_not_at_all() {
 }
 
 #[test]
-fn a_missing_root_or_one_that_is_no_directory_is_said() {
+fn missing_root_or_root_that_is_no_directory_is_reported() {
     let world = World::scp_only(OPENSSH);
     fs::write(world.root().join("file"), "").unwrap();
     for (name, word) in [("no", "there is no directory"), ("file", "not a directory")] {
@@ -426,7 +427,7 @@ fn the_shell_is_chosen_where_there_is_one_and_scp_where_there_is_none() {
     assert!(summary.contains("OpenSSH_9.2"), "{summary}");
     let error = connect(&scp, Choice::Shell).unwrap_err().to_string();
     assert!(error.contains("this account runs scp only"), "{error}");
-    // In the login directory, and at the root of all.
+    // One root is relative to the login directory, the other is `/`.
     for (directory, name) in [(&b""[..], "in login"), (b"/", "etc")] {
         fs::write(scp.root().join("in login"), "").unwrap();
         let settings = Settings {
@@ -477,7 +478,7 @@ fn upload_after_one_whose_answer_was_lost_is_no_conflict() {
         };
         remote.upload(&path("file"), &bytes(data), &plan)
     };
-    // At each byte of the answers to the look and to the upload.
+    // Cuts the connection at each byte of the answers to the conflict check and to the upload.
     for cut in 0..80 {
         fs::write(world.root().join("file"), "old content").unwrap();
         let version = remote.stat(&path("file")).unwrap().version();
@@ -489,7 +490,7 @@ fn upload_after_one_whose_answer_was_lost_is_no_conflict() {
     }
 }
 
-/// Two changes of one size within the second that is all that the host tells.
+/// Two changes of the same size within one second, on a host that reports whole seconds.
 #[test]
 fn a_change_of_the_same_size_in_the_same_second_is_seen_in_a_small_file() {
     let world = World::scp_only(OPENSSH);
@@ -519,7 +520,7 @@ fn a_change_of_the_same_size_in_the_same_second_is_seen_in_a_small_file() {
     let (result, _) = upload(b"ours", version);
     assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
     assert_eq!(fs::read(world.root().join("file")).unwrap(), b"they");
-    // Content that was uploaded here can be compared too, without a further round trip.
+    // Uploaded content can be compared in the same way, without a further round trip.
     assert_eq!(fetch(&remote, "file"), b"they");
     let (uploaded, trips) = upload(b"ours", version);
     let version = uploaded.unwrap().stat.unwrap().version();
@@ -527,7 +528,7 @@ fn a_change_of_the_same_size_in_the_same_second_is_seen_in_a_small_file() {
     write("them");
     let (result, _) = upload(b"more", version);
     assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
-    // A file of another size is not even fetched.
+    // If the size differs, the conflict check fetches no content.
     let before = world.meter.bytes_read();
     write(&"x".repeat(1_000_000));
     let (result, _) = upload(b"more", version);
@@ -535,9 +536,9 @@ fn a_change_of_the_same_size_in_the_same_second_is_seen_in_a_small_file() {
     assert!(world.meter.bytes_read() - before < 200_000);
 }
 
-/// dropbear's scp opens what it lists, and waits at a FIFO.
+/// dropbear's scp opens every file that it lists, and blocks on a FIFO.
 #[test]
-fn a_directory_that_scp_does_not_get_through_is_found_by_names_afterwards() {
+fn lookup_works_in_a_directory_that_scp_cannot_list() {
     if !Userland::Dropbear.is_here() {
         return;
     }
@@ -556,13 +557,13 @@ fn a_directory_that_scp_does_not_get_through_is_found_by_names_afterwards() {
     assert!(is_unsupported(remote.list(&path("dir"))));
     assert_eq!(remote.stat(&path("dir/file")).unwrap().size, 7);
     assert_eq!(names(&remote, &RemotePath::root()), ["dir"]);
-    // The scp that still waits may go.
+    // Ends the scp process that still waits for the FIFO.
     let options = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
     let fifo = world.root().join("dir/fifo");
     let _woken = rustix::fs::open(fifo, options, rustix::fs::Mode::empty());
 }
 
-/// A file that was made private on the host became readable again with the next upload.
+/// Regression: the next upload made a file readable again that others had made private.
 #[test]
 fn an_upload_leaves_a_file_the_mode_that_others_have_set() {
     for banner in ["SSH-2.0-OpenSSH_9.2", "SSH-2.0-local"] {

@@ -1,5 +1,5 @@
 #![cfg(test)]
-//! The `scp-only` dialect with servers that have no shell, of every kind.
+//! The `scp-only` dialect with servers of every kind that have no shell.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -26,7 +26,7 @@ use crate::scp_only::fetch;
 use crate::scp_only::names;
 
 #[test]
-fn the_summary_tells_listings_options_and_quoting() {
+fn summary_reports_listings_options_and_quoting() {
     for (kind, text) in [
         (Kind::Skipping, "scp and no shell, with listings"),
         (Kind::Splitting, "scp and no shell, with listings"),
@@ -36,7 +36,7 @@ fn the_summary_tells_listings_options_and_quoting() {
         (Kind::Restricted, "with listings, paths of plain"),
     ] {
         let appliance = Appliance::new(kind);
-        // The probe needs entries to refuse: it finds out how the server reacts.
+        // The probe detects how the server reacts when entries are refused, so it needs some.
         fs::write(appliance.at("file"), vec![1; 3_000_000]).unwrap();
         fs::create_dir(appliance.at("dir")).unwrap();
         let remote = appliance.probe().unwrap();
@@ -81,18 +81,19 @@ fn servers_without_a_shell_get_their_paths_as_they_are() {
 }
 
 #[test]
-fn a_server_that_does_not_heed_refusals_is_found_out_without_content() {
+fn server_that_ignores_refusals_is_detected_without_content() {
     for kind in [Kind::Insisting, Kind::HangingUp] {
         let appliance = Appliance::new(kind);
         fs::write(appliance.at("file"), vec![1; 3_000_000]).unwrap();
         fs::create_dir(appliance.at("dir")).unwrap();
         let remote = appliance.probe().unwrap();
         assert!(!can(&remote, Operation::List), "{kind:?}");
-        // A part of a file may arrive before the refusal is found to be ignored, but no whole file.
+        // Part of a file may arrive before the client detects that its refusal was ignored, but no
+        // whole file.
         assert!(appliance.n_content() < 3_000_000, "{kind:?}");
         let result = remote.list(&RemotePath::root());
         assert!(is_unsupported(result), "{kind:?}");
-        // By name everything is there.
+        // Files can still be accessed by name.
         let stat = remote.stat(&path("file")).unwrap();
         assert_eq!((stat.kind, stat.size), (FileKind::File, 3_000_000));
         let before = appliance.n_content();
@@ -165,7 +166,7 @@ fn a_host_that_rounds_times_makes_no_conflict_of_our_own_upload() {
             .unwrap();
         let told = remote.stat(&path("file")).unwrap();
         assert_eq!(told.mtime.secs, secs & !1);
-        // Asked for, where it is not known.
+        // An upload that cannot know the rounded mtime returns no attributes.
         assert!(uploaded.stat.is_none_or(|stat| stat.mtime == told.mtime));
         expect = Expect::Version(told.version());
     }

@@ -50,14 +50,14 @@ use scpfs_testing::samples::path;
 use scpfs_testing::samples::reason;
 use scpfs_testing::samples::upload_spec;
 
-/// A host and the connection to it.
+/// A host and its `Remote`.
 pub(crate) struct Host {
     pub(crate) world: World,
     pub(crate) remote: Retry<Shell>,
 }
 
 impl Host {
-    /// A host of that kind, where this machine has its programs.
+    /// A host of this kind, or `None` if this machine lacks its programs.
     pub(crate) fn of(userland: Userland) -> Option<Self> {
         userland.is_here().then(|| Self::new(userland))
     }
@@ -72,7 +72,7 @@ impl Host {
         self.world.root().join(name)
     }
 
-    /// Runs something and returns what it gave and how many round trips it took.
+    /// Runs `op`; returns its result and the number of round trips.
     fn counted<T>(&self, op: impl FnOnce(&Retry<Shell>) -> T) -> (T, u64) {
         let before = self.world.meter.trips();
         let result = op(&self.remote);
@@ -100,7 +100,7 @@ impl Host {
         self.remote.facts().time_precision == TimePrecision::Nanos
     }
 
-    /// The time that a file has which was uploaded with `mtime`, as the host tells it.
+    /// The mtime that the host reports for content that was uploaded with this mtime.
     fn told(&self, mtime: Time) -> Time {
         let has_record = has_scp(&self.remote);
         if self.is_gnu() || (has_record && mtime.truncate_to_micros() == mtime) {
@@ -110,7 +110,7 @@ impl Host {
         }
     }
 
-    /// The mtime that the host reports for a file with this one.
+    /// The mtime that the host reports for a file with this mtime on its disk.
     fn seen(&self, mtime: Time) -> Time {
         if !has_stat(&self.remote) {
             Time { nanos: 0, ..mtime }
@@ -120,7 +120,7 @@ impl Host {
     }
 }
 
-pub(crate) fn every_attribute_is_the_hosts(host: &Host) {
+pub(crate) fn attributes_are_those_of_the_host(host: &Host) {
     fs::write(host.at("file"), "hello").unwrap();
     fs::create_dir(host.at("dir")).unwrap();
     symlink("nowhere", host.at("link")).unwrap();
@@ -149,7 +149,7 @@ pub(crate) fn every_attribute_is_the_hosts(host: &Host) {
                        which has a hundred and seven bytes for all of its path and no more",
     );
     if !has_stat(&host.remote) {
-        // Nothing of BusyBox makes a socket.
+        // No program of BusyBox creates a socket.
         assert_eq!(reason(made), Reason::NotSupported);
     } else {
         let stat = made.unwrap().stat.unwrap();
@@ -157,7 +157,7 @@ pub(crate) fn every_attribute_is_the_hosts(host: &Host) {
     }
     assert_eq!(reason(socket("file")), Reason::Exists);
     let listing = host.remote.list(&RemotePath::root()).unwrap();
-    // Listing a directory changes when it was last read.
+    // Listing a directory changes its atime.
     let root = host.remote.stat(&RemotePath::root()).unwrap();
     assert_eq!(
         listing.directory,
@@ -190,7 +190,7 @@ pub(crate) fn every_attribute_is_the_hosts(host: &Host) {
         assert_eq!(stat.mtime, host.seen(mtime));
         assert_eq!((stat.size, stat.blocks), (meta.size(), meta.blocks()));
         if let Some(listed) = entry.stat {
-            // So does reading a link.
+            // Reading a symlink changes its atime as well.
             assert_eq!(
                 Stat {
                     atime: stat.atime,
@@ -219,7 +219,7 @@ fn fetched(host: &Host, name: &str) -> Buffer {
     buffer
 }
 
-pub(crate) fn a_file_of_proc_is_fetched_though_its_size_says_nothing(host: &Host) {
+pub(crate) fn file_of_proc_is_fetched_although_its_size_is_0(host: &Host) {
     let mut settings = host.world.settings();
     settings.directory = b"/proc/self".to_vec();
     let clock = Arc::new(ManualClock::new());
@@ -265,11 +265,11 @@ pub(crate) fn an_upload_never_shows_half_a_file(host: &Host) {
     host.remote
         .upload(&path("file"), &bytes(b"new"), &upload_spec(b"new"))
         .unwrap();
-    // A program that has the old file open still reads all of it.
+    // A program that has the old file open can still read all of it.
     assert_eq!(io::read_to_string(old).unwrap(), "old content");
     assert_eq!(fs::read(host.at("file")).unwrap(), b"new");
     assert_eq!(host.names(), [b"file"]);
-    // Content that ends too early takes the connection with it, never the name.
+    // Content that ends too early makes the connection unusable, but never gets the final name.
     let plan = UploadSpec {
         size: 10,
         ..upload_spec(b"")
@@ -302,7 +302,7 @@ pub(crate) fn an_upload_keeps_hard_links_in_place(host: &Host) {
         .upload(&path("file"), &bytes(b"now"), &plan)
         .unwrap();
     assert_eq!(fs::read(host.at("other")).unwrap(), b"now");
-    // A directory is never written into.
+    // An upload never writes into a directory.
     fs::create_dir(host.at("dir")).unwrap();
     let result = host.remote.upload(&path("dir"), &bytes(b"abc"), &plan);
     assert_eq!(reason(result), Reason::IsADirectory);
@@ -311,7 +311,7 @@ pub(crate) fn an_upload_keeps_hard_links_in_place(host: &Host) {
     assert_eq!(host.names().len(), 2);
 }
 
-/// A conflict check whose program is killed is an error, not a difference.
+/// If a program of the conflict check is killed, the upload fails without a conflict.
 pub(crate) fn failed_version_check_is_no_conflict(host: &Host) {
     let aside = tempfile::tempdir().unwrap();
     let (once, always) = (aside.path().join("once"), aside.path().join("always"));
@@ -336,7 +336,7 @@ pub(crate) fn failed_version_check_is_no_conflict(host: &Host) {
     };
     host.world.before(&["ls", "stat"], &script);
     let is_there = if !has_scp(&host.remote) {
-        // On this host, only stat can tell whether all of the content arrived.
+        // Without scp, only `stat` can confirm that all of the content has arrived.
         let error = upload(b"new").unwrap_err();
         assert!(!matches!(error, Error::Conflict { .. }), "{error}");
         "old"
@@ -370,20 +370,20 @@ pub(crate) fn upload_conflict_makes_a_conflict_copy_in_the_same_round_trip(host:
     assert_eq!(fs::read(host.at("file")).unwrap(), b"theirs");
     assert_eq!(fs::read(host.at("file.ours $(x)\n")).unwrap(), b"ours");
 
-    // A name that is taken is nothing to replace either.
+    // A file with the name of the conflict copy is not replaced either.
     let (result, _) = upload(b"ours again", Expect::Absent);
     assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
     assert_eq!(fs::read(host.at("file.ours $(x)\n")).unwrap(), b"ours");
     fs::remove_file(host.at("file.ours $(x)\n")).unwrap();
 
-    // An upload of the same content by somebody else is no conflict.
+    // If others uploaded the same content, there is no conflict.
     let (uploaded, trips) = upload(b"theirs", Expect::Absent);
     let uploaded = uploaded.unwrap();
     assert_eq!(uploaded.outcome, Outcome::Same);
     assert!(trips <= 2, "{trips}");
     let theirs = uploaded.stat.unwrap().version();
 
-    // A file that somebody removed is created again.
+    // A file that others removed is created again.
     fs::remove_file(host.at("file")).unwrap();
     let (uploaded, _) = upload(b"ours", Expect::Version(theirs));
     assert_eq!(uploaded.unwrap().outcome, Outcome::Recreated);
@@ -391,8 +391,8 @@ pub(crate) fn upload_conflict_makes_a_conflict_copy_in_the_same_round_trip(host:
     assert_eq!(host.names(), [b"file"], "no temporary file is left");
 }
 
-/// Two writers within the second that is all the host's times can tell.
-pub(crate) fn coarse_times_are_not_trusted_alone(host: &Host) {
+/// Two writers within one second, on a host whose mtimes are whole seconds.
+pub(crate) fn change_with_an_equal_coarse_mtime_is_a_conflict(host: &Host) {
     let coarse = Time {
         secs: 1_700_000_000,
         nanos: 0,
@@ -409,7 +409,7 @@ pub(crate) fn coarse_times_are_not_trusted_alone(host: &Host) {
         result.map(|uploaded| uploaded.stat.unwrap().version())
     };
     let version = upload(Expect::Absent).unwrap();
-    // Where the change has a finer time than that, a round one of the content means nothing.
+    // If the ctime has a fraction, a whole-second mtime does not make the version ambiguous.
     let version = upload(Expect::Version(version)).unwrap();
     let ctime = version.ctime.unwrap();
     let seen_coarsely = |secs| scpfs::stat::Version {
@@ -423,7 +423,7 @@ pub(crate) fn coarse_times_are_not_trusted_alone(host: &Host) {
         .unwrap();
     let mtime = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     file.set_modified(mtime).unwrap();
-    // Size, inode and time are the same; only the time of the change tells.
+    // Size, inode and mtime are equal; only the ctime differs.
     let result = upload(Expect::Version(seen_coarsely(ctime.secs - 5)));
     assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
     assert_eq!(fs::read(host.at("file")).unwrap(), b"them");
@@ -470,20 +470,20 @@ pub(crate) fn a_large_file_takes_two_round_trips(host: &Host) {
     assert_eq!(trips, 2, "content waits for the acknowledgement");
     assert!(fs::read(host.at("big")).unwrap() == data);
     assert!(fetched(host, "big").data == data);
-    // A refusal of a large file costs none of its content, and the name stays as it was.
+    // The refusal arrives before the content is sent, and creates no file.
     let result = host
         .remote
         .upload(&path("no/big"), &bytes(&data), &upload_spec(&data));
     assert_eq!(reason(result), Reason::NotFound);
 }
 
-/// Content of which no part is like another.
+/// Content in which no two blocks are equal.
 fn forty_mib() -> Vec<u8> {
     (0u32..10 << 20).flat_map(u32::to_le_bytes).collect()
 }
 
-/// A plan for which any host takes pieces whose `dd` can count bytes: BusyBox cannot set a
-/// fraction of a second without SCP.
+/// An upload spec that every host whose `dd` counts bytes uploads in pieces: BusyBox without SCP
+/// cannot set fractions of a second.
 fn in_pieces(host: &Host, data: &[u8]) -> UploadSpec {
     let nanos = if host.is_gnu() { 123_456_789 } else { 0 };
     UploadSpec {
@@ -492,7 +492,7 @@ fn in_pieces(host: &Host, data: &[u8]) -> UploadSpec {
     }
 }
 
-/// Runs two fetches at the same time, so that two connections for content are open afterwards.
+/// Runs two fetches at the same time, so that two connections are open for content afterwards.
 fn open_two_lanes(host: &Host) {
     struct Together<'a>(&'a Barrier);
 
@@ -523,7 +523,7 @@ fn open_two_lanes(host: &Host) {
     assert!(host.remote.inner().n_connections() >= 2);
 }
 
-/// Content that goes on after its first chunk only when a second thread reads as well.
+/// Content whose second read blocks until another thread reads as well.
 struct ByTwo<'a> {
     data: &'a [u8],
     readers: Mutex<HashSet<ThreadId>>,
@@ -572,14 +572,14 @@ pub(crate) fn huge_file_is_uploaded_in_pieces_over_several_connections(host: &Ho
     let stat = host.remote.upload(&path("huge"), &content, &plan);
     let stat = stat.unwrap().stat.unwrap();
     let again = host.remote.stat(&path("huge")).unwrap();
-    // The disk may not have allocated all of it yet.
+    // The disk may not have allocated all blocks yet.
     let blocks = stat.blocks;
     assert_eq!(stat, Stat { blocks, ..again });
     assert_eq!((stat.mode, stat.mtime), (plan.mode, plan.mtime));
     assert_eq!(stat.atime, plan.atime);
     assert!(fs::read(host.at("huge")).unwrap() == data);
     assert_eq!(host.names(), [b"huge"]);
-    // The lanes are in step and the file is not taken away with them.
+    // The connections are still usable, and closing them does not remove the file.
     host.remote.close();
     assert!(host.at("huge").exists());
 }
@@ -626,7 +626,7 @@ pub(crate) fn a_huge_upload_that_fails_changes_nothing(host: &Host) {
         2,
         "no temporary file is left"
     );
-    // Content that ends too early, on any lane.
+    // Content that ends too early, on any of the connections.
     let short = bytes(&data[..39 << 20]);
     let result = host.remote.upload(&path("file"), &short, &plan);
     assert!(matches!(result, Err(Error::Local { .. })), "{result:?}");
@@ -642,7 +642,7 @@ pub(crate) fn a_full_disk_never_runs_the_pieces(host: &Host) {
         .upload(&path("file"), &bytes(&data), &plan)
         .unwrap();
     assert!(fs::read(host.at("file")).unwrap() == data);
-    // Each piece hits the limit at once and leaves its content unread.
+    // Each piece reaches the limit at once, and leaves its content unread.
     host.world.limit_file_size(1 << 20);
     let limited = host.world.shell(Arc::new(ManualClock::new()));
     let result = limited.upload(&path("file"), &bytes(&data), &plan);
@@ -658,10 +658,10 @@ pub(crate) fn a_huge_upload_survives_a_cut(host: &Host) {
     }
     let data = forty_mib();
     let plan = in_pieces(host, &data);
-    // An answer that says no more than a status has some 40 bytes.
+    // An answer that contains only a status has about 40 bytes.
     for cut in [0, 38, 60, 120, 180] {
         fs::write(host.at("file"), "old").unwrap();
-        // All that content may use, so that no connection is opened that the cut could hit.
+        // Opens all connections for content, so that the cut does not hit one that is being opened.
         open_two_lanes(host);
         host.world.faults.lock().cut_after_read = Some(cut);
         let upload = host.remote.inner();
@@ -809,7 +809,7 @@ pub(crate) fn attributes_are_set_in_one_round_trip(host: &Host) {
             .secs
             > 1_750_000_000
     );
-    // The setgid bit of a directory goes when it is not asked for.
+    // The setgid bit of a directory is cleared if the requested mode does not contain it.
     fs::create_dir(host.at("dir")).unwrap();
     fs::set_permissions(host.at("dir"), fs::Permissions::from_mode(0o2755)).unwrap();
     let plain = AttrChange {
@@ -845,7 +845,7 @@ pub(crate) fn times_before_1970_are_kept(host: &Host) {
         time
     );
     let listing = host.remote.list(&RemotePath::root()).unwrap();
-    // find prints these times wrongly, so that stat was asked.
+    // GNU `find` prints times before 1970 wrongly, so the listing asks `stat`.
     assert_eq!(listing.entries[0].stat.unwrap().mtime, time);
     let plan = UploadSpec {
         mtime: time,
@@ -1002,7 +1002,7 @@ pub(crate) fn a_listing_that_is_cut_is_never_a_shorter_directory(host: &Host) {
         if let Ok(listing) = listing {
             assert_eq!(listing.entries.len(), 50, "cut at {cut}");
         }
-        // Unreadable is not empty either.
+        // The root can still be read: a failed listing does not leave it empty.
         host.remote.stat(&RemotePath::root()).unwrap();
     }
 }
@@ -1052,7 +1052,7 @@ fn what_is_there(host: &Host) -> Expect {
 }
 
 pub(crate) fn upload_of_unknown_outcome_that_succeeded_is_not_sent_again(host: &Host) {
-    // Longer than all that is said to a host on a new connection.
+    // Longer than everything that is sent to the host on a new connection.
     let data = vec![b'x'; 200_000];
     let upload = |expect| {
         let plan = UploadSpec {
@@ -1079,7 +1079,7 @@ pub(crate) fn upload_of_unknown_outcome_that_succeeded_is_not_sent_again(host: &
         };
         let (n_written, n_read) = upload(prepare());
         let expect = prepare();
-        // In the frame that ends the answer, a little before its end.
+        // The connection breaks in the frame that ends the answer, shortly before its end.
         host.world.faults.lock().cut_after_read = Some(n_read - 10);
         let (n_again, _) = upload(expect);
         assert_eq!(host.world.faults.lock().cut_after_read, None, "it was cut");

@@ -1,6 +1,6 @@
 #![cfg(test)]
-//! Uploads whose programs are killed or fail, whose connection is cut, and whose files are
-//! exchanged for others of other users between two steps.
+//! Uploads whose programs are killed or fail, whose connection is cut, or whose files are replaced
+//! by files of other users between two steps.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -32,8 +32,8 @@ use crate::uploads::TEMP;
 use crate::uploads::mode_of;
 use crate::uploads::set_mode;
 
-/// The attributes of another file came to a temporary file: `cp` copied those of the file that had
-/// the name of the target at that moment.
+/// Regression: `cp` copied the attributes of whichever file had the name of the target at that
+/// moment to the temporary file.
 #[test]
 fn a_temporary_file_gets_the_attributes_of_no_other_file() {
     let look = "PATH=/usr/bin:/bin; for f in \"$root\"/.scpfs-*.tmp; do\n\
@@ -66,8 +66,8 @@ fn a_temporary_file_gets_the_attributes_of_no_other_file() {
     }
 }
 
-/// A conflict copy had the permissions and the owner that somebody else gave to the file in its
-/// place.
+/// Regression: a conflict copy got the permissions and the owner of the file that others had
+/// created under the original name.
 #[test]
 fn a_conflict_copy_is_not_given_to_the_owner_of_the_other_file() {
     for (userland, host) in Host::plain() {
@@ -106,8 +106,8 @@ fn a_conflict_copy_is_not_given_to_the_owner_of_the_other_file() {
     }
 }
 
-/// A new file was emptied where a hard link takes a name and no name can be removed: the temporary
-/// file was emptied, which was the same file.
+/// Regression: if hard links can be created but no name can be removed, a new file was truncated
+/// together with its temporary file, which is the same inode.
 #[test]
 fn a_new_file_is_whole_where_no_name_can_be_removed() {
     let denied =
@@ -125,7 +125,8 @@ fn a_new_file_is_whole_where_no_name_can_be_removed() {
     }
 }
 
-/// Permissions that were taken away came after the content: others could read it until then.
+/// Regression: restricted permissions were set after the content was written: until then others
+/// could read it.
 #[test]
 fn content_has_the_new_permissions_from_the_beginning() {
     let look = "PATH=/usr/bin:/bin; for f in \"$root\"/.scpfs-*.tmp \"$root/file\"; do\n\
@@ -153,8 +154,8 @@ fn content_has_the_new_permissions_from_the_beginning() {
     }
 }
 
-/// An upload whose temporary file was removed, as the retry of one whose outcome is unknown does,
-/// wrote to its target all the same.
+/// Regression: an upload still wrote to its target after its temporary file had been removed, as
+/// the retry of an upload of unknown outcome does.
 #[test]
 fn an_upload_whose_temporary_file_was_removed_ends_without_effect() {
     let script = format!("{TEMP}\n/bin/rm -f \"$temp\"");
@@ -175,7 +176,7 @@ fn an_upload_whose_temporary_file_was_removed_ends_without_effect() {
                 let result = host.upload(b"old,new,", &plan);
                 let case = format!("{userland:?} {program} {placement:?}: {result:?}");
                 if result.is_ok() {
-                    // It does not run that program before it writes.
+                    // This upload does not run the program before it writes.
                     assert_eq!(host.read("file"), "old,new,", "{case}");
                 } else {
                     assert_eq!(host.read("file"), "old,", "{case}");
@@ -187,8 +188,7 @@ fn an_upload_whose_temporary_file_was_removed_ends_without_effect() {
     }
 }
 
-/// Each program of an upload in turn is killed before it has done anything, after it has done all,
-/// or is not there.
+/// Each program of an upload in turn is killed before or after its work, fails, or is missing.
 #[test]
 fn upload_succeeds_only_with_the_content_whichever_program_fails() {
     let ways = [
@@ -197,13 +197,13 @@ fn upload_succeeds_only_with_the_content_whichever_program_fails() {
         ("is missing", "echo 'sh: not found' >&2; exit 127"),
         ("fails", "echo 'x: Input/output error' >&2; exit 1"),
         ("does nothing", "exit 0"),
-        // SAME is the last thing that a program can say.
+        // 208 is the last of the statuses that a program can return: SAME.
         ("returns 208", "\"$real\" \"$@\"; exit 208"),
     ];
     let mut wrong = Vec::new();
     for userland in Userland::here([Userland::Gnu, Userland::BusyBox, Userland::NoScp]) {
         let host = Host::new(userland, &[], "", "");
-        // Where no name can be removed, the next upload goes straight into the file.
+        // If no name can be removed, the next upload is done in place, so `rm` is tested last.
         let rest = PROGRAMS.into_iter().filter(|program| *program != "rm");
         for program in rest.chain(["rm"]) {
             let there = host.beside("bin").join(program);
@@ -212,12 +212,13 @@ fn upload_succeeds_only_with_the_content_whichever_program_fails() {
                 _ if there.exists() => continue,
                 _ => Path::new("/usr/bin").join(program),
             };
-            // A program with many names (BusyBox) acts by the last component of its path.
+            // A program with many names (BusyBox) chooses its function by the last component of its
+            // path.
             let named = host.beside("real").join(program);
             fs::create_dir_all(host.beside("real")).unwrap();
             symlink(real, &named).unwrap();
             for (way, script) in ways {
-                // A file emptied by another user looks like a cat that copied nothing.
+                // This cannot be distinguished from a file that another user has truncated.
                 if ["cat", "chmod"].contains(&program) && way == "does nothing" {
                     continue;
                 }
@@ -244,7 +245,7 @@ fn upload_succeeds_only_with_the_content_whichever_program_fails() {
                     let names = host.names();
                     let is_right = match &result {
                         Ok(_) => content == "old,new,",
-                        // The next upload writes what is to be there.
+                        // The next upload replaces the partial content.
                         Err(Error::Partial { .. }) => {
                             kind != Kind::New && (kind != Kind::Replace || program == "rm")
                         }
@@ -282,11 +283,11 @@ impl Kind {
         Self::Direct,
     ];
 
-    /// A plan that makes `old,` `old,new,`, or that makes a file of it.
+    /// An upload spec that changes `old,` to `old,new,`, or creates a file with that content.
     fn upload_spec(self, host: &dyn Remote) -> UploadSpec {
         let expect = match self {
             Self::New => Expect::Absent,
-            // The lane that the last upload has broken may be the first to be asked.
+            // The first request may use the connection that the last upload has broken.
             _ => {
                 let stat = (0..3).find_map(|_| host.stat(&path("file")).ok());
                 Expect::Version(stat.unwrap().version())
@@ -306,7 +307,7 @@ impl Kind {
     }
 }
 
-/// An answer that is cut at any byte never has an upload done twice.
+/// An upload is not done twice, at whichever byte its answer is cut.
 #[test]
 fn an_upload_whose_answer_is_cut_is_not_done_twice() {
     for userland in Userland::here([Userland::Gnu, Userland::BusyBox, Userland::OpenWrt]) {

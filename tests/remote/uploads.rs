@@ -1,6 +1,6 @@
 #![cfg(test)]
 //! Races between an upload and other users or programs of the host. Wrapped programs of the host
-//! make them certain: they act between two steps of the upload.
+//! fix the order of events: they act between two steps of the upload.
 #![expect(
     clippy::disallowed_methods,
     reason = "tests start the programs that they look with"
@@ -60,13 +60,13 @@ pub(crate) const USERLANDS: [Userland; 7] = [
     Userland::Bsd,
 ];
 
-/// Every program that an upload may run.
+/// All programs that an upload may run.
 pub(crate) const PROGRAMS: [&str; 17] = [
     "cat", "chmod", "chown", "cmp", "cp", "dd", "flock", "head", "ln", "ls", "mv", "rm", "scp",
     "stat", "sync", "touch", "truncate",
 ];
 
-/// The shell command that finds the temporary file of an upload.
+/// A shell command that sets `$temp` to the temporary file of an upload.
 pub(crate) const TEMP: &str = "for temp in \"$root\"/.scpfs-*.tmp; do :; done";
 
 pub(crate) struct Host {
@@ -75,8 +75,8 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// A host whose programs run a script before and after them, once the file `now` is beside the
-    /// root; `$root` is the root and `$dir` the directory that it is in.
+    /// A host whose `programs` run a script before and after their work if the file `now` exists
+    /// beside the root; `$root` is the root and `$dir` its parent directory.
     pub(crate) fn new(userland: Userland, programs: &[&str], before: &str, after: &str) -> Self {
         let world = World::new(userland);
         let dir = world.root().parent().unwrap().to_owned();
@@ -122,7 +122,7 @@ impl Host {
         Self::each(&[], "", "")
     }
 
-    /// From here on the scripts run.
+    /// Enables the scripts.
     pub(crate) fn arm(&self) {
         fs::write(self.beside("now"), "").unwrap();
     }
@@ -147,7 +147,7 @@ impl Host {
         self.shell.stat(&path(name)).unwrap().version()
     }
 
-    /// Uploads over the version that the host has of `file`.
+    /// Uploads over the current version of `file`.
     fn replace(&self, content: &[u8]) -> Result<Uploaded> {
         let plan = self.plan_over(content);
         self.upload(content, &plan)
@@ -196,8 +196,8 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Local root through a setuid temporary file: it was `root:root 4755`, with the content, until it
-/// was given to its owner.
+/// Regression: a setuid temporary file with the content was `root:root 4755` until its owner was
+/// set: every user of the host could become root.
 #[test]
 fn a_temporary_file_is_private_until_it_belongs_to_its_owner() {
     let look = "for f in \"$root\"/.scpfs-*.tmp \"$root/file\" \"$root/copy\" \"$root/excl\"; do\n\
@@ -227,7 +227,7 @@ fn a_temporary_file_is_private_until_it_belongs_to_its_owner() {
                 (0o4755, 1000, 1000),
                 "{userland:?} {what}"
             );
-            // A replacement has the owner and the permissions of what it replaces.
+            // The new file gets the owner and the permissions of the file that it replaces.
             set_mode(&file, 0o2750);
             let replacement = UploadSpec {
                 mode: 0o777,
@@ -264,8 +264,8 @@ fn a_temporary_file_is_private_until_it_belongs_to_its_owner() {
     }
 }
 
-/// The temporary file could be replaced by a link of another user of the host, whose target then
-/// got the content.
+/// Regression: another user of the host could replace the temporary file by a link, and the target
+/// of the link got the content.
 #[test]
 fn a_link_in_the_place_of_a_temporary_file_gets_nothing() {
     for (what, swap) in [
@@ -314,13 +314,13 @@ fn a_link_in_the_place_of_a_temporary_file_gets_nothing() {
     }
 }
 
-/// A change right after our rename was taken for ours: the next upload removed it.
+/// Regression: a change right after our rename was taken for ours, and the next upload removed it.
 #[test]
 fn upload_does_not_take_a_change_right_after_the_rename_for_ours() {
     for change in [
         "printf theirs >>\"$root/file\"",
         "printf theirs! >\"$root/file\"",
-        // The same size at another time.
+        // The same size, with another mtime.
         "printf CONTENT >\"$root/file\"",
     ] {
         let script = format!("rm \"$dir/now\"; {change}");
@@ -331,7 +331,7 @@ fn upload_does_not_take_a_change_right_after_the_rename_for_ours() {
                 let mut plan = host.plan_over(content);
                 plan.mtime.nanos = 0;
                 if userland == Userland::Bsd || userland.is_busybox() {
-                    // Where they have no fractions, a change in the same second cannot be seen.
+                    // If times have no fractions, a change in the same second cannot be detected.
                     plan.mtime.secs -= 10;
                 }
                 let uploaded = host.upload(content, &plan).unwrap();
@@ -347,10 +347,10 @@ fn upload_does_not_take_a_change_right_after_the_rename_for_ours() {
     }
 }
 
-/// Something on the host removed the temporary file of a new file before its rename: `close()` was
-/// 0 and the content nowhere.
+/// Regression: if a program on the host removed the temporary file of a new file before its rename,
+/// `close()` returned 0 and the content was lost.
 #[test]
-fn a_temporary_file_that_a_cleaner_removed_is_no_success() {
+fn upload_fails_if_others_remove_its_temporary_file() {
     let script = format!("{TEMP}\nrm -f \"$temp\"");
     for (userland, host) in Host::each(&["mv", "ln"], &script, "") {
         for is_new in [true, false] {
@@ -372,9 +372,9 @@ fn a_temporary_file_that_a_cleaner_removed_is_no_success() {
     }
 }
 
-/// A chmod or chown by others was undone by the next upload.
+/// Regression: the next upload reverted a chmod or chown by others.
 #[test]
-fn a_replacement_has_the_mode_and_owner_of_that_moment() {
+fn upload_keeps_the_current_mode_and_owner_on_the_host() {
     for (userland, host) in Host::plain() {
         let file = host.at("file");
         fs::write(&file, "old").unwrap();
@@ -382,7 +382,7 @@ fn a_replacement_has_the_mode_and_owner_of_that_moment() {
         let seen = host.plan_over(b"new");
         set_mode(&file, 0o600);
         chown(&file, Some(1234), Some(4321)).unwrap();
-        // Hosts that report whole seconds compare the ctime too.
+        // The conflict check of hosts that report whole seconds compares the ctime as well.
         let seen = if userland == Userland::OpenWrt || userland == Userland::Bare {
             host.plan_over(b"new")
         } else {
@@ -399,7 +399,7 @@ fn a_replacement_has_the_mode_and_owner_of_that_moment() {
             (0o600, 1234, 4321),
             "{userland:?}"
         );
-        // Attributes that were changed here take precedence, and only those.
+        // Attributes that were changed here take precedence; the others are those of the host.
         let ours = UploadSpec {
             mode: 0o4640,
             sets_mode: true,
@@ -416,7 +416,7 @@ fn a_replacement_has_the_mode_and_owner_of_that_moment() {
     }
 }
 
-/// `fsync()` was 0 although the host's `sync` said Input/output error.
+/// Regression: `fsync()` returned 0 although `sync` on the host failed with EIO.
 #[test]
 fn an_error_of_the_disk_fails_a_flush() {
     let failing = "#!/bin/dash\necho \"sync: error syncing 'x': Input/output error\" >&2\nexit 1\n";
@@ -454,7 +454,8 @@ fn an_error_of_the_disk_fails_a_flush() {
     }
 }
 
-/// An upload in place followed a link that was swapped in: a file of root's own got the content.
+/// Regression: an upload in place followed a symlink that replaced the file: a file of root got the
+/// content.
 #[test]
 fn an_upload_in_place_follows_no_link() {
     let script = "mv -f \"$root/file\" \"$dir/moved\"; ln -s \"$dir/secret\" \"$root/file\"; rm \"$dir/now\"";
@@ -484,7 +485,7 @@ fn an_upload_in_place_follows_no_link() {
     }
 }
 
-/// Extended attributes and ACLs were gone after a save.
+/// Regression: an upload removed extended attributes and ACLs.
 #[test]
 fn a_replacement_keeps_acls_and_extended_attributes() {
     for userland in [Userland::Gnu, Userland::NoScp] {
@@ -503,7 +504,8 @@ fn a_replacement_keeps_acls_and_extended_attributes() {
     }
 }
 
-/// A default ACL of the directory was overridden: others could read what it gives them nothing of.
+/// Regression: an upload overrode the default ACL of the directory, so that others could read a
+/// file that the ACL does not permit them to read.
 #[test]
 fn create_in_a_directory_with_a_default_acl_inherits_it() {
     for userland in [Userland::Gnu, Userland::NoScp] {
@@ -538,7 +540,7 @@ fn create_in_a_directory_with_a_default_acl_inherits_it() {
             let acl = |dir: &Path| run("getfacl", &["-pcn", dir.join(name).to_str().unwrap()]);
             assert_eq!(acl(&root), acl(&local), "{userland:?} {name}");
         }
-        // Execute permissions follow those that the ACL leaves.
+        // The permissions to execute are limited by the ACL as well.
         let program = UploadSpec {
             mode: 0o775,
             expect: Expect::Absent,
@@ -551,8 +553,8 @@ fn create_in_a_directory_with_a_default_acl_inherits_it() {
     }
 }
 
-/// Appends of a program on the host after an upload were lost: the upload had replaced the file
-/// that the program had open.
+/// Regression: an upload replaced the file that a program on the host had open, and its later
+/// appends were lost.
 #[test]
 fn append_goes_to_the_same_inode_on_the_host() {
     use std::io::Write as _;
@@ -572,7 +574,8 @@ fn append_goes_to_the_same_inode_on_the_host() {
         assert_eq!(host.read("file"), "old,new,theirs", "{userland:?}");
         assert_eq!(fs::metadata(&file).unwrap().ino(), ino, "{userland:?}");
         assert_eq!(host.names(), ["file"], "{userland:?}");
-        // To another version nothing is appended, and no part is taken for the whole.
+        // Nothing is appended to another version, and the appended part alone is not taken for the
+        // whole content.
         let kept = UploadSpec {
             conflict_name: Some(Name::new(b"kept").unwrap()),
             ..plan
@@ -587,8 +590,8 @@ fn append_goes_to_the_same_inode_on_the_host() {
     }
 }
 
-/// Files that can be written but not replaced could not be saved: a bind-mounted file, one in a
-/// directory with `chattr +i` or `+a`.
+/// Regression: files that can be written but not replaced could not be uploaded: bind-mounted
+/// files, and files in a directory with `chattr +i` or `+a`.
 #[test]
 fn upload_of_a_file_that_cannot_be_replaced_is_in_place() {
     let busy =
@@ -610,7 +613,7 @@ fn upload_of_a_file_that_cannot_be_replaced_is_in_place() {
     }
 }
 
-/// Each save left a temporary file of full size where no name can be removed.
+/// Regression: if no name can be removed, each upload left a temporary file of full size.
 #[test]
 fn temporary_files_do_not_pile_up_where_names_cannot_be_removed() {
     let kept = "#!/bin/dash\necho \"rm: cannot remove 'a': Operation not permitted\" >&2\nexit 1\n";
@@ -634,7 +637,7 @@ fn temporary_files_do_not_pile_up_where_names_cannot_be_removed() {
     }
 }
 
-/// A directory that takes no new names has files that can be written.
+/// Files in a directory that permits no new names can still be written.
 #[test]
 fn a_directory_that_takes_no_names_is_told_from_a_file_that_cannot_be_written() {
     for (userland, host) in Host::plain() {
@@ -662,9 +665,10 @@ fn a_directory_that_takes_no_names_is_told_from_a_file_that_cannot_be_written() 
     }
 }
 
-/// `RENAME_NOREPLACE` was a check and a rename, so that two racing renames both succeeded.
+/// Regression: `RENAME_NOREPLACE` was a check and a rename, so that two racing renames both
+/// succeeded.
 #[test]
-fn a_rename_that_must_not_replace_does_not_in_the_last_moment_either() {
+fn rename_noreplace_does_not_replace_a_file_created_meanwhile() {
     let script = "rm \"$dir/now\"; echo theirs >\"$root/to\"";
     for (userland, host) in Host::each(&["mv", "ln"], script, "") {
         fs::write(host.at("from"), "ours").unwrap();
@@ -678,9 +682,9 @@ fn a_rename_that_must_not_replace_does_not_in_the_last_moment_either() {
     }
 }
 
-/// The permissions that a new file has while it is written are those of the final one, at most.
+/// New files and directories have exactly the requested permissions, whatever the umask is.
 #[test]
-fn a_new_file_has_exactly_its_permissions() {
+fn new_file_has_exactly_the_requested_permissions() {
     for (userland, host) in Host::plain() {
         for mode in [
             0o644, 0o600, 0o444, 0o755, 0o660, 0o1777, 0o4711, 0o2750, 0o000, 0o200, 0o622,
@@ -703,7 +707,8 @@ fn a_new_file_has_exactly_its_permissions() {
     }
 }
 
-/// utimes hid what others had written within the last second, and the next append removed it.
+/// Regression: utimes hid a change by others within the last second, and the next append removed
+/// it.
 #[test]
 fn times_are_not_set_over_a_version_that_was_not_expected() {
     for (userland, host) in Host::plain() {
@@ -742,7 +747,7 @@ fn times_are_not_set_over_a_version_that_was_not_expected() {
     }
 }
 
-/// Content that is a hole but for one place.
+/// A hole with data at one offset.
 struct Sparse {
     data: &'static [u8],
     at: u64,
@@ -768,7 +773,7 @@ impl Content for Sparse {
     }
 }
 
-/// A file with one block at its end cost its whole length in zeros.
+/// Regression: a file with one block at its end was sent with all its zeros.
 #[test]
 fn holes_of_a_file_are_not_sent() {
     const SIZE: u64 = 1 << 40;
@@ -787,7 +792,7 @@ fn holes_of_a_file_are_not_sent() {
             let sent = host.world.meter.bytes_written();
             host.shell.upload(&path("file"), &sparse, &plan).unwrap();
             let sent = host.world.meter.bytes_written() - sent;
-            // Further connections get their helper functions.
+            // Each further connection receives the helper functions, which count as sent.
             assert!(sent < 100_000, "{userland:?}: {sent}");
             let file = fs::File::open(host.at("file")).unwrap();
             let meta = file.metadata().unwrap();
@@ -813,7 +818,7 @@ fn holes_of_a_file_are_not_sent() {
     }
 }
 
-/// A link in the place of the target is replaced, never followed.
+/// A symlink that replaced the target is a conflict; the upload does not follow it.
 #[test]
 fn a_link_that_took_the_name_is_a_conflict_and_not_followed() {
     for (userland, host) in Host::plain() {

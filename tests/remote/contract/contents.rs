@@ -1,4 +1,4 @@
-//! Tests of contents that every kind of host must pass.
+//! Tests of content that every kind of host must pass.
 
 use scpfs::path::Name;
 use scpfs::remote::Error;
@@ -47,7 +47,7 @@ pub(crate) fn fetch_of_a_non_file_fails_without_content(host: &Host) {
     let result = host.remote.fetch(&path("dir"), None, &mut buffer);
     assert_eq!(reason(result), Reason::IsADirectory);
     assert!(buffer.begun.is_empty());
-    // The connection is still in step.
+    // The connection is still in step with the protocol.
     host.put("file", "x");
     assert_eq!(fetched(host, "file").data, b"x");
 }
@@ -77,7 +77,7 @@ pub(crate) fn a_file_is_uploaded_with_mode_and_times(host: &Host) {
     }
 }
 
-pub(crate) fn an_upload_that_gets_no_content_leaves_what_it_can(host: &Host) {
+pub(crate) fn upload_whose_content_ends_early_fails_and_the_next_succeeds(host: &Host) {
     host.put("file", "old content");
     let short = UploadSpec {
         size: 10,
@@ -88,7 +88,7 @@ pub(crate) fn an_upload_that_gets_no_content_leaves_what_it_can(host: &Host) {
     if host.can.everything {
         assert_eq!(host.get("file").unwrap(), b"old content");
     }
-    // The next one is whole, also where the last one left a half.
+    // The next upload is complete, even over a partial upload.
     host.remote
         .upload(&path("file"), &bytes(b"new"), &upload_spec(b"new"))
         .unwrap();
@@ -136,12 +136,13 @@ pub(crate) fn upload_conflict_makes_a_conflict_copy(host: &Host) {
     assert_eq!(uploaded.outcome, Outcome::ConflictCopy);
     assert_eq!(host.get("file").unwrap(), b"theirs");
     assert_eq!(host.get("file.ours $(x)").unwrap(), b"ours");
-    // A name that is taken is nothing to replace either.
+    // A file with the name of the conflict copy is not replaced either.
     let result = upload(b"ours again", Expect::Absent);
     assert!(matches!(result, Err(Error::Conflict { .. })), "{result:?}");
     assert_eq!(host.get("file.ours $(x)").unwrap(), b"ours");
     host.discard("file.ours $(x)");
-    // An upload of the same content by somebody else is no conflict, where the host can compare.
+    // If others uploaded the same content, there is no conflict, provided that the host can
+    // compare.
     let uploaded = upload(b"theirs", Expect::Absent).unwrap();
     if host.can.everything {
         assert_eq!(uploaded.outcome, Outcome::Same);
@@ -150,7 +151,7 @@ pub(crate) fn upload_conflict_makes_a_conflict_copy(host: &Host) {
         host.discard("file.ours $(x)");
     }
     let theirs = host.remote.stat(&path("file")).unwrap().version();
-    // A file that somebody removed is created again.
+    // A file that others removed is created again.
     host.discard("file");
     let uploaded = upload(b"ours", Expect::Version(theirs)).unwrap();
     assert_eq!(uploaded.outcome, Outcome::Recreated);
@@ -179,7 +180,7 @@ pub(crate) fn a_large_file_is_uploaded_and_fetched(host: &Host) {
         .unwrap();
     assert!(host.get("big").unwrap() == data);
     assert!(fetched(host, "big").data == data);
-    // Shorter over longer leaves no old tail.
+    // No bytes of longer old content remain behind shorter new content.
     host.remote
         .upload(&path("big"), &bytes(&data[..9]), &upload_spec(&data[..9]))
         .unwrap();
@@ -207,7 +208,7 @@ pub(crate) fn content_that_looks_like_shell_and_records_is_only_content(host: &H
     }
 }
 
-pub(crate) fn a_refused_upload_makes_nothing_of_its_content(host: &Host) {
+pub(crate) fn content_of_a_refused_upload_creates_no_file(host: &Host) {
     let evil = b"\n\ntouch evil\nC0644 0 evil\n\0".repeat(100);
     host.put_dir("dir");
     for name in ["nowhere/file", "dir"] {
