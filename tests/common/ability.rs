@@ -1,4 +1,5 @@
-//! Abilities of a host, as its `Remote` reports them. The summary of a host is text for people.
+//! Abilities of a host, as its `Remote` reports them. The summary of a host is text for users, so
+//! tests do not parse it.
 
 use scpfs::remote::Remote;
 use scpfs::remote::ability::Extent;
@@ -16,7 +17,7 @@ pub fn can(remote: &dyn Remote, operation: Operation) -> bool {
     !matches!(extent(remote, operation), Extent::Impossible(_))
 }
 
-/// Whether content comes and goes by SCP on this host with a shell.
+/// Whether this host with a shell transfers content by SCP.
 pub fn has_scp(shell: &dyn Remote) -> bool {
     extent(shell, Operation::Read) == Extent::Full
 }

@@ -3,12 +3,12 @@
 //! A test that lacks something is skipped with a line that names it, or fails if the
 //! comma-separated words of `SCPFS_REQUIRE` include it.
 
-/// Something that a machine may lack.
+/// Something that the machine of the tests may lack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Capability {
     /// OpenSSH's `scp`.
     Scp,
-    /// A server of our own: root, OpenSSH's `sshd`, namespaces.
+    /// What a throwaway OpenSSH server needs: root, `sshd`, namespaces.
     Sshd,
     /// `/dev/fuse`.
     Fuse,
@@ -18,11 +18,12 @@ pub enum Capability {
     Dropbear,
     /// dropbear's `scp`, which `scripts/dropbear-scp` builds.
     DropbearScp,
-    /// The shells that people log in with, and toybox.
+    /// The login shells that tests use, and toybox.
     Shells,
     /// Root, to act as several users.
     Root,
-    /// File attributes of `chattr` on the filesystem of the tests.
+    /// A filesystem that supports the file attributes of `chattr`, below the directory of the
+    /// tests.
     Attributes,
 }
 
@@ -39,7 +40,7 @@ impl Capability {
         Self::Attributes,
     ];
 
-    /// The word for it in `SCPFS_REQUIRE`.
+    /// The word for this capability in `SCPFS_REQUIRE`.
     pub fn word(self) -> &'static str {
         match self {
             Self::Scp => "scp",
@@ -64,7 +65,7 @@ pub fn is_root() -> bool {
     is_root
 }
 
-/// The value of an `Option`; without one, the test returns. The call that returned `None` has
+/// Unwraps an `Option`, or returns from the test if it is `None`. The call that returned `None` has
 /// reported what is missing, see [`skip`].
 #[macro_export]
 macro_rules! or_skip {
@@ -76,8 +77,8 @@ macro_rules! or_skip {
     }};
 }
 
-/// Reports that a test is skipped because `missing` is. Panics if `SCPFS_REQUIRE` names the
-/// capability.
+/// Reports that a test is skipped because `missing` is missing. Panics if `SCPFS_REQUIRE` contains
+/// the capability.
 pub fn skip(capability: Capability, missing: &str) {
     let required = std::env::var("SCPFS_REQUIRE").unwrap_or_default();
     let word = capability.word();
@@ -88,7 +89,7 @@ pub fn skip(capability: Capability, missing: &str) {
     eprintln!("SKIPPED: missing {missing} for a test with {word}");
 }
 
-/// Whether these words name a capability. Panics at a word that names none.
+/// Whether this comma-separated list contains a capability. Panics at an unknown word.
 pub fn names(required: &str, capability: Capability) -> bool {
     let words = required.split(',').map(str::trim);
     let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();

@@ -1,11 +1,11 @@
-//! Content in memory: to upload, and as fetched.
+//! Content in memory: content to upload, and a receiver for fetches.
 
 use std::io;
 
 use scpfs::remote::Content;
 use scpfs::remote::Receiver;
 
-/// Takes fetched content, and counts how often the fetch began.
+/// Collects fetched content, and counts how often a fetch has begun.
 #[derive(Debug, Default)]
 pub struct Buffer {
     pub begun: Vec<u64>,

@@ -1,8 +1,8 @@
 //! A throwaway dropbear on the loopback, for tests: the server of OpenWrt and other small hosts.
 //!
-//! As with [`crate::sshd`] it has a port, keys and an account of its own, and everything that its
-//! sessions started dies with it. Needs `dropbear` besides what that needs; without it tests are
-//! skipped, or fail where `SCPFS_REQUIRE` names `dropbear`.
+//! Like [`crate::sshd`], it has its own port, keys and account, and all programs of its sessions
+//! end with it. It needs `dropbear` in addition to the requirements of [`crate::sshd`]; without it
+//! tests are skipped, or fail if `SCPFS_REQUIRE` contains `dropbear`.
 
 use std::fs;
 use std::net::TcpStream;
@@ -33,18 +33,20 @@ use crate::sshd::kill;
 use crate::sshd::missing;
 use crate::sshd::run;
 
-/// dropbear reads keys from the home directory only, so that its account is not shared.
+/// dropbear reads `authorized_keys` only from the home directory, so it needs an account of its
+/// own.
 const ACCOUNT: Account = Account {
     name: "scpfs-dropbear",
     shell: "/bin/dash",
     files: &[],
 };
 
-/// Runs the arguments with the program `$0`, if there is one, in the place of OpenSSH's scp.
+/// Runs its arguments as a command. If the file `$0` exists, it replaces OpenSSH's scp by that file
+/// first.
 const WITH_ITS_SCP: &str =
     "[ ! -e \"$0\" ] || mount --bind \"$0\" /usr/bin/scp || exit; exec \"$@\"";
 
-/// A running server; it ends, with all its sessions, when this is dropped.
+/// A running server. It ends, with all its sessions, when this is dropped.
 #[derive(Debug)]
 pub struct Dropbear {
     dir: TempDir,
@@ -54,7 +56,7 @@ pub struct Dropbear {
 }
 
 impl Dropbear {
-    /// Starts a server and waits until it listens. Only one may run at a time.
+    /// Starts a server and waits until it listens. Only one server may run at a time.
     ///
     /// Returns `None`, and reports a skip, if the machine lacks something.
     pub fn start() -> Option<Self> {
@@ -64,7 +66,7 @@ impl Dropbear {
             return None;
         }
         if !Path::new(DROPBEAR_SCP).exists() {
-            // The tests go on with OpenSSH's scp in its place.
+            // The tests continue with OpenSSH's scp instead.
             skip(Capability::DropbearScp, DROPBEAR_SCP);
         }
         ensure_account(ACCOUNT);
@@ -83,7 +85,7 @@ impl Dropbear {
         run(command("dropbearkey")
             .args(["-t", "ed25519", "-f"])
             .arg(&host_key));
-        // Another program may take the port before the server does.
+        // Another program may take the port before the server does, so that this is retried.
         for _ in 0..5 {
             let port = free_port();
             let mut unshare = command("unshare")

@@ -14,10 +14,10 @@ use std::time::Instant;
 
 use crate::random::Random;
 
-/// How long one input may take, in a debug build on a busy machine.
+/// The longest time that one input may take, in a debug build on a busy machine.
 const MAX_TIME: Duration = Duration::from_secs(30);
 
-/// The longest input; all limits of the parsers are below it.
+/// The longest input. All limits of the parsers are below it.
 const MAX_INPUT: usize = 64 << 10;
 
 /// Numbers at which a type or a limit may overflow.
@@ -57,7 +57,7 @@ fn number_from(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Tries the corpus of a target, then mutations of it.
+/// Runs the inputs in the corpus of a target, then mutations of them.
 pub fn run(target: &str, body: fn(&[u8])) {
     let mut files: Vec<PathBuf> = fs::read_dir(corpus_dir(target))
         .unwrap()
@@ -81,7 +81,7 @@ pub fn run(target: &str, body: fn(&[u8])) {
     println!("{target}: {n_inputs} inputs, FUZZ_SEED={seed}");
 }
 
-/// Tries one input. An input that fails is written to the corpus.
+/// Runs one input. If it fails, it is written to the corpus.
 fn try_one(target: &str, body: fn(&[u8]), input: &[u8]) {
     let since = Instant::now();
     let result = catch_unwind(AssertUnwindSafe(|| body(input)));

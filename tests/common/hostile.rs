@@ -1,4 +1,4 @@
-//! Operations on a host that means harm, and checks of the errors and log lines that result.
+//! Requests to a malicious host, and checks of the resulting errors and log lines.
 
 use std::io;
 use std::sync::Once;
@@ -25,7 +25,7 @@ pub fn settings() -> Settings {
     }
 }
 
-/// Log lines that could act on a terminal.
+/// Log lines with control characters, which a terminal could obey.
 static UNFIT: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 struct Judge;
@@ -45,7 +45,7 @@ impl log::Log for Judge {
     fn flush(&self) {}
 }
 
-/// Checks every log line from now on, see [`assert_log_is_fit`].
+/// Checks all log lines from now on, see [`assert_log_is_fit`].
 pub fn judge_log() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -59,7 +59,7 @@ pub fn assert_log_is_fit() {
     assert!(unfit.is_empty(), "{unfit:?}");
 }
 
-/// The longest message: longer ones hide what they are about.
+/// The longest message. In a longer one, the cause of the error would be hard to find.
 const MAX_MESSAGE: usize = 8 << 10;
 
 fn is_fit(text: &str) -> bool {
@@ -69,7 +69,7 @@ fn is_fit(text: &str) -> bool {
             .any(|c| c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c))
 }
 
-/// An error and its causes in one line, which must be fit for a terminal.
+/// Formats an error and its causes as one line. Panics if the line could act on a terminal.
 pub fn told(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -81,7 +81,7 @@ pub fn told(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// Receives content as a disk with room for [`ROOM`] bytes does.
+/// Receives content like a disk with room for [`ROOM`] bytes.
 #[derive(Debug, Default)]
 pub struct SmallDisk {
     pub data: Vec<u8>,
@@ -105,7 +105,7 @@ impl Receiver for SmallDisk {
     }
 }
 
-/// Something that a host is asked.
+/// A request to a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ask {
     Stat,
@@ -117,7 +117,7 @@ pub enum Ask {
 }
 
 impl Ask {
-    /// Asks for it; the answer as a line that starts with its kind.
+    /// Makes the request; returns the answer as one line, which for files starts with the kind.
     pub fn of(self, remote: &dyn Remote) -> Result<String, Error> {
         let at = path("file");
         Ok(match self {
@@ -135,7 +135,8 @@ impl Ask {
             }
             Self::Fetch => {
                 let mut disk = SmallDisk::default();
-                // The version in the honest answer of a shell, so that one request is enough.
+                // The version in the regular answers of [`crate::scripted`], so that one request is
+                // enough.
                 let time = Time { secs: 1, nanos: 0 };
                 let known = Version {
                     size: 2,

@@ -1,9 +1,9 @@
-//! Shared by the tests of scpfs: servers, hosts, mounts, and the capabilities of the machine.
+//! Support for the tests of scpfs: servers, hosts, mounts, and the capabilities of the machine.
 //!
 //! - [`capability`]: programs and rights that a test needs; the only function that skips tests.
 //! - [`ability`]: abilities of a host, for tests that depend on them.
 //! - [`wait`]: waits on conditions with a deadline.
-//! - [`random`]: random numbers that a seed repeats.
+//! - [`random`]: reproducible random numbers.
 //! - [`content`]: content in memory, to upload and as fetched.
 //! - [`samples`]: paths, names, settings and upload specs for tests of any `Remote`.
 //! - [`local`]: a host that is a local process, with the programs of any userland.

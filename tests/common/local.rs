@@ -70,18 +70,16 @@ impl Meter {
 /// Faults of the connections to this host.
 #[derive(Debug, Default)]
 pub struct Faults {
-    /// The connection breaks when so many more bytes were read from it.
+    /// The connection breaks after this number of further bytes has been read from it.
     pub cut_after_read: Option<u64>,
     /// New connections fail.
     pub refuses: bool,
-    /// Nothing goes over a connection that was made before, in either direction, as long as new
-    /// ones fail.
+    /// While `refuses` is set as well, existing connections transfer nothing in either direction.
     pub is_cut: bool,
-    /// Nothing more is read from any connection once so many more bytes were, until this is
-    /// `None` again.
+    /// After this number of further bytes, reads from all connections block until this is `None`.
     pub stops_after_read: Option<u64>,
-    /// A connection that ends is the end of its shell's input, and the shell may see to that;
-    /// else it is killed.
+    /// At the end of a connection its shell gets the end of its input, and may handle it; otherwise
+    /// the shell is killed.
     pub hangs_up_gently: bool,
 }
 
@@ -94,15 +92,15 @@ pub enum Userland {
     BusyBox,
     /// toybox, with mksh as `sh`, as on Android.
     Toybox,
-    /// The BusyBox of OpenWrt: without `stat` and others, with `scp`.
+    /// The BusyBox of OpenWrt: with `scp`, and without `stat` and some others.
     OpenWrt,
-    /// The same with the `scp` of dropbear, as built by `scripts/dropbear-scp`.
+    /// Like `OpenWrt`, with dropbear's `scp`, as built by `scripts/dropbear-scp`.
     Dropbear,
-    /// A BusyBox of few options, without `stat` and `scp`.
+    /// A BusyBox with few options, and without `stat` and `scp`.
     Bare,
     /// GNU tools without `scp`.
     NoScp,
-    /// Tools that take the options of BSD; made of GNU tools.
+    /// Tools with the options of BSD, made of GNU tools.
     Bsd,
 }
 
@@ -110,12 +108,12 @@ pub enum Userland {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Allowed {
     All,
-    /// `scp -f` and `scp -t`, as a forced command or a restricted shell does.
+    /// Only `scp -f` and `scp -t`, like a forced command or a restricted shell.
     Scp,
 }
 
 impl Userland {
-    /// Whether BusyBox is all that this host has.
+    /// Whether all programs of this host are BusyBox.
     pub fn is_busybox(self) -> bool {
         matches!(
             self,
@@ -123,12 +121,12 @@ impl Userland {
         )
     }
 
-    /// Those of which this machine has the programs; reports a skip of each other one.
+    /// Returns the userlands whose programs this machine has; reports a skip of each other one.
     pub fn here<const N: usize>(userlands: [Self; N]) -> impl Iterator<Item = Self> {
         userlands.into_iter().filter(|userland| userland.is_here())
     }
 
-    /// Whether this machine has the programs of that host; reports a skip if not.
+    /// Whether this machine has the programs of this host; reports a skip if not.
     pub fn is_here(self) -> bool {
         let needed: &[_] = match self {
             Self::Toybox => &[
@@ -160,13 +158,13 @@ const NOT_OPENWRT: &[&str] = &[
     "stat", "stty", "timeout", "truncate", "unlink",
 ];
 
-/// Programs that a BusyBox of few options lacks as well.
+/// Programs that a BusyBox with few options lacks as well.
 const NOT_BARE: &[&str] = &["cmp", "fsync", "scp", "xargs"];
 
 const BUSYBOX: &str = "/bin/busybox";
 
-/// Refuses a BusyBox whose shell finds its own applets before those of `PATH`: an imitated host
-/// would have every program that was taken away from it.
+/// Returns an error if the shell of this BusyBox prefers its own applets to the programs in `PATH`:
+/// an imitated host would then have all programs that were removed from it.
 pub fn check_busybox(busybox: &Path) -> Result<(), String> {
     let output = Command::new(busybox)
         .args(["sh", "-c", "stat -c %s /etc/passwd"])
@@ -184,7 +182,7 @@ pub fn check_busybox(busybox: &Path) -> Result<(), String> {
     }
 }
 
-/// A program that is there, but not with that option.
+/// A wrapper for a program that fails if it is called with one of these options.
 fn without(program: &str, options: &str) -> String {
     format!(
         "#!/bin/dash\nfor a; do case $a in\n{options}) echo \"invalid option -- $a\" >&2; exit 1;;\n\
@@ -192,7 +190,7 @@ fn without(program: &str, options: &str) -> String {
     )
 }
 
-/// BSD's `stat -f`, `find` and others with the programs of GNU.
+/// `stat -f`, `find` and others of BSD, implemented with GNU programs.
 const BSD: &[(&str, &str)] = &[(
     "stat",
     r#"#!/bin/dash
@@ -286,7 +284,7 @@ impl World {
                 ] {
                     let real = format!("/usr/bin/{name}");
                     let mut script = without(&real, options);
-                    // BSD's option -h of these two is -T of GNU.
+                    // The option -h of BSD's `ln` and `mv` is -T of GNU's.
                     if ["ln", "mv"].contains(&name) {
                         let translate = "n=$#; for a; do case $a in -h) a=-T;; -fh) a=-fT;; esac; \
                                          set -- \"$@\" \"$a\"; done; shift $n\nexec ";
@@ -313,7 +311,7 @@ impl World {
         symlink(DROPBEAR_SCP, path).unwrap();
     }
 
-    /// Links each name that a program of many names says it has.
+    /// Creates a symlink for each name that a program with many names lists.
     fn install(&self, program: &str, option: &str) {
         let mut list = Command::new(program);
         if !option.is_empty() {
@@ -334,7 +332,7 @@ impl World {
         self.dir.path().join("bin")
     }
 
-    /// Puts a script among the programs of the host.
+    /// Installs a script as a program of the host.
     pub fn put(&self, name: &str, script: &str) {
         let path = self.bin().join(name);
         if path.symlink_metadata().is_ok() {
@@ -344,15 +342,16 @@ impl World {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// Wraps each of these programs: it runs a script first.
+    /// Wraps each of these programs: the wrapper runs a script before the program.
     pub fn before(&self, programs: &[&str], script: &str) {
         self.around(programs, script, "");
     }
 
-    /// Wraps each of these programs: it runs a script before and another after it; `$program` is
-    /// its name.
+    /// Wraps each of these programs: the wrapper runs one script before the program and another one
+    /// after it. `$program` is the name of the program.
     pub fn around(&self, programs: &[&str], before: &str, after: &str) {
-        // A program with many names (BusyBox) acts by the last component of its path.
+        // A program with many names (BusyBox) chooses its function by the last component of its
+        // path.
         let real = self.dir.path().join("real");
         fs::create_dir(&real).unwrap();
         for name in programs {
@@ -370,7 +369,7 @@ impl World {
         }
     }
 
-    /// Takes programs away, those of this machine included.
+    /// Hides these programs, including those of this machine.
     fn lacks(&self, programs: &[&str]) {
         for name in programs {
             let script = format!("#!/bin/dash\necho 'sh: {name}: not found' >&2\nexit 127\n");
@@ -378,7 +377,7 @@ impl World {
         }
     }
 
-    /// A host that runs nothing but scp, behind a server with this name.
+    /// A scp-only host, behind a server with this identification string.
     pub fn scp_only(banner: &'static str) -> Self {
         Self {
             allowed: Allowed::Scp,
@@ -387,7 +386,7 @@ impl World {
         }
     }
 
-    /// The same with the scp of dropbear behind a server of that name; see [`Userland::is_here`].
+    /// A scp-only host with dropbear's scp and its server; see [`Userland::is_here`].
     pub fn dropbear_only() -> Self {
         let world = Self::scp_only("SSH-2.0-dropbear");
         world.has_dropbears_scp();
@@ -402,13 +401,13 @@ impl World {
         self.allowed == Allowed::Scp
     }
 
-    /// The directory that is the remote root, as the host sees it.
+    /// The directory that is the remote root.
     pub fn root(&self) -> PathBuf {
         self.dir.path().join("root")
     }
 
-    /// From now on, what logs in counts the programs that it runs, and dies instead of running one
-    /// when there are none left, see [`Self::leave_programs`].
+    /// From now on, each login shell counts the programs that it runs, and is killed instead of
+    /// running one more when none are left; see [`Self::leave_programs`].
     pub fn count_programs(&self) {
         let left = self.dir.path().join("programs left");
         self.put("sh", "#!/bin/dash\nexport LANE=$$; exec /bin/dash \"$@\"\n");
@@ -437,20 +436,20 @@ impl World {
         (faults.is_cut, faults.refuses) = (true, true);
     }
 
-    /// From now on, what logs in cannot make a file larger than this.
+    /// From now on, logins cannot make a file larger than this.
     pub fn limit_file_size(&self, n_bytes: u64) {
         // POSIX: `ulimit -f` counts blocks of 512 bytes.
         self.at_login(&format!("trap '' XFSZ\nulimit -f {}", n_bytes / 512));
     }
 
-    /// From now on, every login runs this script first, as a shell does with its start-up files.
+    /// From now on, every login runs this script first, like a start-up file of its shell.
     pub fn at_login(&self, script: &str) {
         let sh = self.bin().join("sh");
         let real = self.dir.path().join("sh");
         if !real.exists() {
             fs::rename(&sh, &real).unwrap();
         }
-        // The command of a connection starts one more shell, which is no login shell.
+        // The command of a connection starts one more shell, which must not run the script again.
         let wrapper = format!(
             "#!/bin/bash\nif [ -z \"$LOGGED_IN\" ]; then\nexport LOGGED_IN=1\n{script}\nfi\n\
              exec '{}' \"$@\"\n",
@@ -459,7 +458,7 @@ impl World {
         self.put("sh", &wrapper);
     }
 
-    /// From now on, the login user is this one, and owns the remote root. Needs root.
+    /// From now on, logins run as this user, who also owns the remote root. Needs root.
     pub fn log_in_as(&self, uid: u32) {
         let shell = self.dir.path().join("sh");
         self.at_login(&format!(
@@ -491,12 +490,12 @@ impl World {
         settings(self.root())
     }
 
-    /// Connects and finds out about the host.
+    /// Connects and probes the host.
     pub fn shell(&self, clock: Arc<dyn Clock>) -> Shell {
         probe::probe(self.transport(), &self.settings(), clock).unwrap()
     }
 
-    /// The same by scp alone.
+    /// Connects and probes the host with the scp-only dialect.
     pub fn scp(&self, clock: Arc<dyn Clock>) -> ScpOnly {
         scp_only::probe::probe(self.transport(), &self.settings(), clock).unwrap()
     }
@@ -645,7 +644,7 @@ impl Channel for LocalChannel {
                 detail: error.to_string(),
             })?;
         if let Some(left) = &mut self.faults.lock().cut_after_read {
-            // Several connections may read at the same time.
+            // Several connections may read at the same time, so this must not underflow.
             *left = left.saturating_sub(n as u64);
         }
         if let Some(left) = &mut self.faults.lock().stops_after_read {
@@ -699,7 +698,7 @@ impl Drop for LocalChannel {
             self.child.wait().unwrap();
             return;
         }
-        // Its children end with their pipes.
+        // Child processes of the shell end when their pipes close.
         let _gone = self.child.kill();
         self.child.wait().unwrap();
     }

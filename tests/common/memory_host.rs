@@ -1,8 +1,8 @@
-//! A host in memory, with a log of what it was asked and failures on demand; for tests of the
-//! layers above.
+//! A host in memory, with a log of its requests and failures on demand, for tests of the layers
+//! above.
 //!
-//! Everything is permitted to everybody, and nothing takes any time. Each change gets a time stamp
-//! of its own, also where the clock stands still.
+//! It permits everything to all users, and answers at once. Each change gets a time stamp of its
+//! own, even if the clock does not advance.
 
 mod others;
 mod store;
@@ -61,14 +61,14 @@ const LOGIN: Owner = Owner {
     gid: 1000,
 };
 
-/// The way in which a call fails.
+/// How a request fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// The connection breaks before the request: nothing happens.
+    /// The connection breaks before the request arrives: nothing is changed.
     Disconnected,
-    /// The connection breaks after the request: it is carried out, with an unknown outcome.
+    /// The connection breaks after the request was carried out: the outcome is unknown.
     AnswerLost,
-    /// The host refuses, and nothing happens.
+    /// The host refuses the request, and changes nothing.
     Refused(Reason),
 }
 
@@ -83,16 +83,16 @@ pub struct Memory {
 #[derive(Debug)]
 struct State {
     tree: Tree,
-    /// The last time stamp that was given.
+    /// The latest time stamp of a change.
     last: Time,
     calls: Vec<(&'static str, RemotePath)>,
-    /// The failures of the next calls; `None` for a call that succeeds.
+    /// The failures of the next requests; `None` for a request that succeeds.
     failures: VecDeque<Option<Failure>>,
     is_closed: bool,
 }
 
 impl State {
-    /// A time stamp that no change had before.
+    /// Returns a time stamp that no earlier change has.
     fn now(&mut self, clock: &dyn Clock) -> Time {
         let wall = clock.wall();
         if wall > self.last {
@@ -139,17 +139,17 @@ impl Memory {
         }
     }
 
-    /// Returns how often the host was asked for anything.
+    /// Returns the number of requests so far.
     pub fn n_calls(&self) -> usize {
         self.state.lock().calls.len()
     }
 
-    /// Returns what the host was asked for, in order, and forgets it.
+    /// Returns the requests so far, in order, and clears the log.
     pub fn take_calls(&self) -> Vec<(&'static str, RemotePath)> {
         std::mem::take(&mut self.state.lock().calls)
     }
 
-    /// Lets the `n`-th call from now on fail; 1 is the next.
+    /// Lets the `n`-th request from now on fail; 1 is the next.
     pub fn fail(&self, n: usize, failure: Failure) {
         let failures = &mut self.state.lock().failures;
         let at = n.saturating_sub(1);
@@ -161,7 +161,7 @@ impl Memory {
         }
     }
 
-    /// Carries out one call.
+    /// Carries out one request.
     fn call<T>(
         &self,
         act: &'static str,
@@ -205,7 +205,7 @@ impl Memory {
         }
     }
 
-    /// Makes something new under a name that nothing has.
+    /// Creates a file under a name that must be free.
     fn make(
         &self,
         path: &RemotePath,

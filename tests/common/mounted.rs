@@ -1,7 +1,7 @@
 //! A real mount of a real sshd.
 //!
-//! The daemon is a child process. A watchdog kills it when a test takes too long, because a process
-//! that is stuck in a FUSE request cannot be killed; the request ends when the daemon does.
+//! The daemon is a child process. A watchdog kills it when a test takes too long: a process that is
+//! blocked in a FUSE request cannot be killed, but the request ends when the daemon does.
 
 #![allow(clippy::disallowed_methods, reason = "tests run programs")]
 
@@ -31,10 +31,10 @@ use crate::sshd;
 use crate::sshd::Sshd;
 use crate::wait::is_true_within;
 
-/// How long a condition is waited for on a busy machine.
+/// The longest wait for a condition, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How long one test may use a mount.
+/// The longest time that one test may use a mount.
 const WATCHDOG: Duration = Duration::from_secs(1200);
 
 /// Whether this machine can mount; reports a skip if not.
@@ -46,8 +46,8 @@ pub fn can_mount() -> bool {
     can
 }
 
-/// The program under test. Cargo tells its path (`CARGO_BIN_EXE_scpfs`) to the integration tests of
-/// its package alone, so that each of them implements this.
+/// The program under test. Cargo sets its path (`CARGO_BIN_EXE_scpfs`) only for integration tests
+/// of its own package, so each of them implements this trait.
 pub trait Program {
     const PATH: &'static str;
 }
@@ -57,16 +57,16 @@ pub trait Program {
 pub struct Mounted<P: Program> {
     pub sshd: Sshd,
     daemon: Option<Child>,
-    /// Holds the directory on the host, the mountpoint, the cache and the log.
+    /// Contains the directory on the host, the mountpoint, the cache and the log.
     dir: TempDir,
-    /// Ends the watchdog of the daemon when it is dropped.
+    /// Dropping this ends the watchdog of the daemon.
     watched: Option<mpsc::Sender<()>>,
     program: PhantomData<P>,
 }
 
 impl<P: Program> Mounted<P> {
-    /// Mounts with further arguments; returns `None`, and reports a skip, if the machine lacks
-    /// something.
+    /// Mounts with these additional arguments; returns `None`, and reports a skip, if the machine
+    /// lacks something.
     pub fn new(args: &[&str]) -> Option<Self> {
         Self::on(Sshd::start(sshd::Options::default())?, args)
     }
@@ -75,7 +75,7 @@ impl<P: Program> Mounted<P> {
         if !can_mount() {
             return None;
         }
-        // A real disk, not a tmpfs: that is what hosts have.
+        // /var/tmp is on a disk, like the files of most hosts; /tmp may be a tmpfs.
         let dir = tempfile::Builder::new()
             .prefix("scpfs-mount-")
             .tempdir_in("/var/tmp")
@@ -172,7 +172,7 @@ impl<P: Program> Mounted<P> {
         });
     }
 
-    /// Waits for a condition; prints the daemon's log if it does not come.
+    /// Waits for a condition; panics with the daemon's log if it does not become true.
     pub fn wait_until(&mut self, what: &str, mut is_so: impl FnMut(&mut Self) -> bool) {
         let is_so = is_true_within(PATIENCE, || is_so(self));
         assert!(
@@ -191,12 +191,12 @@ impl<P: Program> Mounted<P> {
         String::from_utf8_lossy(&fs::read(self.log_file()).unwrap_or_default()).into_owned()
     }
 
-    /// A file as programs see it.
+    /// The path of a file on the mount.
     pub fn here(&self, name: &str) -> PathBuf {
         self.dir.path().join("mnt").join(name)
     }
 
-    /// The same file as the host sees it.
+    /// The path of the same file on the host.
     pub fn there(&self, name: &str) -> PathBuf {
         self.dir.path().join("host").join(name)
     }
@@ -214,8 +214,8 @@ impl<P: Program> Mounted<P> {
         self.dir.path().join(name)
     }
 
-    /// A command of scpfs for existing mounts (`status`, `umount`, ...), run by the user who
-    /// mounted.
+    /// A command of scpfs for existing mounts (`status`, `umount`, ...), run by the user of the
+    /// mount.
     pub fn control(&self, words: &[&str]) -> Command {
         let mut command = Command::new(P::PATH);
         command
@@ -226,7 +226,7 @@ impl<P: Program> Mounted<P> {
         command
     }
 
-    /// Kills the daemon, as the kernel does when memory is short.
+    /// Kills the daemon with SIGKILL, as the kernel does when memory is short.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
         self.wait();
@@ -236,7 +236,8 @@ impl<P: Program> Mounted<P> {
         i32::try_from(self.daemon.as_ref().unwrap().id()).unwrap()
     }
 
-    /// Runs a script in the mounted directory with `$THERE` and `$ASIDE`; panics if it fails.
+    /// Runs a script in the mounted directory, with `$HERE`, `$THERE` and `$ASIDE`; panics if it
+    /// fails.
     pub fn sh(&self, script: &str) -> String {
         let output = Command::new("sh")
             .args(["-euc", script])
@@ -309,12 +310,12 @@ impl<P: Program> Mounted<P> {
         self.wait_until("nothing is mounted", |mounted| !mounted.is_mounted());
     }
 
-    /// Empties the log; no daemon must be running.
+    /// Truncates the log. No daemon may be running.
     pub fn forget_log(&self) {
         fs::write(self.log_file(), "").unwrap();
     }
 
-    /// Unmounts in order; returns the daemon's exit status.
+    /// Unmounts with SIGTERM, which drains; returns the daemon's exit status.
     pub fn unmount(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.wait()

@@ -1,14 +1,13 @@
-//! Two network namespaces with one wire between them, which fails on demand as wires and firewalls
-//! do.
+//! Two network namespaces with a wire between them, which fails on demand.
 //!
 //! The host is on the far side, its clients on the near one. Both have a real TCP, which
 //! retransmits lost packets with growing delays. Nothing outside the two namespaces changes, and
 //! the kernel removes them with the last process in them.
 //!
-//! Two shells that were started before run the commands that break the network: a process that
+//! Two shells that were started earlier run the commands that break the network: a process that
 //! starts while files are open closes its copies of them, and on a mount such a close waits for the
 //! host. Needs root, `ip` and `nft`; without them tests are skipped, or fail if `SCPFS_REQUIRE`
-//! names `network`.
+//! contains `network`.
 
 use std::fs;
 use std::fs::File;
@@ -34,10 +33,10 @@ use crate::capability::Capability;
 use crate::capability::skip;
 use crate::sshd::command;
 
-/// The host as its clients know it.
+/// The address of the host for its clients.
 pub const HOST: &str = "10.80.0.2";
 
-/// The address under which a stand-in for the host (see [`Network::stand_in`]) reaches it.
+/// The address at which a stand-in for the host (see [`Network::stand_in`]) reaches the host.
 pub const HOST_BEHIND: &str = "10.80.0.3";
 
 /// Resets pass. Otherwise, if both sides reject, neither would receive the reset of the other.
@@ -58,7 +57,7 @@ pub enum Side {
     Far,
 }
 
-/// Both sides; all that is broken is mended when this is dropped.
+/// Both sides. Dropping this repairs the network.
 #[derive(Debug)]
 pub struct Network {
     near: End,
@@ -83,7 +82,7 @@ struct Shell {
 impl Network {
     /// Returns `None`, and reports a skip, if the machine lacks something.
     pub fn new() -> Option<Self> {
-        // Namespaces belong to threads.
+        // A network namespace belongs to a thread.
         let network = thread::spawn(Self::lay).join();
         let network = network.unwrap_or_else(|panic| resume_unwind(panic));
         if network.is_none() {
@@ -133,12 +132,12 @@ impl Network {
         }
     }
 
-    /// Moves this thread, and what it starts from now on, to the near side.
+    /// Moves this thread, and processes that it starts from now on, to the near side.
     pub fn enter(&self) {
         move_to(&self.near.namespace);
     }
 
-    /// Runs `op` on a side, on a thread of its own. Processes that it starts stay there.
+    /// Runs `op` on a side, on a thread of its own. Processes that it starts stay on that side.
     pub fn at<T: Send>(&self, side: Side, op: impl FnOnce() -> T + Send) -> T {
         let namespace = &self.end(side).namespace;
         thread::scope(|scope| {
@@ -151,25 +150,24 @@ impl Network {
         })
     }
 
-    /// From now on (or no longer), new connections to the host stay on the near side, where a
-    /// stand-in listens.
+    /// Sets whether new connections to the host end on the near side, where a stand-in listens.
     pub fn stand_in(&self, is_there: bool) {
         let act = if is_there { "add" } else { "del" };
         self.near.sh(&format!("ip addr {act} {HOST}/32 dev lo"));
     }
 
-    /// Takes an interface down: its side has no network then, the other side no carrier.
+    /// Takes an interface down: this side has no network, and the other side no carrier.
     pub fn take_down(&self, side: Side) {
         *self.is_broken.lock() = true;
         self.end(side).sh("ip link set wire down");
     }
 
-    /// Loses all that would arrive at a side.
+    /// Drops all packets that arrive at a side.
     pub fn lose(&self, side: Side) {
         self.rule(side, "drop");
     }
 
-    /// Loses all packets of the connections that there are; new ones work.
+    /// Drops all packets of existing connections; new connections work.
     pub fn lose_present(&self) {
         let ports = self.at(Side::Near, ports_of_connections);
         if ports.is_empty() {
@@ -180,7 +178,8 @@ impl Network {
         self.rule(Side::Near, &format!("tcp dport {{ {ports} }} drop"));
     }
 
-    /// Answers all that would arrive at a side with resets; that side is not told.
+    /// Answers all packets that arrive at a side with resets; the side itself does not see the
+    /// packets.
     pub fn reject(&self, side: Side) {
         self.rule(side, "meta l4proto tcp reject with tcp reset");
     }
@@ -219,7 +218,7 @@ impl Drop for Network {
 }
 
 impl End {
-    /// Moves this thread into a new namespace; `None` where that is not allowed.
+    /// Moves this thread into a new namespace; returns `None` if that is not permitted.
     fn new() -> Option<Self> {
         // SAFETY: only this thread changes its network, and its descriptors stay shared.
         unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.ok()?;
@@ -259,9 +258,9 @@ fn move_to(namespace: &File) {
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
 }
 
-/// The ports at this end of the connections to the host.
+/// The local ports of the connections from this side to the host.
 fn ports_of_connections() -> Vec<String> {
-    // Line by line: a number, the local and the remote address and port in hexadecimal, more.
+    // Each line has a number, the local and the remote address with port in hexadecimal, and more.
     let table = fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
     let host = HOST.parse::<std::net::Ipv4Addr>().unwrap().octets();
     let host = format!("{:08X}:", u32::from_ne_bytes(host));

@@ -1,7 +1,7 @@
-//! A TCP proxy in front of a server, which fails as networks do.
+//! A TCP proxy in front of a server, which fails on demand.
 //!
-//! Data that it received before a stall is delivered after it, however long that took and whether
-//! or not the other end has given up meanwhile, as TCP does when a network works again.
+//! Data that it received before a stall is delivered after the stall, however long that takes and
+//! even if the other end has given up meanwhile, like TCP when a network works again.
 
 use std::fs;
 use std::io;
@@ -20,35 +20,36 @@ use scpfs::sync::Mutex;
 
 use crate::sshd::Sshd;
 
-/// How often a connection looks whether something is to go wrong.
+/// The interval at which a connection checks for faults.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// How much later than the last byte the end of a connection arrives.
+/// The delay between the last byte and the end of a connection.
 const END: Duration = Duration::from_millis(200);
 
-/// A proxy; it and its connections end when this is dropped.
+/// A proxy. It and its connections end when this is dropped.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
 }
 
-/// Connections are numbered; the first so many suffer.
+/// Connections are numbered; a fault applies to all below a number.
 #[derive(Debug, Default)]
 struct State {
     n_connections: u64,
-    /// Nothing passes on these for now.
+    /// Data on these connections waits.
     stalled: u64,
-    /// These are to be reset, on both sides.
+    /// These connections are to be reset on both sides.
     dropped: u64,
-    /// The client of these is gone, and the server is not told for now.
+    /// These connections are reset for the client; the server sees that later.
     parted: u64,
     refuses: bool,
     is_closed: bool,
 }
 
 impl Proxy {
-    /// Puts a proxy in front of a server: its files for clients lead here from now on.
+    /// Puts a proxy in front of a server: the configuration files for clients name the proxy from
+    /// now on.
     pub fn before(sshd: &Sshd) -> Self {
         let proxy = Self::between(("127.0.0.1", 0), ("127.0.0.1", sshd.port()));
         let port = proxy.address.port();
@@ -64,7 +65,7 @@ impl Proxy {
         proxy
     }
 
-    /// Leads connections from one address to another, both in the network of this thread.
+    /// Forwards connections from one address to another, both in the network of this thread.
     pub fn between(from: (&str, u16), to: (&'static str, u16)) -> Self {
         let listener = TcpListener::bind(from).unwrap();
         let address = listener.local_addr().unwrap();
@@ -85,18 +86,18 @@ impl Proxy {
         Self { address, state }
     }
 
-    /// Stops everything, new connections included.
+    /// Stalls all connections, including new ones.
     pub fn stall(&self) {
         self.state.lock().stalled = u64::MAX;
     }
 
-    /// Stops the connections that there are; new ones work.
+    /// Stalls existing connections; new ones work.
     pub fn stall_present(&self) {
         let mut state = self.state.lock();
         state.stalled = state.n_connections;
     }
 
-    /// Resets the connections that there are.
+    /// Resets existing connections.
     pub fn drop_present(&self) {
         let mut state = self.state.lock();
         state.dropped = state.n_connections;
@@ -109,7 +110,7 @@ impl Proxy {
         state.parted = state.n_connections;
     }
 
-    /// Resets everything, new connections included.
+    /// Resets all connections, including new ones.
     pub fn refuse(&self) {
         let mut state = self.state.lock();
         state.dropped = state.n_connections;
@@ -129,7 +130,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.state.lock().is_closed = true;
-        // Wakes the thread that waits for a connection.
+        // Wakes the thread that accepts connections.
         drop(TcpStream::connect(self.address));
     }
 }
@@ -204,7 +205,7 @@ impl Pump {
                 }
             }
             if n == 0 {
-                // A connection that is closed ends with a packet of its own.
+                // TCP sends the end of a connection in a packet of its own.
                 thread::sleep(END);
                 drop(to.shutdown(Shutdown::Write));
                 return;
@@ -212,7 +213,7 @@ impl Pump {
         }
     }
 
-    /// Waits as long as nothing may pass; false when nothing ever will.
+    /// Waits while the connection is stalled; returns false if it was reset.
     fn may_go_on(&self) -> bool {
         loop {
             let (is_dropped, is_parted, is_stalled) = {

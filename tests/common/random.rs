@@ -1,4 +1,4 @@
-//! Random numbers that a seed repeats.
+//! Reproducible random numbers: a seed determines them.
 
 /// The generator splitmix64.
 #[derive(Debug, Clone)]

@@ -40,7 +40,7 @@ pub fn settings(directory: impl AsRef<Path>) -> Settings {
     }
 }
 
-/// Why the host refused; panics if it did not refuse.
+/// The reason of a refusal; panics if the request was not refused.
 pub fn reason<T: std::fmt::Debug>(result: Result<T, Error>) -> Reason {
     result.unwrap_err().reason().expect("refused")
 }
@@ -50,7 +50,7 @@ pub const MTIME: Time = Time {
     nanos: 123_456_000,
 };
 
-/// A spec that replaces whatever is there.
+/// A spec without a conflict check, which replaces an existing file.
 pub fn upload_spec(data: &[u8]) -> UploadSpec {
     UploadSpec {
         size: data.len() as u64,
@@ -68,7 +68,8 @@ pub fn upload_spec(data: &[u8]) -> UploadSpec {
     }
 }
 
-/// Names of every byte that a name can have, and some that are shell, options or records.
+/// Names with all bytes that a name can contain, and names that look like shell, options or
+/// records.
 pub fn odd_names() -> Vec<Vec<u8>> {
     let mut names: Vec<Vec<u8>> = (1..=255u8)
         .filter(|&b| b != b'/' && b != b'.')

@@ -39,33 +39,33 @@ use crate::samples::settings;
 /// Behaviours of SCP servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Leaves out what is refused and goes on, as a descendant of rcp does.
+    /// Omits a refused entry and continues, like descendants of rcp.
     Skipping,
-    /// The same, but a blank ends a path.
+    /// Like `Skipping`, but a path ends at the first blank.
     Splitting,
-    /// Sends the content of what is refused all the same, as Apache MINA does.
+    /// Sends the content of a refused file nevertheless, like Apache MINA.
     Insisting,
-    /// Ends the transfer at the first refusal, as proftpd does.
+    /// Ends the transfer at the first refusal, like proftpd.
     HangingUp,
     /// A network device: no options, no directories, one command for each connection.
     Device,
-    /// A login script prints a line first.
+    /// A login script prints a line before the protocol starts.
     Noisy,
-    /// A restricted shell behind OpenSSH: a command with a character that is not on its list ends
-    /// without a word.
+    /// A restricted shell behind OpenSSH: a command with a character that is not permitted ends
+    /// without output.
     Restricted,
-    /// OpenSSH's scp on a filesystem that keeps even seconds only, as FAT does.
+    /// OpenSSH's scp on a filesystem whose mtimes are even seconds, like FAT.
     Fat,
-    /// A forced `scp -t`, whatever is asked.
+    /// A forced `scp -t`, whatever the client requests.
     Receiving,
 }
 
 #[derive(Debug)]
 pub struct ScpServer {
     kind: Kind,
-    /// How many bytes of content were sent.
+    /// The number of bytes of content that were sent.
     pub n_content: Arc<AtomicU64>,
-    /// The commands that were run.
+    /// The commands that were started.
     pub commands: Arc<Mutex<Vec<String>>>,
 }
 
@@ -157,7 +157,7 @@ impl Connection for ServerConnection {
             n_content: Arc::clone(&self.n_content),
         };
         let command = command.to_owned();
-        // It ends with its channel.
+        // The thread ends with its channel.
         thread::spawn(move || session.run(&command));
         Ok(Box::new(ServerChannel { stream: ours }))
     }
@@ -191,7 +191,7 @@ impl Channel for ServerChannel {
                 act: "reading",
                 timeout: Duration::ZERO,
             }),
-            // It left something unread.
+            // The session closed its socket with unread input, which resets the connection.
             _ => Ok(0),
         })
     }
@@ -313,7 +313,7 @@ impl Session {
         Ok(Reply::Refused)
     }
 
-    /// Waits for an answer; says whether to go on with what was announced.
+    /// Waits for a reply; returns whether to send what was announced.
     fn is_wanted(&mut self) -> io::Result<bool> {
         match (self.reply()?, self.kind) {
             (Reply::Accepted, _) | (Reply::Refused, Kind::Insisting) => Ok(true),
@@ -387,7 +387,7 @@ impl Session {
             let (kind, rest) = line.split_at(1);
             match kind {
                 "T" => {
-                    // As servers of the wish kind want it.
+                    // Servers of this kind accept only whole seconds.
                     let fields: Vec<&str> = rest.split(' ').collect();
                     let is_exact = matches!(self.kind, Kind::Fat | Kind::Restricted);
                     assert!(is_exact || (fields[1], fields[3]) == ("0", "0"), "{line}");

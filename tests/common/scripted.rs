@@ -1,6 +1,6 @@
-//! A host that says what a test wants it to say: no process, no thread, no sleep.
+//! A host that answers by the script of a test, without a process, a thread or a sleep.
 //!
-//! If it has nothing to say and the client waits, the deadline is over at once.
+//! A read when there is no output is a timeout at once.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use scpfs::sync::Mutex;
 /// The next output of a peer when the client waits for it.
 pub enum Said {
     Bytes(Vec<u8>),
-    /// It waits as well.
+    /// The peer waits for input.
     Silence,
     End,
 }
@@ -34,7 +34,7 @@ pub trait Peer: Send {
 pub enum Then {
     Close,
     Silence,
-    /// Says this again and again.
+    /// Repeats this output for ever.
     Endless(Vec<u8>),
 }
 
@@ -87,7 +87,7 @@ impl Peer for Turns {
     }
 }
 
-/// A source that shows an empty directory.
+/// A source that sends an empty directory.
 #[derive(Debug, Default)]
 struct EmptyDirectory {
     n_said: u32,
@@ -145,7 +145,7 @@ impl Scripted {
         }
     }
 
-    /// A host with nothing but scp, which is an empty directory until `act` says otherwise.
+    /// A scp-only host, which has an empty directory unless `act` has another script.
     pub fn scp(banner: &'static str, act: Act) -> Self {
         Self::new(banner, move |_| match act.lock().next() {
             Some(peer) => peer,
@@ -153,7 +153,7 @@ impl Scripted {
         })
     }
 
-    /// A host with a shell, which is an honest one until `act` says otherwise.
+    /// A host with a shell, which answers regularly unless `act` has another script.
     pub fn lane(flavour: &'static str, act: Act) -> Self {
         Self::new("SSH-2.0-OpenSSH_9.2", move |command| {
             let greeting = command.split("\\036").nth(1).unwrap_or_default();
@@ -207,11 +207,11 @@ impl From<Talk> for Turns {
 
 /// A resident shell, as far as the client can tell.
 ///
-/// In its script, `@T@` stands for the token of the connection, `@K@` for its listing mark.
+/// In its script, `@T@` stands for the token of the connection and `@K@` for the listing mark.
 struct LaneHost {
     flavour: &'static str,
     greeting: Vec<u8>,
-    /// Token and mark, once they were received.
+    /// Token and mark, after they were received.
     words: Option<(Vec<u8>, Vec<u8>)>,
     act: Act,
     acting: Option<Turns>,
@@ -239,7 +239,7 @@ impl Peer for LaneHost {
             self.words = Some((token, mark));
             return Said::Bytes(frame);
         };
-        // The helper functions that come with the first request end with the token.
+        // The first request starts with the helper functions, which end with the token.
         if heard.starts_with(b"helpers=;") {
             let last = [b"\n", &token[..], b"\n"].concat();
             let Some(at) = memchr::memmem::find(heard, &last) else {

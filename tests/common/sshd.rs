@@ -1,10 +1,10 @@
-//! A throwaway OpenSSH server, on the loopback unless told otherwise, for tests.
+//! A throwaway OpenSSH server for tests, on the loopback interface by default.
 //!
-//! It has its own port, keys, configuration and account, no SFTP subsystem, and runs in its own
-//! mount and process namespaces: an absolute symlink on a mount can then not lead the server into
-//! that mount, and when the server is killed everything that its sessions started dies with it.
-//! Needs root, `sshd`, `ssh-keygen` and `unshare`; without them tests are skipped, or fail where
-//! `SCPFS_REQUIRE` names `sshd`.
+//! It has its own port, keys, configuration and account, and no SFTP subsystem. It runs in its own
+//! mount and process namespaces: an absolute symlink on a mount then cannot lead the server into
+//! that mount, and all programs of its sessions end with the server. Needs root, `sshd`,
+//! `ssh-keygen` and `unshare`; without them tests are skipped, or fail if `SCPFS_REQUIRE` contains
+//! `sshd`.
 
 mod account;
 mod standby;
@@ -48,11 +48,12 @@ const SSHD: &str = "/usr/sbin/sshd";
 #[derive(Clone, Debug)]
 pub struct Options {
     pub account: Account,
-    /// Where it listens and is found.
+    /// The address at which the server listens.
     pub address: &'static str,
-    /// Further lines for `sshd_config`. They come first, and the first value counts there.
+    /// Further lines for `sshd_config`. They come first, and sshd uses the first value of an
+    /// option.
     pub lines: Vec<String>,
-    /// The content of `/etc/pam.d/sshd` as this server sees it; with it goes `UsePAM yes`.
+    /// The content of `/etc/pam.d/sshd` for this server; it also sets `UsePAM yes`.
     pub pam: Option<&'static str>,
 }
 
@@ -85,7 +86,7 @@ impl Options {
     }
 }
 
-/// A running server; it ends, with all its sessions, when this is dropped.
+/// A running server. It ends, with all its sessions, when this is dropped.
 #[derive(Debug)]
 pub struct Sshd {
     dir: TempDir,
@@ -127,7 +128,7 @@ impl Sshd {
         )
         .unwrap();
         fs::create_dir_all("/run/sshd").unwrap();
-        // Another program may take the port before the server does.
+        // Another program may take the port before the server does, so that this is retried.
         for _ in 0..5 {
             let port = free_port();
             write_config(dir.path(), &options, port);
@@ -157,7 +158,7 @@ impl Sshd {
         self.port
     }
 
-    /// The server's own directory: configuration, keys, `authorized_keys`. Everybody can read it.
+    /// The directory of the server: configuration, keys, `authorized_keys`. All users can read it.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
@@ -171,7 +172,7 @@ impl Sshd {
         home(self.account)
     }
 
-    /// The password of the account, where the server accepts passwords.
+    /// The password of the account, for servers that accept passwords.
     pub fn password(&self) -> String {
         fs::read_to_string(PASSWORD_FILE).unwrap()
     }
@@ -181,12 +182,12 @@ impl Sshd {
         self.dir.path().join("id")
     }
 
-    /// A file that knows the server's keys.
+    /// A known-hosts file with the keys of the server.
     pub fn known_hosts(&self) -> PathBuf {
         self.dir.path().join("known_hosts")
     }
 
-    /// A file for `ssh -F` and `scpfs -F` with which any host name leads to this server.
+    /// A file for `ssh -F` and `scpfs -F` that maps every host name to this server.
     pub fn ssh_config(&self) -> PathBuf {
         self.dir.path().join("ssh_config")
     }
@@ -203,20 +204,20 @@ impl Sshd {
         settings
     }
 
-    /// Lets the server accept a further public key.
+    /// Adds a public key to `authorized_keys`.
     pub fn authorize(&self, public_key_line: &str) {
         let path = self.dir.path().join("authorized_keys");
         let mut file = fs::OpenOptions::new().append(true).open(path).unwrap();
         writeln!(file, "{}", public_key_line.trim_end()).unwrap();
     }
 
-    /// The log of the server. The last lines may not have arrived yet, see [`Self::log_with`].
+    /// The log of the server. The last lines may be missing, see [`Self::log_with`].
     pub fn log(&self) -> String {
         self.log.lock().clone()
     }
 
-    /// Waits until the log has a text so many times, and returns it: it comes through a pipe, and
-    /// may be later than what a client sees.
+    /// Waits until the log contains a text this number of times, and returns the log. The log
+    /// arrives through a pipe, possibly later than the client sees the effect.
     pub fn log_with(&self, text: &str, n_times: usize) -> String {
         let mut log = String::new();
         let is_there = is_true_within(PATIENCE, || {
@@ -232,7 +233,7 @@ impl Sshd {
         kill(&mut self.unshare);
     }
 
-    /// Prepares a second server, in the network of this thread.
+    /// Prepares a second server, in the network of this thread; [`Self::start_again`] starts it.
     pub fn stand_by(&mut self) {
         self.standby = Some(Standby::new(self.dir.path(), &self.log));
     }
@@ -243,9 +244,9 @@ impl Sshd {
         self.unshare = standby.start(&self.log).unwrap();
     }
 
-    /// Puts a server with other host keys into the place of this one, at the same port.
+    /// Replaces the host keys of the server, and restarts it at the same port.
     ///
-    /// Returns what brings the first back.
+    /// Returns the old keys, for [`Self::become_the_first_host`].
     pub fn become_another_host(&mut self) -> Vec<(PathBuf, Vec<u8>)> {
         let mut keys = Vec::new();
         for kind in ["ed25519", "ecdsa"] {
@@ -260,7 +261,7 @@ impl Sshd {
         keys
     }
 
-    /// Gives the server the host keys that it had before.
+    /// Restores the host keys, and restarts the server.
     pub fn become_the_first_host(&mut self, keys: Vec<(PathBuf, Vec<u8>)>) {
         for (path, content) in keys {
             fs::write(path, content).unwrap();
@@ -268,7 +269,7 @@ impl Sshd {
         self.restart();
     }
 
-    /// Kills the server with all its sessions, and starts it with an empty log.
+    /// Kills the server with all its sessions, and starts it again with an empty log.
     pub fn restart(&mut self) {
         self.stand_by();
         self.kill();
@@ -294,7 +295,7 @@ impl Sshd {
         self.signal_sessions(Signal::STOP);
     }
 
-    /// Lets stopped sessions go on.
+    /// Continues stopped sessions.
     pub fn thaw_sessions(&self) {
         self.signal_sessions(Signal::CONT);
     }
@@ -307,7 +308,7 @@ impl Sshd {
         self.freeze_sessions();
     }
 
-    /// Lets a stopped server and its sessions go on.
+    /// Continues a stopped server and its sessions.
     pub fn thaw(&self) {
         for pid in children(self.unshare.id()) {
             signal(pid, Signal::CONT);
@@ -315,12 +316,12 @@ impl Sshd {
         self.thaw_sessions();
     }
 
-    /// Kills a process of a session, or of what it started.
+    /// Kills one process of a session.
     pub fn kill_one(&self, pid: u32) {
         signal(pid, Signal::KILL);
     }
 
-    /// The processes of all sessions and what they started, with their names.
+    /// The processes of all sessions, with their names.
     pub fn session_processes(&self) -> Vec<(u32, String)> {
         let mut todo: Vec<u32> = children(self.unshare.id())
             .into_iter()
@@ -373,14 +374,14 @@ impl Drop for Sshd {
     }
 }
 
-/// Makes a key pair `file` and `file.pub`.
+/// Creates a key pair `file` and `file.pub`.
 pub fn keygen(file: &Path, kind: &str, passphrase: &str) {
     run(command("ssh-keygen")
         .args(["-q", "-t", kind, "-C", "scpfs test", "-N", passphrase, "-f"])
         .arg(file));
 }
 
-/// Runs a program that must succeed.
+/// Runs a program; panics if it fails.
 pub fn run(command: &mut Command) {
     let output = command.stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{command:?}: {output:?}");
@@ -394,9 +395,9 @@ pub fn command(program: &str) -> Command {
     Command::new(program)
 }
 
-/// Ends a server that `unshare` started.
+/// Kills a server that `unshare` started.
 pub fn kill(unshare: &mut Child) {
-    // The server is the first process of its namespace: the kernel ends the others with it.
+    // The server is process 1 of its namespace: the kernel kills the others with it.
     for pid in children(unshare.id()) {
         signal(pid, Signal::KILL);
     }
@@ -420,7 +421,7 @@ pub fn missing() -> Option<&'static str> {
         })
 }
 
-/// Returns a port that nothing listens on.
+/// Returns a port on which no process listens.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -468,7 +469,7 @@ pub fn children(pid: u32) -> Vec<u32> {
 
 fn signal(pid: u32, what: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        // It may have ended by itself.
+        // The process may have ended already.
         kill_process(pid, what).unwrap_or_default();
     }
 }

@@ -1,4 +1,4 @@
-//! A `Vfs` with its host, its cache and a clock that the test moves.
+//! A `Vfs` with its host, its cache and a clock that the test advances.
 
 use std::fs;
 use std::path::PathBuf;
@@ -60,7 +60,7 @@ pub struct Mount {
     pub clock: Arc<ManualClock>,
     pub cache: Arc<Cache>,
     pub vfs: Arc<Vfs>,
-    /// The contents of an earlier mount, and how each was recovered.
+    /// The content of an earlier mount, and the outcome of its recovery.
     pub recovered: Vec<RecoveredFile>,
 }
 
@@ -117,7 +117,7 @@ impl Mount {
         Self::on(Arc::new(World::new(Userland::Gnu)), setup)
     }
 
-    /// A mount of a world that other mounts may use too, or have used before.
+    /// Mounts a world that other mounts use as well, or have used before.
     pub fn on(world: Arc<World>, setup: Setup) -> Self {
         let clock = Arc::new(ManualClock::new());
         let shell = world.shell(Arc::clone(&clock) as Arc<dyn Clock>);
@@ -134,7 +134,7 @@ impl Mount {
         Self::on(Arc::new(world), Setup::default())
     }
 
-    /// On a host of any kind; the world is for the cache then.
+    /// Mounts a host of any kind. The world then only contains the cache.
     pub fn of(
         remote: Arc<dyn Remote>,
         world: Arc<World>,
@@ -174,7 +174,7 @@ impl Mount {
         vfs.recover(found.pending);
         let mut recovered = found.needs_decision;
         if setup.waits_for_uploads {
-            // This list includes conflict copies.
+            // The result of drain() includes conflict copies, which are not needed here.
             drop(vfs.drain());
             recovered.extend(cache.recovered());
             recovered.extend(vfs.report().into_iter().map(|file| {
@@ -197,8 +197,8 @@ impl Mount {
         }
     }
 
-    /// Ends as after `kill -9`: nothing more is uploaded or logged. The next mount can use the
-    /// cache.
+    /// Ends like `kill -9`: nothing more is uploaded or recorded in the journal. Returns the world,
+    /// whose cache the next mount can use.
     pub fn crash(self) -> Arc<World> {
         let Self {
             world,
@@ -211,7 +211,8 @@ impl Mount {
         cache.stop();
         let lock = cache.disk().dir().join("lock");
         drop((remote, cache, vfs));
-        // Workers release it when their requests fail because the host is closed.
+        // Worker threads hold the lock until their requests have failed, because the connection is
+        // closed.
         let lock = fs::File::open(lock).unwrap();
         lock.lock().unwrap();
         world
@@ -230,12 +231,12 @@ impl Mount {
         format!("{dir}/{found}").trim_start_matches('/').to_owned()
     }
 
-    /// A file as the host sees it.
+    /// The path of a file on the host.
     pub fn at(&self, name: &str) -> PathBuf {
         self.world.root().join(name)
     }
 
-    /// Moves the clock so far that everything is stale.
+    /// Advances the clock until everything is stale.
     pub fn age(&self) {
         self.clock.advance(TTL + Duration::from_secs(1));
     }
@@ -247,7 +248,7 @@ impl Mount {
         (result, self.world.meter.trips() - before)
     }
 
-    /// Follows a path from the root.
+    /// Looks up a path from the root.
     pub fn find(&self, path: &str) -> Result<Attr, Error> {
         let mut attr = self.vfs.getattr(&CX, Ino::ROOT)?;
         for name in path.split('/').filter(|name| !name.is_empty()) {

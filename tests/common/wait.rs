@@ -3,10 +3,10 @@
 use std::thread;
 use std::time::Duration;
 
-/// The longest wait for what another thread or process does, on a busy machine.
+/// The longest wait for another thread or process, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The time between two looks at a condition.
+/// The interval between two checks of a condition.
 const STEP: Duration = Duration::from_millis(5);
 
 /// Waits until a condition is true; returns whether it became true within `deadline`.

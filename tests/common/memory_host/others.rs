@@ -11,7 +11,7 @@ use scpfs::path::RemotePath;
 use scpfs::remote::Reason;
 
 impl Memory {
-    /// Writes a file, in place if it is there.
+    /// Writes a file; overwrites an existing one in place.
     pub fn put(&self, path: &RemotePath, data: &[u8]) -> Result<(), Reason> {
         let mut state = self.state.lock();
         let now = state.now(&*self.clock);
@@ -40,7 +40,7 @@ impl Memory {
         }
     }
 
-    /// Makes a directory.
+    /// Creates a directory.
     pub fn put_dir(&self, path: &RemotePath) -> Result<(), Reason> {
         let mut state = self.state.lock();
         let now = state.now(&*self.clock);
@@ -65,7 +65,7 @@ impl Memory {
         Ok(names.keys().cloned().collect())
     }
 
-    /// Removes a file, or a directory with all that is in it.
+    /// Removes a file, or a directory with everything in it.
     pub fn discard(&self, path: &RemotePath) -> Result<(), Reason> {
         let mut state = self.state.lock();
         let now = state.now(&*self.clock);

@@ -1,4 +1,5 @@
-//! Uploads: the conflict check, and the content under its name or as a conflict copy.
+//! Uploads: the conflict check, and the placement of the content under its name or as a conflict
+//! copy.
 
 use std::io;
 
@@ -28,8 +29,9 @@ pub(crate) fn both(tree: &Tree, ino: u64, parent: u64) -> Done<Changed> {
     })
 }
 
-/// Whether this is the version that was expected. A time without a fraction may be a coarse one,
-/// which a second writer can have set as well; then the time of the change must be the same.
+/// Whether `found` is the expected version. An mtime without a fraction may have a resolution of
+/// one second, so that a second writer can have set the same one; then the ctime must be equal as
+/// well.
 fn is_same(expected: &Version, found: &Version) -> bool {
     let is_coarse = expected.mtime.nanos == 0 && expected.ctime.is_some();
     expected.same_content(found) && (!is_coarse || expected.ctime == found.ctime)
@@ -69,7 +71,7 @@ fn judge(tree: &Tree, dir: u64, name: &Name, data: &[u8], plan: &UploadSpec) -> 
     Ok(Verdict::Beside(conflict_name.clone()))
 }
 
-/// Gives a name content; `None` for a conflict.
+/// Uploads content to a name; returns `None` if there is a conflict.
 pub(crate) fn put(
     tree: &mut Tree,
     path: &RemotePath,

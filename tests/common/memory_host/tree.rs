@@ -1,5 +1,5 @@
-//! The files of a host in memory: what an operation does to them, and why it cannot; no errors of
-//! connections, no calls to count.
+//! The files of a host in memory: what an operation changes, and why it fails. No connections, and
+//! no log of requests.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ use scpfs::stat::PERMISSIONS;
 use scpfs::stat::Stat;
 use scpfs::stat::Time;
 
-/// As many as Linux follows.
+/// The limit of Linux.
 const MAX_LINKS: u32 = 40;
 
 const NAME_MAX: usize = 255;
@@ -75,13 +75,13 @@ impl Node {
 pub(crate) struct Tree {
     nodes: HashMap<u64, Node>,
     next_ino: u64,
-    /// The absolute path of the root, for links that say it.
+    /// The absolute path of the root, for symlinks with an absolute target.
     root_path: Vec<u8>,
 }
 
 const ROOT: u64 = 2;
 
-/// The components of a path, the first of them last.
+/// The components of a path in reverse order.
 fn reversed(path: &[u8]) -> Vec<Vec<u8>> {
     path.split(|&b| b == b'/')
         .rev()
@@ -100,12 +100,12 @@ impl Tree {
         }
     }
 
-    /// The number of what a path leads to; a symlink at its end is not followed.
+    /// The inode number of a path; a symlink in its last component is not followed.
     pub(crate) fn find(&self, path: &RemotePath) -> Done<u64> {
         self.walk(reversed(path.as_bytes()))
     }
 
-    /// Follows names, the first of which is last in `todo`.
+    /// Walks along the components in `todo`, which are in reverse order.
     fn walk(&self, mut todo: Vec<Vec<u8>>) -> Done<u64> {
         let mut trail = vec![ROOT];
         let mut n_links = 0;
@@ -119,7 +119,7 @@ impl Tree {
                 b".." => {
                     trail.pop();
                     if trail.is_empty() {
-                        // It leads out of what there is.
+                        // The path leaves the tree.
                         return Err(Reason::NotFound);
                     }
                     continue;
@@ -196,14 +196,14 @@ impl Tree {
         })
     }
 
-    /// The directory that holds a path, and the name in it.
+    /// The parent directory of a path, and the last component.
     pub(crate) fn place(&self, path: &RemotePath) -> Done<(u64, Name)> {
         let name = path.name().ok_or(Reason::Busy)?;
         if name.as_bytes().len() > NAME_MAX {
             return Err(Reason::NameTooLong);
         }
         let mut parts = reversed(path.as_bytes());
-        // A dot behind the parent, so that a link to it is followed.
+        // A last component `.` makes the walk follow a symlink to the parent directory.
         if let Some(last) = parts.first_mut() {
             *last = b".".to_vec();
         }
@@ -225,7 +225,7 @@ impl Tree {
         self.names(dir).ok()?.get(name).copied()
     }
 
-    /// Puts a new file in the tree, under no name yet.
+    /// Adds a file to the tree, without a name.
     pub(crate) fn add(&mut self, node: Node) -> u64 {
         let ino = self.next_ino;
         self.next_ino += 1;
@@ -233,7 +233,7 @@ impl Tree {
         ino
     }
 
-    /// Gives a file a name, taking it from whatever had it.
+    /// Gives a file a name, and removes the name from the file that had it.
     pub(crate) fn bind(&mut self, dir: u64, name: &Name, ino: u64, now: Time) -> Done<()> {
         self.unbind(dir, name, now)?;
         let parent = self.node_mut(dir)?;
@@ -247,7 +247,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Takes a name away, and the file with its last name.
+    /// Removes a name; removes the file if that was its last name.
     pub(crate) fn unbind(&mut self, dir: u64, name: &Name, now: Time) -> Done<()> {
         let parent = self.node_mut(dir)?;
         let Body::Directory(names) = &mut parent.body else {
@@ -266,7 +266,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Whether a directory is, or lies in, another.
+    /// Whether a directory is equal to or below another one.
     pub(crate) fn is_within(&self, dir: u64, above: u64) -> bool {
         if dir == above {
             return true;
@@ -277,7 +277,7 @@ impl Tree {
         names.values().any(|&ino| self.is_within(dir, ino))
     }
 
-    /// Gives a file another name; returns the directories it left and came to.
+    /// Renames a file; returns its old and its new parent directory.
     pub(crate) fn rename(
         &mut self,
         from: &RemotePath,
@@ -300,7 +300,8 @@ impl Tree {
                 if self.names(other).is_ok() && self.is_within(from_dir, other) {
                     return Err(Reason::InvalidArgument);
                 }
-                // Kept alive while the two change places.
+                // Without this, removing its old name would remove the other file during an
+                // exchange.
                 self.node_mut(other)?.nlink += 1;
                 self.bind(to_dir, &to_name, ino, now)?;
                 self.bind(from_dir, &from_name, other, now)?;

@@ -1,4 +1,4 @@
-//! Accounts of this machine that sessions run in.
+//! Accounts of this machine for the sessions of test servers.
 
 use std::fs;
 use std::io::Write as _;
@@ -13,7 +13,7 @@ use rustix::fs::flock;
 use super::command;
 use super::run;
 
-/// An account of this machine that sessions run in. It is made when it is missing and stays.
+/// An account of this machine for sessions. It is created if it is missing, and is not removed.
 #[derive(Clone, Copy, Debug)]
 pub struct Account {
     pub name: &'static str,
@@ -22,14 +22,14 @@ pub struct Account {
     pub files: &'static [(&'static str, &'static str)],
 }
 
-/// An account with a quick shell and no start-up files.
+/// An account with a fast shell and no start-up files.
 pub const PLAIN: Account = Account {
     name: "scpfs-test",
     shell: "/bin/dash",
     files: &[],
 };
 
-/// An account whose start-up files print things that belong in no protocol.
+/// An account whose start-up files print text.
 pub const NOISY: Account = Account {
     name: "scpfs-noisy",
     shell: "/bin/bash",
@@ -39,15 +39,15 @@ pub const NOISY: Account = Account {
     )],
 };
 
-/// The password of all test accounts: random, so that no account of a known password is left on
-/// the machine.
+/// The file with the password of all test accounts. The password is random, so that no account with
+/// a known password remains on the machine.
 pub(super) const PASSWORD_FILE: &str = "/run/scpfs-test-password";
 
 pub fn home(account: Account) -> PathBuf {
     Path::new("/home").join(account.name)
 }
 
-/// Makes the account if it is missing. Tests of several processes may do that at once.
+/// Creates the account if it is missing. Several test processes may do that at the same time.
 pub fn ensure_account(account: Account) {
     let lock = fs::File::create("/run/scpfs-test-account.lock").unwrap();
     flock(&lock, FlockOperation::LockExclusive).unwrap();
@@ -56,7 +56,7 @@ pub fn ensure_account(account: Account) {
         .lines()
         .any(|line| line.split(':').next() == Some(account.name));
     if !exists {
-        // No skeleton: it would bring start-up files.
+        // No skeleton directory, because it would add start-up files.
         run(command("/usr/sbin/useradd")
             .args(["-m", "-k", "/var/empty-skeleton", "-s", account.shell, "-d"])
             .arg(home(account))

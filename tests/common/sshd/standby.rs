@@ -1,4 +1,4 @@
-//! A server that waits for the word to start.
+//! A server that is prepared, and starts on request.
 
 use std::io::BufRead as _;
 use std::io::BufReader;
@@ -16,17 +16,19 @@ use super::SSHD;
 use super::command;
 use crate::wait::PATIENCE;
 
-/// While a program writes to a mount no process must be started, but a word can be said.
+/// No process may be started while a program writes to a mount, so a shell is started earlier and
+/// waits for a line on its stdin.
 #[derive(Debug)]
 pub(super) struct Standby {
-    /// Becomes `unshare`.
+    /// The shell, which becomes `unshare`.
     child: Child,
     listens: mpsc::Receiver<()>,
 }
 
 impl Standby {
     pub(super) fn new(dir: &Path, log: &Arc<Mutex<String>>) -> Self {
-        // Mounts that are not this server's affair would live on in its namespace.
+        // Mounts of tests would stay busy in the namespace of the server, so their copies are
+        // unmounted.
         let script = "sed -n 's/^\\([^ ]* \\)\\{4\\}\\([^ ]*\\) .* - fuse\\.scpfs .*/\\2/p' \
             /proc/self/mountinfo | while read -r copy; do umount -l \"$copy\"; done
         if [ -e \"$1/pam\" ]; then mount --bind \"$1/pam\" /etc/pam.d/sshd || exit 1; fi
@@ -58,10 +60,10 @@ impl Standby {
         Self { child, listens }
     }
 
-    /// Starts the server; `None` when its port was taken.
+    /// Starts the server; returns `None` if its port is in use.
     pub(super) fn start(mut self, log: &Mutex<String>) -> Option<Child> {
         writeln!(self.child.stdin.take().unwrap()).unwrap();
-        // The sender is dropped when the server ends, so this fails at once then.
+        // The sender is dropped when the server ends, so that the wait ends as well.
         if self.listens.recv_timeout(PATIENCE).is_ok() {
             return Some(self.child);
         }
