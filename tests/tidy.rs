@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use scpfs_testing::capability;
 use scpfs_testing::capability::Capability;
 
-/// Each part of the program and the parts it may name; the bottom row may be named by all.
+/// Each part of the program and the parts that it may name.
 const LAYERS: &[(&str, &[&str])] = &[
     ("path", &[]),
     ("owned_path", &[]),
@@ -255,9 +255,9 @@ fn every_module_says_what_it_is_and_is_ascii() {
     }
 }
 
-/// A newcomer finds the file of a behaviour by reading these lines only.
+/// A reader who is new to the code finds the file of a behaviour by this list.
 #[test]
-fn every_room_lists_its_modules_in_its_head() {
+fn every_module_with_submodules_lists_them_in_its_head() {
     let rooms = files(&root().join("src"), ".rs")
         .into_iter()
         .filter(|file| {
@@ -297,7 +297,7 @@ fn the_readme_shows_the_options_as_the_help_does() {
     }
 }
 
-/// Parts of docs/semantics.md whose sections are no promises of their own.
+/// Parts of docs/semantics.md whose sections make no promises.
 const WITHOUT_PROMISES: &[&str] = &["errno", "Limits"];
 
 /// The tests that a section of docs/semantics.md lists below `Tests:`.
@@ -309,7 +309,8 @@ fn listed_tests(section: &str) -> Vec<&str> {
     names.map(|name| name.trim_end_matches('`')).collect()
 }
 
-/// Whether a word between backticks is the name of a test: several words, joined by underscores.
+/// Whether a word between backticks is the name of a test: at least four words, joined by
+/// underscores.
 fn is_name_of_test(word: &str) -> bool {
     word.matches('_').count() >= 3
         && word
@@ -343,7 +344,7 @@ fn every_promise_of_the_semantics_names_a_test_that_exists() {
         }
     }
     assert!(n_promises > 95, "only {n_promises} promises are found");
-    // Names in the text as well, not only those in the lists.
+    // The text may name tests as well, outside the lists.
     let listed = text.split("\n### ").flat_map(listed_tests);
     let words = text.split('`').skip(1).step_by(2);
     let mut n_named = 0;
@@ -389,7 +390,7 @@ fn a_capability_is_required_by_its_whole_word() {
     assert!(unknown.is_err(), "a word that no test knows");
 }
 
-/// `SCPFS_REQUIRE` has no effect on a test that skips itself in another way.
+/// `SCPFS_REQUIRE` has no effect on a test that is skipped in another way.
 #[test]
 fn one_function_skips_tests() {
     let said: Vec<_> = files(&root().join("tests"), ".rs")
@@ -404,7 +405,7 @@ fn one_function_skips_tests() {
     assert_eq!(said, [root().join("tests/common/capability.rs")]);
 }
 
-/// A file that several test binaries include is compiled, and warned about, once for each of them.
+/// A file that several test binaries include is compiled for each of them, with its warnings.
 #[test]
 fn tests_share_code_through_the_support_crate() {
     for file in files(&root().join("tests"), ".rs") {

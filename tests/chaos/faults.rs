@@ -1,4 +1,4 @@
-//! The faults: what fails, for how long, and how it is repaired.
+//! The faults: which component fails, for how long, and how it is repaired.
 
 use std::thread;
 use std::time::Duration;
@@ -16,51 +16,51 @@ pub(crate) enum Fault {
     KillDaemon,
     /// The server is killed, with its sessions, and starts again after a while.
     KillServer,
-    /// A process of a session is killed: the server's, or the shell of a lane.
+    /// A process of a session is killed: a server process, or the shell of a connection.
     KillSession,
-    /// The program that receives or sends content is killed.
+    /// The program that receives or sends content (`scp` or `dd`) is killed.
     KillScp,
     /// The sessions are stopped for a while.
     StopSessions,
     /// The server is stopped, with its sessions, for a while.
     StopServer,
 
-    /// The interface on this side is down for a while: there is no network.
+    /// The interface of this side is down for a while: this side has no network.
     NetDown,
-    /// The interface of the host is down for a while: there is no carrier.
+    /// The interface of the host is down for a while: this side has no carrier.
     NetDownAtHost,
     /// All packets are lost for a while.
     NetLoss,
-    /// The packets to the host are lost for a while.
+    /// All packets to the host are lost for a while.
     NetLossOfRequests,
-    /// The packets from the host are lost for a while: outcomes are unknown.
+    /// All packets from the host are lost for a while: outcomes are unknown.
     NetLossOfAnswers,
-    /// The packets of the connections that there are are lost, for longer than the daemon waits; it
-    /// makes new ones.
+    /// All packets of existing connections are lost for longer than the deadline of the daemon,
+    /// which makes new connections.
     NetLossOnPresent,
-    /// Both ends are answered with resets for a while.
+    /// Packets to both sides are answered with resets for a while.
     NetReject,
-    /// Packets to the host are answered with resets for a while; the host does not see them.
+    /// Packets to the host are answered with resets for a while, and do not reach the host.
     NetRejectRequests,
-    /// Packets from the host are answered with resets for a while; the daemon does not see them.
+    /// Packets from the host are answered with resets for a while, and do not reach the daemon.
     NetRejectAnswers,
-    /// The daemon is killed while all packets of its connections are lost; what it had sent arrives
-    /// when the next one is mounted, if at all.
+    /// The daemon is killed while all packets of its connections are lost; its requests arrive when
+    /// the next daemon has started, or never.
     NetKillInLoss,
 
-    /// Nothing passes the proxy for a while; then all that was sent arrives.
+    /// The proxy delivers nothing for a while, and then everything.
     Stall,
-    /// Nothing passes on the connections that there are, for longer than the daemon waits; it makes
-    /// new ones, and what was sent on the old arrives late.
+    /// The proxy delivers nothing on existing connections for longer than the deadline of the
+    /// daemon, which makes new ones; the requests on the old connections arrive late.
     StallPresent,
-    /// The connections are reset.
+    /// All connections are reset.
     Reset,
-    /// The connections are reset, and the server does not hear of it for a while.
+    /// All connections are reset for the client, and the server sees that after a while.
     Part,
-    /// The connections are reset and no new ones can be made for a while.
+    /// All connections are reset, and new ones are refused for a while.
     Refuse,
-    /// The daemon is killed while its connections are stalled; what it had sent arrives when the
-    /// next one is mounted.
+    /// The daemon is killed while its connections are stalled; its requests arrive when the next
+    /// daemon has started.
     KillStalled,
 }
 
@@ -112,16 +112,17 @@ impl Fault {
         )
     }
 
-    /// To be called before programs write.
+    /// Must be called before programs write.
     pub(crate) fn prepare(self, scene: &mut Scene) {
         if self == Self::KillServer {
             scene.stand_by();
         }
     }
 
-    /// Breaks it, and mends all but the daemon and what it is to find as it was left.
+    /// Causes the fault, and repairs everything except a killed daemon, which the caller starts
+    /// again.
     pub(crate) fn strike(self, scene: &mut Scene, random: &mut Random) {
-        // Mostly shorter than the daemon's patience, which is 2 s.
+        // Mostly shorter than the deadline of the daemon, which is 2 s.
         let is_long = random.one_in(if OF_THE_WIRE.contains(&self) { 4 } else { 6 });
         let longer = Duration::from_millis(2200 + random.below(1500));
         let shorter = Duration::from_millis(50 + random.below(700));

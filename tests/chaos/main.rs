@@ -1,11 +1,11 @@
 #![cfg(test)]
 #![allow(clippy::disallowed_methods, reason = "tests run programs")]
-//! Programs write through a real mount of a real sshd while things break at random, and what is
-//! there afterwards is compared with what was acknowledged.
+//! Programs write through a real mount of a real sshd while random faults occur; afterwards the
+//! files on the host are compared with the acknowledged contents.
 //!
-//! Daemon and server stand in network namespaces of their own, so that the network can break as
-//! well. `scripts/chaos` runs many rounds of it. The faults are drawn from a seed; when the
-//! programs meet them is up to the machine.
+//! Daemon and server run in network namespaces of their own, so that the network can fail as well.
+//! `scripts/chaos` runs many rounds. A seed determines the faults; when they meet the programs is
+//! up to the scheduler.
 //!
 //! - `faults`: the faults: what fails, for how long, and how it is repaired.
 //! - `model`: the contents that were written and acknowledged, and those that may be found.
@@ -36,7 +36,7 @@ impl mounted::Program for Scpfs {
 
 type Mounted = mounted::Mounted<Scpfs>;
 
-/// Few enough for every run of the tests.
+/// Few enough for each run of the test suite.
 const FEW_ROUNDS: u64 = 36;
 
 fn number(name: &str) -> Option<u64> {
@@ -49,7 +49,7 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn random_faults_lose_no_acknowledged_content() {
-    // A thread that ends takes its network with it.
+    // The network namespace ends with the thread.
     let result = thread::spawn(run).join();
     result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }

@@ -1,7 +1,8 @@
-//! Records which contents were written and acknowledged, and judges the contents that are found.
+//! Records which contents were written and acknowledged, and classifies the contents that are
+//! found.
 //!
-//! Each file has one writer at a time, and each content says which version of which file it is. The
-//! model knows every content that a writer could have meant. Any other content is a mixture.
+//! Each file has one writer at a time, and each content names its file and version. The model knows
+//! all contents that the writers may have produced. Any other content is a mixture.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -13,7 +14,7 @@ use scpfs_testing::random::Random;
 
 pub(crate) const N_FILES: usize = 8;
 
-/// The name of a file, or of its next version, which is renamed over it.
+/// A file, or its replacement, which is written under another name and renamed over it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Slot {
     File,
@@ -34,13 +35,14 @@ pub(crate) struct Model {
 
 #[derive(Debug, Default)]
 struct File {
-    /// Each content that a writer meant, or that is the part of one that it got written.
+    /// Each content that a writer intended, or the part of it that was written, with its version.
     known: HashMap<(usize, u64), u64>,
     last: u64,
     acknowledged: [u64; 2],
-    /// Wholly written, whatever came of the close, and not written over since.
+    /// The latest version that was written completely, whether or not its close succeeded; 0 after
+    /// a later write has begun.
     complete: [u64; 2],
-    /// A close has said that somebody else changed the file.
+    /// A close has reported that others changed the file.
     is_in_conflict: bool,
 }
 
@@ -56,7 +58,7 @@ impl Model {
         Self { files }
     }
 
-    /// The next version of a file: its number, and a record of about so many bytes.
+    /// The next version of a file: its number, and a record of at least `len` bytes.
     pub(crate) fn next(&self, file: usize, len: usize) -> (u64, Vec<u8>) {
         let mut state = self.files[file].lock();
         state.last += 1;
@@ -73,17 +75,17 @@ impl Model {
         (version, text.into_bytes())
     }
 
-    /// Says what a version of a file may be found as.
+    /// Registers a content as a version of a file.
     pub(crate) fn know(&self, file: usize, version: u64, content: &[u8]) {
         self.files[file].lock().known.insert(key(content), version);
     }
 
-    /// The version of a content; `None` if it is none.
+    /// The version that has this content; `None` if it is a mixture.
     pub(crate) fn identify(&self, file: usize, content: &[u8]) -> Option<u64> {
         self.files[file].lock().known.get(&key(content)).copied()
     }
 
-    /// A writer has begun to write over what was there.
+    /// Records that a writer has begun to overwrite the file.
     pub(crate) fn begin(&self, file: usize, slot: Slot) {
         self.files[file].lock().complete[slot as usize] = 0;
     }
@@ -96,7 +98,7 @@ impl Model {
         self.files[file].lock().acknowledged[slot as usize] = version;
     }
 
-    /// The new one has replaced the old.
+    /// Records that the replacement was renamed over the file.
     pub(crate) fn renamed(&self, file: usize, version: u64) {
         let mut state = self.files[file].lock();
         state.acknowledged = [version, 0];
@@ -114,7 +116,7 @@ impl Model {
         self.files[file].lock().is_in_conflict = true;
     }
 
-    /// Whether a version is older than one that was acknowledged under the name.
+    /// Whether a version is older than the one that was acknowledged for the file.
     pub(crate) fn is_stale(&self, file: usize, version: u64) -> bool {
         let state = self.files[file].lock();
         version < state.acknowledged[0] && !state.is_in_conflict
@@ -128,7 +130,7 @@ impl Model {
         self.files[file].lock().complete[slot as usize]
     }
 
-    /// Goes on from what is there.
+    /// Accepts the version that was found as the state of the file from now on.
     pub(crate) fn settle(&self, file: usize, slot: Slot, found: u64) {
         let mut state = self.files[file].lock();
         let acknowledged = &mut state.acknowledged[slot as usize];

@@ -1,4 +1,4 @@
-//! A daemon and a host, and the two ways between them.
+//! A daemon and a host, and the two ways in which the daemon can reach the host.
 
 use crate::Mounted;
 use scpfs_testing::network;
@@ -13,13 +13,14 @@ const ARGS: &[&str] = &["-o", "timeout=2,cache_timeout=1"];
 /// How the daemon reaches the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// By a wire between two network namespaces: a connection is between the two.
+    /// Through a wire between two network namespaces: TCP connections end on the host.
     Wire,
-    /// Through a proxy on the near side, which has acknowledged what it delivers late.
+    /// Through a proxy on the near side: it acknowledges data before it delivers them.
     Proxy,
 }
 
-/// The mount, the network and the proxy of a run. Dropping this repairs all but the server.
+/// The mount, the network and the proxy of a run. Dropping this repairs all of them except the
+/// server.
 pub(crate) struct Scene {
     pub(crate) mounted: Mounted,
     pub(crate) network: Network,
@@ -52,8 +53,8 @@ impl Scene {
         })
     }
 
-    /// Prepares a server. No process must be started here while a program writes to the mount: it
-    /// would close copies of the program's files.
+    /// Prepares a server. No process may be started later, while a program writes to the mount: it
+    /// would close copies of the program's descriptors, which uploads.
     pub(crate) fn stand_by(&mut self) {
         let sshd = &mut self.mounted.sshd;
         self.network.at(Side::Far, || sshd.stand_by());
@@ -63,7 +64,7 @@ impl Scene {
         self.mounted.start(ARGS);
     }
 
-    /// Takes a way from now on; nothing must be mounted.
+    /// Chooses how the daemon reaches the host. Nothing may be mounted.
     pub(crate) fn take(&mut self, way: Way) {
         if way != self.way {
             self.network.stand_in(way == Way::Proxy);

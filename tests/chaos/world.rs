@@ -1,4 +1,4 @@
-//! A server, a network, a mount, and the check of what is there.
+//! A server, a network and a mount, and the check after each round.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,8 +25,8 @@ use scpfs_testing::random::Random;
 use scpfs_testing::wait::PATIENCE;
 use scpfs_testing::wait::is_true_within;
 
-/// A call that takes longer than this hangs: an upload waits for its deadline once for each way in
-/// which it can be told that the host is away, and this machine is busy.
+/// A call that takes longer than this counts as a hang. An upload waits for its deadline once for
+/// each way in which it can find that the host cannot be reached, and the machine may be busy.
 const HANGS: Duration = Duration::from_secs(30);
 
 /// Totals of all rounds.
@@ -77,12 +77,12 @@ impl fmt::Display for Totals {
     }
 }
 
-/// Where the versions of a name were found.
+/// The latest versions of a name that were found.
 #[derive(Debug, Default, Clone)]
 struct Found {
-    /// On the host, under the name or beside it.
+    /// On the host, under the name or as a conflict copy.
     host: u64,
-    /// In the journal, whole.
+    /// Complete in the journal.
     journal: u64,
 }
 
@@ -180,7 +180,7 @@ impl World {
         self.print_story(&name);
     }
 
-    /// Prints the last lines of the writers and of the daemon that contain a word.
+    /// Prints the last lines of the writers and of the daemon that contain `word`.
     fn print_story(&self, word: &str) {
         let told = |line: &&str| line.starts_with("==") || line.contains(word);
         let story: Vec<&str> = self.story.iter().map(String::as_str).filter(told).collect();
@@ -198,7 +198,7 @@ impl World {
         leftovers::find(&self.scene.mounted.aside("home/.cache/scpfs")).unwrap()
     }
 
-    /// Waits until the daemon has uploaded all that is closed.
+    /// Waits until the daemon has uploaded all content that is closed.
     fn wait_until_all_is_uploaded(&mut self) {
         let mut pending = Vec::new();
         let is_uploaded = is_true_within(PATIENCE, || {
@@ -221,13 +221,13 @@ impl World {
         }
     }
 
-    /// Unmounts, looks, and mounts again.
+    /// Unmounts, checks, and mounts again.
     fn remount(&mut self, way: Way) {
         let status = self.scene.mounted.unmount();
         if status.code() != Some(0) {
             self.wrong(&format!("UNMOUNT: {status}"));
         }
-        // Until nothing on the host acts for a mount that is gone.
+        // Waits until no process on the host works for the old mount.
         let mut sessions = Vec::new();
         let have_ended = is_true_within(PATIENCE, || {
             sessions = self.scene.mounted.sshd.session_processes();
@@ -243,8 +243,8 @@ impl World {
         self.scene.mount();
     }
 
-    /// The names on the host, when they no longer change: a request that was given up may still be
-    /// carried out.
+    /// The names on the host, once they no longer change: the host may still carry out a request
+    /// that the client has given up.
     fn names(&self) -> Vec<String> {
         let look = || {
             let items = fs::read_dir(self.scene.mounted.there("")).unwrap();
@@ -265,7 +265,9 @@ impl World {
         names
     }
 
-    /// Compares what is there with what was acknowledged. Where no mount is up, tidies as well.
+    /// Compares the contents on the host and in the journal with the acknowledged versions. If
+    /// `tidies` is set, nothing may be mounted, and temporary files and conflict copies are
+    /// removed.
     fn check(&mut self, tidies: bool) {
         let mut found: Vec<[Found; 2]> = vec![Default::default(); N_FILES];
         for name in self.names() {
@@ -276,7 +278,7 @@ impl World {
         }
         for (file, [old, new]) in found.iter().enumerate() {
             for slot in [Slot::File, Slot::New] {
-                // A version that is missing under the new name may have been renamed after all.
+                // The rename may have succeeded although the version is missing under the new name.
                 let here = match slot {
                     Slot::File => old.clone(),
                     Slot::New => Found {
@@ -304,7 +306,7 @@ impl World {
         }
     }
 
-    /// A file of the host.
+    /// Checks one file of the host.
     fn look_at(&mut self, name: &str, found: &mut [[Found; 2]], tidies: bool) {
         let path = self.scene.mounted.there(name);
         if name.starts_with(".scpfs-") {
@@ -318,7 +320,8 @@ impl World {
         let Some((file, slot)) = place(name) else {
             return self.wrong(&format!("NAME: {name}"));
         };
-        // A rename that was still under way when the directory was read is not lost: see `names`.
+        // A file that was renamed after the directory was read is found under its other name, see
+        // `names`.
         let Ok(content) = fs::read(&path) else {
             return;
         };
@@ -337,7 +340,7 @@ impl World {
         }
     }
 
-    /// A cache directory.
+    /// Checks one cache directory.
     fn look_into(&mut self, shelf: &CacheDir, found: &mut [[Found; 2]], tidies: bool) {
         if shelf.n_damaged > 0 {
             self.wrong(&format!("DAMAGE: {shelf:?}"));
@@ -378,7 +381,7 @@ impl World {
     }
 }
 
-/// A few rounds by the one, a few by the other.
+/// Alternates: four rounds with the wire, four with the proxy.
 fn way_of(round: u64) -> Way {
     if (round / 4).is_multiple_of(2) {
         Way::Wire
@@ -387,7 +390,7 @@ fn way_of(round: u64) -> Way {
     }
 }
 
-/// The file to which a name belongs.
+/// The file and the slot of a name.
 fn place(name: &str) -> Option<(usize, Slot)> {
     let name = name.split(".scpfs-conflict-").next()?;
     for file in 0..N_FILES {

@@ -50,8 +50,8 @@ pub(crate) struct Writers {
 }
 
 impl Writers {
-    /// `dir` is the mountpoint. The writers hold it open: when the daemon is killed, and the mount
-    /// is taken off, there is a plain directory under its name.
+    /// `dir` is the mountpoint. The writers hold it open: after the daemon is killed and the mount
+    /// ends, its name leads to a plain local directory.
     pub(crate) fn start(dir: PathBuf, model: &Arc<Model>, random: &mut Random) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::new(Mutex::new(Seen::default()));
@@ -100,7 +100,7 @@ struct Writer {
     since: Instant,
 }
 
-/// An open file and what is in it, as far as its writer knows.
+/// An open file and its content as the writer knows it.
 struct Open {
     file: File,
     base: Vec<u8>,
@@ -120,7 +120,7 @@ impl Writer {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(_) => {
                 self.seen.lock().n_failed += 1;
-                // Not to do nothing but fail while the host is away.
+                // Limits the rate of failures while the host cannot be reached.
                 thread::sleep(Duration::from_millis(5));
             }
         }
@@ -143,7 +143,7 @@ impl Writer {
         dir.join(name_of(file, slot))
     }
 
-    /// Does something that may take long, and notes how it went.
+    /// Measures a call, and records its result.
     fn timed<T>(
         &self,
         what: &str,
@@ -178,7 +178,7 @@ impl Writer {
         })
     }
 
-    /// Opens a file, and reads what is in it.
+    /// Opens a file, and reads its content.
     fn open_old(&self, file: usize, appends: bool) -> io::Result<Open> {
         let mut options = File::options();
         options.read(true).append(appends).write(!appends);
@@ -202,7 +202,7 @@ impl Writer {
         self.seen.lock().wrong.push(what);
     }
 
-    /// Over a file, from its beginning; `O_TRUNC`.
+    /// Overwrites a file from its beginning, with `O_TRUNC`.
     fn rewrite(&mut self, file: usize) -> io::Result<()> {
         let mut options = File::options();
         options.write(true).create(true).truncate(true);
@@ -221,7 +221,7 @@ impl Writer {
         .map(drop)
     }
 
-    /// Over what is there, byte by byte.
+    /// Overwrites a file in place, without truncating it first.
     fn in_place(&mut self, file: usize) -> io::Result<()> {
         let opened = self.open_old(file, false)?;
         let len = self.len();
@@ -238,7 +238,7 @@ impl Writer {
         self.fill(file, Slot::File, opened, len, at).map(drop)
     }
 
-    /// As editors do: beside it, and renamed over it.
+    /// Writes a new file and renames it over the old one, like an editor.
     fn replace(&mut self, file: usize) -> io::Result<()> {
         let (new, old) = (self.path(file, Slot::New), self.path(file, Slot::File));
         let mut options = File::options();
@@ -287,12 +287,12 @@ impl Writer {
         let mut result = Ok(());
         while done < wanted.len() && result.is_ok() {
             let chunk = usize::try_from(1 + self.random.below(64 << 10)).unwrap();
-            // Large ones in few steps.
+            // Large contents are written in few steps.
             let chunk = chunk.max(wanted.len() / 20);
             let end = wanted.len().min(done + chunk);
             let part = &wanted[done..end];
             result = if at > 0 {
-                // The descriptor appends.
+                // The descriptor is in append mode.
                 (&opened).write_all(part)
             } else {
                 opened.write_all_at(part, done as u64)
@@ -313,7 +313,7 @@ impl Writer {
                 .lock()
                 .story
                 .push(format!("f{file} v{version} write: {error}"));
-            // The file has the part that was written, then the rest of the base version.
+            // The file has the part that was written, followed by the rest of the base version.
             let mut torn = wanted[..done].to_vec();
             torn.extend_from_slice(base.get(done..).unwrap_or_default());
             self.model.know(file, version, &torn);
@@ -357,14 +357,14 @@ impl Writer {
 
 fn close(file: File) -> io::Result<()> {
     let fd = file.into_raw_fd();
-    // SAFETY: the descriptor is ours alone and is not used after this.
+    // SAFETY: this function owns the descriptor, which is not used after this.
     match unsafe { libc::close(fd) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// How a content begins, for messages.
+/// The size and the start of a content, for messages.
 pub(crate) fn head(content: &[u8]) -> String {
     let head = String::from_utf8_lossy(&content[..content.len().min(60)]).into_owned();
     format!("{} bytes, {head:?}", content.len())

@@ -1,9 +1,9 @@
 #![cfg(test)]
-//! Every parser of foreign bytes, with mutated input.
+//! Every parser of untrusted bytes, with mutated input.
 //!
-//! Each target takes the captured inputs in `fuzz/corpus/TARGET` as they are, then mutations of
-//! them for `FUZZ_SECONDS` (2 where it is not set). `FUZZ_SEED` repeats a run. An input that
-//! breaks something is left in the corpus, where it is tried first from then on.
+//! Each target runs the captured inputs in `fuzz/corpus/TARGET`, then mutations of them for
+//! `FUZZ_SECONDS` (2 by default). `FUZZ_SEED` repeats a run. An input that fails is added to the
+//! corpus, so that it is run first from then on.
 //!
 //! - `targets`: one function for each parser.
 

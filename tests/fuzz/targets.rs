@@ -1,4 +1,4 @@
-//! The targets: what is fed, and what must hold whatever it is.
+//! The fuzz targets: how each uses its input, and the assertions that must hold for any input.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -42,14 +42,14 @@ use scpfs_testing::scripted::Scripted;
 use scpfs_testing::scripted::Talk;
 use scpfs_testing::scripted::Then;
 
-/// The first byte of an input chooses how the rest is taken.
+/// Splits an input: its first byte chooses how the rest is used.
 fn split(input: &[u8]) -> (u8, &[u8]) {
     input
         .split_first()
         .map_or((0, input), |(&how, rest)| (how, rest))
 }
 
-/// Everything that a sink says of an input that arrives in pieces of this size.
+/// All output of a sink for an input that arrives in pieces of this size, as text.
 fn received(how: u8, input: &[u8], chunk: usize) -> String {
     let scope = if how & 1 == 0 {
         Scope::Tree
@@ -260,7 +260,7 @@ pub(crate) fn ls_listing(input: &[u8]) {
     check_listing(answer::ls::parse_listing(input, b"MARK", b"/srv"), input);
 }
 
-/// Asks a host for what the first byte says, and gets the rest for an answer.
+/// Makes the request that the first byte chooses; `words` is the answer.
 fn ask(remote: &dyn Remote, act: &Act, how: u8, words: &[u8]) {
     let then = if how & 0x80 == 0 {
         Then::Close
@@ -308,7 +308,7 @@ pub(crate) fn scp_only_dialect(input: &[u8]) {
     };
     let clock = Arc::new(ManualClock::new());
     if how & 16 != 0 {
-        // The answer to the probe.
+        // The input is the answer to the probe.
         act.lock().set(vec![Talk::new(words, Then::Close).into()]);
         let host = Arc::new(Scripted::scp(banner, act));
         if let Err(error) = scp_only::probe::probe(host, &settings(), clock) {
@@ -350,7 +350,7 @@ pub(crate) fn ssh_config(input: &[u8]) {
         Ok(settings) => {
             assert!(!settings.hostname.starts_with('-'));
             if let Some(Proxy::Jump { args, .. }) = settings.proxy {
-                // Each option has its value, and behind `--` is the host.
+                // Each option is followed by its value, and `--` by the host.
                 let (host, options) = args.split_last().unwrap();
                 assert_eq!(options.last().unwrap(), "--");
                 assert!(!host.to_str().unwrap().starts_with('-'));
@@ -380,7 +380,7 @@ pub(crate) fn known_hosts(input: &[u8]) {
     let before = known_hosts::check(&files, &name, &blob);
     let n_types = known_hosts::known_types(&files, &name).len();
     assert!(n_types <= text.len());
-    // A key that was added is known, unless it was revoked.
+    // An added key is known unless it is revoked.
     let salt = (how & 2 == 0).then_some([how; 20]);
     files.push(KnownFile {
         path: PathBuf::from("known_hosts2"),

@@ -1,4 +1,4 @@
-//! Connections that end at every byte: what is half is never taken for a whole.
+//! Connections that end at every byte: a partial answer is never taken for a complete one.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ fn remote(banner: Option<&'static str>, act: &Act) -> Box<dyn Remote> {
 }
 
 #[test]
-fn an_answer_that_is_cut_at_any_byte_is_an_error_or_the_same() {
+fn answer_that_is_cut_at_any_byte_is_an_error_or_complete() {
     let times = "T1 0 1 0\n";
     let listing = format!("{times}D0755 0 srv\n{times}C0644 1 a\n{times}D0755 0 b\nE\n");
     let file = format!("{times}C0644 5 file\nhello\0");
@@ -84,7 +84,7 @@ fn an_answer_that_is_cut_at_any_byte_is_an_error_or_the_same() {
 }
 
 #[test]
-fn an_upload_that_is_cut_at_any_byte_is_never_said_to_be_done() {
+fn upload_whose_answer_is_cut_at_any_byte_fails() {
     const SUCCESS: [&[u8]; 2] = [b"\0\0\0\0\0", b"\0\0\0\0"];
     for (banner, acks) in BANNERS.into_iter().zip(SUCCESS) {
         for n_acks in 0..acks.len() {

@@ -1,4 +1,4 @@
-//! Hostile shells: what a lane may answer that it should not.
+//! Hostile shells: malicious answers of a resident shell.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -33,7 +33,7 @@ pub(crate) fn found(depth: u32, kind: char, name: &str, target: &str) -> String 
     format!("{kind} 644 2 8 1 1000 1000 1 42 1.0 1.0 1.0 {depth} {name}\0{target}\0")
 }
 
-/// The directory itself, an honest file in it, and then this.
+/// The directory itself, a regular file in it, and then `rest`.
 fn listing(rest: &str) -> String {
     let start = [found(0, 'd', "srv", ""), found(1, 'f', "honest", "")].concat();
     format!("{start}{rest}\x1e@T@ 0\n")
@@ -452,11 +452,11 @@ fn busybox_rows() -> Vec<Row> {
     ]
 }
 
-/// The most that a client reads of what does not end.
+/// The most that a client reads of an endless answer.
 const MAX_READ: u64 = 100 << 20;
 
 #[test]
-fn a_hostile_shell_gets_nowhere() {
+fn hostile_shell_does_no_harm() {
     judge_log();
     let mut wrong = Vec::new();
     for (flavour, rows) in [("gnu", rows()), ("busybox", busybox_rows())] {

@@ -1,5 +1,5 @@
 #![cfg(test)]
-//! Hosts that mean harm: the client is unharmed, ends, and its messages are fit for a terminal.
+//! Malicious hosts: the client is not harmed, does not hang, and prints no control characters.
 //!
 //! - `cuts`: connections that end at every byte.
 //! - `lane`: hostile shells.

@@ -1,4 +1,4 @@
-//! Hostile sources: what `scp -f` may say that it should not.
+//! Hostile sources: malicious output of `scp -f`.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,17 +21,17 @@ use scpfs_testing::scripted::Then::Close;
 use scpfs_testing::scripted::Then::Endless;
 use scpfs_testing::scripted::Then::Silence;
 
-/// A server that gets its answers ahead of its records, and one that gets them in turn.
+/// A server to which the client acknowledges ahead, and one to which it does not.
 pub(crate) const BANNERS: [&str; 2] = ["SSH-2.0-OpenSSH_9.2", "SSH-2.0-Appliance_1.0"];
 
 /// The expected result of a row.
 enum Expect {
-    /// This answer.
+    /// The answer of the request.
     Gives(&'static str),
-    /// An error that says this.
+    /// An error whose message contains this.
     Says(&'static str),
-    /// A server that gets its answers in turn is taken for one that lists nothing; another gives
-    /// this error.
+    /// An error whose message contains this; if the client does not acknowledge ahead, it finds
+    /// instead that the server cannot list directories.
     SaysOrUnlistable(&'static str),
 }
 
@@ -59,7 +59,7 @@ fn row(why: &'static str, ask: Ask, words: &[u8], then: Then, expect: Expect) ->
     }
 }
 
-/// The directory, an honest file in it, and then this.
+/// The directory, a regular file in it, and then `words`.
 fn listing(words: &[u8]) -> Vec<u8> {
     [
         b"T1 0 1 0\nD0755 0 srv\nT1 0 1 0\nC0644 1 honest\n",
@@ -383,11 +383,11 @@ fn rows() -> Vec<Row> {
     ]
 }
 
-/// The most that a client reads of what does not end: the longest listing, and a little.
+/// The most that a client reads of an endless answer: slightly more than the longest listing.
 const MAX_READ: u64 = 600 << 20;
 
 #[test]
-fn a_hostile_source_gets_nowhere() {
+fn hostile_source_does_no_harm() {
     judge_log();
     let mut wrong = Vec::new();
     for banner in BANNERS {
@@ -424,7 +424,7 @@ fn a_hostile_source_gets_nowhere() {
 }
 
 #[test]
-fn a_host_that_is_probed_by_a_hostile_source_is_refused_in_fit_words() {
+fn probe_of_a_hostile_source_reports_no_control_characters() {
     judge_log();
     let long = vec![b'\x1b'; 1 << 20];
     for banner in BANNERS {

@@ -1,4 +1,4 @@
-//! Hostile sinks, hostile content, and places that change while content is on its way.
+//! Hostile sinks, hostile content, and targets that are replaced during an upload.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -30,7 +30,7 @@ use scpfs_testing::scripted::Turns;
 
 use crate::scp_only::BANNERS;
 
-/// Content that would do harm as records, as commands, or as both.
+/// Content that would do harm if it were read as records or as commands.
 const HARMFUL: &[&[u8]] = &[
     b"C0644 4 evil\nevil\0E\n",
     b"D0755 0 evil\nC0644 4 evil\nevil\0E\n",
@@ -44,7 +44,7 @@ const HARMFUL: &[&[u8]] = &[
 
 const SECRET: &[u8] = b"the content of a file that has nothing to do with it";
 
-/// A sink: its answers to the T record and to the C record.
+/// A sink, given by its replies: each is preceded by the number of bytes that it receives.
 fn sink(turns: &[(usize, &[u8])], then: Then) -> Turns {
     Turns {
         turns: turns
@@ -148,7 +148,7 @@ const SWAPS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Wraps the programs that receive content: they run `script` first if there is a file `now`.
+/// Wraps the programs that receive content: if the file `now` exists, they run `script` first.
 fn swap(world: &World, victim: &Path, script: &str) {
     for (name, option) in [("scp", "-t"), ("dd", "iflag=fullblock,count_bytes")] {
         let program = world.root().parent().unwrap().join("bin").join(name);
@@ -159,14 +159,14 @@ fn swap(world: &World, victim: &Path, script: &str) {
             world.root().join("file").display(),
             world.root().parent().unwrap().display()
         );
-        // A link to the real one may be there.
+        // The wrapped program may be a symlink to the real one.
         drop(fs::remove_file(&program));
         fs::write(&program, text).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     }
 }
 
-/// Everything below a directory that is a file or not what was put there.
+/// The names of all files below a directory that are not in `allowed`.
 fn intruders(dir: &Path, allowed: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for item in fs::read_dir(dir).unwrap() {
@@ -193,7 +193,8 @@ fn a_target_that_becomes_a_directory_gets_nothing_of_the_content() {
             ] {
                 let victim = world.root().parent().unwrap().join("victim");
                 fs::create_dir(&victim).unwrap();
-                // A shell remembers where its programs are.
+                // Wrapped before the connection, because a shell remembers the paths of its
+                // programs.
                 swap(&world, &victim, script);
                 let clock = Arc::new(ManualClock::new());
                 let remote: Box<dyn Remote> = if world.is_scp_only() {
@@ -211,8 +212,8 @@ fn a_target_that_becomes_a_directory_gets_nothing_of_the_content() {
                 fs::write(victim.with_file_name("now"), "").unwrap();
                 let is_named = world.is_scp_only() && world.banner() == "SSH-2.0-local";
                 let result = remote.upload(&path("file"), &bytes(content), &plan);
-                // A sink that wants the name in its record makes that file in the directory, whole
-                // and as it is: SCP has no word against that.
+                // If the name must be in the C record, the sink creates a file of that name with
+                // the whole content in the directory. SCP cannot prevent that.
                 let allowed: &[&str] = if is_named {
                     &["secret", "file"]
                 } else {

@@ -1,6 +1,6 @@
 #![cfg(test)]
 #![allow(unsafe_code, reason = "an allocator that counts is one")]
-//! How much memory the names of a directory take, counted by the allocator of this program.
+//! The memory that the names of a directory take, measured by the allocator of this program.
 
 use std::alloc::GlobalAlloc;
 use std::alloc::Layout;
@@ -26,24 +26,24 @@ fn shrink(n_bytes: usize) {
     NOW.fetch_sub(n_bytes, Ordering::SeqCst);
 }
 
-// SAFETY: all is done by the allocator of the system; this one only counts.
+// SAFETY: the system allocator does all the work; this one only counts.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         grow(layout.size());
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller upholds the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         shrink(layout.size());
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller upholds the contract of `dealloc`.
         unsafe { System.dealloc(at, layout) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         grow(new_size);
         shrink(layout.size());
-        // SAFETY: as the caller promises.
+        // SAFETY: the caller upholds the contract of `realloc`.
         unsafe { System.realloc(at, layout, new_size) }
     }
 }
@@ -51,10 +51,10 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Just below a power of two, so that what doubles its room has little to spare.
+/// Just below a power of two, so that a table which doubles its capacity is nearly full.
 const N_NAMES: usize = 110_000;
 
-/// Prints what GNU `find -printf` prints of a directory of as many files.
+/// A script that prints the output of GNU `find -printf` for a directory with `N_NAMES` files.
 fn find_in_huge_directory() -> String {
     let times = "1700000000.1234567890 1700000000.1234567890 1700000000.1234567890";
     format!(
@@ -66,7 +66,7 @@ fn find_in_huge_directory() -> String {
     )
 }
 
-/// The only test here: what others allocate would be counted as well.
+/// The only test of this binary: allocations of another one would be counted as well.
 #[test]
 fn a_listing_takes_few_bytes_for_each_name() {
     let mount = Mount::new();
@@ -85,7 +85,7 @@ fn a_listing_takes_few_bytes_for_each_name() {
     eprintln!("{peak} bytes a name while it is listed, {kept} afterwards");
     assert!(peak < 320, "{peak} bytes a name while it is listed");
     assert!(kept < 280, "{kept} bytes a name afterwards");
-    // All of them, for `ls`.
+    // A full listing, as for `ls`.
     mount.age();
     let handle = mount.vfs.opendir(ino).unwrap();
     mount.vfs.readdir(&CX, handle, 0).unwrap();

@@ -1,6 +1,6 @@
 #![cfg(test)]
 #![allow(clippy::disallowed_methods, reason = "the peer is a process")]
-//! The codec against the real `scp`, over pipes.
+//! The SCP codec with the real `scp` as its peer, over pipes.
 
 use std::fs;
 use std::io::Read as _;
@@ -32,7 +32,7 @@ const ATIME: Time = Time {
     nanos: 0,
 };
 
-/// Whether there is an `scp` to talk to; says so, or fails, if not.
+/// Whether this machine has an `scp`; reports a skip if not.
 fn has_scp() -> bool {
     let has = Command::new("scp").stderr(Stdio::null()).status().is_ok();
     if !has {
@@ -52,7 +52,7 @@ fn scp(args: &[&str], dir: &Path) -> Child {
         .unwrap()
 }
 
-/// Receives from a real source, reading `chunk` bytes at a time; a line for each event.
+/// Receives from a real source, reading `chunk` bytes at a time. Returns one line for each event.
 fn receive(
     args: &[&str],
     dir: &Path,
@@ -65,7 +65,7 @@ fn receive(
     let mut sink = Sink::new(scope, args.contains(&"-p"));
     let (mut seen, mut pending): (Vec<String>, Vec<u8>) = (Vec::new(), Vec::new());
     loop {
-        // A peer that has gone wants no more replies.
+        // The peer may have exited, and then needs no more replies.
         let _gone = stdin.write_all(&sink.take_output());
         let (used, event) = sink.step(&pending).unwrap();
         let is_stuck = used == 0 && event.is_none();
@@ -181,7 +181,7 @@ fn refused_entries_of_a_real_source_cost_no_content() {
 }
 
 #[test]
-fn several_files_come_in_one_go_and_a_missing_one_is_a_warning() {
+fn several_files_are_received_from_one_source_and_a_missing_one_is_a_warning() {
     if !has_scp() {
         return;
     }
@@ -197,7 +197,7 @@ fn several_files_come_in_one_go_and_a_missing_one_is_a_warning() {
     assert_eq!(seen.last().unwrap(), "FileEnd(Ok(()))");
 }
 
-/// Sends what `queue` puts into a source in one write and returns the replies.
+/// Sends the output that `queue` puts into a source in one write; returns the replies.
 fn send(
     args: &[&str],
     dir: &Path,
@@ -269,7 +269,7 @@ fn one_write_uploads_a_file_in_a_real_sink() {
 }
 
 #[test]
-fn a_directory_is_made_and_dated_in_a_real_sink() {
+fn directory_is_created_with_its_times_in_a_real_sink() {
     if !has_scp() {
         return;
     }
@@ -291,11 +291,11 @@ fn a_directory_is_made_and_dated_in_a_real_sink() {
 }
 
 #[test]
-fn content_that_a_real_sink_refuses_forges_nothing() {
+fn refused_content_creates_no_file_in_a_real_sink() {
     if !has_scp() {
         return;
     }
-    // The sink stays in its record loop after it refused the C record, and reads the content.
+    // After it has refused the C record, the sink reads the content as records.
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("file"), "").unwrap();
     let evil = b"C0644 5 evil\nevil!\0D0755 0 evil\nE\n";

@@ -1,5 +1,5 @@
 #![cfg(test)]
-//! How one logs in.
+//! Authentication: keys, agents, passwords and prompts.
 
 use std::fs;
 use std::io::BufRead as _;
@@ -26,7 +26,7 @@ use crate::script::attended;
 use crate::script::unattended;
 use crate::script::whoami;
 
-/// An ssh-agent of our own; it ends when this is dropped.
+/// A throwaway ssh-agent. It ends when this is dropped.
 struct Agent {
     child: Child,
     socket: PathBuf,
@@ -42,7 +42,7 @@ impl Agent {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        // It prints its socket once it listens.
+        // The agent prints its socket when it listens.
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap())
             .read_line(&mut line)
@@ -72,7 +72,7 @@ fn key(path: &Path) -> IdentityFile {
     }
 }
 
-/// Makes a key that the server accepts.
+/// Creates a key that the server accepts.
 fn accepted_key(sshd: &Sshd, name: &str, kind: &str, passphrase: &str) -> PathBuf {
     let path = sshd.dir().join(name);
     keygen(&path, kind, passphrase);
@@ -143,7 +143,7 @@ fn every_key_of_the_agent_is_tried() {
     };
     let transport = unattended(settings);
     assert_eq!(whoami(&transport).unwrap(), sshd.user());
-    // The last word on a login: what the server says of its failures comes before.
+    // The server logs the failed attempts of a login before this line.
     let accepted = "Accepted publickey";
     let log = sshd.log_with(accepted, 1);
     let before = log.matches("Failed publickey").count();
@@ -166,7 +166,7 @@ fn identities_only_offers_nothing_else_of_the_agent() {
         agent.add(&sshd.dir().join(name));
     }
     agent.add(&sshd.client_key());
-    // The private key is not at hand, as with a key on a card: the public half names it.
+    // The file has only the public key, as for a key on a smart card.
     let named = sshd.dir().join("named");
     fs::copy(sshd.dir().join("id.pub"), named.with_extension("pub")).unwrap();
     let settings = Settings {

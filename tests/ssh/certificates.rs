@@ -1,5 +1,5 @@
 #![cfg(test)]
-//! Hosts that prove themselves by a certificate.
+//! Host certificates.
 
 use std::fs;
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ use crate::script::attended;
 use crate::script::unattended;
 use crate::script::whoami;
 
-/// The arguments of ssh-keygen with which a host gets what it needs.
+/// Arguments of ssh-keygen for a valid host certificate.
 const GOOD: &[&str] = &["-h", "-n", "127.0.0.1", "-z", "7"];
 
 fn authority(sshd: &Sshd, kind: &str) -> PathBuf {
@@ -40,7 +40,7 @@ fn public(path: &std::path::Path) -> String {
     fs::read_to_string(path.with_extension("pub")).unwrap()
 }
 
-/// Signs the Ed25519 key of the host, and has the server show the certificate.
+/// Signs the Ed25519 key of the host, and configures the server to present the certificate.
 fn certify(sshd: &mut Sshd, authority: &std::path::Path, args: &[&str]) {
     let certificate = sshd.dir().join("host_ed25519-cert.pub");
     run(command("ssh-keygen")
@@ -57,7 +57,7 @@ fn certify(sshd: &mut Sshd, authority: &std::path::Path, args: &[&str]) {
     sshd.restart();
 }
 
-/// Settings with nothing but this line in the file of known hosts.
+/// Settings with `text` as the only known-hosts file.
 fn knowing(sshd: &Sshd, text: &str) -> Settings {
     let path = sshd.dir().join("authorities");
     fs::write(&path, text).unwrap();
@@ -77,7 +77,7 @@ fn refusal(settings: Settings) -> Refusal {
 
 #[test]
 fn a_host_with_a_certificate_of_a_known_authority_is_known() {
-    // Certificates were never asked for, and the host was unknown.
+    // Regression: the client did not request certificates, so the host was unknown.
     let mut sshd = or_skip!(Sshd::start(Options::default()));
     for kind in ["ed25519", "ecdsa", "rsa"] {
         let authority = authority(&sshd, kind);
@@ -90,7 +90,7 @@ fn a_host_with_a_certificate_of_a_known_authority_is_known() {
             let settings = knowing(&sshd, &format!("@cert-authority {name} {key}"));
             let transport = unattended(settings);
             assert_eq!(whoami(&transport).unwrap(), sshd.user(), "{kind} {name}");
-            // The key is what a mount keeps to, not its certificate.
+            // The pinned key is the host key, not the certificate.
             let (shown, is_known) = transport.host_key().unwrap();
             assert_eq!(shown.fingerprint, sshd.fingerprint("ed25519"));
             assert!(is_known);
@@ -157,7 +157,7 @@ fn invalid_host_certificate_is_refused_without_a_prompt() {
         };
         assert!(whoami(&attended(asking, &script)).is_err());
         assert_eq!(script.n_questions(), 0);
-        // The key alone is as good as ever.
+        // The host key without its certificate is still accepted if it is known.
         let key = fs::read_to_string(sshd.dir().join("host_ed25519.pub")).unwrap();
         let known = knowing(&sshd, &format!("{line}127.0.0.1 {key}"));
         assert_eq!(whoami(&unattended(known)).unwrap(), sshd.user());
@@ -187,7 +187,7 @@ fn a_revoked_certificate_or_authority_is_refused() {
         matches!(refused, Refusal::RevokedByFile { .. }),
         "{refused}"
     );
-    // A certificate in a list revokes the key that it is for.
+    // A certificate in the list revokes its key.
     let certificate = fs::read_to_string(sshd.dir().join("host_ed25519-cert.pub")).unwrap();
     fs::write(&file, &certificate).unwrap();
     let refused = refusal(settings.clone());
@@ -200,7 +200,7 @@ fn a_revoked_certificate_or_authority_is_refused() {
         matches!(by_line, Refusal::Revoked { line: 2, .. }),
         "{by_line}"
     );
-    // A line for the port does not undo the revocation of the authority for all.
+    // A line for one port does not override the revocation of the authority for all ports.
     let other = public(&self::authority(&sshd, "ecdsa"));
     let name = format!("[127.0.0.1]:{}", sshd.port());
     let text = format!("@cert-authority 127.* {key}@revoked 127.* {key}{name} {other}");
@@ -214,7 +214,7 @@ fn a_revoked_certificate_or_authority_is_refused() {
         ("serial: 7", true),
         ("serial: 5-9", true),
         ("serial: 1-6\nserial: 8\nserial: 20-1000000", false),
-        // As a bitmap.
+        // ssh-keygen writes these serial numbers as a bitmap.
         (
             "serial: 1\nserial: 3\nserial: 7\nserial: 9\nserial: 11\nserial: 12",
             true,

@@ -20,7 +20,7 @@ fn connect(sshd: &Sshd) -> Box<dyn Connection> {
     unattended(sshd.settings()).connect().unwrap()
 }
 
-/// Reads to the end.
+/// Reads until the end of the output.
 pub(crate) fn output(channel: &mut dyn Channel) -> Vec<u8> {
     let mut buf = vec![0; 1 << 18];
     let mut output = Vec::new();
@@ -46,7 +46,7 @@ fn read_exactly(channel: &mut dyn Channel, n_bytes: usize) -> Vec<u8> {
     buf
 }
 
-/// Bytes that repeat nowhere soon.
+/// Bytes that do not repeat within any short distance.
 fn pattern(n_bytes: usize) -> Vec<u8> {
     let mut state: u32 = 1;
     let next = || {
@@ -159,14 +159,15 @@ fn write_to_a_command_that_does_not_read_times_out() {
 }
 
 #[test]
-fn a_write_to_a_command_that_has_ended_says_so_and_its_last_words_can_be_read() {
-    // It waited for room in the window until the timeout, although the end had arrived.
+fn write_to_a_command_that_has_ended_fails_and_its_output_can_be_read() {
+    // Regression: the write waited for room in the window until the deadline, although the end of
+    // the command had arrived.
     let sshd = or_skip!(Sshd::start(Options::default()));
     let mut connection = connect(&sshd);
     for words in ["echo why", "echo why; exec >&- 2>&-; sleep 1", "exec >&-"] {
         let command = format!("head -c 100000 >/dev/null; {words}");
         let mut channel = connection.exec(&command).unwrap();
-        // The watchdog of this test: far longer than it takes.
+        // The deadline is far longer than the write may take.
         channel.set_timeout(Duration::from_secs(60));
         let since = SystemClock::new();
         let error = channel.write_all(&pattern(16 << 20)).unwrap_err();
@@ -177,7 +178,7 @@ fn a_write_to_a_command_that_has_ended_says_so_and_its_last_words_can_be_read() 
         let expected: &[u8] = if words.contains("why") { b"why\n" } else { b"" };
         assert_eq!(&said[..n], expected);
     }
-    // The connection is of use.
+    // The connection can still be used.
     let mut channel = connection.exec("cat").unwrap();
     channel.write_all(b"more").unwrap();
     assert_eq!(read_exactly(&mut *channel, 4), b"more");
@@ -209,7 +210,7 @@ fn frozen_host_times_out_and_is_closed_quickly() {
     channel.write_all(b"x").unwrap();
     let err = channel.read(&mut [0; 10]).unwrap_err();
     assert!(matches!(err, Error::Timeout { .. }), "{err}");
-    // If dropping waited for the host, the test would never end: the session is stopped.
+    // The session is stopped: if dropping waited for the host, the test would never end.
     drop(channel);
     drop(connection);
     sshd.thaw_sessions();
@@ -257,7 +258,7 @@ fn an_abandoned_command_leaves_the_connection_usable() {
 
 #[test]
 fn keepalives_answer_those_of_the_host_and_consume_no_output() {
-    // The server hangs up after one unanswered question.
+    // The server disconnects after one unanswered keep-alive message.
     let options = Options::default()
         .line("ClientAliveInterval 3")
         .line("ClientAliveCountMax 1");
@@ -266,7 +267,7 @@ fn keepalives_answer_those_of_the_host_and_consume_no_output() {
     let flag = sshd.home().join("keepalive flag");
     let command = "rm -f keep*; echo before; sleep 8; : > 'keepalive flag'; read -r x; echo after";
     let mut channel = connection.exec(command).unwrap();
-    // A flag of an earlier run is gone once the command has begun.
+    // The command has started, so it has removed the flag of an earlier run.
     assert_eq!(read_exactly(&mut *channel, 4), b"befo");
     while !flag.exists() {
         connection.keepalive().unwrap();

@@ -1,5 +1,5 @@
 #![cfg(test)]
-//! Making connections, and what can go wrong with that.
+//! Connecting, and its errors.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -62,10 +62,10 @@ fn unresolvable_host_name_is_an_error_of_its_own() {
 }
 
 #[test]
-fn a_server_that_never_speaks_is_given_up() {
+fn connecting_to_a_silent_server_times_out() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut settings = to("127.0.0.1", silent.local_addr().unwrap().port());
-    // Even an address goes through the resolver's thread, which a busy machine lets wait.
+    // Even a numeric address is resolved in a thread, which a busy machine may delay.
     settings.connect_timeout = Duration::from_secs(2);
     let err = unattended(settings).connect().unwrap_err();
     assert!(matches!(err, Error::Timeout { .. }), "{err}");
@@ -167,7 +167,8 @@ fn a_jump_host_carries_the_connection() {
     };
     let settings = resolve(&query, &local_context()).unwrap();
     assert!(matches!(settings.proxy, Some(Proxy::Jump { .. })));
-    // OpenSSH too would go through the jump hosts to reach the jump hosts with this file.
+    // OpenSSH as well would apply this file to the jump hosts, and reach each of them through the
+    // jump hosts.
     assert_eq!(whoami(&unattended(settings)).unwrap(), sshd.user());
     let log = sshd.log_with("Accepted publickey", 3);
     assert_eq!(log.matches("Accepted publickey").count(), 3);
@@ -216,7 +217,7 @@ fn unknown_algorithm_names_are_passed_over_unless_there_is_nothing_else() {
 }
 
 #[test]
-fn an_account_whose_shell_prints_on_its_own_can_be_logged_in_to() {
+fn login_works_if_a_start_up_file_prints() {
     let sshd = or_skip!(Sshd::start(
         Options::default().account(scpfs_testing::sshd::NOISY)
     ));

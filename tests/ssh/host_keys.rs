@@ -1,5 +1,5 @@
 #![cfg(test)]
-//! Which hosts are trusted.
+//! Verification of host keys: `known_hosts` and revocations.
 
 use std::fs;
 use std::path::PathBuf;
@@ -106,7 +106,7 @@ fn an_unknown_host_that_the_person_declines_is_not_logged_in_to() {
 #[test]
 fn accept_new_remembers_with_a_hashed_name_and_keeps_what_is_there() {
     let sshd = or_skip!(Sshd::start(Options::default()));
-    // The last line has no end.
+    // The last line has no newline.
     let (settings, path) = knowing(&sshd, "# a comment\nother ssh-rsa AAAA");
     let settings = Settings {
         strict: StrictHostKeyChecking::AcceptNew,
@@ -133,7 +133,7 @@ fn accept_new_remembers_with_a_hashed_name_and_keeps_what_is_there() {
 }
 
 #[test]
-fn a_host_that_no_file_can_remember_is_asked_about_once() {
+fn unknown_host_is_asked_about_once_if_no_file_can_be_written() {
     let sshd = or_skip!(Sshd::start(Options::default()));
     let settings = Settings {
         user_known_hosts_files: vec!["/dev/null/known_hosts".into()],
@@ -211,8 +211,9 @@ fn the_server_is_asked_for_a_key_of_the_type_that_is_known() {
     assert_eq!(whoami(&unattended(settings)).unwrap(), sshd.user());
 }
 
-/// A key of a type that no line has counted as unknown: an impostor at the address of a host could
-/// offer another type, was accepted with `accept-new`, and got the password with `no`.
+/// Regression: if known_hosts had only keys of other types, a host key counted as unknown: an
+/// attacker at the address of the host could present a key of another type, which was accepted with
+/// `accept-new`, and got the password with `no`.
 #[test]
 fn a_key_of_another_type_than_the_known_one_is_a_changed_key() {
     let options = Options::default().line("PasswordAuthentication yes");
@@ -248,7 +249,8 @@ fn a_key_of_another_type_than_the_known_one_is_a_changed_key() {
     assert_eq!(script.n_questions(), 0);
 }
 
-/// A line for the port hid a revocation for all ports, and a comment in Latin-1 the whole line.
+/// Regression: a line for the port hid a revocation for all ports, and a comment in Latin-1 hid its
+/// whole line.
 #[test]
 fn a_revocation_counts_whatever_other_lines_say() {
     let sshd = or_skip!(Sshd::start(Options::default()));
@@ -276,7 +278,8 @@ fn a_revocation_counts_whatever_other_lines_say() {
     }
 }
 
-/// Key sizes were not looked at, and a list of algorithms of which nothing was left allowed all.
+/// Regression: key sizes were not checked, and a list of algorithms with no known name permitted
+/// all.
 #[test]
 fn a_host_key_that_is_too_short_or_not_allowed_is_refused() {
     let mut sshd = or_skip!(Sshd::start(Options::default()));
@@ -319,8 +322,9 @@ fn names_without_a_port_and_aliases_are_looked_up_as_openssh_does() {
 }
 
 #[test]
-fn a_transport_keeps_to_the_host_key_of_its_first_connection() {
-    // With checking off and nothing remembered, the second host was logged in to.
+fn transport_pins_the_host_key_of_its_first_connection() {
+    // Regression: if checking was off and no key was remembered, the transport logged in to the
+    // second host.
     let mut sshd = or_skip!(Sshd::start(Options::default()));
     let unchecked = Settings {
         strict: StrictHostKeyChecking::No,
@@ -365,8 +369,9 @@ fn a_transport_keeps_to_the_host_key_of_its_first_connection() {
 }
 
 #[test]
-fn a_host_that_gets_a_key_of_another_type_is_the_same_host() {
-    // The first type on the list was taken, whatever was pinned.
+fn transport_requests_the_type_of_the_pinned_key() {
+    // Regression: the first type in the list was requested, even if a key of another type was
+    // pinned.
     let sshd = or_skip!(Sshd::start(Options::default()));
     let settings = Settings {
         host_key_algorithms: vec!["ecdsa-sha2-nistp256".to_owned()],
@@ -388,7 +393,7 @@ fn a_host_that_gets_a_key_of_another_type_is_the_same_host() {
 
 #[test]
 fn a_key_in_the_file_of_revoked_keys_is_refused() {
-    // The option was ignored.
+    // Regression: the option was ignored.
     let sshd = or_skip!(Sshd::start(Options::default()));
     let file = sshd.dir().join("revoked");
     let settings = Settings {
@@ -417,7 +422,7 @@ fn a_key_in_the_file_of_revoked_keys_is_refused() {
         matches!(refused, Refusal::RevokedByFile { .. }),
         "{refused}"
     );
-    // An unreadable list could revoke any key, so that every key is refused.
+    // An unreadable list might revoke any key, so every key is refused.
     let krl = fs::read(&file).unwrap();
     for bad in [&krl[..krl.len() - 1], b"no key\n"] {
         fs::write(&file, bad).unwrap();
@@ -454,8 +459,9 @@ fn a_key_that_is_revoked_while_mounted_opens_no_further_connection() {
 }
 
 #[test]
-fn a_host_that_should_prove_itself_by_a_certificate_is_not_asked_about() {
-    // It was taken for unknown, and the person was asked about a key that no file speaks of.
+fn missing_host_certificate_is_reported_without_a_prompt() {
+    // Regression: the host counted as unknown, and the user was asked about a key that no file
+    // contains.
     let sshd = or_skip!(Sshd::start(Options::default()));
     let authority = other_key(&sshd, "ed25519");
     let line = format!("@cert-authority [127.0.0.1]:{} {authority}", sshd.port());

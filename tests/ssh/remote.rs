@@ -37,7 +37,7 @@ use scpfs_testing::wait::wait_until;
 
 use crate::script::unattended;
 
-/// A directory of this machine that a user of it owns.
+/// A directory of this machine that belongs to the login user.
 struct Root(PathBuf);
 
 impl Root {
@@ -68,13 +68,13 @@ fn connect(settings: Settings, root: &Path) -> Result<Shell, probe::Error> {
     probe::probe(transport, &probe_settings, Arc::new(SystemClock::new()))
 }
 
-/// One name with every byte that a name can have.
+/// A name that contains every byte that a name can contain.
 fn every_byte() -> RemotePath {
     let bytes: Vec<u8> = (1..=255).filter(|&b| b != b'/').collect();
     RemotePath::root().join(&Name::new(&bytes).unwrap())
 }
 
-/// Uploads, lists, fetches, moves and removes a file of that size.
+/// Uploads, lists, fetches, renames and removes a file of this size.
 fn works(shell: &Shell, root: &Path, size: usize) {
     let path = every_byte();
     let name = path.name().unwrap();
@@ -125,17 +125,18 @@ fn dropbear_serves_files() {
     let root = Root::new(dropbear.user());
     let shell = connect(dropbear.settings(), &root.0).unwrap();
     assert!(shell.facts().summary.contains("server dropbear"));
-    // More than the window of 24 KiB that it grants, once ahead of the acknowledgement.
+    // Sizes around the window of 24 KiB that dropbear grants, and around the largest size that is
+    // sent before the C record is acknowledged.
     for size in [0, 1, 24_575, 24_576, 24_577, 1 << 20, (1 << 20) + 1] {
         works(&shell, &root.0, size);
     }
-    // Its scp sends no file with a newline in its name.
+    // dropbear's scp sends no file with a newline in its name.
     let odd = RemotePath::root().join(&Name::new(b"-rf $(x)\n").unwrap());
     fs::write(root.0.join("-rf $(x)\n"), "odd").unwrap();
     let mut odd_content = Buffer::default();
     shell.fetch(&odd, None, &mut odd_content).unwrap();
     assert_eq!(odd_content.data, b"odd");
-    // More than a few names, so that a listing does not fit into it either.
+    // Enough names that the listing exceeds the window as well.
     for n in 0..2000 {
         fs::write(root.0.join(format!("file {n}")), "x").unwrap();
     }
@@ -144,7 +145,7 @@ fn dropbear_serves_files() {
     shell.close();
 }
 
-/// A login shell, and start-up files of it that print.
+/// Login shells, and start-up files of them that print.
 const LOGIN_SHELLS: &[Account] = &[
     Account {
         name: "scpfs-csh",
@@ -197,7 +198,7 @@ fn every_login_shell_starts_the_same_resident_shell() {
     }
 }
 
-/// Runs something with an account whose `.bashrc` says this.
+/// Runs `check` with an account that has this `.bashrc`.
 fn with_bashrc(name: &'static str, text: &'static str, check: impl FnOnce(&Sshd, &Path)) {
     let files: &'static [(&str, &str)] = Box::leak(Box::new([(".bashrc", text)]));
     let account = Account {
@@ -213,7 +214,7 @@ fn with_bashrc(name: &'static str, text: &'static str, check: impl FnOnce(&Sshd,
 
 #[test]
 fn a_megabyte_of_errors_at_login_does_no_harm() {
-    // The errors are not read for half a second, and they share the window with the output.
+    // The errors are not read for half a second, and they use the same window as the output.
     let text = "yes mind the gap | head -c 3000000 >&2\nprintf '\\0\\1\\2'\nsleep 0.5\n";
     with_bashrc("scpfs-loud", text, |sshd, root| {
         let shell = connect(sshd.settings(), root).unwrap();
@@ -223,7 +224,7 @@ fn a_megabyte_of_errors_at_login_does_no_harm() {
 }
 
 #[test]
-fn a_login_that_ends_is_quoted() {
+fn output_of_a_login_that_exits_is_reported() {
     let text = "printf '\\033[31mThis account is closed.\\033[0m\\n' >&2\nexit 1\n";
     with_bashrc("scpfs-closed", text, |sshd, root| {
         let text = connect(sshd.settings(), root).unwrap_err().to_string();
@@ -233,7 +234,7 @@ fn a_login_that_ends_is_quoted() {
 }
 
 #[test]
-fn a_login_that_asks_is_given_up() {
+fn login_that_waits_for_input_fails_with_its_output() {
     let text = "printf 'Your token: '\nread token\n";
     with_bashrc("scpfs-asking", text, |sshd, root| {
         let settings = Settings {
@@ -245,7 +246,8 @@ fn a_login_that_asks_is_given_up() {
     });
 }
 
-/// A rename that arrived after its deadline was carried out after what came in its place.
+/// Regression: a rename that arrived after its deadline was carried out after the request that
+/// replaced it.
 #[test]
 fn a_request_that_was_given_up_is_not_carried_out_later() {
     let sshd = or_skip!(Sshd::start(Options::default()));

@@ -1,5 +1,5 @@
 #![cfg(test)]
-//! Keys that may do nothing but run scp, as `command=` in `authorized_keys` has it.
+//! Keys that may only run scp, by `command=` in `authorized_keys`.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -29,7 +29,7 @@ use scpfs_testing::sshd::Sshd;
 
 use crate::script::unattended;
 
-/// A server whose key runs this script, whatever is asked; the request is in
+/// A server that runs this script for its key, whatever the client requests; the request is in
 /// `$SSH_ORIGINAL_COMMAND`.
 fn forced(script: &str) -> Option<Sshd> {
     let sshd = Sshd::start(Options::default())?;
@@ -71,11 +71,11 @@ fn key_that_allows_only_scp_is_enough() {
     let summary = &remote.facts().summary;
     assert!(summary.contains("no shell, with listings"), "{summary}");
     let dir = RemotePath::root().join(&Name::new(b"scp-only it's $(x)").unwrap());
-    // A directory of an earlier run may be there.
+    // An earlier run may have left the directory.
     let on_host = sshd.home().join("scp-only it's $(x)");
     fs::remove_dir_all(&on_host).unwrap_or_default();
     remote.make_dir(&dir, 0o750, None).unwrap();
-    // Several at once, over several connections; the large ones in many packets.
+    // Several uploads at once, over several connections; the large ones take many packets.
     thread::scope(|scope| {
         for n in 0u8..8 {
             let (remote, dir) = (&remote, &dir);
@@ -130,7 +130,7 @@ fn key_that_allows_no_scp_is_refused_with_its_output() {
     ] {
         let sshd = or_skip!(forced(script));
         match connect(&sshd, 8) {
-            // Noise in front of a shell is no matter.
+            // Output before the start of a shell does not matter.
             Ok(remote) => assert!(words.is_empty(), "{}", remote.facts().summary),
             Err(error) => {
                 let text = error.to_string();

@@ -1,5 +1,5 @@
 #![cfg(test)]
-//! A person at the terminal, scripted.
+//! A scripted user at the terminal.
 
 use std::io;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use scpfs::ssh::prompt::NoPrompt;
 use scpfs::ssh::settings::Settings;
 use scpfs::sync::Mutex;
 
-/// Gives the answers in order and notes what was asked; without an answer left it fails.
+/// Gives the answers in order, and records the questions; fails if no answer is left.
 #[derive(Debug)]
 pub(crate) struct Script {
     answers: Mutex<Vec<String>>,
@@ -64,7 +64,7 @@ pub(crate) fn unattended(settings: Settings) -> Libssh2 {
     Libssh2::new(settings, Arc::new(NoPrompt))
 }
 
-/// A transport whose questions the script answers.
+/// A transport whose prompts the script answers.
 pub(crate) fn attended(settings: Settings, script: &Arc<Script>) -> Libssh2 {
     Libssh2::new(settings, Arc::clone(script) as Arc<dyn Prompt>)
 }
