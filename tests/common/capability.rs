@@ -8,7 +8,7 @@
 pub enum Capability {
     /// OpenSSH's `scp`.
     Scp,
-    /// What a throwaway OpenSSH server needs: root, `sshd`, namespaces.
+    /// The requirements of a throwaway OpenSSH server: root, `sshd`, namespaces.
     Sshd,
     /// `/dev/fuse`.
     Fuse,

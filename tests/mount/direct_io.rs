@@ -1,4 +1,4 @@
-//! Programs that write with O_DIRECT while others read through the page cache.
+//! Programs that write with `O_DIRECT` while others read through the page cache.
 
 use std::alloc::Layout;
 use std::fs::File;

@@ -48,7 +48,7 @@ for n in range(20):
     for letter in "abacadaebecedcd":
         os.ftruncate(fd, 0)
         os.pwrite(fd, (letter * SIZES[letter]).encode(), 0)
-        # Longer than the grain of the times of files.
+        # Longer than the resolution of file times.
         time.sleep(0.01)
         time.sleep(0.002 * (n % 10))
 open(os.environ["ASIDE"] + "/done", "w")
@@ -157,7 +157,7 @@ host.execute("create table t(a integer, b text)")
 def fill(n): host.executemany("insert into t values(?, ?)", [(i, "x" * 500) for i in range(n)])
 fill(100)
 os.chmod(there, 0o666)
-# Python has looked for modules here, and the mount knows what was here then.
+# Python has listed this directory for modules: wait until that listing is stale.
 time.sleep(1.2)
 reader = sqlite3.connect("file:db?mode=ro", uri=True)
 writer = sqlite3.connect("db")
@@ -171,7 +171,7 @@ for n in (300, 7, 150):
     host.execute("begin"); host.execute("delete from t"); fill(n); host.execute("commit")
     host.execute("vacuum")
     time.sleep(1.2)
-    # Who may write keeps the version that was opened.
+    # While a descriptor may write, the mount keeps the version that was opened.
     assert (look(reader), look(writer)) == (100, 100), n
 writer.close()
 time.sleep(1.2)

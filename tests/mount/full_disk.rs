@@ -128,7 +128,7 @@ fn a_file_that_has_no_room_for_a_second_copy_is_uploaded_in_place() {
     point.unmount();
 }
 
-/// Writes and closes a file; returns the errno of close(), which waits for the upload, and its
+/// Writes and closes a file; returns the errno of `close()`, which waits for the upload, and its
 /// duration.
 fn upload(path: &Path, size: usize) -> (Option<i32>, Duration) {
     let clock = SystemClock::new();

@@ -169,7 +169,7 @@ fn files_of_all_sizes_need_little_memory() {
         mkdir "$THERE/unlisted"
         : > empty; head -c 4096 /dev/urandom > "$ASIDE/page"; cp "$ASIDE/page" page
         cmp "$ASIDE/page" "$THERE/page"; test ! -s "$THERE/empty"; test -e "$THERE/empty"
-        # Two gigabytes that are not all alike.
+        # Two gigabytes in which no two blocks are equal.
         openssl enc -aes-128-ctr -K 00 -iv 00 -in /dev/zero 2>/dev/null | head -c 2147483648 > "$ASIDE/big" || true
         test "$(stat -c %s "$ASIDE/big")" = 2147483648
         cp "$ASIDE/big" big

@@ -22,10 +22,10 @@ fn programs_work_on_a_host_that_has_nothing_but_scp() {
     assert!(mounted.log().contains("scp and no shell, with listings"));
     mounted.put("hello", "hello\n");
     mounted.sh(r#"
-        # Down.
+        # Fetch.
         test "$(cat hello)" = hello
         ls -la | grep -q 'hello$'
-        # Up, with odd names, and down again.
+        # Upload under unusual names, and fetch again.
         mkdir "$ASIDE/tree" "$ASIDE/tree/sub" "$ASIDE/tree/it's \$(a) sub"
         printf 'a b' > "$ASIDE/tree/sub/a b"
         head -c 3000000 /dev/urandom > "$ASIDE/tree/big"
@@ -38,7 +38,7 @@ fn programs_work_on_a_host_that_has_nothing_but_scp() {
         test "$(stat -c %a "$THERE/tree/sub" "$THERE/tree/big" | tr '\n' ' ')" = '750 640 '
         cp -r tree "$ASIDE/back"
         diff -r "$ASIDE/tree" "$ASIDE/back"
-        # Over what is there.
+        # Overwrite an existing file.
         echo changed > hello
         test "$(cat "$THERE/hello")" = changed
         echo more >> hello

@@ -211,7 +211,7 @@ fn the_server_is_asked_for_a_key_of_the_type_that_is_known() {
     assert_eq!(whoami(&unattended(settings)).unwrap(), sshd.user());
 }
 
-/// Regression: if known_hosts had only keys of other types, a host key counted as unknown: an
+/// Regression: if `known_hosts` had only keys of other types, a host key counted as unknown: an
 /// attacker at the address of the host could present a key of another type, which was accepted with
 /// `accept-new`, and got the password with `no`.
 #[test]

@@ -50,7 +50,7 @@ impl Fate for Gate {
     }
 }
 
-/// A world in which a mount was killed after close() and before the upload.
+/// A world in which a mount was killed after `close()` and before the upload.
 fn left() -> Arc<World> {
     let mount = Mount::set_up(Setup {
         writeback: Some(Duration::from_secs(3600)),

@@ -157,7 +157,7 @@ fn inodes_that_are_forgotten_are_not_kept() {
     assert_eq!(mount.counted(|| mount.find("file7").unwrap()).1, 0);
 }
 
-/// The kernel clamps reads to its cached i_size, which may be older than the version that is
+/// The kernel clamps reads to its cached `i_size`, which may be older than the version that is
 /// opened.
 #[test]
 fn open_of_a_newer_version_invalidates_the_attributes_in_the_kernel() {

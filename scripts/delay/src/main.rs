@@ -26,18 +26,18 @@ use std::time::Instant;
 
 const USAGE: &str = "usage: delay INTERFACE RTT_MS";
 
-/// `struct virtio_net_hdr`, which precedes each packet: the kernel says in it what it left to the
-/// "hardware", segmentation and the checksum. Going back unchanged it stays true.
+/// The size of `struct virtio_net_hdr`, which precedes each packet: it describes the work that the
+/// kernel left to the "hardware", segmentation and checksum. It is sent back unchanged.
 const HEADER_LEN: usize = 10;
 
 /// `TUN_F_CSUM | TUN_F_TSO4` of linux/if_tun.h: hand over whole segments of up to 64 KiB, so that
-/// the path costs little of the processor that the programs under test need.
+/// the path takes little CPU time from the programs under test.
 const OFFLOADS: libc::c_ulong = 0x01 | 0x02;
 
 /// The largest IPv4 packet with its header.
 const BUF_LEN: usize = HEADER_LEN + 65535;
 
-/// How many packets are taken in before those that are due are sent.
+/// The number of packets that are read before those that are due are sent.
 const BATCH: usize = 64;
 
 fn main() -> ExitCode {
@@ -72,17 +72,17 @@ fn parse(args: Vec<OsString>) -> Result<(String, Duration), String> {
     Ok((interface, Duration::from_micros(u64::from(rtt_ms) * 500)))
 }
 
-/// Makes the interface; it is gone when the returned file is closed.
+/// Creates the interface, which exists until the returned file is closed.
 fn open(interface: &str) -> io::Result<File> {
     let tun = OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(libc::O_NONBLOCK)
         .open("/dev/net/tun")?;
-    // SAFETY: an `ifreq` is plain data for which all zeros is a value.
+    // SAFETY: all zeros is a valid value of `ifreq`, which is plain data.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
-        // `parse` let only ASCII through, so the sign of `c_char` does not matter.
+        // `parse` accepts only ASCII, so the signedness of `c_char` does not matter.
         *to = from as libc::c_char;
     }
     let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
@@ -101,9 +101,9 @@ fn checked(result: libc::c_int) -> io::Result<()> {
     Ok(())
 }
 
-/// Sends all packets back, each `one_way` after it came. Returns only with an error.
+/// Sends all packets back, each `one_way` after its arrival. Returns only with an error.
 fn reflect(mut tun: &File, one_way: Duration) -> io::Result<()> {
-    // All wait equally long, so the order in which they came is the order in which they are due.
+    // The delay is the same for all packets, so they are due in the order of their arrival.
     let mut waiting: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
     let mut buf = vec![0; BUF_LEN];
     loop {
@@ -137,9 +137,9 @@ fn reflect(mut tun: &File, one_way: Duration) -> io::Result<()> {
     }
 }
 
-/// Returns the packet with source and destination exchanged, `None` for what is not IPv4.
+/// Returns the packet with source and destination exchanged; `None` if it is not IPv4.
 ///
-/// The checksums of IP and TCP are sums over both addresses and stay right.
+/// The checksums of IP and TCP are sums that include both addresses, so they stay valid.
 fn turned_round(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut packet = bytes.to_vec();
     let ip = packet.get_mut(HEADER_LEN..).filter(|ip| ip.len() >= 20)?;
@@ -151,7 +151,7 @@ fn turned_round(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(packet)
 }
 
-/// Waits until a packet can be read or `timeout` is over; `None` waits for ever.
+/// Waits until a packet can be read or `timeout` has passed; `None` waits for ever.
 fn wait_readable(tun: &File, timeout: Option<Duration>) -> io::Result<()> {
     let mut poll = libc::pollfd {
         fd: tun.as_raw_fd(),
@@ -164,8 +164,8 @@ fn wait_readable(tun: &File, timeout: Option<Duration>) -> io::Result<()> {
         tv_nsec: it.subsec_nanos() as libc::c_long,
     });
     let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
-    // SAFETY: both pointers are to values that live until the call returns, or null where null is
-    // allowed; the count is that of the one `pollfd`.
+    // SAFETY: both pointers are to values that live until the call returns, or null where that is
+    // permitted; the count is 1, for one `pollfd`.
     let result = unsafe { libc::ppoll(&raw mut poll, 1, timeout, ptr::null()) };
     match checked(result) {
         Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
