@@ -135,8 +135,7 @@ impl Ask {
             }
             Self::Fetch => {
                 let mut disk = SmallDisk::default();
-                // The version in the regular answers of [`crate::scripted`], so that one request is
-                // enough.
+                // The version that the scripted shell reports, so that one request is enough.
                 let time = Time { secs: 1, nanos: 0 };
                 let known = Version {
                     size: 2,

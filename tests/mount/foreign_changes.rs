@@ -103,7 +103,7 @@ fn an_open_file_read_while_the_host_changes_it_is_of_one_version() {
 }
 
 #[test]
-fn a_mapping_of_an_open_file_that_grows_shows_no_byte_that_nobody_wrote() {
+fn mapping_of_a_growing_file_shows_only_bytes_that_were_written() {
     let mounted = or_skip!(Mounted::new(&["-o", "cache_timeout=0"]));
     mounted.put("file", "x");
     let n_sizes = beside(&mounted, MAP, APPEND);

@@ -250,8 +250,7 @@ fn waiting_uploads_survive_a_full_cache_disk() {
             // The upload at close fails; dropping a `File` ignores the error of close().
             file.write_all(content).unwrap();
         }
-        // One more writer fills the disk up to the reserve, and then another program fills the
-        // rest.
+        // One more file fills the disk, and then another program takes the last bytes.
         let error = (0..200).find_map(|_| big.write_all(&[0; 64 << 10]).err());
         assert_eq!(error.unwrap().raw_os_error(), Some(libc::ENOSPC));
         let filler = small.path().join("filler");

@@ -170,7 +170,7 @@ fn a_host_key_that_is_not_the_known_one_is_refused() {
 }
 
 #[test]
-fn a_key_or_password_that_is_not_accepted_is_said() {
+fn refused_key_or_password_is_reported() {
     let mounted = or_skip!(Mounted::new(&[]));
     let point = mounted.aside("point");
     fs::create_dir(&point).unwrap();

@@ -86,7 +86,7 @@ fn summary_names_the_tools_of_the_host() {
 }
 
 #[test]
-fn a_host_that_tells_no_attributes_is_refused_in_words() {
+fn host_that_reports_no_attributes_is_refused_with_a_reason() {
     let world = World::new(Userland::Bare);
     world.put("ls", "#!/bin/dash\nexit 127\n");
     let clock = Arc::new(ManualClock::new());
@@ -339,7 +339,7 @@ fn stat_reports_the_device_of_a_filesystem_mounted_on_the_host() {
 
 /// Others may create a file between the check that a name is free and the rename to it.
 #[test]
-fn a_name_that_is_taken_in_the_last_moment_is_not_replaced() {
+fn upload_does_not_replace_a_file_created_meanwhile() {
     for userland in Userland::here([
         Userland::Gnu,
         Userland::Toybox,

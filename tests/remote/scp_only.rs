@@ -174,7 +174,7 @@ fn list_omits_files_that_scp_cannot_send() {
 }
 
 #[test]
-fn a_name_that_forges_records_makes_no_entry() {
+fn name_with_forged_records_adds_no_entry_to_a_listing() {
     let world = World::scp_only(OPENSSH);
     let remote = world.scp(Arc::new(ManualClock::new()));
     fs::write(world.root().join("file"), "").unwrap();

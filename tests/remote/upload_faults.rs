@@ -109,7 +109,7 @@ fn a_conflict_copy_is_not_given_to_the_owner_of_the_other_file() {
 /// Regression: if hard links can be created but no name can be removed, a new file was truncated
 /// together with its temporary file, which is the same inode.
 #[test]
-fn a_new_file_is_whole_where_no_name_can_be_removed() {
+fn new_file_is_complete_if_no_name_can_be_removed() {
     let denied =
         "#!/bin/dash\necho \"rm: cannot remove 'a': Operation not permitted\" >&2\nexit 1\n";
     for (userland, host) in Host::plain() {

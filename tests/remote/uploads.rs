@@ -267,7 +267,7 @@ fn a_temporary_file_is_private_until_it_belongs_to_its_owner() {
 /// Regression: another user of the host could replace the temporary file by a link, and the target
 /// of the link got the content.
 #[test]
-fn a_link_in_the_place_of_a_temporary_file_gets_nothing() {
+fn link_that_replaces_a_temporary_file_gets_no_content() {
     for (what, swap) in [
         ("a link", "rm -f \"$temp\"; ln -s \"$dir/victim\" \"$temp\""),
         ("a file", "rm -f \"$temp\"; echo intruder >\"$temp\""),
@@ -639,7 +639,7 @@ fn temporary_files_do_not_pile_up_where_names_cannot_be_removed() {
 
 /// Files in a directory that permits no new names can still be written.
 #[test]
-fn a_directory_that_takes_no_names_is_told_from_a_file_that_cannot_be_written() {
+fn upload_reports_a_directory_that_takes_no_temporary_file() {
     for (userland, host) in Host::plain() {
         fs::write(host.at("file"), "old").unwrap();
         let plan = host.plan_over(b"new");

@@ -86,8 +86,7 @@ fn close_recreates_a_file_that_others_removed() {
     let mount = Mount::new();
     fs::write(mount.at("file"), "base").unwrap();
     fs::write(mount.at("seen"), "base").unwrap();
-    // The mount does not notice the removal of `file`; it lists the directory without `seen` before
-    // the write.
+    // `file` is written to before it is removed, `seen` after the mount has noticed its removal.
     let opened = mount.open("file", libc::O_RDWR).unwrap();
     let seen = mount.open("seen", libc::O_RDWR).unwrap();
     mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
@@ -125,7 +124,7 @@ fn close_does_not_overwrite_a_file_that_took_the_name() {
 }
 
 #[test]
-fn a_conflict_can_be_made_to_overwrite_or_to_fail() {
+fn conflict_policy_can_be_to_overwrite_or_to_fail() {
     for conflicts in [ConflictPolicy::Overwrite, ConflictPolicy::Fail] {
         let mount = Mount::set_up(Setup {
             conflicts,
@@ -388,7 +387,7 @@ fn two_mounts_and_a_writer_on_the_host_lose_no_closed_version() {
 }
 
 #[test]
-fn a_write_that_the_journal_cannot_take_is_refused() {
+fn write_fails_if_the_journal_cannot_be_written() {
     #[derive(Debug)]
     struct FullDisk;
     impl scpfs::cache::Steps for FullDisk {

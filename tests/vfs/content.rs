@@ -224,7 +224,7 @@ fn a_large_file_can_be_read_while_it_is_still_being_fetched() {
 }
 
 #[test]
-fn a_truncated_open_fetches_nothing() {
+fn open_with_truncate_fetches_nothing() {
     let mount = Mount::new();
     fs::write(mount.at("file"), vec![7; 3_000_000]).unwrap();
     mount.find("file").unwrap();

@@ -99,7 +99,7 @@ impl Faulty {
         Self { inner, fate, facts }
     }
 
-    /// A host of which something else is said.
+    /// A host that reports these facts instead of its own.
     pub(crate) fn with_facts(
         inner: Arc<dyn Remote>,
         change: impl FnOnce(&mut Facts),

@@ -189,7 +189,7 @@ fn a_sparse_file_is_uploaded_without_its_holes() {
 
 /// Regression: content larger than the free space was sent until the disk was full.
 #[test]
-fn content_that_cannot_fit_by_what_the_host_says_is_not_sent() {
+fn content_larger_than_the_reported_free_space_is_not_sent() {
     let world = World::new(Userland::Gnu);
     let now = world.root().with_file_name("now");
     let full = format!(

@@ -37,7 +37,7 @@ fn rename_of_a_file_that_is_not_uploaded_yet_works() {
 }
 
 #[test]
-fn a_renamed_directory_takes_what_is_open_in_it_along() {
+fn rename_of_a_directory_moves_its_open_files() {
     let mount = Mount::new();
     mount.vfs.mkdir(&CX, ROOT, b"dir", 0o755).unwrap();
     let dir = mount.find("dir").unwrap().ino;

@@ -262,7 +262,7 @@ fn statfs_costs_one_and_then_nothing() {
 }
 
 #[test]
-fn statfs_tells_of_the_filesystem_that_a_file_lies_on() {
+fn statfs_reports_the_filesystem_of_the_file() {
     let world = Arc::new(World::new(Userland::Gnu));
     let settings = scpfs::remote::Settings {
         directory: b"/".to_vec(),

@@ -22,7 +22,7 @@ fn broken_off() -> (Mount, Vec<u8>) {
     let mount = Mount::new();
     fs::write(mount.at("file"), "old").unwrap();
     let opened = mount.open("file", libc::O_RDWR).unwrap();
-    // The data is larger than the buffers of the pipe: the upload blocks until it is acknowledged.
+    // Larger than `MAX_AHEAD`: the content is sent only after its C record is acknowledged.
     let data = vec![b'x'; 5 << 20];
     mount.vfs.write(&CX, opened.fh, 0, &data).unwrap();
     {
