@@ -8,7 +8,7 @@
 //! - `dial`: the TCP connection, ProxyCommand and ProxyJump
 //! - `known_hosts`: host keys, certificates, revocation
 //! - `libssh2`: implements the traits of this module with libssh2
-//! - `output`: the output of a command that was read and not used yet
+//! - `output`: a buffer for the output of a command
 //! - `prompt`: prompts that never ask, or stop asking when the daemon leaves the terminal
 //! - `resolve`: settings from `ssh -G`, or from the files without it
 //! - `settings`: all settings of one connection, resolved

@@ -1,6 +1,7 @@
-//! The output of a command that was read and not used yet.
+//! A buffer for the output of a command: bytes that were read from its channel and not consumed.
 //!
-//! It does not own the channel; each of the two dialects decides what the end of the output means.
+//! It does not own the channel, and does not parse the output. The end of the output is reported to
+//! the caller: each dialect decides whether it is an error.
 
 use crate::ssh::Channel;
 use crate::ssh::Error;
@@ -11,11 +12,11 @@ const READ_SIZE: usize = 256 << 10;
 /// Buffers the output of one channel.
 #[derive(Debug)]
 pub struct Output {
-    /// Bytes that were read; the unused ones begin at `start`.
+    /// Bytes that were read; those from `start` on are not consumed yet.
     buf: Vec<u8>,
-    // INVARIANT: at most the length of `buf`.
+    // INVARIANT: `start <= buf.len()`.
     start: usize,
-    /// The buffer for one read.
+    /// Receives the bytes of one read.
     scratch: Box<[u8]>,
 }
 
@@ -29,12 +30,12 @@ impl Output {
         }
     }
 
-    /// Returns the bytes that were read and not used.
+    /// Returns the bytes that were read and not consumed.
     pub fn unread(&self) -> &[u8] {
         self.buf.get(self.start..).unwrap_or_default()
     }
 
-    /// Marks the first `n` bytes of [`Self::unread`] as used.
+    /// Removes the first `n` bytes from [`Self::unread`]; all of them if it has fewer.
     pub fn consume(&mut self, n: usize) {
         self.start = self.start.saturating_add(n);
         if self.start >= self.buf.len() {
@@ -57,7 +58,7 @@ impl Output {
         Ok(n)
     }
 
-    /// Frees the memory if it has more than `max` bytes and all of them are used.
+    /// Frees the buffer if its capacity is more than `max` bytes and all its bytes are consumed.
     pub fn shrink(&mut self, max: usize) {
         if self.unread().is_empty() && self.buf.capacity() > max {
             self.buf = Vec::new();
@@ -71,7 +72,7 @@ mod tests {
 
     use super::*;
 
-    /// A channel whose output arrives in these parts.
+    /// A channel of which each read returns the next part.
     #[derive(Debug)]
     struct Parts(std::vec::IntoIter<&'static [u8]>);
 

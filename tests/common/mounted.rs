@@ -377,7 +377,7 @@ pub fn is_mounted(mountpoint: &Path) -> bool {
         .any(|line| line.split(' ').nth(4) == Some(wanted))
 }
 
-/// Unmounts with `umount`, as a person does.
+/// Unmounts with the program `umount`, as a user does.
 pub fn unmount(mountpoint: &Path) {
     let status = Command::new("umount").arg(mountpoint).status().unwrap();
     assert!(status.success(), "{status}");

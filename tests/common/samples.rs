@@ -28,7 +28,7 @@ pub fn path_of(bytes: &[u8]) -> RemotePath {
         })
 }
 
-/// The settings of a mount of this directory.
+/// Returns the settings of a mount of this directory.
 pub fn settings(directory: impl AsRef<Path>) -> Settings {
     Settings {
         directory: directory.as_ref().as_os_str().as_encoded_bytes().to_vec(),

@@ -79,7 +79,7 @@ impl ScpServer {
     }
 }
 
-/// A server and the directory that it acts on.
+/// A server in this process, and the directory that it serves.
 pub struct Appliance {
     pub dir: TempDir,
     pub server: Arc<ScpServer>,
@@ -101,7 +101,7 @@ impl Appliance {
         self.dir.path().join(name)
     }
 
-    /// Connects and finds out about the server.
+    /// Connects to the server and probes it.
     pub fn probe(&self) -> Result<ScpOnly, probe::Error> {
         self.probe_with(Arc::new(ManualClock::new()))
     }

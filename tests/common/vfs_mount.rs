@@ -74,8 +74,8 @@ pub struct Setup {
     pub placement: PlacementPolicy,
     pub writeback: Option<Duration>,
     pub is_offline_ok: bool,
-    /// In bytes; see `Options::read_ahead`. 0 by default, because the clock of a test stands still, so
-    /// that any two events seem to follow each other at once.
+    /// The size of the largest read-ahead, in bytes; see `Options::read_ahead`. The default is 0:
+    /// the clock of a test stands still, so any two events would look like a walk without a pause.
     pub read_ahead: u64,
     pub boot: &'static str,
     pub steps: Arc<dyn Steps>,

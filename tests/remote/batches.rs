@@ -22,7 +22,7 @@ use scpfs_testing::samples::path;
 
 use crate::suite::Host;
 
-/// The contents that a request for several files gave, by their numbers.
+/// Collects what a request for several files delivers. A file is named by its index in the request.
 #[derive(Debug, Default)]
 struct Contents {
     begun: Vec<(usize, Vec<u8>)>,
@@ -76,7 +76,7 @@ fn fetched(host: &Host, files: &[KnownFile]) -> Contents {
     contents
 }
 
-/// Whether the host can do it; if not, it must say so.
+/// Returns whether the host supports `fetch_many`; if not, checks that it reports `Unsupported`.
 fn is_supported(host: &Host) -> bool {
     let is_supported = has_scp(&host.remote);
     assert_eq!(host.remote.facts().can_fetch_many, is_supported);
@@ -98,7 +98,8 @@ pub(crate) fn many_small_files_take_one_round_trip(host: &Host) {
         fs::write(host.at(name), content).unwrap();
     }
     let files = known(host, &names);
-    // The first empty file of a filesystem costs a question of its own.
+    // For the first empty file of a filesystem, the shell dialect asks for the type of the
+    // filesystem: in /proc, files have no blocks either. That round trip is not counted here.
     fetched(host, &files);
     let before = host.world.meter.trips();
     let contents = fetched(host, &files);
@@ -130,7 +131,7 @@ pub(crate) fn a_large_request_for_many_files_is_sent_in_chunks(host: &Host) {
     for (index, data) in contents.valid() {
         assert_eq!(data, names[index].as_bytes());
     }
-    // The connection is in step.
+    // A request that follows on the connection gets its own answer.
     host.remote.stat(&path("file 7")).unwrap();
 }
 
@@ -173,8 +174,8 @@ pub(crate) fn files_that_cannot_be_sent_do_no_harm_to_a_request_for_many(host: &
     for (index, data) in contents.valid() {
         assert_eq!(data, names[index].as_bytes(), "{contents:?}");
     }
-    // A FIFO in place of a file must not block the host.
     host.remote.stat(&path("first")).unwrap();
+    // A FIFO in place of a file must not block the host.
     make_fifo(host, "gone");
     let contents = fetched(host, &files);
     assert!(contents.valid().is_empty(), "{contents:?}");
@@ -226,7 +227,7 @@ fn known_directory(host: &Host, name: &str) -> KnownDirectory {
     }
 }
 
-/// A listing without its order, and without access times, which a listing may change.
+/// Sorts a listing by name, and clears the access times, which another listing may change.
 fn comparable(mut listing: Listing) -> Listing {
     let stats = listing.entries.iter_mut();
     let stats = stats.filter_map(|entry| entry.listed.stat.as_mut());
@@ -268,7 +269,8 @@ pub(crate) fn a_tree_that_is_too_large_is_listed_in_part(host: &Host) {
     }
 }
 
-/// Makes a tree, and lists it in one round trip.
+/// Creates a tree of five directories and lists it in one round trip. Returns `None` if the host
+/// does not support `list_trees`.
 fn listed_tree(host: &Host, max_names: usize) -> Option<Vec<SubListing>> {
     assert_eq!(host.remote.facts().can_list_trees, host.is_told_inodes());
     if !host.is_told_inodes() {

@@ -261,7 +261,7 @@ impl Content for Over<'_> {
 }
 
 /// Writes `old` to the file `file` and returns the spec of an upload of `new` over it. The connection
-/// of that upload breaks when the sink has acknowledged all but the content.
+/// of that upload breaks when the sink has acknowledged all records except the content.
 fn cut_next_upload(world: &World, remote: &dyn Remote, old: &[u8], new: &[u8]) -> UploadSpec {
     fs::write(world.root().join("file"), old).unwrap();
     let version = remote.stat(&path("file")).unwrap().version();

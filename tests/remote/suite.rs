@@ -90,7 +90,7 @@ impl Host {
         names
     }
 
-    /// Whether the host tells inodes and devices together, so that a replaced file is another.
+    /// Whether the host reports devices with inode numbers, so that a replaced file is detected.
     pub(crate) fn is_told_inodes(&self) -> bool {
         has_stat(&self.remote)
     }

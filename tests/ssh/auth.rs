@@ -80,7 +80,7 @@ fn accepted_key(sshd: &Sshd, name: &str, kind: &str, passphrase: &str) -> PathBu
     path
 }
 
-/// The same in the older format.
+/// Creates an RSA key in the PEM format of older releases of OpenSSH that the server accepts.
 fn accepted_pem_key(sshd: &Sshd, passphrase: &str) -> PathBuf {
     let path = sshd.dir().join("pem");
     run(command("ssh-keygen")
@@ -102,7 +102,7 @@ fn with_key(sshd: &Sshd, path: &Path) -> Settings {
     }
 }
 
-/// Why a login is refused; panics if it fails for another reason, or not at all.
+/// Returns the reason for which a login is refused; panics if it succeeds or fails otherwise.
 fn refusal(transport: &Libssh2) -> Refusal {
     match whoami(transport) {
         Err(Error::Auth(refusal)) => refusal,

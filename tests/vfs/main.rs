@@ -15,7 +15,7 @@
 //! - `panics`: a panic in the middle of an operation leaves nothing busy.
 //! - `partial_uploads`: partial uploads in place, and changes by others to them.
 //! - `races`: rare orders of events: close, fetch, truncate, retries.
-//! - `read_ahead`: what is read ahead for programs that walk through a tree.
+//! - `read_ahead`: read-ahead for programs that walk through a tree.
 //! - `rename_races`: listings that race with renames, and renames of unknown outcome.
 //! - `renamed_files`: files that are renamed, removed or in conflict while they are open.
 //! - `round_trips`: the number of round trips of each operation.

@@ -1,4 +1,4 @@
-//! What is read ahead for programs that walk through a tree, and that it changes no result.
+//! Read-ahead for programs that walk through a tree: it saves round trips and changes no result.
 
 use std::fs;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ fn reading_ahead() -> Setup {
     }
 }
 
-/// Makes a tree of 10 directories with 10 files each; returns the paths of the directories.
+/// Creates a tree of 10 directories with 10 files each; returns the paths of the directories.
 fn make_tree(world: &World) -> Vec<String> {
     let dirs: Vec<String> = (0..10).map(|n| format!("tree/dir{n}")).collect();
     for dir in &dirs {
@@ -33,7 +33,7 @@ fn make_tree(world: &World) -> Vec<String> {
     dirs
 }
 
-/// Reads a tree as `grep -r` and `tar` do.
+/// Lists each directory of the tree and reads each file in it, as `grep -r` and `tar` do.
 fn read_tree(mount: &Mount) {
     for dir in mount.names("tree").unwrap() {
         for file in mount.names(&format!("tree/{dir}")).unwrap() {
@@ -43,6 +43,8 @@ fn read_tree(mount: &Mount) {
     }
 }
 
+/// Mounts the tree of [`make_tree`] with read-ahead. Returns `None` if this machine does not have
+/// the programs of that userland.
 fn mount_of(userland: Userland) -> Option<Mount> {
     userland.is_here().then(|| {
         let world = World::new(userland);
@@ -53,8 +55,9 @@ fn mount_of(userland: Userland) -> Option<Mount> {
     })
 }
 
-/// 100 files in 10 directories: the root and the first directory, with the others after it; the first
-/// file, with the next ones, and three windows more; one question about the filesystem.
+/// Reading 100 files in 10 directories takes 5 round trips on a host with `stat`: a listing of
+/// `tree`, one of all its directories, and three batches of files. The limit leaves room for a few
+/// more, such as a request for the type of the filesystem.
 #[test]
 fn a_tree_is_read_in_a_few_round_trips() {
     for userland in [Userland::Gnu, Userland::BusyBox, Userland::Dropbear] {
@@ -63,7 +66,7 @@ fn a_tree_is_read_in_a_few_round_trips() {
         };
         let ((), trips) = mount.counted(|| read_tree(&mount));
         let max = match userland {
-            // Without `stat` each directory is listed by itself, and a walk is seen later.
+            // A host without `stat` cannot list several directories in one request.
             Userland::Dropbear => 22,
             _ => 8,
         };
@@ -92,7 +95,7 @@ fn the_names_of_a_tree_are_listed_in_a_few_round_trips() {
     }
 }
 
-/// git looks up each name of its index, in their order.
+/// `git status` looks up each path of its index, in the order of the index.
 #[test]
 fn the_attributes_of_a_tree_take_a_few_round_trips() {
     let mount = mount_of(Userland::Gnu).unwrap();
@@ -122,7 +125,7 @@ fn a_file_that_changed_after_it_was_read_ahead_is_read_as_it_is_now() {
     mount.names("tree").unwrap();
     mount.names("tree/dir0").unwrap();
     mount.read("tree/dir0/file0").unwrap();
-    // The batch ends before an open of its last file returns.
+    // `file8` is the last file of the first batch: its open returns after the batch has ended.
     mount.read("tree/dir0/file8").unwrap();
     assert!(mount.cache.report().read_ahead.files >= 8);
     fs::write(mount.at("tree/dir0/file4"), "changed").unwrap();
@@ -146,7 +149,7 @@ fn a_directory_that_changed_after_it_was_listed_ahead_is_seen_as_it_is_now() {
     assert_eq!(mount.names("tree/dir5").unwrap().len(), 11);
 }
 
-/// What this mount changes is newer than what was listed ahead.
+/// Listings that were made ahead are older than the changes of this mount, and must not undo them.
 #[test]
 fn changes_of_this_mount_are_not_undone_by_what_was_read_ahead() {
     let mount = mount_of(Userland::Gnu).unwrap();
@@ -189,7 +192,7 @@ fn a_cache_that_is_smaller_than_the_tree_gives_the_same_contents() {
     assert!(report.read_ahead.used > 50, "{report:?}");
 }
 
-/// The connection breaks at any point of a request for several files.
+/// The connection breaks after different numbers of bytes of the answer to a batch.
 #[test]
 fn a_connection_that_breaks_during_read_ahead_costs_no_content() {
     for cut_after in [1, 100, 500, 1500, 3000, 4500] {
@@ -243,7 +246,8 @@ fn files_that_the_login_user_may_not_read_are_not_read_ahead() {
     assert_eq!(mount.cache.report().read_ahead.wasted, 0);
 }
 
-/// The kernel does not know most of the directories that are listed ahead.
+/// The kernel sends no FORGET for a directory that it has not looked up: after the TTL, the mount
+/// removes the inodes of directories that were listed ahead and never used.
 #[test]
 fn directories_that_were_listed_ahead_are_forgotten_in_the_end() {
     let mount = mount_of(Userland::Gnu).unwrap();

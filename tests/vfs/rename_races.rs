@@ -39,7 +39,7 @@ struct InFlight {
 }
 
 impl InFlight {
-    /// Runs `hook` while the answer to the next rename or removal is on its way; the answer is lost
+    /// Runs `hook` while the answer to the next rename or removal is in flight; the answer is lost
     /// if `hook` returns false.
     fn at_change(&self, hook: impl FnOnce() -> bool + Send + 'static) {
         *self.changed.lock() = Some(Box::new(hook));
@@ -50,12 +50,12 @@ impl InFlight {
         self.at_change(|| false);
     }
 
-    /// Runs `hook` while the answer to the next listing is on its way.
+    /// Runs `hook` while the answer to the next listing is in flight.
     fn at_listing(&self, hook: impl FnOnce() + Send + 'static) {
         *self.listed.lock() = Some(Box::new(hook));
     }
 
-    /// Runs `hook` while the answer to the next request for attributes is on its way.
+    /// Runs `hook` while the answer to the next request for attributes is in flight.
     fn at_look(&self, hook: impl FnOnce() + Send + 'static) {
         *self.looked.lock() = Some(Box::new(hook));
     }
@@ -110,7 +110,8 @@ fn list(vfs: &Vfs, ino: Ino) {
     vfs.releasedir(fh);
 }
 
-/// Renames an entry of the root as [`Mount::rename`] does, for a hook, which owns no mount.
+/// Renames an entry of the root directory, as [`Mount::rename`] does; for hooks, which cannot
+/// borrow the [`Mount`].
 fn rename(vfs: &Vfs, from: &str, to: &str) -> Result<(), Error> {
     let (from, to) = ((Ino::ROOT, from.as_bytes()), (Ino::ROOT, to.as_bytes()));
     vfs.rename(&CX, from, to, REPLACE)
