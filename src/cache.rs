@@ -11,6 +11,7 @@
 //! - `entry`: one cached file: opening it, its handles, and waiting for its state to change
 //! - `state`: the state machine of a cached file; no I/O
 //! - `access`: read, write, truncate, allocate
+//! - `blocks`: parts of large files, fetched where they are read
 //! - `fetch`: fetch content into the cache
 //! - `read_ahead`: fetch the contents of files before they are opened
 //! - `refresh`: replace the content of an open file by a newer version
@@ -32,6 +33,7 @@
 //! - `report`: what `scpfs status` shows of the cache
 
 mod access;
+mod blocks;
 mod conflict;
 mod disk;
 mod entry;
@@ -61,6 +63,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 pub use crate::cache::access::ReuploadMark;
+pub use crate::cache::blocks::BlockRead;
+pub use crate::cache::blocks::LARGE;
 pub use crate::cache::conflict::ConflictPolicy;
 pub use crate::cache::disk::Disk;
 pub use crate::cache::disk::Error as DiskError;
@@ -284,8 +288,13 @@ impl Cache {
     /// Adds clean content that no entry holds any more to the index, and evicts content above the
     /// limit.
     fn add_to_index(&self, version: &Version) {
+        self.insert_and_evict(|index| index.insert(*version, version.size));
+    }
+
+    /// Inserts content into the index, and evicts content above the limit.
+    fn insert_and_evict(&self, insert: impl FnOnce(&mut Index)) {
         let mut index = self.index.lock();
-        index.insert(*version, version.size);
+        insert(&mut index);
         let mut evicted = Vec::new();
         while index.bytes() > index.limits().max_bytes {
             let Some(oldest) = index.pop_oldest() else {

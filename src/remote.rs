@@ -54,6 +54,9 @@ pub const DEFAULT_MAX_NAMES: usize = 500_000;
 /// Bounds the size of a listing: all names together may have this many bytes per allowed name.
 pub(crate) const MAX_BYTES_PER_NAME: usize = 128;
 
+/// The size in bytes of the blocks in which a part of a file is fetched.
+pub const BLOCK: u64 = 64 << 10;
+
 /// Length in bytes of the name of a temporary file.
 pub const TEMP_NAME_LEN: usize = 27;
 
@@ -104,10 +107,26 @@ pub trait Remote: Send + Sync + fmt::Debug {
         ))
     }
 
+    /// Fetches `n_blocks` blocks of [`BLOCK`] bytes of a file, from block number `first` on; fewer at
+    /// the end of the file. Returns the attributes of the version that they are of.
+    ///
+    /// # Errors
+    /// [`Reason::Changed`] if the file changed meanwhile; [`Error::Unsupported`] if the host sends
+    /// whole files only ([`Facts::can_fetch_blocks`]).
+    fn fetch_blocks(
+        &self,
+        path: &RemotePath,
+        first: u64,
+        n_blocks: u64,
+    ) -> Result<(Stat, Vec<u8>)> {
+        let _ = (path, first, n_blocks);
+        Err(unsupported("fetch", "this host sends whole files only"))
+    }
+
     /// Lists directories and the directories below them, in one request that returns about
     /// `max_names` names at most. Does not enter other filesystems.
     ///
-    /// Directories that are not listed completely are left out: those behind the limit, those that
+    /// A directory comes before those below it. Directories that are not listed completely are left out: those behind the limit, those that
     /// cannot be read, and those that are no directories any more.
     ///
     /// # Errors
@@ -240,6 +259,8 @@ pub struct Facts {
     pub can_fetch_many: bool,
     /// Whether [`Remote::list_trees`] is supported.
     pub can_list_trees: bool,
+    /// Whether [`Remote::fetch_blocks`] is supported.
+    pub can_fetch_blocks: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -404,6 +425,9 @@ pub struct UploadSpec {
     pub durability: Durability,
     /// The name of the conflict copy, in the same directory. `None` to fail on a conflict.
     pub conflict_name: Option<Name>,
+    /// Whether a file that others have created under the name is a conflict also if it has the same
+    /// content: the creation was exclusive (`O_EXCL`). For [`Expect::Absent`] only.
+    pub is_exclusive: bool,
     /// Marks the temporary files of this upload, for [`Remote::remove_leftovers`].
     pub tag: u32,
 }

@@ -13,6 +13,7 @@
 //! - `listing`: listings, parsed while they arrive
 //! - `content`: fetch, upload and copy of files
 //! - `batch`: fetch many small files
+//! - `blocks`: fetch a part of a large file
 //! - `transfer`: SCP over a resident shell
 //! - `plain`: fetch and upload without `scp`, by `cat` and `dd`
 //! - `pieces`: uploads of large files over several connections
@@ -22,6 +23,7 @@
 mod abilities;
 pub mod answer;
 mod batch;
+mod blocks;
 mod content;
 mod listing;
 mod outcome;
@@ -274,6 +276,15 @@ impl Remote for Shell {
             }
         }
         Ok(Listing { directory, entries })
+    }
+
+    fn fetch_blocks(
+        &self,
+        path: &RemotePath,
+        first: u64,
+        n_blocks: u64,
+    ) -> Result<(Stat, Vec<u8>)> {
+        self.fetch_part(path, first, n_blocks)
     }
 
     fn list_trees(&self, roots: &[KnownDirectory], max_names: usize) -> Result<Vec<SubListing>> {

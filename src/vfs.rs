@@ -28,6 +28,7 @@
 //! - `walk`: recognizes programs that walk through a tree; pure
 //! - `recovery`: dirty content of an earlier mount: attach it to inodes and upload it
 //! - `drain`: upload everything at the end of a mount
+//! - `parts`: large files that are not fetched as a whole
 //! - `permission`: mode bits; pure
 //! - `ids`: uid and gid mapping; pure
 //! - `symlink`: containment of symlink targets; pure
@@ -47,6 +48,7 @@ mod inode;
 mod name_changes;
 mod names;
 mod open_flags;
+mod parts;
 mod permission;
 mod read_ahead;
 mod recovery;

@@ -152,7 +152,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("ssh2", &["ssh"]),
     ("libssh2_sys", &["ssh"]),
     ("ssh2_config", &["ssh"]),
-    ("lru", &["cache", "shell", "scp_only"]),
+    ("lru", &["cache", "shell", "scp_only", "vfs"]),
     ("env_logger", &["mount"]),
     ("lexopt", &["cli"]),
     ("etcetera", &["cli"]),

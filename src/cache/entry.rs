@@ -19,6 +19,7 @@ use std::time::Duration;
 use crate::cache::Cache;
 use crate::cache::Error;
 use crate::cache::UploadTarget;
+use crate::cache::blocks::Blocks;
 use crate::cache::disk::Private;
 use crate::cache::journal::Durable;
 use crate::cache::journal::record::Record;
@@ -76,6 +77,11 @@ pub struct Entry {
     pub(super) journaling: Mutex<()>,
     /// How many bytes the running upload has sent.
     pub(super) sent: AtomicU64,
+    /// Guards the blocks of a large file that is not fetched as a whole; held across I/O on the local
+    /// disk, taken alone.
+    pub(super) blocks: Mutex<Option<Blocks>>,
+    /// Notified when blocks are not in flight any more.
+    pub(super) blocks_changed: Condvar,
     n_handles: AtomicU32,
 }
 
@@ -87,6 +93,8 @@ impl Entry {
             changed: Condvar::new(),
             journaling: Mutex::new(()),
             sent: AtomicU64::new(0),
+            blocks: Mutex::new(None),
+            blocks_changed: Condvar::new(),
             n_handles: AtomicU32::new(0),
         })
     }
@@ -171,6 +179,9 @@ impl Entry {
 
     /// Gives clean content back to the cache if no handle is open.
     pub fn return_if_unused(&self) {
+        if !self.is_open() {
+            self.drop_blocks();
+        }
         self.return_if_handles(0);
     }
 

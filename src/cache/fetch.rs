@@ -45,6 +45,7 @@ impl Entry {
             .create_temp()
             .map_err(local("create a file"))?;
         let file = Arc::new(file);
+        let has_blocks = self.blocks_version().is_some();
         let mut state = self.state.lock();
         if state.is_busy() || !matches!(state.content(), Content::Absent { .. }) {
             drop(state);
@@ -52,6 +53,10 @@ impl Entry {
             return Ok(false);
         }
         state.fetch_begins(version, Arc::clone(&file));
+        if has_blocks {
+            // Programs have read blocks of this version: they must not get content of another one.
+            state.fetched_part_is_read();
+        }
         drop(state);
         self.cache.opens.count_fetch();
         let running = RunningFetch {
@@ -130,6 +135,7 @@ impl RunningFetch {
             room: version.size,
             reported: 0,
             reported_at: Tick::ZERO,
+            has_begun: false,
             is_cancelled: false,
         };
         let result = entry
@@ -218,6 +224,8 @@ struct Progress<'a> {
     /// The progress when it was last recorded, in bytes, and the time of that.
     reported: u64,
     reported_at: Tick,
+    /// Whether content was begun before.
+    has_begun: bool,
     /// The fetch was cancelled because no handle was open any more.
     is_cancelled: bool,
 }
@@ -242,14 +250,16 @@ impl Progress<'_> {
 impl Receiver for Progress<'_> {
     fn begin(&mut self, size: u64) -> io::Result<()> {
         let was_read = |fetching: &mut Fetching| fetching.was_read;
-        if self
-            .entry
-            .state
-            .lock()
-            .fetch_into(self.file)
-            .is_some_and(was_read)
+        let is_retry = std::mem::replace(&mut self.has_begun, true);
+        if is_retry
+            && self
+                .entry
+                .state
+                .lock()
+                .fetch_into(self.file)
+                .is_some_and(was_read)
         {
-            // This is a retry: the reader would get a mixture of two versions.
+            // The reader would get a mixture of two versions.
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         // Room was made for the size in the attributes; the host may announce a larger one.

@@ -68,11 +68,6 @@ impl Index {
         self.bytes
     }
 
-    /// Returns the size of the content that was read ahead and not opened, in bytes.
-    pub(crate) fn unopened_bytes(&self) -> u64 {
-        self.unopened_bytes
-    }
-
     pub(crate) fn read_ahead_counts(&self) -> ReadAheadCounts {
         self.read_ahead
     }
@@ -147,6 +142,19 @@ impl Index {
         Some(version)
     }
 
+    /// Removes the oldest content that was read ahead and not opened, so that at most `max_bytes` of it
+    /// are left.
+    pub(crate) fn pop_unopened_above(&mut self, max_bytes: u64) -> Vec<Version> {
+        let mut removed = Vec::new();
+        while self.unopened_bytes > max_bytes
+            && let Some((version, _)) = self.unopened.pop_lru()
+        {
+            self.unopened_is_removed(&version);
+            removed.push(version);
+        }
+        removed
+    }
+
     /// Removes the least recently used content, so that `size` more bytes do not exceed the limit,
     /// but nothing that was read ahead and not opened.
     pub(crate) fn pop_opened_for(&mut self, size: u64) -> Vec<Version> {
@@ -206,7 +214,7 @@ mod tests {
         index.insert_unopened(version(4));
         assert!(index.take(&version(3)));
         index.insert(version(3), 10);
-        assert_eq!((index.bytes(), index.unopened_bytes()), (40, 20));
+        assert_eq!((index.bytes(), index.unopened_bytes), (40, 20));
         // To read ahead evicts nothing that was read ahead before.
         assert_eq!(index.pop_opened_for(10), [version(1)]);
         for _ in 0..=PATIENCE {
@@ -215,7 +223,7 @@ mod tests {
         assert_eq!(index.pop_oldest(), Some(version(2)));
         assert_eq!(index.pop_oldest(), Some(version(4)));
         assert_eq!(index.pop_oldest(), Some(version(3)));
-        assert_eq!((index.bytes(), index.unopened_bytes()), (0, 0));
+        assert_eq!((index.bytes(), index.unopened_bytes), (0, 0));
         let counts = ReadAheadCounts {
             files: 3,
             bytes: 30,

@@ -95,7 +95,7 @@ impl Cache {
         };
         let mut index = self.index.lock();
         let limits = *index.limits();
-        let room = (limits.max_bytes / MAX_PART).saturating_sub(index.unopened_bytes());
+        let room = limits.max_bytes / MAX_PART;
         let max_bytes = room.min(free.saturating_sub(limits.min_free) / MAX_PART);
         let mut n_bytes = 0u64;
         let mut n_files = 0;
@@ -106,7 +106,9 @@ impl Cache {
             }
             (n_bytes, n_files) = (with_it, n_files + 1);
         }
-        let evicted = index.pop_opened_for(n_bytes);
+        // Content of walks that were given up makes room for this one.
+        let mut evicted = index.pop_unopened_above(room.saturating_sub(n_bytes));
+        evicted.extend(index.pop_opened_for(n_bytes));
         drop(index);
         for version in &evicted {
             self.disk.remove_clean(version);
@@ -157,7 +159,7 @@ impl Batch {
         let n_bytes = contents.n_bytes;
         drop(contents);
         if let Err(error) = result {
-            // Whoever opens one of the files fetches it again, and is told of the error then.
+            // An open of one of the files fetches it again, and reports the error.
             log::debug!("cannot read ahead: {}", error_chain::with_causes(&error));
         }
         target.ended(n_bytes, self.cache.clock.tick().since(at));
@@ -184,17 +186,22 @@ struct Contents<'a> {
 struct OpenContent {
     index: usize,
     private: Private,
-    file: File,
+    /// `None` when the next content has begun.
+    file: Option<File>,
     size: u64,
 }
 
 impl BatchReceiver for Contents<'_> {
     fn begin(&mut self, index: usize, _size: u64) -> io::Result<()> {
+        if let Some(last) = self.open.last_mut() {
+            // It is complete, and only its end is not told yet.
+            last.file = None;
+        }
         let (private, file) = self.cache.disk.create_temp()?;
         self.open.push(OpenContent {
             index,
             private,
-            file,
+            file: Some(file),
             size: 0,
         });
         Ok(())
@@ -204,7 +211,10 @@ impl BatchReceiver for Contents<'_> {
         let Some(content) = self.open.last_mut() else {
             return Ok(());
         };
-        content.file.write_all_at(data, content.size)?;
+        let Some(file) = &content.file else {
+            return Ok(());
+        };
+        file.write_all_at(data, content.size)?;
         content.size += data.len() as u64;
         self.n_bytes += data.len() as u64;
         Ok(())
@@ -226,7 +236,8 @@ impl BatchReceiver for Contents<'_> {
         });
         match (stat, version) {
             (Some(stat), Some(version)) if is_kept => {
-                self.cache.index.lock().insert_unopened(version);
+                self.cache
+                    .insert_and_evict(|index| index.insert_unopened(version));
                 self.target
                     .fetched(index, &self.files[index].path, stat, self.at);
             }

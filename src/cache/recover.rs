@@ -517,6 +517,7 @@ fn spec_of(record: &Record) -> UploadSpec {
         placement: record.placement,
         durability: Durability::Fsync,
         conflict_name: None,
+        is_exclusive: false,
         tag: record.tag(),
     }
 }

@@ -455,6 +455,7 @@ impl State {
             placement: target.placement,
             durability: Durability::Lazy,
             conflict_name: None,
+            is_exclusive: target.is_exclusive && self.base == Expect::Absent,
             tag,
         }
     }

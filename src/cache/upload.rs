@@ -46,6 +46,8 @@ pub struct Target {
     /// The owner of a new file.
     pub owner: Option<Owner>,
     pub placement: Placement,
+    /// The first upload must create the file (`O_EXCL`).
+    pub is_exclusive: bool,
     /// Content that was only appended to may be uploaded by appending to the host's file.
     pub may_append: bool,
     /// Used unless an atime was set on the entry.

@@ -39,8 +39,7 @@ pub(super) enum Length {
 pub(super) fn help(length: Length) -> String {
     let mut text = format!(
         "{USAGE}\n\n\
-         Mounts a directory of a host over SSH and SCP; SFTP is not needed.\n\
-         Unmount with `scpfs umount`, `fusermount3 -u` or `umount`.\n\n\
+         Mounts a directory of a host over SSH and SCP; SFTP is not needed. Unmount with `umount`.\n\n\
          \x20 -p PORT            port of the SSH server\n\
          \x20 -F FILE            read this file instead of ~/.ssh/config\n\
          \x20 -f, -d             stay in the foreground; -d also logs debug messages\n\

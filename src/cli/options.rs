@@ -113,8 +113,8 @@ pub const OPTIONS: &[Spec] = &[
     spec(
         Group::Cache,
         "read_ahead",
-        "SIZE",
-        "content to fetch ahead for a program that walks through a tree: SIZE or no (16M)",
+        "SIZE|no",
+        "content to fetch ahead for programs that walk through a tree (16M)",
     ),
     spec(
         Group::Cache,

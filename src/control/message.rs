@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::cache::ConflictReport;
 use crate::cache::FileReport;
 use crate::cache::FileState;
+use crate::cache::ReadAheadCounts;
 use crate::cache::Record;
 use crate::remote::Contact;
 use crate::remote::ContactState;
@@ -134,6 +135,17 @@ pub struct CacheStatus {
     pub limit: u64,
     pub hits: u64,
     pub misses: u64,
+    #[serde(default)]
+    pub read_ahead: ReadAheadStatus,
+}
+
+/// Files that were fetched before a program opened them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ReadAheadStatus {
+    pub files: u64,
+    pub bytes: u64,
+    pub used: u64,
+    pub wasted: u64,
 }
 
 /// A file whose content is not uploaded.
@@ -166,6 +178,23 @@ pub struct DrainProgress {
 pub struct NotUploaded {
     pub path: String,
     pub message: String,
+}
+
+impl From<ReadAheadCounts> for ReadAheadStatus {
+    fn from(counts: ReadAheadCounts) -> Self {
+        let ReadAheadCounts {
+            files,
+            bytes,
+            used,
+            wasted,
+        } = counts;
+        Self {
+            files,
+            bytes,
+            used,
+            wasted,
+        }
+    }
 }
 
 impl From<Contact> for Connection {

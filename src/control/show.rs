@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::control::message::ConflictStatus;
 use crate::control::message::FileStatus;
+use crate::control::message::ReadAheadStatus;
 use crate::control::message::Status;
 use crate::path::Escaped;
 use crate::stat::Civil;
@@ -75,9 +76,13 @@ pub fn status(status: &Status) -> String {
                 cache.directory
             ),
         ),
+        ("read ahead", read_ahead(&cache.read_ahead)),
         ("not uploaded", not_uploaded(&status.files)),
     ];
     for (name, value) in rows {
+        if value.is_empty() {
+            continue;
+        }
         // Writing into a string cannot fail.
         let _ = writeln!(text, "  {name:<11} {value}");
     }
@@ -104,6 +109,21 @@ pub fn status(status: &Status) -> String {
         );
     }
     text
+}
+
+/// Returns how much was read ahead; empty if nothing was.
+fn read_ahead(counts: &ReadAheadStatus) -> String {
+    let ReadAheadStatus {
+        files,
+        bytes,
+        used,
+        wasted,
+    } = *counts;
+    if files == 0 {
+        return String::new();
+    }
+    let bytes = size(bytes);
+    format!("{files} files, {bytes}: {used} opened, {wasted} dropped unopened")
 }
 
 /// Returns the progress of uploads: `3 files, 12.3 of 40.0 MiB to upload`.

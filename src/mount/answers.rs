@@ -54,6 +54,7 @@ impl Daemon for ControlledMount {
                 limit: cache.max_bytes,
                 hits: cache.hits,
                 misses: cache.misses,
+                read_ahead: cache.read_ahead.into(),
             },
             files: convert_each(files),
             conflicts: convert_each(mounted.cache.conflicts()),

@@ -209,6 +209,15 @@ impl<R: Remote> Remote for Retry<R> {
         self.inner.fetch_many(files, receiver)
     }
 
+    fn fetch_blocks(
+        &self,
+        path: &RemotePath,
+        first: u64,
+        n_blocks: u64,
+    ) -> Result<(Stat, Vec<u8>)> {
+        self.retry_idempotent(|r| r.fetch_blocks(path, first, n_blocks))
+    }
+
     fn list_trees(&self, roots: &[KnownDirectory], max_names: usize) -> Result<Vec<SubListing>> {
         self.inner.list_trees(roots, max_names)
     }

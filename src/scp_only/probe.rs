@@ -139,6 +139,7 @@ pub fn probe(
         uploads_in_place: true,
         can_fetch_many: false,
         can_list_trees: false,
+        can_fetch_blocks: false,
     };
     Ok(ScpOnly {
         pool,

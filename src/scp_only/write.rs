@@ -287,6 +287,7 @@ impl ScpOnly {
             placement: Placement::Direct,
             durability: Durability::Lazy,
             conflict_name: None,
+            is_exclusive: false,
             tag: 0,
         };
         match self.stat_path(ACT, path) {

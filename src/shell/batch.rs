@@ -12,6 +12,7 @@
 use std::collections::HashMap;
 
 use crate::path::RemotePath;
+use crate::pool::Purpose;
 use crate::remote::BatchReceiver;
 use crate::remote::Error;
 use crate::remote::KnownFile;
@@ -34,6 +35,9 @@ const ACT: &str = "fetch";
 const MAX_CHUNK_FILES: usize = 64;
 const MAX_CHUNK_BYTES: u64 = 1 << 20;
 
+/// The content of a file that has grown by at most so much is read and discarded.
+const MAX_EXCESS: u64 = 1 << 20;
+
 /// The number of chunks in flight: one that arrives, and the next one.
 const MAX_IN_FLIGHT: usize = 2;
 
@@ -52,8 +56,8 @@ impl Shell {
             });
         }
         let chunks = chunks(files);
-        let n_bytes = files.iter().map(|file| file.version.size).sum();
-        let mut resident = self.lend_for_transfer(ACT, n_bytes)?;
+        // As small transfers, so that they never wait for large ones.
+        let mut resident = self.pool.lend_live(Purpose::SmallTransfer, ACT)?;
         let mut unsized_or_empty = Vec::new();
         let mut n_sent = 0;
         for (n, chunk) in chunks.iter().enumerate() {
@@ -117,7 +121,7 @@ fn file_name(path: &RemotePath) -> &[u8] {
 }
 
 /// Splits the files into chunks, by their indices. Leaves out paths with a newline: the scp of
-/// dropbear does not send them (scp.c source()).
+/// dropbear does not send them (scp.c, `source`).
 fn chunks(files: &[KnownFile]) -> Vec<Vec<usize>> {
     let mut chunks: Vec<Vec<usize>> = Vec::new();
     let mut n_bytes = 0;
@@ -184,12 +188,16 @@ fn receive(
         };
         match event {
             Some(Event::File { size, name, .. }) => {
-                current = order.take(&name);
+                let index = order.take(&name);
+                let known = index.map_or(0, |index| files[index].version.size);
+                if size > known.saturating_add(MAX_EXCESS) {
+                    // The connection is dropped: nothing else ends the transfer.
+                    let detail = "a file is much larger than it was".to_owned();
+                    return Err(Error::UnexpectedReply { act: ACT, detail });
+                }
+                current = index.filter(|_| size == known);
                 if let Some(index) = current {
                     receiver.begin(index, size).map_err(local(index))?;
-                    if size != files[index].version.size {
-                        order.changed.push(index);
-                    }
                 }
                 sink.accept();
             }
@@ -199,9 +207,7 @@ fn receive(
                 }
             }
             Some(Event::FileEnd(result)) => match current.take() {
-                Some(index) if result.is_ok() && !order.changed.contains(&index) => {
-                    whole.push(index);
-                }
+                Some(index) if result.is_ok() => whole.push(index),
                 index => invalid.extend(index),
             },
             Some(Event::Warning(_)) => order.has_warning = true,
@@ -247,8 +253,6 @@ struct Order<'a> {
     next: usize,
     /// Whether the host has reported an error: files may be missing from there on.
     has_warning: bool,
-    /// Files that have another size than requested.
-    changed: Vec<usize>,
 }
 
 impl<'a> Order<'a> {
@@ -258,7 +262,6 @@ impl<'a> Order<'a> {
             chunk,
             next: 0,
             has_warning: false,
-            changed: Vec::new(),
         }
     }
 

@@ -118,6 +118,7 @@ impl Shell {
                 yes(spec.durability == Durability::Fsync)
             ))
             .assign("conflict_copy", &beside)
+            .raw(&format!("exclusive={}", yes(spec.is_exclusive)))
             .raw(&format!("minute={minute};"))
     }
 

@@ -29,7 +29,8 @@
 #   print_stats PATH...  prints the attributes of each path
 #   list_directory DIR   answers with a listing
 #   list_trees MAX_BYTES DIR...  answers with the records of directories and all that is below them
-#                        on the same filesystem; not for userland `ls`
+#                        on the same filesystem; `ls` has list_small_directory MAX_NAMES DIR in its
+#                        place, which answers as list_directory, or with status 1
 #   print_versions FOLLOW WITH_CTIME PATH...  prints for each path: its version, with the ctime if
 #                        WITH_CTIME is not empty; a bar; its permissions, a space, UID:GID. Follows
 #                        symlinks if FOLLOW is not empty

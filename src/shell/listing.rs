@@ -1,11 +1,14 @@
 //! Listings of one directory, parsed while they arrive, so that they need no more memory than their
-//! names; and listings of trees, whose length is bounded.
+//! names; and listings of trees, whose length and time are bounded.
+
+use std::time::Duration;
 
 use crate::path::Excerpt;
 use crate::path::RemotePath;
 use crate::pool::Purpose;
 use crate::remote::Error;
 use crate::remote::KnownDirectory;
+use crate::remote::Listing;
 use crate::remote::Result;
 use crate::remote::SubListing;
 use crate::shell::Lent;
@@ -22,6 +25,8 @@ use crate::shell::quote::Line;
 use crate::shell::resident;
 use crate::shell::tools::Userland;
 use crate::shell::transfer::request_failed;
+use crate::stat::FileKind;
+use crate::stat::Stat;
 
 const ACT: &str = "list";
 
@@ -37,8 +42,14 @@ const PATH_BYTES: usize = 80;
 /// path that was counted.
 const MAX_OVERHEAD: usize = 8;
 
+/// How long the listing of a tree may take. `find` may come to a filesystem that does not answer, and
+/// that the program would never look at.
+const MAX_TIME: Duration = Duration::from_secs(3);
+
 /// POSIX xargs: a program that it started has failed with a status from 1 to 125.
 const XARGS_FAILED: u32 = 123;
+/// The same of the xargs of FreeBSD, by its manual.
+const XARGS_FAILED_BSD: u32 = 1;
 
 impl Shell {
     /// Implements [`crate::remote::Remote::list_trees`].
@@ -47,12 +58,8 @@ impl Shell {
         roots: &[KnownDirectory],
         max_names: usize,
     ) -> Result<Vec<SubListing>> {
-        if !self.facts.can_list_trees {
-            return Err(Error::Unsupported {
-                act: ACT,
-                path: RemotePath::root(),
-                why: "the host has neither the find of GNU nor stat",
-            });
+        if self.tools.userland == Userland::Ls {
+            return self.list_each(roots, max_names);
         }
         let is_gnu = self.tools.userland == Userland::Gnu;
         let per_name = if is_gnu { RECORD_BYTES } else { PATH_BYTES };
@@ -76,7 +83,7 @@ impl Shell {
             .saturating_mul(MAX_OVERHEAD)
             .saturating_add(1 << 20);
         let answer = resident
-            .request_long(&line.finish(), max_answer)
+            .request_within(&line.finish(), max_answer, MAX_TIME)
             .map_err(|error| request_failed(ACT, error))?;
         drop(resident);
         let parsed = if is_gnu {
@@ -93,7 +100,7 @@ impl Shell {
         }
         // xargs: some `stat` has failed, because a file is gone. After any other failure, for example
         // if a program was killed, names may be missing.
-        let is_only_missing = answer.status == XARGS_FAILED
+        let is_only_missing = matches!(answer.status, XARGS_FAILED | XARGS_FAILED_BSD)
             && !error_text.trim_ascii().is_empty()
             && answer::first_serious_error(&error_text).is_none();
         if answer.status != 0 && !is_only_missing {
@@ -102,6 +109,60 @@ impl Shell {
         for SubListing { path, listing } in &mut listings {
             let hidden = request.hidden_in(path);
             listing.entries.retain(|it| !hidden.contains(&it.name));
+        }
+        Ok(listings)
+    }
+}
+
+/// Without `stat`, so many directories are listed by one request, of so many names at most each.
+const MAX_DIRECTORIES: usize = 16;
+const MAX_SMALL: usize = 500;
+
+impl Shell {
+    /// Lists directories one after the other, with requests that are sent at once; not those below
+    /// them. Leaves out large ones.
+    fn list_each(&self, roots: &[KnownDirectory], max_names: usize) -> Result<Vec<SubListing>> {
+        let roots = &roots[..roots.len().min(MAX_DIRECTORIES)];
+        let failed = |error| request_failed(ACT, error);
+        let max_small = max_names.min(MAX_SMALL);
+        let mut lines = Vec::new();
+        for root in roots {
+            let line = Line::new(&format!("list_small_directory {max_small}"));
+            lines.extend(line.arg(&self.absolute(&root.path)).finish());
+        }
+        let request = self.temporaries.begin_request();
+        let mut resident = self.pool.lend(Purpose::Metadata, ACT)?;
+        let mark = resident.listing_mark().to_vec();
+        resident.send(&lines).map_err(failed)?;
+        let mut listings = Vec::new();
+        for (n, root) in roots.iter().enumerate() {
+            let answer = if n + 1 == roots.len() {
+                resident.read_answer().map_err(failed)?
+            } else {
+                resident.read_frame().map_err(failed)?
+            };
+            if answer.status != 0 {
+                continue;
+            }
+            let top = self.absolute(&root.path);
+            let parsed = answer::ls::parse_listing_within(&answer.body, &mark, &top, max_small);
+            let Ok(parsed) = parsed else {
+                continue;
+            };
+            let is_complete = parsed.ambiguous.is_empty()
+                && answer::first_serious_error(&parsed.error_text).is_none();
+            let is_it = |top: &Stat| top.kind == FileKind::Directory && top.id == Some(root.id);
+            if let Some(directory) = parsed.top.filter(is_it)
+                && is_complete
+            {
+                let hidden = request.hidden_in(&root.path);
+                let mut entries = parsed.entries;
+                entries.retain(|it| !hidden.contains(&it.name));
+                listings.push(SubListing {
+                    path: root.path.clone(),
+                    listing: Listing { directory, entries },
+                });
+            }
         }
         Ok(listings)
     }

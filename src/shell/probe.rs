@@ -163,7 +163,8 @@ impl Found {
             sets_by_upload: None,
             uploads_in_place: false,
             can_fetch_many: tools.has_scp,
-            can_list_trees: tools.userland != Userland::Ls,
+            can_list_trees: true,
+            can_fetch_blocks: true,
         }
     }
 

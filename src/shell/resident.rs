@@ -55,6 +55,8 @@ pub struct ResidentShell {
     frame: Vec<u8>,
     output: Output,
     is_broken: bool,
+    /// How long an answer may take without progress.
+    timeout: Duration,
     last_used: Tick,
     /// The line by which another resident shell kills this one; empty until its PID is known.
     kill_line: Vec<u8>,
@@ -108,6 +110,34 @@ impl From<Error> for OpenError {
 }
 
 impl pool::Lent<ResidentShell> {
+    /// Sends a request as [`ResidentShell::request_long`] does, for an answer that is complete within
+    /// `limit`. On an error the resident shell is broken.
+    pub(crate) fn request_within(
+        &mut self,
+        line: &[u8],
+        max: usize,
+        limit: Duration,
+    ) -> Result<Answer, Error> {
+        let usual = self.timeout;
+        let limit = limit.min(usual);
+        let since = self.tick();
+        self.send(line)?;
+        while !self.before_frame().1 {
+            let left = limit.saturating_sub(self.tick().since(since));
+            if left.is_zero() {
+                let (act, timeout) = ("waiting for the host", limit);
+                return Err(Error::NoAnswer(ssh::Error::Timeout { act, timeout }));
+            }
+            if self.unread().len() > max {
+                return Err(Error::TooLong { max });
+            }
+            self.channel.set_timeout(left);
+            self.read_more().map_err(Error::NoAnswer)?;
+        }
+        self.channel.set_timeout(usual);
+        self.read_answer()
+    }
+
     /// Sends a request as [`ResidentShell::request`] does, and reports the duration of a short
     /// answer to the pool. The first request is not measured, because helper functions go with it.
     pub fn request(&mut self, line: &[u8]) -> Result<Answer, Error> {
@@ -168,6 +198,7 @@ impl ResidentShell {
             frame,
             output: Output::new(),
             is_broken: true,
+            timeout,
             last_used: Tick::ZERO,
             kill_line: Vec::new(),
             unsent_helpers: Vec::new(),

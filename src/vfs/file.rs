@@ -1,6 +1,7 @@
 //! Open files: open, create, read, write, release. `upload` has flush and fsync.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cache;
 use crate::cache::Entry;
@@ -34,6 +35,10 @@ use crate::vfs::tree::TreeGuard;
 
 /// `PATH_MAX` of Linux without the terminating NUL, in bytes.
 pub(super) const PATH_MAX: usize = 4095;
+
+/// How long after its creation, or the last creation in it, a directory is taken for one that only
+/// this mount fills.
+const OWN_DIRECTORY_TTL: Duration = Duration::from_secs(10);
 
 /// An open file, and how the kernel is to cache it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,13 +108,20 @@ impl Vfs {
                 entry.replace(version, keeps_old, cx.wait)
             })
         } else {
+            let is_open_in_part = match flags.writes {
+                true => Ok(false),
+                false => self.open_part(cx, ino, &entry),
+            };
             // The fetch reports whether the file is writable, whatever its mode says.
-            self.fetch_if_missing(cx, ino, &entry).and_then(|()| {
-                match flags.writes && !entry.may_write() {
+            is_open_in_part
+                .and_then(|is_open| match is_open {
+                    true => Ok(()),
+                    false => self.fetch_if_missing(cx, ino, &entry),
+                })
+                .and_then(|()| match flags.writes && !entry.may_write() {
                     true => Err(Error::NotPermitted),
                     false => Ok(()),
-                }
-            })
+                })
         };
         if let Err(error) = result {
             self.release_entry(ino, &entry);
@@ -270,8 +282,11 @@ impl Vfs {
             return Ok((self.attr_of(&tree, ino)?, opened));
         }
         let (path, owner) = self.prepare_create(cx, parent, &name)?;
-        // With write-back, a file that was created on the host meanwhile is found by the upload.
-        let asks_first = flags.is_exclusive && self.options.writeback.is_none();
+        // With write-back, and in a new directory of this mount, a file that was created on the host
+        // meanwhile is found by the upload.
+        let asks_first = flags.is_exclusive
+            && self.options.writeback.is_none()
+            && !self.is_own_new_directory(parent);
         let (entry, stat) = if asks_first {
             cx.may_wait()?;
             let result = self.remote.create_new(&path, mode, owner);
@@ -286,7 +301,9 @@ impl Vfs {
             }
             (entry, stat)
         } else {
-            let entry = self.cache.new_entry(flags.truncates)?;
+            let entry = self
+                .cache
+                .new_entry(flags.truncates && !flags.is_exclusive)?;
             (entry, self.stat_of_new(parent, mode, owner)?)
         };
         entry.add_handle();
@@ -297,6 +314,11 @@ impl Vfs {
         if let Some(inode) = tree.get_mut(ino) {
             inode.lookups += 1;
             inode.entry = Some(Arc::clone(&entry));
+            inode.is_created_exclusively = asks_first;
+            inode.must_be_created = flags.is_exclusive && !asks_first;
+        }
+        if let Some(dir) = tree.dir_mut(parent) {
+            dir.created_here_at = dir.created_here_at.map(|_| at);
         }
         self.block_if_in_flight(&tree, ino, &entry);
         let attr = self.attr_of(&tree, ino)?;
@@ -316,6 +338,20 @@ impl Vfs {
                 is_unsized: false,
             },
         ))
+    }
+
+    /// Returns whether this mount has created the directory, and is filling it, so that nobody else is
+    /// expected to create names in it.
+    fn is_own_new_directory(&self, dir: Ino) -> bool {
+        if self.remote.facts().uploads_in_place {
+            // Its uploads are not exclusive.
+            return false;
+        }
+        let tree = self.tree.lock();
+        let created_at = tree
+            .get(dir)
+            .and_then(|inode| inode.dir.as_deref()?.created_here_at);
+        created_at.is_some_and(|at| self.clock.tick().since(at) < OWN_DIRECTORY_TTL)
     }
 
     /// Resolves renames that concern a new name, checks that the login user may create it, and
@@ -433,7 +469,14 @@ impl Vfs {
     pub fn read(&self, cx: &Context, fh: Fh, offset: u64, len: u32) -> Result<Vec<u8>> {
         let handle = self.handles.lock().file(fh)?;
         let len = usize::try_from(len).unwrap_or(usize::MAX);
-        self.with_content(cx, &handle, |entry| entry.read(offset, len, cx.wait))
+        if let Some(data) = self.read_part(cx, &handle, offset, len)? {
+            return Ok(data);
+        }
+        match self.with_content(cx, &handle, |entry| entry.read(offset, len, cx.wait)) {
+            // A large file of which only parts were fetched has no path any more.
+            Err(Error::Cache(cache::Error::NotFetched)) => Err(Error::Stale),
+            result => result,
+        }
     }
 
     /// Applies `op` to the content of an open file; see [`Self::with_entry`].
@@ -534,6 +577,11 @@ impl Vfs {
         if is_removed {
             // The file has neither a name nor a handle.
             entry.discard();
+        }
+        if !entry.is_open()
+            && let Some(inode) = self.tree.lock().get_mut(ino)
+        {
+            inode.is_created_exclusively = false;
         }
         // Two handles may have been closed at once.
         entry.return_if_unused();

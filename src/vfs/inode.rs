@@ -26,6 +26,11 @@ pub(super) struct Inode {
     pub(super) stat: Stat,
     /// Whether `stat.mode` was set here and is not on the host yet.
     pub(super) is_mode_dirty: bool,
+    /// Whether the file was created here with `O_EXCL`: the host has it, without content.
+    pub(super) is_created_exclusively: bool,
+    /// Whether it was created here with `O_EXCL`, and the host was not asked: its upload must create
+    /// it.
+    pub(super) must_be_created: bool,
     /// Whether `stat` is fresh.
     pub(super) freshness: Freshness,
     pub(super) home: Home,
@@ -140,6 +145,8 @@ pub(super) struct Directory {
     pub(super) is_listing: bool,
     /// When a missing name was last looked up by itself, instead of by a listing.
     pub(super) single_lookup_at: Option<Tick>,
+    /// When this mount created the directory, or a file in it, if all its names are of this mount.
+    pub(super) created_here_at: Option<Tick>,
     /// Whether it was listed ahead, so that its names are kept although the kernel does not know it.
     pub(super) is_listed_ahead: bool,
     /// Whether the host refuses to list it.
@@ -181,6 +188,8 @@ impl Inode {
         Self {
             stat,
             is_mode_dirty: false,
+            is_created_exclusively: false,
+            must_be_created: false,
             freshness,
             home: Home::Unlinked,
             lookups: 0,

@@ -114,6 +114,7 @@ impl Vfs {
         if let Some(dir) = tree.dir_mut(ino) {
             // It is new, and therefore empty.
             dir.listed_at = Some(since);
+            dir.created_here_at = Some(at);
         }
         self.count_lookup(&mut tree, ino)
     }

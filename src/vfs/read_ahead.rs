@@ -29,10 +29,11 @@ use crate::vfs::walk::Ahead;
 use crate::vfs::walk::Child;
 use crate::vfs::walk::ChildKind;
 use crate::vfs::walk::Known;
+use crate::vfs::walk::MAX_FILE_BYTES;
 use crate::vfs::walk::Place;
 
 /// Directories with more names are not read ahead: to sort them takes too long for an event loop.
-const MAX_NAMES: usize = 20_000;
+const MAX_NAMES: usize = 5000;
 
 /// Listings that were made ahead are kept in memory for this time at least, while the kernel does
 /// not know the directories.
@@ -68,7 +69,7 @@ impl Vfs {
         }
         let ahead: Vec<(Place, KnownFile)> = files
             .into_iter()
-            .filter_map(|place| Some((place.clone(), self.file_to_fetch(&tree, &place, now)?)))
+            .filter_map(|it| Some((it.clone(), self.file_to_fetch(&tree, &it, now)?)))
             .collect();
         if ahead.is_empty() {
             return;
@@ -94,6 +95,9 @@ impl Vfs {
         }
         let (mut roots, max_names) = {
             let tree = self.tree.lock();
+            if !tree.has_room() {
+                return false;
+            }
             let known = Knowledge::new(self, &tree, at);
             let is_read = purpose == Purpose::Read;
             let ahead = self.walks.lock().listing(&known, dir, is_read, at);
@@ -118,9 +122,11 @@ impl Vfs {
     /// Starts to list directories on a worker.
     fn list_later(&self, tree: &Tree, ahead: &Ahead, at: Tick) {
         let roots = Self::directories_to_list(tree, ahead);
-        if roots.is_empty() || !self.lists_ahead() {
+        if roots.is_empty() || !self.lists_ahead() || !tree.has_room() {
             return;
         }
+        // From now on, so that no second request is sent beside it.
+        self.walks.lock().lists();
         let max_names = ahead.max_names;
         if let Ok(vfs) = self.arc() {
             self.cache.run(move || {
@@ -132,18 +138,21 @@ impl Vfs {
     /// Lists directories and those below them, and applies the listings. Returns the directories
     /// that were listed.
     fn list_trees(&self, roots: &[KnownDirectory], max_names: usize, at: Tick) -> Vec<Ino> {
-        let listings = self.remote.list_trees(roots, max_names);
-        let mut tree = self.tree.lock();
-        match listings {
+        self.walks.lock().lists();
+        let mut request = ListingRequest {
+            vfs: self,
+            n_listed: None,
+        };
+        match self.remote.list_trees(roots, max_names) {
             Ok(listings) => {
+                let mut tree = self.tree.lock();
                 let applied = tree.apply_listings(listings, at);
                 self.release_listed_ahead(&mut tree, at);
-                self.walks.lock().listed(applied.len());
+                request.n_listed = Some(applied.len());
                 applied
             }
             Err(error) => {
-                log::debug!("cannot list ahead: {}", error_chain::with_causes(&error));
-                self.walks.lock().listed(0);
+                log::info!("cannot list ahead: {}", error_chain::with_causes(&error));
                 Vec::new()
             }
         }
@@ -214,13 +223,30 @@ impl Vfs {
             }
         };
         let version = stat.version();
+        // Files of /sys have a size and no blocks; to read some of them has effects.
+        let is_odd = stat.blocks == 0 && stat.size > 0;
         let is_wanted = stat.kind == FileKind::File
+            && !is_odd
+            && stat.size <= MAX_FILE_BYTES
             && version.id.is_some()
             && self.is_fresh(freshness, now)
             && permission::permits(&stat, &self.login_user(), permission::READ)
             && !self.cache.has_or_reads_ahead(&version);
         let path = tree.path(*dir)?.join(name);
         is_wanted.then_some(KnownFile { path, version })
+    }
+}
+
+/// A request for listings ahead. Dropping it ends it, also after a panic.
+struct ListingRequest<'a> {
+    vfs: &'a Vfs,
+    n_listed: Option<usize>,
+}
+
+impl Drop for ListingRequest<'_> {
+    fn drop(&mut self) {
+        let now = self.vfs.clock.tick();
+        self.vfs.walks.lock().listed(self.n_listed, now);
     }
 }
 
@@ -252,7 +278,7 @@ impl ReadAheadTarget for Batch {
     }
 }
 
-/// What the tree knows at one moment.
+/// The knowledge of the tree at one moment.
 struct Knowledge<'a> {
     vfs: &'a Vfs,
     tree: &'a Tree,

@@ -34,6 +34,9 @@ pub struct SetAttr {
     pub mtime: Option<NewTime>,
 }
 
+/// The permission bits that a change of the owner clears.
+const SET_ID_BITS: u32 = 0o6000;
+
 impl Vfs {
     /// Changes attributes. A dirty file keeps those that an upload can set until it is uploaded.
     /// Blocks for the host.
@@ -55,6 +58,7 @@ impl Vfs {
             return self.attr_of(&self.tree.lock(), ino);
         }
         let Some((entry, mark)) = self.mark_for_reupload(cx, ino, &set)? else {
+            self.mark_if_just_created(cx, ino, &set)?;
             self.set_attrs(ino, set)?;
             return self.attr_of(&self.tree.lock(), ino);
         };
@@ -111,6 +115,37 @@ impl Vfs {
                 other.map(|_| None)
             }
         }
+    }
+
+    /// Marks a file for an upload if it was just created here, and has no content yet: its mode is set
+    /// when it is closed, together with its content. Only for more permissions, and for the owner that
+    /// it has: anything else must be true on the host when the call returns.
+    fn mark_if_just_created(&self, cx: &Context, ino: Ino, set: &SetAttr) -> Result<()> {
+        let entry = {
+            let tree = self.tree.lock();
+            let inode = tree.get(ino).ok_or(Error::UnknownInode)?;
+            let stat = inode.stat;
+            let keeps_owner = set.uid.is_none_or(|uid| uid == stat.uid)
+                && set.gid.is_none_or(|gid| gid == stat.gid);
+            let gives = set
+                .mode
+                .is_none_or(|mode| mode & stat.mode & PERMISSIONS == stat.mode);
+            let is_for_mode = set.mode.is_some() || set.uid.is_some() || set.gid.is_some();
+            let is_wanted = is_for_mode && keeps_owner && gives;
+            let is_just_created = inode.is_created_exclusively
+                && inode.stat.size == 0
+                && !inode.is_dirty()
+                && !inode.links().is_empty()
+                && self.handles.lock().is_open_for_writing(ino);
+            inode
+                .cloned_entry()
+                .filter(|_| is_wanted && is_just_created)
+        };
+        let Some(entry) = entry else {
+            return Ok(());
+        };
+        self.with_entry(cx, ino, &entry, || entry.mark_for_upload(cx.wait))?;
+        Ok(())
     }
 
     fn set_attrs(&self, ino: Ino, set: SetAttr) -> Result<()> {
@@ -203,6 +238,12 @@ impl Vfs {
         {
             inode.stat.mode = mode;
             inode.is_mode_dirty = true;
+        }
+        let is_owner_kept = change.uid.is_none_or(|uid| uid == inode.stat.uid)
+            && change.gid.is_none_or(|gid| gid == inode.stat.gid);
+        if is_owner_kept && inode.stat.mode & SET_ID_BITS == 0 {
+            // The upload changes the ctime, as this would.
+            (change.uid, change.gid) = (None, None);
         }
         if entry.is_new() && (change.uid.is_some() || change.gid.is_some()) {
             let uid = change.uid.unwrap_or(inode.stat.uid);

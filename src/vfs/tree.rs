@@ -52,6 +52,8 @@ pub(super) struct Tree {
     by_id: HashMap<FileId, Ino>,
     next_synthetic: u64,
     n_names: usize,
+    /// The number of names from which on old ones are dropped.
+    max_names: usize,
     /// Names that a request in flight renames or removes, with the number of the request. An answer
     /// about such a name may be from before or after that request.
     names_in_flight: Vec<(u64, Ino, Name)>,
@@ -83,6 +85,7 @@ impl Tree {
             by_id: HashMap::new(),
             next_synthetic: FIRST_SYNTHETIC,
             n_names: 0,
+            max_names: answers::MAX_NAMES,
             names_in_flight: Vec::new(),
             unknown_renames: VecDeque::new(),
             next_unknown_rename: 0,
@@ -587,6 +590,10 @@ impl Tree {
                     inode.home.remove(&link, Loss::Removed);
                 }
                 self.link(to.0, to.1, ino, at);
+                if let Some(dir) = self.dir_mut(ino) {
+                    // Others may have waited for the new name.
+                    dir.created_here_at = None;
+                }
                 self.confirm_below(ino, at);
                 self.drop_unused(from.0);
             }
@@ -622,10 +629,11 @@ impl Tree {
             let Some(ino) = self.instantiate_path(&path) else {
                 continue;
             };
-            let is_it = self
-                .inodes
-                .get(&ino)
-                .is_some_and(|inode| inode.dir.is_some() && inode.stat.id == listing.directory.id);
+            let is_older = |dir: &Directory| dir.listed_at.is_some_and(|it| it > at);
+            let is_it = self.inodes.get(&ino).is_some_and(|inode| {
+                inode.dir.as_deref().is_some_and(|dir| !is_older(dir))
+                    && inode.stat.id == listing.directory.id
+            });
             if !is_it {
                 self.drop_unused(ino);
                 continue;
@@ -645,8 +653,14 @@ impl Tree {
     fn instantiate_path(&mut self, path: &RemotePath) -> Option<Ino> {
         let mut ino = Ino::ROOT;
         for name in path.components() {
-            let name = Name::new(name).ok()?;
-            ino = self.instantiate(ino, &name)?;
+            let below = Name::new(name)
+                .ok()
+                .and_then(|name| self.instantiate(ino, &name));
+            let Some(below) = below else {
+                self.drop_unused(ino);
+                return None;
+            };
+            ino = below;
         }
         Some(ino)
     }
@@ -667,6 +681,11 @@ impl Tree {
 
     fn take_discarded(&mut self) -> Vec<Dropped> {
         std::mem::take(&mut self.discarded)
+    }
+
+    /// Returns whether there is room for names that no program has asked for.
+    pub(super) fn has_room(&self) -> bool {
+        self.n_names < answers::MAX_NAMES
     }
 
     /// Returns the number of inodes.

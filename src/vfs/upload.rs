@@ -318,6 +318,7 @@ impl UploadTarget for InodeUploadTarget {
             sets_mode: inode.is_mode_dirty,
             owner,
             placement,
+            is_exclusive: inode.must_be_created,
             may_append: vfs.options.placement != PlacementPolicy::Replace,
             atime: stat.atime,
             is_unknown,
@@ -348,6 +349,7 @@ impl UploadTarget for InodeUploadTarget {
             return;
         };
         inode.is_mode_dirty = false;
+        (inode.is_created_exclusively, inode.must_be_created) = (false, false);
         match changed.stat {
             Some(stat) => {
                 inode.page_cache_version = Some(stat.version());
@@ -374,6 +376,7 @@ impl UploadTarget for InodeUploadTarget {
             return;
         };
         inode.is_mode_dirty = false;
+        (inode.is_created_exclusively, inode.must_be_created) = (false, false);
         inode.page_cache_version = None;
         inode.ctime = None;
         let Some((parent, old)) = inode.current_or_last_link().cloned() else {
@@ -382,6 +385,10 @@ impl UploadTarget for InodeUploadTarget {
         // Open handles continue with the conflict copy; the old name belongs to another file. The
         // new name is linked first: an inode without a name might be dropped.
         tree.link(parent, &name, self.ino, at);
+        if let Some(dir) = tree.dir_mut(parent) {
+            // Others create names in it too.
+            dir.created_here_at = None;
+        }
         if tree.linked(parent, &old) == Some(self.ino) {
             tree.forget_name(parent, &old, at);
         }

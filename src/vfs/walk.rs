@@ -22,10 +22,15 @@
 //! ```
 //!
 //! One `ls`, an editor, the completion of a shell, and a reader without an order give none.
+//!
+//! Modules:
+//! - `single`: one walk: its window and its position
+//! - `window`: the files after a place, in the order of a walk
 
-use std::collections::HashMap;
+mod single;
+mod window;
+
 use std::num::NonZeroUsize;
-use std::rc::Rc;
 use std::time::Duration;
 
 use lru::LruCache;
@@ -33,6 +38,15 @@ use lru::LruCache;
 use crate::clock::Tick;
 use crate::path::Name;
 use crate::vfs::Ino;
+use crate::vfs::walk::single::FIRST_BYTES;
+use crate::vfs::walk::single::Walk;
+use crate::vfs::walk::window::MAX_DIRECTORIES;
+pub(super) use crate::vfs::walk::window::MAX_FILE_BYTES;
+use crate::vfs::walk::window::ORDERS;
+use crate::vfs::walk::window::Order;
+use crate::vfs::walk::window::ancestors;
+use crate::vfs::walk::window::is_below;
+use crate::vfs::walk::window::unlisted_after;
 
 /// A directory and a name in it.
 pub(super) type Place = (Ino, Name);
@@ -55,7 +69,7 @@ pub(super) enum ChildKind {
     Other,
 }
 
-/// What is known of the tree.
+/// The names of the tree, as far as they are known and fresh.
 pub(super) trait Known {
     /// Returns the names in a directory. `None` if they are not known, or too old, or too many.
     fn children(&self, dir: Ino) -> Option<Vec<Child>>;
@@ -67,7 +81,7 @@ pub(super) trait Known {
     fn parent(&self, dir: Ino) -> Option<Place>;
 }
 
-/// What to read ahead.
+/// A decision: the files and directories to read ahead.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Ahead {
     /// Files to fetch, in the order of the walk.
@@ -87,58 +101,29 @@ const MAX_GAP: Duration = Duration::from_secs(3);
 /// A walk is over when nothing happened for so long.
 const MAX_IDLE: Duration = Duration::from_secs(10);
 
-/// The first window of a walk: how much is fetched ahead at once. It grows by a factor while what
-/// was fetched is used.
-const FIRST_FILES: usize = 8;
-const FIRST_BYTES: u64 = 256 << 10;
-const MAX_FILES: usize = 512;
+/// A window grows by this factor while what was read ahead is used.
 const GROWTH: usize = 4;
-
-/// Larger files are not read ahead.
-const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// The first and the largest number of names to list ahead.
 const FIRST_NAMES: usize = 1000;
 const MAX_NAMES: usize = 64_000;
 
-/// How many directories are named in one request for listings.
-const MAX_DIRECTORIES: usize = 64;
-
-/// How many names one decision looks at.
-const MAX_VISITED: usize = 4096;
-
 /// A walk ends after so many opens that it did not foresee.
 const MAX_MISSES: u32 = 8;
 
-/// Nothing is listed ahead any more after so many requests in a row that listed nothing.
+/// Nothing is listed ahead for a while after so many requests in a row that listed nothing, or after
+/// one that failed.
 const MAX_USELESS: u32 = 3;
+const LISTING_PAUSE: Duration = Duration::from_secs(300);
+
+/// The opens in a directory are not looked at any more after they were no walk so often: to sort its
+/// names takes time.
+const MAX_FAILURES: u32 = 8;
 
 const MAX_WALKS: usize = 4;
 const MAX_TRACKS: usize = 64;
 /// How many opens of a directory are remembered.
 const MAX_OPENS: usize = 16;
-/// How far up a directory's ancestors are looked at.
-const MAX_DEPTH: usize = 64;
-
-/// The order in which a program takes the names of a directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
-    Name,
-    Inode,
-}
-
-const ORDERS: [Order; 2] = [Order::Name, Order::Inode];
-
-impl Order {
-    fn sort(self, children: &mut [Child]) {
-        match self {
-            Self::Name => {
-                children.sort_unstable_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()))
-            }
-            Self::Inode => children.sort_unstable_by_key(|child| child.shown_ino),
-        }
-    }
-}
 
 /// The events of one directory.
 #[derive(Debug, Default)]
@@ -151,6 +136,8 @@ struct Track {
     is_walked: bool,
     /// The files that were opened last, without a gap.
     opens: Vec<Name>,
+    /// How often the opens were no walk.
+    n_failures: u32,
 }
 
 impl Track {
@@ -171,25 +158,11 @@ pub(super) struct Walks {
     names_at: Tick,
     /// How many requests for listings ahead in a row have listed nothing.
     n_useless: u32,
+    /// Whether a request for listings ahead is in flight, and when the next one may be sent.
+    is_listing: bool,
+    lists_again_at: Option<Tick>,
     /// The measured rate of the link, in bytes per second.
     rate: Option<u64>,
-}
-
-/// A program that goes through the files of a tree.
-#[derive(Debug)]
-struct Walk {
-    root: Ino,
-    order: Order,
-    /// The last place that was fetched or opened.
-    cursor: Place,
-    /// Files that were fetched ahead, and not opened yet.
-    ahead: HashMap<Place, u64>,
-    n_files: usize,
-    n_bytes: u64,
-    /// How many files were fetched ahead last.
-    n_asked: usize,
-    n_misses: u32,
-    last_at: Tick,
 }
 
 impl Walks {
@@ -203,59 +176,48 @@ impl Walks {
             names: FIRST_NAMES,
             names_at: Tick::ZERO,
             n_useless: 0,
+            is_listing: false,
+            lists_again_at: None,
             rate: None,
         }
     }
 
     /// A file is about to be opened for reading. Returns what to read ahead, without that file.
     pub(super) fn opening(&mut self, known: &dyn Known, place: &Place, now: Tick) -> Ahead {
+        let mut ahead = self.files_after(known, place, now);
+        if !self.may_list(now) {
+            ahead.directories.clear();
+        }
+        ahead
+    }
+
+    fn files_after(&mut self, known: &dyn Known, place: &Place, now: Tick) -> Ahead {
         self.walks
             .retain(|walk| now.since(walk.last_at) <= MAX_IDLE);
         let limit = self.byte_limit();
-        if let Some(walk) = self
-            .walks
-            .iter_mut()
-            .find(|it| it.ahead.contains_key(place))
-        {
-            walk.ahead.remove(place);
-            (walk.n_misses, walk.last_at) = (0, now);
-            if walk.ahead.len() > walk.n_asked / 2 {
-                return Ahead::default();
-            }
-            walk.grow(limit);
-            return walk.ask(known, limit);
-        }
-        let (dir, name) = place;
-        let covering = self
-            .walks
-            .iter()
-            .position(|it| is_below(known, *dir, it.root));
-        if let Some(n) = covering {
-            let walk = &mut self.walks[n];
-            walk.n_misses += 1;
-            walk.last_at = now;
-            if walk.n_misses > MAX_MISSES {
-                self.walks.swap_remove(n);
-            } else if walk.ahead.is_empty() {
-                walk.cursor = place.clone();
-                return walk.ask(known, limit);
-            }
-            return Ahead::default();
+        let mut walks = self.walks.iter_mut();
+        if let Some(walk) = walks.find(|it| it.ahead.contains_key(place)) {
+            return walk.was_opened(known, place, limit, now);
         }
         for walk in &mut self.walks {
-            if walk.ahead.is_empty() && walk.goes_on_in(known, place) {
-                walk.last_at = now;
+            if walk.goes_on_at(known, place) {
+                walk.is_at(place, now);
                 return walk.ask(known, limit);
             }
         }
-        self.track_open(known, *dir, name, now)
+        for walk in &mut self.walks {
+            walk.n_misses += u32::from(is_below(known, place.0, walk.root));
+        }
+        self.walks.retain(|walk| walk.n_misses <= MAX_MISSES);
+        self.track_open(known, place.0, &place.1, now)
     }
 
-    /// Notes the open of a file outside of all walks, and begins a walk if there is evidence.
+    /// Notes the open of a file that no walk has foreseen, and begins a walk if there is evidence.
     fn track_open(&mut self, known: &dyn Known, dir: Ino, name: &Name, now: Tick) -> Ahead {
         let track = self.tracks.get_or_insert_mut(dir, Track::default);
         if !track.is_recent(now, MAX_GAP) {
             track.opens.clear();
+            track.n_failures = 0;
         }
         track.last_at = Some(now);
         if track.opens.contains(name) {
@@ -266,15 +228,15 @@ impl Walks {
         }
         track.opens.push(name.clone());
         let is_read = track.read_at.is_some_and(|at| now.since(at) <= MAX_GAP);
-        let is_walked = track.is_walked && is_read;
-        let needed = match (is_walked, is_read) {
-            (true, _) => 1,
-            (false, true) => 2,
+        let needed = match (track.is_walked, is_read) {
+            (true, true) => 1,
+            (false, true) | (true, false) => 2,
             (false, false) => 3,
         };
-        if track.opens.len() < needed {
+        if track.opens.len() < needed || track.n_failures >= MAX_FAILURES {
             return Ahead::default();
         }
+        track.n_failures += 1;
         let opens = track.opens.clone();
         let Some(mut children) = known.children(dir) else {
             return Ahead::default();
@@ -296,13 +258,21 @@ impl Walks {
             };
             if is_walk {
                 let cursor = (dir, children[last].name.clone());
-                return self.begin(known, order, cursor, now);
+                return self.begin(known, order, cursor, needed == 1, now);
             }
         }
         Ahead::default()
     }
 
-    fn begin(&mut self, known: &dyn Known, order: Order, cursor: Place, now: Tick) -> Ahead {
+    /// Begins a walk. If it `is_certain`, its window is larger from the beginning.
+    fn begin(
+        &mut self,
+        known: &dyn Known,
+        order: Order,
+        cursor: Place,
+        is_certain: bool,
+        now: Tick,
+    ) -> Ahead {
         let mut root = cursor.0;
         // A walk of directories goes on above this one.
         while self.tracks.peek(&root).is_some_and(|track| track.is_walked) {
@@ -311,21 +281,18 @@ impl Walks {
                 None => break,
             }
         }
+        // The order was taken for another one before: what was fetched stays.
+        let old = self.walks.iter().position(|walk| walk.root == root);
+        let ahead = old.map(|n| self.walks.swap_remove(n).ahead);
         if self.walks.len() == MAX_WALKS {
             self.walks.remove(0);
         }
         let limit = self.byte_limit();
-        let mut walk = Walk {
-            root,
-            order,
-            cursor,
-            ahead: HashMap::new(),
-            n_files: FIRST_FILES,
-            n_bytes: FIRST_BYTES.min(limit),
-            n_asked: 0,
-            n_misses: 0,
-            last_at: now,
-        };
+        let ahead = ahead.unwrap_or_default();
+        let mut walk = Walk::new(root, order, cursor, ahead, limit, now);
+        if is_certain {
+            walk.grow(limit);
+        }
         let ahead = walk.ask(known, limit);
         self.walks.push(walk);
         ahead
@@ -340,19 +307,12 @@ impl Walks {
         is_read: bool,
         now: Tick,
     ) -> Ahead {
-        if self.n_useless >= MAX_USELESS {
+        if !self.may_list(now) {
             return Ahead::default();
         }
         let Some(order) = self.step_of_walk(known, dir, is_read, now) else {
             return Ahead::default();
         };
-        let is_new = now.since(self.names_at) > MAX_IDLE;
-        self.names = if is_new {
-            FIRST_NAMES
-        } else {
-            (self.names * GROWTH).min(MAX_NAMES)
-        };
-        self.names_at = now;
         let mut directories = Vec::new();
         let mut above = known.parent(dir);
         while let Some((parent, name)) = above {
@@ -364,6 +324,18 @@ impl Walks {
             }
         }
         directories.truncate(MAX_DIRECTORIES);
+        if directories.is_empty() {
+            return Ahead::default();
+        }
+        let is_new = now.since(self.names_at) > MAX_IDLE;
+        self.names = if is_new {
+            FIRST_NAMES
+        } else {
+            (self.names * GROWTH).min(MAX_NAMES)
+        };
+        self.names_at = now;
+        let track = self.tracks.get_or_insert_mut(dir, Track::default);
+        track.is_walked = true;
         Ahead {
             files: Vec::new(),
             directories,
@@ -404,6 +376,7 @@ impl Walks {
         track.is_walked = is_walked || track.is_walked && track.is_recent(now, PAUSE);
         track.read_at = Some(now);
         track.opens.clear();
+        track.n_failures = 0;
         self.touch(known, dir, now);
     }
 
@@ -417,16 +390,32 @@ impl Walks {
         }
     }
 
-    /// A request for listings ahead has listed so many directories.
-    pub(super) fn listed(&mut self, n_directories: usize) {
-        self.n_useless = if n_directories == 0 {
-            self.n_useless + 1
-        } else {
-            0
-        };
+    /// Returns whether directories may be listed ahead now.
+    fn may_list(&self, now: Tick) -> bool {
+        !self.is_listing && self.lists_again_at.is_none_or(|at| now >= at)
     }
 
-    /// What was fetched ahead arrived in this time.
+    /// A request for listings ahead is sent.
+    pub(super) fn lists(&mut self) {
+        self.is_listing = true;
+    }
+
+    /// A request for listings ahead has listed so many directories. `None` if it failed: perhaps a
+    /// filesystem below does not answer.
+    pub(super) fn listed(&mut self, n_directories: Option<usize>, now: Tick) {
+        self.is_listing = false;
+        match n_directories {
+            Some(1..) => self.n_useless = 0,
+            Some(0) => self.n_useless += 1,
+            None => self.n_useless = MAX_USELESS,
+        }
+        if self.n_useless >= MAX_USELESS {
+            self.n_useless = 0;
+            self.lists_again_at = Some(now + LISTING_PAUSE);
+        }
+    }
+
+    /// Notes how long content that was fetched ahead took to arrive.
     pub(super) fn measured(&mut self, n_bytes: u64, took: Duration) {
         // The round trip would dominate what a small answer tells.
         if n_bytes >= FIRST_BYTES {
@@ -440,180 +429,6 @@ impl Walks {
         let by_rate = self.rate.map_or(u64::MAX, |rate| rate.max(FIRST_BYTES));
         self.max_bytes.min(by_rate)
     }
-}
-
-impl Walk {
-    fn grow(&mut self, limit: u64) {
-        self.n_files = (self.n_files * GROWTH).min(MAX_FILES);
-        self.n_bytes = self.n_bytes.saturating_mul(GROWTH as u64).min(limit);
-    }
-
-    /// Returns the files after the cursor that fit into the window, and moves the cursor behind
-    /// them.
-    fn ask(&mut self, known: &dyn Known, limit: u64) -> Ahead {
-        let mut window = Window {
-            known,
-            order: self.order,
-            n_files: self.n_files,
-            n_bytes: self.n_bytes.min(limit),
-            children: HashMap::new(),
-            files: Vec::new(),
-            directories: Vec::new(),
-            n_visited: 0,
-        };
-        if let Some(cursor) = window.fill(self.root, &self.cursor) {
-            self.cursor = cursor;
-        }
-        let (files, directories) = (window.files, window.directories);
-        self.n_asked = files.len();
-        self.ahead.extend(files.iter().cloned());
-        Ahead {
-            files: files.into_iter().map(|(place, _)| place).collect(),
-            directories,
-            max_names: FIRST_NAMES,
-        }
-    }
-
-    /// Returns whether a walk that has come to the end of its directory goes on with this file,
-    /// which is the first one of another directory near by. If so, moves the root up to the
-    /// directory that contains both.
-    fn goes_on_in(&mut self, known: &dyn Known, place: &Place) -> bool {
-        /// How far up the common directory may be.
-        const NEAR: usize = 3;
-        let near: Vec<Ino> = ancestors(known, place.0).take(NEAR).collect();
-        let common = ancestors(known, self.root)
-            .take(NEAR)
-            .find(|it| near.contains(it));
-        let Some(common) = common else {
-            return false;
-        };
-        let Some(mut children) = known.children(place.0) else {
-            return false;
-        };
-        children.retain(|child| matches!(child.kind, ChildKind::File(_)));
-        self.order.sort(&mut children);
-        if children.first().is_none_or(|first| first.name != place.1) {
-            return false;
-        }
-        self.root = common;
-        self.cursor = place.clone();
-        true
-    }
-}
-
-/// Collects the files after a place, in the order of a walk.
-struct Window<'a> {
-    known: &'a dyn Known,
-    order: Order,
-    n_files: usize,
-    n_bytes: u64,
-    /// The sorted names of the directories that were looked at.
-    children: HashMap<Ino, Option<Rc<[Child]>>>,
-    files: Vec<(Place, u64)>,
-    /// Directories that must be listed before the walk can go on.
-    directories: Vec<Place>,
-    n_visited: usize,
-}
-
-impl Window<'_> {
-    fn sorted(&mut self, dir: Ino) -> Option<Rc<[Child]>> {
-        let (known, order) = (self.known, self.order);
-        let children = self.children.entry(dir).or_insert_with(|| {
-            let mut children = known.children(dir)?;
-            order.sort(&mut children);
-            Some(children.into())
-        });
-        children.clone()
-    }
-
-    /// Collects files below `root` behind `cursor`; returns the place of the last one.
-    fn fill(&mut self, root: Ino, cursor: &Place) -> Option<Place> {
-        let mut last = None;
-        let mut n_bytes = 0;
-        let (mut dir, mut after) = (cursor.0, Some(cursor.1.clone()));
-        'directory: while let Some(children) = self.sorted(dir) {
-            let start = match &after {
-                None => 0,
-                Some(name) => children.iter().position(|child| child.name == *name)? + 1,
-            };
-            for (n, child) in children.iter().enumerate().skip(start) {
-                self.n_visited += 1;
-                if self.n_visited > MAX_VISITED {
-                    return last;
-                }
-                match child.kind {
-                    ChildKind::File(size) if size > MAX_FILE_BYTES.min(self.n_bytes) => {}
-                    ChildKind::File(size) => {
-                        n_bytes += size;
-                        if self.files.len() >= self.n_files || n_bytes > self.n_bytes {
-                            return last;
-                        }
-                        let place = (dir, child.name.clone());
-                        self.files.push((place.clone(), size));
-                        last = Some(place);
-                    }
-                    ChildKind::Directory(Some(ino)) if self.sorted(ino).is_some() => {
-                        (dir, after) = (ino, None);
-                        continue 'directory;
-                    }
-                    ChildKind::Directory(_) => {
-                        let rest = children.iter().skip(n);
-                        self.directories = unlisted(self.known, dir, rest);
-                        return last;
-                    }
-                    ChildKind::Other => {}
-                }
-            }
-            if dir == root {
-                break;
-            }
-            let (parent, name) = self.known.parent(dir)?;
-            (dir, after) = (parent, Some(name));
-        }
-        last
-    }
-}
-
-/// Returns the directories among `children` whose listings are not known.
-fn unlisted<'a>(
-    known: &dyn Known,
-    parent: Ino,
-    children: impl Iterator<Item = &'a Child>,
-) -> Vec<Place> {
-    children
-        .filter(|child| match child.kind {
-            ChildKind::Directory(Some(ino)) => !known.is_listed(ino),
-            ChildKind::Directory(None) => true,
-            ChildKind::File(_) | ChildKind::Other => false,
-        })
-        .take(MAX_DIRECTORIES)
-        .map(|child| (parent, child.name.clone()))
-        .collect()
-}
-
-/// Returns the directories after `name` whose listings are not known.
-fn unlisted_after(known: &dyn Known, order: Order, parent: Ino, name: &Name) -> Vec<Place> {
-    let Some(mut children) = known.children(parent) else {
-        return Vec::new();
-    };
-    order.sort(&mut children);
-    let position = children.iter().position(|child| child.name == *name);
-    let start = position.map_or(children.len(), |at| at + 1);
-    unlisted(known, parent, children.iter().skip(start))
-}
-
-/// Returns the directories above a directory, the nearest first.
-fn ancestors(known: &dyn Known, dir: Ino) -> impl Iterator<Item = Ino> + '_ {
-    let mut at = dir;
-    std::iter::from_fn(move || {
-        at = known.parent(at)?.0;
-        Some(at)
-    })
-    .take(MAX_DEPTH)
-}
-
-fn is_below(known: &dyn Known, dir: Ino, root: Ino) -> bool {
-    dir == root || ancestors(known, dir).any(|above| above == root)
 }
 
 #[cfg(test)]

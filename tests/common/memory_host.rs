@@ -127,6 +127,7 @@ impl Memory {
                 uploads_in_place: false,
                 can_fetch_many: false,
                 can_list_trees: false,
+                can_fetch_blocks: false,
             },
             state: Mutex::new(State {
                 tree,

@@ -64,6 +64,7 @@ pub fn upload_spec(data: &[u8]) -> UploadSpec {
         placement: Placement::Replace,
         durability: Durability::Lazy,
         conflict_name: None,
+        is_exclusive: false,
         tag: 0x1234_abcd,
     }
 }

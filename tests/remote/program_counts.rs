@@ -2,13 +2,18 @@
 //! The number of programs that each operation starts on the host.
 
 use std::fs;
+use std::io;
 use std::path::Path;
+use std::slice;
 use std::sync::Arc;
 
 use scpfs::clock::ManualClock;
 use scpfs::remote::AttrChange;
+use scpfs::remote::BatchReceiver;
 use scpfs::remote::Durability;
 use scpfs::remote::Expect;
+use scpfs::remote::KnownDirectory;
+use scpfs::remote::KnownFile;
 use scpfs::remote::NewTime;
 use scpfs::remote::Owner;
 use scpfs::remote::Remote as _;
@@ -17,6 +22,7 @@ use scpfs::remote::UploadSpec;
 use scpfs::shell::Shell;
 use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
+use scpfs::stat::Stat;
 use scpfs_testing::content::Buffer;
 use scpfs_testing::content::bytes;
 use scpfs_testing::local::Userland;
@@ -46,6 +52,31 @@ fn counted(world: &World, operation: impl FnOnce()) -> String {
     let started = fs::read_to_string(&log).unwrap();
     let names: Vec<&str> = started.lines().collect();
     names.join(" ")
+}
+
+/// As [`counted`], but by name: the programs of a pipeline start in any order.
+fn counted_in_pipeline(world: &World, operation: impl FnOnce()) -> String {
+    let started = counted(world, operation);
+    let mut names: Vec<&str> = started.split(' ').collect();
+    names.sort_unstable();
+    names.join(" ")
+}
+
+/// Discards what is fetched.
+struct Discard;
+
+impl BatchReceiver for Discard {
+    fn begin(&mut self, _index: usize, _size: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn data(&mut self, _data: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn end(&mut self, _index: usize, stat: Option<&Stat>) {
+        assert!(stat.is_some());
+    }
 }
 
 fn operations(userland: Userland) -> Vec<(&'static str, String)> {
@@ -174,14 +205,35 @@ fn operations(userland: Userland) -> Vec<(&'static str, String)> {
             .fetch(&path("file"), Some(&known), &mut Buffer::default())
             .unwrap();
     });
+    for n in 0..100 {
+        fs::write(at(&format!("many{n}")), "content").unwrap();
+    }
+    let known = |n: usize| {
+        let path = path(&format!("many{n}"));
+        let version = shell.stat(&path).unwrap().version();
+        KnownFile { path, version }
+    };
+    let files: Vec<KnownFile> = (0..100).map(known).collect();
+    count("100 files that are read ahead", &mut || {
+        shell.fetch_many(&files, &mut Discard).unwrap();
+    });
+    let root = KnownDirectory {
+        path: path("dir"),
+        id: shell.stat(&path("dir")).unwrap().id.unwrap(),
+    };
     count("a copy", &mut || {
         shell.copy(&path("file"), &path("copy"), &new).unwrap();
     });
+    let started = counted_in_pipeline(&world, || {
+        let listed = shell.list_trees(slice::from_ref(&root), 1000).unwrap();
+        assert_eq!(listed.len(), 1);
+    });
+    found.push(("a tree that is listed ahead", started));
     found
 }
 
 /// The programs of each operation: for GNU tools, for BusyBox with `stat`, and for BusyBox without.
-const TABLE: [(&str, [&str; 3]); 17] = [
+const TABLE: [(&str, [&str; 3]); 19] = [
     // GNU `ls` asks once a minute whether the directory has a default ACL.
     (
         "the first new file",
@@ -242,6 +294,15 @@ const TABLE: [(&str, [&str; 3]); 17] = [
         "a fetch of a known version",
         ["scp stat", "scp stat", "scp ls ls ls"],
     ),
+    // Each chunk has 64 files.
+    (
+        "100 files that are read ahead",
+        [
+            "scp stat scp stat",
+            "scp stat scp stat",
+            "scp ls ls ls scp ls ls ls",
+        ],
+    ),
     (
         "a copy",
         [
@@ -249,6 +310,10 @@ const TABLE: [(&str, [&str; 3]); 17] = [
             "cat touch ln rm stat",
             "cat touch ln rm ls ls ls",
         ],
+    ),
+    (
+        "a tree that is listed ahead",
+        ["find head", "find head stat xargs", "find ls ls ls"],
     ),
 ];
 

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use scpfs::path::RemotePath;
 use scpfs::remote::Ability;
 use scpfs::remote::AttrChange;
+use scpfs::remote::BatchReceiver;
 use scpfs::remote::Changed;
 use scpfs::remote::Contact;
 use scpfs::remote::Content;
 use scpfs::remote::Error;
 use scpfs::remote::Facts;
 use scpfs::remote::Fetched;
+use scpfs::remote::KnownDirectory;
+use scpfs::remote::KnownFile;
 use scpfs::remote::Listing;
 use scpfs::remote::Owner;
 use scpfs::remote::Reason;
@@ -20,6 +23,7 @@ use scpfs::remote::Remote;
 use scpfs::remote::RenameHow;
 use scpfs::remote::Renamed;
 use scpfs::remote::Result;
+use scpfs::remote::SubListing;
 use scpfs::remote::UploadSpec;
 use scpfs::remote::Uploaded;
 use scpfs::ssh;
@@ -66,6 +70,17 @@ pub(crate) trait Fate: Send + Sync + fmt::Debug {
     fn answers(&self) -> bool {
         true
     }
+
+    /// Called when the host has listed a tree and the answer is in flight.
+    fn has_listed_trees(&self) {}
+
+    /// Whether requests for the listings of trees fail.
+    fn fails_trees(&self) -> bool {
+        false
+    }
+
+    /// Called before several files are fetched.
+    fn fetches_many(&self, _files: &[KnownFile]) {}
 
     /// Called when the host has made a listing and the answer is in flight.
     fn has_listed(&self) {}
@@ -175,6 +190,33 @@ impl Remote for Faulty {
         let fetched = self.ask(|r| r.fetch(path, known, receiver));
         self.fate.has_fetched();
         fetched
+    }
+
+    fn fetch_many(&self, files: &[KnownFile], receiver: &mut dyn BatchReceiver) -> Result<()> {
+        self.fate.fetches_many(files);
+        self.ask(|r| r.fetch_many(files, receiver))
+    }
+
+    fn fetch_blocks(
+        &self,
+        path: &RemotePath,
+        first: u64,
+        n_blocks: u64,
+    ) -> Result<(Stat, Vec<u8>)> {
+        self.ask(|r| r.fetch_blocks(path, first, n_blocks))
+    }
+
+    fn list_trees(&self, roots: &[KnownDirectory], max_names: usize) -> Result<Vec<SubListing>> {
+        if self.fate.fails_trees() {
+            let source = ssh::Error::Closed { act: "waiting" };
+            return Err(Error::OutcomeUnknown {
+                act: "list",
+                source,
+            });
+        }
+        let listings = self.ask(|r| r.list_trees(roots, max_names));
+        self.fate.has_listed_trees();
+        listings
     }
 
     fn upload(

@@ -14,6 +14,7 @@
 //! - `owned_path`: local directories that another user could replace.
 //! - `panics`: a panic in the middle of an operation leaves nothing busy.
 //! - `partial_uploads`: partial uploads in place, and changes by others to them.
+//! - `parts`: large files of which only a part is read.
 //! - `races`: rare orders of events: close, fetch, truncate, retries.
 //! - `read_ahead`: read-ahead for programs that walk through a tree.
 //! - `rename_races`: listings that race with renames, and renames of unknown outcome.
@@ -36,6 +37,7 @@ mod names;
 mod owned_path;
 mod panics;
 mod partial_uploads;
+mod parts;
 mod races;
 mod read_ahead;
 mod rename_races;

@@ -1,11 +1,14 @@
 //! Names that are created, renamed and removed here.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
 
 use scpfs::vfs::Error;
 use scpfs::vfs::Ino;
 use scpfs::vfs::OpenFlags;
 use scpfs::vfs::RenameFlags;
+use scpfs::vfs::SetAttr;
 use scpfs_testing::vfs_mount::CX;
 use scpfs_testing::vfs_mount::Mount;
 
@@ -142,4 +145,79 @@ fn errors_of_the_host_are_those_of_a_filesystem() {
         errno(mount.vfs.open(&CX, dir, flags).map(drop)),
         libc::EISDIR
     );
+}
+
+/// In a directory that this mount has just made, the upload finds it; elsewhere the creation.
+#[test]
+fn a_name_that_others_create_in_a_new_directory_of_this_mount_is_never_replaced() {
+    let mount = Mount::new();
+    let dir = mount.vfs.mkdir(&CX, Ino::ROOT, b"made", 0o755).unwrap();
+    let dir = dir.attr.unwrap().ino;
+    let flags = OpenFlags::new(libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY).unwrap();
+    let create = |name: &str| mount.vfs.create(&CX, dir, name.as_bytes(), 0o644, flags);
+    let (_, opened) = create("taken").unwrap();
+    mount.vfs.write(&CX, opened.fh, 0, b"ours").unwrap();
+    fs::write(mount.at("made/taken"), "theirs").unwrap();
+    mount.close(&opened).unwrap_err();
+    assert_eq!(fs::read(mount.at("made/taken")).unwrap(), b"theirs");
+    assert_eq!(
+        fs::read(mount.at(&mount.beside("made/taken"))).unwrap(),
+        b"ours"
+    );
+    // The listing shows that others fill the directory too: from now on the host is asked.
+    mount.age();
+    mount.names("made").unwrap();
+    fs::write(mount.at("made/second"), "theirs").unwrap();
+    let error = create("second").unwrap_err();
+    assert_eq!(error.errno(), libc::EEXIST);
+    // And so it is after a while.
+    let dir = mount.vfs.mkdir(&CX, Ino::ROOT, b"later", 0o755).unwrap();
+    let dir = dir.attr.unwrap().ino;
+    mount.clock.advance(Duration::from_secs(11));
+    fs::write(mount.at("later/lock"), "theirs").unwrap();
+    let error = mount
+        .vfs
+        .create(&CX, dir, b"lock", 0o644, flags)
+        .unwrap_err();
+    assert_eq!(error.errno(), libc::EEXIST);
+}
+
+/// An empty lock has the same content as the one that others hold.
+#[test]
+fn a_lock_that_others_hold_in_a_new_directory_is_never_taken_for_ours() {
+    let mount = Mount::new();
+    let dir = mount.vfs.mkdir(&CX, Ino::ROOT, b"made", 0o755).unwrap();
+    let dir = dir.attr.unwrap().ino;
+    fs::write(mount.at("made/lock"), "").unwrap();
+    let flags = OpenFlags::new(libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY).unwrap();
+    if let Ok((_, opened)) = mount.vfs.create(&CX, dir, b"lock", 0o644, flags) {
+        mount.close(&opened).unwrap_err();
+    }
+    // Others may have waited for the new name of a directory.
+    mount.rename("made", "moved").unwrap();
+    fs::write(mount.at("moved/second"), "theirs").unwrap();
+    let created = mount.vfs.create(&CX, dir, b"second", 0o644, flags);
+    assert_eq!(created.unwrap_err().errno(), libc::EEXIST);
+}
+
+/// A mode that takes permissions away must be true when chmod returns.
+#[test]
+fn chmod_of_a_file_that_was_just_created_is_on_the_host_unless_it_only_adds_permissions() {
+    let mount = Mount::new();
+    let flags = libc::O_EXCL | libc::O_WRONLY;
+    let mode = |mode| SetAttr {
+        mode: Some(mode),
+        ..SetAttr::default()
+    };
+    let on_host = |name: &str| fs::metadata(mount.at(name)).unwrap().mode() & 0o777;
+    let (attr, opened) = mount.create("secret", flags).unwrap();
+    let fh = Some(opened.fh);
+    mount.vfs.setattr(&CX, attr.ino, fh, &mode(0o600)).unwrap();
+    assert_eq!(on_host("secret"), 0o600);
+    mount.close(&opened).unwrap();
+    let (attr, opened) = mount.create("wider", flags).unwrap();
+    let fh = Some(opened.fh);
+    mount.vfs.setattr(&CX, attr.ino, fh, &mode(0o755)).unwrap();
+    mount.close(&opened).unwrap();
+    assert_eq!(on_host("wider"), 0o755);
 }

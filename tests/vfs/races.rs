@@ -208,7 +208,8 @@ fn open_right_after_a_fetch_was_given_up_fetches_the_file() {
     mount.find("file").unwrap();
     mount.world.faults.lock().stops_after_read = Some(4 << 20);
     late.is_late.store(true, Ordering::SeqCst);
-    let opened = mount.open("file", libc::O_RDONLY).unwrap();
+    // An open for writing fetches the whole content.
+    let opened = mount.open("file", libc::O_RDWR).unwrap();
     mount.vfs.read(&CX, opened.fh, 0, 100).unwrap();
     mount.close(&opened).unwrap();
     mount.world.faults.lock().stops_after_read = None;

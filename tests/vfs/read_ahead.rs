@@ -1,15 +1,24 @@
 //! Read-ahead for programs that walk through a tree: it saves round trips and changes no result.
 
 use std::fs;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
+use scpfs::remote::Receiver;
 use scpfs::vfs::Ino;
 use scpfs_testing::local::Userland;
 use scpfs_testing::local::World;
 use scpfs_testing::vfs_mount::CX;
 use scpfs_testing::vfs_mount::Mount;
 use scpfs_testing::vfs_mount::Setup;
+use scpfs_testing::wait::wait_until;
+
+use crate::faulty::Fate;
+use crate::faulty::Faulty;
 
 const READ_AHEAD: u64 = 16 << 20;
 
@@ -66,8 +75,8 @@ fn a_tree_is_read_in_a_few_round_trips() {
         };
         let ((), trips) = mount.counted(|| read_tree(&mount));
         let max = match userland {
-            // A host without `stat` cannot list several directories in one request.
-            Userland::Dropbear => 22,
+            // Without `stat`, trees are listed level by level.
+            Userland::Dropbear => 10,
             _ => 8,
         };
         assert!(trips <= max, "{userland:?}: {trips} round trips");
@@ -81,7 +90,12 @@ fn a_tree_is_read_in_a_few_round_trips() {
 
 #[test]
 fn the_names_of_a_tree_are_listed_in_a_few_round_trips() {
-    for userland in [Userland::Gnu, Userland::BusyBox, Userland::Bsd] {
+    for userland in [
+        Userland::Gnu,
+        Userland::BusyBox,
+        Userland::Bsd,
+        Userland::Bare,
+    ] {
         let mount = mount_of(userland).unwrap();
         let (n_names, trips) = mount.counted(|| {
             let dirs = mount.names("tree").unwrap();
@@ -244,6 +258,202 @@ fn files_that_the_login_user_may_not_read_are_not_read_ahead() {
         }
     }
     assert_eq!(mount.cache.report().read_ahead.wasted, 0);
+}
+
+/// Counts requests, lets those for trees fail, and delays the answer to one.
+#[derive(Debug, Default)]
+struct Requests {
+    n_trees: AtomicUsize,
+    fails_trees: AtomicBool,
+    is_delayed: AtomicBool,
+    is_in_flight: AtomicBool,
+}
+
+impl Fate for Requests {
+    fn fails_trees(&self) -> bool {
+        self.n_trees.fetch_add(1, SeqCst);
+        self.fails_trees.load(SeqCst)
+    }
+
+    fn has_listed_trees(&self) {
+        if self.is_delayed.load(SeqCst) {
+            self.is_in_flight.store(true, SeqCst);
+            wait_until("the answer may arrive", || !self.is_delayed.load(SeqCst));
+        }
+    }
+}
+
+fn with_requests(world: World) -> (Mount, Arc<Requests>) {
+    let requests = Arc::new(Requests::default());
+    let fate = Arc::clone(&requests);
+    let setup = Setup {
+        around: Box::new(move |remote| Faulty::around(remote, fate)),
+        ..reading_ahead()
+    };
+    (Mount::on(Arc::new(world), setup), requests)
+}
+
+#[test]
+fn an_older_listing_of_a_tree_does_not_bring_back_a_removed_name() {
+    let world = World::new(Userland::Gnu);
+    fs::create_dir_all(world.root().join("tree/a")).unwrap();
+    fs::create_dir_all(world.root().join("tree/b/below")).unwrap();
+    fs::write(world.root().join("tree/b/below/file"), "content").unwrap();
+    let (mount, requests) = with_requests(world);
+    mount.names("tree/b").unwrap();
+    let below = mount.find("tree/b/below").unwrap().ino;
+    mount.clock.advance(Duration::from_secs(4));
+    assert_eq!(names_in(&mount, below), 1);
+    mount.vfs.lookup(&CX, below, b"file").unwrap();
+    // `tree` and `b` become stale, but not `below`.
+    mount.clock.advance(Duration::from_millis(1500));
+    mount.names("tree").unwrap();
+    requests.is_delayed.store(true, SeqCst);
+    std::thread::scope(|scope| {
+        let walk = scope.spawn(|| mount.names("tree/a").unwrap());
+        wait_until("the tree is listed", || requests.is_in_flight.load(SeqCst));
+        mount.clock.advance(Duration::from_millis(200));
+        mount.vfs.unlink(&CX, below, b"file").unwrap();
+        // This listing is newer, and has no entry for the removed name.
+        mount.clock.advance(Duration::from_millis(3500));
+        assert_eq!(names_in(&mount, below), 0);
+        requests.is_delayed.store(false, SeqCst);
+        walk.join().unwrap();
+    });
+    assert_eq!(names_in(&mount, below), 0);
+    let found = mount.vfs.lookup(&CX, below, b"file").unwrap();
+    assert!(found.attr.is_none(), "the file was removed here");
+}
+
+/// Returns how many names a directory has, without `.` and `..`.
+fn names_in(mount: &Mount, dir: Ino) -> usize {
+    let fh = mount.vfs.opendir(dir).unwrap();
+    let mut items = mount.vfs.readdir(&CX, fh, 0).unwrap();
+    let mut n_names = 0;
+    while items.peek().is_some() {
+        items.advance();
+        n_names += 1;
+    }
+    mount.vfs.releasedir(fh);
+    n_names - 2
+}
+
+/// For example because a filesystem below does not answer.
+#[test]
+fn a_tree_that_cannot_be_listed_is_asked_for_once() {
+    let world = World::new(Userland::Gnu);
+    make_tree(&world);
+    let (mount, requests) = with_requests(world);
+    requests.fails_trees.store(true, SeqCst);
+    read_tree(&mount);
+    assert_eq!(requests.n_trees.load(SeqCst), 1);
+    mount.clock.advance(Duration::from_secs(600));
+    requests.fails_trees.store(false, SeqCst);
+    read_tree(&mount);
+    assert!(requests.n_trees.load(SeqCst) > 1, "later it is tried again");
+}
+
+/// The host sends more than the listing announced.
+#[test]
+fn a_file_that_has_grown_does_not_fill_the_local_disk() {
+    let world = World::new(Userland::Gnu);
+    fs::create_dir(world.root().join("tree")).unwrap();
+    for n in 0..9 {
+        fs::write(world.root().join(format!("tree/file{n}")), "text").unwrap();
+    }
+    let mount = Mount::on(Arc::new(world), reading_ahead());
+    mount.names("tree").unwrap();
+    fs::write(mount.at("tree/file5"), vec![0; 200 << 20]).unwrap();
+    let before = mount.world.meter.bytes_read();
+    for n in [0, 1, 2] {
+        assert_eq!(mount.read(&format!("tree/file{n}")).unwrap(), b"text");
+    }
+    let n_bytes = mount.world.meter.bytes_read() - before;
+    assert!(n_bytes < 10 << 20, "{n_bytes} bytes");
+}
+
+#[test]
+fn walks_that_were_given_up_leave_room_for_the_next() {
+    let world = World::new(Userland::Gnu);
+    for dir in 0..12 {
+        fs::create_dir_all(world.root().join(format!("dir{dir:02}"))).unwrap();
+        for file in 0..40 {
+            let name = format!("dir{dir:02}/file{file:02}");
+            fs::write(world.root().join(name), vec![7; 20_000]).unwrap();
+        }
+    }
+    let setup = Setup {
+        max_bytes: 4 << 20,
+        ..reading_ahead()
+    };
+    let mount = Mount::on(Arc::new(world), setup);
+    let read = |dir: usize, n_files: usize| {
+        let dir = format!("dir{dir:02}");
+        for file in mount.names(&dir).unwrap().iter().take(n_files) {
+            mount.read(&format!("{dir}/{file}")).unwrap();
+        }
+    };
+    for dir in 0..11 {
+        read(dir, 3);
+        mount.clock.advance(Duration::from_secs(20));
+    }
+    let before = mount.cache.report().read_ahead;
+    read(11, 40);
+    let after = mount.cache.report().read_ahead;
+    assert!(after.used > before.used + 30, "{before:?} {after:?}");
+}
+
+/// Small files are opened while large files are transferred.
+#[test]
+fn an_open_in_a_walk_does_not_wait_for_large_transfers() {
+    let world = World::new(Userland::Gnu);
+    make_tree(&world);
+    fs::write(world.root().join("large"), vec![1; 100 << 20]).unwrap();
+    let mount = Mount::on(Arc::new(world), reading_ahead());
+    let large = mount.find("large").unwrap();
+    mount.names("tree").unwrap();
+    let is_over = AtomicBool::new(false);
+    let n_blocked = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        // They take all connections but the reserved one.
+        let n_transfers = mount.remote.contact().max - 1;
+        for _ in 0..n_transfers {
+            scope.spawn(|| {
+                let mut slow = Slow(&is_over, &n_blocked, false);
+                let known = large.stat.version();
+                let path = scpfs_testing::samples::path("large");
+                mount.remote.fetch(&path, Some(&known), &mut slow).unwrap();
+            });
+        }
+        wait_until("all transfers have begun", || {
+            n_blocked.load(SeqCst) == n_transfers
+        });
+        mount.clock.advance(Duration::from_secs(2));
+        for dir in ["tree/dir0", "tree/dir1"] {
+            for file in mount.names(dir).unwrap() {
+                mount.read(&format!("{dir}/{file}")).unwrap();
+            }
+        }
+        assert!(mount.cache.report().read_ahead.files > 0);
+        is_over.store(true, SeqCst);
+    });
+}
+
+/// Accepts content only when the test is over.
+struct Slow<'a>(&'a AtomicBool, &'a AtomicUsize, bool);
+
+impl Receiver for Slow<'_> {
+    fn begin(&mut self, _size: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn data(&mut self, _data: &[u8]) -> io::Result<()> {
+        if !std::mem::replace(&mut self.2, true) {
+            self.1.fetch_add(1, SeqCst);
+        }
+        wait_until("the test is over", || self.0.load(SeqCst));
+        Ok(())
+    }
 }
 
 /// The kernel sends no FORGET for a directory that it has not looked up: after the TTL, the mount

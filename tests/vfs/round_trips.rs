@@ -2,6 +2,7 @@
 //! channel.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use scpfs::stat::DeviceNumber;
 use scpfs::stat::FileKind;
 use scpfs::stat::Time;
 use scpfs::vfs::Ino;
+use scpfs::vfs::OpenFlags;
 use scpfs::vfs::SetAttr;
 use scpfs_testing::local::Userland;
 use scpfs_testing::local::World;
@@ -174,6 +176,57 @@ fn creating_exclusively_costs_one_more() {
         mount.close(&opened).unwrap();
     });
     assert_eq!(trips, 2);
+}
+
+/// As `cp -r` and `tar x` do.
+#[test]
+fn creating_exclusively_in_a_directory_of_this_mount_costs_one() {
+    let mount = with_files();
+    mount.names("").unwrap();
+    let ((), trips) = mount.counted(|| {
+        let dir = mount.vfs.mkdir(&CX, Ino::ROOT, b"made", 0o755).unwrap();
+        let dir = dir.attr.unwrap().ino;
+        let flags = OpenFlags::new(libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY).unwrap();
+        for n in 0..10 {
+            let name = format!("file{n}");
+            assert!(mount.find(&format!("made/{name}")).is_err());
+            let created = mount.vfs.create(&CX, dir, name.as_bytes(), 0o644, flags);
+            let (_, opened) = created.unwrap();
+            mount.vfs.write(&CX, opened.fh, 0, b"hello").unwrap();
+            mount.close(&opened).unwrap();
+        }
+    });
+    assert_eq!(trips, 1 + 10);
+}
+
+/// As `sed -i` does: a temporary file, its owner and mode, the content, and a rename.
+#[test]
+fn replacing_a_file_by_a_new_one_costs_three() {
+    let mount = with_files();
+    let old = mount.find("file").unwrap().stat;
+    let ((), trips) = mount.counted(|| {
+        let (attr, opened) = mount.create("new", libc::O_RDWR | libc::O_EXCL).unwrap();
+        let owner = SetAttr {
+            uid: Some(old.uid),
+            gid: Some(old.gid),
+            ..SetAttr::default()
+        };
+        let fh = Some(opened.fh);
+        mount.vfs.setattr(&CX, attr.ino, fh, &owner).unwrap();
+        let mode = SetAttr {
+            mode: Some(0o604),
+            ..SetAttr::default()
+        };
+        mount.vfs.setattr(&CX, attr.ino, fh, &mode).unwrap();
+        mount.vfs.write(&CX, opened.fh, 0, b"changed").unwrap();
+        mount.close(&opened).unwrap();
+        mount.rename("new", "file").unwrap();
+    });
+    assert_eq!(trips, 3);
+    assert_eq!(fs::read(mount.at("file")).unwrap(), b"changed");
+    let meta = fs::metadata(mount.at("file")).unwrap();
+    assert_eq!(meta.mode() & 0o7777, 0o604);
+    assert_eq!((meta.uid(), meta.gid()), (old.uid, old.gid));
 }
 
 #[test]

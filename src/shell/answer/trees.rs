@@ -2,7 +2,8 @@
 //!
 //! `find` prints a directory before its names, and all that is below a directory before the next
 //! name. So a directory is listed completely when a name that is not below it follows, or when
-//! `find` came to its end.
+//! `find` came to its end. After a failure it may have given up; then only errors that name a
+//! directory show that it went on.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -11,6 +12,7 @@ use crate::path::RemotePath;
 use crate::remote::ListEntry;
 use crate::remote::Listing;
 use crate::remote::SubListing;
+use crate::shell::answer::lines;
 use crate::shell::answer::stat::GnuRecord;
 use crate::shell::answer::stat::mark_of;
 use crate::shell::answer::stat::split_marked_record;
@@ -30,6 +32,7 @@ pub struct Root {
 /// The complete listings of an answer, and the error messages of the programs.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ParsedTrees {
+    /// A directory comes before those below it.
     pub listings: Vec<SubListing>,
     pub error_text: Vec<u8>,
 }
@@ -39,17 +42,17 @@ pub fn parse_gnu_trees(body: &[u8], listing_mark: &[u8], roots: &[Root]) -> Opti
     let (records, error_text) = split_errors(body, listing_mark)?;
     let mut trees = Trees::new(roots);
     let mut used = 0;
-    let mut has_ended = false;
+    let mut end_of_find = None;
     let mut ends = memchr::memchr_iter(0, records);
     while let (Some(middle), Some(end)) = (ends.next(), ends.next()) {
         let record = records.get(used..middle)?;
         let target = records.get(middle + 1..end)?;
         used = end + 1;
-        if has_ended {
+        if end_of_find.is_some() {
             return None;
         }
-        if record == b"end" {
-            has_ended = true;
+        if let Some(status) = record.strip_prefix(b"end ") {
+            end_of_find = Some(status == b"0");
             continue;
         }
         let record = GnuRecord::parse(record)?;
@@ -58,7 +61,7 @@ pub fn parse_gnu_trees(body: &[u8], listing_mark: &[u8], roots: &[Root]) -> Opti
             depth => trees.add(depth, record.stat, record.entry(target)?)?,
         }
     }
-    Some(trees.end(has_ended, error_text))
+    Some(trees.end(end_of_find, error_text))
 }
 
 /// Parses what `list_trees` of `helpers/busybox.sh` and `helpers/bsd.sh` print. `None` if it is
@@ -75,8 +78,11 @@ pub fn parse_marked_trees(body: &[u8], listing_mark: &[u8], roots: &[Root]) -> O
     }
     // Without the path at the end of the output, the last path may be one that was cut, and have the
     // attributes of another file.
-    let last = paths.pop();
-    let has_ended = last.is_some_and(|(_, path)| path == b"//");
+    let end_of_find = match paths.pop() {
+        Some((_, b"//")) => Some(true),
+        Some((_, b"///")) => Some(false),
+        _ => None,
+    };
     let mut trees = Trees::new(roots);
     let mut top: &[u8] = b"";
     for (stat, path) in paths {
@@ -94,7 +100,7 @@ pub fn parse_marked_trees(body: &[u8], listing_mark: &[u8], roots: &[Root]) -> O
         let entry = ListEntry::new(Name::new(name).ok()?, stat.kind, Some(stat), None);
         trees.add(depth, stat, entry)?;
     }
-    Some(trees.end(has_ended, error_text))
+    Some(trees.end(end_of_find, error_text))
 }
 
 /// Splits an answer at GS, the listing mark and `!`.
@@ -174,15 +180,23 @@ impl<'a> Trees<'a> {
         Some(())
     }
 
-    fn end(mut self, has_ended: bool, error_text: &[u8]) -> ParsedTrees {
-        if has_ended {
+    /// Ends the output. `end_of_find` is whether `find` succeeded, if it came to its end.
+    fn end(mut self, end_of_find: Option<bool>, error_text: &[u8]) -> ParsedTrees {
+        let is_complete = match end_of_find {
+            None => false,
+            Some(true) => true,
+            // Each error is about one directory: it was left out, and `find` went on.
+            Some(false) => self.names_a_directory_in_each_line(error_text),
+        };
+        if is_complete {
             self.close(0);
         }
-        let mut listings = self.complete;
+        let mut listings = std::mem::take(&mut self.complete);
+        // A directory is complete after those below it.
+        listings.sort_by_key(|it| it.path.depth());
         if !error_text.trim_ascii().is_empty() {
-            let absolute = |path: &RemotePath| self.roots.first().map(|root| absolute(root, path));
             listings.retain(|it| {
-                let path = absolute(&it.path).flatten();
+                let path = self.absolute(&it.path);
                 path.is_some_and(|path| is_plain(&path) && !is_named(&path, error_text))
             });
         }
@@ -190,6 +204,23 @@ impl<'a> Trees<'a> {
             listings,
             error_text: error_text.to_vec(),
         }
+    }
+
+    fn names_a_directory_in_each_line(&self, error_text: &[u8]) -> bool {
+        let directories = self.open.iter().chain(&self.complete);
+        let paths: Vec<Vec<u8>> = directories
+            .filter_map(|it| self.absolute(&it.path))
+            .filter(|path| is_plain(path))
+            .collect();
+        let mut lines = lines(error_text);
+        lines.all(|line| paths.iter().any(|path| is_named(path, line)))
+    }
+
+    /// Returns the path on the host of `path`, which the path of a root shows the beginning of.
+    fn absolute(&self, path: &RemotePath) -> Option<Vec<u8>> {
+        let root = self.roots.first()?;
+        let prefix = root.absolute.strip_suffix(root.path.as_bytes())?;
+        Some([prefix, path.as_bytes()].concat())
     }
 }
 
@@ -199,12 +230,6 @@ fn empty(path: RemotePath, directory: Stat) -> SubListing {
         path,
         listing: Listing { directory, entries },
     }
-}
-
-/// Returns the path on the host of `path`, which `root` shows the beginning of.
-fn absolute(root: &Root, path: &RemotePath) -> Option<Vec<u8>> {
-    let prefix = root.absolute.strip_suffix(root.path.as_bytes())?;
-    Some([prefix, path.as_bytes()].concat())
 }
 
 /// Returns whether an error message is about this path; perhaps also if it is about one that begins
@@ -255,6 +280,7 @@ mod tests {
     /// Each listing as its path and names.
     fn shown(parsed: Option<ParsedTrees>) -> Vec<String> {
         let listings = parsed.unwrap().listings;
+        assert!(listings.is_sorted_by_key(|it| it.path.depth()));
         let mut shown: Vec<String> = listings
             .iter()
             .map(|it| {
@@ -279,7 +305,7 @@ mod tests {
             gnu("d", 2, 2, 1, "mountpoint"),
             gnu("d", 1, 20, 0, "c"),
             gnu("d", 1, 21, 1, "empty"),
-            "end\0\0".to_owned(),
+            "end 0\0\0".to_owned(),
         ]
     }
 
@@ -365,10 +391,37 @@ mod tests {
         }
     }
 
+    /// The records, with the end after a failure of `find`.
+    fn failed(mut records: Vec<String>) -> Vec<String> {
+        let end = records.pop().unwrap();
+        let end = end.replace("end 0", "end 1").replace("//", "///");
+        records.push(end);
+        records
+    }
+
+    /// FreeBSD, for example, says `fts_read`, and ends with 1 as after a directory that it may not read.
+    #[test]
+    fn a_search_that_gave_up_is_not_complete() {
+        let roots = [root("a", 10), root("c", 20)];
+        for why in [
+            "find: fts_read: No such file or directory\n",
+            "find: out of memory\n",
+        ] {
+            for (mut records, parse) in both() {
+                let end = records.pop().unwrap();
+                records.truncate(3);
+                records.push(end);
+                let listed = shown(parse(&body(&failed(records), why), MARK, &roots));
+                assert!(listed.is_empty(), "{why}: {listed:?}");
+            }
+        }
+    }
+
     #[test]
     fn a_directory_that_an_error_names_is_left_out() {
         let roots = [root("a", 10), root("c", 20)];
         for (records, parse) in both() {
+            let records = failed(records);
             let denied = "find: '/r/c/empty': Permission denied\n";
             let listed = shown(parse(&body(&records, denied), MARK, &roots));
             assert_eq!(listed, [ALL[0], ALL[1], ALL[3]]);

@@ -31,7 +31,7 @@ list_trees() {
 	shift
 	output=$({ {
 		find "$@" -xdev -print0
-		[ $? -gt 1 ] || printf '//\0'
+		case $? in 0) printf '//\0' ;; 1) printf '///\0' ;; esac
 	} | head -c "$max_bytes" |
 		xargs -0 stat -f "$(printf '\035%s ' "$listing_mark")$stat_format %N" -- >&3; } 2>&1)
 	status=$?

@@ -16,13 +16,14 @@ list_directory() {
 }
 
 # The records are those of list_directory, of the paths that find printed within MAX_BYTES bytes. The
-# last path is `//` if find came to its end.
+# last path is `//` if find succeeded, and `///` if its status was 1: it could not read a directory, or
+# gave up.
 list_trees() {
 	max_bytes=$1
 	shift
 	output=$({ {
 		find "$@" -xdev -print0
-		[ $? -gt 1 ] || printf '//\0'
+		case $? in 0) printf '//\0' ;; 1) printf '///\0' ;; esac
 	} | head -c "$max_bytes" |
 		xargs -0 stat -c "$(printf '\035%s ' "$listing_mark")$stat_format %n" -- >&3; } 2>&1)
 	status=$?

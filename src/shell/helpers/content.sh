@@ -17,6 +17,7 @@
 #   stamp          the option of touch that sets the mtime; empty: scp sets it
 #   durable        y: flush to disk before the answer
 #   conflict_copy  the name of the conflict copy; empty: fail on a conflict
+#   exclusive      y: a target that exists is a conflict even if it has the same content
 #   minute         a number that changes once a minute
 #
 # Content is written to open descriptors, never to names, because another user could replace a name
@@ -95,6 +96,23 @@ fetch_plain() {
 	answer "$READY"
 	if [ $status = 0 ]; then print_stats "$1"; else printf '%s\n' "$output"; fi
 	note_unwritable "$1"
+	answer "$status"
+}
+
+# fetch_blocks PATH FIRST COUNT: sends blocks of 64 KiB of a file: its attributes, READY, the content,
+# READY, its attributes.
+fetch_blocks() {
+	if is_special "$1"; then
+		print_error 'not a regular file'
+		answer 1
+		return
+	fi
+	print_stats "$1" 2>&1 || { answer $?; return; }
+	answer "$READY"
+	output=$(dd if="$1" bs=65536 skip="$2" count="$3" 2>&1 >&3 </dev/null)
+	status=$?
+	answer "$READY"
+	if [ $status = 0 ]; then print_stats "$1"; else printf '%s\n' "$output"; fi
 	answer "$status"
 }
 
@@ -620,7 +638,7 @@ resolve_conflict() {
 	opened=
 	if ! exists "$path"; then
 		result=$RECREATED
-	elif is_plain_file "$path" && has_same_content; then
+	elif [ -z "$exclusive" ] && is_plain_file "$path" && has_same_content; then
 		[ -z "$durable" ] || flush "$path" || fail 1
 		remove_temp
 		result=$SAME_CONTENT

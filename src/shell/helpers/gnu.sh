@@ -13,14 +13,14 @@ list_directory() {
 	answer $status
 }
 
-# The records are those of list_directory, then one that is `end` if find came to its end; the answer
+# The records are those of list_directory, then one that is `end` and the status of find; the answer
 # goes on as that of list_trees in busybox.sh.
 list_trees() {
 	max_bytes=$1
 	shift
 	output=$({ {
 		find "$@" -xdev -printf '%y %m %s %b %n %U %G %D %i %A@ %T@ %C@ %d %f\0%l\0'
-		[ $? -gt 1 ] || printf 'end\0\0'
+		printf 'end %s\0\0' $?
 	} | head -c "$max_bytes" >&3; } 2>&1)
 	status=$?
 	printf '\035%s!%s' "$listing_mark" "$output"

@@ -118,3 +118,11 @@ print_fs() { df -Pk -- "$1"; }
 print_fs_type() { print_mounts // "$1"; }
 
 hard_link() { portable_link "$1" "$2"; }
+
+# list_small_directory MAX_NAMES DIR: answers as list_directory, unless there are more names.
+list_small_directory() {
+	max_names=$1 directory=$2
+	set -- "$directory"/*
+	if [ $# -gt "$max_names" ]; then answer 1; return; fi
+	list_directory "$directory"
+}

@@ -2,6 +2,7 @@
 
 use crate::clock::Tick;
 use crate::path::Name;
+use crate::remote::ListEntry;
 use crate::remote::Listed;
 use crate::remote::Listing;
 use crate::stat::FileKind;
@@ -13,7 +14,7 @@ use crate::vfs::inode::NameState;
 use crate::vfs::tree::Tree;
 
 /// The number of names in memory from which on old ones are dropped.
-const MAX_NAMES: usize = 300_000;
+pub(super) const MAX_NAMES: usize = 300_000;
 
 impl Tree {
     /// Applies attributes that were requested at `at`, unless the inode is dirty or newer
@@ -195,8 +196,23 @@ impl Tree {
 
     /// Applies a listing that was requested at `at`.
     pub(in crate::vfs) fn apply_listing(&mut self, ino: Ino, listing: Listing, at: Tick) {
+        let Some(dir) = self.dir_mut(ino) else { return };
+        if dir.listed_at.is_some_and(|listed_at| listed_at > at) {
+            // Names that the newer listing did not have are not remembered one by one.
+            return;
+        }
         self.apply_stat(ino, listing.directory, at);
         let Some(dir) = self.dir_mut(ino) else { return };
+        if dir.created_here_at.is_some() {
+            let is_ours = |entry: &ListEntry| {
+                let dentry = dir.names.get(&entry.name);
+                dentry.is_some_and(|dentry| {
+                    matches!(dentry.state, NameState::Inode(_) | NameState::Listed(_))
+                })
+            };
+            let all_are_ours = listing.entries.iter().all(is_ours);
+            dir.created_here_at = dir.created_here_at.filter(|_| all_are_ours);
+        }
         let mut missing: Vec<Name> = Vec::new();
         if !dir.names.is_empty() {
             let found: std::collections::HashSet<&Name> =
@@ -224,8 +240,10 @@ impl Tree {
         for entry in listing.entries {
             self.apply_answer(ino, &entry.name, Some(entry.listed), at);
         }
-        if self.n_names > MAX_NAMES {
+        if self.n_names > self.max_names {
             self.drop_old_names(at);
+            // To look at all inodes takes long: not again before there are many more names.
+            self.max_names = MAX_NAMES.max(self.n_names + self.n_names / 8);
         }
     }
 
