@@ -215,6 +215,7 @@ pub fn resolve(args: Args, environment: &Environment) -> Result<Config, Error> {
             ttl: Duration::from_secs(5),
             is_offline_ok: false,
             read_ahead: 16 << 20,
+            reads_parts: false,
             placement: PlacementPolicy::Auto,
             idmap: Idmap::User,
             uid: None,
@@ -366,6 +367,13 @@ fn set(config: &mut Config, name: &str, value: &Value) -> Option<()> {
         "cache_size" => config.cache.max_bytes = Some(bytes(text)?),
         "min_free" => config.cache.min_free = Some(bytes(text)?),
         "read_ahead" => config.files.read_ahead = if text == "no" { 0 } else { bytes(text)? },
+        "partial_reads" => {
+            config.files.reads_parts = match text {
+                "yes" => true,
+                "no" => false,
+                _ => return None,
+            };
+        }
         "conflict" => {
             config.cache.conflicts = match text {
                 "keep-both" => ConflictPolicy::KeepBoth,
@@ -609,6 +617,7 @@ mod tests {
             ("cache_size=many", "cache_size"),
             ("conflict=ours", "conflict"),
             ("read_ahead=yes", "read_ahead"),
+            ("partial_reads=maybe", "partial_reads"),
             ("placement=beside", "placement"),
             ("writeback=soon", "writeback"),
             ("offline=maybe", "offline"),

@@ -140,6 +140,8 @@ pub struct Files {
     /// How many bytes of small files are fetched ahead for a program that walks through a tree; 0
     /// to read nothing ahead.
     pub read_ahead: u64,
+    /// Fetch only what is read of a large file.
+    pub reads_parts: bool,
     /// How an upload changes an existing file.
     pub placement: PlacementPolicy,
     pub idmap: Idmap,

@@ -507,6 +507,7 @@ fn vfs_options(config: &Config, facts: &remote::Facts, mountpoint: &Path) -> vfs
         writeback: config.cache.writeback,
         is_offline_ok: config.files.is_offline_ok,
         read_ahead: config.files.read_ahead,
+        reads_parts: config.files.reads_parts,
     }
 }
 

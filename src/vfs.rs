@@ -158,6 +158,8 @@ pub struct Options {
     /// How many bytes of small files are fetched ahead for a program that walks through a tree. 0
     /// to read nothing ahead.
     pub read_ahead: u64,
+    /// Whether only what is read of a large file is fetched.
+    pub reads_parts: bool,
 }
 
 /// The caller of an operation, and whether the operation may block.

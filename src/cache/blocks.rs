@@ -13,7 +13,6 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::cache::Entry;
 use crate::cache::Error;
@@ -51,9 +50,6 @@ const SLACK: u64 = 512 << 10;
 /// The most blocks that are kept of one file.
 const MAX_BLOCKS: usize = 4096;
 
-/// A program that has read within this time must not get content of another version.
-const READ_AT_ONCE: Duration = Duration::from_secs(1);
-
 /// The result of [`Entry::read_blocks`].
 #[derive(Debug)]
 pub enum BlockRead {
@@ -76,7 +72,8 @@ pub(super) struct Blocks {
     /// Where the program began to read on.
     streak_start: u64,
     window: u64,
-    last_read: Tick,
+    /// Whether the file has changed since programs read blocks of it: they must open it again.
+    is_changed: bool,
 }
 
 /// The next step of a read.
@@ -94,7 +91,7 @@ enum Step {
 }
 
 impl Blocks {
-    fn new(version: Version, file: File, now: Tick) -> Self {
+    fn new(version: Version, file: File) -> Self {
         Self {
             version,
             file: Arc::new(file),
@@ -103,12 +100,28 @@ impl Blocks {
             next: 0,
             streak_start: 0,
             window: FIRST_WINDOW,
-            last_read: now,
+            is_changed: false,
         }
     }
 
+    /// Returns whether a program that has read blocks of this version may go on with another one:
+    /// only if the file has become longer. A log is appended to; a file that is rewritten in place and
+    /// becomes longer is not told from it.
+    fn may_become(&self, version: &Version) -> bool {
+        let is_same_file = self.version.id.is_some() && self.version.id == version.id;
+        self.present.is_empty() || (is_same_file && self.version.size < version.size)
+    }
+
+    /// Goes on with another version, without the blocks of this one.
+    fn become_version(&mut self, version: Version, file: File) {
+        self.version = version;
+        self.file = Arc::new(file);
+        self.present.clear();
+        self.window = FIRST_WINDOW;
+    }
+
     /// Notes a read, for the size of the next window.
-    fn note_read(&mut self, offset: u64, end: u64, now: Tick) {
+    fn note_read(&mut self, offset: u64, end: u64) {
         // The kernel reads ahead in several requests, which may come in any order.
         let is_next = offset <= self.next + SLACK && end + SLACK >= self.next;
         if is_next {
@@ -117,7 +130,6 @@ impl Blocks {
             (self.streak_start, self.next) = (offset, end);
             self.window = FIRST_WINDOW;
         }
-        self.last_read = now;
     }
 
     /// Returns what a read of the bytes from `offset` to `end` needs.
@@ -156,7 +168,7 @@ impl Entry {
     /// not here, or would be here only much later.
     pub fn reads_in_blocks(&self, end: u64) -> bool {
         match self.state.lock().content() {
-            Content::Absent { failure } => failure.is_none(),
+            Content::Absent { .. } => true,
             Content::Fetching(Fetching { have, total, .. }) => {
                 total.is_some_and(|total| total >= LARGE && end.min(total) > have + MAX_WAIT)
             }
@@ -181,21 +193,27 @@ impl Entry {
         let mut blocks = self.blocks.lock();
         loop {
             let now = self.cache.clock.tick();
-            let is_same = |it: &Blocks| told.is_some() || it.version.same_content(&version);
             let current = match &mut *blocks {
-                Some(current) if is_same(current) => current,
-                other => {
-                    let file = self.new_blocks_file()?;
-                    other.insert(Blocks::new(version, file, now))
-                }
+                Some(current) => current,
+                none => none.insert(Blocks::new(version, self.new_blocks_file()?)),
             };
+            if told.is_none() && !current.version.same_content(&version) {
+                if current.may_become(&version) {
+                    current.become_version(version, self.new_blocks_file()?);
+                } else {
+                    current.is_changed = true;
+                }
+            }
+            if current.is_changed {
+                return Err(changed());
+            }
             let size = current.version.size;
             let end = offset.saturating_add(len as u64).min(size);
             if offset >= end {
                 return Ok(BlockRead::Data(Vec::new(), told));
             }
             if told.is_none() {
-                current.note_read(offset, end, now);
+                current.note_read(offset, end);
             }
             match current.step(offset, end) {
                 Step::Ready => {
@@ -222,7 +240,7 @@ impl Entry {
                     let fetched = self.cache.remote.fetch_blocks(path, first, n_blocks);
                     let (stat, data) = fetched?;
                     told = Some((stat, now));
-                    self.store_blocks(first, &stat, &data, now)?;
+                    self.store_blocks(first, &stat, &data)?;
                     drop(guard);
                     blocks = self.blocks.lock();
                 }
@@ -230,36 +248,23 @@ impl Entry {
         }
     }
 
-    /// Stores blocks that were fetched. If they are of a newer version, those of the older one are
-    /// dropped.
-    fn store_blocks(&self, first: u64, stat: &Stat, data: &[u8], now: Tick) -> Result<(), Error> {
+    /// Stores blocks that were fetched.
+    ///
+    /// # Errors
+    /// They are of another version than those that programs have read.
+    fn store_blocks(&self, first: u64, stat: &Stat, data: &[u8]) -> Result<(), Error> {
         let version = stat.version();
         let mut blocks = self.blocks.lock();
-        let is_newer = blocks
-            .as_ref()
-            .is_none_or(|it| !it.version.same_content(&version));
-        if is_newer {
-            let old = blocks.as_ref();
-            let has_grown = old.is_some_and(|old| {
-                old.version.id == version.id && old.version.size <= version.size
-            });
-            let was_read = old.is_some_and(|old| {
-                !old.present.is_empty() && now.since(old.last_read) < READ_AT_ONCE
-            });
-            if was_read && !has_grown {
-                *blocks = None;
-                return Err(changed());
-            }
-            let mut newer = Blocks::new(version, self.new_blocks_file()?, now);
-            if let Some(old) = old {
-                (newer.next, newer.streak_start, newer.window) =
-                    (old.next, old.streak_start, old.window);
-            }
-            *blocks = Some(newer);
-        }
         let Some(current) = &mut *blocks else {
             return Ok(());
         };
+        if !current.version.same_content(&version) {
+            if !current.may_become(&version) {
+                current.is_changed = true;
+                return Err(changed());
+            }
+            current.become_version(version, self.new_blocks_file()?);
+        }
         if current.present.len() > MAX_BLOCKS {
             current.file = Arc::new(self.new_blocks_file()?);
             current.present.clear();
@@ -282,6 +287,18 @@ impl Entry {
             .map_err(local("create a file"))?;
         self.cache.disk.remove_private(&private);
         Ok(file)
+    }
+
+    /// Drops the blocks of a version that the file does not have any more, for a program that opens it
+    /// now, in this version.
+    pub fn forget_changed_blocks(&self, version: &Version) {
+        let mut blocks = self.blocks.lock();
+        if blocks
+            .as_ref()
+            .is_some_and(|it| it.is_changed || !it.version.same_content(version))
+        {
+            *blocks = None;
+        }
     }
 
     /// Drops the blocks, when no program has the file open.
@@ -332,7 +349,7 @@ mod tests {
             ctime: None,
             id: None,
         };
-        Blocks::new(version, tempfile::tempfile().unwrap(), Tick::ZERO)
+        Blocks::new(version, tempfile::tempfile().unwrap())
     }
 
     fn fetch(first: u64, n_blocks: u64) -> Step {
@@ -342,7 +359,7 @@ mod tests {
     /// A read of `len` bytes; fetches what it asks for.
     fn read(blocks: &mut Blocks, offset: u64, len: u64) -> Step {
         let end = (offset + len).min(blocks.version.size);
-        blocks.note_read(offset, end, Tick::ZERO);
+        blocks.note_read(offset, end);
         let step = blocks.step(offset, end);
         if let Step::Fetch { first, n_blocks } = step {
             blocks.present.extend(first..first + n_blocks);

@@ -44,8 +44,7 @@ pub(super) fn help(length: Length) -> String {
          \x20 -F FILE            read this file instead of ~/.ssh/config\n\
          \x20 -f, -d             stay in the foreground; -d also logs debug messages\n\
          \x20 -C                 compress the connection\n\
-         \x20 -h, --help         print this screen; print all help\n\
-         \x20 -V, --version      print the version\n\
+         \x20 -h, --help, -V     print this screen, all help, or the version\n\
          \x20 -o OPTION,...      the options below, and those of ssh_config(5): -o IdentityFile=~/.ssh/key\n"
     );
     text.push_str(&command_text());

@@ -118,6 +118,12 @@ pub const OPTIONS: &[Spec] = &[
     ),
     spec(
         Group::Cache,
+        "partial_reads",
+        "yes|no",
+        "fetch only what is read of a large file; see docs/semantics.md for its limits (no)",
+    ),
+    spec(
+        Group::Cache,
         "conflict",
         "HOW",
         "if the file was changed on the host too: keep-both, overwrite or fail (keep-both)",

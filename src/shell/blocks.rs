@@ -5,6 +5,7 @@
 //! ```
 
 use crate::path::RemotePath;
+use crate::pool::Purpose;
 use crate::remote::BLOCK;
 use crate::remote::Error;
 use crate::remote::Reason;
@@ -21,9 +22,33 @@ use crate::stat::Stat;
 
 const ACT: &str = "fetch";
 
+/// How often blocks are fetched if the file changes meanwhile.
+const MAX_FETCHES: u32 = 3;
+
+/// Windows of at most so many bytes never wait for large transfers.
+const SMALL: u64 = 1 << 20;
+
 impl Shell {
     /// Implements [`crate::remote::Remote::fetch_blocks`].
     pub(super) fn fetch_part(
+        &self,
+        path: &RemotePath,
+        first: u64,
+        n_blocks: u64,
+    ) -> Result<(Stat, Vec<u8>)> {
+        let mut result = self.fetch_part_once(path, first, n_blocks);
+        for _ in 1..MAX_FETCHES {
+            match &result {
+                Err(error) if error.reason() == Some(Reason::Changed) => {
+                    result = self.fetch_part_once(path, first, n_blocks);
+                }
+                _ => break,
+            }
+        }
+        result
+    }
+
+    fn fetch_part_once(
         &self,
         path: &RemotePath,
         first: u64,
@@ -34,7 +59,12 @@ impl Shell {
         let line = Line::new("fetch_blocks")
             .arg(&self.absolute(path))
             .raw(&format!("{first} {n_blocks}"));
-        let mut resident = self.lend_for_transfer(ACT, max_bytes)?;
+        let purpose = if max_bytes <= SMALL {
+            Purpose::SmallTransfer
+        } else {
+            Purpose::Transfer
+        };
+        let mut resident = self.pool.lend_live(purpose, ACT)?;
         resident.send(&line.finish()).map_err(failed)?;
         let head = resident.read_frame().map_err(failed)?;
         if head.status != status::READY {
@@ -65,12 +95,17 @@ impl Shell {
             return Err(fetch_refused(path, &answer.body, &answer));
         }
         let after = one_stat(ACT, &answer.body)?;
-        let start = first.saturating_mul(BLOCK);
-        let expected = after.size.saturating_sub(start).min(max_bytes);
+        let expected = before
+            .size
+            .saturating_sub(first.saturating_mul(BLOCK))
+            .min(max_bytes);
         let is_stable = before.version().same_content(&after.version());
-        if !is_stable || data.len() as u64 != expected {
+        // A log that was appended to: what was there before is the older version.
+        let has_grown = before.id.is_some() && before.id == after.id && before.size < after.size;
+        if !(is_stable || has_grown) || (data.len() as u64) < expected {
             return Err(refused(ACT, path, Reason::Changed, b""));
         }
-        Ok((after, data))
+        data.truncate(usize::try_from(expected).unwrap_or(usize::MAX));
+        Ok((before, data))
     }
 }

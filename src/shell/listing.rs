@@ -117,6 +117,7 @@ impl Shell {
 /// Without `stat`, so many directories are listed by one request, of so many names at most each.
 const MAX_DIRECTORIES: usize = 16;
 const MAX_SMALL: usize = 500;
+const MAX_ANSWER: usize = 1 << 20;
 
 impl Shell {
     /// Lists directories one after the other, with requests that are sent at once; not those below
@@ -133,14 +134,15 @@ impl Shell {
         let request = self.temporaries.begin_request();
         let mut resident = self.pool.lend(Purpose::Metadata, ACT)?;
         let mark = resident.listing_mark().to_vec();
+        let since = self.pool.tick();
         resident.send(&lines).map_err(failed)?;
         let mut listings = Vec::new();
         for (n, root) in roots.iter().enumerate() {
-            let answer = if n + 1 == roots.len() {
-                resident.read_answer().map_err(failed)?
-            } else {
-                resident.read_frame().map_err(failed)?
-            };
+            let left = MAX_TIME.saturating_sub(self.pool.tick().since(since));
+            let is_last = n + 1 == roots.len();
+            let answer = resident
+                .answer_within(MAX_ANSWER, left, is_last)
+                .map_err(failed)?;
             if answer.status != 0 {
                 continue;
             }

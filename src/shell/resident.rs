@@ -31,6 +31,9 @@ const MAX_NOISE: usize = 16 << 20;
 /// How much of that output an error message contains.
 const KEPT_NOISE: usize = 2048;
 
+/// An answer may be longer than its limit by what one read brings.
+const READ_SLACK: usize = 1 << 20;
+
 /// The maximum size of an answer. The attributes of some hundred files, or the error messages of a
 /// program, take a tenth of it.
 const MAX_ANSWER: usize = 1 << 20;
@@ -118,24 +121,41 @@ impl pool::Lent<ResidentShell> {
         max: usize,
         limit: Duration,
     ) -> Result<Answer, Error> {
+        self.send(line)?;
+        self.answer_within(max, limit, true)
+    }
+
+    /// Reads the next answer, of at most `max` bytes, which must be complete within `limit`. Unless
+    /// `is_last`, answers to further requests follow. On an error the resident shell is broken.
+    pub(crate) fn answer_within(
+        &mut self,
+        max: usize,
+        limit: Duration,
+        is_last: bool,
+    ) -> Result<Answer, Error> {
         let usual = self.timeout;
         let limit = limit.min(usual);
         let since = self.tick();
-        self.send(line)?;
-        while !self.before_frame().1 {
+        let mut n_seen = 0;
+        while !self.has_frame_after(n_seen) {
             let left = limit.saturating_sub(self.tick().since(since));
             if left.is_zero() {
                 let (act, timeout) = ("waiting for the host", limit);
                 return Err(Error::NoAnswer(ssh::Error::Timeout { act, timeout }));
             }
-            if self.unread().len() > max {
+            n_seen = self.unread().len();
+            if n_seen > max {
                 return Err(Error::TooLong { max });
             }
             self.channel.set_timeout(left);
             self.read_more().map_err(Error::NoAnswer)?;
         }
         self.channel.set_timeout(usual);
-        self.read_answer()
+        let answer = self.read_frame_within(max.saturating_add(READ_SLACK))?;
+        if is_last {
+            self.expect_end_of_answer()?;
+        }
+        Ok(answer)
     }
 
     /// Sends a request as [`ResidentShell::request`] does, and reports the duration of a short
@@ -401,6 +421,14 @@ impl ResidentShell {
         };
         self.consume(end + 1);
         Ok(Answer { status, body })
+    }
+
+    /// Returns whether a frame begins in [`Self::unread`], of which the first `n_seen` bytes were looked
+    /// at before.
+    fn has_frame_after(&self, n_seen: usize) -> bool {
+        let begin = n_seen.saturating_sub(self.frame.len());
+        let rest = self.unread().get(begin..).unwrap_or_default();
+        memchr::memmem::find(rest, &self.frame).is_some()
     }
 
     /// Returns how many bytes of [`Self::unread`] certainly precede the next frame, and whether

@@ -34,6 +34,7 @@ impl Vfs {
             return Ok(false);
         }
         cx.may_wait()?;
+        entry.forget_changed_blocks(&version);
         let read = entry.read_blocks(&path, version, 0, 1);
         Ok(self.part_was_read(ino, read)?.is_some())
     }
@@ -63,7 +64,7 @@ impl Vfs {
 
     /// Returns the path and version of a file that is large enough to be fetched in parts.
     fn large_file(&self, ino: Ino) -> Option<(RemotePath, Version)> {
-        if !self.remote.facts().can_fetch_blocks {
+        if !self.options.reads_parts || !self.remote.facts().can_fetch_blocks {
             return None;
         }
         let tree = self.tree.lock();

@@ -100,19 +100,23 @@ impl Vfs {
             }
             let known = Knowledge::new(self, &tree, at);
             let is_read = purpose == Purpose::Read;
-            let ahead = self.walks.lock().listing(&known, dir, is_read, at);
+            let mut walks = self.walks.lock();
+            let ahead = walks.listing(&known, dir, is_read, at);
             let roots = Self::directories_to_list(&tree, &ahead);
+            if roots.is_empty() {
+                return false;
+            }
+            // In the same step, so that no second request is sent beside it.
+            walks.lists();
             (roots, ahead.max_names)
         };
-        if roots.is_empty() {
-            return false;
-        }
         let own = {
             let tree = self.tree.lock();
             let id = tree.get(dir).and_then(|inode| inode.stat.id);
             tree.path(dir).zip(id)
         };
         let Some((path, id)) = own else {
+            self.walks.lock().listed(Some(0), at);
             return false;
         };
         roots.insert(0, KnownDirectory { path, id });

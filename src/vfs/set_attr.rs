@@ -58,8 +58,15 @@ impl Vfs {
             return self.attr_of(&self.tree.lock(), ino);
         }
         let Some((entry, mark)) = self.mark_for_reupload(cx, ino, &set)? else {
-            self.mark_if_just_created(cx, ino, &set)?;
-            self.set_attrs(ino, set)?;
+            let just_created = self.mark_if_just_created(cx, ino, &set)?;
+            let result = self.set_attrs(ino, set);
+            if let Some(entry) = just_created {
+                // Its last writer may have been closed meanwhile.
+                let uploaded = self.upload_unclosed(cx, ino, None);
+                self.release_entry(ino, &entry);
+                uploaded?;
+            }
+            result?;
             return self.attr_of(&self.tree.lock(), ino);
         };
         let mode = self.tree.lock().get(ino).map(|inode| inode.stat.mode);
@@ -120,9 +127,16 @@ impl Vfs {
     /// Marks a file for an upload if it was just created here, and has no content yet: its mode is set
     /// when it is closed, together with its content. Only for more permissions, and for the owner that
     /// it has: anything else must be true on the host when the call returns.
-    fn mark_if_just_created(&self, cx: &Context, ino: Ino, set: &SetAttr) -> Result<()> {
+    ///
+    /// Returns the entry, with one more handle, if it marked the file.
+    fn mark_if_just_created(
+        &self,
+        cx: &Context,
+        ino: Ino,
+        set: &SetAttr,
+    ) -> Result<Option<Arc<Entry>>> {
         let entry = {
-            let tree = self.tree.lock();
+            let mut tree = self.tree.lock();
             let inode = tree.get(ino).ok_or(Error::UnknownInode)?;
             let stat = inode.stat;
             let keeps_owner = set.uid.is_none_or(|uid| uid == stat.uid)
@@ -137,15 +151,18 @@ impl Vfs {
                 && !inode.is_dirty()
                 && !inode.links().is_empty()
                 && self.handles.lock().is_open_for_writing(ino);
-            inode
-                .cloned_entry()
-                .filter(|_| is_wanted && is_just_created)
+            if !is_wanted || !is_just_created || inode.entry.is_none() {
+                return Ok(None);
+            }
+            // As a handle: the last close must not take the entry from the inode meanwhile.
+            self.open_entry(&mut tree, ino)?
         };
-        let Some(entry) = entry else {
-            return Ok(());
-        };
-        self.with_entry(cx, ino, &entry, || entry.mark_for_upload(cx.wait))?;
-        Ok(())
+        let marked = self.with_entry(cx, ino, &entry, || entry.mark_for_upload(cx.wait));
+        if let Err(error) = marked {
+            self.release_entry(ino, &entry);
+            return Err(error);
+        }
+        Ok(Some(entry))
     }
 
     fn set_attrs(&self, ino: Ino, set: SetAttr) -> Result<()> {

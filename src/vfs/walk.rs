@@ -116,6 +116,9 @@ const MAX_MISSES: u32 = 8;
 const MAX_USELESS: u32 = 3;
 const LISTING_PAUSE: Duration = Duration::from_secs(300);
 
+/// After a request for listings that took longer, the next one asks for less.
+const MAX_LISTING_TIME: Duration = Duration::from_millis(750);
+
 /// The opens in a directory are not looked at any more after they were no walk so often: to sort its
 /// names takes time.
 const MAX_FAILURES: u32 = 8;
@@ -331,7 +334,7 @@ impl Walks {
         self.names = if is_new {
             FIRST_NAMES
         } else {
-            (self.names * GROWTH).min(MAX_NAMES)
+            (self.names * GROWTH).clamp(FIRST_NAMES, MAX_NAMES)
         };
         self.names_at = now;
         let track = self.tracks.get_or_insert_mut(dir, Track::default);
@@ -405,7 +408,13 @@ impl Walks {
     pub(super) fn listed(&mut self, n_directories: Option<usize>, now: Tick) {
         self.is_listing = false;
         match n_directories {
-            Some(1..) => self.n_useless = 0,
+            Some(1..) => {
+                self.n_useless = 0;
+                if now.since(self.names_at) > MAX_LISTING_TIME {
+                    // The link, or the disk of the host, is slow.
+                    self.names /= GROWTH * GROWTH;
+                }
+            }
             Some(0) => self.n_useless += 1,
             None => self.n_useless = MAX_USELESS,
         }

@@ -77,6 +77,7 @@ pub struct Setup {
     /// The size of the largest read-ahead, in bytes; see `Options::read_ahead`. The default is 0:
     /// the clock of a test stands still, so any two events would look like a walk without a pause.
     pub read_ahead: u64,
+    pub reads_parts: bool,
     pub boot: &'static str,
     pub steps: Arc<dyn Steps>,
     pub around: Around,
@@ -93,6 +94,7 @@ impl Default for Setup {
             writeback: None,
             is_offline_ok: false,
             read_ahead: 0,
+            reads_parts: false,
             boot: "boot",
             steps: Arc::new(NoSteps),
             around: Box::new(|remote| remote),
@@ -168,6 +170,7 @@ impl Mount {
             writeback: setup.writeback,
             is_offline_ok: setup.is_offline_ok,
             read_ahead: setup.read_ahead,
+            reads_parts: setup.reads_parts,
         };
         let found = cache.recover();
         let vfs = Vfs::new(Arc::clone(&remote), Arc::clone(&cache), dyn_clock, options).unwrap();

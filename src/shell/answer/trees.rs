@@ -52,7 +52,12 @@ pub fn parse_gnu_trees(body: &[u8], listing_mark: &[u8], roots: &[Root]) -> Opti
             return None;
         }
         if let Some(status) = record.strip_prefix(b"end ") {
-            end_of_find = Some(status == b"0");
+            end_of_find = match status {
+                b"0" => Some(true),
+                b"1" => Some(false),
+                // A signal, for example.
+                _ => break,
+            };
             continue;
         }
         let record = GnuRecord::parse(record)?;
@@ -212,8 +217,9 @@ impl<'a> Trees<'a> {
             .filter_map(|it| self.absolute(&it.path))
             .filter(|path| is_plain(path))
             .collect();
-        let mut lines = lines(error_text);
-        lines.all(|line| paths.iter().any(|path| is_named(path, line)))
+        // Without a message, it may have been killed.
+        let mut lines = lines(error_text).peekable();
+        lines.peek().is_some() && lines.all(|line| paths.iter().any(|path| is_named(path, line)))
     }
 
     /// Returns the path on the host of `path`, which the path of a root shows the beginning of.
