@@ -1,10 +1,11 @@
-//! Whole files on the local disk: fetched on open, read and written here, uploaded on close.
+//! Files on the local disk: fetched on open, read and written here, uploaded on close.
 //!
 //! This module knows no inodes and no host commands. It is driven by `vfs`, which holds an
 //! [`Entry`] for each file that is open or dirty. All other content is clean, is listed in an
 //! index, and may be evicted at any time.
 //!
-//! Lock order: an entry's `journaling`, its `state`, the index, the journal. No lock is held across
+//! Lock order: an entry's `journaling`, its `state`, the index, the journal. An entry's `blocks`, and
+//! the versions that are fetched ahead (`in_flight`), are taken while none of these is held. No lock is held across
 //! a request to the host or a call of the layer above.
 //!
 //! Modules:

@@ -1,6 +1,7 @@
 //! The `shell` dialect: a host with a POSIX shell, and `scp` or else `cat` and `dd`.
 //!
-//! Each operation sends one line to a resident shell and reads one answer: one round trip.
+//! Each operation sends one line to a resident shell and reads one answer: one round trip. Only
+//! requests for many files or directories (`batch`, `listing`) send several lines at once.
 //!
 //! Modules:
 //! - `resident`: one connection with a resident shell: request, framed answer

@@ -5,8 +5,8 @@
 //! between kernel requests and these methods.
 //!
 //! Locks, in the order in which they may be taken: `tree`, then `name_changes`, then `handles`,
-//! then the state of a cache entry (`cache`). `unsaved` and `fs` are taken while none of these is
-//! held. No lock is held across I/O, neither to the host nor to the local disk: an operation copies
+//! then the state of a cache entry (`cache`). `walks` may be taken under `tree` and takes no other.
+//! `unsaved` and `fs` are taken while none of these is held. No lock is held across I/O, neither to the host nor to the local disk: an operation copies
 //! what it needs out of the tree, releases it, sends its request, and locks the tree again to apply
 //! the answer. Each answer carries the time at which it was requested, so that a late answer never
 //! displaces newer knowledge.
